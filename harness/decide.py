@@ -1,0 +1,415 @@
+"""Which cell to ship, and how sure that is: a pure function of records, rows and a policy.
+
+    cells that ended ok
+      -> that hold the hard limits
+      -> not shown to be worse than the best of them by more than the margin (paired, row by row)
+      -> the best by the objective; what cannot be told apart from it goes to the simplest
+
+A cell is excluded on quality only when its whole 95% interval lies beyond the margin. That is not the same as
+being shown to be good enough, so the sentences say which of the two it was, and with how many rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+
+from harness.errors import UserError
+from harness.statistics import Paired, detectable_difference, paired, rows_needed
+from harness.types import Json, Measurement, RunRecord, Status
+
+MEMORY = ("memory_bytes/cuda_peak_reserved", "memory_bytes/cuda_peak_allocated", "memory_bytes/peak_rss")
+OBJECTIVES = {
+    "cost_usd_per_1000": "cost per 1,000 requests",
+    "e2e_ms/p95": "p95 response time",
+    "quality": "quality",
+}
+SIMPLE_ADAPTATIONS = ("prompt_rag", "lora", "full_ft")
+UNQUANTIZED = ("fp16", "bf16", "fp32")
+Rows = Mapping[str, Sequence[Mapping[str, Json]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What counts. `metric` is the score judged (None: the suite's own primary score); limits of None do not apply."""
+
+    objective: str
+    name: str = "policy"
+    metric: str | None = None
+    min_quality: float | None = None
+    max_p95_e2e_ms: float | None = None
+    max_memory_bytes: float | None = None
+    margin: float = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """`chosen` is None where the evidence does not carry a choice. `sentences` are what to ship, why and how sure,
+    and the runner-up or what is missing. `reasons` has a sentence for each cell not chosen; `against_best` is the
+    chosen cell compared with the cell of highest quality (None when it is that cell)."""
+
+    chosen: str | None
+    sentences: tuple[str, str, str]
+    reasons: Mapping[str, str]
+    margin: float
+    reference: str | None
+    best: str | None = None
+    against_best: Paired | None = None
+
+
+def read_policy(values: Mapping[str, Json]) -> Policy:
+    """The policy of a `conf/policy/*.yaml`; raises `UserError` with a line for each unknown key or bad value."""
+    known = {f.name for f in fields(Policy)}
+    name = values.get("name", "policy")
+    mistakes = [
+        f"policy {name}: unknown key {key!r}; known are {', '.join(sorted(known))}"
+        for key in values
+        if key not in known
+    ]
+    if values.get("objective") not in OBJECTIVES:
+        mistakes.append(f"policy {name}: objective {values.get('objective')!r}; choose {', '.join(OBJECTIVES)}")
+    for key, top in (
+        ("margin", 1.0),
+        ("min_quality", 1.0),
+        ("max_p95_e2e_ms", math.inf),
+        ("max_memory_bytes", math.inf),
+    ):
+        value = values.get(key, 0.0)
+        if value is None and key != "margin":
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= top:
+            what = "a share from 0 to 1" if top == 1 else "a number of 0 or more"
+            mistakes.append(f"policy {name}: {key} {value!r}; give {what}{'' if key == 'margin' else ' or null'}")
+    if values.get("metric") is not None and not isinstance(values["metric"], str):
+        mistakes.append(f"policy {name}: metric {values['metric']!r}; give a score of the suite or null")
+    if mistakes:
+        raise UserError(mistakes)
+    return Policy(**values)
+
+
+def primary(record: RunRecord, policy: Policy | None = None) -> str:
+    """The name of the score that stands for quality: the policy's, else the suite's."""
+    chosen = policy.metric if policy else None
+    name = chosen or record.config.get("suite", {}).get("params", {}).get("primary", "good")
+    return str(name).removeprefix("quality/")
+
+
+def quality(record: RunRecord, policy: Policy | None = None) -> Measurement | None:
+    """The measurement that stands for quality."""
+    return record.value(f"quality/{primary(record, policy)}")
+
+
+def memory(record: RunRecord) -> Measurement | None:
+    """The memory a cell needs to run: what CUDA reserved, or the peak of the process where there is no GPU."""
+    return next((m for name in MEMORY if (m := record.value(name))), None)
+
+
+def simplicity(record: RunRecord) -> tuple[int, int, str]:
+    """Sorts the simpler cell first: prompting, then LoRA, then full fine-tuning; unquantized before quantized."""
+    order = SIMPLE_ADAPTATIONS.index(record.adaptation) if record.adaptation in SIMPLE_ADAPTATIONS else 3
+    return order, int(record.quantization not in UNQUANTIZED), record.id
+
+
+def reference(records: Sequence[RunRecord]) -> RunRecord | None:
+    """What the others are compared with: the simplest cell that ended ok, so prompt_rag/fp16 where that did."""
+    return min((r for r in records if r.status is Status.OK), key=simplicity, default=None)
+
+
+def compare(a: RunRecord, b: RunRecord, rows: Rows, score: str) -> Paired | None:
+    """`a` against `b` on the rows that both have; None where there are none or the score is not 0/1."""
+    left = {r["id"]: r["scores"].get(score) for r in rows.get(a.id, ())}
+    right = {r["id"]: r["scores"].get(score) for r in rows.get(b.id, ())}
+    shared = sorted((i for i in left if left[i] in (0, 1) and right.get(i) in (0, 1)), key=str)
+    return paired([left[i] for i in shared], [right[i] for i in shared]) if shared else None
+
+
+def points(difference: float) -> str:
+    """A difference of shares in percentage points with its sign: people read +12 points, not 0.12."""
+    rounded = round(100 * difference)
+    return f"{rounded:+d}".replace("-", "−") if rounded else "0"
+
+
+def told(pair: Paired) -> str:
+    """A paired difference and its interval in words."""
+    return f"{points(pair.delta)} points, 95% interval {points(pair.low)} to {points(pair.high)}"
+
+
+def size(value: float) -> str:
+    """Bytes with a decimal unit."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if abs(value) >= scale:
+            return f"{value / scale:.2f} {unit}" if unit == "GB" else f"{value / scale:,.0f} {unit}"
+    return f"{value:,.0f} B"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, whichever reads best."""
+    if seconds < 120:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def significant(value: float) -> str:
+    """Three significant digits without an exponent."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{digits}f}"
+
+
+def number(value: float, unit: str) -> str:
+    """A value with its unit, rounded to what can be read."""
+    if math.isnan(value):
+        return "–"
+    if unit == "share":
+        return f"{100 * value:.0f}%"
+    if unit == "bytes":
+        return size(value)
+    if unit == "s":
+        return duration(value)
+    if unit == "USD":
+        return f"${value:,.2f}" if value >= 10 else f"${significant(value)}"
+    if unit == "ratio":
+        return f"{value:.3f}×"
+    if unit == "ms" and abs(value) >= 1000:
+        return f"{significant(value / 1000)} s"
+    return f"{significant(value)} {unit}"
+
+
+def share(value: float) -> str:
+    """A share as a percentage."""
+    return number(value, "share")
+
+
+def decide(records: Sequence[RunRecord], rows: Rows, policy: Mapping[str, Json]) -> Decision:
+    """The decision of one run. Raises `UserError` for a policy that cannot be read."""
+    rule = read_policy(policy)
+    ordered = sorted(records, key=simplicity)
+    names = labels(r.id for r in ordered)
+    against = reference(ordered)
+    reasons = {r.id: why for r in ordered if (why := _out(r, rule))}
+    left = [r for r in ordered if r.id not in reasons]
+
+    def nothing(first: str, second: str, third: str) -> Decision:
+        rest = {r.id: reasons.get(r.id) or "Not judged: there is no decision." for r in ordered}
+        return Decision(None, (first, second, third), rest, rule.margin, against.id if against else None)
+
+    if len({r.suite for r in ordered}) > 1:
+        return nothing(
+            "No recommendation: this run holds several suites, and scores of different suites cannot be pooled.",
+            "Each suite's numbers stand on their own below.", "Run one suite alone to get a recommendation.",
+        )  # fmt: skip
+    ok = [r for r in ordered if r.status is Status.OK]
+    if ok and not any(quality(r, rule) for r in ok):
+        fastest = _objective_best(ok, "e2e_ms/p95" if rule.objective == "quality" else rule.objective, names)
+        return nothing(
+            "No recommendation: no cell's quality was measured, and speed and cost alone don't say what to ship.",
+            f"For sizing only: {fastest}",
+            "What is missing is quality: run the grid on a trained model.",
+        )
+    if not left:
+        return nothing(
+            "No recommendation: no cell ended ok within the policy's limits.",
+            f"{len(ok)} of {len(ordered)} cells ended ok, and each of them breaks a limit or lacks a number.",
+            "The table of cells says for each what stood in its way.",
+        )  # fmt: skip
+    best = max(left, key=lambda r: (_value(quality(r, rule)), tuple(-x for x in simplicity(r)[:2])))
+    pairs = {r.id: compare(r, best, rows, primary(r, rule)) for r in left if r is not best}
+    scored = min([m.n for m in [quality(best, rule)] if m] + [p.n for p in pairs.values() if p])
+    return _choose(left, best, pairs, rule, reasons, against, names) or nothing(
+        "Not enough evidence: too few rows were scored to tell any two cells apart.",
+        f"With {scored} rows even a difference of 100 points could not be shown.",
+        f"About {rows_needed(max(rule.margin, 0.01), 0.2):,} rows would show a difference of "
+        f"{share(max(rule.margin, 0.01))}, if the cells differ on a fifth of them.",
+    )
+
+
+def _value(measurement: Measurement | None) -> float:
+    return measurement.value if measurement else math.nan
+
+
+def _out(record: RunRecord, rule: Policy) -> str:
+    """Why a cell cannot be chosen whatever the others are like; empty when it can."""
+    if record.status is not Status.OK:
+        return f"{str(record.status).capitalize()}: {record.reason or 'no reason was given'}."
+    score = quality(record, rule)
+    p95, ram = record.value("e2e_ms/p95"), memory(record)
+    if score is None:
+        return f"Its quality was not measured: {record.not_measured.get('quality', 'no such score in its record')}."
+    if rule.min_quality is not None and score.value < rule.min_quality:
+        return f"Its quality of {share(score.value)} is below the floor of {share(rule.min_quality)}."
+    for limit, found, what in (
+        (rule.max_p95_e2e_ms, p95, "p95 response time"),
+        (rule.max_memory_bytes, ram, "peak memory"),
+    ):
+        if limit is None:
+            continue
+        if found is None:
+            return f"Its {what} was not measured, and the policy limits it."
+        if found.value > limit:
+            have, allowed = number(found.value, found.unit), number(limit, found.unit)
+            return f"Its {what} of {have} is above the limit of {allowed}."
+    if rule.objective != "quality" and record.value(rule.objective) is None:
+        return f"Its {OBJECTIVES[rule.objective]} was not measured."
+    return ""
+
+
+def _objective_best(records: Sequence[RunRecord], metric: str, names: Mapping[str, str]) -> str:
+    found = {r.id: m for r in records if (m := record_value(r, metric))}
+    if not found:
+        return f"no {OBJECTIVES[metric]} was measured either."
+    low = min(found, key=lambda i: (found[i].value, i))
+    return f"the lowest {OBJECTIVES[metric]} is that of {names[low]}, {number(found[low].value, found[low].unit)}."
+
+
+def record_value(record: RunRecord, metric: str, policy: Policy | None = None) -> Measurement | None:
+    """A measurement by the name that policies use."""
+    return quality(record, policy) if metric == "quality" else record.value(metric)
+
+
+def labels(ids: Iterable[str]) -> dict[str, str]:
+    """What people call the cells of one run: `adaptation/quantization` where that tells them apart, else the id."""
+    short = {i: "/".join([p for p in i.split("/") if not p.startswith("seed")][-3:-1]) or i for i in ids}
+    return short if len(set(short.values())) == len(short) else {i: i for i in short}
+
+
+def _choose(
+    left: Sequence[RunRecord],
+    best: RunRecord,
+    pairs: Mapping[str, Paired | None],
+    rule: Policy,
+    reasons: dict[str, str],
+    against: RunRecord | None,
+    names: Mapping[str, str],
+) -> Decision | None:
+    """The choice among cells that hold the limits; None where too few rows were scored to say anything."""
+    fit: list[RunRecord] = []
+    for r in left:
+        pair = pairs.get(r.id)
+        if r is best or (pair and pair.high >= -rule.margin):
+            fit.append(r)
+        elif pair is None:
+            reasons[r.id] = (
+                f"It has no 0/1 scores on the same rows as {names[best.id]}, so its quality cannot be compared."
+            )
+        else:
+            reasons[r.id] = (
+                f"Shown to be worse than {names[best.id]} by more than the margin of {100 * rule.margin:g} points: "
+                f"{told(pair)}."
+            )
+    worse = {r.id: _value(quality(r, rule)) for r in left if r.id in reasons and pairs.get(r.id)}
+    for r in [r for r in fit if worse and r is not best]:
+        # Otherwise a cell could get past a better one that was excluded, only for being measured less surely.
+        above = max(worse, key=lambda i: (worse[i], i))
+        if _value(quality(r, rule)) <= worse[above]:
+            reasons[r.id] = f"Its quality is not above that of {names[above]}, which was shown to be worse."
+            fit.remove(r)
+    chosen = _by_objective(fit, best, pairs, rule)
+    pair, top = pairs.get(chosen.id), quality(best, rule)
+    judged = pair.n if pair else top.n if top else 0
+    if detectable_difference(judged, 1.0) == math.inf:
+        return None
+    for r in fit:
+        if r is not chosen:
+            reasons[r.id] = _lost(r, chosen, rule, pairs, names)
+    score = quality(chosen, rule)
+    assert score is not None
+    shown = chosen is best or (pair is not None and pair.low > -rule.margin)
+    within = "" if score.interval is None else f" ({share(score.interval.low)} to {share(score.interval.high)})"
+    first = (
+        f"Ship {names[chosen.id]}{'' if shown else ', provisionally'}: {share(score.value)}{within} of {score.n} rows "
+    )
+    first += f"pass “{primary(chosen, rule)}”"
+    for metric, words in (("e2e_ms/p95", "p95 response time {}"), ("cost_usd_per_1000", "{} per 1,000 requests")):
+        if found := chosen.value(metric):
+            first += ", " + words.format(number(found.value, found.unit))
+    good = f"not shown to be {100 * rule.margin:g} points worse than the best"
+    if not rule.margin:
+        good = "not shown to be worse than the best"
+    if len(fit) == 1:
+        second = f"It is the only cell that holds the limits and is {good}"
+    else:
+        second = f"It {_why(fit, chosen, rule)} of the {len(fit)} cells {good}"
+    second += _sure(chosen, best, pair, rule, names)
+    runner = _by_objective([r for r in fit if r is not chosen], best, pairs, rule) if len(fit) > 1 else None
+    if runner:
+        why = reasons[runner.id]
+        third = f"The runner-up is {names[runner.id]}: {why[0].lower()}{why[1:]}"
+    else:
+        third = "There is no runner-up: each other cell failed, breaks a limit, or was shown to be worse in quality."
+    return Decision(
+        chosen.id, (first + ".", second + ".", third), {r: reasons[r] for r in sorted(reasons)}, rule.margin,
+        against.id if against else None, best.id, pair,
+    )  # fmt: skip
+
+
+def _tied(r: RunRecord, front: RunRecord, rule: Policy, pairs: Mapping[str, Paired | None]) -> bool:
+    """Whether a cell cannot be told apart from the best by the objective."""
+    if r is front:
+        return True
+    if rule.objective == "quality":
+        pair = pairs.get(r.id)
+        return pair is not None and pair.high >= 0
+    mine, best = r.value(rule.objective), front.value(rule.objective)
+    return bool(mine and best and mine.value <= (best.interval.high if best.interval else best.value))
+
+
+def _by_objective(
+    fit: Sequence[RunRecord], best: RunRecord, pairs: Mapping[str, Paired | None], rule: Policy
+) -> RunRecord:
+    front = fit[0]
+    if rule.objective == "quality":
+        front = best if best in fit else max(fit, key=lambda r: _value(quality(r, rule)))
+    else:
+        front = min(fit, key=lambda r: (_value(r.value(rule.objective)), simplicity(r)))
+    return min((r for r in fit if _tied(r, front, rule, pairs)), key=simplicity)
+
+
+def _lost(
+    r: RunRecord, chosen: RunRecord, rule: Policy, pairs: Mapping[str, Paired | None], names: Mapping[str, str]
+) -> str:
+    """Why a cell that was good enough was not the one."""
+    if rule.objective == "quality":
+        if simplicity(r) > simplicity(chosen):
+            return f"Its quality cannot be told apart from the best, and {names[chosen.id]} is simpler."
+        pair = pairs.get(r.id)
+        return f"Shown to be worse in quality than the best ({told(pair) if pair else 'not compared'})."
+    mine, best = r.value(rule.objective), chosen.value(rule.objective)
+    assert mine is not None
+    assert best is not None
+    what = OBJECTIVES[rule.objective]
+    mine_told, best_told = number(mine.value, mine.unit), number(best.value, best.unit)
+    if mine.value == best.value:
+        return f"Its {what} is the same, {mine_told}, and {names[chosen.id]} is simpler."
+    if mine.value < best.value:
+        return f"Its {what} ({mine_told}) cannot be told apart from {best_told}, and {names[chosen.id]} is simpler."
+    if mine_told == best_told:
+        return f"Its {what} is higher by less than this table rounds."
+    return f"Its {what} is higher: {mine_told} against {best_told}."
+
+
+def _why(fit: Sequence[RunRecord], chosen: RunRecord, rule: Policy) -> str:
+    words = {"quality": "the highest quality"}.get(rule.objective, f"the lowest {OBJECTIVES[rule.objective]}")
+    values = [m.value for r in fit if (m := record_value(r, rule.objective, rule))]
+    mine = _value(record_value(chosen, rule.objective, rule))
+    if mine == (max(values) if rule.objective == "quality" else min(values)):
+        return f"has {words}"
+    return f"is the simplest that cannot be told apart from {words}"
+
+
+def _sure(chosen: RunRecord, best: RunRecord, pair: Paired | None, rule: Policy, names: Mapping[str, str]) -> str:
+    """How far the quality of the chosen cell is known against the best one."""
+    if chosen is best:
+        return "" if rule.objective == "quality" else ", and its quality is the highest measured"
+    assert pair is not None
+    margin = f"{100 * rule.margin:g} points"
+    if pair.low > -rule.margin:
+        return f", and it is shown not to be more than {margin} below the highest, {names[best.id]}: {told(pair)}"
+    smallest = detectable_difference(pair.n, pair.disagreement)
+    left = f"more than {margin}" if rule.margin else "anything"
+    more = f"; for {margin} about {rows_needed(rule.margin, pair.disagreement):,} are needed" if rule.margin else ""
+    return (
+        f", but it is open whether it loses {left} against the highest, {names[best.id]} ({told(pair)}): {pair.n} rows "
+        f"likely show differences of {100 * smallest:.0f} points or more{more}"
+    )

@@ -1,0 +1,193 @@
+"""The run folder: what cells leave behind, written so that a crash loses nothing and a report needs nothing else.
+
+    outputs/<sweep>/<time>/
+        cells.json             the ids of all cells in the grid's order, written before the first cell runs
+        records/<slug>.json    one RunRecord a cell
+        rows/<slug>.jsonl      one evaluated row a line: id, group, case, prompt_hash, prompt, output, tokens,
+                               finished, scores
+        table.csv, .parquet    one tidy table: a row a cell a metric
+
+Records are the truth; the tables are drawn from them again after each cell.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import UserError
+from harness.types import Json, RunRecord, Status, plain, record_from_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CELLS = "cells.json"
+COLUMNS = {
+    "cell": "string", "model": "string", "adaptation": "string", "quantization": "string", "suite": "string",
+    "seed": "int64", "status": "string", "reason": "string", "metric": "string", "value": "float64",
+    "unit": "string", "better": "string", "n": "Int64", "low": "float64", "high": "float64",
+}  # fmt: skip
+
+
+def slug(cell_id: str) -> str:
+    """A file name for a cell: readable, and different for different ids whatever characters they hold."""
+    name = cell_id.replace("/", "__")
+    safe = re.sub(r"[^A-Za-z0-9._-]", "-", name)[:150]
+    if safe == name and "__" not in cell_id and not safe.startswith("."):
+        return safe
+    return f"{safe.lstrip('.')}-{hashlib.sha256(cell_id.encode()).hexdigest()[:8]}"
+
+
+def _write(path: Path, content: bytes) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); free space or choose another output folder"
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8 through a temporary file beside it, so nobody reads half of it and what stood there survives a
+    full disk. What UTF-8 cannot hold (half of a surrogate pair) is written as its escape, which JSON reads back."""
+    _write(path, text.encode("utf-8", errors="backslashreplace"))
+
+
+def _read_json(path: Path, mend: str) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); {mend}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); {mend}") from error
+
+
+def write_cells(run: Path, ids: Sequence[str]) -> None:
+    """Keeps the grid's order, so that a report can show the cells that are still to come."""
+    write_text(run / CELLS, json.dumps(list(ids), indent=1, ensure_ascii=False))
+
+
+def read_cells(run: Path) -> list[str]:
+    """The ids of all cells in the grid's order; empty when the run keeps none."""
+    path = run / CELLS
+    if not path.exists():
+        return []
+    mend = "delete it; the report then shows only the cells that ended"
+    ids = _read_json(path, mend)
+    if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids):
+        raise UserError(f"{path}: not a list of cell ids; {mend}")
+    return list(dict.fromkeys(ids))
+
+
+def write_record(run: Path, record: RunRecord) -> None:
+    """One file a cell, replaced whole when the cell is measured again."""
+    text = json.dumps(plain(record), indent=1, ensure_ascii=False)
+    write_text(run / "records" / f"{slug(record.id)}.json", text)
+
+
+def read_record(path: Path) -> RunRecord:
+    """One record. Raises `UserError` where it is no JSON, of another schema, or lacks a field."""
+    mend = "move it away and run again to measure that cell anew"
+    data = _read_json(path, mend)
+    try:
+        return record_from_json(data)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"{path}: not a record that this version reads ({what}); {mend}") from error
+
+
+def read_records(run: Path) -> list[RunRecord]:
+    """All records of a run in the grid's order; all unreadable ones are told at once."""
+    if not (run / "records").is_dir() and not (run / CELLS).exists():
+        raise UserError(f"{run}: not a run folder (no records/ in it); give one such as outputs/<sweep>/<time>")
+    found: dict[str, RunRecord] = {}
+    mistakes: list[str] = []
+    for path in sorted((run / "records").glob("[!.]*.json")):
+        try:
+            record = read_record(path)
+        except UserError as error:
+            mistakes += error.mistakes
+            continue
+        if record.id in found:
+            mistakes.append(f"{path}: a second record of cell {record.id}; move one of the two away")
+        found[record.id] = record
+    if mistakes:
+        raise UserError(mistakes)
+    place = {cell: at for at, cell in enumerate(read_cells(run))}
+    return sorted(found.values(), key=lambda r: (place.get(r.id, len(place)), r.id))
+
+
+def write_rows(run: Path, record: RunRecord, rows: Iterable[Mapping[str, Json]]) -> None:
+    """The evaluated rows of a cell, one JSON object a line."""
+    lines = [json.dumps(plain(row), ensure_ascii=False) + "\n" for row in rows]
+    write_text(run / "rows" / f"{slug(record.id)}.jsonl", "".join(lines))
+
+
+def read_rows(run: Path, record: RunRecord) -> list[dict[str, Any]]:
+    """The evaluated rows of a cell; none where its quality was not measured."""
+    path = run / "rows" / f"{slug(record.id)}.jsonl"
+    if not path.exists():
+        return []
+    mend = "move it and the record of the same name away and run again"
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: outputs may hold U+2028
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); {mend}") from error
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path}, row {number}: not JSON ({error}); {mend}") from error
+        if not isinstance(row, dict) or "id" not in row or not isinstance(row.get("scores"), dict):
+            raise UserError(f"{path}, row {number}: not a row with id and scores; {mend}")
+        rows.append(row)
+    return rows
+
+
+def table(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """A row a cell a metric. A measure that was not taken has a row with its reason and no value, and a cell that
+    left no number at all still has one, so that counting cells in the table gives the size of the grid."""
+    import pandas as pd
+
+    lines: list[dict[str, Any]] = []
+    for r in records:
+        cell = {
+            "cell": r.id, "model": r.model, "adaptation": r.adaptation, "quantization": r.quantization,
+            "suite": r.suite, "seed": r.seed, "status": str(r.status), "reason": r.reason,
+        }  # fmt: skip
+        for m in r.measurements:
+            low, high = (m.interval.low, m.interval.high) if m.interval else (None, None)
+            lines.append(
+                cell | {"metric": m.metric, "value": m.value, "unit": m.unit, "better": m.better, "n": m.n,
+                        "low": low, "high": high}
+            )  # fmt: skip
+        lines += [cell | {"metric": name, "reason": why} for name, why in r.not_measured.items()]
+        if not r.measurements and not r.not_measured:
+            lines.append(cell)
+    return pd.DataFrame(lines, columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def export(run: Path, records: Sequence[RunRecord]) -> None:
+    """Writes `table.csv` and `table.parquet`."""
+    frame = table(records)
+    _write(run / "table.csv", frame.to_csv(index=False).encode("utf-8", errors="replace"))
+    _write(run / "table.parquet", frame.to_parquet(index=False))
+
+
+def done(records: Sequence[RunRecord]) -> dict[Status, int]:
+    """How many cells ended in each way."""
+    return {status: sum(r.status is status for r in records) for status in Status}

@@ -1,0 +1,247 @@
+"""The nouns of the harness, as frozen data: what flows from the configuration to the report.
+
+Nothing here imports a heavy library, so that a plan, a ledger or a report costs no import of torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+Json = Any  # what json.dumps takes; a recursive alias buys little and reads badly
+
+RECORD_SCHEMA = 1
+
+
+def canonical(value: Json) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text on every machine."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def digest(value: Json) -> str:
+    """The first 16 hex digits of SHA-256 over `canonical(value)`."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
+
+
+def plain(value: Any) -> Json:
+    """Dataclasses, paths and enums as plain JSON values, recursively."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, Sequence):
+        return [plain(v) for v in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One choice of a configuration group: its name, the class that does it, and the knobs of that class."""
+
+    name: str
+    target: str
+    params: Mapping[str, Json]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One point of the grid, resolved: everything that decides what is built and how it is measured."""
+
+    model: Component
+    adaptation: Component
+    quantization: Component
+    suite: Component
+    engine: Component
+    measure: Component
+    seed: int
+    variant: str = ""
+
+    @property
+    def id(self) -> str:
+        """`model/adaptation/quantization/suite`, the seed when it is not 0, and the variant where single knobs were
+        swept (`quantization.bits=8`): for people and file names."""
+        parts = [self.model.name, self.adaptation.name, self.quantization.name, self.suite.name]
+        parts += [f"seed{self.seed}"] if self.seed else []
+        return "/".join([*parts, *([self.variant] if self.variant else [])])
+
+
+class StepKind(StrEnum):
+    """What a step does; the order is the order of a cell's chain."""
+
+    BASE = "base"
+    ADAPT = "adapt"
+    QUANTIZE = "quantize"
+    QUALITY = "quality"
+    LATENCY = "latency"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One piece of work that several cells may share. `preimage` is all that its key is the hash of."""
+
+    kind: StepKind
+    key: str
+    title: str
+    component: Component
+    parents: tuple[str, ...]
+    preimage: Mapping[str, Json]
+    seed: int
+    suite: Component | None = None
+    engine: Component | None = None
+    exclusive: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A two-sided 95% interval and how it was found (`wilson`, `bootstrap`)."""
+
+    low: float
+    high: float
+    method: str
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One measured number. `better` is `higher` or `lower`; `samples` are the raw values it came from, kept
+    only where they stand nowhere else (per-row scores stand in `rows.jsonl`)."""
+
+    metric: str
+    value: float
+    unit: str
+    better: str
+    n: int
+    interval: Interval | None = None
+    samples: tuple[float, ...] = ()
+
+
+class Status(StrEnum):
+    """How a cell ended."""
+
+    OK = "ok"
+    FAILED = "failed"
+    UNSUPPORTED = "unsupported"
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """What a cell leaves behind: one JSON file, the only input of tables, decisions and reports.
+
+    `reason` says why a cell is not `ok`. `not_measured` maps a measure to why it has no number. `steps` maps
+    a step's kind to its key, seconds, size and proof; `environment` is where the measurements were taken.
+    """
+
+    schema: int
+    id: str
+    status: Status
+    reason: str
+    model: str
+    adaptation: str
+    quantization: str
+    suite: str
+    seed: int
+    profile: str
+    measurements: tuple[Measurement, ...]
+    not_measured: Mapping[str, str]
+    steps: Mapping[str, Json]
+    environment: Mapping[str, Json]
+    config: Mapping[str, Json]
+
+    def value(self, metric: str) -> Measurement | None:
+        """The measurement of that name, if it was taken."""
+        return next((m for m in self.measurements if m.metric == metric), None)
+
+
+def record_from_json(data: Mapping[str, Json]) -> RunRecord:
+    """A record from its parsed JSON. Raises `ValueError` for another schema, `KeyError` for a lacking field."""
+    if data.get("schema") != RECORD_SCHEMA:
+        raise ValueError(f"record schema {data.get('schema')!r}, this version reads {RECORD_SCHEMA}")
+    measurements = tuple(
+        Measurement(
+            **{**m, "interval": Interval(**m["interval"]) if m["interval"] else None, "samples": tuple(m["samples"])}
+        )
+        for m in data["measurements"]
+    )
+    values = {f.name: data[f.name] for f in fields(RunRecord)}
+    return RunRecord(**{**values, "status": Status(data["status"]), "measurements": measurements})
+
+
+@dataclass(frozen=True, slots=True)
+class Article:
+    """One entry of a knowledge base."""
+
+    id: str
+    title: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteData:
+    """The rows of a suite as plain dictionaries, split. `training_digest` covers what builds see, and
+    `evaluation_digest` what scores see, so that new evaluation rows leave trained models standing.
+
+    `message_field` and `reply_field` name the two fields that training and prompting use.
+    """
+
+    name: str
+    folder: Path
+    train: tuple[Mapping[str, Json], ...]
+    validation: tuple[Mapping[str, Json], ...]
+    evaluation: tuple[Mapping[str, Json], ...]
+    knowledge: tuple[Article, ...]
+    instructions: str
+    system: str
+    message_field: str
+    reply_field: str
+    max_new_tokens: int
+    training_digest: str
+    evaluation_digest: str
+
+
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Where a step runs: device (`cpu` or `cuda`), the dtype it computes in, its seed, and whom to tell."""
+
+    device: str
+    dtype: str
+    seed: int
+    progress: Progress = field(repr=False, compare=False)
+
+
+class Model(Protocol):
+    """Lays a base model down as a Hugging Face directory; returns facts for the manifest."""
+
+    def __call__(self, out: Path, context: Context) -> Mapping[str, Json]: ...
+
+
+class Adaptation(Protocol):
+    """Turns a base model into an adapted one with its prompt recipe; returns facts for the manifest."""
+
+    def __call__(self, base: Path, data: SuiteData, out: Path, context: Context) -> Mapping[str, Json]: ...
+
+
+class Quantization(Protocol):
+    """Compresses a model directory, never learning which adaptation came before it; `calibration` holds
+    chat-templated training rows as text. Returns its proof that it took."""
+
+    def __call__(self, model: Path, calibration: Sequence[str], out: Path, context: Context) -> Mapping[str, Json]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One generated text, its token count, and whether it ended by itself (else it hit the limit)."""
+
+    text: str
+    tokens: int
+    finished: bool

@@ -1,0 +1,126 @@
+"""The run folder: what is written comes back, in the grid's order, and what is broken is told with its mend."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness import ledger
+from harness.errors import UserError
+from harness.types import Status
+from tests import records
+
+
+def test_a_record_and_its_rows_come_back_as_written(tmp_path: Path) -> None:
+    made = records.rows("lora", "gptq", 5)
+    made[0]["output"] = "two\u2028lines\u0085, a null \x00 and half a pair \ud83d"
+    one = records.record("lora", "gptq", made)
+    ledger.write_record(tmp_path, one)
+    ledger.write_rows(tmp_path, one, made)
+    assert ledger.read_records(tmp_path) == [one]
+    assert ledger.read_rows(tmp_path, one) == made
+    assert not list(tmp_path.rglob(".*")), "no temporary file is left"
+
+
+def test_records_come_in_the_order_of_the_grid(tmp_path: Path) -> None:
+    ledger.write_cells(tmp_path, records.ids())
+    for a, q in (("full_ft", "fp16"), ("prompt_rag", "dynamic"), ("lora", "awq"), ("prompt_rag", "fp16")):
+        ledger.write_record(tmp_path, records.record(a, q, records.rows(a, q, 2)))
+    found = [(r.adaptation, r.quantization) for r in ledger.read_records(tmp_path)]
+    assert found == [("prompt_rag", "fp16"), ("prompt_rag", "dynamic"), ("lora", "awq"), ("full_ft", "fp16")]
+
+
+def test_a_cell_measured_again_replaces_its_record(tmp_path: Path) -> None:
+    ledger.write_record(tmp_path, records.ended("lora", "int8", Status.FAILED, "out of memory"))
+    ledger.write_record(tmp_path, records.record("lora", "int8", records.rows("lora", "int8", 2)))
+    assert [r.status for r in ledger.read_records(tmp_path)] == [Status.OK]
+
+
+def test_slugs_are_safe_and_differ() -> None:
+    ids = ["m/lora/int8/s", "m/lora/int8/s/seed1", "m/lora__int8/s", "m__lora/int8/s", "m/lora:int8/s", "m/lora int8/s",
+           "../../etc/passwd", "é/a/b/c", "a" * 400, "a" * 401]  # fmt: skip
+    slugs = [ledger.slug(i) for i in ids]
+    assert len(set(slugs)) == len(ids)
+    for s in slugs:
+        assert "/" not in s
+        assert not s.startswith(".")
+        assert len(s) < 200
+    assert slugs[0] == "m__lora__int8__s"
+
+
+@pytest.mark.parametrize("text", ['{"schema": 1', "[]", '{"schema": 99}', '{"schema": 1, "id": "x"}', "\xff"])
+def test_a_broken_record_is_named_with_its_mend(tmp_path: Path, text: str) -> None:
+    ledger.write_record(tmp_path, records.record("lora", "int8", records.rows("lora", "int8", 2)))
+    (tmp_path / "records" / "broken.json").write_bytes(text.encode("latin-1"))
+    (tmp_path / "records" / "second.json").write_text("no")
+    with pytest.raises(UserError) as caught:
+        ledger.read_records(tmp_path)
+    assert len(caught.value.mistakes) == 2, "all mistakes at once"
+    assert "broken.json" in caught.value.mistakes[0]
+    assert "run again" in caught.value.mistakes[0]
+
+
+def test_a_broken_row_is_named_by_its_number(tmp_path: Path) -> None:
+    one = records.record("lora", "int8", records.rows("lora", "int8", 2))
+    ledger.write_rows(tmp_path, one, records.rows("lora", "int8", 2))
+    path = tmp_path / "rows" / f"{ledger.slug(one.id)}.jsonl"
+    path.write_text(path.read_text() + "{half\n")
+    with pytest.raises(UserError, match=r"row 3: not JSON"):
+        ledger.read_rows(tmp_path, one)
+    path.write_text('{"id": "a"}\n')
+    with pytest.raises(UserError, match=r"row 1: not a row"):
+        ledger.read_rows(tmp_path, one)
+
+
+def test_other_folders_and_unwritable_ones_are_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a run folder"):
+        ledger.read_records(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        ledger.write_cells(tmp_path / "file", ["a"])
+    (tmp_path / "cells.json").write_text('{"a": 1}')
+    with pytest.raises(UserError, match="not a list of cell ids"):
+        ledger.read_records(tmp_path)
+
+
+def test_a_failed_write_leaves_what_stood_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger.write_cells(tmp_path, ["a"])
+
+    def full(self: Path, content: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        ledger.write_cells(tmp_path, ["b"])
+    assert ledger.read_cells(tmp_path) == ["a"]
+
+
+def test_the_table_has_every_cell_and_every_number(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    ok = records.record("lora", "int8", records.rows("lora", "int8", 4))
+    failed = records.ended("lora", "awq", Status.FAILED, "killed, out of memory")
+    ledger.export(tmp_path, [ok, failed])
+    from_csv = pandas.read_csv(tmp_path / "table.csv")
+    from_parquet = pandas.read_parquet(tmp_path / "table.parquet")
+    assert list(from_csv.columns) == list(from_parquet.columns) == list(ledger.COLUMNS)
+    assert len(from_csv) == len(from_parquet) == len(ok.measurements) + len(ok.not_measured) + 1
+    good = from_parquet[(from_parquet.metric == "quality/good") & (from_parquet.cell == ok.id)].iloc[0]
+    m = ok.value("quality/good")
+    assert m is not None
+    assert m.interval is not None
+    assert (good.value, good.n, good.low, good.high) == (m.value, 4, m.interval.low, m.interval.high)
+    assert set(from_csv[from_csv.cell == failed.id].reason) == {"killed, out of memory"}
+    missing = from_csv[from_csv.metric == "memory_bytes/cuda_peak_allocated"].iloc[0]
+    assert missing.reason == "no CUDA device"
+    assert pandas.isna(missing.value)
+    assert ledger.table([]).empty
+
+
+def test_records_are_plain_json(tmp_path: Path) -> None:
+    one = records.record("lora", "int8", records.rows("lora", "int8", 2))
+    ledger.write_record(tmp_path, one)
+    data = json.loads((tmp_path / "records" / f"{ledger.slug(one.id)}.json").read_text())
+    assert data["status"] == "ok"
+    assert data["schema"] == 1
