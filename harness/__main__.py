@@ -1,0 +1,70 @@
+"""`python -m harness`: composes the configuration and hands the grid to its launcher.
+
+Exit codes: 0 all cells ok or unsupported, 1 a cell failed, 2 a user's mistake, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from harness.errors import UserError
+from harness.resources import resource
+
+
+def _mistake(lines: list[str]) -> int:
+    for line in lines:
+        print(f"harness: {line}", file=sys.stderr)
+    return 2
+
+
+def _with_profile(arguments: list[str]) -> list[str]:
+    """Adds the default profile for this machine where none is chosen, and says so."""
+    if any(a.startswith(("profile=", "+profile=", "-")) for a in arguments):
+        return arguments
+    from harness.environment import detect
+
+    name = "standard" if detect().device == "cuda" else "quick"
+    print(
+        f"profile={name} (the default {'with' if name == 'standard' else 'without'} a GPU; quick, standard, thorough)"
+    )
+    return [*arguments, f"profile={name}"]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf import DictConfig
+    from omegaconf.errors import OmegaConfBaseException
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here whole, to be told in one line with exit code 2
+
+    def one_cell(config: DictConfig) -> int:
+        """What another launcher calls for each job: a grid of one cell."""
+        from harness.grid import main as run_grid
+
+        return run_grid([config], [[]], Path.cwd())
+
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    sys.argv = ["harness", *_with_profile(given)]
+    try:
+        hydra.main(version_base="1.3", config_path=str(resource("conf").resolve()), config_name="config")(one_cell)()
+    except UserError as error:
+        return _mistake(list(error.mistakes))
+    except (HydraException, OmegaConfBaseException) as error:
+        cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
+        said = [line.strip() for e in (error, cause) if e for line in str(e).splitlines() if line.strip()]
+        return _mistake([" ".join(dict.fromkeys(said)) + " (python -m harness --help lists what may be chosen)"])
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 0
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""LoRA (Hu et al., arXiv 2106.09685) by PEFT: small matrices beside every linear layer are trained, then merged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from harness.adapt import training
+from harness.types import Context, Json, SuiteData
+
+ADAPTER = "adapter"
+
+
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """Rank `rank`, scale `alpha`/`rank`, on all linear layers. The learning rate is about ten times that of full
+    fine-tuning (Schulman et al., "LoRA Without Regret", 2025). The merged weights are what is quantized and
+    served; the adapter stays beside them in `adapter/`."""
+
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    learning_rate: float = 1e-3
+    epochs: int = 3
+    batch_size: int = 8
+    patience: int = 1
+    retrieval: str = "bm25"
+    top_k: int = 1
+
+    VERSION: ClassVar[int] = 1
+    LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "peft", "bm25s")
+    REQUIRES: ClassVar[tuple[str, ...]] = ("peft", "bm25s")
+
+    def __call__(self, base: Path, data: SuiteData, out: Path, context: Context) -> Mapping[str, Json]:
+        from peft import LoraConfig
+
+        peft = LoraConfig(
+            r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules="all-linear",
+            task_type="CAUSAL_LM",
+        )  # fmt: skip
+        trained = training.train(base, data, out / "checkpoints", context, training.Knobs.of(self), peft)
+        trained.model.save_pretrained(str(out / ADAPTER))
+        merged = trained.model.merge_and_unload()
+        return training.finish(merged, trained, out)

@@ -1,0 +1,33 @@
+"""Prompt + RAG: no training. The instructions, a few worked examples and the retrieved articles do the work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from harness.models.hub import link_tree
+from harness.prompt import Recipe, describe
+from harness.types import Context, Json, SuiteData
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRag:
+    """`few_shot` training rows are shown as examples; `top_k` articles are retrieved by `retrieval` (`bm25`,
+    `dense`, `hybrid` or `none`)."""
+
+    few_shot: int = 2
+    retrieval: str = "bm25"
+    top_k: int = 2
+
+    VERSION: ClassVar[int] = 1
+    LIBRARIES: ClassVar[tuple[str, ...]] = ("bm25s",)
+    REQUIRES: ClassVar[tuple[str, ...]] = ("bm25s",)
+
+    def __call__(self, base: Path, data: SuiteData, out: Path, context: Context) -> Mapping[str, Json]:
+        link_tree(base, out)
+        examples = tuple((r[data.message_field], r[data.reply_field]) for r in data.train[: self.few_shot])
+        recipe = Recipe(f"{data.system}\n\n{data.instructions}", examples, data.knowledge, self.retrieval, self.top_k)
+        recipe.save(out)
+        return {"trained_parameters": 0, "prompt": describe(recipe)}

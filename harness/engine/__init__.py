@@ -1,0 +1,1 @@
+"""What runs a model: prompts in, completions and times out."""

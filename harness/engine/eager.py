@@ -1,0 +1,227 @@
+"""The reference engine: plain PyTorch, greedy, batched by length, the prefix all prompts share computed once.
+
+It asks nothing of a model but transformers' forward pass with a cache, so it runs any causal language model and
+any quantization on a CPU or a GPU. Greedy decoding makes a result repeatable and cells comparable row by row.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice, takewhile
+from pathlib import Path
+from typing import Any, ClassVar
+
+from harness.engine.shared_prefix import RowsCache, layers, switch_on
+from harness.loading import Loaded, load
+from harness.types import Completion, Context
+
+
+@dataclass(frozen=True, slots=True)
+class Eager:
+    """`batch_size` rows decode together; a shared prefix of at least `min_prefix` tokens is computed once (0: never);
+    rows that have ended leave the batch when less than `compact_below` of it is still at work. `int4_kernel`: see
+    `harness.loading.load`."""
+
+    batch_size: int = 48
+    min_prefix: int = 8
+    compact_below: float = 0.75
+    int4_kernel: str = "auto"
+
+    VERSION: ClassVar[int] = 1
+    LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers")
+
+    def start(self, folder: Path, context: Context) -> EagerSession:
+        """Loads a model directory and returns a session that generates with it."""
+        return EagerSession(self, load(folder, context, self.int4_kernel), context)
+
+
+def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """How many leading tokens all prompts share, leaving each at least one token of its own."""
+    shortest = min(len(p) for p in prompts) - 1
+    alike = (len(set(tokens)) == 1 for tokens in zip(*prompts, strict=False))
+    return sum(1 for _ in takewhile(bool, islice(alike, shortest)))
+
+
+class EagerSession:
+    """A loaded model with its tokenizer, ready to generate."""
+
+    def __init__(self, knobs: Eager, loaded: Loaded, context: Context) -> None:
+        self.knobs = knobs
+        self.loaded = loaded
+        self.model = loaded.model
+        self.tokenizer = loaded.tokenizer
+        self.device = context.device
+        self.shares_prefix = bool(knobs.min_prefix) and switch_on(self.model)
+        eos = self.model.generation_config.eos_token_id
+        stops = eos if isinstance(eos, list) else [eos]
+        self.stops = {s for s in [*stops, self.tokenizer.eos_token_id] if s is not None}
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a rendered prompt, which already holds its special tokens."""
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def generate(
+        self, prompts: Sequence[str], max_new_tokens: int, progress: Callable[[int], None] = lambda done: None
+    ) -> list[Completion]:
+        """Greedy completions of rendered prompts, in the order given; `progress` hears how many are done."""
+        import torch
+
+        encoded = [self.encode(p) for p in prompts]
+        done: dict[int, Completion] = {}
+        with torch.inference_mode():
+            length = self._worthwhile_prefix(encoded)
+            prefix = self._prefix_cache(encoded[0][:length]) if length else None
+            order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
+            for start in range(0, len(order), self.knobs.batch_size):
+                rows = order[start : start + self.knobs.batch_size]
+                made = self._decode([encoded[i][length:] for i in rows], max_new_tokens, prefix, length)
+                for i, (tokens, finished) in zip(rows, made, strict=True):
+                    text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+                    done[i] = Completion(text, len(tokens), finished)
+                progress(len(done))
+        return [done[i] for i in range(len(encoded))]
+
+    def _worthwhile_prefix(self, encoded: list[list[int]]) -> int:
+        length = shared_prefix(encoded) if len(encoded) > 1 else 0
+        return length if self.knobs.min_prefix and length >= self.knobs.min_prefix else 0
+
+    def _prefix_cache(self, tokens: list[int]) -> Any:
+        import torch
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        self.model(torch.tensor([tokens], device=self.device), past_key_values=cache, logits_to_keep=1)
+        return cache
+
+    def _decode(
+        self,
+        suffixes: list[list[int]],
+        max_new_tokens: int,
+        prefix: Any,
+        prefix_length: int,
+        timed: Callable[[], None] | None = None,
+    ) -> list[tuple[list[int], bool]]:
+        """Token ids and whether each row ended by itself. With `timed`, which is called after each step, stop tokens
+        are ignored."""
+        import torch
+
+        rows, width = len(suffixes), max(len(s) for s in suffixes)
+        pad = next(iter(self.stops), 0)
+        ids = torch.tensor([[pad] * (width - len(s)) + s for s in suffixes], device=self.device)
+        own = torch.tensor([[0] * (width - len(s)) + [1] * len(s) for s in suffixes], device=self.device)
+        positions = (own.cumsum(dim=1) - 1).clamp(min=0) + prefix_length
+        cache = self._row_cache(prefix, rows, width + max_new_tokens)
+
+        made: list[list[int]] = [[] for _ in range(rows)]
+        ended = [False] * rows
+        live = list(range(rows))
+        for step in range(max_new_tokens):
+            mask = self._mask(own, ids.shape[1], prefix_length, cache)
+            logits = self.model(
+                ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
+            ).logits[:, -1]
+            chosen = logits.argmax(dim=-1)
+            for row, token in zip(live, chosen.tolist(), strict=True):
+                if ended[row]:
+                    continue
+                if token in self.stops and not timed:
+                    ended[row] = True
+                else:
+                    made[row].append(token)
+            if timed:
+                timed()
+            if step + 1 == max_new_tokens or all(ended[row] for row in live):
+                break
+            going = [i for i, row in enumerate(live) if not ended[row]]
+            if len(going) < self.knobs.compact_below * len(live):
+                keep = torch.tensor(going, device=self.device)
+                cache.batch_select_indices(keep)
+                chosen, own, positions = chosen[keep], own[keep], positions[keep]
+                live = [live[i] for i in going]
+            ids = chosen[:, None]
+            own = torch.cat([own, own.new_ones(len(live), 1)], dim=1)
+            positions = positions[:, -1:] + 1
+        return list(zip(made, ended, strict=True))
+
+    def _row_cache(self, prefix: Any, rows: int, capacity: int) -> Any:
+        """The cache of a batch that goes on from the prefix: shared where attention knows how, else repeated."""
+        import copy
+
+        from transformers import DynamicCache
+
+        if prefix is None:
+            return DynamicCache()
+        if self.shares_prefix:
+            return RowsCache(layers(prefix), rows, capacity)
+        cache = copy.deepcopy(prefix)
+        cache.batch_repeat_interleave(rows)
+        return cache
+
+    def _mask(self, own: Any, tokens: int, prefix_length: int, cache: Any) -> Any:
+        """Which tokens may be seen: transformers' own [rows, all tokens], or what `shared_prefix.attend` adds to the
+        scores of a row's own tokens."""
+        import torch
+
+        if not isinstance(cache, RowsCache):
+            return torch.cat([own.new_ones(own.shape[0], prefix_length), own], dim=1)
+        width = own.shape[1]
+        seen = (
+            torch.ones(tokens, width, dtype=torch.bool, device=self.device).tril(width - tokens)
+            & own[:, None, :].bool()
+        )
+        seen |= torch.eye(width, dtype=torch.bool, device=self.device)[
+            width - tokens :
+        ]  # padding sees itself, not nothing
+        return torch.zeros(seen.shape, dtype=self.model.dtype, device=self.device).masked_fill(~seen, float("-inf"))[
+            :, None
+        ]
+
+    def time_tokens(self, prompt: str, new_tokens: int) -> list[float]:
+        """Seconds from sending one prompt to each of its `new_tokens` tokens: element 0 is the time to first
+        token. Stop tokens are ignored, so that each request does the same work."""
+        import torch
+        from transformers import DynamicCache
+
+        ids = torch.tensor([self.encode(prompt)], device=self.device)
+        cache = DynamicCache()
+        times: list[float] = []
+        with torch.inference_mode():
+            self._synchronize()
+            start = time.perf_counter()
+            for _ in range(new_tokens):
+                logits = self.model(ids, past_key_values=cache, logits_to_keep=1).logits[:, -1]
+                ids = logits.argmax(dim=-1, keepdim=True)
+                ids.tolist()  # the token must have arrived, as it would at a client
+                times.append(time.perf_counter() - start)
+        return times
+
+    def time_batch(self, prompts: Sequence[str], new_tokens: int) -> list[float]:
+        """Seconds of each step of one batch: element 0 reads the prompts (their shared prefix once) and makes the
+        first token of each, the others make one more token of each. Stop tokens are ignored."""
+        import torch
+
+        encoded = [self.encode(p) for p in prompts]
+        length = self._worthwhile_prefix(encoded)
+        times: list[float] = []
+        with torch.inference_mode():
+            self._synchronize()
+            last = time.perf_counter()
+
+            def step_done() -> None:
+                nonlocal last
+                self._synchronize()
+                now = time.perf_counter()
+                times.append(now - last)
+                last = now
+
+            prefix = self._prefix_cache(encoded[0][:length]) if length else None
+            self._decode([e[length:] for e in encoded], new_tokens, prefix, length, step_done)
+        return times
+
+    def _synchronize(self) -> None:
+        import torch
+
+        if self.device == "cuda":
+            torch.cuda.synchronize()

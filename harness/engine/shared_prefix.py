@@ -1,0 +1,114 @@
+"""Attention over one prefix that all rows share and the tokens that each row has of its own (CPU).
+
+A prompt with instructions and worked examples is long, and the same for every row. Repeating its keys and values
+for each row costs memory and, at every step, the reading of it all. Here they exist once: each query attends to the
+prefix (all rows in one product) and to its own tokens, and the two results are merged by their log-sum-exps, which
+is exact (Juravsky et al., "Hydragen", arXiv 2402.05099). Own keys and values are written into room set aside once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+NAME = "harness_shared_prefix"
+
+
+class RowsCache:
+    """Keys and values of a batch: what `model(past_key_values=...)` needs of a cache, and nothing more.
+
+    `prefix` holds a layer's (keys, values) [1, heads, length, size]; `capacity` is the most tokens a row will have.
+    """
+
+    def __init__(self, prefix: list[tuple[Any, Any]], rows: int, capacity: int) -> None:
+        self.prefix = prefix
+        self._own = [tuple(t.new_empty(rows, t.shape[1], capacity, t.shape[3]) for t in layer) for layer in prefix]
+        self._filled = [0] * len(prefix)
+
+    def update(self, keys: Any, values: Any, layer_idx: int, *_: Any, **__: Any) -> tuple[Any, Any]:
+        """Takes the new tokens in; returns all own keys and values, the keys tagged with the prefix."""
+        start, end = self._filled[layer_idx], self._filled[layer_idx] + keys.shape[2]
+        own_keys, own_values = self._own[layer_idx]
+        own_keys[:, :, start:end] = keys
+        own_values[:, :, start:end] = values
+        self._filled[layer_idx] = end
+        seen = own_keys[:, :, :end]
+        seen.shared_prefix = self.prefix[layer_idx]
+        return seen, own_values[:, :, :end]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens seen so far, the prefix included."""
+        return int(self.prefix[layer_idx][0].shape[2] + self._filled[layer_idx])
+
+    def batch_select_indices(self, keep: Any) -> None:
+        """Keeps these rows only."""
+        self._own = [(k[keep], v[keep]) for k, v in self._own]
+
+
+def attend(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **options: Any) -> tuple[Any, None]:
+    """transformers' attention interface; without a shared prefix it is its `sdpa`.
+
+    `query` is [rows, heads, tokens, size], `attention_mask` [rows, 1, tokens, own tokens], to be added to scores.
+    """
+    import torch
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    prefix = getattr(key, "shared_prefix", None)
+    if prefix is None:
+        result: tuple[Any, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+        return result
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    rows, heads, tokens, size = query.shape
+    kv_heads, group = key.shape[1], heads // key.shape[1]
+    scale = options.get("scaling")
+    packed = query.reshape(rows, kv_heads, group * tokens, size)
+    mask = attention_mask.expand(rows, 1, tokens, key.shape[2]).repeat(1, 1, group, 1)
+    own, own_lse = flash(packed, key, value, attn_mask=mask, scale=scale)
+    across = packed.transpose(0, 1).reshape(1, kv_heads, rows * group * tokens, size)
+    shared, shared_lse = flash(across, *prefix, scale=scale)
+    shared = shared.view(kv_heads, rows, group * tokens, size).transpose(0, 1)
+    shared_lse = shared_lse.view(kv_heads, rows, group * tokens).transpose(0, 1)
+    weight = torch.sigmoid(own_lse - shared_lse).unsqueeze(-1)
+    merged = own * weight + shared * (1 - weight)
+    return merged.reshape(rows, heads, tokens, size).transpose(1, 2).contiguous(), None
+
+
+def switch_on(model: Any) -> bool:
+    """Makes a model attend this way where it can: plain full attention through transformers' interface, on a CPU.
+    Proved on a short prompt against the model's own attention; returns whether it holds."""
+    import torch
+    from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
+    from transformers.masking_utils import sdpa_mask
+
+    config = model.config
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if model.device.type != "cpu" or kinds != {"full_attention"} or getattr(config, "sliding_window", None):
+        return False
+    AttentionInterface.register(NAME, attend)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    before = config._attn_implementation
+    model.set_attn_implementation(NAME)
+    if config._attn_implementation != NAME:
+        return False
+    ids = torch.arange(1, 13, device=model.device)[None]
+    try:
+        with torch.inference_mode():
+            whole = model(ids, use_cache=False, logits_to_keep=1).logits
+            first = DynamicCache()
+            model(ids[:, :8], past_key_values=first, logits_to_keep=1)
+            cache = RowsCache(layers(first), 1, 4)
+            mask = torch.full((4, 4), float("-inf"), dtype=whole.dtype).triu(1)[None, None]
+            place = torch.arange(8, 12)[None]
+            parted = model(
+                ids[:, 8:], attention_mask=mask, position_ids=place, past_key_values=cache, logits_to_keep=1
+            ).logits
+        holds = bool(torch.allclose(whole, parted, rtol=1e-2, atol=1e-2 * float(whole.abs().max())))
+    except (AttributeError, TypeError, RuntimeError, NotImplementedError):
+        holds = False
+    if not holds:
+        model.set_attn_implementation(before)
+    return holds
+
+
+def layers(cache: Any) -> list[tuple[Any, Any]]:
+    """A `DynamicCache`'s keys and values by layer."""
+    return [(layer.keys, layer.values) for layer in cache.layers]

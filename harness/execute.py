@@ -1,0 +1,134 @@
+"""Carries out one step in the process it is called in: builds go to the store, measurements too."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from harness.components import instantiate
+from harness.environment import detect
+from harness.prompt import render, short_chat
+from harness.store import Store, write_json
+from harness.suite import load as load_suite
+from harness.types import (
+    Component,
+    Context,
+    Interval,
+    Json,
+    Measurement,
+    Progress,
+    Step,
+    StepKind,
+    SuiteData,
+    plain,
+)
+
+MEASUREMENTS = "measurements.json"
+CARRIED = ("prompt.json", "reference.json", "chat_template.jinja", "generation_config.json")
+
+
+def step_from_json(data: Mapping[str, Any]) -> Step:
+    """A step from `plain(step)`."""
+    parts = {k: Component(**data[k]) if data[k] else None for k in ("component", "suite", "engine")}
+    return Step(**{**data, **parts, "kind": StepKind(data["kind"]), "parents": tuple(data["parents"])})
+
+
+def read_measurements(folder: Path) -> tuple[Measurement, ...]:
+    """The measurements that a quality or latency step left."""
+    raw = json.loads((folder / MEASUREMENTS).read_text(encoding="utf-8"))
+    return tuple(
+        replace(
+            Measurement(**m), interval=Interval(**m["interval"]) if m["interval"] else None, samples=tuple(m["samples"])
+        )
+        for m in raw
+    )
+
+
+def carry_out(step: Step, parents: list[Step], store: Store, progress: Progress, threads: int) -> None:
+    """Does a step's work into the store, unless it is done. Raises what goes wrong; the store stays as it was."""
+    environment = detect()
+    context = Context(environment.device, environment.dtype, step.seed, progress)
+    folders = [store.folder(p) for p in parents]
+    _set_threads(threads)
+    work = {
+        StepKind.BASE: _base, StepKind.ADAPT: _adapt, StepKind.QUANTIZE: _quantize,
+        StepKind.QUALITY: _quality, StepKind.LATENCY: _latency,
+    }[step.kind]  # fmt: skip
+    store.build(step, lambda out: work(step, folders, out, context), {**plain(environment), "threads": threads})
+
+
+def _set_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def _data(step: Step) -> SuiteData:
+    assert step.suite is not None, f"a {step.kind} step without its suite"
+    return load_suite(step.suite)
+
+
+def _base(step: Step, parents: list[Path], out: Path, context: Context) -> Mapping[str, Json]:
+    facts: Mapping[str, Json] = instantiate(step.component)(out, context)
+    return facts
+
+
+def _adapt(step: Step, parents: list[Path], out: Path, context: Context) -> Mapping[str, Json]:
+    from harness.loading import load
+    from harness.measure.fidelity import write_reference
+
+    data = _data(step)
+    facts: Mapping[str, Json] = instantiate(step.component)(parents[0], data, out, context)
+    context.progress(0.97, "reference answers")
+    made = load(out, context)
+    write_reference(made.model, made.tokenizer, out, data)
+    return facts
+
+
+def _quantize(step: Step, parents: list[Path], out: Path, context: Context) -> Mapping[str, Json]:
+    import shutil
+
+    from transformers import AutoTokenizer
+
+    model, data = parents[0], _data(step)
+    tokenizer = AutoTokenizer.from_pretrained(str(model))
+    calibration = [render(tokenizer, short_chat(data, r), reply=r[data.reply_field]) for r in data.train]
+    facts: Mapping[str, Json] = instantiate(step.component)(model, calibration, out, context)
+    tokenizer.save_pretrained(str(out))
+    for name in CARRIED:
+        if (model / name).exists() and not (out / name).exists():
+            shutil.copy2(model / name, out / name)
+    if (model / "adapter").is_dir():
+        shutil.copytree(model / "adapter", out / "adapter")
+    return {**facts, "weights_disk_bytes": sum(f.stat().st_size for f in out.glob("*.safetensors"))}
+
+
+def _session(step: Step, folder: Path, context: Context) -> Any:
+    assert step.engine is not None, f"a {step.kind} step without its engine"
+    return instantiate(step.engine).start(folder, context)
+
+
+def _quality(step: Step, parents: list[Path], out: Path, context: Context) -> Mapping[str, Json]:
+    from harness.measure.quality import measure
+
+    parent, folder = parents
+    data = _data(step)
+    assert step.suite is not None
+    session = _session(step, folder, context)
+    measured = measure(session, parent, folder, data, step.suite.params["task"], context, out)
+    write_json(out / MEASUREMENTS, plain(measured))
+    return dict(session.loaded.proof)
+
+
+def _latency(step: Step, parents: list[Path], out: Path, context: Context) -> Mapping[str, Json]:
+    from harness.measure.latency import measure
+
+    session = _session(step, parents[0], context)
+    measured = measure(session, parents[0], _data(step), step.component.params, context)
+    write_json(out / MEASUREMENTS, plain(measured))
+    return dict(session.loaded.proof)

@@ -1,0 +1,219 @@
+"""One grid from its configurations to its report: check everything, plan, carry out, record, redraw."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from harness import ledger, records, report
+from harness.components import instantiate, missing
+from harness.environment import Environment, detect
+from harness.errors import UserError
+from harness.launch import Launcher
+from harness.plan import Plan, plan
+from harness.progress import Board, clock
+from harness.store import Store
+from harness.suite import load as load_suite
+from harness.types import Cell, Component, Json, Status, SuiteData, digest, plain
+
+GROUPS = ("model", "adaptation", "quantization", "suite", "engine", "measure")
+FREE_DISK_BYTES = 4 * 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A checked grid: cells, what is chosen for all of them, their data, and where things go."""
+
+    cells: tuple[Cell, ...]
+    choices: Mapping[str, Json]
+    data: Mapping[str, SuiteData]
+    store: Store
+    run: Path
+    workers: int
+    fork_server: bool
+
+
+def component(config: Mapping[str, Any]) -> Component:
+    """A component from its part of the configuration."""
+    params = {k: v for k, v in config.items() if k not in ("_target_", "name")}
+    return Component(str(config["name"]), str(config.get("_target_", "")), params)
+
+
+def _cells(configs: Sequence[Mapping[str, Any]], overrides: Sequence[Sequence[str]]) -> tuple[Cell, ...]:
+    """A cell a configuration; knobs that were swept singly tell cells of the same choices apart."""
+    common = set.intersection(*(set(o) for o in overrides)) if overrides else set()
+    cells = []
+    for config, own in zip(configs, overrides, strict=True):
+        parts = {group: component(config[group]) for group in GROUPS}
+        swept = [o for o in own if o not in common and o.split("=")[0] not in (*GROUPS, "seed")]
+        cells.append(Cell(**parts, seed=int(config["seed"]), variant=",".join(swept)))
+    return tuple({c.id: c for c in cells}.values())
+
+
+def _price(price: Mapping[str, Any], environment: Environment) -> tuple[dict[str, Json], list[str]]:
+    """The price of this hardware. Each entry of `hardware` names a text to be found in the machine's own name."""
+    table = price["hardware"]
+    wanted = price["use"]
+    if wanted != "auto":
+        if wanted not in table:
+            return {}, [f"price.use={wanted!r}: not in the price table; it has {', '.join(table)}"]
+        found = wanted
+    else:
+        matches = [name for name, row in table.items() if row["match"] in environment.hardware]
+        if not matches and environment.device == "cpu":
+            matches = [name for name, row in table.items() if row["match"] == "cpu"]
+        if not matches:
+            return {}, [
+                f"price table {price['name']!r}: no price for {environment.hardware!r}; add it to conf/price/"
+                f"{price['name']}.yaml, or choose one of {', '.join(table)} with price.use=NAME"
+            ]
+        found = matches[0]
+    row = table[found]
+    if not isinstance(row["usd_per_hour"], int | float) or row["usd_per_hour"] <= 0:
+        return {}, [f"price table {price['name']!r}: {found}.usd_per_hour must be a number above 0"]
+    rest = {k: price[k] for k in ("name", "volume_requests", "utilization")}
+    return {**rest, "hardware": found, **{k: v for k, v in row.items() if k != "match"}}, []
+
+
+def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run: Path) -> Grid:
+    """Everything that can be seen to be wrong before a model is loaded. Raises `UserError` with all mistakes."""
+    environment = detect()
+    plains: list[dict[str, Any]] = [OmegaConf.to_container(c, resolve=True) for c in configs]  # type: ignore[misc]
+    cells = _cells(plains, overrides)
+    first = plains[0]
+    mistakes: list[str] = []
+    data: dict[str, SuiteData] = {}
+
+    def attempt(work: Any, *arguments: Any) -> Any:
+        try:
+            return work(*arguments)
+        except UserError as error:
+            mistakes.extend(error.mistakes)
+            return None
+
+    seen: set[str] = set()
+    for cell in cells:
+        key = digest(plain(cell.suite))
+        if key not in seen:
+            seen.add(key)
+            rows = attempt(load_suite, cell.suite)
+            if rows is not None:
+                data[key] = rows
+        for part in (cell.model, cell.adaptation, cell.quantization, cell.engine):
+            if (name := digest(plain(part))) in seen:
+                continue
+            seen.add(name)
+            made = attempt(instantiate, part)
+            if made is not None:
+                mistakes.extend(attempt(missing, part) or [])
+                mistakes.extend(made.mistakes() if hasattr(made, "mistakes") else [])
+    price, faults = _price(first["price"], environment)
+    mistakes.extend(faults)
+    store = Store(Path(first["store"]))
+    attempt(store.prepare)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        if (free := shutil.disk_usage(run).free) < FREE_DISK_BYTES:
+            mistakes.append(f"{run}: {free / 2**30:.1f} GiB free, {FREE_DISK_BYTES / 2**30:.0f} are needed; free some")
+    except OSError as error:
+        mistakes.append(f"output folder {run}: cannot be written ({error.strerror}); set hydra.sweep.dir=DIR")
+    if mistakes:
+        raise UserError(list(dict.fromkeys(mistakes)))
+    runner = first["runner"]
+    choices = {"policy": first["policy"], "price": price, "profile": first["profile"]["name"]}
+    workers = runner["workers"] or (max(1, environment.cpu_count) if environment.device == "cpu" else 2)
+    return Grid(cells, choices, data, store, run, min(workers, 4), bool(runner["fork_server"]))
+
+
+def _expected(store: Store) -> dict[tuple[str, str], float]:
+    """Seconds that steps of a kind took before in this store, for the time left."""
+    seen: dict[tuple[str, str], list[float]] = {}
+    for path in store.root.glob("*/*/manifest.json"):
+        m = json.loads(path.read_text(encoding="utf-8"))
+        seen.setdefault((m["kind"], m["title"].split(" ")[0]), []).append(m["seconds"])
+    return {k: statistics.median(v) for k, v in seen.items()}
+
+
+def carry_out(grid: Grid, console: Console) -> int:
+    """Runs a checked grid and returns the exit code: 0 when every cell is ok or unsupported, 1 when one failed."""
+    environment = detect()
+    made = plan(grid.cells, grid.data, environment)
+    ledger.write_cells(grid.run, [c.id for c in grid.cells])
+    board = Board(made, console, grid.cells[0].suite.params["primary"], _expected(grid.store), lambda: settle())
+    launcher = Launcher(made, grid.store, environment, grid.workers, grid.fork_server, board)
+    board.launcher = launcher
+
+    def settle() -> None:
+        """Writes the record of each cell that has just finished, and draws the report anew."""
+        news = [
+            c
+            for c in made.cells
+            if c.id not in board.records and records.finished(c, made, launcher.done, launcher.failed)
+        ]
+        for cell in news:
+            record = records.assemble(cell, made, grid.store, launcher.failed, environment, grid.choices)
+            if rows := records.rows_of(cell, made, grid.store):
+                ledger.write_rows(grid.run, record, rows)
+            ledger.write_record(grid.run, record)
+            board.cell(record)
+        if news:
+            report.write(grid.run)
+
+    _announce(made, launcher, environment, grid, console)
+    with board:
+        settle()
+        launcher.run()
+        settle()
+    kept = ledger.read_records(grid.run)
+    ledger.export(grid.run, kept)
+    page = report.write(grid.run)
+    _conclude(made, grid, page, console, clock_since=board.start)
+    return 1 if any(r.status is Status.FAILED for r in kept) else 0
+
+
+def _announce(made: Plan, launcher: Launcher, environment: Environment, grid: Grid, console: Console) -> None:
+    computing = f"computing in {environment.dtype}"
+    if environment.device == "cpu" and environment.dtype == "float32":
+        computing += " (this CPU has no fast 16-bit arithmetic)"
+    console.print(
+        f"{len(made.cells)} cells, {len(made.steps)} steps ({len(launcher.done)} already done) on "
+        f"{environment.hardware}, {computing}; profile {grid.choices['profile']}",
+        highlight=False,
+    )
+
+
+def _conclude(made: Plan, grid: Grid, page: Path, console: Console, clock_since: float) -> None:
+    manifests = {key: m for key, step in made.steps.items() if (m := grid.store.manifest(step))}
+    apart = sum(manifests[k]["seconds"] for chain in made.chains.values() for k in chain.values() if k in manifests)
+    once = sum(m["seconds"] for m in manifests.values())
+    console.print()
+    for line in report.three_lines(grid.run):
+        console.print(line, highlight=False, soft_wrap=True)
+    if once:
+        console.print(
+            f"[dim]{clock(time.monotonic() - clock_since)} in all; the steps took {clock(once)} of work, "
+            f"{clock(apart)} had each cell built its own ({apart / once:.1f} times)[/]",
+            highlight=False,
+        )
+    console.print(f"report: {page}", highlight=False, soft_wrap=True)
+
+
+def main(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run: Path) -> int:
+    """A whole grid; the launcher that Hydra calls ends with this exit code."""
+    console = Console()
+    grid = check(configs, overrides, run.absolute())
+    OmegaConf.save(configs[0], grid.run / "config.yaml")
+    try:
+        return carry_out(grid, console)
+    except KeyboardInterrupt:
+        console.print(f"\nstopped; what is done is kept in {grid.store.root}. Run the same command again to go on.")
+        return 130

@@ -1,0 +1,226 @@
+"""Runs a plan's steps on this machine, each in a process of its own, and loses none of what is done.
+
+Ordinary steps share the machine, one thread each (two builds of one thread beat one of two); a latency step has it
+to itself. The first cell goes first and alone until it is timed, so that there is soon something to read; the
+other latencies wait for the end, when nothing else is left to do.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, Protocol
+
+from harness.environment import Environment
+from harness.errors import HarnessError
+from harness.plan import Plan
+from harness.store import Store
+from harness.types import Json, Step, StepKind, plain
+
+CHILD_ENVIRONMENT = {
+    # glibc gives large blocks back to the system and takes them again at each step; keeping them, in huge pages,
+    # made training and AWQ 2 to 4 times faster. Waiting threads that spin would take the other step's core.
+    "cpu": {
+        "OMP_WAIT_POLICY": "PASSIVE", "THP_MEM_ALLOC_ENABLE": "1", "MALLOC_MMAP_MAX_": "0",
+        "MALLOC_TRIM_THRESHOLD_": "8589934592", "MALLOC_ARENA_MAX": "2",
+    },
+    "cuda": {},
+}  # fmt: skip
+QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error", "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false", "GPTQMODEL_CPU_WORKERS": "2",
+    "PYTHONWARNINGS": "ignore:resource_tracker",  # children leave by os._exit, the system frees what they held
+}  # fmt: skip
+
+
+class Watcher(Protocol):
+    """Who hears what happens: the live table, the plain lines, the ledger."""
+
+    def started(self, step: Step) -> None: ...
+    def progressed(self, step: Step, fraction: float, note: str) -> None: ...
+    def ended(self, step: Step, reason: str | None, seconds: float) -> None: ...
+    def waited(self) -> None: ...
+
+
+@dataclass(slots=True)
+class _Running:
+    step: Step
+    process: Any
+    pipe: Connection
+    started: float
+    reason: str | None = field(default=None)
+
+
+def work(pipe: Connection, step: Json, parents: list[Json], store: str, threads: int, log: str) -> None:
+    """A child's whole life: the step's output goes to its log, its progress and its fate through the pipe."""
+    from harness.execute import carry_out, step_from_json
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(sink, 1)
+    os.dup2(sink, 2)
+    try:
+        carry_out(
+            step_from_json(step),
+            [step_from_json(p) for p in parents],
+            Store(Path(store)),
+            lambda fraction, note: pipe.send(("progress", fraction, note)),
+            threads,
+        )
+    except HarnessError as error:
+        pipe.send(("failed", str(error), ""))
+    except BaseException as error:
+        traceback.print_exc()
+        said = str(error).strip().splitlines()
+        pipe.send(("failed", f"{type(error).__name__}: {said[0] if said else 'no message'} (log: {log})", ""))
+    else:
+        pipe.send(("done", 1.0, ""))
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pipe.close()
+        os._exit(0)  # libraries leave threads that would keep a finished child alive
+
+
+def fate(exit_code: int | None) -> str:
+    """What a child's exit without a word means."""
+    if exit_code is not None and exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        return "killed (SIGKILL): out of memory?" if name == "SIGKILL" else f"crashed ({name})"
+    return f"ended without a word (exit code {exit_code})"
+
+
+class Launcher:
+    """Carries out a plan. `workers` ordinary steps at a time; `fork_server` off starts a fresh interpreter a step."""
+
+    def __init__(
+        self, plan: Plan, store: Store, environment: Environment, workers: int, fork_server: bool, watcher: Watcher
+    ) -> None:
+        self.plan = plan
+        self.store = store
+        self.environment = environment
+        self.workers = workers
+        self.watcher = watcher
+        self.failed: dict[str, str] = {}
+        self.done = {key for key, step in plan.steps.items() if store.manifest(step)}
+        self.running: dict[Connection, _Running] = {}
+        self._context: Any = multiprocessing.get_context("forkserver" if fork_server else "spawn")
+        self._fork_server = fork_server
+        self.logs = store.root / "logs"
+
+    def run(self) -> Mapping[str, str]:
+        """Runs every step that is not done; returns why steps failed, by key. `KeyboardInterrupt` stops the
+        children, whose half-built folders vanish, and goes on up."""
+        os.environ.update(
+            {k: os.environ.get(k, v) for k, v in (QUIET | CHILD_ENVIRONMENT[self.environment.device]).items()}
+        )
+        self.logs.mkdir(parents=True, exist_ok=True)
+        if self._fork_server and len(self.done) < len(self.plan.steps):
+            self._context.set_forkserver_preload(["harness.preload"])
+        try:
+            while True:
+                self._fail_orphans()
+                for step in self._startable():
+                    self._start(step)
+                if not self.running:
+                    return self.failed
+                self._listen()
+        finally:
+            for running in self.running.values():
+                running.process.terminate()
+            for running in self.running.values():
+                running.process.join(timeout=10)
+                if running.process.is_alive():
+                    running.process.kill()
+
+    def _waiting(self) -> list[Step]:
+        at_work = {r.step.key for r in self.running.values()}
+        return [
+            s for s in self.plan.steps.values()
+            if s.key not in self.done and s.key not in self.failed and s.key not in at_work
+        ]  # fmt: skip
+
+    def _fail_orphans(self) -> None:
+        for step in self._waiting():
+            lost = next((p for p in step.parents if p in self.failed), None)
+            if lost:
+                self.failed[step.key] = self.failed[lost]
+
+    def _startable(self) -> list[Step]:
+        """The steps to start now, by the rule in the module's docstring."""
+        ready = [s for s in self._waiting() if set(s.parents) <= self.done]
+        busy = list(self.running.values())
+        if any(r.step.exclusive for r in busy):
+            return []
+        first = self._first_untimed()
+        if first:
+            ready = [s for s in ready if s.key in first]
+        shared = sorted((s for s in ready if not s.exclusive), key=self._urgency)
+        alone = [s for s in ready if s.exclusive]
+        if alone and not busy and (first or not shared):
+            return alone[:1]
+        return shared[: self.workers - len(busy)]
+
+    def _urgency(self, step: Step) -> tuple[bool, bool, int]:
+        """The first cell, then training, the most elaborate first (the longest work, and much waits for it), then
+        the grid's order."""
+        order = list(self.plan.steps)
+        first = set(next(iter(self.plan.chains.values())).values())
+        place, trains = order.index(step.key), step.kind is StepKind.ADAPT
+        return step.key not in first, not trains, -place if trains else place
+
+    def _first_untimed(self) -> set[str]:
+        """The keys of the first cell up to its latency, while that is still to come; else nothing."""
+        if not self.plan.chains:
+            return set()
+        keys = set(next(iter(self.plan.chains.values())).values())
+        untimed = [k for k in keys if self.plan.steps[k].exclusive and k not in self.done and k not in self.failed]
+        return {k for k in keys if self.plan.steps[k].kind is not StepKind.QUALITY} if untimed else set()
+
+    def _start(self, step: Step) -> None:
+        ours, theirs = multiprocessing.Pipe(duplex=False)
+        threads = self.environment.cpu_count if step.exclusive else max(1, self.environment.cpu_count // self.workers)
+        parents = [plain(self.plan.steps[p]) for p in step.parents]
+        log = str(self.logs / f"{step.kind}-{step.key}.log")
+        arguments = (theirs, plain(step), parents, str(self.store.root), threads, log)
+        process = self._context.Process(target=work, args=arguments)
+        process.start()
+        theirs.close()
+        self.running[ours] = _Running(step, process, ours, time.monotonic())
+        self.watcher.started(step)
+
+    def _listen(self) -> None:
+        for pipe in wait(list(self.running), timeout=0.5):
+            assert isinstance(pipe, Connection)
+            running = self.running[pipe]
+            try:
+                kind, first, note = pipe.recv()
+            except (EOFError, OSError):
+                self._reap(pipe, running)
+                continue
+            if kind == "progress":
+                self.watcher.progressed(running.step, first, note)
+            elif kind == "failed":
+                running.reason = first
+        self.watcher.waited()
+
+    def _reap(self, pipe: Connection, running: _Running) -> None:
+        running.process.join()
+        del self.running[pipe]
+        pipe.close()
+        key = running.step.key
+        if self.store.manifest(running.step):
+            self.done.add(key)
+            reason = None
+        else:
+            reason = running.reason or fate(running.process.exitcode)
+            self.failed[key] = f"{running.step.kind}: {reason}"
+        self.watcher.ended(running.step, reason, time.monotonic() - running.started)

@@ -1,0 +1,117 @@
+"""Loads any artifact of the store for inference, and proves what was loaded.
+
+transformers dispatches on the checkpoint's own `quantization_config`: bitsandbytes, torchao, and gptqmodel for
+GPTQ and AWQ (checkpoints that auto-gptq and autoawq wrote load the same way).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import BrokenArtifact
+from harness.types import Context, Json
+
+BENIGN_MISSING = ("input_perm",)  # a buffer that gptqmodel's Machete kernel makes itself
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model ready for inference, its tokenizer, and the proof: the classes that do the linear algebra."""
+
+    model: Any
+    tokenizer: Any
+    proof: dict[str, Json]
+
+
+def linear_classes(model: Any) -> dict[str, int]:
+    """How many modules of each linear class a model has; a torchao weight is named with its tensor class, since
+    torchao swaps the weight and leaves the module a `Linear`."""
+    import torch
+
+    counts: Counter[str] = Counter()
+    for module in model.modules():
+        name = type(module).__name__
+        if "Linear" not in name:
+            continue
+        weight = getattr(module, "weight", None)
+        plain = weight is None or type(weight) in (torch.Tensor, torch.nn.Parameter) or name != "Linear"
+        counts[name if plain else f"{name}[{type(weight).__name__}]"] += 1
+    return dict(counts)
+
+
+def weight_bytes(model: Any) -> int:
+    """Bytes that the parameters and buffers hold in memory, shared ones counted once."""
+    from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+    def leaves(tensor: Any) -> list[Any]:
+        if not is_traceable_wrapper_subclass(tensor):
+            return [tensor]
+        names, _ = tensor.__tensor_flatten__()
+        return [leaf for name in names for leaf in leaves(getattr(tensor, name))]
+
+    seen: dict[int, int] = {}
+    for tensor in [*model.parameters(), *model.buffers()]:
+        extra = [tensor.CB, tensor.SCB] if getattr(tensor, "CB", None) is not None else []
+        for leaf in [*leaves(tensor), *extra]:
+            if leaf is not None:
+                storage = leaf.untyped_storage()
+                seen[storage.data_ptr()] = storage.nbytes()
+    return sum(seen.values())
+
+
+def torch_dtype(name: str) -> Any:
+    """`float16` -> `torch.float16`."""
+    import torch
+
+    return getattr(torch, name)
+
+
+def _kernel(folder: Path, name: str) -> Any:
+    """The loading options that choose the 4-bit kernel of a GPTQ or AWQ checkpoint; None for any other."""
+    from transformers import AwqConfig, GPTQConfig
+
+    found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("quantization_config") or {}
+    if found.get("quant_method") == "gptq":
+        return GPTQConfig(bits=found["bits"], backend=f"gptq_{name}")
+    if found.get("quant_method") == "awq":
+        return AwqConfig(bits=found["bits"], backend={"triton": "gemm_triton"}.get(name, name))
+    return None
+
+
+def load(folder: Path, context: Context, int4_kernel: str = "auto") -> Loaded:
+    """Loads a model directory on the context's device, in the dtype it computes in. `int4_kernel` is gptqmodel's
+    kernel for GPTQ and AWQ on a GPU (`triton`, `marlin`, ...); `auto` is triton there, since what gptqmodel would
+    choose compiles for minutes or downloads at its first use. A CPU has one kernel, which is taken.
+
+    Raises `BrokenArtifact` for missing, unexpected or mismatched keys.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from harness.quantize.int8_kernels import use_fast_cpu_kernel
+
+    if context.device == "cpu":
+        use_fast_cpu_kernel()
+    options: dict[str, Any] = {}
+    if context.device == "cuda":
+        kernel = _kernel(folder, "triton" if int4_kernel == "auto" else int4_kernel)
+        options = {"device_map": {"": 0}} | ({"quantization_config": kernel} if kernel else {})
+    model, info = AutoModelForCausalLM.from_pretrained(
+        str(folder),
+        dtype=torch_dtype(context.dtype),
+        output_loading_info=True,
+        **options,
+    )
+    faults = {
+        kind: sorted(str(k) for k in info.get(kind, ()) if not str(k).endswith(BENIGN_MISSING))
+        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
+    }
+    if any(faults.values()):
+        told = "; ".join(f"{kind}: {', '.join(keys[:3])} ({len(keys)})" for kind, keys in faults.items() if keys)
+        raise BrokenArtifact(f"the checkpoint does not fit its model: {told}")
+    model.eval()
+    proof = {"linear_classes": linear_classes(model), "weights_bytes": weight_bytes(model), "dtype": context.dtype}
+    return Loaded(model, AutoTokenizer.from_pretrained(str(folder)), proof)

@@ -1,0 +1,77 @@
+"""Latency, throughput and memory of one artifact on a machine that does nothing else meanwhile."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from harness.engine.eager import EagerSession
+from harness.prompt import load_prompter, render
+from harness.statistics import bootstrap_quantile
+from harness.types import Context, Measurement, SuiteData
+
+
+def _quantiles(name: str, samples: list[float]) -> list[Measurement]:
+    """p50 and p95 with bootstrap intervals; p99 is never printed of a few hundred samples."""
+    import numpy
+
+    return [
+        Measurement(
+            f"{name}/p{q:.0f}", float(numpy.quantile(samples, q / 100)), "ms", "lower", len(samples),
+            bootstrap_quantile(samples, q / 100), tuple(round(s, 3) for s in samples) if q == 50 else (),
+        )
+        for q in (50, 95)
+    ]  # fmt: skip
+
+
+def peak_rss_bytes() -> int:
+    """The highest resident memory of this process so far: weights, cache, Python and its libraries together."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def measure(
+    session: EagerSession, folder: Path, data: SuiteData, knobs: Mapping[str, Any], context: Context
+) -> list[Measurement]:
+    """Times `requests` single prompts of `output_tokens` tokens each after `warmup` ones, then one batch of
+    `batch_size` prompts: the reading of all prompts, and `batch_tokens` - 1 decode steps, whose mean gives the
+    throughput. The prompts are evaluation messages under the artifact's own recipe."""
+    prompter = load_prompter(folder)
+    rows = [data.evaluation[i % len(data.evaluation)] for i in range(max(knobs["requests"], knobs["batch_size"]))]
+    prompts = [render(session.tokenizer, prompter(r[data.message_field])) for r in rows]
+    for prompt in prompts[: knobs["warmup"]]:
+        session.time_tokens(prompt, knobs["output_tokens"])
+    first, between, whole = [], [], []
+    for done, prompt in enumerate(prompts[: knobs["requests"]]):
+        context.progress(done / (knobs["requests"] + 1), f"request {done + 1} of {knobs['requests']}")
+        times = [1e3 * t for t in session.time_tokens(prompt, knobs["output_tokens"])]
+        first.append(times[0])
+        between += [b - a for a, b in pairwise(times)]
+        whole.append(times[-1])
+    batch, tokens = prompts[: knobs["batch_size"]], knobs["batch_tokens"]
+    context.progress(0.9, f"batch of {len(batch)}")
+    prefill, *steps = session.time_batch(batch, tokens)
+    step = sum(steps) / len(steps)
+    measured = [
+        *_quantiles("ttft_ms", first),
+        *_quantiles("itl_ms", between),
+        *_quantiles("e2e_ms", whole),
+        Measurement("throughput_tokens_per_s", len(batch) / step, "tok/s", "higher", len(steps), None, tuple(steps)),
+        Measurement("batch_prefill_ms", 1e3 * prefill, "ms", "lower", len(batch)),
+        Measurement("batch_step_ms", 1e3 * step, "ms", "lower", len(steps)),
+        Measurement("weights_bytes", float(session.loaded.proof["weights_bytes"]), "bytes", "lower", 1),
+    ]
+    return measured + _memory(context)
+
+
+def _memory(context: Context) -> list[Measurement]:
+    if context.device != "cuda":
+        return [Measurement("memory_bytes/peak_rss", float(peak_rss_bytes()), "bytes", "lower", 1)]
+    import torch
+
+    return [
+        Measurement("memory_bytes/cuda_peak_allocated", float(torch.cuda.max_memory_allocated()), "bytes", "lower", 1),
+        Measurement("memory_bytes/cuda_peak_reserved", float(torch.cuda.max_memory_reserved()), "bytes", "lower", 1),
+    ]

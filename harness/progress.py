@@ -1,0 +1,158 @@
+"""Tells people how far a grid is: a live table on a terminal, plain lines in a pipe."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from harness.launch import Launcher
+from harness.plan import Plan
+from harness.types import Cell, Measurement, RunRecord, Status, Step
+
+STATE_STYLE = {"ok": "green", "failed": "bold red", "unsupported": "yellow", "working": "cyan", "waiting": "dim"}
+
+
+def clock(seconds: float) -> str:
+    """`3:07` or `1:02:09`."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _number(found: Measurement | None) -> str:
+    if found is None:
+        return ""
+    return {"share": f"{found.value:.0%}", "ms": f"{found.value:,.0f} ms"}.get(found.unit, f"{found.value:.1f}")
+
+
+class Board:
+    """Hears of steps and cells; shows them. `expected` maps (kind, component) to seconds seen in earlier builds."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        console: Console,
+        primary: str,
+        expected: Mapping[tuple[str, str], float],
+        on_step: Callable[[], None],
+    ) -> None:
+        self.plan = plan
+        self.console = console
+        self.primary = primary
+        self.expected = dict(expected)
+        self.on_step = on_step
+        self.launcher: Launcher | None = None
+        self.records: dict[str, RunRecord] = {}
+        self.at_work: dict[str, tuple[float, str, float]] = {}
+        self.start = time.monotonic()
+        self._live = (
+            Live(console=console, get_renderable=self.render, refresh_per_second=2) if console.is_terminal else None
+        )
+        self._told: dict[str, int] = {}
+
+    def __enter__(self) -> Board:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def _clock(self) -> str:
+        return clock(time.monotonic() - self.start)
+
+    def say(self, line: str) -> None:
+        """A line with the time since the start, above the table or into the pipe."""
+        self.console.print(f"[dim]{self._clock():>7}[/]  {line}", highlight=False, soft_wrap=True)
+
+    def started(self, step: Step) -> None:
+        self.at_work[step.key] = (0.0, "", time.monotonic())
+        if not self._live:
+            self.say(f"start   {step.kind:<8} {step.title}")
+
+    def progressed(self, step: Step, fraction: float, note: str) -> None:
+        _, _, since = self.at_work[step.key]
+        self.at_work[step.key] = (fraction, note, since)
+        quarter = int(4 * fraction)
+        if not self._live and quarter > self._told.get(step.key, 0):
+            self._told[step.key] = quarter
+            self.say(f"{fraction:>5.0%}   {step.kind:<8} {step.title}  {note}")
+
+    def ended(self, step: Step, reason: str | None, seconds: float) -> None:
+        self.at_work.pop(step.key, None)
+        if reason:
+            self.say(f"[red]failed[/]  {step.kind:<8} {step.title}: {reason}")
+        else:
+            self.expected[(step.kind, step.component.name)] = seconds
+            if not self._live:
+                self.say(f"done    {step.kind:<8} {step.title}  {seconds:.1f} s{self._left()}")
+        self.on_step()
+
+    def waited(self) -> None:
+        """Nothing to do: rich redraws by itself."""
+
+    def cell(self, record: RunRecord) -> None:
+        """A cell has its record."""
+        self.records[record.id] = record
+        if not self._live:
+            numbers = "  ".join(f"{name} {text}" for name, text in self._numbers(record) if text)
+            why = f"  {record.reason}" if record.reason else ""
+            self.say(f"[bold]cell[/]    {record.status:<8} {record.id}  {numbers}{why}")
+
+    def _numbers(self, record: RunRecord) -> list[tuple[str, str]]:
+        """What a line shows of a cell: name and text, the text empty where it was not measured."""
+        shown = [(self.primary, f"quality/{self.primary}"), ("p95", "e2e_ms/p95"), ("tok/s", "throughput_tokens_per_s")]
+        return [(name, _number(record.value(metric))) for name, metric in shown]
+
+    def _left(self) -> str:
+        if self.launcher is None:
+            return ""
+        todo = [
+            s for s in self.plan.steps.values() if s.key not in self.launcher.done and s.key not in self.launcher.failed
+        ]
+        known = [self._guess(s) for s in todo]
+        if not todo or any(k is None for k in known):
+            return "" if not todo else f"  ({len(todo)} steps left)"
+        alone = sum(k or 0.0 for s, k in zip(todo, known, strict=True) if s.exclusive)
+        shared = sum(k or 0.0 for s, k in zip(todo, known, strict=True) if not s.exclusive)
+        spent = sum(time.monotonic() - since for _, _, since in self.at_work.values())
+        return f"  (about {clock(max(0.0, alone + (shared - spent) / self.launcher.workers))} left)"
+
+    def _guess(self, step: Step) -> float | None:
+        own = self.expected.get((step.kind, step.component.name))
+        same = [v for (kind, _), v in self.expected.items() if kind == step.kind]
+        return own if own is not None else statistics.median(same) if same else None
+
+    def render(self) -> Table:
+        """The live table."""
+        table = Table(
+            title=f"{len(self.records)} of {len(self.plan.cells)} cells · {self._clock()}{self._left()}",
+            expand=True,
+        )
+        for name in ("cell", "state", "step at work", self.primary, "p95", "tok/s"):
+            table.add_column(name, no_wrap=True)
+        for cell in self.plan.cells:
+            table.add_row(*self._row(cell))
+        return table
+
+    def _row(self, cell: Cell) -> Sequence[str]:
+        record = self.records.get(cell.id)
+        name = f"{cell.adaptation.name} · {cell.quantization.name}"
+        if record:
+            why = record.reason[:60] if record.status is not Status.OK else ""
+            state = f"[{STATE_STYLE[record.status]}]{record.status}[/]"
+            return [name, state, why, *(text for _, text in self._numbers(record))]
+        keys = self.plan.chains.get(cell.id, {})
+        for kind, key in keys.items():
+            if key in self.at_work:
+                fraction, note, since = self.at_work[key]
+                bar = "━" * round(8 * fraction) + "─" * (8 - round(8 * fraction))
+                return [name, "[cyan]working[/]", f"{kind} {bar} {note} {clock(time.monotonic() - since)}", "", "", ""]
+        done = sum(1 for key in keys.values() if self.launcher and key in self.launcher.done)
+        return [name, "[dim]waiting[/]", f"[dim]{done} of {len(keys)} steps done[/]" if done else "", "", "", ""]

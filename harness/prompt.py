@@ -1,0 +1,101 @@
+"""The prompt recipe of an artifact: `prompt.json` beside the weights turns a message into chat messages.
+
+The recipe travels with the model through quantization, so a cell is evaluated, timed and deployed with the
+very prompt it was built for: system text, worked examples, and articles retrieved for the message.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.retrieval import Retriever, retriever
+from harness.store import write_json
+from harness.types import Article, Json, SuiteData, plain
+
+RECIPE = "prompt.json"
+IGNORED = -100  # the label that PyTorch's cross-entropy passes over
+
+ChatMessage = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """`examples` are (message, reply) pairs; `method` is `none`, `bm25`, `dense` or `hybrid`."""
+
+    system: str
+    examples: tuple[tuple[str, str], ...]
+    articles: tuple[Article, ...]
+    method: str
+    top_k: int
+
+    def save(self, folder: Path) -> None:
+        """Writes `prompt.json` into a model directory."""
+        write_json(folder / RECIPE, plain(self))
+
+
+class Prompter:
+    """A recipe with its retriever built: messages in, chat messages out."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self._retriever: Retriever | None = (
+            retriever(recipe.method, recipe.articles) if recipe.method != "none" and recipe.articles else None
+        )
+
+    def _user(self, message: str, articles: Sequence[Article]) -> str:
+        if not articles:
+            return message
+        facts = "\n".join(f"{a.title}: {a.text}" for a in articles)
+        return f"Facts:\n{facts}\n\nEmail:\n{message}"
+
+    def __call__(self, message: str) -> list[ChatMessage]:
+        """Chat messages for one customer message: system, worked examples, then the message with its facts."""
+        chat: list[ChatMessage] = [{"role": "system", "content": self.recipe.system}]
+        for asked, answered in self.recipe.examples:
+            chat += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+        found = self._retriever(message, self.recipe.top_k) if self._retriever else ()
+        return [*chat, {"role": "user", "content": self._user(message, found)}]
+
+
+def load_prompter(folder: Path) -> Prompter:
+    """The prompter of a model directory. Raises `FileNotFoundError` where no recipe stands beside the weights."""
+    raw: dict[str, Any] = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
+    articles = tuple(Article(**a) for a in raw.pop("articles"))
+    examples = tuple((a, b) for a, b in raw.pop("examples"))
+    return Prompter(Recipe(articles=articles, examples=examples, **raw))
+
+
+def render(tokenizer: Any, chat: Sequence[ChatMessage], *, reply: str | None = None) -> str:
+    """Chat messages as the text the model reads, through its own chat template; with `reply`, that turn is closed
+    too. A tokenizer without a template gets plain paragraphs, which is what base models expect."""
+    if getattr(tokenizer, "chat_template", None) is None:
+        text = "\n\n".join(m["content"] for m in chat) + "\n\n"
+        return text if reply is None else text + reply + (tokenizer.eos_token or "")
+    if reply is None:
+        return str(tokenizer.apply_chat_template(list(chat), tokenize=False, add_generation_prompt=True))
+    return str(tokenizer.apply_chat_template([*chat, {"role": "assistant", "content": reply}], tokenize=False))
+
+
+def short_chat(data: SuiteData, row: Mapping[str, Any]) -> list[ChatMessage]:
+    """A row as chat without examples or retrieval: what calibration and comparison with a parent use for every
+    adaptation alike. The suite's own text in the model's own template, and no long prefix to slow them down."""
+    return [{"role": "system", "content": data.system}, {"role": "user", "content": row[data.message_field]}]
+
+
+def encode(tokenizer: Any, chat: Sequence[ChatMessage], reply: str) -> dict[str, list[int]]:
+    """Token ids of prompt and reply, with labels on the reply and its end-of-turn token alone."""
+    prompt = render(tokenizer, chat)
+    whole = render(tokenizer, chat, reply=reply).rstrip("\n")
+    completion = whole[len(prompt) :] if whole.startswith(prompt) else reply + tokenizer.eos_token
+    asked = list(tokenizer(prompt, add_special_tokens=False).input_ids)
+    answered = list(tokenizer(completion, add_special_tokens=False).input_ids)
+    return {"input_ids": asked + answered, "labels": [IGNORED] * len(asked) + answered}
+
+
+def describe(recipe: Recipe) -> Json:
+    """What a manifest says of a recipe."""
+    return {"examples": len(recipe.examples), "retrieval": recipe.method, "top_k": recipe.top_k}

@@ -1,0 +1,36 @@
+"""Dynamic INT8 by torchao: int8 weights, activations quantized to int8 a token at a time, at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from harness.quantize.proof import replaced
+from harness.types import Context, Json
+
+
+@dataclass(frozen=True, slots=True)
+class Dynamic:
+    """Per-channel weights and per-token activations, symmetric. No calibration. (torch's older
+    `quantize_dynamic` scales activations a tensor at a time, which wrecks small models: see DECISIONS.md.)"""
+
+    VERSION: ClassVar[int] = 1
+    LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "torchao")
+    REQUIRES: ClassVar[tuple[str, ...]] = ("torchao",)
+
+    def __call__(self, model: Path, calibration: Sequence[str], out: Path, context: Context) -> Mapping[str, Json]:
+        from torchao.quantization import Int8DynamicActivationInt8WeightConfig
+        from transformers import AutoModelForCausalLM, TorchAoConfig
+
+        from harness.loading import torch_dtype
+
+        loaded = AutoModelForCausalLM.from_pretrained(
+            str(model),
+            dtype=torch_dtype(context.dtype),
+            quantization_config=TorchAoConfig(Int8DynamicActivationInt8WeightConfig()),
+            device_map={"": 0} if context.device == "cuda" else None,
+        )
+        loaded.save_pretrained(str(out))
+        return replaced(loaded, "Linear[")

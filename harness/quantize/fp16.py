@@ -1,0 +1,42 @@
+"""16-bit weights: the reference of the grid, and what most teams serve today."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from harness.models.hub import link_tree
+from harness.types import Context, Json
+
+
+@dataclass(frozen=True, slots=True)
+class Sixteen:
+    """Stores the weights in `dtype` (`float16` or `bfloat16`, or `float32` to change nothing). A CPU without fast
+    16-bit arithmetic loads them into float32 to compute; the record names both. A checkpoint that came quantized
+    (by auto-gptq or autoawq, say) is passed on as it is."""
+
+    dtype: str = "float16"
+
+    VERSION: ClassVar[int] = 1
+    LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers")
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float16", "bfloat16", "float32"):
+            raise ValueError(f"dtype {self.dtype!r}: choose float16, bfloat16 or float32")
+
+    def __call__(self, model: Path, calibration: Sequence[str], out: Path, context: Context) -> Mapping[str, Json]:
+        config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+        if config.get("quantization_config"):
+            link_tree(model, out)
+            method = config["quantization_config"].get("quant_method")
+            return {"stored_dtype": f"as it came ({method})", "replaced_modules": None}
+        from transformers import AutoModelForCausalLM
+
+        from harness.loading import torch_dtype
+
+        loaded = AutoModelForCausalLM.from_pretrained(str(model), dtype=torch_dtype(self.dtype))
+        loaded.save_pretrained(str(out))
+        return {"stored_dtype": self.dtype, "replaced_modules": 0}

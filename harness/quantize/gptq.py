@@ -1,0 +1,42 @@
+"""GPTQ (Frantar et al., arXiv 2210.17323) by gptqmodel: weights of 4 bits, error-corrected column by column."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from harness.errors import UserError
+from harness.quantize import gptqmodel_runs
+from harness.types import Context, Json
+
+
+@dataclass(frozen=True, slots=True)
+class Gptq:
+    """`group_size` weights share a scale; `desc_act` orders columns by activation size (slower to serve);
+    `calibration_rows` training rows show the layers what they will see."""
+
+    bits: int = 4
+    group_size: int = 64
+    desc_act: bool = False
+    calibration_rows: int = 16
+
+    VERSION: ClassVar[int] = 1
+    LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "gptqmodel")
+    REQUIRES: ClassVar[tuple[str, ...]] = ("gptqmodel", "optimum")
+
+    def __call__(self, model: Path, calibration: Sequence[str], out: Path, context: Context) -> Mapping[str, Json]:
+        if fault := gptqmodel_runs.bad_shape(model, self.group_size):
+            raise UserError(fault)
+        gptqmodel_runs.prepare()
+        from gptqmodel import QuantizeConfig
+
+        config = QuantizeConfig(
+            bits=self.bits, group_size=self.group_size, desc_act=self.desc_act, sym=True, offload_to_disk=False,
+            device="cuda:0" if context.device == "cuda" else "cpu",
+        )  # fmt: skip
+        rows = calibration[: self.calibration_rows]
+        return {"bits": self.bits, "group_size": self.group_size} | gptqmodel_runs.quantize(
+            model, config, rows, out, context
+        )

