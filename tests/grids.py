@@ -1,0 +1,35 @@
+"""Runs the command line as a user does, on a tiny random model."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+TINY = (
+    "model=dummy_tiny", "model.score_quality=true", "profile=quick", "profile.train_rows=20", "profile.eval_rows=6",
+    "profile.calibration_rows=2", "profile.requests=2", "profile.output_tokens=4", "profile.batch_size=2",
+    "profile.batch_tokens=4", "suite.max_new_tokens=12",
+)  # fmt: skip
+
+
+def harness(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`python -m harness ARGUMENTS` in a folder of its own, with plain output wide enough not to wrap."""
+    environment = {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "harness", *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900, check=False)
+
+
+def run_folder(done: subprocess.CompletedProcess[str]) -> Path:
+    """The run folder that the last line of output names."""
+    found = re.search(r"^report: (.+)/report\.html$", done.stdout, re.MULTILINE)
+    assert found, done.stdout + done.stderr
+    return Path(found.group(1))
+
+
+def builds(cwd: Path) -> set[str]:
+    """The builds in the store: kind/key."""
+    return {f"{m.parent.parent.name}/{m.parent.name}" for m in (cwd / ".harness/store").glob("*/*/manifest.json")}

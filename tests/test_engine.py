@@ -1,0 +1,100 @@
+"""The engine gives the tokens that one prompt at a time gives, however it batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
+
+from harness.engine.eager import Eager, EagerSession, shared_prefix
+from harness.types import Context
+
+CONTEXT = Context("cpu", "float32", 0, lambda fraction, note: None)
+PREFIX = "a long instruction that every prompt begins with: "
+PROMPTS = [PREFIX + p for p in ("one", "another thing", "why", "the third and longest of all of them")]
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer made on the spot; id 0 ends a text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = Tokenizer(models.BPE({"<eos>": 0, **{c: i + 1 for i, c in enumerate(alphabet)}}, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<eos>", pad_token="<eos>")
+
+
+def shape(config: type[LlamaConfig] | type[MistralConfig], **rest: object) -> LlamaConfig | MistralConfig:
+    return config(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=257, eos_token_id=0, pad_token_id=0, bos_token_id=None, **rest,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(3)
+    out = tmp_path_factory.mktemp("model")
+    LlamaForCausalLM(shape(LlamaConfig, initializer_range=0.3)).save_pretrained(out)
+    tokenizer().save_pretrained(out)
+    return out
+
+
+def start(folder: Path, **knobs: int | float) -> EagerSession:
+    return Eager(**knobs).start(folder, CONTEXT)
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> list[str]:
+    """Each prompt by itself, nothing shared: the reference."""
+    session = start(folder, batch_size=1, min_prefix=0)
+    return [session.generate([p], 24)[0].text for p in PROMPTS]
+
+
+@pytest.mark.parametrize(
+    "knobs", [{}, {"batch_size": 2}, {"min_prefix": 0}, {"batch_size": 3, "compact_below": 1.01}, {"min_prefix": 1000}]
+)
+def test_batches_change_nothing(folder: Path, alone: list[str], knobs: dict[str, int | float]) -> None:
+    assert len(set(alone)) > 1, "the reference says the same to all, so this test would see nothing"
+    assert [c.text for c in start(folder, **knobs).generate(PROMPTS, 24)] == alone
+
+
+def test_the_prefix_is_shared_where_attention_allows(folder: Path, tmp_path: Path) -> None:
+    assert start(folder).shares_prefix
+    torch.manual_seed(3)
+    MistralForCausalLM(shape(MistralConfig, sliding_window=8)).save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    sliding = start(tmp_path)
+    assert not sliding.shares_prefix
+    single = Eager(batch_size=1, min_prefix=0).start(tmp_path, CONTEXT)
+    reference = [single.generate([p], 12)[0].text for p in PROMPTS]
+    assert [c.text for c in sliding.generate(PROMPTS, 12)] == reference
+
+
+def test_rows_end_at_the_stop_token_and_others_go_on(folder: Path, alone: list[str]) -> None:
+    session = start(folder, compact_below=1.01)
+    tokens = [session.encode(t) for t in alone]
+    stop = next(t for t in tokens[0][1:] if t not in tokens[0][:1])
+    session.stops = {stop}
+    made = session.generate(PROMPTS, 24)
+    for completion, whole in zip(made, tokens, strict=True):
+        expected = whole[: whole.index(stop)] if stop in whole else whole
+        assert completion.tokens == len(expected)
+        assert completion.finished == (stop in whole)
+
+
+def test_shared_prefix_leaves_each_prompt_a_token() -> None:
+    assert shared_prefix([[1, 2, 3], [1, 2, 4]]) == 2
+    assert shared_prefix([[1, 2], [1, 2]]) == 1
+    assert shared_prefix([[1], [2]]) == 0
+
+
+def test_times_are_one_a_token_and_grow(folder: Path) -> None:
+    session = start(folder)
+    times = session.time_tokens(PROMPTS[0], 5)
+    assert len(times) == 5
+    assert times == sorted(times)
+    assert len(session.time_batch(PROMPTS, 6)) == 6

@@ -1,0 +1,176 @@
+"""The whole grid through the command line, on a tiny random model: every method really runs, here too."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from harness import ledger
+from harness.types import RunRecord, Status
+from tests.grids import ROOT, TINY, builds, harness, run_folder
+
+ADAPTATIONS = ("prompt_rag", "lora", "full_ft")
+QUANTIZATIONS = ("fp16", "int8", "gptq", "awq", "dynamic")
+METRICS = (
+    "quality/good", "ttft_ms/p95", "itl_ms/p50", "e2e_ms/p95", "throughput_tokens_per_s", "memory_bytes/peak_rss",
+    "disk_bytes", "build_seconds", "cost_usd_per_1000", "fidelity/token_agreement", "fidelity/perplexity_ratio",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A folder where the 3 × 5 grid has run, and its run folder."""
+    cwd = tmp_path_factory.mktemp("grid")
+    done = harness(cwd, "+sweep=support_tone", *TINY)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return cwd, run_folder(done)
+
+
+@pytest.fixture(scope="module")
+def records(grid: tuple[Path, Path]) -> dict[tuple[str, str], RunRecord]:
+    return {(r.adaptation, r.quantization): r for r in ledger.read_records(grid[1])}
+
+
+def test_every_cell_is_ok_and_in_the_grids_order(grid: tuple[Path, Path]) -> None:
+    kept = ledger.read_records(grid[1])
+    assert [(r.adaptation, r.quantization) for r in kept] == [(a, q) for a in ADAPTATIONS for q in QUANTIZATIONS]
+    assert {r.status for r in kept} == {Status.OK}
+
+
+def test_shared_builds_happen_once(grid: tuple[Path, Path]) -> None:
+    kinds = [b.split("/")[0] for b in builds(grid[0])]
+    assert {k: kinds.count(k) for k in set(kinds)} == {
+        "base": 1, "adapt": 3, "quantize": 15, "quality": 15, "latency": 15,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_cell_measures(records: dict[tuple[str, str], RunRecord], metric: str) -> None:
+    lacking = [r.id for r in records.values() if r.value(metric) is None]
+    assert not lacking
+
+
+def test_rates_and_percentiles_carry_intervals(records: dict[tuple[str, str], RunRecord]) -> None:
+    for record in records.values():
+        for metric in ("quality/good", "ttft_ms/p50", "e2e_ms/p95"):
+            found = record.value(metric)
+            assert found
+            assert found.interval
+            assert found.interval.low <= found.value <= found.interval.high
+
+
+@pytest.mark.parametrize(
+    ("quantization", "kind"),
+    [("int8", "Linear8bitLt"), ("gptq", "TorchAten"), ("awq", "Awq"), ("dynamic", "Linear[Int8Tensor]")],
+)
+def test_quantization_took(records: dict[tuple[str, str], RunRecord], quantization: str, kind: str) -> None:
+    for adaptation in ADAPTATIONS:
+        record = records[adaptation, quantization]
+        ran = record.steps["quality"]["facts"]["linear_classes"]
+        assert sum(n for name, n in ran.items() if kind in name) == 14, ran  # 2 layers of 7 linears
+        plain = records[adaptation, "fp16"].steps["quality"]["facts"]
+        assert record.steps["quality"]["facts"]["weights_bytes"] < plain["weights_bytes"]
+
+
+def test_unquantized_cells_are_their_parents(records: dict[tuple[str, str], RunRecord]) -> None:
+    for adaptation in ADAPTATIONS:
+        found = records[adaptation, "fp16"].value("fidelity/perplexity_ratio")
+        assert found
+        assert found.value == pytest.approx(1, abs=0.01)
+
+
+def test_training_is_recorded(grid: tuple[Path, Path], records: dict[tuple[str, str], RunRecord]) -> None:
+    for adaptation in ("lora", "full_ft"):
+        facts = records[adaptation, "fp16"].steps["adapt"]["facts"]
+        losses = [p["loss"] for p in facts["loss_curve"] if "loss" in p]
+        assert losses
+        assert any("eval_loss" in p for p in facts["loss_curve"])
+        assert facts["validation_rows"] > 0
+    lora, full = (records[a, "fp16"].steps["adapt"]["facts"]["trained_parameters"] for a in ("lora", "full_ft"))
+    assert 0 < lora < full
+    key = records["lora", "gptq"].steps["quantize"]["key"]
+    assert (grid[0] / ".harness/store/quantize" / key / "adapter/adapter_model.safetensors").is_file()
+
+
+def test_rows_stand_beside_the_records(grid: tuple[Path, Path], records: dict[tuple[str, str], RunRecord]) -> None:
+    reference = ledger.read_rows(grid[1], records["prompt_rag", "fp16"])
+    assert len(reference) == 6
+    for record in records.values():
+        rows = ledger.read_rows(grid[1], record)
+        assert [r["id"] for r in rows] == [r["id"] for r in reference]
+        assert all(set(r["scores"]) >= {"good", "style", "facts"} for r in rows)
+
+
+def test_the_table_holds_all(grid: tuple[Path, Path]) -> None:
+    table, tidy = pd.read_csv(grid[1] / "table.csv"), pd.read_parquet(grid[1] / "table.parquet")
+    assert len(table) == len(tidy)
+    assert tidy["quantization"].nunique() == 5
+    assert (grid[1] / "config.yaml").is_file()
+    assert "dummy_tiny" in (grid[1] / "report.html").read_text(encoding="utf-8")
+
+
+def test_again_does_nothing_again(grid: tuple[Path, Path]) -> None:
+    before = builds(grid[0])
+    done = harness(grid[0], "+sweep=support_tone", *TINY)
+    assert done.returncode == 0
+    assert "49 steps (49 already done)" in done.stdout
+    assert builds(grid[0]) == before
+    assert [r.status for r in ledger.read_records(run_folder(done))] == [Status.OK] * 15
+
+
+def test_a_changed_knob_redoes_what_depends_on_it(grid: tuple[Path, Path]) -> None:
+    before = builds(grid[0])
+    narrowed = ("adaptation=prompt_rag", "quantization=int8", "quantization.threshold=0")
+    done = harness(grid[0], "+sweep=support_tone", *TINY, *narrowed)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sorted(b.split("/")[0] for b in builds(grid[0]) - before) == ["latency", "quality", "quantize"]
+
+
+def test_what_goes_wrong_is_a_record_and_the_rest_goes_on(grid: tuple[Path, Path]) -> None:
+    done = harness(
+        grid[0], f"--config-dir={ROOT / 'tests/conf'}", *TINY, "adaptation=prompt_rag",
+        "quantization=dies,raises,garbage,cannot,fp16",
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
+    run = run_folder(done)
+    found = {r.quantization: r for r in ledger.read_records(run)}
+    assert {q: str(r.status) for q, r in found.items()} == {
+        "dies": "failed", "raises": "failed", "garbage": "failed", "cannot": "unsupported", "fp16": "ok",
+    }  # fmt: skip
+    assert "out of memory" in found["dies"].reason
+    assert "ZeroDivisionError: a bug in a quantizer" in found["raises"].reason
+    assert "broken against its parent" in found["garbage"].reason
+    assert found["cannot"].reason == "needs a device of the future"
+    assert not list((grid[0] / ".harness/store/tmp").iterdir()), "half-built folders were left"
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "a bug in a quantizer" in page
+
+
+def test_random_weights_have_no_quality(grid: tuple[Path, Path]) -> None:
+    knobs = [k for k in TINY if "score_quality" not in k]
+    done = harness(grid[0], *knobs)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (record,) = ledger.read_records(run_folder(done))
+    assert not [m for m in record.measurements if m.metric.startswith("quality/")]
+    assert "random weights" in record.not_measured["quality"]
+    assert record.value("e2e_ms/p95")
+
+
+def test_earlier_checkpoints_enter_as_they_are(
+    grid: tuple[Path, Path], records: dict[tuple[str, str], RunRecord]
+) -> None:
+    """A GPTQ checkpoint in a folder, as auto-gptq wrote them, is a cell of its own."""
+    made = grid[0] / ".harness/store/quantize" / records["prompt_rag", "gptq"].steps["quantize"]["key"]
+    knobs = [k for k in TINY if not k.startswith("model")]
+    done = harness(grid[0], "model=hf", f"model.id={made}", "quantization=as_is", *knobs)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (record,) = ledger.read_records(run_folder(done))
+    assert any("TorchAten" in name for name in record.steps["latency"]["facts"]["linear_classes"])
+
+
+def test_records_are_json_of_their_schema(grid: tuple[Path, Path]) -> None:
+    for path in (grid[1] / "records").glob("*.json"):
+        assert json.loads(path.read_text(encoding="utf-8"))["schema"] == 1

@@ -1,0 +1,68 @@
+"""The pieces that stand in for a library's own: exact, and still needed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from harness.quantize.awq_search import TESTED, _Stashed, best_clip
+from harness.quantize.int8_kernels import EXACT, int_mm
+
+
+@pytest.mark.parametrize(("m", "k", "n"), [(1, 8, 8), (5, 576, 32), (3, EXACT, 16), (4, 3 * EXACT + 8, 24)])
+def test_int_mm_is_exact(m: int, k: int, n: int) -> None:
+    generator = torch.Generator().manual_seed(k)
+    a = torch.randint(-127, 128, (m, k), dtype=torch.int8, generator=generator)
+    b = torch.randint(-127, 128, (k, n), dtype=torch.int8, generator=generator)
+    assert torch.equal(int_mm(a, b), a.to(torch.int64).mm(b.to(torch.int64)).to(torch.int32))
+
+
+def test_int_mm_is_exact_at_the_extreme() -> None:
+    a = torch.full((1, 2 * EXACT + 1), 127, dtype=torch.int8)
+    assert int(int_mm(a, a.t())) == 127 * 127 * (2 * EXACT + 1)
+
+
+@pytest.fixture(scope="module")
+def processor() -> Any:
+    """gptqmodel's AWQ processor, enough of it to search: its methods with a group size and nothing else."""
+    processor_module = pytest.importorskip("gptqmodel.looper.awq_processor")
+    import importlib.metadata
+
+    assert importlib.metadata.version("gptqmodel") == TESTED
+    made = object.__new__(processor_module.AWQProcessor)
+
+    class Config:
+        group_size, bits, sym = 16, 4, False
+
+    made.qcfg = Config()
+    return made
+
+
+@pytest.mark.parametrize("tokens", [7, 40, 1100])
+def test_clipping_by_gram_matrix_is_gptqmodels_own(processor: Any, tokens: int) -> None:
+    """The same bound for every group, from the method it replaces and from this one."""
+    generator = torch.Generator().manual_seed(tokens)
+    weight = torch.randn(64, 48, generator=generator) * torch.logspace(-1, 1, 48)
+    inputs = torch.randn(1, tokens, 48, generator=generator) * torch.logspace(1, -1, 48)
+    original = type(processor)._compute_best_clip
+    assert original is not best_clip, "another test put the replacement in place"
+    theirs = original(processor, weight.clone(), inputs.clone())
+    ours = best_clip(processor, weight.clone(), inputs.clone())
+    assert ours.shape == theirs.shape
+    assert torch.allclose(ours, theirs, rtol=1e-5)
+    assert ours.unique().numel() > 50, "all bounds alike: this data does not tell the methods apart"
+
+
+def test_the_stash_is_a_copy_and_still_needed() -> None:
+    """`.to(float32).cpu().contiguous()` of a float32 CPU weight is the weight itself; through `_Stashed` it is not."""
+    layer = torch.nn.Linear(4, 4)
+
+    def stash(of: Any) -> torch.Tensor:
+        return of.weight.detach().to(torch.float32).cpu().contiguous()
+
+    assert stash(layer).data_ptr() == layer.weight.data_ptr()
+    stashed = _Stashed(layer)
+    assert stash(stashed).data_ptr() != layer.weight.data_ptr()
+    assert stashed.weight is layer.weight
