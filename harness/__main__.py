@@ -11,6 +11,7 @@ import traceback
 from pathlib import Path
 
 from harness.errors import UserError
+from harness.overrides import misspelt
 from harness.resources import resource
 
 
@@ -18,6 +19,14 @@ def _mistake(lines: list[str]) -> int:
     for line in lines:
         print(f"harness: {line}", file=sys.stderr)
     return 2
+
+
+def _told(error: BaseException) -> str:
+    """What Hydra or OmegaConf says in several lines, in one, without where it looked and how it stores."""
+    noise = ("Config search path", "provider=", "full_key", "object_type", "reference_type")
+    causes = (error, error.__cause__)
+    lines = [line.strip() for e in causes if e is not None for line in str(e).splitlines()]
+    return " ".join(dict.fromkeys(line for line in lines if line and not line.startswith(noise)))
 
 
 def _with_profile(arguments: list[str]) -> list[str]:
@@ -49,15 +58,16 @@ def main(arguments: list[str] | None = None) -> int:
         return run_grid([config], [[]], Path.cwd())
 
     given = list(sys.argv[1:] if arguments is None else arguments)
+    conf = resource("conf").resolve()
+    if mistakes := misspelt(given, conf):
+        return _mistake([f"{mistake} (python -m harness --help)" for mistake in mistakes])
     sys.argv = ["harness", *_with_profile(given)]
     try:
-        hydra.main(version_base="1.3", config_path=str(resource("conf").resolve()), config_name="config")(one_cell)()
+        hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(one_cell)()
     except UserError as error:
         return _mistake(list(error.mistakes))
     except (HydraException, OmegaConfBaseException) as error:
-        cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
-        said = [line.strip() for e in (error, cause) if e for line in str(e).splitlines() if line.strip()]
-        return _mistake([" ".join(dict.fromkeys(said)) + " (python -m harness --help lists what may be chosen)"])
+        return _mistake([f"{_told(error)} (python -m harness --help lists what may be chosen)"])
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0
     except Exception:

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from typing import Any
+from dataclasses import MISSING, fields, is_dataclass
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 from harness.environment import Environment
 from harness.errors import UserError
+from harness.overrides import nearest
 from harness.types import Component
 
 
@@ -27,10 +30,34 @@ def resolve(target: str) -> Any:
         ) from error
 
 
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a knob's value is of its declared type, for the types that YAML has; any other is left to the class."""
+    kinds = get_args(hint) or (hint,)
+    if not set(kinds) <= {int, float, str, bool, NoneType}:
+        return True
+    return type(value) in kinds or (type(value) is int and float in kinds) or (isinstance(value, str) and str in kinds)
+
+
+def _faults(component: Component, target: Any) -> list[str]:
+    """What is wrong with a component's knobs against the fields of its class."""
+    hints = get_type_hints(target)
+    known = {f.name: f for f in fields(target)}
+    found = [f"no knob {k!r}{nearest(k, list(known))}" for k in component.params if k not in known]
+    for name, knob in known.items():
+        if name not in component.params:
+            found += [f"{name} must be given"] if knob.default is MISSING and knob.default_factory is MISSING else []
+        elif not _fits(component.params[name], hints[name]):
+            found.append(f"{name}={component.params[name]!r}: must be {knob.type}")
+    return [f"{component.name}: {fault}" for fault in found]
+
+
 def instantiate(component: Component) -> Any:
     """The component as an object. Raises `UserError` for knobs that it does not have or values it refuses."""
+    target = resolve(component.target)
+    if is_dataclass(target) and (faults := _faults(component, target)):
+        raise UserError(faults)
     try:
-        return resolve(component.target)(**component.params)
+        return target(**component.params)
     except (TypeError, ValueError) as error:
         raise UserError(f"{component.name}: {error}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import statistics
 import time
@@ -55,8 +56,39 @@ def _cells(configs: Sequence[Mapping[str, Any]], overrides: Sequence[Sequence[st
     for config, own in zip(configs, overrides, strict=True):
         parts = {group: component(config[group]) for group in GROUPS}
         swept = [o for o in own if o not in common and o.split("=")[0] not in (*GROUPS, "seed")]
-        cells.append(Cell(**parts, seed=int(config["seed"]), variant=",".join(swept)))
+        cells.append(Cell(**parts, seed=config["seed"], variant=",".join(swept)))
     return tuple({c.id: c for c in cells}.values())
+
+
+def _unset(configs: Sequence[DictConfig]) -> list[str]:
+    """A line for each key that a configuration leaves to the user (`???`) and that was not given."""
+    keys = sorted({key for config in configs for key in OmegaConf.missing_keys(config)})
+    return [f"{key}: must be given; add {key}=VALUE" for key in keys]
+
+
+def _counts(config: DictConfig) -> list[str]:
+    """A line for each number outside the components that is no whole number or too small."""
+    latency = {f"measure.latency.{k}": 1 for k in ("requests", "output_tokens", "batch_size", "batch_tokens")}
+    least = {"seed": 0, "suite.max_new_tokens": 1, **latency, "measure.latency.warmup": 0}
+    if config.runner.workers is not None:
+        least["runner.workers"] = 1
+    values = {key: OmegaConf.select(config, key) for key in least}
+    return [
+        f"{key}={value!r}: must be a whole number, {least[key]} or more"
+        for key, value in values.items()
+        if type(value) is not int or value < least[key]
+    ]
+
+
+def _cannot_write(folder: Path) -> str | None:
+    """Why a folder cannot be made or written, found without making it: a mistake leaves no run behind."""
+    try:
+        there = next(p for p in (folder, *folder.parents) if p.exists())
+    except OSError as error:
+        return str(error.strerror)
+    if not there.is_dir():
+        return f"{there} is a file"
+    return None if os.access(there, os.W_OK | os.X_OK) else f"no right to write in {there}"
 
 
 def _price(price: Mapping[str, Any], environment: Environment) -> tuple[dict[str, Json], list[str]]:
@@ -68,9 +100,9 @@ def _price(price: Mapping[str, Any], environment: Environment) -> tuple[dict[str
             return {}, [f"price.use={wanted!r}: not in the price table; it has {', '.join(table)}"]
         found = wanted
     else:
-        matches = [name for name, row in table.items() if row["match"] in environment.hardware]
+        matches = [name for name, row in table.items() if row.get("match", name) in environment.hardware]
         if not matches and environment.device == "cpu":
-            matches = [name for name, row in table.items() if row["match"] == "cpu"]
+            matches = [name for name, row in table.items() if row.get("match") == "cpu"]
         if not matches:
             return {}, [
                 f"price table {price['name']!r}: no price for {environment.hardware!r}; add it to conf/price/"
@@ -78,8 +110,17 @@ def _price(price: Mapping[str, Any], environment: Environment) -> tuple[dict[str
             ]
         found = matches[0]
     row = table[found]
-    if not isinstance(row["usd_per_hour"], int | float) or row["usd_per_hour"] <= 0:
-        return {}, [f"price table {price['name']!r}: {found}.usd_per_hour must be a number above 0"]
+    numbers = {
+        f"hardware.{found}.usd_per_hour": row.get("usd_per_hour"),
+        **{k: price.get(k) for k in ("volume_requests", "utilization")},
+    }
+    faults = [
+        f"price table {price['name']!r}: {key} is {value!r}, and must be a number above 0"
+        for key, value in numbers.items()
+        if not isinstance(value, int | float) or value <= 0
+    ]
+    if faults:
+        return {}, faults
     rest = {k: price[k] for k in ("name", "volume_requests", "utilization")}
     return {**rest, "hardware": found, **{k: v for k, v in row.items() if k != "match"}}, []
 
@@ -90,7 +131,7 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
     plains: list[dict[str, Any]] = [OmegaConf.to_container(c, resolve=True) for c in configs]  # type: ignore[misc]
     cells = _cells(plains, overrides)
     first = plains[0]
-    mistakes: list[str] = []
+    mistakes = [*_unset(configs), *(line for config in configs for line in _counts(config))]
     data: dict[str, SuiteData] = {}
 
     def attempt(work: Any, *arguments: Any) -> Any:
@@ -112,6 +153,8 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
             if (name := digest(plain(part))) in seen:
                 continue
             seen.add(name)
+            if "???" in part.params.values():
+                continue  # told already
             made = attempt(instantiate, part)
             if made is not None:
                 mistakes.extend(attempt(missing, part) or [])
@@ -120,18 +163,19 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
     mistakes.extend(faults)
     store = Store(Path(first["store"]))
     attempt(store.prepare)
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        if (free := shutil.disk_usage(run).free) < FREE_DISK_BYTES:
-            mistakes.append(f"{run}: {free / 2**30:.1f} GiB free, {FREE_DISK_BYTES / 2**30:.0f} are needed; free some")
-    except OSError as error:
-        mistakes.append(f"output folder {run}: cannot be written ({error.strerror}); set hydra.sweep.dir=DIR")
+    if store.root.is_dir() and (free := shutil.disk_usage(store.root).free) < FREE_DISK_BYTES:
+        needed = f"{FREE_DISK_BYTES / 2**30:.0f} GiB are needed for builds"
+        mistakes.append(f"store {store.root}: {free / 2**30:.1f} GiB free, {needed}; free some, or set store=DIR")
+    if reason := _cannot_write(run):
+        mistakes.append(f"output folder {run}: cannot be written ({reason}); set outputs=DIR")
     if mistakes:
         raise UserError(list(dict.fromkeys(mistakes)))
     runner = first["runner"]
     choices = {"policy": first["policy"], "price": price, "profile": first["profile"]["name"]}
-    workers = runner["workers"] or (max(1, environment.cpu_count) if environment.device == "cpu" else 2)
-    return Grid(cells, choices, data, store, run, min(workers, 4), bool(runner["fork_server"]))
+    on_cpu = environment.device == "cpu"
+    workers = runner["workers"] or (min(environment.cpu_count, 4) if on_cpu else 3)
+    fork_server = on_cpu if runner["fork_server"] is None else bool(runner["fork_server"])
+    return Grid(cells, choices, data, store, run, workers, fork_server)
 
 
 def _expected(store: Store) -> dict[tuple[str, str], float]:
@@ -211,6 +255,7 @@ def main(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run:
     """A whole grid; the launcher that Hydra calls ends with this exit code."""
     console = Console()
     grid = check(configs, overrides, run.absolute())
+    grid.run.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(configs[0], grid.run / "config.yaml")
     try:
         return carry_out(grid, console)

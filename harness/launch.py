@@ -32,11 +32,14 @@ CHILD_ENVIRONMENT = {
         "OMP_WAIT_POLICY": "PASSIVE", "THP_MEM_ALLOC_ENABLE": "1", "MALLOC_MMAP_MAX_": "0",
         "MALLOC_TRIM_THRESHOLD_": "8589934592", "MALLOC_ARENA_MAX": "2",
     },
-    "cuda": {},
+    # A cache that grows by a token a step asks for blocks of every size.
+    "cuda": {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True", "PYTORCH_ALLOC_CONF": "expandable_segments:True"},
 }  # fmt: skip
 QUIET = {
     "TRANSFORMERS_VERBOSITY": "error", "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false", "GPTQMODEL_CPU_WORKERS": "2",
+    # datasets imports JAX and TensorFlow where they are installed, and either takes three quarters of a GPU
+    "USE_JAX": "0", "USE_TF": "0", "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false", "GPTQMODEL_CPU_WORKERS": "2",
     "PYTHONWARNINGS": "ignore:resource_tracker",  # children leave by os._exit, the system frees what they held
 }  # fmt: skip
 
@@ -140,6 +143,8 @@ class Launcher:
                 running.process.join(timeout=10)
                 if running.process.is_alive():
                     running.process.kill()
+                    running.process.join()
+                self.store.discard(running.step.key, running.process.pid)
 
     def _waiting(self) -> list[Step]:
         at_work = {r.step.key for r in self.running.values()}
@@ -223,4 +228,5 @@ class Launcher:
         else:
             reason = running.reason or fate(running.process.exitcode)
             self.failed[key] = f"{running.step.kind}: {reason}"
+            self.store.discard(key, running.process.pid)
         self.watcher.ended(running.step, reason, time.monotonic() - running.started)

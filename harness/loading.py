@@ -70,11 +70,16 @@ def torch_dtype(name: str) -> Any:
     return getattr(torch, name)
 
 
+def _quantization(folder: Path) -> dict[str, Json]:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return config.get("quantization_config") or {}
+
+
 def _kernel(folder: Path, name: str) -> Any:
     """The loading options that choose the 4-bit kernel of a GPTQ or AWQ checkpoint; None for any other."""
     from transformers import AwqConfig, GPTQConfig
 
-    found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("quantization_config") or {}
+    found = _quantization(folder)
     if found.get("quant_method") == "gptq":
         return GPTQConfig(bits=found["bits"], backend=f"gptq_{name}")
     if found.get("quant_method") == "awq":
@@ -96,12 +101,15 @@ def load(folder: Path, context: Context, int4_kernel: str = "auto") -> Loaded:
     if context.device == "cpu":
         use_fast_cpu_kernel()
     options: dict[str, Any] = {}
+    dtype = context.dtype
     if context.device == "cuda":
+        if _quantization(folder).get("quant_method") == "torchao":
+            dtype = "bfloat16"  # see harness.quantize.dynamic
         kernel = _kernel(folder, "triton" if int4_kernel == "auto" else int4_kernel)
         options = {"device_map": {"": 0}} | ({"quantization_config": kernel} if kernel else {})
     model, info = AutoModelForCausalLM.from_pretrained(
         str(folder),
-        dtype=torch_dtype(context.dtype),
+        dtype=torch_dtype(dtype),
         output_loading_info=True,
         **options,
     )
@@ -113,5 +121,5 @@ def load(folder: Path, context: Context, int4_kernel: str = "auto") -> Loaded:
         told = "; ".join(f"{kind}: {', '.join(keys[:3])} ({len(keys)})" for kind, keys in faults.items() if keys)
         raise BrokenArtifact(f"the checkpoint does not fit its model: {told}")
     model.eval()
-    proof = {"linear_classes": linear_classes(model), "weights_bytes": weight_bytes(model), "dtype": context.dtype}
+    proof = {"linear_classes": linear_classes(model), "weights_bytes": weight_bytes(model), "dtype": dtype}
     return Loaded(model, AutoTokenizer.from_pretrained(str(folder)), proof)

@@ -1,4 +1,4 @@
-"""From all cells of a grid to the steps that carry them out, each step once. Pure: no files, no clock.
+"""From all cells of a grid to the steps that carry them out, each step once. Pure, but for one look at a model's files.
 
 A cell is a chain base -> adapt -> quantize -> quality and latency. A step's key is the hash of its preimage:
 its component with its knobs and version, the keys of the steps before it, digests of the data it sees, its
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.components import resolve, unsupported
+from harness.components import instantiate, resolve, unsupported
 from harness.environment import Environment, versions
 from harness.types import Cell, Component, Json, Step, StepKind, SuiteData, digest, plain
 
@@ -42,6 +42,12 @@ def _identity(component: Component) -> Json:
     }
 
 
+def _content(model: Component) -> str | None:
+    """What the files hold that a model is made from: the plan's one look at the disk."""
+    made = instantiate(model)
+    return made.fingerprint() if hasattr(made, "fingerprint") else None
+
+
 def _step(kind: StepKind, title: str, component: Component, preimage: dict[str, Json], **rest: object) -> Step:
     preimage = {"kind": str(kind), **preimage}
     return Step(kind=kind, key=digest(preimage), title=title, component=component, preimage=preimage, **rest)  # type: ignore[arg-type]
@@ -50,11 +56,16 @@ def _step(kind: StepKind, title: str, component: Component, preimage: dict[str, 
 def chain(cell: Cell, data: SuiteData, environment: Environment) -> list[Step]:
     """The steps of one cell in order."""
     where = {"device": environment.device, "dtype": environment.dtype}
+    trained = resolve(cell.model.target).TRAINED
     base = _step(
         StepKind.BASE,
         f"{cell.model.name}",
         cell.model,
-        {"component": _identity(cell.model)},
+        {
+            "component": _identity(cell.model),
+            "content": _content(cell.model),
+            **({} if trained else {"seed": cell.seed, **where}),  # random weights
+        },
         parents=(),
         seed=cell.seed,
     )
@@ -85,7 +96,7 @@ def chain(cell: Cell, data: SuiteData, environment: Environment) -> list[Step]:
     }  # fmt: skip
     knobs = cell.measure.params
     measured = []
-    if resolve(cell.model.target).TRAINED or cell.model.params.get("score_quality"):
+    if trained or cell.model.params.get("score_quality"):
         measured.append(
             _step(
                 StepKind.QUALITY,

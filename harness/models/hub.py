@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,8 +11,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from harness.errors import UserError
+from harness.store import content
 from harness.types import Context, Json
 
+HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 KEPT = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 
 
@@ -40,6 +43,7 @@ class HubModel:
     VERSION: ClassVar[int] = 1
     TRAINED: ClassVar[bool] = True
     LIBRARIES: ClassVar[tuple[str, ...]] = ()
+    NOT_IN_KEY: ClassVar[tuple[str, ...]] = ("note", "score_quality")
 
     def __call__(self, out: Path, context: Context) -> Mapping[str, Json]:
         local = Path(self.id)
@@ -54,20 +58,32 @@ class HubModel:
                     f"model {self.id!r}: neither a folder here nor to be had from the Hub ({type(error).__name__}); "
                     "check model.id, the network and the access token"
                 ) from error
-        if not list(local.glob("*.safetensors")):
-            raise UserError(f"model {self.id!r}: no safetensors in {local}; convert it with save_pretrained() first")
+        if unfit := self._no_safetensors(local):
+            raise UserError(unfit)
         link_tree(local, out)
         return {"source": self.id, "revision": self.revision}
+
+    def _no_safetensors(self, folder: Path) -> list[str]:
+        if list(folder.glob("*.safetensors")):
+            return []
+        return [f"model {self.id!r}: no safetensors in {folder}; convert it with save_pretrained() first"]
+
+    def fingerprint(self) -> str | None:
+        """What a folder holds, so that another checkpoint under the same name is built anew; a Hub name has its
+        revision."""
+        local = Path(self.id)
+        return content(f for p in KEPT for f in local.glob(p)) if local.is_dir() else None
 
     def mistakes(self) -> list[str]:
         """What can be seen to be wrong before anything is loaded."""
         local = Path(self.id)
         if local.is_dir():
-            return [
+            lacking = [
                 f"model {self.id}: {name} is missing in that folder; model.id wants a Hugging Face model directory"
                 for name in ("config.json", "tokenizer_config.json")
                 if not (local / name).is_file()
             ]
-        if self.id.count("/") != 1 or self.id.startswith((".", "/", "~")):
+            return lacking or self._no_safetensors(local)
+        if not HUB_NAME.fullmatch(self.id):
             return [f"model {self.id!r}: no such folder, and not a Hub name of the form org/name; set model.id"]
         return []

@@ -13,10 +13,11 @@ from harness.types import Context, Json
 
 @dataclass(frozen=True, slots=True)
 class Dynamic:
-    """Per-channel weights and per-token activations, symmetric. No calibration. (torch's older
-    `quantize_dynamic` scales activations a tensor at a time, which wrecks small models: see DECISIONS.md.)"""
+    """Per-channel weights and per-token activations, symmetric. No calibration. Computed in bfloat16 on a GPU, where
+    products in float16 overflow to NaN. (torch's older `quantize_dynamic` scales activations a tensor at a time, which
+    wrecks small models: see DECISIONS.md.)"""
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "torchao")
     REQUIRES: ClassVar[tuple[str, ...]] = ("torchao",)
 
@@ -28,7 +29,7 @@ class Dynamic:
 
         loaded = AutoModelForCausalLM.from_pretrained(
             str(model),
-            dtype=torch_dtype(context.dtype),
+            dtype=torch_dtype("bfloat16" if context.device == "cuda" else context.dtype),
             quantization_config=TorchAoConfig(Int8DynamicActivationInt8WeightConfig()),
             device_map={"": 0} if context.device == "cuda" else None,
         )

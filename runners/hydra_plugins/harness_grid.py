@@ -1,4 +1,4 @@
-"""The Hydra launcher of a whole grid on this machine.
+"""The Hydra launcher of a whole grid on this machine, and a sweeper that writes nothing before all is checked.
 
 A sweeper hands a launcher all its jobs at once, which is what a plan with shared builds needs; another launcher
 (a cluster's) may take its place: each job then carries out its one cell, and the store's locks share the builds.
@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
@@ -33,6 +35,25 @@ class GridLauncher(Launcher):
         raise SystemExit(main([DictConfig(c) for c in configs], job_overrides, Path(self.config.hydra.sweep.dir)))
 
 
+class GridSweeper(BasicSweeper):  # type: ignore[misc]
+    """Hydra's own, but for the run folder and `multirun.yaml` that it makes first: a mistake must leave no run, and a
+    folder that cannot be made is told with the other mistakes."""
+
+    def sweep(self, arguments: list[str]) -> Any:
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        (jobs,) = self.split_arguments(overrides, None)
+        results = self.launcher.launch(jobs, initial_job_idx=0)
+        for result in results:
+            _ = result.return_value  # raises what the job raised
+        return [results]
+
+
 ConfigStore.instance().store(
     group="hydra/launcher", name="harness_grid", node={"_target_": "hydra_plugins.harness_grid.GridLauncher"}
+)
+ConfigStore.instance().store(
+    group="hydra/sweeper",
+    name="harness_grid",
+    node={"_target_": "hydra_plugins.harness_grid.GridSweeper", "max_batch_size": None, "params": None},
 )

@@ -1,0 +1,87 @@
+"""Reads the command line before Hydra does, to tell every misspelt name at once, each with the nearest there is.
+
+Hydra stops at the first and suggests nothing. What it alone can judge (its own keys, packages, deletions, syntax) is
+left to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+CONFIG_DIR = ("--config-dir", "-cd")
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """`; did you mean NAME?` where one is near, else `; there is ...` with all of them."""
+    close = get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; there is {', '.join(sorted(known)) or 'none'}"
+
+
+def _config_folders(arguments: Sequence[str]) -> list[Path]:
+    """The folders that `--config-dir` adds."""
+    found = [a.partition("=")[2] for a in arguments if a.partition("=")[0] in CONFIG_DIR and "=" in a]
+    found += [b for a, b in pairwise(arguments) if a in CONFIG_DIR]
+    return [Path(f) for f in found]
+
+
+def _paths(tree: Mapping[Any, Any], above: str) -> Iterator[str]:
+    for key, value in tree.items():
+        yield f"{above}.{key}"
+        if isinstance(value, Mapping):
+            yield from _paths(value, f"{above}.{key}")
+
+
+def _knobs(files: Sequence[Path], group: str) -> set[str]:
+    """Every dotted key in a group's files."""
+    from omegaconf import OmegaConf
+
+    trees = [OmegaConf.to_container(OmegaConf.load(file)) for file in files]
+    return {path for tree in trees if isinstance(tree, Mapping) for path in _paths(tree, group)}
+
+
+def misspelt(arguments: Sequence[str], conf: Path) -> list[str]:
+    """One line for each group, choice or knob on the command line that does not exist."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import ChoiceSweep
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+
+    folders = [conf, *_config_folders(arguments)]
+    groups: dict[str, list[Path]] = {}
+    for folder in folders:
+        for file in sorted(folder.glob("*/*.yaml")):
+            groups.setdefault(file.parent.name, []).append(file)
+    top = {str(k) for k in OmegaConf.load(conf / "config.yaml")} - {"defaults", "hydra"}
+    parser = OverridesParser.create()
+    mistakes = []
+    for argument in arguments:
+        if "=" not in argument or argument.startswith(("-", "~")):
+            continue
+        try:
+            override = parser.parse_override(argument)
+        except HydraException:
+            continue
+        key, plain = override.key_or_group, not argument.startswith("+")
+        if key == "hydra.searchpath":
+            return []  # choices may stand anywhere
+        group = key.partition(".")[0]
+        if "/" in key or group == "hydra":
+            continue
+        if key in groups:
+            choices = [file.stem for file in groups[key]]
+            value = override.value()
+            given = list(override.sweep_string_iterator()) if isinstance(value, ChoiceSweep) else [value]
+            mistakes += [
+                f"{key}={name}: no such choice{nearest(name, choices)}"
+                for name in given
+                if isinstance(name, str) and name not in choices
+            ]
+        elif plain and group in groups and key not in (knobs := _knobs(groups[group], group)):
+            mistakes.append(f"{key}: no such knob{nearest(key, sorted(knobs))}")
+        elif plain and group not in groups and key not in top:
+            mistakes.append(f"{key}: no such group or key{nearest(group, sorted({*groups, *top}))}")
+    return mistakes

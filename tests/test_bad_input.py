@@ -1,0 +1,136 @@
+"""A mistake on the command line is told in one clear line, all of them at once, and leaves no run behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness.overrides import misspelt
+from harness.resources import resource
+from tests.grids import ROOT, harness
+
+CONF = resource("conf")
+
+
+def told(cwd: Path, *arguments: str) -> list[str]:
+    """The mistakes that a command is refused for, without the program's name."""
+    done = harness(cwd, *arguments)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    lines = done.stderr.splitlines()
+    assert all(line.startswith("harness: ") for line in lines), done.stderr
+    assert not list(cwd.glob("outputs/**")), "a refused command left a run"
+    return [line.removeprefix("harness: ") for line in lines]
+
+
+def test_misspelt_names_are_told_at_once_with_the_nearest(tmp_path: Path) -> None:
+    assert told(
+        tmp_path, "+sweep=suport_tone", "quantisation=int8", "quantization=int8,gtpq", "adaptation.rnk=3",
+        "measure.latency.requsts=3", "sed=1", "model=llama",
+    ) == [
+        "sweep=suport_tone: no such choice; did you mean support_tone? (python -m harness --help)",
+        "quantisation: no such group or key; did you mean quantization? (python -m harness --help)",
+        "quantization=gtpq: no such choice; did you mean gptq? (python -m harness --help)",
+        "adaptation.rnk: no such knob; did you mean adaptation.rank? (python -m harness --help)",
+        "measure.latency.requsts: no such knob; did you mean measure.latency.requests? (python -m harness --help)",
+        "sed: no such group or key; did you mean seed? (python -m harness --help)",
+        "model=llama: no such choice; there is dummy_1b, dummy_8b, dummy_tiny, hf, smollm2_135m "
+        "(python -m harness --help)",
+    ]  # fmt: skip
+
+
+def test_what_is_wrong_in_every_part_is_told_at_once(tmp_path: Path) -> None:
+    """Both folders are below a regular file, which no one can write to, whatever their rights."""
+    (tmp_path / "file").write_text("")
+    lines = told(
+        tmp_path, "model=hf", "adaptation=lora,prompt_rag", "+adaptation.rnk=3", "adaptation.retrieval=bm52",
+        "suite.folder=nowhere", "price.use=h900", "store=file/store", "outputs=file/out",
+        "seed=one", "profile.requests=0",
+    )  # fmt: skip
+    expected = [
+        "model.id: must be given; add model.id=VALUE",
+        "seed='one': must be a whole number, 0 or more",
+        "measure.latency.requests=0: must be a whole number, 1 or more",
+        f"suite support_tone: no folder 'nowhere' here or in {resource('suites')}",
+        "lora: no knob 'rnk'; did you mean rank?",
+        "prompt_rag: no knob 'rnk'; there is few_shot, retrieval, top_k",
+        "price.use='h900': not in the price table; it has h100, a10g, cpu_2",
+        f"store {tmp_path}/file/store: cannot be written (Not a directory); set store=DIR",
+    ]
+    assert [line for line in lines if line in expected] == expected, lines
+
+
+def test_files_and_folders_are_checked(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    lines = told(
+        tmp_path, f"--config-dir={ROOT / 'tests/conf'}", "model=hf", "model.id=no-such-model",
+        "adaptation.retrieval=bm52", "quantization=needs_missing", "outputs=file/out", "price.utilization=0",
+        "store=file/store",
+    )  # fmt: skip
+    assert lines[:4] == [
+        "model 'no-such-model': no such folder, and not a Hub name of the form org/name; set model.id",
+        "retrieval 'bm52': choose one of bm25, dense, hybrid or none",
+        "needs_missing: needs the library 'not_installed_library', which is not installed; "
+        "pip install not_installed_library",
+        "price table 'list_2026': utilization is 0, and must be a number above 0",
+    ]
+    assert lines[4] == f"store {tmp_path}/file/store: cannot be written (Not a directory); set store=DIR"
+    assert lines[5].startswith(f"output folder {tmp_path}/file/out/single/")
+    assert lines[5].endswith(f": cannot be written ({tmp_path}/file is a file); set outputs=DIR")
+    assert len(lines) == 6
+
+
+def test_a_price_table_without_this_hardware_and_a_bad_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    suite = tmp_path / "suite"
+    suite.mkdir()
+    for file in (resource("suites") / "support_tone").iterdir():
+        if file.is_file():
+            (suite / file.name).write_bytes(file.read_bytes())
+    lines = (suite / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    lines[6] = json.dumps({k: v for k, v in json.loads(lines[6]).items() if k != "reply"})
+    (suite / "train.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    suite_line, price_line = told(tmp_path, "suite.folder=suite", "~price.hardware.cpu_2", "seed=0")
+    assert suite_line == f"{suite}/train.jsonl, row 7: reply missing, empty or not text; fill in each row"
+    assert price_line.startswith("price table 'list_2026': no price for '")
+    assert price_line.endswith("; add it to conf/price/list_2026.yaml, or choose one of h100, a10g with price.use=NAME")
+
+
+@pytest.mark.parametrize("override", ["sweep=support_tone", "adaptation.rank=3", "quantization=[", "+adaptation=lora"])
+def test_what_hydra_alone_can_judge_is_one_line_too(tmp_path: Path, override: str) -> None:
+    """`adaptation.rank` is a knob, but not of the adaptation that is chosen by default."""
+    (line,) = told(tmp_path, override)
+    assert len(line) < 300
+    assert "full_key" not in line
+
+
+def test_a_mistake_harms_nothing_that_was_there(tmp_path: Path) -> None:
+    run = tmp_path / "kept"
+    run.mkdir()
+    (run / "multirun.yaml").write_text("of an earlier run")
+    told(tmp_path, f"hydra.sweep.dir={run}", "price.use=h900")
+    assert [(f.name, f.read_text()) for f in run.iterdir()] == [("multirun.yaml", "of an earlier run")]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("+sweep=support_tone", "quantization=int8,gptq", "adaptation=lora", "adaptation.rank=8,16"),
+        ("model=hf", "model.id=org/name", "seed=1,2", "price.hardware.cpu_2.usd_per_hour=1", "policy.margin=0.1"),
+        ("+adaptation.whatever=1", "++model.whatever=1", "~price.hardware.cpu_2", "hydra.sweep.dir=x", "--cfg", "job"),
+        ("hydra/launcher=joblib", "outputs=x", "store=y", "sweep_name=z", "suite.folder=a/b", "profile=thorough"),
+        ("--config-dir", str(ROOT / "tests/conf"), "quantization=dies"),
+        ("hydra.searchpath=[file:///elsewhere]", "quantization=from_there"),
+        ("quantization=glob(*)", "x=[", "--help"),
+    ],
+)
+def test_what_may_be_right_is_left_to_hydra(arguments: tuple[str, ...]) -> None:
+    assert not misspelt(arguments, CONF)
+
+
+def test_every_file_of_every_group_may_be_chosen() -> None:
+    files = [(f.parent.name, f.stem) for f in CONF.glob("*/*.yaml")]
+    assert len(files) > 20
+    assert not misspelt([f"{group}={choice}" for group, choice in files], CONF)

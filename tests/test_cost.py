@@ -1,0 +1,41 @@
+"""Dollars and rates, against sums done by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.measure.cost import cost_per_1000, requests_per_second
+from harness.types import Measurement
+
+
+def measured(**values: float) -> list[Measurement]:
+    """Measurements by name; `__` stands for the slash in a metric's name."""
+    return [Measurement(name.replace("__", "/"), value, "", "lower", 1) for name, value in values.items()]
+
+
+def test_a_batch_is_its_prefill_and_its_steps() -> None:
+    """8 replies of 11 tokens: 200 ms to the first, 10 more steps of 30 ms, 500 ms in all: 16 requests a second."""
+    found = measured(batch_prefill_ms=200, batch_step_ms=30, output_tokens__mean=11)
+    assert requests_per_second(found, 8) == pytest.approx(16)
+
+
+def test_a_reply_of_one_token_costs_no_step() -> None:
+    for tokens in (0, 0.5, 1):
+        found = measured(batch_prefill_ms=250, batch_step_ms=30, output_tokens__mean=tokens)
+        assert requests_per_second(found, 1) == pytest.approx(4)
+
+
+@pytest.mark.parametrize("lacking", ["batch_prefill_ms", "batch_step_ms", "output_tokens/mean"])
+def test_no_rate_without_each_measure(lacking: str) -> None:
+    found = measured(batch_prefill_ms=200, batch_step_ms=30, output_tokens__mean=11)
+    assert requests_per_second([m for m in found if m.metric != lacking], 8) is None
+
+
+def test_serving_and_building_add_up() -> None:
+    """$3.60 an hour is $0.001 a second. 1,000 requests at 10 a second and half use take 200 s: $0.20. A build of
+    500 s is $0.50; over 10,000 requests that is $0.05 a thousand."""
+    price = {"usd_per_hour": 3.6, "utilization": 0.5, "volume_requests": 10_000}
+    assert cost_per_1000(10, 0, price) == pytest.approx(0.20)
+    assert cost_per_1000(10, 500, price) == pytest.approx(0.25)
+    assert cost_per_1000(10, 500, {**price, "volume_requests": 1_000}) == pytest.approx(0.70)
+    assert cost_per_1000(20, 0, {**price, "utilization": 1.0}) == pytest.approx(0.05)

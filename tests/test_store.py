@@ -1,0 +1,197 @@
+"""A build is whole or absent, and made once, whatever goes wrong and whoever else wants it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from harness import store as module
+from harness.errors import UserError
+from harness.store import MANIFEST, Store, folder_bytes, write_json
+from harness.types import Component, Step, StepKind
+
+STEP = Step(
+    StepKind.ADAPT, "00ff00ff00ff00ff", "lora · tiny", Component("lora", "tests.faulty.Raises", {}), (), {"a": 1}, 0
+)
+PATIENCE_S = 20  # how long a thread that hangs may hang before the test says so
+
+
+def weights(folder: Path) -> Mapping[str, Any]:
+    """A build of five bytes."""
+    (folder / "model.safetensors").write_bytes(b"12345")
+    return {"parameters": 5}
+
+
+def test_a_build_leaves_its_files_and_a_manifest(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert store.manifest(STEP) is None
+    store.build(STEP, weights, {"device": "cpu"})
+    manifest = store.manifest(STEP)
+    assert manifest
+    assert (manifest["kind"], manifest["key"], manifest["preimage"]) == ("adapt", STEP.key, {"a": 1})
+    assert (manifest["facts"], manifest["environment"]) == ({"parameters": 5}, {"device": "cpu"})
+    assert manifest["bytes"] == 5
+    assert (tmp_path / "adapt" / STEP.key / "model.safetensors").read_bytes() == b"12345"
+    assert not list((tmp_path / "tmp").iterdir())
+
+
+def test_what_is_built_is_not_built_again(tmp_path: Path) -> None:
+    Store(tmp_path).build(STEP, weights, {})
+    before = Store(tmp_path).manifest(STEP)
+
+    def never(_: Path) -> Mapping[str, Any]:
+        raise AssertionError("built twice")
+
+    Store(tmp_path).build(STEP, never, {})
+    assert Store(tmp_path).manifest(STEP) == before
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_a_build_that_breaks_off_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
+    """Ctrl-C too: half a model under a right key would be taken for a whole one."""
+    store = Store(tmp_path)
+
+    def half(folder: Path) -> Mapping[str, Any]:
+        weights(folder)
+        raise error
+
+    with pytest.raises(error):
+        store.build(STEP, half, {})
+    assert store.manifest(STEP) is None
+    assert not store.folder(STEP).exists()
+    assert not list((tmp_path / "tmp").iterdir())
+    store.build(STEP, weights, {})  # and the way is free for the next try
+    assert store.manifest(STEP)
+
+
+def test_the_manifest_comes_last_and_the_rename_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path)
+    seen: list[tuple[str, bool]] = []
+
+    def spy(path: Path, value: Any) -> None:
+        files = sorted(f.name for f in path.parent.iterdir())
+        seen.append((f"{path.name} beside {', '.join(files)}", store.folder(STEP).exists()))
+        write_json(path, value)
+
+    monkeypatch.setattr(module, "write_json", spy)
+    store.build(STEP, weights, {})
+    assert seen == [(f"{MANIFEST} beside model.safetensors", False)]
+
+
+def test_a_folder_without_a_manifest_is_no_build(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.folder(STEP).mkdir(parents=True)
+    (store.folder(STEP) / "stray.bin").write_text("of a version that wrote in place")
+    assert store.manifest(STEP) is None
+    store.build(STEP, weights, {})
+    assert sorted(f.name for f in store.folder(STEP).iterdir()) == [MANIFEST, "model.safetensors"]
+
+
+def test_what_a_killed_process_left_can_be_discarded(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    left, other = (tmp_path / "tmp" / f"{STEP.key}-{process}" for process in (41, 42))
+    for folder in (left, other):
+        folder.mkdir(parents=True)
+        weights(folder)
+    store.discard(STEP.key, 41)
+    assert (left.exists(), other.exists()) == (False, True)
+
+
+def test_a_second_thread_waits_and_does_not_build_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first build ends only once the second has come to the lock, so without one this fails for certain."""
+    asked, second_is_here, at_work = [0], threading.Event(), threading.Event()
+    built: list[str] = []
+
+    class Spied:
+        """A lock that tells when it is asked for the second time."""
+
+        def __init__(self, path: Path) -> None:
+            self._lock = FileLock(path)
+
+        def __enter__(self) -> None:
+            asked[0] += 1
+            if asked[0] == 2:
+                second_is_here.set()
+            self._lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            self._lock.release()
+
+    monkeypatch.setattr(module, "FileLock", Spied)
+
+    def slow(folder: Path) -> Mapping[str, Any]:
+        built.append(threading.current_thread().name)
+        at_work.set()
+        assert second_is_here.wait(PATIENCE_S)
+        return weights(folder)
+
+    first = threading.Thread(target=lambda: Store(tmp_path).build(STEP, slow, {}), name="first")
+    second = threading.Thread(target=lambda: Store(tmp_path).build(STEP, slow, {}), name="second")
+    first.start()
+    assert at_work.wait(PATIENCE_S)
+    second.start()
+    first.join(PATIENCE_S)
+    second.join(PATIENCE_S)
+    assert not first.is_alive()
+    assert not second.is_alive()
+    assert built == ["first"]
+    assert Store(tmp_path).manifest(STEP)
+
+
+def test_the_lock_holds_against_another_process(tmp_path: Path) -> None:
+    """A lock that only threads respect would let two runs train the same model side by side."""
+    code = (
+        "import sys; from filelock import FileLock, Timeout\n"
+        "try: FileLock(sys.argv[1]).acquire(timeout=0); print('free')\n"
+        "except Timeout: print('held')"
+    )
+
+    def from_outside() -> str:
+        lock = tmp_path / "adapt" / f"{STEP.key}.lock"
+        return subprocess.run([sys.executable, "-c", code, lock], capture_output=True, text=True, check=True).stdout
+
+    during: list[str] = []
+
+    def asks(folder: Path) -> Mapping[str, Any]:
+        during.append(from_outside())
+        return weights(folder)
+
+    Store(tmp_path).build(STEP, asks, {})
+    assert (during, from_outside()) == (["held\n"], "free\n")
+
+
+def test_a_store_that_cannot_be_written_is_the_users_mistake(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for root in (tmp_path / "file", tmp_path / "file" / "store"):
+        with pytest.raises(UserError, match=f"store {root}: cannot be written .*; set store=DIR"):
+            Store(root).prepare()
+
+
+def test_prepare_leaves_an_empty_folder(tmp_path: Path) -> None:
+    Store(tmp_path / "a" / "b").prepare()
+    assert not list((tmp_path / "a" / "b").iterdir())
+
+
+def test_json_is_replaced_whole(tmp_path: Path) -> None:
+    """A value that cannot be written leaves what was there before."""
+    path = tmp_path / "x.json"
+    write_json(path, {"é": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"x": object()})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"é": 1}
+    assert [f.name for f in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_folder_bytes_counts_below(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x").write_bytes(b"123")
+    (tmp_path / "y").write_bytes(b"12")
+    assert folder_bytes(tmp_path) == 5

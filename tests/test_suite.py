@@ -1,0 +1,204 @@
+"""Every kind of bad suite is told in one line that names the file, the row and the mend; the split is stable."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import UserError
+from harness.resources import resource
+from harness.suite import load
+from harness.types import Component, SuiteData
+
+ROWS = 40
+
+
+def params(folder: Path | str, **changes: Any) -> dict[str, Any]:
+    """A suite's configuration."""
+    return {
+        "folder": str(folder), "task": "small", "task_file": "task.yaml", "train_file": "train.jsonl",
+        "eval_file": "eval.jsonl", "knowledge_file": "kb.jsonl", "instructions_file": "guide.md", "system": "Be kind.",
+        "message_field": "message", "reply_field": "reply", "primary": "style", "max_new_tokens": 16,
+        "train_rows": None, "eval_rows": None, **changes,
+    }  # fmt: skip
+
+
+def read(folder: Path | str, **changes: Any) -> SuiteData:
+    return load(Component("small", "", params(folder, **changes)))
+
+
+def told(folder: Path | str, **changes: Any) -> list[str]:
+    """The mistakes that a suite is refused for."""
+    with pytest.raises(UserError) as refused:
+        read(folder, **changes)
+    return list(refused.value.mistakes)
+
+
+def row(number: int, side: str = "t", **changes: Any) -> dict[str, Any]:
+    made = {"id": f"{side}{number}", "group": f"{side}-group{number // 2}", "message": f"{side} asks {number}?"}
+    return {**made, "reply": f"Answer {number}.", **changes}
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A small suite without a mistake."""
+    write(tmp_path / "train.jsonl", [row(n) for n in range(ROWS)])
+    write(tmp_path / "eval.jsonl", [row(n, "e") for n in range(8)])
+    write(tmp_path / "kb.jsonl", [{"id": "a1", "title": "Returns", "text": "45 days."}])
+    (tmp_path / "guide.md").write_text("Greet first.", encoding="utf-8")
+    (tmp_path / "task.yaml").write_text("task: small", encoding="utf-8")
+    return tmp_path
+
+
+def line_two(text: str) -> Callable[[Path], None]:
+    """Puts a text in the place of the second row of the training file."""
+
+    def spoil(folder: Path) -> None:
+        lines = (folder / "train.jsonl").read_text(encoding="utf-8").split("\n")
+        lines[1] = text
+        (folder / "train.jsonl").write_text("\n".join(lines), encoding="utf-8")
+
+    return spoil
+
+
+def held(**changes: Any) -> Callable[[Path], None]:
+    """Changes the third evaluation row."""
+    return lambda folder: write(folder / "eval.jsonl", [row(n, "e", **(changes if n == 2 else {})) for n in range(8)])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "line"),
+    [
+        (lambda f: (f / "train.jsonl").unlink(), "{f}/train.jsonl: missing; a suite needs this file"),
+        (lambda f: (f / "kb.jsonl").unlink(), "{f}/kb.jsonl: missing; a suite needs this file"),
+        (lambda f: (f / "guide.md").unlink(), "{f}/guide.md: missing; a suite needs this file"),
+        (lambda f: (f / "task.yaml").unlink(), "{f}/task.yaml: missing; a suite needs this file"),
+        (lambda f: (f / "eval.jsonl").write_text("\n \n"), "{f}/eval.jsonl: empty; at least one row is needed"),
+        (line_two("{not json"), "{f}/train.jsonl, row 2: not JSON (Expecting property name enclosed in double quotes "
+         "at column 2); write one object a line"),
+        (line_two('["a", "list"]'), "{f}/train.jsonl, row 2: a list, not an object; write {{...}}"),
+        (line_two('{"id": "t1", "message": "Hm?"}'),
+         "{f}/train.jsonl, row 2: reply missing, empty or not text; fill in each row"),
+        (line_two('{"id": "t1", "message": " ", "reply": 7}'),
+         "{f}/train.jsonl, row 2: message, reply missing, empty or not text; fill in each row"),
+        (line_two(json.dumps(row(1, id="t0"))), "{f}/train.jsonl, row 2: id 't0' stands in row 1 too; make ids unique"),
+        (held(message="  T ASKS  5? "),
+         "{f}/eval.jsonl, row 'e2': its message is that of training row 't5'; remove one"),
+        (held(group="t-group3"),
+         "{f}/eval.jsonl, row 'e2': group 't-group3' is also that of training row 't7'; keep a group on one side"),
+    ],
+)  # fmt: skip
+def test_a_bad_file_is_told_in_one_line(folder: Path, spoil: Callable[[Path], None], line: str) -> None:
+    spoil(folder)
+    assert told(folder) == [line.format(f=folder)]
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "guide.md", "task.yaml", "scorers.py"])
+def test_a_file_that_is_not_utf8_is_told(folder: Path, name: str) -> None:
+    (folder / name).write_bytes("Grüße".encode("latin-1"))
+    (line,) = told(folder)
+    assert line.startswith(f"{folder / name}: cannot be read as UTF-8 text (")
+    assert line.endswith("); save it as UTF-8")
+
+
+def test_several_mistakes_are_told_at_once(folder: Path) -> None:
+    line_two("{")(folder)
+    held(group="t-group3")(folder)
+    (folder / "kb.jsonl").write_text("")
+    (folder / "guide.md").unlink()
+    assert [line.partition(":")[0].removeprefix(f"{folder}/") for line in told(folder)] == [
+        "train.jsonl, row 2", "kb.jsonl", "guide.md", "eval.jsonl, row 'e2'",
+    ]  # fmt: skip
+
+
+def test_a_missing_folder_is_told_with_where_it_was_sought() -> None:
+    (line,) = told("nowhere")
+    assert line == f"suite small: no folder 'nowhere' here or in {resource('suites')}"
+
+
+def test_a_suite_without_knowledge_needs_no_file(folder: Path) -> None:
+    (folder / "kb.jsonl").unlink()
+    assert read(folder, knowledge_file=None).knowledge == ()
+
+
+def test_too_few_rows_to_hold_some_out_are_told(folder: Path) -> None:
+    (line,) = told(folder, train_rows=1)
+    assert line.startswith(f"{folder}/train.jsonl: 1 rows hold too few groups to set a fifth of them apart")
+    assert line.endswith("; give 20 groups or more, or raise suite.train_rows")
+
+
+@pytest.mark.parametrize("limit", ["train_rows", "eval_rows"])
+@pytest.mark.parametrize("value", [0, -1, "many", 1.5, True])
+def test_a_limit_that_is_no_number_of_rows_is_told(folder: Path, limit: str, value: Any) -> None:
+    (line,) = told(folder, **{limit: value})
+    assert line == f"suite.{limit}={value!r}: must be a whole number above 0, or null for all rows"
+
+
+def test_limits_take_the_first_rows(folder: Path) -> None:
+    data = read(folder, train_rows=36, eval_rows=3)
+    assert {r["id"] for r in (*data.train, *data.validation)} == {f"t{n}" for n in range(36)}
+    assert [r["id"] for r in data.evaluation] == ["e0", "e1", "e2"]
+    assert len(read(folder).evaluation) == 8
+
+
+def test_the_split_is_by_group_and_does_not_follow_other_rows(folder: Path) -> None:
+    """A row that changes sides when rows are added would have been trained on before it is validated with."""
+    data = read(folder)
+    sides = [{r["group"] for r in split} for split in (data.train, data.validation)]
+    assert not sides[0] & sides[1]
+    write(folder / "train.jsonl", [row(n) for n in reversed(range(2 * ROWS))])
+    more = read(folder)
+    for before, after in ((data.train, more.train), (data.validation, more.validation)):
+        assert {r["id"] for r in before} <= {r["id"] for r in after}
+
+
+def test_rows_without_a_group_are_split_by_their_id(folder: Path) -> None:
+    write(folder / "train.jsonl", [row(n, group=None) for n in range(400)])
+    data = read(folder)
+    assert len(data.validation) / 400 == pytest.approx(0.2, abs=0.06)  # three standard deviations
+
+
+def test_a_fifth_of_the_shipped_suite_is_held_out() -> None:
+    shipped = {"train_rows": None, "instructions_file": "style_guide.md"}
+    data = read("support_tone", **shipped)
+    share = len(data.validation) / (len(data.train) + len(data.validation))
+    assert share == pytest.approx(0.2, abs=0.04)
+    assert not {r["group"] for r in data.train} & {r["group"] for r in data.validation}
+    assert len(data.knowledge) >= 30
+
+
+@pytest.mark.parametrize(
+    ("change", "training", "evaluation"),
+    [
+        (lambda f: write(f / "eval.jsonl", [row(n, "e") for n in range(9)]), False, True),
+        (lambda f: write(f / "train.jsonl", [row(n) for n in range(ROWS + 2)]), True, False),
+        (lambda f: (f / "guide.md").write_text("Greet last."), True, False),
+        (lambda f: (f / "scorers.py").write_text("def style(): ..."), False, True),
+        (lambda f: (f / "task.yaml").write_text("task: other"), False, True),
+        (lambda f: write(f / "kb.jsonl", [{"id": "a1", "title": "Returns", "text": "30 days."}]), True, True),
+    ],
+)
+def test_digests_follow_what_builds_and_scores_see(
+    folder: Path, change: Callable[[Path], None], training: bool, evaluation: bool
+) -> None:
+    before = read(folder)
+    change(folder)
+    after = read(folder)
+    assert (before.training_digest != after.training_digest) is training
+    assert (before.evaluation_digest != after.evaluation_digest) is evaluation
+
+
+def test_the_same_files_elsewhere_are_the_same_suite(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = tmp_path_factory.mktemp("elsewhere")
+    for file in folder.iterdir():
+        (other / file.name).write_bytes(file.read_bytes())
+    assert replace(read(other), folder=folder) == read(folder)
