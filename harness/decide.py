@@ -2,11 +2,12 @@
 
     cells that ended ok
       -> that hold the hard limits
-      -> not shown to be worse than the best of them by more than the margin (paired, row by row)
+      -> the one of highest quality, and those shown to be within the margin of it (paired, row by row)
       -> the best by the objective; what cannot be told apart from it goes to the simplest
 
-A cell is excluded on quality only when its whole 95% interval lies beyond the margin. That is not the same as
-being shown to be good enough, so the sentences say which of the two it was, and with how many rows.
+This is a test of non-inferiority: a cell stands in for the best one only when its whole 95% interval lies on the good
+side of the margin, so having few rows does not speak for a cell. What they leave open is told apart from what is shown
+to be worse, with how many rows it would take.
 """
 
 from __future__ import annotations
@@ -284,64 +285,100 @@ def _choose(
     names: Mapping[str, str],
 ) -> Decision | None:
     """The choice among cells that hold the limits; None where too few rows were scored to say anything."""
-    fit: list[RunRecord] = []
+    fit, unclear = [best], []
+    within = f"within {100 * rule.margin:g} points of" if rule.margin else "as good as"
     for r in left:
         pair = pairs.get(r.id)
-        if r is best or (pair and pair.high >= -rule.margin):
-            fit.append(r)
-        elif pair is None:
+        if r is best:
+            continue
+        if pair is None:
             reasons[r.id] = (
                 f"It has no 0/1 scores on the same rows as {names[best.id]}, so its quality cannot be compared."
             )
-        else:
+        elif pair.low > -rule.margin:
+            fit.append(r)
+        elif pair.high < -rule.margin:
             reasons[r.id] = (
-                f"Shown to be worse than {names[best.id]} by more than the margin of {100 * rule.margin:g} points: "
-                f"{told(pair)}."
+                f"Shown to be worse than {names[best.id]}"
+                + (f" by more than the margin of {100 * rule.margin:g} points" if rule.margin else "")
+                + f": {told(pair)}."
             )
-    worse = {r.id: _value(quality(r, rule)) for r in left if r.id in reasons and pairs.get(r.id)}
-    for r in [r for r in fit if worse and r is not best]:
-        # Otherwise a cell could get past a better one that was excluded, only for being measured less surely.
-        above = max(worse, key=lambda i: (worse[i], i))
-        if _value(quality(r, rule)) <= worse[above]:
-            reasons[r.id] = f"Its quality is not above that of {names[above]}, which was shown to be worse."
-            fit.remove(r)
-    chosen = _by_objective(fit, best, pairs, rule)
-    pair, top = pairs.get(chosen.id), quality(best, rule)
-    judged = pair.n if pair else top.n if top else 0
-    if detectable_difference(judged, 1.0) == math.inf:
-        return None
-    for r in fit:
-        if r is not chosen:
-            reasons[r.id] = _lost(r, chosen, rule, pairs, names)
-    score = quality(chosen, rule)
+        else:
+            unclear.append(r)
+            more = f"; about {need:,} rows would be needed to tell" if (need := _more(pair, rule)) else ""
+            reasons[r.id] = f"Not shown to be {within} {names[best.id]}: {told(pair)}{more}."
+    score = quality(best, rule)
     assert score is not None
-    shown = chosen is best or (pair is not None and pair.low > -rule.margin)
-    within = "" if score.interval is None else f" ({share(score.interval.low)} to {share(score.interval.high)})"
-    first = (
-        f"Ship {names[chosen.id]}{'' if shown else ', provisionally'}: {share(score.value)}{within} of {score.n} rows "
-    )
-    first += f"pass “{primary(chosen, rule)}”"
+    if detectable_difference(max([p.n for p in pairs.values() if p] or [score.n]), 1.0) == math.inf:
+        return None
+    chosen = _by_objective(fit, best, pairs, rule)
+    rest = [r for r in fit if r is not chosen]
+    for r in rest:
+        reasons[r.id] = _lost(r, chosen, rule, pairs, names)
+    score, pair = quality(chosen, rule), pairs.get(chosen.id)
+    assert score is not None
+    spread = "" if score.interval is None else f" ({share(score.interval.low)} to {share(score.interval.high)})"
+    first = f"Ship {names[chosen.id]}: {share(score.value)}{spread} of {score.n} rows pass “{primary(chosen, rule)}”"
     for metric, words in (("e2e_ms/p95", "p95 response time {}"), ("cost_usd_per_1000", "{} per 1,000 requests")):
         if found := chosen.value(metric):
             first += ", " + words.format(number(found.value, found.unit))
-    good = f"not shown to be {100 * rule.margin:g} points worse than the best"
-    if not rule.margin:
-        good = "not shown to be worse than the best"
-    if len(fit) == 1:
-        second = f"It is the only cell that holds the limits and is {good}"
+    if len(left) == 1:
+        second = "It is the only cell that ended ok within the policy's limits"
+    elif not rest:
+        second = f"It has the highest quality measured, and no other cell was shown to be {within} it"
     else:
-        second = f"It {_why(fit, chosen, rule)} of the {len(fit)} cells {good}"
-    second += _sure(chosen, best, pair, rule, names)
-    runner = _by_objective([r for r in fit if r is not chosen], best, pairs, rule) if len(fit) > 1 else None
-    if runner:
-        why = reasons[runner.id]
-        third = f"The runner-up is {names[runner.id]}: {why[0].lower()}{why[1:]}"
-    else:
-        third = "There is no runner-up: each other cell failed, breaks a limit, or was shown to be worse in quality."
+        second = (
+            f"It {_why(fit, chosen, rule)} of the {len(fit)} cells shown to be {within} the highest quality measured"
+        )
+        second += f", that of {names[best.id]}: {told(pair)}" if pair else ", its own"
+    second += _open(unclear, chosen, pairs, rule, rows=bool(rest))
+    third = "There is no runner-up: each other cell failed, breaks a limit, or could not be shown to be good enough."
+    if rest:
+        runner = _by_objective(rest, best, pairs, rule)
+        third = f"The runner-up is {names[runner.id]}: {_lower(reasons[runner.id])}"
+    elif unclear:
+        near = _by_objective(unclear, best, pairs, rule)
+        value = record_value(near, rule.objective, rule)
+        assert value is not None
+        third = (
+            f"There is no runner-up; of the cells whose quality is open, {names[near.id]} comes first by "
+            f"{OBJECTIVES[rule.objective]} ({number(value.value, value.unit)}), but it is {_lower(reasons[near.id])}"
+        )
     return Decision(
         chosen.id, (first + ".", second + ".", third), {r: reasons[r] for r in sorted(reasons)}, rule.margin,
         against.id if against else None, best.id, pair,
     )  # fmt: skip
+
+
+def _lower(sentence: str) -> str:
+    return sentence[0].lower() + sentence[1:]
+
+
+def _more(pair: Paired, rule: Policy) -> int:
+    """The rows that would likely show a difference of the margin; 0 where there are as many already, or no margin."""
+    need = rows_needed(rule.margin, pair.disagreement) if rule.margin else 0
+    return need if need > pair.n else 0
+
+
+def _open(
+    unclear: Sequence[RunRecord], chosen: RunRecord, pairs: Mapping[str, Paired | None], rule: Policy, *, rows: bool
+) -> str:
+    """How many cells beat the chosen one by the objective but are not shown to be good enough, and how blind the run
+    is to that. `rows` adds how many rows it would take."""
+    if rule.objective == "quality":
+        return ""
+    mine = _value(chosen.value(rule.objective))
+    found = [p for r in unclear if _value(r.value(rule.objective)) < mine and (p := pairs[r.id])]
+    if not found:
+        return ""
+    what = "cheaper" if rule.objective == "cost_usd_per_1000" else "faster"
+    out = f"; for {len(found)} {what} cell{'s' if len(found) > 1 else ''} that is open"
+    blind, n, need = max((detectable_difference(p.n, p.disagreement), p.n, _more(p, rule)) for p in found)
+    if rule.margin < blind < math.inf:
+        out += f", as {n} rows likely show only differences of {100 * blind:.0f} points or more"
+    if rows and need:
+        out += f" and about {need:,} would be needed for {100 * rule.margin:g} points"
+    return out
 
 
 def _tied(r: RunRecord, front: RunRecord, rule: Policy, pairs: Mapping[str, Paired | None]) -> bool:
@@ -371,10 +408,11 @@ def _lost(
 ) -> str:
     """Why a cell that was good enough was not the one."""
     if rule.objective == "quality":
-        if simplicity(r) > simplicity(chosen):
-            return f"Its quality cannot be told apart from the best, and {names[chosen.id]} is simpler."
         pair = pairs.get(r.id)
-        return f"Shown to be worse in quality than the best ({told(pair) if pair else 'not compared'})."
+        if pair and pair.high < 0:
+            return f"Shown to be worse in quality than the best ({told(pair)})."
+        other = "the best" if pair else f"that of {names[chosen.id]}"
+        return f"Its quality cannot be told apart from {other}, and {names[chosen.id]} is simpler."
     mine, best = r.value(rule.objective), chosen.value(rule.objective)
     assert mine is not None
     assert best is not None
@@ -396,20 +434,3 @@ def _why(fit: Sequence[RunRecord], chosen: RunRecord, rule: Policy) -> str:
     if mine == (max(values) if rule.objective == "quality" else min(values)):
         return f"has {words}"
     return f"is the simplest that cannot be told apart from {words}"
-
-
-def _sure(chosen: RunRecord, best: RunRecord, pair: Paired | None, rule: Policy, names: Mapping[str, str]) -> str:
-    """How far the quality of the chosen cell is known against the best one."""
-    if chosen is best:
-        return "" if rule.objective == "quality" else ", and its quality is the highest measured"
-    assert pair is not None
-    margin = f"{100 * rule.margin:g} points"
-    if pair.low > -rule.margin:
-        return f", and it is shown not to be more than {margin} below the highest, {names[best.id]}: {told(pair)}"
-    smallest = detectable_difference(pair.n, pair.disagreement)
-    left = f"more than {margin}" if rule.margin else "anything"
-    more = f"; for {margin} about {rows_needed(rule.margin, pair.disagreement):,} are needed" if rule.margin else ""
-    return (
-        f", but it is open whether it loses {left} against the highest, {names[best.id]} ({told(pair)}): {pair.n} rows "
-        f"likely show differences of {100 * smallest:.0f} points or more{more}"
-    )

@@ -13,7 +13,7 @@ from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, ClassVar
 
-from harness.engine.shared_prefix import RowsCache, layers, switch_on
+from harness.engine.shared_prefix import RowsCache, full_attention, layers, switch_on
 from harness.loading import Loaded, load
 from harness.types import Completion, Context
 
@@ -84,7 +84,7 @@ class EagerSession:
         return [done[i] for i in range(len(encoded))]
 
     def _worthwhile_prefix(self, encoded: list[list[int]]) -> int:
-        length = shared_prefix(encoded) if len(encoded) > 1 else 0
+        length = shared_prefix(encoded) if len(encoded) > 1 and full_attention(self.model.config) else 0
         return length if self.knobs.min_prefix and length >= self.knobs.min_prefix else 0
 
     def _prefix_cache(self, tokens: list[int]) -> Any:

@@ -72,6 +72,13 @@ def attend(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, *
     return merged.reshape(rows, heads, tokens, size).transpose(1, 2).contiguous(), None
 
 
+def full_attention(config: Any) -> bool:
+    """Whether every layer sees all tokens: then padding between a prefix and a row's own tokens does no harm. A window
+    would count it."""
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    return kinds == {"full_attention"} and not getattr(config, "sliding_window", None)
+
+
 def switch_on(model: Any) -> bool:
     """Makes a model attend this way where it can: plain full attention through transformers' interface, on a CPU.
     Proved on a short prompt against the model's own attention; returns whether it holds."""
@@ -80,8 +87,7 @@ def switch_on(model: Any) -> bool:
     from transformers.masking_utils import sdpa_mask
 
     config = model.config
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if model.device.type != "cpu" or kinds != {"full_attention"} or getattr(config, "sliding_window", None):
+    if model.device.type != "cpu" or not full_attention(config):
         return False
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, sdpa_mask)

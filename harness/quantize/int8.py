@@ -30,7 +30,7 @@ class Int8:
         loaded = AutoModelForCausalLM.from_pretrained(
             str(model),
             dtype=torch_dtype(context.dtype),
-            quantization_config=BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=self.threshold),
+            quantization_config=BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=float(self.threshold)),
             device_map={"": 0} if context.device == "cuda" else None,
         )
         loaded.save_pretrained(str(out))
