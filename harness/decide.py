@@ -21,6 +21,7 @@ from harness.statistics import Paired, detectable_difference, paired, rows_neede
 from harness.types import Json, Measurement, RunRecord, Status
 
 MEMORY = ("memory_bytes/cuda_peak_reserved", "memory_bytes/cuda_peak_allocated", "memory_bytes/peak_rss")
+LOW_SCORE = 0.5  # a score that fewer rows than this reach is told beside the recommendation
 OBJECTIVES = {
     "cost_usd_per_1000": "cost per 1,000 requests",
     "e2e_ms/p95": "p95 response time",
@@ -322,6 +323,7 @@ def _choose(
     for metric, words in (("e2e_ms/p95", "p95 response time {}"), ("cost_usd_per_1000", "{} per 1,000 requests")):
         if found := chosen.value(metric):
             first += ", " + words.format(number(found.value, found.unit))
+    first += _low_scores(chosen, primary(chosen, rule))
     if len(left) == 1:
         second = "It is the only cell that ended ok within the policy's limits"
     elif not rest:
@@ -379,6 +381,13 @@ def _open(
     if rows and need:
         out += f" and about {need:,} would be needed for {100 * rule.margin:g} points"
     return out
+
+
+def _low_scores(record: RunRecord, judged: str) -> str:
+    """What else the suite scores and most rows fail: a headline must not hide it."""
+    found = {m.metric.removeprefix("quality/"): m.value for m in record.measurements if m.metric.startswith("quality/")}
+    low = [f"{share(v)} pass “{name}”" for name, v in found.items() if name != judged and v < LOW_SCORE]
+    return f"; but only {' and '.join(low)}, which this policy does not judge" if low else ""
 
 
 def _tied(r: RunRecord, front: RunRecord, rule: Policy, pairs: Mapping[str, Paired | None]) -> bool:

@@ -258,3 +258,13 @@ def test_labels_are_short_only_where_they_tell_cells_apart() -> None:
     assert labels(["m/lora/int8/s", "m/lora/awq/s"]) == {"m/lora/int8/s": "lora/int8", "m/lora/awq/s": "lora/awq"}
     two = ["m/lora/int8/s", "n/lora/int8/s"]
     assert labels(two) == {i: i for i in two}
+
+
+def test_the_headline_tells_what_most_rows_fail() -> None:
+    """A cell is chosen by one score; another that is low stands in the same sentence."""
+    best, rows = cell("lora", "fp16", [1] * 90 + [0] * 10, 1.0)
+    high = decide([best], {best.id: rows}, records.POLICY)
+    low_facts = records.with_value(best, "quality/facts", 0.06, wilson(6, 100), 100)
+    low = decide([low_facts], {best.id: rows}, records.POLICY)
+    assert "facts" not in high.sentences[0]
+    assert low.sentences[0].endswith("; but only 6% pass “facts”, which this policy does not judge.")
