@@ -31,7 +31,8 @@ def _told(error: BaseException) -> str:
 
 def _with_profile(arguments: list[str]) -> list[str]:
     """Adds the default profile for this machine where none is chosen, and says so."""
-    if any(a.startswith(("profile=", "+profile=", "-")) for a in arguments):
+    asks = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--version", "--shell-completion", "-sc")
+    if any(a.startswith(("profile=", "+profile=")) or a.partition("=")[0] in asks for a in arguments):
         return arguments
     from harness.environment import detect
 

@@ -27,6 +27,7 @@ from harness.suite import load as load_suite
 from harness.types import Cell, Component, Json, Status, SuiteData, digest, plain
 
 GROUPS = ("model", "adaptation", "quantization", "suite", "engine", "measure")
+ONE_FOR_ALL = ("policy", "price", "profile", "runner", "store")
 FREE_DISK_BYTES = 4 * 2**30
 
 
@@ -68,8 +69,8 @@ def _unset(configs: Sequence[DictConfig]) -> list[str]:
 
 def _counts(config: DictConfig) -> list[str]:
     """A line for each number outside the components that is no whole number or too small."""
-    latency = {f"measure.latency.{k}": 1 for k in ("requests", "output_tokens", "batch_size", "batch_tokens")}
-    least = {"seed": 0, "suite.max_new_tokens": 1, **latency, "measure.latency.warmup": 0}
+    latency = {"requests": 1, "batch_size": 1, "output_tokens": 2, "batch_tokens": 2, "warmup": 0}
+    least = {"seed": 0, "suite.max_new_tokens": 1, **{f"measure.latency.{k}": n for k, n in latency.items()}}
     if config.runner.workers is not None:
         least["runner.workers"] = 1
     values = {key: OmegaConf.select(config, key) for key in least}
@@ -122,7 +123,9 @@ def _price(price: Mapping[str, Any], environment: Environment) -> tuple[dict[str
     if faults:
         return {}, faults
     rest = {k: price[k] for k in ("name", "volume_requests", "utilization")}
-    return {**rest, "hardware": found, **{k: v for k, v in row.items() if k != "match"}}, []
+    hourly = row["usd_per_hour"] * (environment.cpu_count if row.get("per_core") else 1)
+    told = {k: v for k, v in row.items() if k not in ("match", "per_core")}
+    return {**rest, "hardware": found, **told, "usd_per_hour": hourly}, []
 
 
 def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run: Path) -> Grid:
@@ -159,6 +162,11 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
             if made is not None:
                 mistakes.extend(attempt(missing, part) or [])
                 mistakes.extend(made.mistakes() if hasattr(made, "mistakes") else [])
+    mistakes += [
+        f"{group}: is one for the whole grid, and cannot be swept; run once for each"
+        for group in ONE_FOR_ALL
+        if any(config[group] != first[group] for config in plains)
+    ]
     price, faults = _price(first["price"], environment)
     mistakes.extend(faults)
     store = Store(Path(first["store"]))

@@ -70,9 +70,13 @@ def torch_dtype(name: str) -> Any:
     return getattr(torch, name)
 
 
+def _config(folder: Path) -> dict[str, Json]:
+    config: dict[str, Json] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return config
+
+
 def _quantization(folder: Path) -> dict[str, Json]:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return config.get("quantization_config") or {}
+    return _config(folder).get("quantization_config") or {}
 
 
 def _kernel(folder: Path, name: str) -> Any:
@@ -102,9 +106,12 @@ def load(folder: Path, context: Context, int4_kernel: str = "auto") -> Loaded:
         use_fast_cpu_kernel()
     options: dict[str, Any] = {}
     dtype = context.dtype
+    method = _quantization(folder).get("quant_method")
     if context.device == "cuda":
-        if _quantization(folder).get("quant_method") == "torchao":
+        if method == "torchao":
             dtype = "bfloat16"  # see harness.quantize.dynamic
+        elif not method and _config(folder).get("dtype") == "bfloat16":
+            dtype = "bfloat16"  # what it was stored in, and a GPU computes in either
         kernel = _kernel(folder, "triton" if int4_kernel == "auto" else int4_kernel)
         options = {"device_map": {"": 0}} | ({"quantization_config": kernel} if kernel else {})
     model, info = AutoModelForCausalLM.from_pretrained(
@@ -121,5 +128,8 @@ def load(folder: Path, context: Context, int4_kernel: str = "auto") -> Loaded:
         told = "; ".join(f"{kind}: {', '.join(keys[:3])} ({len(keys)})" for kind, keys in faults.items() if keys)
         raise BrokenArtifact(f"the checkpoint does not fit its model: {told}")
     model.eval()
-    proof = {"linear_classes": linear_classes(model), "weights_bytes": weight_bytes(model), "dtype": dtype}
+    classes = linear_classes(model)
+    if method and set(classes) == {"Linear"}:
+        raise BrokenArtifact(f"the checkpoint says {method}, but every layer loaded is a plain Linear: {classes}")
+    proof = {"linear_classes": classes, "weights_bytes": weight_bytes(model), "dtype": dtype}
     return Loaded(model, AutoTokenizer.from_pretrained(str(folder)), proof)

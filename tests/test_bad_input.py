@@ -47,16 +47,18 @@ def test_what_is_wrong_in_every_part_is_told_at_once(tmp_path: Path) -> None:
     lines = told(
         tmp_path, "model=hf", "adaptation=lora,prompt_rag", "+adaptation.rnk=3", "adaptation.retrieval=bm52",
         "suite.folder=nowhere", "price.use=h900", "store=file/store", "outputs=file/out",
-        "seed=one", "profile.requests=0",
+        "seed=one", "profile.requests=0", "profile.batch_tokens=1", "policy.margin=0.01,0.02",
     )  # fmt: skip
     expected = [
         "model.id: must be given; add model.id=VALUE",
         "seed='one': must be a whole number, 0 or more",
         "measure.latency.requests=0: must be a whole number, 1 or more",
+        "measure.latency.batch_tokens=1: must be a whole number, 2 or more",
         f"suite support_tone: no folder 'nowhere' here or in {resource('suites')}",
         "lora: no knob 'rnk'; did you mean rank?",
         "prompt_rag: no knob 'rnk'; there is few_shot, retrieval, top_k",
-        "price.use='h900': not in the price table; it has h100, a10g, cpu_2",
+        "policy: is one for the whole grid, and cannot be swept; run once for each",
+        "price.use='h900': not in the price table; it has h100, a10g, cpu",
         f"store {tmp_path}/file/store: cannot be written (Not a directory); set store=DIR",
     ]
     assert [line for line in lines if line in expected] == expected, lines
@@ -92,7 +94,7 @@ def test_a_price_table_without_this_hardware_and_a_bad_row(tmp_path: Path, monke
     lines = (suite / "train.jsonl").read_text(encoding="utf-8").splitlines()
     lines[6] = json.dumps({k: v for k, v in json.loads(lines[6]).items() if k != "reply"})
     (suite / "train.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    suite_line, price_line = told(tmp_path, "suite.folder=suite", "~price.hardware.cpu_2", "seed=0")
+    suite_line, price_line = told(tmp_path, "suite.folder=suite", "~price.hardware.cpu", "seed=0")
     assert suite_line == f"{suite}/train.jsonl, row 7: reply missing, empty or not text; fill in each row"
     assert price_line.startswith("price table 'list_2026': no price for '")
     assert price_line.endswith("; add it to conf/price/list_2026.yaml, or choose one of h100, a10g with price.use=NAME")
@@ -118,8 +120,8 @@ def test_a_mistake_harms_nothing_that_was_there(tmp_path: Path) -> None:
     "arguments",
     [
         ("+sweep=support_tone", "quantization=int8,gptq", "adaptation=lora", "adaptation.rank=8,16"),
-        ("model=hf", "model.id=org/name", "seed=1,2", "price.hardware.cpu_2.usd_per_hour=1", "policy.margin=0.1"),
-        ("+adaptation.whatever=1", "++model.whatever=1", "~price.hardware.cpu_2", "hydra.sweep.dir=x", "--cfg", "job"),
+        ("model=hf", "model.id=org/name", "seed=1,2", "price.hardware.cpu.usd_per_hour=1", "policy.margin=0.1"),
+        ("+adaptation.whatever=1", "++model.whatever=1", "~price.hardware.cpu", "hydra.sweep.dir=x", "--cfg", "job"),
         ("hydra/launcher=joblib", "outputs=x", "store=y", "sweep_name=z", "suite.folder=a/b", "profile=thorough"),
         ("--config-dir", str(ROOT / "tests/conf"), "quantization=dies"),
         ("hydra.searchpath=[file:///elsewhere]", "quantization=from_there"),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from harness.grid import _price
 from harness.measure.cost import cost_per_1000, requests_per_second
 from harness.types import Measurement
+from tests.cells import MACHINE
 
 
 def measured(**values: float) -> list[Measurement]:
@@ -39,3 +43,20 @@ def test_serving_and_building_add_up() -> None:
     assert cost_per_1000(10, 500, price) == pytest.approx(0.25)
     assert cost_per_1000(10, 500, {**price, "volume_requests": 1_000}) == pytest.approx(0.70)
     assert cost_per_1000(20, 0, {**price, "utilization": 1.0}) == pytest.approx(0.05)
+
+
+def test_a_machine_without_a_gpu_is_priced_by_its_cores() -> None:
+    """A table that priced any CPU machine as a small one would make a large one look thirty times too cheap."""
+    table = {
+        "name": "t", "use": "auto", "volume_requests": 1000, "utilization": 0.5,
+        "hardware": {
+            "h100": {"match": "H100", "usd_per_hour": 2.0},
+            "cpu": {"match": "cpu", "per_core": True, "usd_per_hour": 0.04},
+        },
+    }  # fmt: skip
+    for cores in (2, 64):
+        price, faults = _price(table, replace(MACHINE, cpu_count=cores, device="cpu", hardware="a CPU"))
+        assert not faults
+        assert price["usd_per_hour"] == pytest.approx(0.04 * cores)
+    gpu, _ = _price(table, replace(MACHINE, device="cuda", hardware="NVIDIA H100 80GB HBM3"))
+    assert gpu["usd_per_hour"] == 2.0

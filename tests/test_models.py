@@ -12,7 +12,7 @@ from harness.components import instantiate, missing, resolve
 from harness.errors import UserError
 from harness.models.dummy import DummyModel
 from harness.models.gguf import PackagedGguf, gguf_file
-from harness.models.hub import HubModel, link_tree
+from harness.models.hub import HubModel, copy_tree, link_tree
 from harness.types import Component, Context
 from tests.cells import MACHINE
 
@@ -31,8 +31,8 @@ def checkpoint(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_folder_is_hard_linked(checkpoint: Path, tmp_path: Path) -> None:
-    """A second copy of the weights for each build would fill the disk."""
+def test_a_users_folder_is_copied_and_builds_link_weights_alone(checkpoint: Path, tmp_path: Path) -> None:
+    """What is the user's is never written through a link; weights copied for each build would fill the disk."""
     out = tmp_path / "out"
     out.mkdir()
     model = HubModel(str(checkpoint))
@@ -41,7 +41,11 @@ def test_a_folder_is_hard_linked(checkpoint: Path, tmp_path: Path) -> None:
     assert sorted(f.name for f in out.iterdir()) == [
         "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
     ]  # fmt: skip
-    assert (out / "model.safetensors").samefile(checkpoint / "model.safetensors")
+    assert not [f.name for f in out.iterdir() if f.samefile(checkpoint / f.name)]
+    after = tmp_path / "after"
+    after.mkdir()
+    link_tree(out, after)
+    assert [f.name for f in after.iterdir() if f.samefile(out / f.name)] == ["model.safetensors"]
 
 
 def test_links_are_followed(tmp_path: Path) -> None:
@@ -51,9 +55,9 @@ def test_links_are_followed(tmp_path: Path) -> None:
     for folder in (snapshot, out):
         folder.mkdir()
     (snapshot / "model.safetensors").symlink_to(blob)
-    link_tree(snapshot, out)
+    copy_tree(snapshot, out)
     assert not (out / "model.safetensors").is_symlink()
-    assert (out / "model.safetensors").samefile(blob)
+    assert (out / "model.safetensors").read_text() == "weights"
 
 
 def test_files_are_copied_where_they_cannot_be_linked(

@@ -27,6 +27,11 @@ class FullFt:
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "bm25s")
     REQUIRES: ClassVar[tuple[str, ...]] = ("bm25s",)
 
+    def __post_init__(self) -> None:
+        for knob in ("epochs", "batch_size", "top_k"):
+            if getattr(self, knob) < 1:
+                raise ValueError(f"{knob}={getattr(self, knob)}: must be 1 or more")
+
     def mistakes(self) -> list[str]:
         """What can be seen to be wrong before anything is loaded."""
         return mistakes(self.retrieval)

@@ -30,9 +30,14 @@ class Lora:
     retrieval: str = "bm25"
     top_k: int = 1
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "peft", "bm25s")
     REQUIRES: ClassVar[tuple[str, ...]] = ("peft", "bm25s")
+
+    def __post_init__(self) -> None:
+        for knob in ("rank", "epochs", "batch_size", "top_k"):
+            if getattr(self, knob) < 1:
+                raise ValueError(f"{knob}={getattr(self, knob)}: must be 1 or more")
 
     def mistakes(self) -> list[str]:
         """What can be seen to be wrong before anything is loaded."""

@@ -115,8 +115,8 @@ def train(base: Path, data: SuiteData, checkpoints: Path, context: Context, knob
         return [encode(tokenizer, prompter(r[data.message_field]), r[data.reply_field]) for r in split]
 
     fit, validation = rows(data.train), rows(data.validation)
-    dtype = torch.bfloat16 if context.device == "cuda" and peft is not None else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(str(base), dtype=dtype).to(context.device)
+    # float32 weights everywhere (a GPU computes in bfloat16 all the same): a merge in 16 bits would round LoRA alone
+    model = AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.float32).to(context.device)
     if peft is not None:
         from peft import get_peft_model
 

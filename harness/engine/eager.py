@@ -32,6 +32,10 @@ class Eager:
     VERSION: ClassVar[int] = 1
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers")
 
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size}: must be 1 or more")
+
     def start(self, folder: Path, context: Context) -> EagerSession:
         """Loads a model directory and returns a session that generates with it."""
         return EagerSession(self, load(folder, context, self.int4_kernel), context)

@@ -67,7 +67,7 @@ def attend(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, *
     shared, shared_lse = flash(across, *prefix, scale=scale)
     shared = shared.view(kv_heads, rows, group * tokens, size).transpose(0, 1)
     shared_lse = shared_lse.view(kv_heads, rows, group * tokens).transpose(0, 1)
-    weight = torch.sigmoid(own_lse - shared_lse).unsqueeze(-1)
+    weight = torch.sigmoid(own_lse - shared_lse).unsqueeze(-1).to(query.dtype)
     merged = own * weight + shared * (1 - weight)
     return merged.reshape(rows, heads, tokens, size).transpose(1, 2).contiguous(), None
 

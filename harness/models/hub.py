@@ -19,15 +19,24 @@ KEPT = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 
 
 def link_tree(source: Path, out: Path) -> None:
-    """Hard-links the files of a model directory (copies across file systems): a build that keeps the weights
-    costs no disk. Links are followed, since Hub snapshots are made of them."""
+    """Hard-links the weights from one build of the store to the next (copies across file systems): a build that
+    keeps them costs no disk. Small files are copied, since the next step may write its own in their place."""
     for path in source.iterdir():
         if path.is_file() and path.name != "manifest.json":
-            real = path.resolve()
             try:
-                os.link(real, out / path.name)
+                if path.suffix != ".safetensors":
+                    raise OSError
+                os.link(path, out / path.name)
             except OSError:
-                shutil.copy2(real, out / path.name)
+                shutil.copy2(path, out / path.name)
+
+
+def copy_tree(source: Path, out: Path) -> None:
+    """Copies the files of a user's folder or of the Hub's cache, links followed: what is theirs is never shared with
+    the store, neither to be written by it nor to change under it."""
+    for path in source.iterdir():
+        if path.is_file() and path.name != "manifest.json":
+            shutil.copy2(path, out / path.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +69,7 @@ class HubModel:
                 ) from error
         if unfit := self._no_safetensors(local):
             raise UserError(unfit)
-        link_tree(local, out)
+        copy_tree(local, out)
         return {"source": self.id, "revision": self.revision}
 
     def _no_safetensors(self, folder: Path) -> list[str]:

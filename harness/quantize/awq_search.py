@@ -8,7 +8,7 @@ the same number costs two small matrix products, and tokens no longer matter: 46
 In float32 the scale search would stash the weights without copying them (`.to(float32).cpu().contiguous()` of a
 float32 CPU tensor is that tensor), so that restoring restores nothing; `_Stashed` hands it a copy.
 
-Both replace methods of one exact version; another version runs as it is, in bfloat16, only slower.
+Both replace methods of one exact version. Another version searches as it is, only slower; in float32 it is refused.
 """
 
 from __future__ import annotations

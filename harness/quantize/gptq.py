@@ -26,6 +26,12 @@ class Gptq:
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "gptqmodel")
     REQUIRES: ClassVar[tuple[str, ...]] = ("gptqmodel", "optimum")
 
+    def __post_init__(self) -> None:
+        if self.bits not in (2, 3, 4, 8):
+            raise ValueError(f"bits={self.bits}: must be one of {(2, 3, 4, 8)}")
+        if self.calibration_rows < 1:
+            raise ValueError(f"calibration_rows={self.calibration_rows}: must be 1 or more")
+
     def __call__(self, model: Path, calibration: Sequence[str], out: Path, context: Context) -> Mapping[str, Json]:
         if fault := gptqmodel_runs.bad_shape(model, self.group_size):
             raise UserError(fault)
