@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -44,8 +46,16 @@ def versions(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def _torch_has_cuda() -> bool:
+    """Whether the installed PyTorch was built for CUDA, read from its `version.py` without importing it."""
+    found = importlib.util.find_spec("torch")
+    places = found.submodule_search_locations if found else None
+    text = (Path(next(iter(places))) / "version.py").read_text(encoding="utf-8") if places else ""
+    return re.search(r"^cuda\b[^=]*= *['\"]", text, re.MULTILINE) is not None
+
+
 def _gpu() -> str | None:
-    if not shutil.which("nvidia-smi") or os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+    if not shutil.which("nvidia-smi") or os.environ.get("CUDA_VISIBLE_DEVICES") == "" or not _torch_has_cuda():
         return None
     query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
     answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
@@ -62,6 +72,13 @@ def _cpu() -> tuple[str, frozenset[str]]:
     return fields.get("model name", platform.processor() or "CPU"), frozenset(fields.get("flags", "").split())
 
 
+def _cores(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Cores that this process may use: its affinity, and no more than its control group's quota (a container's)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, _, period = quota_file.read_text().partition(" ") if quota_file.exists() else ("max", "", "")
+    return cores if quota.strip() == "max" else max(1, min(cores, int(quota) // int(period)))
+
+
 @cache
 def detect() -> Environment:
     """The environment of this process, found once."""
@@ -69,7 +86,7 @@ def detect() -> Environment:
 
     gpu = _gpu()
     cpu, flags = _cpu()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = _cores()
     cpu_dtype = "bfloat16" if flags & {"amx_bf16", "avx512_bf16"} else "float32"
     return Environment(
         device="cuda" if gpu else "cpu",

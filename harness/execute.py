@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,7 +61,17 @@ def carry_out(step: Step, parents: list[Step], store: Store, progress: Progress,
         StepKind.BASE: _base, StepKind.ADAPT: _adapt, StepKind.QUANTIZE: _quantize,
         StepKind.QUALITY: _quality, StepKind.LATENCY: _latency,
     }[step.kind]  # fmt: skip
-    store.build(step, lambda out: work(step, folders, out, context), {**plain(environment), "threads": threads})
+    with _machine(step.exclusive):
+        store.build(step, lambda out: work(step, folders, out, context), {**plain(environment), "threads": threads})
+
+
+@contextlib.contextmanager
+def _machine(alone: bool) -> Iterator[None]:
+    """Holds this machine together with other steps, or alone: a latency is never taken beside another grid's work."""
+    lock = Path(tempfile.gettempdir()) / f"harness-{os.getuid()}.lock"
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)  # freed by the system if the process dies
+        yield
 
 
 def _set_threads(threads: int) -> None:

@@ -90,9 +90,17 @@ def _measurements(
         rate = requests_per_second(found, batch_size)
         if rate:
             found.append(Measurement("throughput_requests_per_s", rate, "req/s", "higher", batch_size))
-            cost = cost_per_1000(rate, seconds, price)
+            cost = cost_per_1000(rate, sum(_owed_seconds(manifests[k]) for k in BUILDS), price)
             found.append(Measurement("cost_usd_per_1000", cost, "USD", "lower", batch_size))
     return found
+
+
+def _owed_seconds(manifest: Mapping[str, Any]) -> float:
+    """Seconds of the whole machine that a build pays for: on a CPU it ran beside others, on some of the cores. How
+    steps share a GPU is not known, so each pays for it whole."""
+    machine = manifest["environment"]
+    share = machine["threads"] / machine["cpu_count"] if machine["device"] == "cpu" else 1.0
+    return float(manifest["seconds"] * min(share, 1.0))
 
 
 def rows_of(cell: Cell, plan: Plan, store: Store) -> list[dict[str, Any]]:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -114,6 +119,53 @@ def test_a_mistake_harms_nothing_that_was_there(tmp_path: Path) -> None:
     (run / "multirun.yaml").write_text("of an earlier run")
     told(tmp_path, f"hydra.sweep.dir={run}", "price.use=h900")
     assert [(f.name, f.read_text()) for f in run.iterdir()] == [("multirun.yaml", "of an earlier run")]
+
+
+class _Hub(BaseHTTPRequestHandler):
+    """Answers as the Hugging Face Hub does for a model that it does not have, or does not show."""
+
+    def do_GET(self) -> None:
+        refused = {"gated": "GatedRepo", "missing": "RepoNotFound", "renamed": "RevisionNotFound"}
+        code = next((c for name, c in refused.items() if f"org/{name}" in self.path), None)
+        self.send_response(404 if code else 200)
+        if code:
+            self.send_header("X-Error-Code", code)
+        self.end_headers()
+        if not code:
+            self.wfile.write(b'{"id": "org/there", "modelId": "org/there", "siblings": [], "tags": []}')
+
+    def log_message(self, *_: object) -> None:
+        """Silent."""
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("missing", "model 'org/missing': not on the Hub (or private: `hf auth login`); check model.id"),
+        ("gated", "model 'org/gated': gated; accept its licence on the Hub and log in with `hf auth login`"),
+        ("renamed", "model 'org/renamed': has no revision 'v2'; set model.revision"),
+        ("there", None),
+    ],
+)
+def test_the_hub_is_asked_before_anything_starts(tmp_path: Path, name: str, line: str | None) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Hub) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path)}
+        ask = f"from harness.models.hub import HubModel; print(HubModel('org/{name}', revision='v2').mistakes())"
+        done = subprocess.run(
+            [sys.executable, "-c", ask], env=environment, cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        server.shutdown()
+    assert done.stdout.strip() == str([line] if line else []), done.stderr
+
+
+def test_a_hub_out_of_reach_is_told(tmp_path: Path) -> None:
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
+    ask = "from harness.models.hub import HubModel; print(HubModel('org/name').mistakes())"
+    done = subprocess.run(
+        [sys.executable, "-c", ask], env=environment, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert "the Hub cannot be asked" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
+from harness.engine import shared_prefix as shared_prefix_module
 from harness.engine.eager import Eager, EagerSession, shared_prefix
 from harness.types import Context
 
@@ -73,6 +74,33 @@ def test_the_prefix_is_shared_where_attention_allows(folder: Path, tmp_path: Pat
     single = Eager(batch_size=1, min_prefix=0).start(tmp_path, CONTEXT)
     reference = [single.generate([p], 12)[0].text for p in PROMPTS]
     assert [c.text for c in sliding.generate(PROMPTS, 12)] == reference
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_attention_that_loses_the_prefix_is_not_switched_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    """In 16 bits too: rounding must not hide it, nor keep a right one from being used."""
+    context = Context("cpu", dtype, 0, CONTEXT.progress)
+    assert Eager().start(folder, context).shares_prefix
+    attend = shared_prefix_module.attend
+
+    def lossy(module: Any, query: Any, key: Any, *rest: Any, **options: Any) -> Any:
+        if hasattr(key, "shared_prefix"):
+            empty = [torch.zeros_like(t[:, :, :1]) for t in key.shared_prefix]
+            key.shared_prefix = (empty[0] - 1e4 * query.mean(dim=(0, 1, 2)), empty[1])
+        return attend(module, query, key, *rest, **options)
+
+    monkeypatch.setattr(shared_prefix_module, "attend", lossy)
+    assert not Eager().start(folder, context).shares_prefix
+
+
+@pytest.mark.parametrize("tokens", [1, 60, 130])
+def test_prompts_read_in_pieces_change_nothing(
+    folder: Path, alone: list[str], monkeypatch: pytest.MonkeyPatch, tokens: int
+) -> None:
+    monkeypatch.setattr("harness.engine.eager.PIECE_TOKENS", tokens)
+    assert [c.text for c in start(folder).generate(PROMPTS, 24)] == alone
 
 
 def test_rows_end_at_the_stop_token_and_others_go_on(folder: Path, alone: list[str]) -> None:

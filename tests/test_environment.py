@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ def with_gpu(monkeypatch: pytest.MonkeyPatch, output: str, code: int = 0) -> Non
     """A machine whose `nvidia-smi` answers so."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(environment, "_torch_has_cuda", lambda: True)
     answer = subprocess.CompletedProcess([], code, stdout=output, stderr="")
     monkeypatch.setattr("subprocess.run", lambda *_, **__: answer)
 
@@ -32,6 +34,7 @@ def with_gpu(monkeypatch: pytest.MonkeyPatch, output: str, code: int = 0) -> Non
 def with_cpu(monkeypatch: pytest.MonkeyPatch, flags: str, model: str = "Example CPU") -> None:
     """A machine without a GPU whose `/proc/cpuinfo` says so."""
     monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr(environment, "_cores", lambda: 2)
     text = f"processor\t: 0\nmodel name\t: {model}\nflags\t\t: {flags}\n\nprocessor\t: 1\nmodel name\t: other\n"
     monkeypatch.setattr(Path, "exists", lambda self: True)
     monkeypatch.setattr(Path, "read_text", lambda self, *_, **__: text)
@@ -52,8 +55,7 @@ def test_a_cpu_computes_in_16_bits_only_where_that_is_fast(
     with_cpu(monkeypatch, flags)
     found = detect()
     assert (found.device, found.dtype) == ("cpu", dtype)
-    assert found.hardware == f"Example CPU, {found.cpu_count} cores"
-    assert found.cpu_count >= 1
+    assert found.hardware == "Example CPU, 2 cores"
 
 
 def test_the_first_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,6 +74,28 @@ def test_hidden_gpus_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     with_gpu(monkeypatch, "NVIDIA H100 80GB HBM3\n")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert detect().device == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("line", "built"), [("cuda: Optional[str] = None", False), ("cuda = '13.0'", True), ("", False)]
+)
+def test_a_gpu_counts_only_where_torch_was_built_for_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, line: str, built: bool
+) -> None:
+    (tmp_path / "version.py").write_text(f"__version__ = '2.13.0'\n{line}\nhip: Optional[str] = None\n")
+    spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
+    assert environment._torch_has_cuda() is built
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert not environment._torch_has_cuda()
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("max 100000\n", 8), ("250000 100000\n", 2), ("50000 100000\n", 1)])
+def test_a_containers_quota_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quota: str, cores: int) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    (tmp_path / "cpu.max").write_text(quota)
+    assert environment._cores(tmp_path / "cpu.max") == cores
+    assert environment._cores(tmp_path / "nothing") == 8
 
 
 def test_it_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,10 +102,6 @@ def test_neither_a_folder_nor_a_name_of_the_hub(name: str) -> None:
     assert line == f"model {name!r}: no such folder, and not a Hub name of the form org/name; set model.id"
 
 
-def test_a_name_of_the_hub_is_left_to_the_hub() -> None:
-    assert not HubModel("org/name", revision="main").mistakes()
-
-
 @pytest.mark.parametrize(
     ("changes", "line"),
     [

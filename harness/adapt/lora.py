@@ -30,7 +30,7 @@ class Lora:
     retrieval: str = "bm25"
     top_k: int = 1
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "peft", "bm25s")
     REQUIRES: ClassVar[tuple[str, ...]] = ("peft", "bm25s")
 

@@ -131,7 +131,8 @@ def train(base: Path, data: SuiteData, checkpoints: Path, context: Context, knob
         ) -> Any:
             if own_loss:
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-            loss = completion_loss(model, inputs, num_items_in_batch)
+            with self.accelerator.autocast():  # it stands around model.forward alone, which this loss goes past
+                loss = completion_loss(model, inputs, num_items_in_batch)
             return (loss, {}) if return_outputs else loss
 
     class Told(TrainerCallback):  # type: ignore[misc]
@@ -145,7 +146,8 @@ def train(base: Path, data: SuiteData, checkpoints: Path, context: Context, knob
         per_device_train_batch_size=micro, per_device_eval_batch_size=max(micro, 4),
         gradient_accumulation_steps=max(1, knobs.batch_size // micro), lr_scheduler_type="cosine", warmup_steps=2,
         weight_decay=0.0, optim="adamw_torch_fused",
-        seed=context.seed, use_cpu=context.device == "cpu", bf16=context.device == "cuda",
+        seed=context.seed, use_cpu=context.device == "cpu",
+        bf16=context.device == "cuda" or context.dtype == "bfloat16",
         gradient_checkpointing=False, logging_steps=1, eval_strategy="epoch",
         save_strategy="epoch" if several else "no", save_total_limit=1, save_only_model=True,
         load_best_model_at_end=several, metric_for_best_model="eval_loss", prediction_loss_only=True,

@@ -17,6 +17,8 @@ from harness.engine.shared_prefix import RowsCache, full_attention, layers, swit
 from harness.loading import Loaded, load
 from harness.types import Completion, Context
 
+PIECE_TOKENS = 2048  # of prompts read at once: enough for a matrix product's full rate on a CPU
+
 
 @dataclass(frozen=True, slots=True)
 class Eager:
@@ -29,7 +31,7 @@ class Eager:
     compact_below: float = 0.75
     int4_kernel: str = "auto"
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers")
 
     def __post_init__(self) -> None:
@@ -122,11 +124,11 @@ class EagerSession:
         ended = [False] * rows
         live = list(range(rows))
         for step in range(max_new_tokens):
-            mask = self._mask(own, ids.shape[1], prefix_length, cache)
-            logits = self.model(
-                ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
-            ).logits[:, -1]
-            chosen = logits.argmax(dim=-1)
+            if step == 0 and isinstance(cache, RowsCache):
+                chosen = self._read_in_pieces(ids, own, positions, cache)
+            else:
+                mask = self._mask(own, ids.shape[1], prefix_length, cache)
+                chosen = self._next(ids, mask, positions, cache)
             for row, token in zip(live, chosen.tolist(), strict=True):
                 if ended[row]:
                     continue
@@ -148,6 +150,30 @@ class EagerSession:
             own = torch.cat([own, own.new_ones(len(live), 1)], dim=1)
             positions = positions[:, -1:] + 1
         return list(zip(made, ended, strict=True))
+
+    def _next(self, ids: Any, mask: Any, positions: Any, cache: Any) -> Any:
+        """The most likely next token of each row."""
+        logits = self.model(
+            ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
+        ).logits
+        return logits[:, -1].argmax(dim=-1)
+
+    def _read_in_pieces(self, ids: Any, own: Any, positions: Any, cache: RowsCache) -> Any:
+        """Reads the prompts of a batch, at most `PIECE_TOKENS` tokens at a time: memory for their activations does not
+        grow with the batch, and rows beside their like are padded less."""
+        import torch
+
+        rows, width = ids.shape
+        some = max(1, PIECE_TOKENS // width)
+        chosen = []
+        for start in range(0, rows, some):
+            piece = slice(start, start + some)
+            columns = slice(width - int(own[piece].sum(dim=1).max()), width)
+            window = cache.piece(piece, columns)
+            mask = self._mask(own[piece, columns], columns.stop - columns.start, 0, window)
+            chosen.append(self._next(ids[piece, columns], mask, positions[piece, columns], window))
+        cache.fill(width)
+        return torch.cat(chosen)
 
     def _row_cache(self, prefix: Any, rows: int, capacity: int) -> Any:
         """The cache of a batch that goes on from the prefix: shared where attention knows how, else repeated."""

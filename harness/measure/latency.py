@@ -29,8 +29,27 @@ def _quantiles(name: str, samples: list[float]) -> list[Measurement]:
 
 
 def peak_rss_bytes() -> int:
-    """The highest resident memory of this process so far: weights, cache, Python and its libraries together."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """The highest resident memory of this process since it started or since `forget_peak`: weights, cache, Python and
+    its libraries together."""
+    status = Path("/proc/self/status")
+    lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
+    high = next((line.split()[1] for line in lines if line.startswith("VmHWM:")), None)
+    return 1024 * (int(high) if high else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def forget_peak() -> bool:
+    """Gives back what loading used and freed, and starts the peak of resident memory anew (Linux, `man 5 proc`:
+    clear_refs); returns whether the system allows it."""
+    import ctypes
+    import gc
+
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    except (OSError, AttributeError):
+        return False
+    return True
 
 
 def measure(
@@ -44,6 +63,8 @@ def measure(
     prompts = [render(session.tokenizer, prompter(r[data.message_field])) for r in rows]
     for prompt in prompts[: knobs["warmup"]]:
         session.time_tokens(prompt, knobs["output_tokens"])
+    loading = peak_rss_bytes()
+    apart = context.device != "cuda" and forget_peak()
     first, between, whole = [], [], []
     for done, prompt in enumerate(prompts[: knobs["requests"]]):
         context.progress(done / (knobs["requests"] + 1), f"request {done + 1} of {knobs['requests']}")
@@ -66,12 +87,15 @@ def measure(
         Measurement("batch_step_ms", 1e3 * step, "ms", "lower", len(steps)),
         Measurement("weights_bytes", float(session.loaded.proof["weights_bytes"]), "bytes", "lower", 1),
     ]
-    return measured + _memory(context)
+    return measured + _memory(context, loading if apart else None)
 
 
-def _memory(context: Context) -> list[Measurement]:
+def _memory(context: Context, loading: int | None) -> list[Measurement]:
+    """Peaks while answering, and, where the two can be told apart, of loading and warming up."""
     if context.device != "cuda":
-        return [Measurement("memory_bytes/peak_rss", float(peak_rss_bytes()), "bytes", "lower", 1)]
+        answering = [Measurement("memory_bytes/peak_rss", float(peak_rss_bytes()), "bytes", "lower", 1)]
+        before = [Measurement("memory_bytes/peak_rss_loading", float(loading), "bytes", "lower", 1)] if loading else []
+        return answering + before
     import torch
 
     return [

@@ -95,4 +95,24 @@ class HubModel:
             return lacking or self._no_safetensors(local)
         if not HUB_NAME.fullmatch(self.id):
             return [f"model {self.id!r}: no such folder, and not a Hub name of the form org/name; set model.id"]
+        return self._not_on_the_hub()
+
+    def _not_on_the_hub(self) -> list[str]:
+        """Why the Hub cannot give this model, asked of it unless the model is in its cache already."""
+        from huggingface_hub import model_info, try_to_load_from_cache
+        from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+        if isinstance(try_to_load_from_cache(self.id, "config.json", revision=self.revision), str):
+            return []
+        try:
+            model_info(self.id, revision=self.revision, timeout=10)
+        except GatedRepoError:
+            return [f"model {self.id!r}: gated; accept its licence on the Hub and log in with `hf auth login`"]
+        except RevisionNotFoundError:
+            return [f"model {self.id!r}: has no revision {self.revision!r}; set model.revision"]
+        except RepositoryNotFoundError:
+            return [f"model {self.id!r}: not on the Hub (or private: `hf auth login`); check model.id"]
+        except Exception as error:  # what a network raises differs by library and version
+            told = f"the Hub cannot be asked ({type(error).__name__}); check the network, or give a folder"
+            return [f"model {self.id!r}: {told}"]
         return []

@@ -5,7 +5,9 @@ gptqmodel absorbed auto-gptq and autoawq, which are unmaintained and do not run 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,8 @@ def quantize(
 
     loaded = GPTQModel.load(str(model), config, dtype=torch_dtype(context.dtype))
     context.progress(0.1, f"{len(calibration)} calibration rows")
-    loaded.quantize(list(calibration), batch_size=1, **options)
+    with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):  # it writes `logs/` where it stands
+        loaded.quantize(list(calibration), batch_size=1, **options)
     context.progress(0.95, "saving")
     loaded.save(str(out))
     return {"calibration_rows": len(calibration)}
