@@ -1,8 +1,9 @@
 """Runs a plan's steps on this machine, each in a process of its own, and loses none of what is done.
 
-Ordinary steps share the machine, one thread each (two builds of one thread beat one of two); a latency step has it
-to itself. The first cell goes first and alone until it is timed, so that there is soon something to read; the
-other latencies wait for the end, when nothing else is left to do.
+Ordinary steps share the machine, one thread each (two builds of one thread beat one of two), but only one of them
+trains at a time, since that takes most memory; a latency step has the machine to itself. The first cell goes first and
+alone until it is timed, so that there is soon something to read; the other latencies wait for the end, when nothing
+else is left to do.
 """
 
 from __future__ import annotations
@@ -172,7 +173,14 @@ class Launcher:
         alone = [s for s in ready if s.exclusive]
         if alone and not busy and (first or not shared):
             return alone[:1]
-        return shared[: self.workers - len(busy)]
+        return self._affordable(shared, busy)[: self.workers - len(busy)]
+
+    @staticmethod
+    def _affordable(ready: list[Step], busy: list[_Running]) -> list[Step]:
+        """One training at a time: it needs several times the memory of any other step."""
+        adapting = [s for s in ready if s.kind is StepKind.ADAPT]
+        free = 0 if any(r.step.kind is StepKind.ADAPT for r in busy) else 1
+        return [s for s in ready if s not in adapting[free:]]
 
     def _urgency(self, step: Step) -> tuple[bool, bool, int]:
         """The first cell, then training, the most elaborate first (the longest work, and much waits for it), then

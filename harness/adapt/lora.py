@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from harness.adapt import training
 from harness.retrieval import mistakes
 from harness.types import Context, Json, SuiteData
 
 ADAPTER = "adapter"
+
+
+def merge(base: Path, adapter: Path) -> Any:
+    """The base model with the adapter in its weights, in float32 from the weights as stored, so that the merge rounds
+    nothing that training did not round."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    whole = AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.float32)
+    return PeftModel.from_pretrained(whole, str(adapter)).merge_and_unload()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,5 +63,4 @@ class Lora:
         )  # fmt: skip
         trained = training.train(base, data, out / "checkpoints", context, training.Knobs.of(self), peft)
         trained.model.save_pretrained(str(out / ADAPTER))
-        merged = trained.model.merge_and_unload()
-        return training.finish(merged, trained, out)
+        return training.finish(merge(base, out / ADAPTER), trained, out)

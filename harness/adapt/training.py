@@ -115,8 +115,10 @@ def train(base: Path, data: SuiteData, checkpoints: Path, context: Context, knob
         return [encode(tokenizer, prompter(r[data.message_field]), r[data.reply_field]) for r in split]
 
     fit, validation = rows(data.train), rows(data.validation)
-    # float32 weights everywhere (a GPU computes in bfloat16 all the same): a merge in 16 bits would round LoRA alone
-    model = AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.float32).to(context.device)
+    mixed = context.device == "cuda" or context.dtype == "bfloat16"
+    # weights that are trained stay in float32, small updates would be lost in 16 bits; frozen ones only compute
+    dtype = torch.bfloat16 if mixed and peft is not None else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(str(base), dtype=dtype).to(context.device)
     if peft is not None:
         from peft import get_peft_model
 
@@ -147,7 +149,7 @@ def train(base: Path, data: SuiteData, checkpoints: Path, context: Context, knob
         gradient_accumulation_steps=max(1, knobs.batch_size // micro), lr_scheduler_type="cosine", warmup_steps=2,
         weight_decay=0.0, optim="adamw_torch_fused",
         seed=context.seed, use_cpu=context.device == "cpu",
-        bf16=context.device == "cuda" or context.dtype == "bfloat16",
+        bf16=mixed,
         gradient_checkpointing=False, logging_steps=1, eval_strategy="epoch",
         save_strategy="epoch" if several else "no", save_total_limit=1, save_only_model=True,
         load_best_model_at_end=several, metric_for_best_model="eval_loss", prediction_loss_only=True,

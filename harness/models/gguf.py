@@ -53,6 +53,7 @@ class PackagedGguf:
     VERSION: ClassVar[int] = 1
     TRAINED: ClassVar[bool] = True
     LIBRARIES: ClassVar[tuple[str, ...]] = ("transformers", "gguf")
+    REQUIRES: ClassVar[tuple[str, ...]] = ("gguf",)
     NOT_IN_KEY: ClassVar[tuple[str, ...]] = ("path", "note", "score_quality")
 
     def _file(self) -> Path | None:
