@@ -8,6 +8,7 @@ import pytest
 
 from harness.grid import _price
 from harness.measure.cost import cost_per_1000, requests_per_second
+from harness.records import _owed_seconds
 from harness.types import Measurement
 from tests.cells import MACHINE
 
@@ -43,6 +44,14 @@ def test_serving_and_building_add_up() -> None:
     assert cost_per_1000(10, 500, price) == pytest.approx(0.25)
     assert cost_per_1000(10, 500, {**price, "volume_requests": 1_000}) == pytest.approx(0.70)
     assert cost_per_1000(20, 0, {**price, "utilization": 1.0}) == pytest.approx(0.05)
+
+
+def test_a_build_pays_for_the_cores_it_used() -> None:
+    """On a CPU two builds ran side by side on a core each; how steps share a GPU is not known."""
+    machine = {"device": "cpu", "cpu_count": 4, "threads": 1}
+    assert _owed_seconds({"seconds": 100.0, "environment": machine}) == 25
+    assert _owed_seconds({"seconds": 100.0, "environment": {**machine, "threads": 4}}) == 100
+    assert _owed_seconds({"seconds": 100.0, "environment": {**machine, "device": "cuda"}}) == 100
 
 
 def test_a_machine_without_a_gpu_is_priced_by_its_cores() -> None:

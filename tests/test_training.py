@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from harness.adapt import training
+from harness.adapt.full_ft import FullFt
+from harness.adapt.lora import ADAPTER, Lora, merge
 from harness.adapt.training import collate, completion_loss
 from harness.prompt import IGNORED
+from harness.types import Context
+from tests.cells import suite_data
+from tests.test_engine import shape, tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -47,3 +57,54 @@ def test_collate_pads_on_the_right_and_labels_nothing_there() -> None:
     assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 9], [1, 2, 3, 0, 0]]
     assert batch["labels"].tolist()[1] == [IGNORED, 2, 3, IGNORED, IGNORED]
     assert batch["attention_mask"].tolist()[1] == [1, 1, 1, 0, 0]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    out = tmp_path_factory.mktemp("base")
+    LlamaForCausalLM(shape(LlamaConfig)).save_pretrained(out)
+    tokenizer().save_pretrained(out)
+    return out
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("adaptation", [Lora(rank=4, epochs=1), FullFt(epochs=1)])
+def test_training_computes_in_the_dtype_of_its_context(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adaptation: Any, dtype: str
+) -> None:
+    """The loss goes past the forward pass that accelerate wraps; without its own autocast it stays in float32."""
+    rows = tuple({"message": f"question {i}", "reply": f"answer {i}"} for i in range(6))
+    computed: set[tuple[bool, torch.dtype]] = set()
+
+    def loss(model: Any, *rest: Any) -> Any:
+        decoder = (model.get_base_model() if hasattr(model, "get_base_model") else model).model.layers[0].mlp
+        hook = decoder.register_forward_hook(lambda *seen: computed.add((torch.is_grad_enabled(), seen[2].dtype)))
+        try:
+            return completion_loss(model, *rest)
+        finally:
+            hook.remove()
+
+    monkeypatch.setattr(training, "_agrees", lambda *_: True)
+    monkeypatch.setattr(training, "completion_loss", loss)
+    context = Context("cpu", dtype, 0, lambda fraction, note: None)
+    facts = adaptation(base, suite_data(train=rows, validation=rows[:2]), tmp_path, context)
+    assert computed == {(grad, getattr(torch, dtype)) for grad in (True, False)}
+    assert facts["loss"] == "completion"
+    assert {t.dtype for t in load_file(tmp_path / "model.safetensors").values()} == {torch.float32}
+
+
+def test_a_merge_rounds_nothing(base: Path, tmp_path: Path) -> None:
+    """The merged weights are the base's as stored plus the scaled product of the adapter, in float32."""
+    rows = tuple({"message": f"question {i}", "reply": f"answer {i}"} for i in range(6))
+    context = Context("cpu", "bfloat16", 0, lambda fraction, note: None)
+    Lora(rank=4, alpha=8, epochs=1)(base, suite_data(train=rows, validation=rows[:2]), tmp_path, context)
+    name = "model.layers.0.mlp.up_proj"
+    adapter = load_file(tmp_path / ADAPTER / "adapter_model.safetensors")
+    a, b = (adapter[f"base_model.model.{name}.lora_{x}.weight"] for x in "AB")
+    assert a.dtype == torch.float32
+    assert b.abs().max() > 0, "nothing was trained"
+    expected = load_file(base / "model.safetensors")[f"{name}.weight"] + 2.0 * b @ a
+    found = load_file(tmp_path / "model.safetensors")[f"{name}.weight"]
+    assert torch.allclose(found, expected, rtol=1e-6, atol=1e-8)
+    assert torch.equal(merge(base, tmp_path / ADAPTER).get_parameter(f"{name}.weight"), found)
