@@ -27,12 +27,11 @@ from harness.store import Store
 from harness.types import Json, Step, StepKind, plain
 
 CHILD_ENVIRONMENT = {
-    # Large temporaries in huge pages made training and AWQ 2 to 4 times faster. Blocks of a megabyte or more go back to
-    # the system: kept, they leave gaps between rows of other lengths, a gigabyte in a training (see DECISIONS.md).
-    # Waiting threads that spin would take the other step's core.
+    # Large temporaries in huge pages made training and AWQ 2 to 4 times faster, and blocks kept for the next of
+    # their size spare page faults. Waiting threads that spin would take the other step's core.
     "cpu": {
-        "OMP_WAIT_POLICY": "PASSIVE", "THP_MEM_ALLOC_ENABLE": "1", "MALLOC_MMAP_THRESHOLD_": "1048576",
-        "MALLOC_TRIM_THRESHOLD_": "2097152", "MALLOC_ARENA_MAX": "2",
+        "OMP_WAIT_POLICY": "PASSIVE", "THP_MEM_ALLOC_ENABLE": "1", "MALLOC_MMAP_THRESHOLD_": "33554432",
+        "MALLOC_TRIM_THRESHOLD_": "268435456", "MALLOC_ARENA_MAX": "2",
     },
     # A cache that grows by a token a step asks for blocks of every size.
     "cuda": {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True", "PYTORCH_ALLOC_CONF": "expandable_segments:True"},
