@@ -98,7 +98,7 @@ def test_a_merge_rounds_nothing(base: Path, tmp_path: Path) -> None:
     """The merged weights are the base's as stored plus the scaled product of the adapter, in float32."""
     rows = tuple({"message": f"question {i}", "reply": f"answer {i}"} for i in range(6))
     context = Context("cpu", "bfloat16", 0, lambda fraction, note: None)
-    Lora(rank=4, alpha=8, epochs=1)(base, suite_data(train=rows, validation=rows[:2]), tmp_path, context)
+    Lora(rank=4, alpha=8, epochs=1, batch_size=1)(base, suite_data(train=rows, validation=rows[:2]), tmp_path, context)
     name = "model.layers.0.mlp.up_proj"
     adapter = load_file(tmp_path / ADAPTER / "adapter_model.safetensors")
     a, b = (adapter[f"base_model.model.{name}.lora_{x}.weight"] for x in "AB")
