@@ -90,6 +90,12 @@ def test_a_gpu_counts_only_where_torch_was_built_for_it(
     assert not environment._torch_has_cuda()
 
 
+def test_a_gpu_is_none_to_a_torch_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_gpu(monkeypatch, "NVIDIA H100 80GB HBM3\n")
+    monkeypatch.setattr(environment, "_torch_has_cuda", lambda: False)
+    assert detect().device == "cpu"
+
+
 @pytest.mark.parametrize(("quota", "cores"), [("max 100000\n", 8), ("250000 100000\n", 2), ("50000 100000\n", 1)])
 def test_a_containers_quota_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quota: str, cores: int) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
