@@ -138,6 +138,15 @@ class _Hub(BaseHTTPRequestHandler):
         """Silent."""
 
 
+def ask_hub(home: Path, port: int, name: str) -> str:
+    """What revision v2 of `org/NAME` is told, in a process that takes this port of the machine for the Hub."""
+    environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HOME": str(home)}
+    ask = f"from harness.models.hub import HubModel; print(HubModel('org/{name}', revision='v2').mistakes())"
+    command = [sys.executable, "-c", ask]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
 @pytest.mark.parametrize(
     ("name", "line"),
     [
@@ -150,22 +159,13 @@ class _Hub(BaseHTTPRequestHandler):
 def test_the_hub_is_asked_before_anything_starts(tmp_path: Path, name: str, line: str | None) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), _Hub) as server:
         Thread(target=server.serve_forever, daemon=True).start()
-        environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path)}
-        ask = f"from harness.models.hub import HubModel; print(HubModel('org/{name}', revision='v2').mistakes())"
-        done = subprocess.run(
-            [sys.executable, "-c", ask], env=environment, cwd=ROOT, capture_output=True, text=True, check=False
-        )
+        answer = ask_hub(tmp_path, server.server_port, name)
         server.shutdown()
-    assert done.stdout.strip() == str([line] if line else []), done.stderr
+    assert answer == str([line] if line else [])
 
 
 def test_a_hub_out_of_reach_is_told(tmp_path: Path) -> None:
-    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
-    ask = "from harness.models.hub import HubModel; print(HubModel('org/name').mistakes())"
-    done = subprocess.run(
-        [sys.executable, "-c", ask], env=environment, cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert "the Hub cannot be asked" in done.stdout, done.stderr
+    assert "the Hub cannot be asked" in ask_hub(tmp_path, 9, "name")
 
 
 @pytest.mark.parametrize(
