@@ -118,12 +118,23 @@ def reference(records: Sequence[RunRecord]) -> RunRecord | None:
     return min((r for r in records if r.status is Status.OK), key=simplicity, default=None)
 
 
+def shared_scores(cells: Sequence[RunRecord], rows: Rows, score: str) -> tuple[list[list[float]], list[Json]]:
+    """The scores of several cells on the rows that all of them have, a list a cell in the same order of rows, and the
+    group of each row: a row without one is a group of its own."""
+    found = [{r["id"]: r for r in rows.get(c.id, ()) if _is_score(r["scores"].get(score))} for c in cells]
+    shared = sorted(set.intersection(*map(set, found)), key=str) if found else []
+    groups = [found[0][i].get("group") or ("row", i) for i in shared]
+    return [[float(f[i]["scores"][score]) for i in shared] for f in found], groups
+
+
+def _is_score(value: Json) -> bool:
+    return isinstance(value, int | float) and 0 <= value <= 1
+
+
 def compare(a: RunRecord, b: RunRecord, rows: Rows, score: str) -> Paired | None:
-    """`a` against `b` on the rows that both have; None where there are none or the score is not 0/1."""
-    left = {r["id"]: r["scores"].get(score) for r in rows.get(a.id, ())}
-    right = {r["id"]: r["scores"].get(score) for r in rows.get(b.id, ())}
-    shared = sorted((i for i in left if left[i] in (0, 1) and right.get(i) in (0, 1)), key=str)
-    return paired([left[i] for i in shared], [right[i] for i in shared]) if shared else None
+    """`a` against `b` on the rows that both have; None where there are none with a score from 0 to 1."""
+    (left, right), groups = shared_scores([a, b], rows, score)
+    return paired(left, right, groups) if left else None
 
 
 def points(difference: float) -> str:
@@ -293,9 +304,7 @@ def _choose(
         if r is best:
             continue
         if pair is None:
-            reasons[r.id] = (
-                f"It has no 0/1 scores on the same rows as {names[best.id]}, so its quality cannot be compared."
-            )
+            reasons[r.id] = f"It has no scores on the same rows as {names[best.id]}, so its quality cannot be compared."
         elif pair.low > -rule.margin:
             fit.append(r)
         elif pair.high < -rule.margin:
@@ -358,7 +367,7 @@ def _lower(sentence: str) -> str:
 
 def _more(pair: Paired, rule: Policy) -> int:
     """The rows that would likely show a difference of the margin; 0 where there are as many already, or no margin."""
-    need = rows_needed(rule.margin, pair.disagreement) if rule.margin else 0
+    need = pair.rows_for(rule.margin) if rule.margin else 0
     return need if need > pair.n else 0
 
 
@@ -375,7 +384,7 @@ def _open(
         return ""
     what = "cheaper" if rule.objective == "cost_usd_per_1000" else "faster"
     out = f"; for {len(found)} {what} cell{'s' if len(found) > 1 else ''} that is open"
-    blind, n, need = max((detectable_difference(p.n, p.disagreement), p.n, _more(p, rule)) for p in found)
+    blind, n, need = max((p.smallest(), p.n, _more(p, rule)) for p in found)
     if rule.margin < blind < math.inf:
         out += f", as {n} rows likely show only differences of {100 * blind:.0f} points or more"
     if rows and need:

@@ -15,7 +15,7 @@ from harness.components import instantiate, resolve, unsupported
 from harness.environment import Environment, versions
 from harness.types import Cell, Component, Json, Step, StepKind, SuiteData, digest, plain
 
-MEASURE_VERSION = 2
+MEASURE_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)

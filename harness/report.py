@@ -37,7 +37,7 @@ from harness.decide import (
 )
 from harness.errors import UserError
 from harness.resources import resource
-from harness.statistics import detectable_difference, holm
+from harness.statistics import holm
 from harness.types import Json, Measurement, RunRecord, Status
 
 Row = Mapping[str, Json]
@@ -232,7 +232,7 @@ def differences(run: Run, margin: float) -> dict[str, Any]:
     reach = max([margin, 0.1, *(abs(v) for pair in pairs.values() for v in (pair.low, pair.high))]) * 1.06
     lines = []
     for i, pair in pairs.items():
-        smallest = detectable_difference(pair.n, pair.disagreement)
+        smallest = pair.smallest(len(pairs))
         lines.append(
             {
                 "name": run.names[i], "delta": points(pair.delta), "low": points(pair.low), "high": points(pair.high),

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.engine.eager import EagerSession
 from harness.measure.fidelity import fidelity
 from harness.prompt import load_prompter, render
-from harness.statistics import wilson
+from harness.statistics import bootstrap, share_interval
 from harness.types import Context, Json, Measurement, SuiteData, plain
 
 ROWS_FILE = "rows.jsonl"
@@ -55,14 +55,16 @@ def measure(
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     from lm_eval import simple_evaluate
-    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks import TaskManager, get_task_dict
 
+    manager = TaskManager(include_path=str(data.folder), include_defaults=False)
+    rules = get_task_dict([task], manager)[task]
     closeness = fidelity(session.model, parent)
     kept: dict[str, Any] = {}
     results = simple_evaluate(
         model=_language_model(session, folder, data.max_new_tokens, context, kept),
         tasks=[task],
-        task_manager=TaskManager(include_path=str(data.folder), include_defaults=False),
+        task_manager=manager,
         limit=len(data.evaluation),
         log_samples=True,
         bootstrap_iters=0,
@@ -73,18 +75,33 @@ def measure(
     with (out / ROWS_FILE).open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     n = len(rows)
-    scores = [
-        Measurement(f"quality/{name}", sum(r["scores"][name] for r in rows) / n, "share", "higher", n,
-                    wilson(round(sum(r["scores"][name] for r in rows)), n))
-        for name in rows[0]["scores"]
-    ]  # fmt: skip
     lengths = [r["tokens"] for r in rows]
     return [
-        *scores,
+        *summarize(rows, rules.aggregation(), rules.higher_is_better()),
         *closeness,
         Measurement("output_tokens/mean", sum(lengths) / n, "tokens", "lower", n),
         Measurement("truncated_share", sum(not r["finished"] for r in rows) / n, "share", "lower", n),
     ]
+
+
+def summarize(
+    rows: Sequence[Mapping[str, Any]], aggregations: Mapping[str, Any], higher: Mapping[str, bool]
+) -> list[Measurement]:
+    """One measurement a score over the rows that have it (a class's recall stands on the rows of that class alone),
+    with an interval clustered by group. A score that is no number a row, such as the labels of a macro-F1, is what
+    lm-eval's aggregation makes of all rows."""
+    found = []
+    for name in dict.fromkeys(name for row in rows for name in row["scores"]):
+        having = [row for row in rows if name in row["scores"]]
+        items = [row["scores"][name] for row in having]
+        groups = [row.get("group") or ("row", row["id"]) for row in having]
+        if all(isinstance(item, int | float) for item in items):
+            value, interval = sum(items) / len(items), share_interval(items, groups)
+        else:
+            value, interval = aggregations[name](items), bootstrap(items, aggregations[name], groups)
+        better = "higher" if higher.get(name, True) else "lower"
+        found.append(Measurement(f"quality/{name}", value, "share", better, len(items), interval))
+    return found
 
 
 def _row(sample: Mapping[str, Any], kept: Mapping[str, Any], data: SuiteData) -> dict[str, Json]:
