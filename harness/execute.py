@@ -96,24 +96,11 @@ def _adapt(step: Step, parents: list[Path], out: Path, context: Context) -> Mapp
     from harness.measure.fidelity import write_reference
 
     data = _data(step)
-    _give_blocks_back()
     facts: Mapping[str, Json] = instantiate(step.component)(parents[0], data, out, context)
     context.progress(0.97, "reference answers")
     made = load(out, context)
     write_reference(made.model, made.tokenizer, out, data)
     return facts
-
-
-def _give_blocks_back() -> None:
-    """Has glibc return blocks of 1 MB and more to the system when they are freed (mallopt(3)): kept, they leave gaps
-    between rows of other lengths, up to a gigabyte in a training. Other steps are faster when blocks are kept."""
-    import ctypes
-
-    mmap_threshold, trim_threshold = -3, -1
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        libc = ctypes.CDLL(None)
-        libc.mallopt(mmap_threshold, 1 << 20)
-        libc.mallopt(trim_threshold, 2 << 20)
 
 
 def _quantize(step: Step, parents: list[Path], out: Path, context: Context) -> Mapping[str, Json]:

@@ -52,11 +52,13 @@ def test_its_gradient_too(model: LlamaForCausalLM) -> None:
     assert torch.allclose(*grads, rtol=1e-4, atol=1e-7)
 
 
-def test_collate_pads_on_the_right_and_labels_nothing_there() -> None:
+def test_collate_pads_on_the_right_to_few_widths_and_labels_nothing_there() -> None:
     batch = collate(0, ROWS)
-    assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 9], [1, 2, 3, 0, 0]]
-    assert batch["labels"].tolist()[1] == [IGNORED, 2, 3, IGNORED, IGNORED]
-    assert batch["attention_mask"].tolist()[1] == [1, 1, 1, 0, 0]
+    assert [row[:6] for row in batch["input_ids"].tolist()] == [[5, 6, 7, 8, 9, 0], [1, 2, 3, 0, 0, 0]]
+    assert batch["labels"].tolist()[1] == [IGNORED, 2, 3] + [IGNORED] * 29
+    assert batch["attention_mask"].tolist()[1] == [1] * 3 + [0] * 29
+    widths = {collate(0, [{"input_ids": [1] * n, "labels": [1] * n}])["labels"].shape[1] for n in range(1, 65)}
+    assert widths == {32, 64}
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.environment import give_memory_back
 from harness.errors import BrokenArtifact
 from harness.prompt import IGNORED, Prompter, Recipe, describe, encode
 from harness.types import Context, Json, SuiteData
+
+SHAPE_STEP = 32  # tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +49,11 @@ class Trained:
 
 
 def collate(pad: int, rows: Sequence[Mapping[str, list[int]]]) -> dict[str, Any]:
-    """Rows padded on the right to the longest."""
+    """Rows padded on the right to the longest, and to a multiple of `SHAPE_STEP`: on a CPU each new length left memory
+    behind, 50 MB a step of eight rows."""
     import torch
 
-    width = max(len(r["input_ids"]) for r in rows)
+    width = -(-max(len(r["input_ids"]) for r in rows) // SHAPE_STEP) * SHAPE_STEP
 
     def padded(values: list[int], filler: int) -> list[int]:
         return values + [filler] * (width - len(values))
@@ -140,6 +144,7 @@ def train(base: Path, data: SuiteData, checkpoints: Path, context: Context, knob
     class Told(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             context.progress(state.global_step / max(state.max_steps, 1), f"epoch {state.epoch:.1f}")
+            give_memory_back()
 
     micro = 1 if context.device == "cpu" else knobs.batch_size
     several = knobs.epochs > 1

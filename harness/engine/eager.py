@@ -79,7 +79,7 @@ class EagerSession:
         with torch.inference_mode():
             length = self._worthwhile_prefix(encoded)
             prefix = self._prefix_cache(encoded[0][:length]) if length else None
-            order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
+            order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]))  # what memory fits them fits all
             for start in range(0, len(order), self.knobs.batch_size):
                 rows = order[start : start + self.knobs.batch_size]
                 made = self._decode([encoded[i][length:] for i in rows], max_new_tokens, prefix, length)
