@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 
 from harness.errors import UserError
-from harness.overrides import misspelt
+from harness.overrides import CONFIG_DIR, misspelt
 from harness.resources import resource
 
 
@@ -43,6 +43,13 @@ def _with_profile(arguments: list[str]) -> list[str]:
     return [*arguments, f"profile={name}"]
 
 
+def _with_own_choices(arguments: list[str], packaged: Path) -> list[str]:
+    """Adds `conf/` of the working directory, where a team keeps suites, sweeps and choices of its own."""
+    own = Path("conf").resolve()
+    named = any(a.partition("=")[0] in CONFIG_DIR for a in arguments)
+    return arguments if named or own == packaged or not own.is_dir() else [*arguments, "--config-dir", str(own)]
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     import hydra
@@ -58,8 +65,8 @@ def main(arguments: list[str] | None = None) -> int:
 
         return run_grid([config], [[]], Path.cwd())
 
-    given = list(sys.argv[1:] if arguments is None else arguments)
     conf = resource("conf").resolve()
+    given = _with_own_choices(list(sys.argv[1:] if arguments is None else arguments), conf)
     if mistakes := misspelt(given, conf):
         return _mistake([f"{mistake} (python -m harness --help)" for mistake in mistakes])
     sys.argv = ["harness", *_with_profile(given)]

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from harness.errors import UserError
-from harness.statistics import Paired, detectable_difference, paired, rows_needed
+from harness.statistics import Paired, detectable_difference, interaction, paired, rows_needed
 from harness.types import Json, Measurement, RunRecord, Status
 
 MEMORY = ("memory_bytes/cuda_peak_reserved", "memory_bytes/cuda_peak_allocated", "memory_bytes/peak_rss")
@@ -135,6 +135,13 @@ def compare(a: RunRecord, b: RunRecord, rows: Rows, score: str) -> Paired | None
     """`a` against `b` on the rows that both have; None where there are none with a score from 0 to 1."""
     (left, right), groups = shared_scores([a, b], rows, score)
     return paired(left, right, groups) if left else None
+
+
+def interact(cells: Sequence[RunRecord], rows: Rows, score: str) -> Paired | None:
+    """How quantization changed the gain of an adaptation, on the rows that all of (tuned, base, tuned in 16 bits, base
+    in 16 bits) have; None unless there are four cells and such rows."""
+    scores, groups = shared_scores(cells, rows, score)
+    return interaction(scores[0], scores[1], scores[2], scores[3], groups) if len(scores) == 4 and groups else None
 
 
 def points(difference: float) -> str:

@@ -8,7 +8,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ from rich.console import Console
 
 from harness import ledger, records, report
 from harness.components import instantiate, missing
+from harness.decide import UNQUANTIZED
 from harness.environment import Environment, detect
 from harness.errors import UserError
 from harness.launch import Launcher
+from harness.leakage import near
 from harness.plan import Plan, plan
 from harness.progress import Board, clock
 from harness.store import Store
@@ -59,6 +61,54 @@ def _cells(configs: Sequence[Mapping[str, Any]], overrides: Sequence[Sequence[st
         swept = [o for o in own if o not in common and o.split("=")[0] not in (*GROUPS, "seed")]
         cells.append(Cell(**parts, seed=config["seed"], variant=",".join(swept)))
     return tuple({c.id: c for c in cells}.values())
+
+
+def _beside(cells: Sequence[Cell], curve: Sequence[float], control: bool) -> list[Cell]:
+    """Cells that are measured beside the grid and are no candidates: each trained, unquantized cell on parts of its
+    training rows (`+curve=[0.25,0.5,1.0]`), and the simplest cell evaluated again with the rows batched otherwise."""
+    made = []
+    for cell in cells:
+        if "epochs" in cell.adaptation.params and cell.quantization.name in UNQUANTIZED:
+            for share in sorted(s for s in set(curve) if s < 1):
+                suite = replace(cell.suite, params={**cell.suite.params, "train_share": share})
+                made.append(replace(cell, suite=suite, variant=_variant(cell, f"curve={share:g}")))
+    if control:
+        first = cells[0]
+        size = first.engine.params.get("batch_size", 2)
+        engine = replace(first.engine, params={**first.engine.params, "batch_size": max(1, size // 2)})
+        made.append(replace(first, engine=engine, variant=_variant(first, "again")))
+    return made
+
+
+def _variant(cell: Cell, name: str) -> str:
+    return f"{cell.variant}/{name}" if cell.variant else name
+
+
+def _curve(configs: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[str]]:
+    """The shares of `+curve=[...]`, and a line where they are none."""
+    given = configs[0].get("curve") or []
+    shares = given if isinstance(given, list) else [given]
+    if all(isinstance(s, int | float) and not isinstance(s, bool) and 0 < s <= 1 for s in shares):
+        return [float(s) for s in shares], []
+    return [], [f"curve={given}: give shares of the training rows above 0 and up to 1, such as +curve=[0.25,0.5,1.0]"]
+
+
+def _constraints(cells: Sequence[Cell], data: Mapping[str, SuiteData]) -> list[str]:
+    """A line for each suite whose answers are to be constrained and that has no grammar, or a bad one."""
+    from harness.engine.constrained import mistakes
+
+    asked = {digest(plain(c.suite)): c.suite for c in cells if c.engine.params.get("constrained")}
+    found = []
+    for key, suite in asked.items():
+        if key in data and not data[key].output:
+            found.append(
+                f"engine.constrained: suite {suite.name} has no output_file; name its JSON Schema or grammar there"
+            )
+        elif key in data:
+            found += [
+                f"{data[key].folder / suite.params['output_file']}: {fault}" for fault in mistakes(data[key].output)
+            ]
+    return found
 
 
 def _unset(configs: Sequence[DictConfig]) -> list[str]:
@@ -134,7 +184,9 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
     plains: list[dict[str, Any]] = [OmegaConf.to_container(c, resolve=True) for c in configs]  # type: ignore[misc]
     cells = _cells(plains, overrides)
     first = plains[0]
-    mistakes = [*_unset(configs), *(line for config in configs for line in _counts(config))]
+    curve, bad_curve = _curve(plains)
+    cells = (*cells, *_beside(cells, curve, bool(first["profile"].get("aa_control"))))
+    mistakes = [*bad_curve, *_unset(configs), *(line for config in configs for line in _counts(config))]
     data: dict[str, SuiteData] = {}
 
     def attempt(work: Any, *arguments: Any) -> Any:
@@ -162,6 +214,7 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
             if made is not None:
                 mistakes.extend(attempt(missing, part) or [])
                 mistakes.extend(made.mistakes() if hasattr(made, "mistakes") else [])
+    mistakes += _constraints(cells, data)
     mistakes += [
         f"{group}: is one for the whole grid, and cannot be swept; run once for each"
         for group in ONE_FOR_ALL
@@ -259,12 +312,31 @@ def _conclude(made: Plan, grid: Grid, page: Path, console: Console, clock_since:
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
 
 
+def _leakage(grid: Grid) -> dict[str, Json]:
+    """What was found between evaluation rows and what builds see, by suite, for the report."""
+    found = {}
+    for data in grid.data.values():
+        if data.name in found:
+            continue  # a part of it, for a learning curve
+        train = (*data.train, *data.validation)
+        alike = near(data.evaluation, train, data.knowledge, data.message_field)
+        kept = {r["id"] for r in data.evaluation}
+        found[data.name] = {
+            "rows": {"training": len(data.train), "validation": len(data.validation), "articles": len(data.knowledge),
+                     "evaluation": len(data.evaluation)},
+            "overlaps": [plain(o) for o in (*data.overlaps, *alike) if o.row in kept],
+            "mode": data.leakage,
+        }  # fmt: skip
+    return found
+
+
 def main(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run: Path) -> int:
     """A whole grid; the launcher that Hydra calls ends with this exit code."""
     console = Console()
     grid = check(configs, overrides, run.absolute())
     grid.run.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(configs[0], grid.run / "config.yaml")
+    ledger.write_leakage(grid.run, _leakage(grid))
     try:
         return carry_out(grid, console)
     except KeyboardInterrupt:

@@ -5,6 +5,7 @@
         records/<slug>.json    one RunRecord a cell
         rows/<slug>.jsonl      one evaluated row a line: id, group, case, prompt_hash, prompt, output, tokens,
                                finished, scores
+        leakage.json           overlaps between evaluation rows and what builds saw, by suite
         table.csv, .parquet    one tidy table: a row a cell a metric
 
 Records are the truth; the tables are drawn from them again after each cell.
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CELLS = "cells.json"
+LEAKAGE = "leakage.json"
 COLUMNS = {
     "cell": "string", "model": "string", "adaptation": "string", "quantization": "string", "suite": "string",
     "seed": "int64", "status": "string", "reason": "string", "metric": "string", "value": "float64",
@@ -88,6 +90,20 @@ def read_cells(run: Path) -> list[str]:
     if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids):
         raise UserError(f"{path}: not a list of cell ids; {mend}")
     return list(dict.fromkeys(ids))
+
+
+def write_leakage(run: Path, found: Mapping[str, Json]) -> None:
+    """Overlaps between evaluation rows and what builds saw, by suite."""
+    write_text(run / LEAKAGE, json.dumps(found, indent=1, ensure_ascii=False))
+
+
+def read_leakage(run: Path) -> dict[str, Any]:
+    """What `write_leakage` wrote; nothing for a run that did not look."""
+    path = run / LEAKAGE
+    found = _read_json(path, "delete it; the report then says that nobody looked") if path.exists() else {}
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: not an object; delete it, the report then says that nobody looked")
+    return found
 
 
 def write_record(run: Path, record: RunRecord) -> None:

@@ -24,13 +24,15 @@ ChatMessage = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """`examples` are (message, reply) pairs; `method` is `none`, `bm25`, `dense` or `hybrid`."""
+    """`examples` are (message, reply) pairs; `method` is `none`, `bm25`, `dense` or `hybrid`; `asked` is what a message
+    is called where facts stand before it."""
 
     system: str
     examples: tuple[tuple[str, str], ...]
     articles: tuple[Article, ...]
     method: str
     top_k: int
+    asked: str = "Message"
 
     def save(self, folder: Path) -> None:
         """Writes `prompt.json` into a model directory."""
@@ -50,10 +52,10 @@ class Prompter:
         if not articles:
             return message
         facts = "\n".join(f"{a.title}: {a.text}" for a in articles)
-        return f"Facts:\n{facts}\n\nEmail:\n{message}"
+        return f"Facts:\n{facts}\n\n{self.recipe.asked}:\n{message}"
 
     def __call__(self, message: str) -> list[ChatMessage]:
-        """Chat messages for one customer message: system, worked examples, then the message with its facts."""
+        """Chat messages for one message: system, worked examples, then the message with its facts."""
         chat: list[ChatMessage] = [{"role": "system", "content": self.recipe.system}]
         for asked, answered in self.recipe.examples:
             chat += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]

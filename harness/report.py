@@ -12,6 +12,7 @@ import argparse
 import math
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from harness.decide import (
     compare,
     decide,
     duration,
+    interact,
     labels,
     memory,
     number,
@@ -32,17 +34,19 @@ from harness.decide import (
     quality,
     read_policy,
     reference,
+    shared_scores,
     significant,
     size,
 )
 from harness.errors import UserError
 from harness.resources import resource
-from harness.statistics import holm
-from harness.types import Json, Measurement, RunRecord, Status
+from harness.statistics import Paired, holm, over_seeds
+from harness.types import SIDE, Json, Measurement, RunRecord, Status
 
 Row = Mapping[str, Json]
 NONE = "–"
 EXAMPLES = 4
+LISTED = 20  # overlapping pairs, the rest stands in leakage.json
 SHOWN_CHARACTERS = 1_500
 # What neither HTML nor Markdown escaping touches, and what can still turn text round or hide it.
 INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
@@ -59,7 +63,8 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run folder as read. `ids` are all cells of the grid in order, ended or not."""
+    """A run folder as read. `ids` are all cells of the grid in order, ended or not; `side` are the cells that stand
+    beside the grid and are not candidates: parts of a learning curve, and the A/A control."""
 
     folder: Path
     ids: tuple[str, ...]
@@ -67,6 +72,8 @@ class Run:
     rows: Mapping[str, Sequence[Row]]
     names: Mapping[str, str]
     policy: Mapping[str, Json]
+    leakage: Mapping[str, Json]
+    side: tuple[RunRecord, ...] = ()
 
     @property
     def pending(self) -> list[str]:
@@ -81,11 +88,18 @@ class Run:
 
 def read(folder: Path) -> Run:
     """Everything that a report needs. Raises `UserError` for a folder or file that cannot be read."""
-    records = {r.id: r for r in ledger.read_records(folder)}
-    ids = tuple(dict.fromkeys([*ledger.read_cells(folder), *records]))
-    rows = {r.id: ledger.read_rows(folder, r) for r in records.values()}
+    every = {r.id: r for r in ledger.read_records(folder)}
+    beside = tuple(r for r in every.values() if is_side(r.id))
+    records = {i: r for i, r in every.items() if not is_side(i)}
+    ids = tuple(dict.fromkeys([*(i for i in ledger.read_cells(folder) if not is_side(i)), *records]))
+    rows = {r.id: ledger.read_rows(folder, r) for r in every.values()}
     policy = next((r.config["policy"] for r in records.values() if r.config.get("policy")), {"objective": "quality"})
-    return Run(folder, ids, records, rows, labels(ids), policy)
+    return Run(folder, ids, records, rows, labels(ids), policy, ledger.read_leakage(folder), beside)
+
+
+def is_side(cell_id: str) -> bool:
+    """Whether a cell stands beside the grid, by the variant at the end of its id."""
+    return cell_id.rpartition("/")[2].startswith(SIDE)
 
 
 # ---------------------------------------------------------------------------------------------------- numbers as text
@@ -249,6 +263,196 @@ def differences(run: Run, margin: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def quantized(run: Run, margin: float) -> dict[str, Any]:
+    """Each quantized cell against its own adaptation unquantized: is it shown to be no worse by the margin, what share
+    of the outputs stayed the same, and how much of the adaptation's gain is gone."""
+    ok = {(r.model, r.suite, r.seed, r.adaptation, r.quantization): r for r in run.ok}
+    against = reference(run.ok)
+    pairs: dict[str, Paired] = {}
+    lines = []
+    for r in run.ok:
+        parent = _parent(run, r)
+        pair = compare(r, parent, run.rows, primary(r)) if parent else None
+        if pair is None or parent is None:
+            continue
+        pairs[r.id] = pair
+        line = {
+            "id": r.id, "name": run.names[r.id], "delta": points(pair.delta),
+            "low": points(pair.low), "high": points(pair.high), "gained": pair.gained, "lost": pair.lost, "n": pair.n,
+            "same": same_outputs(run, r, parent), "tokens": _tokens(r, parent), "taken": None,
+        }  # fmt: skip
+        if against and r.adaptation != against.adaptation:
+            four = [
+                ok.get((r.model, r.suite, r.seed, a, q))
+                for q in (r.quantization, parent.quantization)
+                for a in (r.adaptation, against.adaptation)
+            ]
+            found = interact([c for c in four if c], run.rows, primary(r))
+            if found:
+                line["taken"] = {
+                    "delta": points(found.delta), "low": points(found.low), "high": points(found.high),
+                    "clear": found.high < 0 or found.low > 0,
+                }  # fmt: skip
+        lines.append(line)
+    adjusted = holm({i: pair.p_not_worse(margin) for i, pair in pairs.items()})
+    for line in lines:
+        pair = pairs[line["id"]]
+        line["holm"] = p_text(adjusted[line["id"]])
+        shown = adjusted[line["id"]] <= 0.025
+        line["verdict"] = "shown" if shown else "shown to be worse" if pair.high < -margin else "open"
+    base = against.adaptation if against else ""
+    return {"rows": lines, "margin": f"{100 * margin:g}", "base": base, "taken": any(line["taken"] for line in lines)}
+
+
+def seeds(run: Run) -> dict[str, Any]:
+    """Cells that differ in their training seed alone, together: mean and difference from the reference of the same
+    seed, with intervals for the luck of training and of rows at once."""
+    kinds: dict[tuple[str, ...], list[RunRecord]] = {}
+    for r in run.ok:
+        kinds.setdefault((r.model, r.suite, r.adaptation, r.quantization), []).append(r)
+    against = reference(run.ok)
+    base = against and kinds.get((against.model, against.suite, against.adaptation, against.quantization))
+    lines = []
+    for kind, cells in kinds.items():
+        name = primary(cells[0])
+        own, groups = shared_scores(cells, run.rows, name)
+        if len(cells) < 2 or not groups:
+            continue
+        mean, spread = over_seeds(own, groups)
+        line = {
+            "name": "/".join(kind[2:]), "mean": number(mean, "share"), "n": len(groups),
+            "interval": f"{number(spread.low, 'share')} to {number(spread.high, 'share')}",
+            "each": ", ".join(f"{r.seed}: {number(sum(v) / len(v), 'share')}" for r, v in zip(cells, own, strict=True)),
+            "delta": "", "low": "", "high": "",
+        }  # fmt: skip
+        pairs = [(r, b) for r in cells for b in base or () if r.seed == b.seed and cells is not base]
+        both, groups = shared_scores([c for pair in pairs for c in pair], run.rows, name)
+        if len(pairs) > 1 and groups:
+            apart = [[x - y for x, y in zip(a, b, strict=True)] for a, b in zip(both[::2], both[1::2], strict=True)]
+            delta, around = over_seeds(apart, groups)
+            line |= {"delta": points(delta), "low": points(around.low), "high": points(around.high)}
+        lines.append(line)
+    return {"rows": lines, "reference": "/".join((against.adaptation, against.quantization)) if against else ""}
+
+
+def control(run: Run) -> list[dict[str, str]]:
+    """The A/A control: a cell evaluated twice, with the rows batched otherwise. Its difference should be nothing."""
+    lines = []
+    for r in run.side:
+        twin = run.records.get(r.id.rpartition("/")[0])
+        pair = compare(r, twin, run.rows, primary(r)) if twin and r.id.endswith("/again") else None
+        if pair and twin:
+            lines.append(
+                {
+                    "name": run.names[twin.id], "delta": points(pair.delta), "low": points(pair.low),
+                    "high": points(pair.high), "p": p_text(pair.p), "same": same_outputs(run, r, twin),
+                    "verdict": "nothing, as it should be" if pair.p >= 0.05 else "a difference: distrust this run",
+                }
+            )  # fmt: skip
+    return lines
+
+
+def learning(run: Run) -> list[dict[str, Any]]:
+    """Learning curves: each trained adaptation on parts of its rows, and what the last part added."""
+    made = []
+    for r in run.ok:
+        parts_of = [s for s in run.side if s.status is Status.OK and s.id.startswith(f"{r.id}/curve=")]
+        if not parts_of:
+            continue
+        lines = []
+        before: RunRecord | None = None
+        for cell in sorted([*parts_of, r], key=share_of):
+            m = quality(cell)
+            pair = compare(cell, before, run.rows, primary(r)) if before else None
+            trained = (cell.steps.get("adapt", {}).get("facts") or {}).get("rows")
+            lines.append(
+                {
+                    "share": number(share_of(cell), "share"), **told(m),
+                    "rows": NONE if trained is None else f"{trained:,}",
+                    "delta": points(pair.delta) if pair else "", "low": points(pair.low) if pair else "",
+                    "high": points(pair.high) if pair else "",
+                }
+            )  # fmt: skip
+            last, before = pair, cell
+        if last is None:
+            continue
+        if last.low > 0:
+            answer = "More data would likely still help: the last part added a difference that was shown."
+        elif last.high < run_margin(run):
+            answer = (
+                "It has levelled off: the last part added less than the policy's margin. More of the same rows will "
+                "not help much; full fine-tuning, or better rows, are worth trying."
+            )
+        else:
+            need = last.rows_for(run_margin(run)) if run_margin(run) else 0
+            answer = f"Open: with {last.n} evaluation rows neither can be shown" + (
+                f"; about {need:,} would." if need > last.n else "."
+            )
+        made.append({"name": run.names[r.id], "lines": lines, "answer": answer, "score": primary(r)})
+    return made
+
+
+def run_margin(run: Run) -> float:
+    """The policy's non-inferiority margin."""
+    return read_policy(run.policy).margin
+
+
+def share_of(r: RunRecord) -> float:
+    """The share of the training rows that a cell was trained on."""
+    return float(r.config.get("suite", {}).get("params", {}).get("train_share", 1.0))
+
+
+def _parent(run: Run, r: RunRecord) -> RunRecord | None:
+    """The same adaptation unquantized."""
+    mine = (r.model, r.adaptation, r.suite, r.seed)
+    same = (p for p in run.ok if (p.model, p.adaptation, p.suite, p.seed) == mine and p.quantization in UNQUANTIZED)
+    return None if r.quantization in UNQUANTIZED else next(same, None)
+
+
+def same_outputs(run: Run, a: RunRecord, b: RunRecord) -> str:
+    """The share of shared rows to which two cells gave the very same answer."""
+    left, right = ({row["id"]: row.get("output") for row in run.rows.get(r.id, ())} for r in (a, b))
+    shared = [i for i in left if i in right]
+    return number(sum(left[i] == right[i] for i in shared) / len(shared), "share") if shared else NONE
+
+
+def _tokens(r: RunRecord, parent: RunRecord) -> str:
+    """Mean answer length against the parent's, since a shorter answer looks faster."""
+    mine, whole = r.value("output_tokens/mean"), parent.value("output_tokens/mean")
+    return f"{100 * (mine.value / whole.value - 1):+.0f}%".replace("-", "−") if mine and whole and whole.value else NONE
+
+
+def leakage(run: Run) -> list[dict[str, Any]]:
+    """Overlaps of evaluation rows with what builds saw, by suite; where rows are flagged, scores without them."""
+    made = []
+    for suite, found in run.leakage.items():
+        flagged = {o["row"] for o in found["overlaps"]}
+        kinds = Counter((o["source"], o["kind"]) for o in found["overlaps"])
+        cells = []
+        for r in run.ok:
+            name, rows = primary(r), run.rows.get(r.id, ())
+            scored = [(row["id"], row["scores"].get(name)) for row in rows if r.suite == suite]
+            all_, rest = (
+                [v for i, v in scored if isinstance(v, int | float) and (i not in out)] for out in ((), flagged)
+            )
+            if flagged and rest:
+                cells.append(
+                    {"name": run.names[r.id], "all": number(sum(all_) / len(all_), "share"),
+                     "without": number(sum(rest) / len(rest), "share"), "n": len(all_), "left": len(rest)}
+                )  # fmt: skip
+        made.append(
+            {
+                "suite": suite, "rows": found["rows"], "mode": found["mode"], "cells": cells, "flagged": len(flagged),
+                "counts": [
+                    {"source": source, **{k: kinds[source, k] for k in ("exact", "group", "near")}}
+                    for source in ("training", "knowledge base")
+                ],
+                "pairs": found["overlaps"][:LISTED], "more": max(0, len(found["overlaps"]) - LISTED),
+            }
+        )  # fmt: skip
+    return made
+
+
 def p_text(p: float) -> str:
     """A p-value as papers write it."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
@@ -262,14 +466,7 @@ def proofs(run: Run) -> list[dict[str, str]]:
         classes: Mapping[str, int] = facts.get("linear_classes") or next(
             (f["linear_classes"] for s in r.steps.values() if (f := s.get("facts") or {}).get("linear_classes")), {}
         )
-        parent = next(
-            (
-                p for p in run.ok
-                if p.quantization in UNQUANTIZED
-                and (p.model, p.adaptation, p.suite, p.seed) == (r.model, r.adaptation, r.suite, r.seed)
-            ),
-            None,
-        )  # fmt: skip
+        parent = r if r.quantization in UNQUANTIZED else _parent(run, r)
         replaced, whole = facts.get("replaced_modules"), sum(classes.values())
         lines.append(
             {
@@ -588,6 +785,8 @@ def view(run: Run) -> dict[str, Any]:
         "reference": run.names[decision.reference] if decision and decision.reference else "",
         "heatmaps": heatmaps(run, decision), "scatter": scatter(run, decision), "all_cells": all_cells(run),
         "scores": scores(run), "differences": differences(run, rule.margin), "proofs": proofs(run),
+        "quantized": quantized(run, rule.margin), "leakage": leakage(run), "seeds": seeds(run),
+        "control": control(run), "learning": learning(run),
         "curves": curves(run), "examples": examples(run, decision), "not_measured": not_measured(run),
         "ended_badly": [r for r in run.records.values() if r.status is not Status.OK], "steps": steps(run),
         "caveats": caveats(run), "environment": dict(first.environment) if first else {},

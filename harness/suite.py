@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
+from harness.leakage import MODES, TRAINING, overlaps, plain
 from harness.resources import resource
-from harness.types import Article, Component, SuiteData
+from harness.types import Article, Component, Overlap, SuiteData
+from harness.types import plain as plain_data
 
 VALIDATION_SHARE = 0.2
 
 
 def suite_folder(params: Mapping[str, Any]) -> Path:
-    """The suite's folder: as given when that exists, else below the packaged `suites/`."""
+    """The suite's folder: as given or below `suites/` here when that exists, else below the packaged `suites/`."""
     given = Path(params["folder"])
-    return given.absolute() if given.is_dir() else resource("suites") / given
+    here = next((p for p in (given, Path("suites") / given) if p.is_dir()), None)
+    return here.absolute() if here else resource("suites") / given
 
 
 def _read_text(path: Path, mistakes: list[str]) -> str:
@@ -57,6 +60,8 @@ def _read_jsonl(path: Path, needed: tuple[str, ...], mistakes: list[str]) -> lis
         if lacking:
             mistakes.append(f"{where}: {', '.join(lacking)} missing, empty or not text; fill in each row")
             continue
+        if row.get("group") is not None and not str(row["group"]).strip():
+            mistakes.append(f"{where}: group is empty; fill it in, or leave it out")
         if row["id"] in seen:
             mistakes.append(f"{where}: id {row['id']!r} stands in row {seen[row['id']]} too; make ids unique")
         seen.setdefault(row["id"], number)
@@ -66,21 +71,24 @@ def _read_jsonl(path: Path, needed: tuple[str, ...], mistakes: list[str]) -> lis
     return rows
 
 
-def _overlaps(train: list[dict[str, Any]], held: list[dict[str, Any]], field: str, where: Path) -> list[str]:
-    """Evaluation rows that also stand among the training rows: same message, or same group."""
-    said = {" ".join(r[field].lower().split()): r["id"] for r in train}
-    groups = {r["group"]: r["id"] for r in train if r.get("group")}
-    found = []
-    for row in held:
-        same = said.get(" ".join(row[field].lower().split()))
-        if same:
-            found.append(f"{where}, row {row['id']!r}: its {field} is that of training row {same!r}; remove one")
-        elif row.get("group") in groups:
-            found.append(
-                f"{where}, row {row['id']!r}: group {row['group']!r} is also that of training row "
-                f"{groups[row['group']]!r}; keep a group on one side"
+def _leaks(found: Sequence[Overlap], folder: Path, p: Mapping[str, Any]) -> list[str]:
+    """A line for each overlap that must not be, unless it is dropped or only warned of."""
+    told = []
+    for o in found:
+        where = folder / p["eval_file"]
+        if o.source != TRAINING:
+            told.append(f"{where}, row {o.row!r}: article {o.other!r} of {p['knowledge_file']} is its text; remove one")
+        elif o.kind == "exact":
+            told.append(
+                f"{where}, row {o.row!r}: its {p['message_field']} is that of training row {o.other!r}; remove one, or "
+                "set leakage=drop"
             )
-    return found
+        else:
+            told.append(
+                f"{where}, row {o.row!r}: its group is also that of training row {o.other!r}; keep a group on one "
+                "side, or set leakage=drop"
+            )
+    return told
 
 
 def _is_validation(row: Mapping[str, Any]) -> bool:
@@ -92,11 +100,24 @@ def _digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
+def _without(
+    found: Sequence[Overlap], held: Sequence[Mapping[str, Any]], train: list[dict[str, Any]],
+    articles: tuple[Article, ...], message: str,
+) -> tuple[list[dict[str, Any]], tuple[Article, ...]]:  # fmt: skip
+    """Training rows and articles without those that give an evaluation row away."""
+    said = {plain(r[message]) for r in held}
+    groups = {r["group"] for r in held if r.get("group")}
+    told = {o.other for o in found if o.source != TRAINING}
+    kept = [r for r in train if plain(r[message]) not in said and r.get("group") not in groups]
+    return kept, tuple(a for a in articles if a.id not in told)
+
+
 def load(suite: Component) -> SuiteData:
     """The rows of a suite, limited to its `train_rows` and `eval_rows` (None: all).
 
     Raises `UserError` with one line a mistake: missing, empty or unreadable files, rows that are no JSON
-    objects or lack a field, duplicate ids, evaluation rows that also stand among the training rows.
+    objects or lack a field, duplicate ids, and, where `leakage` is `fail`, evaluation rows that also stand among the
+    training rows or articles. `drop` leaves those training rows and articles out, `warn` leaves them in.
     """
     p = suite.params
     folder = suite_folder(p)
@@ -110,6 +131,7 @@ def load(suite: Component) -> SuiteData:
         _read_jsonl(folder / p["knowledge_file"], ("id", "title", "text"), mistakes) if p["knowledge_file"] else []
     )
     text = _read_text(folder / p["instructions_file"], mistakes)
+    output = _read_text(folder / p["output_file"], mistakes) if p.get("output_file") else ""
     files = [*sorted(folder.glob("*.py")), folder / p["task_file"]]
     code = [(file.name, _read_text(file, mistakes)) for file in files]
     mistakes += [
@@ -117,9 +139,17 @@ def load(suite: Component) -> SuiteData:
         for limit in ("train_rows", "eval_rows")
         if p[limit] is not None and (type(p[limit]) is not int or p[limit] < 1)
     ]
-    mistakes += _overlaps(train, held, message, folder / p["eval_file"])
+    mode = p.get("leakage", "fail")
+    if mode not in MODES:
+        mistakes.append(f"leakage={mode!r}: choose one of {', '.join(MODES)}")
+    shelf = tuple(Article(a["id"], a["title"], a["text"]) for a in articles)
+    found = overlaps(held, train, shelf, message, reply)
+    if mode == "fail":
+        mistakes += _leaks(found, folder, p)
     if mistakes:
         raise UserError(mistakes)
+    if mode == "drop":
+        train, shelf = _without(found, held, train, shelf, message)
     limited = train[: p["train_rows"]]
     fit = [r for r in limited if not _is_validation(r)]
     validation = [r for r in limited if _is_validation(r)]
@@ -128,6 +158,7 @@ def load(suite: Component) -> SuiteData:
             f"{folder / p['train_file']}: {len(limited)} rows hold too few groups to set a fifth of them apart for "
             "validation; give 20 groups or more, or raise suite.train_rows"
         )
+    fit = fit[: max(1, round(p.get("train_share", 1.0) * len(fit)))]
     evaluation = held[: p["eval_rows"]]
     return SuiteData(
         name=suite.name,
@@ -135,12 +166,16 @@ def load(suite: Component) -> SuiteData:
         train=tuple(fit),
         validation=tuple(validation),
         evaluation=tuple(evaluation),
-        knowledge=tuple(Article(a["id"], a["title"], a["text"]) for a in articles),
+        knowledge=shelf,
         instructions=text,
         system=p["system"],
+        asked=p.get("asked", "Message"),
         message_field=message,
         reply_field=reply,
         max_new_tokens=p["max_new_tokens"],
-        training_digest=_digest(fit, validation, articles, text, p["system"], message, reply),
-        evaluation_digest=_digest(evaluation, articles, code, p["max_new_tokens"]),
+        output=output,
+        overlaps=tuple(found),
+        leakage=mode,
+        training_digest=_digest(fit, validation, plain_data(shelf), text, p["system"], p.get("asked"), message, reply),
+        evaluation_digest=_digest(evaluation, articles, code, p["max_new_tokens"], output),
     )

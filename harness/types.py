@@ -16,6 +16,7 @@ from typing import Any, Protocol
 Json = Any  # what json.dumps takes; a recursive alias buys little and reads badly
 
 RECORD_SCHEMA = 1
+SIDE = ("curve=", "again")  # variants of cells that stand beside a grid: parts of a learning curve, the A/A control
 
 
 def canonical(value: Json) -> str:
@@ -184,11 +185,26 @@ class Article:
 
 
 @dataclass(frozen=True, slots=True)
+class Overlap:
+    """An evaluation row, and the training row or article that gives it away. `kind` is `exact`, `group` or `near`;
+    `similarity` is 1 but for near ones."""
+
+    kind: str
+    row: str
+    source: str
+    other: str
+    similarity: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class SuiteData:
     """The rows of a suite as plain dictionaries, split. `training_digest` covers what builds see, and
     `evaluation_digest` what scores see, so that new evaluation rows leave trained models standing.
 
-    `message_field` and `reply_field` name the two fields that training and prompting use.
+    `message_field` and `reply_field` name the two fields that training and prompting use, `asked` what a message is
+    called in a prompt ("Email"). `output` is the JSON Schema or Lark grammar of an answer, empty where there is none.
+    `overlaps` are the exact and grouped ones found between evaluation rows and the rest,
+    `leakage` what was done about them (`fail`, `drop`, `warn`).
     """
 
     name: str
@@ -199,9 +215,13 @@ class SuiteData:
     knowledge: tuple[Article, ...]
     instructions: str
     system: str
+    asked: str
     message_field: str
     reply_field: str
     max_new_tokens: int
+    output: str
+    overlaps: tuple[Overlap, ...]
+    leakage: str
     training_digest: str
     evaluation_digest: str
 

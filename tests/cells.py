@@ -43,8 +43,10 @@ def grid(*overrides: str) -> list[Cell]:
 def suite_data(**changes: Any) -> SuiteData:
     """Rows that no test looks into; the plan sees only their digests."""
     made = SuiteData(
-        "support_tone", Path("suites/support_tone"), (), (), (), (), "", "", "message", "reply", 160, "t" * 16, "e" * 16
-    )
+        name="support_tone", folder=Path("suites/support_tone"), train=(), validation=(), evaluation=(), knowledge=(),
+        instructions="", system="", asked="Email", message_field="message", reply_field="reply", max_new_tokens=160,
+        output="", overlaps=(), leakage="fail", training_digest="t" * 16, evaluation_digest="e" * 16,
+    )  # fmt: skip
     return replace(made, **changes)
 
 

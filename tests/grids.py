@@ -18,7 +18,8 @@ TINY = (
 
 def harness(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`python -m harness ARGUMENTS` in a folder of its own, with plain output wide enough not to wrap."""
-    environment = {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(ROOT)}
+    # a temporary folder of its own: grids of one machine wait for each other's latencies through a lock there
+    environment = {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(ROOT), "TMPDIR": str(cwd)}
     command = [sys.executable, "-m", "harness", *arguments]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900, check=False)
 

@@ -24,10 +24,33 @@ HEAVY = {
     "torch", "transformers", "peft", "gptqmodel", "bitsandbytes", "torchao", "lm_eval", "datasets", "accelerate",
     "optimum", "sentence_transformers", "gguf",
 }  # fmt: skip
-FOUNDATION = {"types", "errors", "resources", "environment", "statistics", "store", "retrieval", "prompt", "loading"}
+FOUNDATION = {
+    "types",
+    "errors",
+    "resources",
+    "environment",
+    "statistics",
+    "store",
+    "retrieval",
+    "prompt",
+    "loading",
+    "leakage",
+}
 WORKERS = {"adapt", "quantize", "engine", "measure"}
 READERS = {"ledger", "decide", "report"}
-UPPER = {"grid", "launch", "execute", "progress", "records", "plan", "components", "overrides", "suite", "__main__"}
+UPPER = {
+    "grid",
+    "launch",
+    "execute",
+    "progress",
+    "records",
+    "plan",
+    "components",
+    "overrides",
+    "suite",
+    "suites",
+    "__main__",
+}
 EXCEPTIONS = {
     ("adapt.prompt_rag", "models.hub"): "an adaptation that keeps the weights links them as a base model is linked",
     ("quantize.fp16", "models.hub"): "so does a checkpoint that came quantized",

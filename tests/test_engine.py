@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
+from harness.engine import constrained
 from harness.engine import shared_prefix as shared_prefix_module
 from harness.engine.eager import Eager, EagerSession, shared_prefix
 from harness.types import Context
@@ -127,3 +128,33 @@ def test_times_are_one_a_token_and_grow(folder: Path) -> None:
     assert len(times) == 5
     assert times == sorted(times)
     assert len(session.time_batch(PROMPTS, 6)) == 6
+
+
+@pytest.mark.parametrize("knobs", [{}, {"batch_size": 1}, {"min_prefix": 0}, {"compact_below": 1.01}])
+def test_constrained_answers_keep_to_their_grammar(folder: Path, knobs: dict[str, Any]) -> None:
+    session = start(folder, constrained=True, **knobs)
+    made = session.generate(PROMPTS, 24, output='start: "yes" | "no" | "perhaps"')
+    assert all(c.text in ("yes", "no", "perhaps") and c.finished for c in made), made
+    schema = (
+        '{"type": "object", "properties": {"n": {"enum": [12, 345]}}, "required": ["n"], "additionalProperties": false}'
+    )
+    assert {c.text for c in session.generate(PROMPTS, 24, output=schema)} <= {'{"n":12}', '{"n":345}'}
+
+
+def test_constraints_choose_the_likeliest_of_what_is_allowed(folder: Path, alone: list[str]) -> None:
+    session = start(folder, constrained=True)
+    free = session.generate(PROMPTS, 24, output="start: /(.|\\n)*/")
+    assert [c.text for c in free] == alone
+    assert [c.text for c in session.generate(PROMPTS, 24)] == alone
+    assert [c.text for c in start(folder).generate(PROMPTS, 24, output='start: "yes"')] == alone
+
+
+def test_an_answer_cut_off_is_told_as_unfinished(folder: Path) -> None:
+    (made,) = start(folder, constrained=True).generate(PROMPTS[:1], 2, output='start: "perhaps"')
+    assert (made.text, made.finished) == ("pe", False)
+
+
+@pytest.mark.parametrize("output", ['{"type": 7}', "start: nothing"])
+def test_a_bad_grammar_is_told_without_a_model(output: str) -> None:
+    assert len(constrained.mistakes(output)) == 1
+    assert constrained.mistakes('start: "yes"') == constrained.mistakes('{"type": "string"}') == []

@@ -67,7 +67,7 @@ def test_a_model_folder_without_a_recipe_is_refused(tmp_path: Path) -> None:
 
 
 def test_system_examples_facts_and_message_stand_in_that_order() -> None:
-    chat = Prompter(Recipe("Be kind.", (("Ask?", "Answer."),), ARTICLES, "bm25", 1))("How long to Canada?")
+    chat = Prompter(Recipe("Be kind.", (("Ask?", "Answer."),), ARTICLES, "bm25", 1, "Email"))("How long to Canada?")
     assert [m["role"] for m in chat] == ["system", "user", "assistant", "user"]
     assert [m["content"] for m in chat] == [
         "Be kind.", "Ask?", "Answer.",

@@ -240,3 +240,100 @@ def test_drawing_is_quick_enough_to_do_after_each_cell(whole: Path) -> None:
 )  # fmt: skip
 def test_numbers_read_well(value: float, unit: str, text: str) -> None:
     assert number(value, unit) == text
+
+
+def test_what_quantization_took_is_shown_against_the_same_adaptation(whole: Path) -> None:
+    view = report.view(report.read(whole))
+    lines = {line["name"]: line for line in view["quantized"]["rows"]}
+    assert set(lines) == {f"{a}/{q}" for a in records.ADAPTATIONS for q in records.QUANTIZATIONS if q != "fp16"}
+    assert {line["verdict"] for line in lines.values()} <= {"shown", "open", "shown to be worse"}
+    assert lines["prompt_rag/gptq"]["taken"] is None
+    assert lines["lora/gptq"]["taken"]["delta"]
+    text = page(whole)
+    assert "What quantization changed" in text
+    assert "Gain over prompt_rag that quantization added or took" in text
+
+
+def test_a_quantization_that_erases_the_fine_tuning_is_called_so(tmp_path: Path) -> None:
+    made = {("prompt_rag", "fp16"): [0] * 60, ("prompt_rag", "gptq"): [0] * 60, ("lora", "fp16"): [1] * 60,
+            ("lora", "gptq"): [1] * 20 + [0] * 40}  # fmt: skip
+    rows, cells = {}, []
+    for (a, q), passes in made.items():
+        own = [
+            {**row, "scores": {**row["scores"], "good": p}}
+            for row, p in zip(records.rows(a, q, 60), passes, strict=True)
+        ]
+        rows[records.cell_id(a, q)] = own
+        cells.append(records.record(a, q, own))
+    run = folder(tmp_path / "run", cells, rows, [c.id for c in cells])
+    lines = {line["name"]: line for line in report.quantized(report.read(run), 0.05)["rows"]}
+    assert lines["lora/gptq"]["taken"]["delta"] == "−67"
+    assert lines["lora/gptq"]["taken"]["clear"]
+    assert lines["lora/gptq"]["verdict"] == "shown to be worse"
+    assert lines["prompt_rag/gptq"]["verdict"] == "open"  # 60 rows without a flip do not show 5 points
+    assert lines["lora/gptq"]["lost"] == 40
+
+
+def seeded(number: int, passes: list[int]) -> tuple[RunRecord, list[dict[str, Any]]]:
+    rows = [
+        {**r, "scores": {**r["scores"], "good": p}}
+        for r, p in zip(records.rows("lora", "fp16", 40), passes, strict=True)
+    ]
+    return records.record("lora", "fp16", rows, seed=number, id=f"m/lora/fp16/support_tone/seed{number}"), rows
+
+
+def test_seeds_are_told_together_with_both_kinds_of_luck(tmp_path: Path) -> None:
+    cells = [seeded(n, [1] * (20 + 4 * n) + [0] * (20 - 4 * n)) for n in (1, 2, 3)]
+    run = folder(tmp_path / "run", [c for c, _ in cells], {c.id: r for c, r in cells}, [c.id for c, _ in cells])
+    (line,) = report.seeds(report.read(run))["rows"]
+    assert line["mean"] == "70%"
+    assert line["each"] == "1: 60%, 2: 70%, 3: 80%"
+    low, high = (int(v.rstrip("%")) for v in line["interval"].split(" to "))
+    assert high - low > 40  # three seeds ten points apart are little to go by
+    report.write(run)
+    assert "Over training seeds" in page(run)
+
+
+def test_side_cells_are_no_candidates_but_answer_their_questions(tmp_path: Path) -> None:
+    def cell(variant: str, passes: int, share: float) -> tuple[RunRecord, list[dict[str, Any]]]:
+        rows = [
+            {**r, "scores": {**r["scores"], "good": int(i < passes)}}
+            for i, r in enumerate(records.rows("lora", "fp16"))
+        ]
+        made = records.record("lora", "fp16", rows)
+        config = {**made.config, "suite": {**made.config["suite"], "params": {"primary": "good", "train_share": share}}}
+        return replace(made, id=made.id + variant, config=config), rows
+
+    cells = [cell("", 80, 1.0), cell("/curve=0.5", 50, 0.5), cell("/curve=0.25", 20, 0.25), cell("/again", 80, 1.0)]
+    run = folder(tmp_path / "run", [c for c, _ in cells], {c.id: r for c, r in cells}, [c.id for c, _ in cells])
+    found = report.read(run)
+    assert list(found.records) == list(found.ids) == [cells[0][0].id]
+    (curve,) = report.learning(found)
+    assert [line["share"] for line in curve["lines"]] == ["25%", "50%", "100%"]
+    assert curve["answer"].startswith("More data would likely still help")
+    (control,) = report.control(found)
+    assert (control["delta"], control["verdict"]) == ("0", "nothing, as it should be")
+    report.write(run)
+    text = page(run)
+    assert "Would more training rows help?" in text
+    assert "A/A control" in text
+    assert report.verdict(found)[0].chosen == cells[0][0].id  # type: ignore[union-attr]
+
+
+def test_leaks_are_listed_with_scores_without_them(tmp_path: Path) -> None:
+    one = records.record("prompt_rag", "fp16")
+    rows = records.rows("prompt_rag", "fp16")
+    run = folder(tmp_path / "run", [one], {one.id: rows}, [one.id])
+    flagged = [r["id"] for r in rows if r["scores"]["good"]][:10]
+    near = [{"kind": "near", "row": i, "source": "training", "other": "t1", "similarity": 0.7} for i in flagged]
+    counts = {"training": 90, "validation": 20, "articles": 3, "evaluation": len(rows)}
+    ledger.write_leakage(run, {"support_tone": {"rows": counts, "overlaps": near, "mode": "warn"}})
+    (found,) = report.leakage(report.read(run))
+    assert found["counts"][0] == {"source": "training", "exact": 0, "group": 0, "near": 10}
+    (line,) = found["cells"]
+    good = sum(r["scores"]["good"] for r in rows)
+    assert (line["n"], line["left"]) == (len(rows), len(rows) - 10)
+    assert line["all"] == f"{100 * good / len(rows):.0f}%"
+    assert line["without"] == f"{100 * (good - 10) / (len(rows) - 10):.0f}%"
+    report.write(run)
+    assert "10 evaluation rows overlap." in page(run)

@@ -91,10 +91,14 @@ def held(**changes: Any) -> Callable[[Path], None]:
         (line_two('{"id": "t1", "message": " ", "reply": 7}'),
          "{f}/train.jsonl, row 2: message, reply missing, empty or not text; fill in each row"),
         (line_two(json.dumps(row(1, id="t0"))), "{f}/train.jsonl, row 2: id 't0' stands in row 1 too; make ids unique"),
-        (held(message="  T ASKS  5? "),
-         "{f}/eval.jsonl, row 'e2': its message is that of training row 't5'; remove one"),
+        (held(message="  T ASKS,  5! "),
+         "{f}/eval.jsonl, row 'e2': its message is that of training row 't5'; remove one, or set leakage=drop"),
         (held(group="t-group3"),
-         "{f}/eval.jsonl, row 'e2': group 't-group3' is also that of training row 't7'; keep a group on one side"),
+         "{f}/eval.jsonl, row 'e2': its group is also that of training row 't6'; keep a group on one side, "
+         "or set leakage=drop"),
+        (held(reply="Returns: 45 days"),
+         "{f}/eval.jsonl, row 'e2': article 'a1' of kb.jsonl is its text; remove one"),
+        (held(group=" "), "{f}/eval.jsonl, row 3: group is empty; fill it in, or leave it out"),
     ],
 )  # fmt: skip
 def test_a_bad_file_is_told_in_one_line(folder: Path, spoil: Callable[[Path], None], line: str) -> None:
@@ -118,6 +122,23 @@ def test_several_mistakes_are_told_at_once(folder: Path) -> None:
     assert [line.partition(":")[0].removeprefix(f"{folder}/") for line in told(folder)] == [
         "train.jsonl, row 2", "kb.jsonl", "guide.md", "eval.jsonl, row 'e2'",
     ]  # fmt: skip
+
+
+def test_leaks_can_be_dropped_or_only_warned_of(folder: Path) -> None:
+    rows = [row(n, "e") for n in range(8)]
+    rows[2]["message"], rows[3]["group"], rows[4]["reply"] = "T asks 5", "t-group3", "45 days"
+    write(folder / "eval.jsonl", rows)
+    dropped, warned = read(folder, leakage="drop"), read(folder, leakage="warn")
+    assert [(o.kind, o.row, o.source, o.other) for o in dropped.overlaps] == [
+        ("exact", "e2", "training", "t5"), ("group", "e3", "training", "t6"), ("exact", "e4", "knowledge base", "a1"),
+    ]  # fmt: skip
+    assert warned.overlaps == dropped.overlaps
+    ids = [{r["id"] for r in (*data.train, *data.validation)} for data in (dropped, warned)]
+    assert ids[1] - ids[0] == {"t5", "t6", "t7"}
+    assert (dropped.knowledge, len(warned.knowledge)) == ((), 1)
+    assert len(dropped.evaluation) == len(warned.evaluation) == 8
+    assert dropped.training_digest != warned.training_digest
+    assert told(folder, leakage="perhaps") == ["leakage='perhaps': choose one of fail, drop, warn"]
 
 
 def test_a_missing_folder_is_told_with_where_it_was_sought() -> None:

@@ -33,6 +33,7 @@ class PromptRag:
     def __call__(self, base: Path, data: SuiteData, out: Path, context: Context) -> Mapping[str, Json]:
         link_tree(base, out)
         examples = tuple((r[data.message_field], r[data.reply_field]) for r in data.train[: self.few_shot])
-        recipe = Recipe(f"{data.system}\n\n{data.instructions}", examples, data.knowledge, self.retrieval, self.top_k)
+        system = f"{data.system}\n\n{data.instructions}"
+        recipe = Recipe(system, examples, data.knowledge, self.retrieval, self.top_k, data.asked)
         recipe.save(out)
         return {"trained_parameters": 0, "prompt": describe(recipe)}

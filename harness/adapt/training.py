@@ -112,7 +112,7 @@ def train(base: Path, data: SuiteData, checkpoints: Path, context: Context, knob
 
     set_seed(context.seed)
     tokenizer = AutoTokenizer.from_pretrained(str(base))
-    recipe = Recipe(data.system, (), data.knowledge, knobs.retrieval, knobs.top_k)
+    recipe = Recipe(data.system, (), data.knowledge, knobs.retrieval, knobs.top_k, data.asked)
     prompter = Prompter(recipe)
 
     def rows(split: Sequence[Mapping[str, Any]]) -> list[dict[str, list[int]]]:

@@ -13,6 +13,7 @@ from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, ClassVar
 
+from harness.engine.constrained import forbid, matchers
 from harness.engine.shared_prefix import RowsCache, full_attention, layers, switch_on
 from harness.loading import Loaded, load
 from harness.types import Completion, Context
@@ -24,15 +25,18 @@ PIECE_TOKENS = 2048  # of prompts read at once: enough for a matrix product's fu
 class Eager:
     """`batch_size` rows decode together; a shared prefix of at least `min_prefix` tokens is computed once (0: never);
     rows that have ended leave the batch when less than `compact_below` of it is still at work. `int4_kernel`: see
-    `harness.loading.load`."""
+    `harness.loading.load`. `constrained` keeps answers within the suite's output grammar (quality; latencies are taken
+    without it)."""
 
     batch_size: int = 48
     min_prefix: int = 8
     compact_below: float = 0.75
     int4_kernel: str = "auto"
+    constrained: bool = False
 
     VERSION: ClassVar[int] = 2
-    LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers")
+    LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "llguidance")
+    REQUIRES: ClassVar[tuple[str, ...]] = ("llguidance",)
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -69,20 +73,27 @@ class EagerSession:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     def generate(
-        self, prompts: Sequence[str], max_new_tokens: int, progress: Callable[[int], None] = lambda done: None
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int,
+        progress: Callable[[int], None] = lambda done: None,
+        output: str = "",
     ) -> list[Completion]:
-        """Greedy completions of rendered prompts, in the order given; `progress` hears how many are done."""
+        """Greedy completions of rendered prompts, in the order given; `progress` hears how many are done. `output` is
+        the grammar that answers keep to when the engine is `constrained`."""
         import torch
 
         encoded = [self.encode(p) for p in prompts]
         done: dict[int, Completion] = {}
+        constrained = self.knobs.constrained and bool(output)
         with torch.inference_mode():
             length = self._worthwhile_prefix(encoded)
             prefix = self._prefix_cache(encoded[0][:length]) if length else None
             order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]))  # what memory fits them fits all
             for start in range(0, len(order), self.knobs.batch_size):
                 rows = order[start : start + self.knobs.batch_size]
-                made = self._decode([encoded[i][length:] for i in rows], max_new_tokens, prefix, length)
+                guides = matchers(self.tokenizer, sorted(self.stops), output, len(rows)) if constrained else []
+                made = self._decode([encoded[i][length:] for i in rows], max_new_tokens, prefix, length, None, guides)
                 for i, (tokens, finished) in zip(rows, made, strict=True):
                     text = self.tokenizer.decode(tokens, skip_special_tokens=True)
                     done[i] = Completion(text, len(tokens), finished)
@@ -108,9 +119,10 @@ class EagerSession:
         prefix: Any,
         prefix_length: int,
         timed: Callable[[], None] | None = None,
+        guides: Sequence[Any] = (),
     ) -> list[tuple[list[int], bool]]:
         """Token ids and whether each row ended by itself. With `timed`, which is called after each step, stop tokens
-        are ignored."""
+        are ignored. `guides` are the rows' matchers of `harness.engine.constrained`, if any."""
         import torch
 
         rows, width = len(suffixes), max(len(s) for s in suffixes)
@@ -125,13 +137,15 @@ class EagerSession:
         live = list(range(rows))
         for step in range(max_new_tokens):
             if step == 0 and isinstance(cache, RowsCache):
-                chosen = self._read_in_pieces(ids, own, positions, cache)
+                chosen = self._read_in_pieces(ids, own, positions, cache, guides)
             else:
                 mask = self._mask(own, ids.shape[1], prefix_length, cache)
-                chosen = self._next(ids, mask, positions, cache)
+                chosen = self._next(ids, mask, positions, cache, [guides[row] for row in live] if guides else ())
             for row, token in zip(live, chosen.tolist(), strict=True):
                 if ended[row]:
                     continue
+                if guides:
+                    guides[row].consume_token(token)
                 if token in self.stops and not timed:
                     ended[row] = True
                 else:
@@ -151,14 +165,16 @@ class EagerSession:
             positions = positions[:, -1:] + 1
         return list(zip(made, ended, strict=True))
 
-    def _next(self, ids: Any, mask: Any, positions: Any, cache: Any) -> Any:
-        """The most likely next token of each row."""
+    def _next(self, ids: Any, mask: Any, positions: Any, cache: Any, guides: Sequence[Any] = ()) -> Any:
+        """The most likely next token of each row, of those that its guide allows."""
         logits = self.model(
             ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
-        ).logits
-        return logits[:, -1].argmax(dim=-1)
+        ).logits[:, -1]
+        if guides:
+            forbid(logits, guides, sorted(self.stops))
+        return logits.argmax(dim=-1)
 
-    def _read_in_pieces(self, ids: Any, own: Any, positions: Any, cache: RowsCache) -> Any:
+    def _read_in_pieces(self, ids: Any, own: Any, positions: Any, cache: RowsCache, guides: Sequence[Any] = ()) -> Any:
         """Reads the prompts of a batch, at most `PIECE_TOKENS` tokens at a time: memory for their activations does not
         grow with the batch, and rows beside their like are padded less."""
         import torch
@@ -171,7 +187,7 @@ class EagerSession:
             columns = slice(width - int(own[piece].sum(dim=1).max()), width)
             window = cache.piece(piece, columns)
             mask = self._mask(own[piece, columns], columns.stop - columns.start, 0, window)
-            chosen.append(self._next(ids[piece, columns], mask, positions[piece, columns], window))
+            chosen.append(self._next(ids[piece, columns], mask, positions[piece, columns], window, guides[piece]))
         cache.fill(width)
         return torch.cat(chosen)
 

@@ -19,7 +19,9 @@ ROWS_FILE = "rows.jsonl"
 KEPT_FIELDS = ("id", "group", "case", "topic")
 
 
-def _language_model(session: EagerSession, folder: Path, limit: int, context: Context, kept: dict[str, Any]) -> Any:
+def _language_model(
+    session: EagerSession, folder: Path, data: SuiteData, context: Context, kept: dict[str, Any]
+) -> Any:
     """lm-eval's model interface over a session; `kept` receives prompt and completion by message."""
     from lm_eval.api.model import LM
 
@@ -33,7 +35,7 @@ def _language_model(session: EagerSession, folder: Path, limit: int, context: Co
             def told(done: int) -> None:
                 context.progress(done / len(prompts), f"{done} of {len(prompts)} rows")
 
-            made = session.generate(prompts, limit, told)
+            made = session.generate(prompts, data.max_new_tokens, told, data.output)
             kept.update(zip(messages, zip(prompts, made, strict=True), strict=True))
             return [c.text for c in made]
 
@@ -55,14 +57,14 @@ def measure(
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     from lm_eval import simple_evaluate
-    from lm_eval.tasks import TaskManager, get_task_dict
+    from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path=str(data.folder), include_defaults=False)
-    rules = get_task_dict([task], manager)[task]
+    rules = manager.load(task)["tasks"][task]
     closeness = fidelity(session.model, parent)
     kept: dict[str, Any] = {}
     results = simple_evaluate(
-        model=_language_model(session, folder, data.max_new_tokens, context, kept),
+        model=_language_model(session, folder, data, context, kept),
         tasks=[task],
         task_manager=manager,
         limit=len(data.evaluation),

@@ -1,0 +1,56 @@
+"""Constrained decoding: only tokens that keep an answer within a suite's JSON Schema or grammar may be chosen.
+
+The masks come from llguidance (Microsoft, MIT), which follows a grammar token by token. An answer that reaches its
+limit of tokens is still cut off in the middle: constraining makes an answer well-formed, not short, and not right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def mistakes(output: str) -> list[str]:
+    """What is wrong with a grammar, seen without a model. JSON Schema where the text is JSON, else Lark."""
+    from llguidance import LLMatcher
+
+    found = LLMatcher.validate_grammar(compiled(output))
+    return [str(found).split("\n")[0]] if found else []
+
+
+def compiled(output: str) -> str:
+    """A JSON Schema or a Lark grammar in llguidance's own form. JSON is written without white space, as references."""
+    from llguidance import LLMatcher
+
+    if output.lstrip().startswith("{"):
+        return str(LLMatcher.grammar_from_json_schema(output, {"whitespace_flexible": False}))
+    return str(LLMatcher.grammar_from_lark(output))
+
+
+def matchers(tokenizer: Any, stops: Sequence[int], output: str, rows: int) -> list[Any]:
+    """A matcher a row, each at the start of its answer."""
+    import llguidance.hf
+    from llguidance import LLMatcher
+
+    vocabulary = llguidance.hf.from_tokenizer(tokenizer, eos_token=list(stops))
+    first = LLMatcher(vocabulary, compiled(output))
+    if first.is_error():
+        raise ValueError(f"the suite's output grammar: {first.get_error()}")
+    return [first, *(first.deep_copy() for _ in range(rows - 1))]
+
+
+def forbid(logits: Any, rows: Sequence[Any], stops: Sequence[int]) -> None:
+    """Puts -inf, in place, at the tokens that each row's matcher rules out; logits are [rows, vocabulary]. A complete
+    answer may only stop."""
+    import numpy as np
+    import torch
+
+    for at, row in enumerate(rows):
+        allowed = torch.zeros(logits.shape[1], dtype=torch.bool)
+        if row.is_stopped():
+            allowed[list(stops)] = True
+        else:
+            bits = np.unpackbits(np.frombuffer(row.compute_bitmask(), dtype=np.uint8), bitorder="little")
+            size = min(len(bits), logits.shape[1])
+            allowed[:size] = torch.from_numpy(bits[:size].astype(bool))
+        logits[at].masked_fill_(~allowed.to(logits.device), float("-inf"))

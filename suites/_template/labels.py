@@ -1,0 +1,57 @@
+"""What makes an answer of this suite right: it is the label wanted. The labels are those of the training rows.
+
+`harness.suites check` runs this on the reference answers, which should reach 1 on the score that decides.
+"""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+UNPARSEABLE = "unparseable"
+
+
+def read(name: str) -> list[dict[str, Any]]:
+    """The rows of a file beside this one."""
+    lines = (Path(__file__).parent / name).read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines if line.strip()]
+
+
+def evaluation(**_: Any) -> dict[str, Any]:
+    """The split `test`: every row of `eval.jsonl`, whatever the working directory."""
+    from datasets import Dataset
+
+    return {"test": Dataset.from_list(read("eval.jsonl"))}
+
+
+@cache
+def labels() -> dict[str, str]:
+    """Each label by its form without case and spaces at the ends."""
+    return {row["reply"].strip().lower(): row["reply"] for row in read("train.jsonl")}
+
+
+def predicted(reply: str) -> str:
+    """The label on the first line of a reply, quotes and a full stop forgiven; anything else is `unparseable`."""
+    return labels().get(reply.strip().split("\n", 1)[0].strip(" \t\"'`*.").lower(), UNPARSEABLE)
+
+
+def macro_f1(pairs: list[Any]) -> float:
+    """The mean over labels that occur of F1 = 2·TP / (2·TP + FP + FN); `pairs` holds [true, predicted] a row."""
+    names = {true for true, _ in pairs}
+    total = 0.0
+    for name in names:
+        hits = sum(true == guess == name for true, guess in pairs)
+        total += 2 * hits / (sum(true == name for true, _ in pairs) + sum(guess == name for _, guess in pairs))
+    return total / len(names)
+
+
+def check(row: dict[str, Any]) -> list[str]:
+    """What is wrong with a row of this suite."""
+    known = row["reply"].strip().lower() in labels()
+    return [] if known else [f"label {row['reply']!r} stands in no training row; mend it, or add training rows of it"]
+
+
+def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
+    """lm-eval's hook: one reply a row, greedy."""
+    guess, true = predicted(results[0]), doc["reply"]
+    return {"accuracy": int(guess == true), "parseable": int(guess != UNPARSEABLE), "macro_f1": [true, guess]}

@@ -1,0 +1,36 @@
+"""What makes an answer of this suite right. Change it to what counts for you: each score is 0 to 1 a row.
+
+`harness.suites check` runs this on the reference answers, which should reach 1 on the score that decides.
+"""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+
+def evaluation(**_: Any) -> dict[str, Any]:
+    """The split `test`: every row of `eval.jsonl`, whatever the working directory."""
+    from datasets import Dataset
+
+    lines = (Path(__file__).parent / "eval.jsonl").read_text(encoding="utf-8").split("\n")
+    return {"test": Dataset.from_list([json.loads(line) for line in lines if line.strip()])}
+
+
+def words(text: str) -> list[str]:
+    """The words of a text in lower case, without punctuation."""
+    return re.findall(r"\w+", text.lower())
+
+
+def word_f1(said: str, wanted: str) -> float:
+    """2·shared / (said + wanted) words (Rajpurkar et al., SQuAD, 2016)."""
+    a, b = Counter(words(said)), Counter(words(wanted))
+    both = sum(a.values()) + sum(b.values())
+    return 2 * sum((a & b).values()) / both if both else 1.0
+
+
+def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
+    """lm-eval's hook: one reply a row, greedy."""
+    said, wanted = results[0].strip(), doc["reply"]
+    return {"exact": int(words(said) == words(wanted)), "word_f1": word_f1(said, wanted)}
