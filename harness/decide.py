@@ -146,6 +146,8 @@ def interact(cells: Sequence[RunRecord], rows: Rows, score: str) -> Paired | Non
 
 def points(difference: float) -> str:
     """A difference of shares in percentage points with its sign: people read +12 points, not 0.12."""
+    if not math.isfinite(difference):
+        return "–"
     rounded = round(100 * difference)
     return f"{rounded:+d}".replace("-", "−") if rounded else "0"
 
@@ -401,7 +403,8 @@ def _open(
 
 def _low_scores(record: RunRecord, judged: str) -> str:
     """What else the suite scores and most rows fail: a headline must not hide it."""
-    found = {m.metric.removeprefix("quality/"): m.value for m in record.measurements if m.metric.startswith("quality/")}
+    scores = (m for m in record.measurements if m.metric.startswith("quality/") and m.better == "higher")
+    found = {m.metric.removeprefix("quality/"): m.value for m in scores}
     low = [f"{share(v)} pass “{name}”" for name, v in found.items() if name != judged and v < LOW_SCORE]
     return f"; but only {' and '.join(low)}, which this policy does not judge" if low else ""
 

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from harness import ledger, records, report
 from harness.components import instantiate, missing
-from harness.decide import UNQUANTIZED
+from harness.decide import SIMPLE_ADAPTATIONS, UNQUANTIZED
 from harness.environment import Environment, detect
 from harness.errors import UserError
 from harness.launch import Launcher
@@ -26,10 +26,11 @@ from harness.plan import Plan, plan
 from harness.progress import Board, clock
 from harness.store import Store
 from harness.suite import load as load_suite
+from harness.suites import faults_of_primary
 from harness.types import Cell, Component, Json, Status, SuiteData, digest, plain
 
 GROUPS = ("model", "adaptation", "quantization", "suite", "engine", "measure")
-ONE_FOR_ALL = ("policy", "price", "profile", "runner", "store")
+ONE_FOR_ALL = ("policy", "price", "profile", "runner", "store", "curve")
 FREE_DISK_BYTES = 4 * 2**30
 
 
@@ -73,11 +74,17 @@ def _beside(cells: Sequence[Cell], curve: Sequence[float], control: bool) -> lis
                 suite = replace(cell.suite, params={**cell.suite.params, "train_share": share})
                 made.append(replace(cell, suite=suite, variant=_variant(cell, f"curve={share:g}")))
     if control:
-        first = cells[0]
-        size = first.engine.params.get("batch_size", 2)
-        engine = replace(first.engine, params={**first.engine.params, "batch_size": max(1, size // 2)})
+        first = min(cells, key=_simplicity)
+        rows = min(first.engine.params.get("batch_size", 2), first.suite.params.get("eval_rows") or 2**31)
+        engine = replace(first.engine, params={**first.engine.params, "batch_size": rows // 2 or 2})
         made.append(replace(first, engine=engine, variant=_variant(first, "again")))
     return made
+
+
+def _simplicity(cell: Cell) -> tuple[int, bool]:
+    """Sorts as `harness.decide.simplicity` does, so that the control is of the reference."""
+    names = (*SIMPLE_ADAPTATIONS, cell.adaptation.name)
+    return names.index(cell.adaptation.name), cell.quantization.name not in UNQUANTIZED
 
 
 def _variant(cell: Cell, name: str) -> str:
@@ -215,10 +222,13 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
                 mistakes.extend(attempt(missing, part) or [])
                 mistakes.extend(made.mistakes() if hasattr(made, "mistakes") else [])
     mistakes += _constraints(cells, data)
+    mistakes += [fault for key, suite in {digest(plain(c.suite)): c.suite for c in cells}.items() if key in data
+                 for fault in attempt(faults_of_primary, data[key], suite.params["primary"]) or []]  # fmt: skip
     mistakes += [
-        f"{group}: is one for the whole grid, and cannot be swept; run once for each"
+        f"{group}: is one for the whole grid, and cannot be swept; "
+        + ("give all shares in brackets, '+curve=[0.25,0.5,1.0]'" if group == "curve" else "run once for each")
         for group in ONE_FOR_ALL
-        if any(config[group] != first[group] for config in plains)
+        if any(config.get(group) != first.get(group) for config in plains)
     ]
     price, faults = _price(first["price"], environment)
     mistakes.extend(faults)

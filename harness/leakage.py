@@ -12,7 +12,7 @@ taken) and with the knowledge base that retrieval reads.
 
 from __future__ import annotations
 
-import re
+import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -23,13 +23,15 @@ NEAR = 0.6
 SHINGLE = 5
 PERMUTATIONS, BANDS = 128, 32
 CHUNK = 5_000
+PUNCTUATION = ".,;:!?…¡¿\"'“”‘’«»()[]"
 MODES = ("fail", "drop", "warn")
 TRAINING, KNOWLEDGE = "training", "knowledge base"
 
 
 def plain(text: str) -> str:
-    """A text as its lower-case words."""
-    return " ".join(re.findall(r"\w+", text.lower()))
+    """A text without case, spaces and the punctuation around its words: "C++" is not "C#", and 7 - 2 is not 7 + 2."""
+    words = unicodedata.normalize("NFKC", text).casefold().split()
+    return " ".join(bare for word in words if (bare := word.strip(PUNCTUATION))) or " ".join(words)
 
 
 def overlaps(
@@ -88,16 +90,18 @@ def near(
     for at, shingles, sketch in _hashed(str(r[message]) for r in held):
         index.insert(at, sketch, check_duplication=False)
         wanted.append(shingles)
+    said = [plain(str(r[message])) for r in held]
     best: dict[tuple[int, str], tuple[float, str]] = {}
     sources = (
-        (TRAINING, [r["id"] for r in train], (str(r[message]) for r in train)),
-        (KNOWLEDGE, [a.id for a in articles], (a.text for a in articles)),
+        (TRAINING, [r["id"] for r in train], [str(r[message]) for r in train]),
+        (KNOWLEDGE, [a.id for a in articles], [a.text for a in articles]),
     )
     for source, ids, texts in sources:
         for at, shingles, sketch in _hashed(texts):
             for row in index.query(sketch):
                 alike = len(shingles & wanted[row]) / len(shingles | wanted[row])
-                if NEAR <= alike < 1 and alike > best.get((row, source), (0.0, ""))[0]:
+                known = alike <= best.get((row, source), (0.0, ""))[0]
+                if alike >= NEAR and not known and plain(texts[at]) != said[row]:
                     best[row, source] = (alike, ids[at])
     found = [Overlap("near", held[row]["id"], s, other, round(a, 3)) for (row, s), (a, other) in best.items()]
     return sorted(found, key=lambda o: (-o.similarity, str(o.row), o.source))

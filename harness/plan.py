@@ -15,7 +15,7 @@ from harness.components import instantiate, resolve, unsupported
 from harness.environment import Environment, versions
 from harness.types import SIDE, Cell, Component, Json, Step, StepKind, SuiteData, digest, plain
 
-MEASURE_VERSION = 3
+MEASURE_VERSION = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def chain(cell: Cell, data: SuiteData, environment: Environment) -> list[Step]:
     )
     shared = {
         "model": quantize.key, "engine": _identity(cell.engine), "version": MEASURE_VERSION, **where,
-        "libraries": versions(("torch", "transformers", "lm-eval")),
+        "libraries": versions(("torch", "transformers", "lm-eval", "jsonschema", "simple-icd-10-cm")),
     }  # fmt: skip
     knobs = cell.measure.params
     measured = []

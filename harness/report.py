@@ -228,7 +228,10 @@ def scores(run: Run) -> dict[str, Any]:
     lines = []
     for r in run.ok:
         found = [r.value(n) for n in names]
-        values = [told(m) | {"level": level(m.value, 0, 1, "higher") if m else None} for m in found]
+        values = [
+            told(m) | {"level": level(m.value if m.better == "higher" else 1 - m.value, 0, 1, "higher") if m else None}
+            for m in found
+        ]
         lines.append({"name": run.names[r.id], "n": max((m.n for m in found if m), default=0), "values": values})
     main = {primary(r) for r in run.ok}
     return {
@@ -266,9 +269,10 @@ def differences(run: Run, margin: float) -> dict[str, Any]:
 def quantized(run: Run, margin: float) -> dict[str, Any]:
     """Each quantized cell against its own adaptation unquantized: is it shown to be no worse by the margin, what share
     of the outputs stayed the same, and how much of the adaptation's gain is gone."""
-    ok = {(r.model, r.suite, r.seed, r.adaptation, r.quantization): r for r in run.ok}
+    ok = {(*_kin(r), r.adaptation, r.quantization): r for r in run.ok}
     against = reference(run.ok)
     pairs: dict[str, Paired] = {}
+    taken: dict[str, Paired] = {}
     lines = []
     for r in run.ok:
         parent = _parent(run, r)
@@ -276,30 +280,31 @@ def quantized(run: Run, margin: float) -> dict[str, Any]:
         if pair is None or parent is None:
             continue
         pairs[r.id] = pair
-        line = {
+        line: dict[str, Any] = {
             "id": r.id, "name": run.names[r.id], "delta": points(pair.delta),
             "low": points(pair.low), "high": points(pair.high), "gained": pair.gained, "lost": pair.lost, "n": pair.n,
             "same": same_outputs(run, r, parent), "tokens": _tokens(r, parent), "taken": None,
         }  # fmt: skip
         if against and r.adaptation != against.adaptation:
             four = [
-                ok.get((r.model, r.suite, r.seed, a, q))
+                ok.get((*_kin(r), a, q))
                 for q in (r.quantization, parent.quantization)
                 for a in (r.adaptation, against.adaptation)
             ]
             found = interact([c for c in four if c], run.rows, primary(r))
             if found:
-                line["taken"] = {
-                    "delta": points(found.delta), "low": points(found.low), "high": points(found.high),
-                    "clear": found.high < 0 or found.low > 0,
-                }  # fmt: skip
+                taken[r.id] = found
+                line["taken"] = {"delta": points(found.delta), "low": points(found.low), "high": points(found.high)}
         lines.append(line)
     adjusted = holm({i: pair.p_not_worse(margin) for i, pair in pairs.items()})
+    worse = holm({i: 1 - pair.p_not_worse(margin) for i, pair in pairs.items()})
+    clear = holm({i: found.p for i, found in taken.items()})
     for line in lines:
-        pair = pairs[line["id"]]
-        line["holm"] = p_text(adjusted[line["id"]])
-        shown = adjusted[line["id"]] <= 0.025
-        line["verdict"] = "shown" if shown else "shown to be worse" if pair.high < -margin else "open"
+        i = line["id"]
+        line["holm"] = p_text(adjusted[i])
+        line["verdict"] = "shown" if adjusted[i] <= 0.025 else "shown to be worse" if worse[i] <= 0.025 else "open"
+        if line["taken"]:
+            line["taken"]["clear"] = clear[i] < 0.05
     base = against.adaptation if against else ""
     return {"rows": lines, "margin": f"{100 * margin:g}", "base": base, "taken": any(line["taken"] for line in lines)}
 
@@ -309,9 +314,9 @@ def seeds(run: Run) -> dict[str, Any]:
     seed, with intervals for the luck of training and of rows at once."""
     kinds: dict[tuple[str, ...], list[RunRecord]] = {}
     for r in run.ok:
-        kinds.setdefault((r.model, r.suite, r.adaptation, r.quantization), []).append(r)
+        kinds.setdefault((r.model, r.suite, r.adaptation, r.quantization, variant(r)), []).append(r)
     against = reference(run.ok)
-    base = against and kinds.get((against.model, against.suite, against.adaptation, against.quantization))
+    base = next((cells for cells in kinds.values() if against in cells), None)
     lines = []
     for kind, cells in kinds.items():
         name = primary(cells[0])
@@ -320,7 +325,7 @@ def seeds(run: Run) -> dict[str, Any]:
             continue
         mean, spread = over_seeds(own, groups)
         line = {
-            "name": "/".join(kind[2:]), "mean": number(mean, "share"), "n": len(groups),
+            "name": "/".join(filter(None, kind[2:])), "mean": number(mean, "share"), "n": len(groups),
             "interval": f"{number(spread.low, 'share')} to {number(spread.high, 'share')}",
             "each": ", ".join(f"{r.seed}: {number(sum(v) / len(v), 'share')}" for r, v in zip(cells, own, strict=True)),
             "delta": "", "low": "", "high": "",
@@ -329,7 +334,7 @@ def seeds(run: Run) -> dict[str, Any]:
         both, groups = shared_scores([c for pair in pairs for c in pair], run.rows, name)
         if len(pairs) > 1 and groups:
             apart = [[x - y for x, y in zip(a, b, strict=True)] for a, b in zip(both[::2], both[1::2], strict=True)]
-            delta, around = over_seeds(apart, groups)
+            delta, around = over_seeds(apart, groups, differences=True)
             line |= {"delta": points(delta), "low": points(around.low), "high": points(around.high)}
         lines.append(line)
     return {"rows": lines, "reference": "/".join((against.adaptation, against.quantization)) if against else ""}
@@ -376,12 +381,14 @@ def learning(run: Run) -> list[dict[str, Any]]:
             last, before = pair, cell
         if last is None:
             continue
+        last_part = f"the rows from {lines[-2]['share']} to {lines[-1]['share']}"
         if last.low > 0:
-            answer = "More data would likely still help: the last part added a difference that was shown."
+            answer = f"More data would likely still help: {last_part} added a difference that was shown."
         elif last.high < run_margin(run):
+            next_step = "better rows" if r.adaptation == "full_ft" else "full fine-tuning, or better rows,"
             answer = (
-                "It has levelled off: the last part added less than the policy's margin. More of the same rows will "
-                "not help much; full fine-tuning, or better rows, are worth trying."
+                f"It has levelled off: {last_part} added less than the policy's margin. More of the same will not help "
+                f"much; {next_step} may."
             )
         else:
             need = last.rows_for(run_margin(run)) if run_margin(run) else 0
@@ -404,9 +411,22 @@ def share_of(r: RunRecord) -> float:
 
 def _parent(run: Run, r: RunRecord) -> RunRecord | None:
     """The same adaptation unquantized."""
-    mine = (r.model, r.adaptation, r.suite, r.seed)
-    same = (p for p in run.ok if (p.model, p.adaptation, p.suite, p.seed) == mine and p.quantization in UNQUANTIZED)
+    same = (
+        p for p in run.ok
+        if (*_kin(p), p.adaptation) == (*_kin(r), r.adaptation) and p.quantization in UNQUANTIZED
+    )  # fmt: skip
     return None if r.quantization in UNQUANTIZED else next(same, None)
+
+
+def variant(r: RunRecord) -> str:
+    """The knobs that were swept singly, as the cell's id ends with them."""
+    return str(r.config.get("variant") or "")
+
+
+def _kin(r: RunRecord) -> tuple[Any, ...]:
+    """What cells have in common that differ in adaptation and quantization alone."""
+    others = [knob for knob in variant(r).split(",") if not knob.startswith("quantization.")]
+    return r.model, r.suite, r.seed, ",".join(others)
 
 
 def same_outputs(run: Run, a: RunRecord, b: RunRecord) -> str:
@@ -502,6 +522,7 @@ def examples(run: Run, decision: Decision | None) -> list[dict[str, Any]]:
 
     def split(row_id: str) -> float:
         marks = [found[row_id]["scores"].get(primary(ok[0]), 0) for found in by_cell.values() if row_id in found]
+        marks = [m for m in marks if isinstance(m, int | float)]
         return abs(sum(marks) / len(marks) - 0.5) if len(marks) > 1 else 1.0
 
     order.sort(key=lambda i: (split(i), str(i)))
@@ -520,10 +541,13 @@ def examples(run: Run, decision: Decision | None) -> list[dict[str, Any]]:
     ]
     front = list(dict.fromkeys(i for i in wanted if i in by_cell))[:4]
     roles = {wanted[0]: "reference", wanted[2]: "highest quality", wanted[1]: "chosen"}
+    low = {m.metric.partition("/")[2] for r in ok for m in r.measurements if m.better == "lower"}
     made = []
     for row_id in picked:
-        shown = [outcome(run.names[i], roles.get(i, ""), by_cell[i][row_id]) for i in front if row_id in by_cell[i]]
-        rest = [outcome(run.names[i], "", f[row_id]) for i, f in by_cell.items() if i not in front and row_id in f]
+        shown = [
+            outcome(run.names[i], roles.get(i, ""), by_cell[i][row_id], low) for i in front if row_id in by_cell[i]
+        ]
+        rest = [outcome(run.names[i], "", f[row_id], low) for i, f in by_cell.items() if i not in front and row_id in f]
         row = next(f[row_id] for f in by_cell.values() if row_id in f)
         prompt = row.get("message") or row.get("prompt", "")
         made.append(
@@ -532,9 +556,9 @@ def examples(run: Run, decision: Decision | None) -> list[dict[str, Any]]:
     return made
 
 
-def outcome(name: str, role: str, row: Row) -> dict[str, Any]:
-    """One cell's answer to a row, and the rules it missed."""
-    missed = [k for k, v in row["scores"].items() if v in (0, False)]
+def outcome(name: str, role: str, row: Row, low: Iterable[str] = ()) -> dict[str, Any]:
+    """One cell's answer to a row, and the scores it missed; of those in `low`, less is better."""
+    missed = [k for k, v in row["scores"].items() if (v not in (0, False) if k in low else v in (0, False))]
     return {
         "name": name, "role": role, "text": shorten(row.get("output", "")), "missed": missed,
         "tokens": row.get("tokens"), "cut": row.get("finished") is False,
@@ -584,6 +608,12 @@ def caveats(run: Run) -> list[str]:
             found.append(
                 f"Computed in {env.get('dtype', 'an unknown dtype')} on a CPU ({env.get('hardware', 'unknown')}). "
                 "Ratios between cells can be different, even reversed, on a GPU."
+            )
+        suite = config.get("suite", {}).get("params", {})
+        if "eval_file" in suite and suite["eval_file"] is None:
+            found.append(
+                f"Evaluation rows are those of lm-eval's task {suite.get('task')}: whether training saw them was not "
+                "looked for."
             )
         if note := config.get("model", {}).get("params", {}).get("note"):
             found.append(f"About {r.model}: {note}")

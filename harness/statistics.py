@@ -128,6 +128,8 @@ def bootstrap(
     for at, item in enumerate(items):
         members.setdefault(groups[at] if groups is not None else at, []).append(item)
     parts = list(members.values())
+    if len(parts) < 2:
+        return Interval(-math.inf, math.inf, "bootstrap")  # one group says nothing of others
     drawn = np.random.default_rng(seed).integers(len(parts), size=(RESAMPLES // 4, len(parts)))
     return _percentiles([statistic([item for i in some for item in parts[i]]) for some in drawn])
 
@@ -291,12 +293,15 @@ def interaction(
     return _difference(differences, groups, whole, _exact_flips(sums) if whole else _random_flips(sums, seed))
 
 
-def over_seeds(by_seed: Sequence[Sequence[float]], groups: Groups = None) -> tuple[float, Interval]:
-    """The mean of scores or of paired differences over training seeds (outer) and rows (inner, the same for each
-    seed), with an interval for both kinds of luck at once. The two variances are added as squared half-widths, each
-    with its own t quantile (Burdick & Graybill 1992, Confidence Intervals on Variance Components; MOVER of Zou & Donner
-    2008, Stat. Med. 27:1693): with two or three seeds it is wide, as it should be. Resampling three numbers, or one t
-    quantile for the sum, would pretend to know more (in simulations 85 to 92% instead of 95).
+def over_seeds(
+    by_seed: Sequence[Sequence[float]], groups: Groups = None, *, differences: bool = False
+) -> tuple[float, Interval]:
+    """The mean of scores (0 to 1) or of paired `differences` over training seeds (outer) and rows (inner, the same for
+    each seed), with an interval for both kinds of luck at once. Half-widths are added as squares: that of rows is the
+    one that a single seed's scores would have, that of seeds has a t quantile of its own (Burdick & Graybill 1992,
+    Confidence Intervals on Variance Components; MOVER of Zou & Donner 2008, Stat. Med. 27:1693). With two or three
+    seeds it is wide, as it should be: resampling three numbers, or one t quantile for the sum, would pretend to know
+    more (in simulations 85 to 92% instead of 95).
     """
     import numpy as np
 
@@ -304,14 +309,15 @@ def over_seeds(by_seed: Sequence[Sequence[float]], groups: Groups = None) -> tup
     seeds = len(scores)
     if seeds < 2:
         raise ValueError("training noise takes two seeds or more")
-    sums, sizes = _sums(scores.mean(axis=0).tolist(), groups)
-    mean, by_rows = _variance(sums, sizes)
+    rows = scores.mean(axis=0).tolist()
+    mean = float(np.mean(rows))
+    around = _difference(rows, groups, binary=False, p=1.0) if differences else share_interval(rows, groups)
     of_seeds = float(scores.mean(axis=1).var(ddof=1) / seeds)
     each = [_variance(*_sums((s - scores.mean(axis=0)).tolist(), groups))[1] for s in scores]
-    both = float(np.sum(each)) / (seeds * (seeds - 1))  # the chance part of `of_seeds`, already in `by_rows`
-    extra = max(of_seeds - both, 0.0)
-    half = math.sqrt(_t(len(sums) - 1) ** 2 * by_rows + _t(seeds - 1) ** 2 * extra)
-    return mean, Interval(mean - half, mean + half, "seeds and rows")
+    both = float(np.sum(each)) / (seeds * (seeds - 1))  # the chance part of `of_seeds`, already in that of rows
+    luck = _t(seeds - 1) * math.sqrt(max(of_seeds - both, 0.0)) if math.isfinite(both) else math.inf
+    low, high = mean - math.hypot(mean - around.low, luck), mean + math.hypot(around.high - mean, luck)
+    return mean, Interval(max(low, -1.0 if differences else 0.0), min(high, 1.0), "seeds and rows")
 
 
 # ---------------------------------------------------------------------------------------- many comparisons, and power

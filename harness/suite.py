@@ -60,8 +60,8 @@ def _read_jsonl(path: Path, needed: tuple[str, ...], mistakes: list[str]) -> lis
         if lacking:
             mistakes.append(f"{where}: {', '.join(lacking)} missing, empty or not text; fill in each row")
             continue
-        if row.get("group") is not None and not str(row["group"]).strip():
-            mistakes.append(f"{where}: group is empty; fill it in, or leave it out")
+        if row.get("group") is not None and not (isinstance(row["group"], str | int) and str(row["group"]).strip()):
+            mistakes.append(f"{where}: group is empty or no text; fill it in, or leave it out")
         if row["id"] in seen:
             mistakes.append(f"{where}: id {row['id']!r} stands in row {seen[row['id']]} too; make ids unique")
         seen.setdefault(row["id"], number)
@@ -97,7 +97,9 @@ def _is_validation(row: Mapping[str, Any]) -> bool:
 
 
 def _digest(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
+    return hashlib.sha256(
+        json.dumps(parts, sort_keys=True, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    ).hexdigest()[:16]
 
 
 def _without(
@@ -126,13 +128,16 @@ def load(suite: Component) -> SuiteData:
     mistakes: list[str] = []
     message, reply = p["message_field"], p["reply_field"]
     train = _read_jsonl(folder / p["train_file"], ("id", message, reply), mistakes)
-    held = _read_jsonl(folder / p["eval_file"], ("id", message), mistakes)
+    held = _read_jsonl(folder / p["eval_file"], ("id", message), mistakes) if p["eval_file"] else []
     articles = (
         _read_jsonl(folder / p["knowledge_file"], ("id", "title", "text"), mistakes) if p["knowledge_file"] else []
     )
     text = _read_text(folder / p["instructions_file"], mistakes)
     output = _read_text(folder / p["output_file"], mistakes) if p.get("output_file") else ""
-    files = [*sorted(folder.glob("*.py")), folder / p["task_file"]]
+    files = [
+        *sorted(p for end in ("py", "json", "lark") for p in folder.glob(f"*.{end}")),
+        *([folder / p["task_file"]] if p["task_file"] else []),
+    ]
     code = [(file.name, _read_text(file, mistakes)) for file in files]
     mistakes += [
         f"suite.{limit}={p[limit]!r}: must be a whole number above 0, or null for all rows"
@@ -173,9 +178,12 @@ def load(suite: Component) -> SuiteData:
         message_field=message,
         reply_field=reply,
         max_new_tokens=p["max_new_tokens"],
+        evaluation_limit=p["eval_rows"],
         output=output,
         overlaps=tuple(found),
         leakage=mode,
         training_digest=_digest(fit, validation, plain_data(shelf), text, p["system"], p.get("asked"), message, reply),
-        evaluation_digest=_digest(evaluation, articles, code, p["max_new_tokens"], output),
+        evaluation_digest=_digest(
+            evaluation, articles, code, p["max_new_tokens"], output, *(() if held else (p["task"], p["eval_rows"]))
+        ),
     )

@@ -13,6 +13,7 @@ import argparse
 import csv
 import hashlib
 import importlib.util
+import io
 import json
 import re
 import sys
@@ -30,7 +31,7 @@ from harness.suite import load
 from harness.types import Component, SuiteData
 
 EVALUATION_SHARE = 0.3
-LABELS_AT_MOST = 40
+LABELS_AT_MOST, LABEL_LENGTH = 40, 40  # more or longer replies are texts
 CLAIM = 0.05  # a difference worth showing
 TYPICAL_DISAGREEMENT = 0.1
 SHOWN = 20  # lines of one kind
@@ -104,8 +105,14 @@ def read_table(path: Path) -> list[tuple[str, dict[str, Any]]]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text ({error}); save it as UTF-8") from error
     if path.suffix.lower() in (".csv", ".tsv"):
-        table = csv.DictReader(text.splitlines(keepends=True), delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-        return [(f"{path}, row {table.line_num}", dict(row)) for row in table]
+        mark = "\t" if path.suffix.lower() == ".tsv" else ","
+        table = csv.DictReader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
+        try:
+            return [(f"{path}, row {table.line_num}", dict(row)) for row in table]
+        except csv.Error as error:
+            raise UserError(
+                f"{path}, row {table.line_num}: {error}; close the quotes, and double those inside"
+            ) from error
     rows, mistakes = [], []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -128,8 +135,9 @@ def read_table(path: Path) -> list[tuple[str, dict[str, Any]]]:
 def shaped(rows: Sequence[tuple[str, dict[str, Any]]], source: Path, names: Mapping[str, str]) -> list[dict[str, Any]]:
     """Rows as suites hold them: id, group, case where there is one, message, reply. `names` says which column is what.
 
-    Rows of the same message become one group, so that they never stand on both sides. Raises `UserError` with a line a
-    mistake: columns that are not there, empty cells, ids given twice, one message with several replies.
+    Without a group column, rows of the same message are one group. A reply that is an object becomes JSON. Raises
+    `UserError` with a line a mistake: columns that are not there, empty cells, ids given twice, one message with
+    several replies.
     """
     if not rows:
         raise UserError(f"{source}: no rows; a suite needs some hundred")
@@ -147,7 +155,9 @@ def shaped(rows: Sequence[tuple[str, dict[str, Any]]], source: Path, names: Mapp
     seen: dict[str, str] = {}
     replies: dict[str, tuple[str, str]] = {}
     for number, (where, row) in enumerate(rows, start=1):
-        message, reply = (str(row.get(names[k]) if row.get(names[k]) is not None else "") for k in ("message", "reply"))
+        message, reply = (_text(row.get(names[k])) for k in ("message", "reply"))
+        if isinstance(row.get(names["message"]), list | dict):
+            mistakes.append(f"{where}: message is a list or an object; give one text a row")
         for k, v in (("message", message), ("reply", reply)):
             if not v.strip():
                 mistakes.append(f"{where}: {k} is empty; fill it in or delete the row")
@@ -175,15 +185,27 @@ def shaped(rows: Sequence[tuple[str, dict[str, Any]]], source: Path, names: Mapp
     return made
 
 
+def _text(value: Any) -> str:
+    """A cell as text: objects and lists as JSON without spaces, as models are asked to write it."""
+    if isinstance(value, list | dict):
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return "" if value is None else str(value)
+
+
 def split(rows: Sequence[dict[str, Any]], share: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Training and evaluation rows, whole groups on one side, by the hash of the group: the same on every machine and
-    when rows are added. Of the training rows, a fifth of the groups is set apart for validation when they are read."""
+    when rows are added. Each side is in the order of a hash of the ids, since
+    profiles and learning curves take the first rows. Of the training rows, a fifth of the groups is set apart for
+    validation when they are read."""
+
+    def hashed(text: str) -> int:
+        return int(hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:8], 16)
 
     def held(row: Mapping[str, Any]) -> bool:
-        name = f"evaluation {row['group']}"
-        return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 16**8 < share
+        return hashed(f"evaluation {row['group']}") / 16**8 < share
 
-    return [r for r in rows if not held(r)], [r for r in rows if held(r)]
+    ordered = sorted(rows, key=lambda r: (hashed(r["id"]), r["id"]))
+    return [r for r in ordered if not held(r)], [r for r in ordered if held(r)]
 
 
 def new(name: str, source: Path, names: Mapping[str, str], share: float, system: str, root: Path) -> list[str]:
@@ -199,14 +221,17 @@ def new(name: str, source: Path, names: Mapping[str, str], share: float, system:
         raise UserError(f"{taken[0]}: is there already; choose another name, or delete it")
     if not 0 < share < 1:
         raise UserError(f"--eval-share {share}: give a share between 0 and 1")
-    rows = shaped(read_table(source), source, names)
+    every = shaped(read_table(source), source, names)
+    rows = list({plain(r["message"]): r for r in reversed(every)}.values())[::-1]
+    repeated = len(every) - len(rows)
     train, held = split(rows, share)
     if not train or not held:
         raise UserError(
             f"{source}: {len({r['group'] for r in rows})} groups are too few to split; name a finer --group column"
         )
     replies = Counter(r["reply"] for r in rows)
-    kind = "labels" if len(replies) <= min(LABELS_AT_MOST, len(rows) / 5) else "text"
+    short = all("\n" not in r and len(r) <= LABEL_LENGTH for r in replies)
+    kind = "labels" if short and len(replies) <= min(LABELS_AT_MOST, len(rows) / 5) else "text"
     longest = max(len(r["reply"].encode()) for r in rows)
     tokens = min(1024, 16 + longest // 2)  # a token holds two bytes or more of nearly any text
     higher = "aggregation: mean, higher_is_better: true"
@@ -234,7 +259,7 @@ def new(name: str, source: Path, names: Mapping[str, str], share: float, system:
     for path, text in files.items():
         write_text(path, text)
     return [
-        f"{folder}: {counts}",
+        f"{folder}: {counts}" + (f" {repeated} that repeat a message were left out." if repeated else ""),
         f"scores: {', '.join(SCORES[kind])} ({kind}; {len(replies)} different replies); scorers.py holds them",
         f"next: write {folder / 'instructions.md'} and {folder / 'card.md'}, then",
         f"  python -m harness.suites check {name}",
@@ -262,9 +287,14 @@ def config_of(name: str) -> Component:
     if found is None:
         known = sorted({p.stem for place in places for p in place.parent.glob("*.yaml")})
         raise UserError(f"suite {name!r}: no conf/suite/{name}.yaml here or packaged; there is {', '.join(known)}")
-    tree = OmegaConf.load(found)
-    tree = OmegaConf.merge(tree, {"train_rows": None, "eval_rows": None, "leakage": "warn"})
-    values: Any = OmegaConf.to_container(tree)
+    try:
+        tree = OmegaConf.merge(OmegaConf.load(found), {"train_rows": None, "eval_rows": None, "leakage": "warn"})
+        values: Any = OmegaConf.to_container(tree)
+    except Exception as error:  # what YAML and OmegaConf raise has no common root
+        raise UserError(f"{found}: cannot be read ({' '.join(str(error).split())}); mend it") from error
+    needed = [line.partition(":")[0] for line in SUITE.splitlines() if line[:1].isalpha()]
+    if lacking := [k for k in needed if k not in values and k not in ("asked", "output_file")]:
+        raise UserError(f"{found}: no {', '.join(lacking)}; another suite's file shows what belongs there")
     return Component(name, "", {k: v for k, v in values.items() if k not in ("name", "_target_")})
 
 
@@ -284,32 +314,77 @@ def scorers_of(folder: Path) -> Any:
     return module
 
 
+def faults_of_primary(data: SuiteData, primary: str) -> list[str]:
+    """Why a score cannot decide: no evaluation row has it, or it is no number a row. Runs the suite's scorers on its
+    reference replies until one has the score; tasks that lm-eval brings along are left to it."""
+    where, seen = data.folder / "scorers.py", {}
+    if not data.evaluation or not where.is_file():
+        return []
+    module = scorers_of(data.folder)
+    for row in data.evaluation:
+        try:
+            seen.update(module.process_results(dict(row), [row.get(data.reply_field) or ""]))
+        except Exception as error:
+            return [f"{where}: raises {type(error).__name__}: {error} on row {row['id']!r}; mend it"]
+        if primary in seen:
+            break
+    numbers = [name for name, value in seen.items() if isinstance(value, int | float)]
+    if primary not in seen:
+        return [f"suite.primary={primary}: no score of {data.name}; it has {', '.join(numbers)}"]
+    if primary not in numbers:
+        return [f"suite.primary={primary}: is no number a row, so cells cannot be paired; take {', '.join(numbers)}"]
+    return []
+
+
 def _references(data: SuiteData, module: Any, primary: str, where: Path) -> list[str]:
     """What the suite's own scorers say of its own reference replies."""
     found = []
     for file, rows in (("train", (*data.train, *data.validation)), ("eval", data.evaluation)):
         for row in rows:
             at = f"{where / file}.jsonl, row {row['id']!r}"
-            if hasattr(module, "check") and (faults := module.check(dict(row))):
-                found += [f"{at}: {fault}" for fault in faults]
-                continue
             reply = row.get(data.reply_field)
-            if not reply:
-                continue
             try:
-                scores = module.process_results(dict(row), [reply])
+                if faults := module.check(dict(row)) if hasattr(module, "check") else []:
+                    found += [f"{at}: {fault}" for fault in faults]
+                    continue
+                scores = module.process_results(dict(row), [reply]) if reply else {}
             except Exception as error:
                 found.append(f"{at}: scorers.py raises {type(error).__name__}: {error}; mend the row or the scorer")
                 continue
-            if primary not in scores:
-                raise UserError(
-                    f"{where / 'scorers.py'}: no score {primary!r}; suite.primary names one of {', '.join(scores)}"
-                )
-            if scores[primary] != 1:
+            if primary in scores and scores[primary] != 1:
                 found.append(
                     f"{at}: its own reference reply scores {scores[primary]:g} on {primary}; mend one of the two"
                 )
     return found
+
+
+def _task(data: SuiteData, suite: Component) -> list[str]:
+    """What lm-eval says of the suite's task, and llguidance of its output grammar."""
+    from harness.engine.constrained import mistakes
+
+    found = (
+        [f"{data.folder / suite.params['output_file']}: {fault}" for fault in mistakes(data.output)]
+        if data.output
+        else []
+    )
+    if not suite.params["task_file"]:
+        return found
+    where, task = data.folder / suite.params["task_file"], suite.params["task"]
+    try:
+        from lm_eval.tasks import TaskManager
+
+        manager = TaskManager(include_path=str(data.folder), include_defaults=False)
+        if task not in manager.all_tasks:
+            return [*found, f"{where}: has no task {task!r}; its first key is `task: {task}`"]
+        listed = set(manager.load(task)["tasks"][task].aggregation())
+        module = scorers_of(data.folder)
+        given = {k for r in data.evaluation for k in module.process_results(dict(r), [r.get(data.reply_field) or ""])}
+    except Exception as error:  # whatever lm-eval and a suite's own code raise
+        return [
+            *found,
+            f"{where}: lm-eval cannot read it ({' '.join(f'{type(error).__name__}: {error}'.split())}); mend it",
+        ]
+    return found + [f"{where}: score {k} is not in metric_list; add it" for k in sorted(given - listed)]
 
 
 def check(name: str) -> tuple[list[str], list[str], list[str]]:
@@ -317,7 +392,8 @@ def check(name: str) -> tuple[list[str], list[str], list[str]]:
     suite = config_of(name)
     data = load(suite)
     primary, where = suite.params["primary"], data.folder
-    mistakes = _references(data, scorers_of(where), primary, where)
+    mistakes = faults_of_primary(data, primary) or _references(data, scorers_of(where), primary, where)
+    mistakes += _task(data, suite)
     every = (*data.train, *data.validation)
     for o in data.overlaps:
         mistakes.append(f"{where / 'eval.jsonl'}, row {o.row!r}: same {'text' if o.kind == 'exact' else 'group'} as "
@@ -329,7 +405,7 @@ def check(name: str) -> tuple[list[str], list[str], list[str]]:
     if least > CLAIM:
         enough = rows_needed(CLAIM, TYPICAL_DISAGREEMENT)
         shown = f"only differences of {least:.0%} or more" if least < 1 else "no difference at all"
-        warnings.append(f"{n} evaluation rows likely show {shown} (if cells differ on a tenth of them); "
+        warnings.append(f"all {n} evaluation rows together likely show {shown} (if cells differ on a tenth of them); "
                         f"{enough} would show {CLAIM:.0%}")  # fmt: skip
     if len(groups) < min(n, 20):
         warnings.append(f"the evaluation rows have only {len(groups)} groups; intervals will be wide, since rows of a "

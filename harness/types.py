@@ -203,8 +203,8 @@ class SuiteData:
 
     `message_field` and `reply_field` name the two fields that training and prompting use, `asked` what a message is
     called in a prompt ("Email"). `output` is the JSON Schema or Lark grammar of an answer, empty where there is none.
-    `overlaps` are the exact and grouped ones found between evaluation rows and the rest,
-    `leakage` what was done about them (`fail`, `drop`, `warn`).
+    Without `evaluation` rows they are those of lm-eval's task, up to `evaluation_limit`. `overlaps` are the exact and
+    grouped ones found between evaluation rows and the rest, `leakage` (`fail`, `drop`, `warn`) what was done.
     """
 
     name: str
@@ -219,6 +219,7 @@ class SuiteData:
     message_field: str
     reply_field: str
     max_new_tokens: int
+    evaluation_limit: int | None
     output: str
     overlaps: tuple[Overlap, ...]
     leakage: str

@@ -45,7 +45,8 @@ def suite_data(**changes: Any) -> SuiteData:
     made = SuiteData(
         name="support_tone", folder=Path("suites/support_tone"), train=(), validation=(), evaluation=(), knowledge=(),
         instructions="", system="", asked="Email", message_field="message", reply_field="reply", max_new_tokens=160,
-        output="", overlaps=(), leakage="fail", training_digest="t" * 16, evaluation_digest="e" * 16,
+        evaluation_limit=None, output="", overlaps=(), leakage="fail",
+        training_digest="t" * 16, evaluation_digest="e" * 16,
     )  # fmt: skip
     return replace(made, **changes)
 

@@ -158,3 +158,23 @@ def test_an_answer_cut_off_is_told_as_unfinished(folder: Path) -> None:
 def test_a_bad_grammar_is_told_without_a_model(output: str) -> None:
     assert len(constrained.mistakes(output)) == 1
     assert constrained.mistakes('start: "yes"') == constrained.mistakes('{"type": "string"}') == []
+
+
+def test_loglikelihood_is_that_of_the_model(folder: Path) -> None:
+    session = start(folder, batch_size=3)
+    pairs = [(p, c) for p in PROMPTS for c in ("yes", "no, never", "x")]
+    found = session.loglikelihood(pairs)
+    for (prompt, answer), (total, greedy) in zip(pairs, found, strict=True):
+        ids = torch.tensor([session.encode(prompt + answer)])
+        start_at = len(session.encode(prompt))
+        with torch.inference_mode():
+            chances = session.model(ids).logits[0, :-1].log_softmax(dim=-1)
+        wanted = ids[0, 1:]
+        tokens = chances.gather(1, wanted[:, None])[start_at - 1 :]
+        assert total == pytest.approx(float(tokens.sum()), rel=1e-4)
+        assert greedy == bool((chances.argmax(-1) == wanted)[start_at - 1 :].all())
+
+
+def test_loglikelihood_knows_what_greedy_decoding_gives(folder: Path, alone: list[str]) -> None:
+    found = start(folder).loglikelihood([(PROMPTS[0], alone[0][:5]), (PROMPTS[0], "~" + alone[0][:4])])
+    assert [greedy for _, greedy in found] == [True, False]

@@ -174,3 +174,25 @@ def test_earlier_checkpoints_enter_as_they_are(
 def test_records_are_json_of_their_schema(grid: tuple[Path, Path]) -> None:
     for path in (grid[1] / "records").glob("*.json"):
         assert json.loads(path.read_text(encoding="utf-8"))["schema"] == 1
+
+
+def test_a_learning_curve_and_a_control_stand_beside_the_grid(tmp_path: Path) -> None:
+    done = harness(
+        tmp_path, "+sweep=support_tone", "adaptation=lora", "quantization=fp16", "+curve=[0.5,1.0]",
+        "profile.aa_control=true", *TINY,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = run_folder(done)
+    kept = {r.id.removeprefix("dummy_tiny/lora/fp16/support_tone"): r for r in ledger.read_records(run)}
+    assert set(kept) == {"", "/curve=0.5", "/again"}
+    rows = {i: r.steps["adapt"]["facts"]["rows"] for i, r in kept.items()}
+    assert rows["/curve=0.5"] == round(rows[""] / 2)
+    assert kept["/again"].steps["adapt"]["key"] == kept[""].steps["adapt"]["key"]
+    assert kept["/again"].steps["quality"]["key"] != kept[""].steps["quality"]["key"]
+    assert "latency" not in kept["/again"].steps
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "Would more training rows help?" in page
+    assert "nothing, as it should be" in page
+    done = harness(tmp_path, "+sweep=support_tone", "adaptation=lora", "quantization=fp16", "+curve=[0,2]", *TINY)
+    assert done.returncode == 2
+    assert "give shares of the training rows above 0 and up to 1" in done.stderr

@@ -16,8 +16,22 @@ def row(name: str, message: str, **more: Any) -> dict[str, Any]:
 
 
 def test_exact_is_exact_but_for_case_and_punctuation() -> None:
-    held = [row("e1", "Where is MY parcel"), row("e2", "Where is your parcel?", group="g"), row("e3", "Other")]
-    train = [row("t1", "where is my parcel?!"), row("t2", "Hello", group="g"), row("t3", "Where is my  parcel")]
+    held = [
+        row("e0", "What is 7 - 2?"),
+        row("e4", "C#"),
+        row("e5", "👍"),
+        row("e1", "Where is MY parcel"),
+        row("e2", "Where is your parcel?", group="g"),
+        row("e3", "Other"),
+    ]
+    train = [
+        row("t4", "What is 7 + 2?"),
+        row("t5", "C++"),
+        row("t6", "👎"),
+        row("t1", "where is my parcel?!"),
+        row("t2", "Hello", group="g"),
+        row("t3", "Where is my  parcel"),
+    ]
     found = overlaps(held, train, [Article("a", "Other", "thing")], "message", "reply")
     assert [(o.kind, o.row, o.other) for o in found] == [("exact", "e1", "t1"), ("group", "e2", "t2")]
 

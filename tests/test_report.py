@@ -294,6 +294,52 @@ def test_seeds_are_told_together_with_both_kinds_of_luck(tmp_path: Path) -> None
     assert "Over training seeds" in page(run)
 
 
+def test_swept_knobs_are_no_seeds_and_have_their_own_parents(tmp_path: Path) -> None:
+    cells, rows = [], {}
+    for rank, passes in ((8, 10), (16, 50)):
+        for q in ("fp16", "gptq"):
+            own = [
+                {**r, "scores": {**r["scores"], "good": int(i < passes)}}
+                for i, r in enumerate(records.rows("lora", q, 60))
+            ]
+            made = records.record("lora", q, own)
+            variant = f"adaptation.rank={rank}"
+            cells.append(replace(made, id=f"{made.id}/{variant}", config={**made.config, "variant": variant}))
+            rows[cells[-1].id] = own
+    found = report.read(folder(tmp_path / "run", cells, rows, [c.id for c in cells]))
+    assert report.seeds(found)["rows"] == []
+    assert [line["delta"] for line in report.quantized(found, 0.05)["rows"]] == ["0", "0"]
+
+
+def test_scores_that_are_better_when_lower_are_told_so(tmp_path: Path) -> None:
+    whole = [{**r, "scores": {**r["scores"], "good": 1}} for r in records.rows("lora", "fp16")]
+    rows = [{**r, "scores": {"good": 1, "invented": int(i % 50 == 0)}} for i, r in enumerate(whole)]
+    one = records.record("lora", "fp16", whole)
+    share = next(m for m in one.measurements if m.metric == "quality/good")
+    worse = replace(share, metric="quality/invented", better="lower", value=0.02)
+    one = replace(
+        one, measurements=(share, worse, *(m for m in one.measurements if not m.metric.startswith("quality/")))
+    )
+    found = report.read(folder(tmp_path / "run", [one], {one.id: rows}, [one.id]))
+    decision, sentences = report.verdict(found)
+    assert "invented" not in " ".join(sentences)
+    (line,) = report.scores(found)["rows"]
+    assert [v["level"] for v in line["values"]] == [5, 5]
+    missed = [e["front"][0]["missed"] for e in report.examples(found, decision)]
+    assert [] in missed
+    assert all(m in ([], ["invented"]) for m in missed)
+
+
+def test_labels_as_a_row_score_break_no_report(tmp_path: Path) -> None:
+    cells, rows = [], {}
+    for q in ("fp16", "gptq"):
+        cells.append(records.record("lora", q))
+        rows[cells[-1].id] = [{**r, "scores": {"good": ["a", "b"]}} for r in records.rows("lora", q)]
+    run = folder(tmp_path / "run", cells, rows, [c.id for c in cells])
+    report.write(run)
+    assert "It has no scores on the same rows" in page(run)
+
+
 def test_side_cells_are_no_candidates_but_answer_their_questions(tmp_path: Path) -> None:
     def cell(variant: str, passes: int, share: float) -> tuple[RunRecord, list[dict[str, Any]]]:
         rows = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from statistics import fmean
 
 import pytest
@@ -178,12 +179,19 @@ def test_interaction_is_the_gain_that_quantization_took() -> None:
 
 def test_over_seeds_by_hand() -> None:
     # rows agree within a seed: means 0.4, 0.5, 0.6 have variance 0.01, /3; t with 2 degrees of freedom is 4.3027
-    mean, found = statistics.over_seeds([[0.4] * 5, [0.5] * 5, [0.6] * 5])
+    mean, found = statistics.over_seeds([[0.4] * 500, [0.5] * 500, [0.6] * 500])
+    rows = statistics.share_interval([0.5] * 500).high - 0.5
     assert mean == pytest.approx(0.5)
-    assert found.high - 0.5 == pytest.approx(4.3027 * math.sqrt(0.01 / 3), rel=1e-4)
-    # seeds agree: s² of 0, 0, 1, 1 is 1/3, /4; t with 3 degrees of freedom is 3.1824
-    _, rows = statistics.over_seeds([[0, 0, 1, 1]] * 3)
-    assert rows.high - 0.5 == pytest.approx(3.1824 * math.sqrt(1 / 12), rel=1e-4)
+    assert found.high - 0.5 == pytest.approx(math.hypot(4.3027 * math.sqrt(0.01 / 3), rows), rel=1e-4)
+    # seeds agree: then it is the interval of one of them
+    _, same = statistics.over_seeds([[0, 0, 1, 1]] * 3)
+    assert (same.low, same.high) == pytest.approx((statistics.wilson(2, 4).low, statistics.wilson(2, 4).high))
+    _, none = statistics.over_seeds([[0] * 48] * 3)
+    assert (none.low, none.high) == pytest.approx((0, statistics.wilson(0, 48).high))
+    _, apart = statistics.over_seeds([[0] * 48] * 3, differences=True)
+    assert apart.low < -0.02 < 0.02 < apart.high
+    _, one = statistics.over_seeds([[0.5] * 4] * 3, ["g"] * 4)
+    assert 0 <= one.low < 0.2 < 0.8 < one.high <= 1
     with pytest.raises(ValueError, match="two seeds"):
         statistics.over_seeds([[0, 1]])
 
@@ -199,6 +207,10 @@ def test_bootstrap_holds_the_value_and_repeats() -> None:
     assert statistics.bootstrap(samples, fmean) == mean
     grouped = statistics.bootstrap([0.0] * 50 + [1.0] * 50, fmean, [i // 25 for i in range(100)])
     assert grouped.high - grouped.low == pytest.approx(1.0, abs=0.3)
-    for empty in (lambda: statistics.bootstrap([], fmean), lambda: statistics.bootstrap_quantile([], 0.5)):
+    empties: list[Callable[[], object]] = [
+        lambda: statistics.bootstrap([], fmean),
+        lambda: statistics.bootstrap_quantile([], 0.5),
+    ]
+    for empty in empties:
         with pytest.raises(ValueError, match="no "):
             empty()

@@ -98,7 +98,7 @@ def held(**changes: Any) -> Callable[[Path], None]:
          "or set leakage=drop"),
         (held(reply="Returns: 45 days"),
          "{f}/eval.jsonl, row 'e2': article 'a1' of kb.jsonl is its text; remove one"),
-        (held(group=" "), "{f}/eval.jsonl, row 3: group is empty; fill it in, or leave it out"),
+        (held(group=" "), "{f}/eval.jsonl, row 3: group is empty or no text; fill it in, or leave it out"),
     ],
 )  # fmt: skip
 def test_a_bad_file_is_told_in_one_line(folder: Path, spoil: Callable[[Path], None], line: str) -> None:

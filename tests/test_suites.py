@@ -6,6 +6,7 @@ import csv
 import json
 import random
 import string
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,75 @@ def test_a_mistake_in_the_command_is_told(arguments: list[str], told: str, capsy
     assert told in capsys.readouterr().err
 
 
+def lines(rows: Iterable[Mapping[str, object]]) -> None:
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def test_rows_are_mixed_and_a_message_asked_by_many_is_kept_once(capsys: pytest.CaptureFixture[str]) -> None:
+    own = [
+        {"message": f"Ticket {i} {'xyz'[i // 40] * 20}", "reply": "abc"[i // 40], "group": f"g{i}"} for i in range(120)
+    ]
+    same = [{"message": "Where is my parcel?", "reply": "a", "group": f"g{i}"} for i in range(60)]
+    lines(own + same)
+    assert main(["new", "route", "--from", "rows.jsonl"]) == 0
+    assert "59 that repeat a message were left out." in capsys.readouterr().out
+    texts = [Path(f"suites/route/{side}.jsonl").read_text().splitlines() for side in ("train", "eval")]
+    train, held = ([json.loads(text) for text in side] for side in texts)
+    assert len({r["reply"] for r in train[:12]}) == 3
+    assert sum(r["message"].startswith("Where") for r in train + held) == 1
+    assert main(["check", "route"]) == 0
+
+
+def test_replies_that_are_objects_become_json_and_bad_quotes_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    lines([{"message": f"Ticket {i * 7919}", "reply": {"tool": "t", "ok": True, "n": i}} for i in range(60)])
+    assert main(["new", "calls", "--from", "rows.jsonl"]) == 0
+    first = json.loads(Path("suites/calls/train.jsonl").read_text().split("\n")[0])
+    assert first["reply"].startswith('{"tool":"t","ok":true')
+    Path("bad.csv").write_text('message,reply\nHello,"Yes\nWhy,Because\n')
+    assert main(["new", "bad", "--from", "bad.csv"]) == 2
+    assert "bad.csv, row" in capsys.readouterr().err
+
+
+def test_canned_replies_are_labels_that_pass_their_own_check() -> None:
+    canned = ('"Refund sent."', "Please call us.", "`See the manual`")
+    lines([{"message": f"Ticket {i * 7919}", "reply": canned[i % 3]} for i in range(90)])
+    assert main(["new", "canned", "--from", "rows.jsonl"]) == 0
+    assert main(["check", "canned"]) == 0
+
+
+def test_a_broken_task_grammar_or_configuration_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new", "mine", "--from", str(table()), *NAMES]) == 0
+    task, config = Path("suites/mine/task.yaml"), Path("conf/suite/mine.yaml")
+    whole, settings = task.read_text(), config.read_text()
+    for text, told in (
+        (whole.replace("task: mine", "task: other"), "has no task 'mine'"),
+        (whole.replace("{metric: word_f1", "{metric: other"), "score word_f1 is not in metric_list"),
+    ):
+        task.write_text(text)
+        assert main(["check", "mine"]) == 2
+        assert told in capsys.readouterr().err
+    task.write_text(whole)
+    Path("suites/mine/answer.json").write_text('{"type": 7}')
+    for text, told in (
+        (settings.replace("primary: exact", "primary: exact: yes"), "cannot be read"),
+        (settings.replace("message_field: message\n", ""), "no message_field"),
+        (settings.replace("primary: exact", "primary: nothing"), "no score of mine; it has exact, word_f1"),
+        (settings.replace("output_file: null", "output_file: answer.json"), "answer.json: "),
+    ):
+        config.write_text(text)
+        assert main(["check", "mine"]) == 2
+        assert told in capsys.readouterr().err
+
+
+def test_a_score_that_is_no_number_a_row_cannot_decide(tmp_path: Path) -> None:
+    done = harness(tmp_path, "+sweep=ticket_routing", "adaptation=prompt_rag", "suite.primary=macro_f1", *TINY)
+    assert done.returncode == 2
+    assert "suite.primary=macro_f1: is no number a row, so cells cannot be paired; take accuracy, " in done.stderr
+    done = harness(tmp_path, "+sweep=ticket_routing", "adaptation=lora", "+curve=0.5,1.0", *TINY)
+    assert done.returncode == 2
+    assert "give all shares in brackets, '+curve=[0.25,0.5,1.0]'" in done.stderr
+
+
 def test_a_suite_is_never_written_over(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["new", "mine", "--from", str(table()), *NAMES]) == 0
     before = Path("suites/mine/train.jsonl").read_bytes()
@@ -140,3 +210,51 @@ def test_check_tells_what_scorers_and_rows_disagree_on(capsys: pytest.CaptureFix
     assert f"row 'y': same group as training row '{train['id']}'" in err
     assert "warning: " in err
     assert "row 'x': " in err
+
+
+CHOICES = """\
+task: choices
+custom_dataset: !function scorers.evaluation
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{message}}"
+doc_to_choice: ["Yes.", "No.", "Who knows?"]
+doc_to_target: 1
+metric_list:
+  - {metric: acc, aggregation: mean, higher_is_better: true}
+  - {metric: acc_norm, aggregation: mean, higher_is_better: true}
+"""
+
+
+def test_any_task_of_lm_eval_stands_in_by_name(tmp_path: Path) -> None:
+    """Here one of choices that stands in the suite's folder; the rows are lm-eval's to find."""
+    assert main(["new", "mine", "--from", str(table()), *NAMES]) == 0
+    Path("suites/mine/choices.yaml").write_text(CHOICES)
+    done = harness(
+        tmp_path, "+sweep=mine", "adaptation=prompt_rag", "quantization=fp16", "suite.task=choices",
+        "suite.task_file=null", "suite.eval_file=null", "suite.primary=acc", *TINY,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = run_folder(done)
+    rows = [json.loads(line) for line in next((run / "rows").glob("*.jsonl")).read_text().splitlines()]
+    assert len(rows) == 6
+    assert {row["output"] for row in rows} <= {"Yes.", "No.", "Who knows?"}
+    assert all(row["scores"]["acc"] == int(row["output"] == "No.") for row in rows)
+    assert "rows are those of lm-eval's task choices" in (run / "report.md").read_text()
+
+
+def test_a_grammar_is_asked_for_where_answers_are_to_be_constrained(tmp_path: Path) -> None:
+    assert main(["new", "mine", "--from", str(table()), *NAMES]) == 0
+    arguments = ["+sweep=mine", "adaptation=prompt_rag", "quantization=fp16", "engine.constrained=true", *TINY]
+    done = harness(tmp_path, *arguments)
+    assert done.returncode == 2
+    assert "engine.constrained: suite mine has no output_file" in done.stderr
+    Path("suites/mine/answer.lark").write_text('start: "yes" | nothing')
+    done = harness(tmp_path, *arguments, "suite.output_file=answer.lark")
+    assert done.returncode == 2
+    assert "answer.lark: " in done.stderr
+    Path("suites/mine/answer.lark").write_text('start: "yes" | "no"')
+    done = harness(tmp_path, *arguments, "suite.output_file=answer.lark")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [json.loads(line) for line in next((run_folder(done) / "rows").glob("*.jsonl")).read_text().splitlines()]
+    assert {row["output"] for row in rows} <= {"yes", "no"}

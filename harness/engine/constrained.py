@@ -14,7 +14,10 @@ def mistakes(output: str) -> list[str]:
     """What is wrong with a grammar, seen without a model. JSON Schema where the text is JSON, else Lark."""
     from llguidance import LLMatcher
 
-    found = LLMatcher.validate_grammar(compiled(output))
+    try:
+        found = LLMatcher.validate_grammar(compiled(output))
+    except ValueError as error:
+        found = str(error)
     return [str(found).split("\n")[0]] if found else []
 
 

@@ -28,7 +28,7 @@ class Eager:
     `harness.loading.load`. `constrained` keeps answers within the suite's output grammar (quality; latencies are taken
     without it)."""
 
-    batch_size: int = 48
+    batch_size: int = 32
     min_prefix: int = 8
     compact_below: float = 0.75
     int4_kernel: str = "auto"
@@ -99,6 +99,37 @@ class EagerSession:
                     done[i] = Completion(text, len(tokens), finished)
                 progress(len(done))
         return [done[i] for i in range(len(encoded))]
+
+    def loglikelihood(
+        self, pairs: Sequence[tuple[str, str]], progress: Callable[[int], None] = lambda done: None
+    ) -> list[tuple[float, bool]]:
+        """For each rendered prompt and continuation: the sum of the log probabilities of the continuation's tokens, and
+        whether greedy decoding would give just these."""
+        import torch
+
+        asked = [self.encode(prompt) for prompt, _ in pairs]
+        whole = [self.encode(prompt + continuation) for prompt, continuation in pairs]
+        order = sorted(range(len(pairs)), key=lambda i: -len(whole[i]))
+        found: dict[int, tuple[float, bool]] = {}
+        pad = next(iter(self.stops), 0)
+        with torch.inference_mode():
+            for start in range(0, len(order), self.knobs.batch_size):
+                rows = order[start : start + self.knobs.batch_size]
+                width = len(whole[rows[0]])
+                ids = torch.tensor([whole[i] + [pad] * (width - len(whole[i])) for i in rows], device=self.device)
+                mask = torch.tensor([[1] * len(whole[i]) + [0] * (width - len(whole[i])) for i in rows])
+                longest = max(len(whole[i]) - len(asked[i]) for i in rows) + max(width - len(whole[i]) for i in rows)
+                kept = min(width, max(2, longest + 1))
+                logits = self.model(ids, attention_mask=mask.to(self.device), logits_to_keep=kept).logits
+                for at, i in enumerate(rows):
+                    first = min(len(asked[i]), len(whole[i]) - 1)
+                    wanted = torch.tensor(whole[i][first:], device=self.device)
+                    shift = width - kept
+                    chances = logits[at, first - 1 - shift : len(whole[i]) - 1 - shift].float().log_softmax(dim=-1)
+                    total = float(chances.gather(1, wanted[:, None]).sum())
+                    found[i] = (total, bool((chances.argmax(dim=-1) == wanted).all()))
+                progress(len(found))
+        return [found[i] for i in range(len(pairs))]
 
     def _worthwhile_prefix(self, encoded: list[list[int]]) -> int:
         length = shared_prefix(encoded) if len(encoded) > 1 and full_attention(self.model.config) else 0

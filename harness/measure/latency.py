@@ -59,7 +59,8 @@ def measure(
     `batch_size` prompts: the reading of all prompts, and `batch_tokens` - 1 decode steps, whose median gives
     the throughput. The prompts are evaluation messages under the artifact's own recipe."""
     prompter = load_prompter(folder)
-    rows = [data.evaluation[i % len(data.evaluation)] for i in range(max(knobs["requests"], knobs["batch_size"]))]
+    known = data.evaluation or data.validation  # the rows of lm-eval's own tasks are known to it alone
+    rows = [known[i % len(known)] for i in range(max(knobs["requests"], knobs["batch_size"]))]
     prompts = [render(session.tokenizer, prompter(r[data.message_field])) for r in rows]
     for prompt in prompts[: knobs["warmup"]]:
         session.time_tokens(prompt, knobs["output_tokens"])

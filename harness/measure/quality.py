@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from harness.engine.eager import EagerSession
 from harness.measure.fidelity import fidelity
 from harness.prompt import load_prompter, render
 from harness.statistics import bootstrap, share_interval
-from harness.types import Context, Json, Measurement, SuiteData, plain
+from harness.types import Completion, Context, Json, Measurement, SuiteData, plain
 
 ROWS_FILE = "rows.jsonl"
 KEPT_FIELDS = ("id", "group", "case", "topic")
@@ -22,30 +25,54 @@ KEPT_FIELDS = ("id", "group", "case", "topic")
 def _language_model(
     session: EagerSession, folder: Path, data: SuiteData, context: Context, kept: dict[str, Any]
 ) -> Any:
-    """lm-eval's model interface over a session; `kept` receives prompt and completion by message."""
+    """lm-eval's model interface over a session. `kept` receives prompt and completion by what lm-eval asks; for a task
+    of choices, the likeliest."""
     from lm_eval.api.model import LM
 
     prompter = load_prompter(folder)
 
+    def prompts_of(requests: Any) -> list[str]:
+        return [render(session.tokenizer, prompter(r.args[0])) for r in requests]
+
+    def told(requests: Any) -> Any:
+        return lambda done: context.progress(done / len(requests), f"{done} of {len(requests)} rows")
+
     class EngineLM(LM):  # type: ignore[misc]
         def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
-            messages = [r.args[0] for r in requests]
-            prompts = [render(session.tokenizer, prompter(m)) for m in messages]
-
-            def told(done: int) -> None:
-                context.progress(done / len(prompts), f"{done} of {len(prompts)} rows")
-
-            made = session.generate(prompts, data.max_new_tokens, told, data.output)
-            kept.update(zip(messages, zip(prompts, made, strict=True), strict=True))
-            return [c.text for c in made]
+            prompts, limit = prompts_of(requests), data.max_new_tokens
+            made = session.generate(prompts, limit, told(requests), data.output)
+            ends = [[s for s in _list(r.args[1].get("until")) if s] for r in requests]
+            texts = [_until(c.text, stops) for c, stops in zip(made, ends, strict=True)]
+            for r, prompt, completion, text in zip(requests, prompts, made, texts, strict=True):
+                ended = completion.finished or text != completion.text
+                kept[r.args[0]] = (prompt, replace(completion, text=text, finished=ended))
+            return texts
 
         def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-            raise NotImplementedError("this engine generates; choose a task with output_type: generate_until")
+            prompts, answers = prompts_of(requests), [r.args[1].lstrip(" ") for r in requests]
+            chat = getattr(session.tokenizer, "chat_template", None) is not None
+            pairs = [(p, a if chat else r.args[1]) for p, a, r in zip(prompts, answers, requests, strict=True)]
+            found = session.loglikelihood(pairs, told(requests))
+            best: dict[str, float] = {}
+            for r, prompt, answer, (chance, _) in zip(requests, prompts, answers, found, strict=True):
+                if chance > best.get(r.args[0], -math.inf):
+                    best[r.args[0]] = chance
+                    kept[r.args[0]] = (prompt, Completion(answer, 0, True))
+            return found
 
         def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
-            raise NotImplementedError("this engine generates; choose a task with output_type: generate_until")
+            raise NotImplementedError("perplexity of whole texts is not measured; choose a task that asks or generates")
 
     return EngineLM()
+
+
+def _list(value: Any) -> list[str]:
+    return value if isinstance(value, list) else [value] if value else []
+
+
+def _until(text: str, stops: Sequence[str]) -> str:
+    """A text up to the first of some stop texts."""
+    return text[: min((at for s in stops if (at := text.find(s)) >= 0), default=len(text))]
 
 
 def measure(
@@ -60,6 +87,8 @@ def measure(
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path=str(data.folder), include_defaults=False)
+    if task not in manager.all_tasks:  # one that lm-eval brings along; to index all of those takes 16 seconds
+        manager = TaskManager(include_path=str(data.folder))
     rules = manager.load(task)["tasks"][task]
     closeness = fidelity(session.model, parent)
     kept: dict[str, Any] = {}
@@ -67,13 +96,15 @@ def measure(
         model=_language_model(session, folder, data, context, kept),
         tasks=[task],
         task_manager=manager,
-        limit=len(data.evaluation),
+        limit=len(data.evaluation) or data.evaluation_limit,
         log_samples=True,
         bootstrap_iters=0,
         verbosity="ERROR",
     )
     samples = results["samples"][task]
-    rows = [_row(sample, kept, data) for sample in sorted(samples, key=lambda s: s["doc_id"])]
+    samples = [s for s in samples if s["filter"] == samples[0]["filter"]]
+    known = {row["id"]: row for row in data.evaluation}
+    rows = [_row(sample, kept, known) for sample in sorted(samples, key=lambda s: s["doc_id"])]
     with (out / ROWS_FILE).open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     n = len(rows)
@@ -97,23 +128,29 @@ def summarize(
         having = [row for row in rows if name in row["scores"]]
         items = [row["scores"][name] for row in having]
         groups = [row.get("group") or ("row", row["id"]) for row in having]
-        if all(isinstance(item, int | float) for item in items):
+        if all(isinstance(item, int | float) and 0 <= item <= 1 for item in items):
             value, interval = sum(items) / len(items), share_interval(items, groups)
+        elif all(isinstance(item, int | float) for item in items):
+            value, interval = fmean(items), bootstrap(items, fmean, groups)
         else:
             value, interval = aggregations[name](items), bootstrap(items, aggregations[name], groups)
         better = "higher" if higher.get(name, True) else "lower"
-        found.append(Measurement(f"quality/{name}", value, "share", better, len(items), interval))
+        unit = "share" if 0 <= value <= 1 else "points"
+        found.append(Measurement(f"quality/{name}", float(value), unit, better, len(items), interval))
     return found
 
 
-def _row(sample: Mapping[str, Any], kept: Mapping[str, Any], data: SuiteData) -> dict[str, Json]:
+def _row(sample: Mapping[str, Any], kept: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Json]:
     doc = sample["doc"]
-    prompt, made = kept[doc[data.message_field]]
+    doc = {**doc, **known.get(doc.get("id"), {})}  # lm-eval's datasets drop a field that the first row lacks
+    message = sample["arguments"][0][0]
+    prompt, made = kept[message]
     scores = {m: sample[m] for m in sample["metrics"]}
     return {
         **{k: doc.get(k) for k in KEPT_FIELDS},
+        "id": str(doc.get("id", f"doc-{sample['doc_id']}")),
         "prompt_hash": hashlib.sha256(prompt.encode()).hexdigest()[:16],
-        "message": doc[data.message_field],
+        "message": message,
         "prompt": prompt,
         "output": made.text,
         "tokens": made.tokens,

@@ -21,18 +21,25 @@ def evaluation(**_: Any) -> dict[str, Any]:
     """The split `test`: every row of `eval.jsonl`, whatever the working directory."""
     from datasets import Dataset
 
-    return {"test": Dataset.from_list(read("eval.jsonl"))}
+    rows = read("eval.jsonl")
+    fields = dict.fromkeys(field for row in rows for field in row)  # from_list takes those of the first row
+    return {"test": Dataset.from_list([{**fields, **row} for row in rows])}
+
+
+def bare(text: str) -> str:
+    """The first line of a text without case, and without spaces, quotes and full stops around it."""
+    return text.strip().split("\n", 1)[0].strip(" \t\"'`*.").lower()
 
 
 @cache
 def labels() -> dict[str, str]:
-    """Each label by its form without case and spaces at the ends."""
-    return {row["reply"].strip().lower(): row["reply"] for row in read("train.jsonl")}
+    """Each label of the training rows by its bare form."""
+    return {bare(row["reply"]): row["reply"] for row in read("train.jsonl")}
 
 
 def predicted(reply: str) -> str:
-    """The label on the first line of a reply, quotes and a full stop forgiven; anything else is `unparseable`."""
-    return labels().get(reply.strip().split("\n", 1)[0].strip(" \t\"'`*.").lower(), UNPARSEABLE)
+    """The label that a reply is, quotes, case and a full stop forgiven; anything else is `unparseable`."""
+    return labels().get(bare(reply), UNPARSEABLE)
 
 
 def macro_f1(pairs: list[Any]) -> float:
@@ -47,11 +54,13 @@ def macro_f1(pairs: list[Any]) -> float:
 
 def check(row: dict[str, Any]) -> list[str]:
     """What is wrong with a row of this suite."""
-    known = row["reply"].strip().lower() in labels()
+    if not row.get("reply"):
+        return ["has no reply, and so no label; fill it in"]
+    known = bare(row["reply"]) in labels()
     return [] if known else [f"label {row['reply']!r} stands in no training row; mend it, or add training rows of it"]
 
 
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
     """lm-eval's hook: one reply a row, greedy."""
-    guess, true = predicted(results[0]), doc["reply"]
+    guess, true = predicted(results[0]), labels().get(bare(doc["reply"]), doc["reply"])
     return {"accuracy": int(guess == true), "parseable": int(guess != UNPARSEABLE), "macro_f1": [true, guess]}

@@ -17,7 +17,9 @@ def evaluation(**_: Any) -> dict[str, Any]:
     from datasets import Dataset
 
     lines = (Path(__file__).parent / "eval.jsonl").read_text(encoding="utf-8").split("\n")
-    return {"test": Dataset.from_list([json.loads(line) for line in lines if line.strip()])}
+    rows = [json.loads(line) for line in lines if line.strip()]
+    fields = dict.fromkeys(field for row in rows for field in row)  # from_list takes those of the first row
+    return {"test": Dataset.from_list([{**fields, **row} for row in rows])}
 
 
 def predicted(reply: str) -> str:

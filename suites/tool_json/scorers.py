@@ -18,7 +18,9 @@ def evaluation(**_: Any) -> dict[str, Any]:
     from datasets import Dataset
 
     lines = (HERE / "eval.jsonl").read_text(encoding="utf-8").split("\n")
-    return {"test": Dataset.from_list([json.loads(line) for line in lines if line.strip()])}
+    rows = [json.loads(line) for line in lines if line.strip()]
+    fields = dict.fromkeys(field for row in rows for field in row)  # from_list takes those of the first row
+    return {"test": Dataset.from_list([{**fields, **row} for row in rows])}
 
 
 @cache
@@ -69,8 +71,8 @@ def values(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
         for at, inner in enumerate(value):
             yield from values(inner, f"{path}[{at}]")
     else:
-        plain = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
-        yield path, json.dumps(plain)
+        whole = isinstance(value, float) and value.is_integer()
+        yield path, json.dumps(int(value) if whole else value)
 
 
 def value_f1(call: dict[str, Any], wanted: dict[str, Any]) -> float:

@@ -6,7 +6,6 @@ import re
 
 import pytest
 
-from harness.prompt import Prompter
 from harness.suites import check, config_of
 from tests.suites.loading import FOLDER, rows, scorers
 
@@ -53,4 +52,3 @@ def test_lm_eval_knows_the_task_and_all_its_scores(name: str) -> None:
 
 def test_examples_are_asked_as_the_suite_calls_them() -> None:
     assert {config_of(name).params["asked"] for name in SUITES} == {"Email", "Ticket", "Request"}
-    assert Prompter  # the recipe's own tests say where the word stands
