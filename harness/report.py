@@ -304,7 +304,7 @@ def quantized(run: Run, margin: float) -> dict[str, Any]:
         line["holm"] = p_text(adjusted[i])
         line["verdict"] = "shown" if adjusted[i] <= 0.025 else "shown to be worse" if worse[i] <= 0.025 else "open"
         if line["taken"]:
-            line["taken"]["clear"] = clear[i] < 0.05
+            line["taken"]["shown"] = clear[i] < 0.05
     base = against.adaptation if against else ""
     return {"rows": lines, "margin": f"{100 * margin:g}", "base": base, "taken": any(line["taken"] for line in lines)}
 
@@ -439,7 +439,7 @@ def same_outputs(run: Run, a: RunRecord, b: RunRecord) -> str:
 def _tokens(r: RunRecord, parent: RunRecord) -> str:
     """Mean answer length against the parent's, since a shorter answer looks faster."""
     mine, whole = r.value("output_tokens/mean"), parent.value("output_tokens/mean")
-    return f"{100 * (mine.value / whole.value - 1):+.0f}%".replace("-", "−") if mine and whole and whole.value else NONE
+    return f"{points(mine.value / whole.value - 1)}%" if mine and whole and whole.value else NONE
 
 
 def leakage(run: Run) -> list[dict[str, Any]]:

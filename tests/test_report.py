@@ -252,6 +252,8 @@ def test_what_quantization_took_is_shown_against_the_same_adaptation(whole: Path
     text = page(whole)
     assert "What quantization changed" in text
     assert "Gain over prompt_rag that quantization added or took" in text
+    bold = re.findall(r'<span( class="clear")?>[+−0-9]+</span> \([+−0-9]+ to', text)
+    assert [bool(b) for b in bold] == [line["taken"]["shown"] for line in view["quantized"]["rows"] if line["taken"]]
 
 
 def test_a_quantization_that_erases_the_fine_tuning_is_called_so(tmp_path: Path) -> None:
@@ -268,7 +270,7 @@ def test_a_quantization_that_erases_the_fine_tuning_is_called_so(tmp_path: Path)
     run = folder(tmp_path / "run", cells, rows, [c.id for c in cells])
     lines = {line["name"]: line for line in report.quantized(report.read(run), 0.05)["rows"]}
     assert lines["lora/gptq"]["taken"]["delta"] == "−67"
-    assert lines["lora/gptq"]["taken"]["clear"]
+    assert lines["lora/gptq"]["taken"]["shown"]
     assert lines["lora/gptq"]["verdict"] == "shown to be worse"
     assert lines["prompt_rag/gptq"]["verdict"] == "open"  # 60 rows without a flip do not show 5 points
     assert lines["lora/gptq"]["lost"] == 40
