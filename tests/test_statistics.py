@@ -86,6 +86,8 @@ def test_holm_by_hand() -> None:
 def test_power_by_hand() -> None:
     # 6 rows that all differ: shown only when all six go one way, 2 / 2^6 = 0.031; five of six would be 0.22
     assert statistics.mcnemar_power(6, 0.8, 1.0) == pytest.approx(0.9**6 + 0.1**6)
+    assert statistics.mcnemar_power(6, 0.8, 1.0, alpha=1 / 32) == pytest.approx(0.9**6 + 0.1**6)  # just enough
+    assert statistics.mcnemar_power(6, 0.8, 1.0, alpha=0.99 / 32) == 0
     assert statistics.mcnemar_power(5, 1.0, 1.0) == 0
     assert statistics.mcnemar_power(0, 0.5, 0.5) == 0
 
@@ -134,6 +136,15 @@ def test_clustered_variance_is_that_of_statsmodels_jackknife() -> None:
     assert variance == pytest.approx(2 / 3 * sum((w - np.mean(x)) ** 2 for w in without))
     alone = statistics._variance(*statistics._sums(x, None))[1]
     assert alone == pytest.approx(np.var(x, ddof=1) / 6)
+
+
+def test_the_effective_number_of_rows_by_hand() -> None:
+    # group means 1, 0.5, 0, 0.5 of two rows each: s² is 1/6, /4; 0.25 over that is 6 rows, less for t with 3 degrees
+    found = statistics.share_interval([1, 1, 1, 0, 0, 0, 0, 1], list("aabbccdd"))
+    rows = 0.25 / (1 / 6 / 4) * (1.959964 / 3.182446) ** 2
+    assert (found.low, found.high) == pytest.approx(
+        (statistics.wilson(rows / 2, rows).low, statistics.wilson(rows / 2, rows).high), rel=1e-5
+    )
 
 
 def test_groups_widen_what_rows_alone_make_narrow() -> None:

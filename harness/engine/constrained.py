@@ -42,18 +42,15 @@ def matchers(tokenizer: Any, stops: Sequence[int], output: str, rows: int) -> li
     return [first, *(first.deep_copy() for _ in range(rows - 1))]
 
 
-def forbid(logits: Any, rows: Sequence[Any], stops: Sequence[int]) -> None:
-    """Puts -inf, in place, at the tokens that each row's matcher rules out; logits are [rows, vocabulary]. A complete
-    answer may only stop."""
+def forbid(logits: Any, rows: Sequence[Any]) -> None:
+    """Puts -inf, in place, at the tokens that each row's matcher rules out; logits are [rows, vocabulary]. Of a
+    complete answer only the stop tokens are left."""
     import numpy as np
     import torch
 
     for at, row in enumerate(rows):
+        bits = np.unpackbits(np.frombuffer(row.compute_bitmask(), dtype=np.uint8), bitorder="little")
         allowed = torch.zeros(logits.shape[1], dtype=torch.bool)
-        if row.is_stopped():
-            allowed[list(stops)] = True
-        else:
-            bits = np.unpackbits(np.frombuffer(row.compute_bitmask(), dtype=np.uint8), bitorder="little")
-            size = min(len(bits), logits.shape[1])
-            allowed[:size] = torch.from_numpy(bits[:size].astype(bool))
+        size = min(len(bits), logits.shape[1])
+        allowed[:size] = torch.from_numpy(bits[:size].astype(bool))
         logits[at].masked_fill_(~allowed.to(logits.device), float("-inf"))

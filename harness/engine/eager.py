@@ -202,7 +202,7 @@ class EagerSession:
             ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
         ).logits[:, -1]
         if guides:
-            forbid(logits, guides, sorted(self.stops))
+            forbid(logits, guides)
         return logits.argmax(dim=-1)
 
     def _read_in_pieces(self, ids: Any, own: Any, positions: Any, cache: RowsCache, guides: Sequence[Any] = ()) -> Any:

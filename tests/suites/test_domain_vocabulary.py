@@ -60,6 +60,7 @@ CLAUSE: dict[str, Any] = {
         ("Acme Ltd will pay within 30 days of the invoice.", 0, 1.0),
         ("{PARTY_A} shall pay within {DAYS} days of the invoice.", 0, 0.0),
         ("Here it is: " + CLAUSE["reply"], 0, 1.0),
+        ("Acme Ltd shall within pay 30 days of the invoice.", 0, 1.0),
         ("", 0, 0.0),
     ],
 )
