@@ -21,6 +21,7 @@ from harness.statistics import Paired, detectable_difference, interaction, paire
 from harness.types import Json, Measurement, RunRecord, Status
 
 MEMORY = ("memory_bytes/cuda_peak_reserved", "memory_bytes/cuda_peak_allocated", "memory_bytes/peak_rss")
+LOW_SHOWN = 2  # of them, in the suite's order
 LOW_SCORE = 0.5  # a score that fewer rows than this reach is told beside the recommendation
 OBJECTIVES = {
     "cost_usd_per_1000": "cost per 1,000 requests",
@@ -406,7 +407,8 @@ def _low_scores(record: RunRecord, judged: str) -> str:
     scores = (m for m in record.measurements if m.metric.startswith("quality/") and m.better == "higher")
     found = {m.metric.removeprefix("quality/"): m.value for m in scores}
     low = [f"{share(v)} pass “{name}”" for name, v in found.items() if name != judged and v < LOW_SCORE]
-    return f"; but only {' and '.join(low)}, which this policy does not judge" if low else ""
+    more = f" and {len(low) - LOW_SHOWN} other scores are as low" if len(low) > LOW_SHOWN else ""
+    return f"; but only {' and '.join(low[:LOW_SHOWN])}{more}, which this policy does not judge" if low else ""
 
 
 def _tied(r: RunRecord, front: RunRecord, rule: Policy, pairs: Mapping[str, Paired | None]) -> bool:

@@ -268,3 +268,8 @@ def test_the_headline_tells_what_most_rows_fail() -> None:
     low = decide([low_facts], {best.id: rows}, records.POLICY)
     assert "facts" not in high.sentences[0]
     assert low.sentences[0].endswith("; but only 6% pass “facts”, which this policy does not judge.")
+    facts = best.value("quality/facts")
+    assert facts
+    many = [replace(facts, metric=f"quality/recall_{n}", value=0.1) for n in range(5)]
+    crowd = decide([replace(low_facts, measurements=(*low_facts.measurements, *many))], {best.id: rows}, records.POLICY)
+    assert "6% pass “facts” and 10% pass “recall_0” and 4 other scores are as low, which" in crowd.sentences[0]
