@@ -15,6 +15,7 @@ import hashlib
 import importlib.util
 import io
 import json
+import logging
 import re
 import sys
 from collections import Counter
@@ -373,6 +374,7 @@ def _task(data: SuiteData, suite: Component) -> list[str]:
     try:
         from lm_eval.tasks import TaskManager
 
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)
         manager = TaskManager(include_path=str(data.folder), include_defaults=False)
         if task not in manager.all_tasks:
             return [*found, f"{where}: has no task {task!r}; its first key is `task: {task}`"]
@@ -464,7 +466,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _told(mistakes, "mistake: ")
     _told(warnings, "warning: ")
     print("\n".join(facts))
-    print(f"{given.name}: {len(mistakes)} mistake{'' if len(mistakes) == 1 else 's'}, {len(warnings)} warnings")
+    print(f"{given.name}: {len(mistakes)} mistake{'' if len(mistakes) == 1 else 's'}, {len(warnings)} warning{'' if len(warnings) == 1 else 's'}")
     return 2 if mistakes else 0
 
 
