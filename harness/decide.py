@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields
 
 from harness.errors import UserError
 from harness.statistics import Paired, detectable_difference, interaction, paired, rows_needed
-from harness.types import Json, Measurement, RunRecord, Status
+from harness.types import Json, Measurement, RunRecord, Status, id_parts
 
 MEMORY = ("memory_bytes/cuda_peak_reserved", "memory_bytes/cuda_peak_allocated", "memory_bytes/peak_rss")
 LOW_SHOWN = 2  # of them, in the suite's order
@@ -292,8 +292,9 @@ def record_value(record: RunRecord, metric: str, policy: Policy | None = None) -
 
 
 def labels(ids: Iterable[str]) -> dict[str, str]:
-    """What people call the cells of one run: `adaptation/quantization` where that tells them apart, else the id."""
-    short = {i: "/".join([p for p in i.split("/") if not p.startswith("seed")][-3:-1]) or i for i in ids}
+    """What people call the cells of one run: `adaptation/quantization`, with the seed and the swept knobs where there
+    are some, if that tells them apart; else the id."""
+    short = {i: " ".join(filter(None, ["/".join(p[1:3]), *p[4:]])) if (p := id_parts(i))[0] else i for i in ids}
     return short if len(set(short.values())) == len(short) else {i: i for i in short}
 
 

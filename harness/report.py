@@ -41,7 +41,7 @@ from harness.decide import (
 from harness.errors import UserError
 from harness.resources import resource
 from harness.statistics import Paired, holm, over_seeds
-from harness.types import SIDE, Json, Measurement, RunRecord, Status
+from harness.types import SIDE, Json, Measurement, RunRecord, Status, id_parts
 
 Row = Mapping[str, Json]
 NONE = "–"
@@ -150,13 +150,9 @@ def facts_text(facts: Mapping[str, Json], skip: Iterable[str] = ()) -> str:
 
 
 def parts(cell_id: str) -> tuple[str, str, str]:
-    """Panel (model, suite and seed), adaptation and quantization of a cell that may have no record yet."""
-    names = cell_id.split("/")
-    seed = names.pop() if names[-1].startswith("seed") and len(names) > 4 else ""
-    if len(names) < 4:
-        return "", cell_id, ""
-    panel = " · ".join(p for p in ("/".join(names[:-3]), names[-1], seed) if p)
-    return panel, names[-3], names[-2]
+    """Panel (model, suite, seed and swept knobs), adaptation and quantization of a cell that may have no record yet."""
+    model, adaptation, quantization, suite, seed, knobs = id_parts(cell_id)
+    return " · ".join(p for p in (model, suite, seed, knobs) if p), adaptation, quantization
 
 
 def level(value: float, best: float, worst: float, better: str) -> int:

@@ -466,7 +466,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _told(mistakes, "mistake: ")
     _told(warnings, "warning: ")
     print("\n".join(facts))
-    print(f"{given.name}: {len(mistakes)} mistake{'' if len(mistakes) == 1 else 's'}, {len(warnings)} warning{'' if len(warnings) == 1 else 's'}")
+    counts = [f"{len(found)} {what}{'' if len(found) == 1 else 's'}" for found, what in
+              ((mistakes, "mistake"), (warnings, "warning"))]  # fmt: skip
+    print(f"{given.name}: {', '.join(counts)}")
     return 2 if mistakes else 0
 
 

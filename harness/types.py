@@ -75,6 +75,18 @@ class Cell:
         return "/".join([*parts, *([self.variant] if self.variant else [])])
 
 
+def id_parts(cell_id: str) -> tuple[str, str, str, str, str, str]:
+    """Model, adaptation, quantization, suite, seed (`seed1`) and variant of a `Cell.id`, for cells that left no record
+    yet. A name of another make is all adaptation."""
+    names = cell_id.split("/")
+    at = next((i for i in range(4, len(names)) if "=" in names[i] or names[i] in SIDE), len(names))
+    names, variant = names[:at], "/".join(names[at:])
+    seed = names.pop() if len(names) > 4 and names[-1].startswith("seed") else ""
+    if len(names) < 4:
+        return "", cell_id, "", "", "", ""
+    return "/".join(names[:-3]), names[-3], names[-2], names[-1], seed, variant
+
+
 class StepKind(StrEnum):
     """What a step does; the order is the order of a cell's chain."""
 

@@ -308,7 +308,11 @@ def test_swept_knobs_are_no_seeds_and_have_their_own_parents(tmp_path: Path) -> 
             variant = f"adaptation.rank={rank}"
             cells.append(replace(made, id=f"{made.id}/{variant}", config={**made.config, "variant": variant}))
             rows[cells[-1].id] = own
-    found = report.read(folder(tmp_path / "run", cells, rows, [c.id for c in cells]))
+    run = folder(tmp_path / "run", cells, rows, [c.id for c in cells])
+    found = report.read(run)
+    report.write(run)
+    assert "lora/gptq adaptation.rank=16" in page(run)
+    assert report.parts(cells[0].id) == ("smollm2_135m · support_tone · adaptation.rank=8", "lora", "fp16")
     assert report.seeds(found)["rows"] == []
     assert [line["delta"] for line in report.quantized(found, 0.05)["rows"]] == ["0", "0"]
 
