@@ -864,6 +864,22 @@ def markdown(page: Mapping[str, Any]) -> str:
                 for r in page["differences"]["rows"]
             ),
         )
+    if page["quantized"]["rows"]:
+        out += ["## What quantization changed, against the same adaptation unquantized", ""]
+        out += grid(
+            [
+                "Cell",
+                "Points",
+                "95% interval",
+                f"No worse by {page['quantized']['margin']} points",
+                "p (Holm)",
+                "Same answer",
+            ],
+            (
+                [r["name"], r["delta"], f"{r['low']} to {r['high']}", r["verdict"], r["holm"], r["same"]]
+                for r in page["quantized"]["rows"]
+            ),
+        )
     if page["decision"] and page["decision"].reasons:
         out += ["## Why not the others", ""]
         out += grid(["Cell", "Reason"], ([page["names"][i], why] for i, why in page["decision"].reasons.items()))

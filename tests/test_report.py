@@ -251,6 +251,9 @@ def test_what_quantization_took_is_shown_against_the_same_adaptation(whole: Path
     assert lines["lora/gptq"]["taken"]["delta"]
     text = page(whole)
     assert "What quantization changed" in text
+    assert (
+        "| lora/gptq |" in (whole / "report.md").read_text(encoding="utf-8").partition("What quantization changed")[2]
+    )
     assert "Gain over prompt_rag that quantization added or took" in text
     bold = re.findall(r'<span( class="clear")?>[+−0-9]+</span> \([+−0-9]+ to', text)
     assert [bool(b) for b in bold] == [line["taken"]["shown"] for line in view["quantized"]["rows"] if line["taken"]]
