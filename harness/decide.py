@@ -17,12 +17,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from harness.errors import UserError
-from harness.statistics import Paired, detectable_difference, interaction, paired, rows_needed
+from harness.statistics import Paired, detectable_difference, group_of, interaction, paired, rows_needed
 from harness.types import Json, Measurement, RunRecord, Status, id_parts
 
 MEMORY = ("memory_bytes/cuda_peak_reserved", "memory_bytes/cuda_peak_allocated", "memory_bytes/peak_rss")
-LOW_SHOWN = 2  # of them, in the suite's order
 LOW_SCORE = 0.5  # a score that fewer rows than this reach is told beside the recommendation
+LOW_SHOWN = 2  # of them, in the suite's order
 OBJECTIVES = {
     "cost_usd_per_1000": "cost per 1,000 requests",
     "e2e_ms/p95": "p95 response time",
@@ -110,8 +110,13 @@ def memory(record: RunRecord) -> Measurement | None:
 
 def simplicity(record: RunRecord) -> tuple[int, int, str]:
     """Sorts the simpler cell first: prompting, then LoRA, then full fine-tuning; unquantized before quantized."""
-    order = SIMPLE_ADAPTATIONS.index(record.adaptation) if record.adaptation in SIMPLE_ADAPTATIONS else 3
-    return order, int(record.quantization not in UNQUANTIZED), record.id
+    return *simple_first(record.adaptation, record.quantization), record.id
+
+
+def simple_first(adaptation: str, quantization: str) -> tuple[int, int]:
+    """The part of that order which the names of a cell's choices decide."""
+    order = SIMPLE_ADAPTATIONS.index(adaptation) if adaptation in SIMPLE_ADAPTATIONS else len(SIMPLE_ADAPTATIONS)
+    return order, int(quantization not in UNQUANTIZED)
 
 
 def reference(records: Sequence[RunRecord]) -> RunRecord | None:
@@ -124,7 +129,7 @@ def shared_scores(cells: Sequence[RunRecord], rows: Rows, score: str) -> tuple[l
     group of each row: a row without one is a group of its own."""
     found = [{r["id"]: r for r in rows.get(c.id, ()) if _is_score(r["scores"].get(score))} for c in cells]
     shared = sorted(set.intersection(*map(set, found)), key=str) if found else []
-    groups = [found[0][i].get("group") or ("row", i) for i in shared]
+    groups = [group_of(found[0][i]) for i in shared]
     return [[float(f[i]["scores"][score]) for i in shared] for f in found], groups
 
 

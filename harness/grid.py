@@ -17,7 +17,7 @@ from rich.console import Console
 
 from harness import ledger, records, report
 from harness.components import instantiate, missing
-from harness.decide import SIMPLE_ADAPTATIONS, UNQUANTIZED
+from harness.decide import UNQUANTIZED, simple_first
 from harness.environment import Environment, detect
 from harness.errors import UserError
 from harness.launch import Launcher
@@ -26,7 +26,7 @@ from harness.plan import Plan, plan
 from harness.progress import Board, clock
 from harness.store import Store
 from harness.suite import load as load_suite
-from harness.suites import faults_of_primary
+from harness.suites import faults_of_output, faults_of_primary
 from harness.types import Cell, Component, Json, Status, SuiteData, digest, plain
 
 GROUPS = ("model", "adaptation", "quantization", "suite", "engine", "measure")
@@ -74,17 +74,11 @@ def _beside(cells: Sequence[Cell], curve: Sequence[float], control: bool) -> lis
                 suite = replace(cell.suite, params={**cell.suite.params, "train_share": share})
                 made.append(replace(cell, suite=suite, variant=_variant(cell, f"curve={share:g}")))
     if control:
-        first = min(cells, key=_simplicity)
+        first = min(cells, key=lambda c: simple_first(c.adaptation.name, c.quantization.name))
         rows = min(first.engine.params.get("batch_size", 2), first.suite.params.get("eval_rows") or 2**31)
         engine = replace(first.engine, params={**first.engine.params, "batch_size": rows // 2 or 2})
         made.append(replace(first, engine=engine, variant=_variant(first, "again")))
     return made
-
-
-def _simplicity(cell: Cell) -> tuple[int, bool]:
-    """Sorts as `harness.decide.simplicity` does, so that the control is of the reference."""
-    names = (*SIMPLE_ADAPTATIONS, cell.adaptation.name)
-    return names.index(cell.adaptation.name), cell.quantization.name not in UNQUANTIZED
 
 
 def _variant(cell: Cell, name: str) -> str:
@@ -102,8 +96,6 @@ def _curve(configs: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[str]
 
 def _constraints(cells: Sequence[Cell], data: Mapping[str, SuiteData]) -> list[str]:
     """A line for each suite whose answers are to be constrained and that has no grammar, or a bad one."""
-    from harness.engine.constrained import mistakes
-
     asked = {digest(plain(c.suite)): c.suite for c in cells if c.engine.params.get("constrained")}
     found = []
     for key, suite in asked.items():
@@ -112,9 +104,7 @@ def _constraints(cells: Sequence[Cell], data: Mapping[str, SuiteData]) -> list[s
                 f"engine.constrained: suite {suite.name} has no output_file; name its JSON Schema or grammar there"
             )
         elif key in data:
-            found += [
-                f"{data[key].folder / suite.params['output_file']}: {fault}" for fault in mistakes(data[key].output)
-            ]
+            found += faults_of_output(data[key], suite)
     return found
 
 
@@ -211,6 +201,7 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
             rows = attempt(load_suite, cell.suite)
             if rows is not None:
                 data[key] = rows
+                mistakes.extend(attempt(faults_of_primary, rows, cell.suite.params["primary"]) or [])
         for part in (cell.model, cell.adaptation, cell.quantization, cell.engine):
             if (name := digest(plain(part))) in seen:
                 continue
@@ -222,8 +213,6 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
                 mistakes.extend(attempt(missing, part) or [])
                 mistakes.extend(made.mistakes() if hasattr(made, "mistakes") else [])
     mistakes += _constraints(cells, data)
-    mistakes += [fault for key, suite in {digest(plain(c.suite)): c.suite for c in cells}.items() if key in data
-                 for fault in attempt(faults_of_primary, data[key], suite.params["primary"]) or []]  # fmt: skip
     mistakes += [
         f"{group}: is one for the whole grid, and cannot be swept; "
         + ("give all shares in brackets, '+curve=[0.25,0.5,1.0]'" if group == "curve" else "run once for each")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from harness.components import instantiate, resolve, unsupported
 from harness.environment import Environment, versions
-from harness.types import SIDE, Cell, Component, Json, Step, StepKind, SuiteData, digest, plain
+from harness.types import Cell, Component, Json, Step, StepKind, SuiteData, digest, is_side, plain
 
 MEASURE_VERSION = 4
 
@@ -109,7 +109,7 @@ def chain(cell: Cell, data: SuiteData, environment: Environment) -> list[Step]:
                 seed=cell.seed,
             )
         )
-    if cell.variant.rpartition("/")[2].startswith(SIDE):
+    if is_side(cell.variant):
         return [base, adapt, quantize, *measured]
     measured.append(
         _step(

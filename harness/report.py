@@ -41,7 +41,7 @@ from harness.decide import (
 from harness.errors import UserError
 from harness.resources import resource
 from harness.statistics import Paired, holm, over_seeds
-from harness.types import SIDE, Json, Measurement, RunRecord, Status, id_parts
+from harness.types import Interval, Json, Measurement, RunRecord, Status, id_parts, is_side
 
 Row = Mapping[str, Json]
 NONE = "–"
@@ -97,11 +97,6 @@ def read(folder: Path) -> Run:
     return Run(folder, ids, records, rows, labels(ids), policy, ledger.read_leakage(folder), beside)
 
 
-def is_side(cell_id: str) -> bool:
-    """Whether a cell stands beside the grid, by the variant at the end of its id."""
-    return cell_id.rpartition("/")[2].startswith(SIDE)
-
-
 # ---------------------------------------------------------------------------------------------------- numbers as text
 
 
@@ -132,6 +127,11 @@ def interval(m: Measurement | None) -> str:
 def told(m: Measurement | None) -> dict[str, str]:
     """A measurement as a table cell shows it."""
     return {"text": number(m.value, m.unit) if m else NONE, "interval": interval(m)}
+
+
+def told_points(delta: float, around: Paired | Interval) -> dict[str, str]:
+    """A difference and its interval as a table shows them, in points."""
+    return {"delta": points(delta), "low": points(around.low), "high": points(around.high)}
 
 
 def facts_text(facts: Mapping[str, Json], skip: Iterable[str] = ()) -> str:
@@ -248,7 +248,7 @@ def differences(run: Run, margin: float) -> dict[str, Any]:
         smallest = pair.smallest(len(pairs))
         lines.append(
             {
-                "name": run.names[i], "delta": points(pair.delta), "low": points(pair.low), "high": points(pair.high),
+                "name": run.names[i], **told_points(pair.delta, pair),
                 "p": p_text(pair.p), "holm": p_text(adjusted[i]), "significant": adjusted[i] < 0.05,
                 "gained": pair.gained, "lost": pair.lost, "n": pair.n,
                 "smallest": f"{100 * smallest:.0f}" if math.isfinite(smallest) else "none",
@@ -277,8 +277,8 @@ def quantized(run: Run, margin: float) -> dict[str, Any]:
             continue
         pairs[r.id] = pair
         line: dict[str, Any] = {
-            "id": r.id, "name": run.names[r.id], "delta": points(pair.delta),
-            "low": points(pair.low), "high": points(pair.high), "gained": pair.gained, "lost": pair.lost, "n": pair.n,
+            "id": r.id, "name": run.names[r.id], **told_points(pair.delta, pair),
+            "gained": pair.gained, "lost": pair.lost, "n": pair.n,
             "same": same_outputs(run, r, parent), "tokens": _tokens(r, parent), "taken": None,
         }  # fmt: skip
         if against and r.adaptation != against.adaptation:
@@ -290,7 +290,7 @@ def quantized(run: Run, margin: float) -> dict[str, Any]:
             found = interact([c for c in four if c], run.rows, primary(r))
             if found:
                 taken[r.id] = found
-                line["taken"] = {"delta": points(found.delta), "low": points(found.low), "high": points(found.high)}
+                line["taken"] = told_points(found.delta, found)
         lines.append(line)
     adjusted = holm({i: pair.p_not_worse(margin) for i, pair in pairs.items()})
     worse = holm({i: 1 - pair.p_not_worse(margin) for i, pair in pairs.items()})
@@ -331,7 +331,7 @@ def seeds(run: Run) -> dict[str, Any]:
         if len(pairs) > 1 and groups:
             apart = [[x - y for x, y in zip(a, b, strict=True)] for a, b in zip(both[::2], both[1::2], strict=True)]
             delta, around = over_seeds(apart, groups, differences=True)
-            line |= {"delta": points(delta), "low": points(around.low), "high": points(around.high)}
+            line |= told_points(delta, around)
         lines.append(line)
     return {"rows": lines, "reference": "/".join((against.adaptation, against.quantization)) if against else ""}
 
@@ -345,15 +345,15 @@ def control(run: Run) -> list[dict[str, str]]:
         if pair and twin:
             lines.append(
                 {
-                    "name": run.names[twin.id], "delta": points(pair.delta), "low": points(pair.low),
-                    "high": points(pair.high), "p": p_text(pair.p), "same": same_outputs(run, r, twin),
+                    "name": run.names[twin.id], **told_points(pair.delta, pair),
+                    "p": p_text(pair.p), "same": same_outputs(run, r, twin),
                     "verdict": "nothing, as it should be" if pair.p >= 0.05 else "a difference: distrust this run",
                 }
             )  # fmt: skip
     return lines
 
 
-def learning(run: Run) -> list[dict[str, Any]]:
+def learning(run: Run, margin: float) -> list[dict[str, Any]]:
     """Learning curves: each trained adaptation on parts of its rows, and what the last part added."""
     made = []
     for r in run.ok:
@@ -370,8 +370,7 @@ def learning(run: Run) -> list[dict[str, Any]]:
                 {
                     "share": number(share_of(cell), "share"), **told(m),
                     "rows": NONE if trained is None else f"{trained:,}",
-                    "delta": points(pair.delta) if pair else "", "low": points(pair.low) if pair else "",
-                    "high": points(pair.high) if pair else "",
+                    **(told_points(pair.delta, pair) if pair else {"delta": "", "low": "", "high": ""}),
                 }
             )  # fmt: skip
             last, before = pair, cell
@@ -380,24 +379,19 @@ def learning(run: Run) -> list[dict[str, Any]]:
         last_part = f"the rows from {lines[-2]['share']} to {lines[-1]['share']}"
         if last.low > 0:
             answer = f"More data would likely still help: {last_part} added a difference that was shown."
-        elif last.high < run_margin(run):
+        elif last.high < margin:
             next_step = "better rows" if r.adaptation == "full_ft" else "full fine-tuning, or better rows,"
             answer = (
                 f"It has levelled off: {last_part} added less than the policy's margin. More of the same will not help "
                 f"much; {next_step} may."
             )
         else:
-            need = last.rows_for(run_margin(run)) if run_margin(run) else 0
+            need = last.rows_for(margin) if margin else 0
             answer = f"Open: with {last.n} evaluation rows neither can be shown" + (
                 f"; about {need:,} would." if need > last.n else "."
             )
         made.append({"name": run.names[r.id], "lines": lines, "answer": answer, "score": primary(r)})
     return made
-
-
-def run_margin(run: Run) -> float:
-    """The policy's non-inferiority margin."""
-    return read_policy(run.policy).margin
 
 
 def share_of(r: RunRecord) -> float:
@@ -812,7 +806,7 @@ def view(run: Run) -> dict[str, Any]:
         "heatmaps": heatmaps(run, decision), "scatter": scatter(run, decision), "all_cells": all_cells(run),
         "scores": scores(run), "differences": differences(run, rule.margin), "proofs": proofs(run),
         "quantized": quantized(run, rule.margin), "leakage": leakage(run), "seeds": seeds(run),
-        "control": control(run), "learning": learning(run),
+        "control": control(run), "learning": learning(run, rule.margin),
         "curves": curves(run), "examples": examples(run, decision), "not_measured": not_measured(run),
         "ended_badly": [r for r in run.records.values() if r.status is not Status.OK], "steps": steps(run),
         "caveats": caveats(run), "environment": dict(first.environment) if first else {},

@@ -34,6 +34,12 @@ def _z(q: float = (1 + CONFIDENCE) / 2) -> float:
     return float(ndtri(q))
 
 
+def group_of(row: Mapping[str, Any]) -> Hashable:
+    """The group of a suite's row: a row without one is a group of its own."""
+    group: Hashable = row.get("group") or ("row", row["id"])
+    return group
+
+
 def _sums(values: Sequence[float], groups: Groups) -> tuple[Any, Any]:
     """Total and number of rows of each group, as arrays in the order in which groups appear."""
     import numpy as np
@@ -159,7 +165,6 @@ class Paired:
     gained: int
     lost: int
     n: int
-    groups: int = 0
     middle: float = 0.0
     error: float = math.inf
     df: float = 1.0
@@ -212,6 +217,10 @@ def paired(a_scores: Sequence[float], b_scores: Sequence[float], groups: Groups 
         raise ValueError("scores must lie between 0 and 1 to be compared")
     binary = {*a_scores, *b_scores} <= {0, 1}
     differences = [a - b for a, b in zip(a_scores, b_scores, strict=True)]
+    return _tested(differences, groups, binary, seed)
+
+
+def _tested(differences: Sequence[float], groups: Groups, binary: bool, seed: int) -> Paired:
     sums, _ = _sums(differences, groups)
     return _difference(differences, groups, binary, _exact_flips(sums) if binary else _random_flips(sums, seed))
 
@@ -234,7 +243,7 @@ def _difference(differences: Sequence[float], groups: Groups, binary: bool, p: f
     half = _t(df) * error
     return Paired(
         delta, max(-1.0, min(middle - half, delta)), min(1.0, max(middle + half, delta)), p,
-        int((values > 0).sum()), int((values < 0).sum()), n, len(sums), middle, error, df, binary, effect,
+        int((values > 0).sum()), int((values < 0).sum()), n, middle, error, df, binary, effect,
     )  # fmt: skip
 
 
@@ -288,9 +297,7 @@ def interaction(
     differences = [(a - b) - (c - d) for a, b, c, d in rows]
     if not differences:
         raise ValueError("no rows")
-    whole = all(float(d).is_integer() for d in differences)
-    sums, _ = _sums(differences, groups)
-    return _difference(differences, groups, whole, _exact_flips(sums) if whole else _random_flips(sums, seed))
+    return _tested(differences, groups, all(float(d).is_integer() for d in differences), seed)
 
 
 def over_seeds(

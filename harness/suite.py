@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +41,9 @@ def _read_text(path: Path, mistakes: list[str]) -> str:
         return ""
 
 
-def _read_jsonl(path: Path, needed: tuple[str, ...], mistakes: list[str]) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    seen: dict[str, int] = {}
-    for number, line in enumerate(_read_text(path, mistakes).split("\n"), start=1):
+def json_lines(path: Path, text: str, mistakes: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The JSON objects of a file's text with the numbers of their lines; a mistake for each line that is none."""
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{path}, row {number}"
@@ -53,9 +52,17 @@ def _read_jsonl(path: Path, needed: tuple[str, ...], mistakes: list[str]) -> lis
         except json.JSONDecodeError as error:
             mistakes.append(f"{where}: not JSON ({error.msg} at column {error.colno}); write one object a line")
             continue
-        if not isinstance(row, dict):
+        if isinstance(row, dict):
+            yield number, row
+        else:
             mistakes.append(f"{where}: a {type(row).__name__}, not an object; write {{...}}")
-            continue
+
+
+def _read_jsonl(path: Path, needed: tuple[str, ...], mistakes: list[str]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    seen: dict[str, int] = {}
+    for number, row in json_lines(path, _read_text(path, mistakes), mistakes):
+        where = f"{path}, row {number}"
         lacking = [key for key in needed if not isinstance(row.get(key), str) or not row[key].strip()]
         if lacking:
             mistakes.append(f"{where}: {', '.join(lacking)} missing, empty or not text; fill in each row")
@@ -91,9 +98,13 @@ def _leaks(found: Sequence[Overlap], folder: Path, p: Mapping[str, Any]) -> list
     return told
 
 
+def hashed(name: str) -> float:
+    """A place from 0 to 1 for a name, the same on every machine, by which rows are split and mixed."""
+    return int(hashlib.sha256(name.encode("utf-8", "backslashreplace")).hexdigest()[:8], 16) / 16**8
+
+
 def _is_validation(row: Mapping[str, Any]) -> bool:
-    name = str(row.get("group") or row["id"])
-    return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 16**8 < VALIDATION_SHARE
+    return hashed(str(row.get("group") or row["id"])) < VALIDATION_SHARE
 
 
 def _digest(*parts: Any) -> str:

@@ -27,8 +27,8 @@ from harness.errors import UserError
 from harness.leakage import near, plain
 from harness.ledger import write_text
 from harness.resources import resource
-from harness.statistics import detectable_difference, rows_needed
-from harness.suite import load
+from harness.statistics import detectable_difference, group_of, rows_needed
+from harness.suite import hashed, json_lines, load
 from harness.types import Component, SuiteData
 
 EVALUATION_SHARE = 0.3
@@ -114,20 +114,8 @@ def read_table(path: Path) -> list[tuple[str, dict[str, Any]]]:
             raise UserError(
                 f"{path}, row {table.line_num}: {error}; close the quotes, and double those inside"
             ) from error
-    rows, mistakes = [], []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, row {number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            mistakes.append(f"{where}: not JSON ({error}); write one object a line")
-            continue
-        if isinstance(row, dict):
-            rows.append((where, row))
-        else:
-            mistakes.append(f"{where}: a {type(row).__name__}, not an object; write {{...}}")
+    mistakes: list[str] = []
+    rows = [(f"{path}, row {number}", row) for number, row in json_lines(path, text, mistakes)]
     if mistakes:
         raise UserError(mistakes)
     return rows
@@ -195,15 +183,11 @@ def _text(value: Any) -> str:
 
 def split(rows: Sequence[dict[str, Any]], share: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Training and evaluation rows, whole groups on one side, by the hash of the group: the same on every machine and
-    when rows are added. Each side is in the order of a hash of the ids, since
-    profiles and learning curves take the first rows. Of the training rows, a fifth of the groups is set apart for
-    validation when they are read."""
-
-    def hashed(text: str) -> int:
-        return int(hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:8], 16)
+    when rows are added. Each side is in the order of a hash of the ids, since profiles and learning curves take the
+    first rows. Of the training rows, a fifth of the groups is set apart for validation when they are read."""
 
     def held(row: Mapping[str, Any]) -> bool:
-        return hashed(f"evaluation {row['group']}") / 16**8 < share
+        return hashed(f"evaluation {row['group']}") < share
 
     ordered = sorted(rows, key=lambda r: (hashed(r["id"]), r["id"]))
     return [r for r in ordered if not held(r)], [r for r in ordered if held(r)]
@@ -315,13 +299,14 @@ def scorers_of(folder: Path) -> Any:
     return module
 
 
-def faults_of_primary(data: SuiteData, primary: str) -> list[str]:
-    """Why a score cannot decide: no evaluation row has it, or it is no number a row. Runs the suite's scorers on its
-    reference replies until one has the score; tasks that lm-eval brings along are left to it."""
+def faults_of_primary(data: SuiteData, primary: str, module: Any = None) -> list[str]:
+    """Why a score cannot decide: no evaluation row has it, or it is no number a row. Runs the suite's scorers
+    (`module`, if they are loaded) on its reference replies until one has the score; tasks that lm-eval brings along are
+    left to it."""
     where, seen = data.folder / "scorers.py", {}
     if not data.evaluation or not where.is_file():
         return []
-    module = scorers_of(data.folder)
+    module = module or scorers_of(data.folder)
     for row in data.evaluation:
         try:
             seen.update(module.process_results(dict(row), [row.get(data.reply_field) or ""]))
@@ -359,17 +344,18 @@ def _references(data: SuiteData, module: Any, primary: str, where: Path) -> list
     return found
 
 
-def _task(data: SuiteData, suite: Component) -> list[str]:
-    """What lm-eval says of the suite's task, and llguidance of its output grammar."""
+def faults_of_output(data: SuiteData, suite: Component) -> list[str]:
+    """What llguidance says of the suite's output grammar."""
     from harness.engine.constrained import mistakes
 
-    found = (
-        [f"{data.folder / suite.params['output_file']}: {fault}" for fault in mistakes(data.output)]
-        if data.output
-        else []
-    )
+    found = mistakes(data.output) if data.output else []
+    return [f"{data.folder / suite.params['output_file']}: {fault}" for fault in found]
+
+
+def _task(data: SuiteData, suite: Component, module: Any) -> list[str]:
+    """What lm-eval says of the suite's task."""
     if not suite.params["task_file"]:
-        return found
+        return []
     where, task = data.folder / suite.params["task_file"], suite.params["task"]
     try:
         from lm_eval.tasks import TaskManager
@@ -377,16 +363,12 @@ def _task(data: SuiteData, suite: Component) -> list[str]:
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
         manager = TaskManager(include_path=str(data.folder), include_defaults=False)
         if task not in manager.all_tasks:
-            return [*found, f"{where}: has no task {task!r}; its first key is `task: {task}`"]
+            return [f"{where}: has no task {task!r}; its first key is `task: {task}`"]
         listed = set(manager.load(task)["tasks"][task].aggregation())
-        module = scorers_of(data.folder)
         given = {k for r in data.evaluation for k in module.process_results(dict(r), [r.get(data.reply_field) or ""])}
     except Exception as error:  # whatever lm-eval and a suite's own code raise
-        return [
-            *found,
-            f"{where}: lm-eval cannot read it ({' '.join(f'{type(error).__name__}: {error}'.split())}); mend it",
-        ]
-    return found + [f"{where}: score {k} is not in metric_list; add it" for k in sorted(given - listed)]
+        return [f"{where}: lm-eval cannot read it ({' '.join(f'{type(error).__name__}: {error}'.split())}); mend it"]
+    return [f"{where}: score {k} is not in metric_list; add it" for k in sorted(given - listed)]
 
 
 def check(name: str) -> tuple[list[str], list[str], list[str]]:
@@ -394,15 +376,16 @@ def check(name: str) -> tuple[list[str], list[str], list[str]]:
     suite = config_of(name)
     data = load(suite)
     primary, where = suite.params["primary"], data.folder
-    mistakes = faults_of_primary(data, primary) or _references(data, scorers_of(where), primary, where)
-    mistakes += _task(data, suite)
+    module = scorers_of(where)
+    mistakes = faults_of_primary(data, primary, module) or _references(data, module, primary, where)
+    mistakes += [*faults_of_output(data, suite), *_task(data, suite, module)]
     every = (*data.train, *data.validation)
     for o in data.overlaps:
         mistakes.append(f"{where / 'eval.jsonl'}, row {o.row!r}: same {'text' if o.kind == 'exact' else 'group'} as "
                         f"{o.source} row {o.other!r}; remove one, or set leakage=drop")  # fmt: skip
     warnings = []
     n = len(data.evaluation)
-    groups = Counter(r.get("group") or r["id"] for r in data.evaluation)
+    groups = Counter(map(group_of, data.evaluation))
     least = detectable_difference(n, TYPICAL_DISAGREEMENT)
     if least > CLAIM:
         enough = rows_needed(CLAIM, TYPICAL_DISAGREEMENT)

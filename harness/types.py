@@ -87,6 +87,11 @@ def id_parts(cell_id: str) -> tuple[str, str, str, str, str, str]:
     return "/".join(names[:-3]), names[-3], names[-2], names[-1], seed, variant
 
 
+def is_side(name: str) -> bool:
+    """Whether a cell stands beside its grid, by its variant or the end of its id."""
+    return name.rpartition("/")[2].startswith(SIDE)
+
+
 class StepKind(StrEnum):
     """What a step does; the order is the order of a cell's chain."""
 

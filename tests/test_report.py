@@ -363,7 +363,7 @@ def test_side_cells_are_no_candidates_but_answer_their_questions(tmp_path: Path)
     run = folder(tmp_path / "run", [c for c, _ in cells], {c.id: r for c, r in cells}, [c.id for c, _ in cells])
     found = report.read(run)
     assert list(found.records) == list(found.ids) == [cells[0][0].id]
-    (curve,) = report.learning(found)
+    (curve,) = report.learning(found, 0.05)
     assert [line["share"] for line in curve["lines"]] == ["25%", "50%", "100%"]
     assert curve["answer"].startswith("More data would likely still help")
     (control,) = report.control(found)

@@ -30,8 +30,8 @@ def compiled(output: str) -> str:
     return str(LLMatcher.grammar_from_lark(output))
 
 
-def matchers(tokenizer: Any, stops: Sequence[int], output: str, rows: int) -> list[Any]:
-    """A matcher a row, each at the start of its answer."""
+def matcher(tokenizer: Any, stops: Sequence[int], output: str) -> Any:
+    """A matcher at the start of an answer; each row gets a copy. Tokenizer and grammar are compiled here, once."""
     import llguidance.hf
     from llguidance import LLMatcher
 
@@ -39,7 +39,7 @@ def matchers(tokenizer: Any, stops: Sequence[int], output: str, rows: int) -> li
     first = LLMatcher(vocabulary, compiled(output))
     if first.is_error():
         raise ValueError(f"the suite's output grammar: {first.get_error()}")
-    return [first, *(first.deep_copy() for _ in range(rows - 1))]
+    return first
 
 
 def forbid(logits: Any, rows: Sequence[Any]) -> None:

@@ -13,7 +13,7 @@ from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, ClassVar
 
-from harness.engine.constrained import forbid, matchers
+from harness.engine.constrained import forbid, matcher
 from harness.engine.shared_prefix import RowsCache, full_attention, layers, switch_on
 from harness.loading import Loaded, load
 from harness.types import Completion, Context
@@ -85,14 +85,14 @@ class EagerSession:
 
         encoded = [self.encode(p) for p in prompts]
         done: dict[int, Completion] = {}
-        constrained = self.knobs.constrained and bool(output)
+        guide = matcher(self.tokenizer, sorted(self.stops), output) if self.knobs.constrained and output else None
         with torch.inference_mode():
             length = self._worthwhile_prefix(encoded)
             prefix = self._prefix_cache(encoded[0][:length]) if length else None
             order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]))  # what memory fits them fits all
             for start in range(0, len(order), self.knobs.batch_size):
                 rows = order[start : start + self.knobs.batch_size]
-                guides = matchers(self.tokenizer, sorted(self.stops), output, len(rows)) if constrained else []
+                guides = [guide.deep_copy() for _ in rows] if guide else []
                 made = self._decode([encoded[i][length:] for i in rows], max_new_tokens, prefix, length, None, guides)
                 for i, (tokens, finished) in zip(rows, made, strict=True):
                     text = self.tokenizer.decode(tokens, skip_special_tokens=True)

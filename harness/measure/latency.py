@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 from harness.engine.eager import EagerSession
+from harness.environment import give_memory_back
 from harness.prompt import load_prompter, render
 from harness.statistics import bootstrap_quantile
 from harness.types import Context, Measurement, SuiteData
@@ -40,14 +41,13 @@ def peak_rss_bytes() -> int:
 def forget_peak() -> bool:
     """Gives back what loading used and freed, and starts the peak of resident memory anew (Linux, `man 5 proc`:
     clear_refs); returns whether the system allows it."""
-    import ctypes
     import gc
 
     gc.collect()
+    give_memory_back()
     try:
-        ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
-    except (OSError, AttributeError):
+    except OSError:
         return False
     return True
 

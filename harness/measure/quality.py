@@ -15,7 +15,7 @@ from typing import Any
 from harness.engine.eager import EagerSession
 from harness.measure.fidelity import fidelity
 from harness.prompt import load_prompter, render
-from harness.statistics import bootstrap, share_interval
+from harness.statistics import bootstrap, group_of, share_interval
 from harness.types import Completion, Context, Json, Measurement, SuiteData, plain
 
 ROWS_FILE = "rows.jsonl"
@@ -127,7 +127,7 @@ def summarize(
     for name in dict.fromkeys(name for row in rows for name in row["scores"]):
         having = [row for row in rows if name in row["scores"]]
         items = [row["scores"][name] for row in having]
-        groups = [row.get("group") or ("row", row["id"]) for row in having]
+        groups = [group_of(row) for row in having]
         if all(isinstance(item, int | float) and 0 <= item <= 1 for item in items):
             value, interval = sum(items) / len(items), share_interval(items, groups)
         elif all(isinstance(item, int | float) for item in items):
