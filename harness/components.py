@@ -2,7 +2,8 @@
 
 A component class is a frozen dataclass whose fields are its knobs. It may carry
 `VERSION` (raise it when its output changes), `LIBRARIES` (distributions that shape its output, part of the
-key), `REQUIRES` (modules that must be importable), and `unsupported(environment) -> str | None`.
+key), `REQUIRES` (modules that must be importable), `SEEDED` (False for an adaptation that no seed changes: cells of all
+seeds share it), `unsupported(environment) -> str | None`, and `unfit(data) -> str | None`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, get_args, get_type_hints
 from harness.environment import Environment
 from harness.errors import UserError
 from harness.overrides import nearest
-from harness.types import Component
+from harness.types import Component, SuiteData
 
 
 def resolve(target: str) -> Any:
@@ -76,3 +77,9 @@ def unsupported(component: Component, environment: Environment) -> str | None:
     """Why the component cannot run here, or None."""
     check = getattr(instantiate(component), "unsupported", None)
     return check(environment) if check else None
+
+
+def unfit(component: Component, data: SuiteData) -> str | None:
+    """Why the component cannot work with the rows of a suite, or None."""
+    check = getattr(instantiate(component), "unfit", None)
+    return check(data) if check else None

@@ -28,7 +28,7 @@ OBJECTIVES = {
     "e2e_ms/p95": "p95 response time",
     "quality": "quality",
 }
-SIMPLE_ADAPTATIONS = ("prompt_rag", "lora", "full_ft")
+SIMPLE_ADAPTATIONS = ("prompt_rag", "lora", "lora_head", "full_ft")
 UNQUANTIZED = ("fp16", "bf16", "fp32")
 Rows = Mapping[str, Sequence[Mapping[str, Json]]]
 

@@ -20,11 +20,13 @@ BENIGN_MISSING = ("input_perm",)  # a buffer that gptqmodel's Machete kernel mak
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model ready for inference, its tokenizer, and the proof: the classes that do the linear algebra."""
+    """A model ready for inference, its tokenizer, the proof (the classes that do the linear algebra), and what its
+    classification head can answer (none: it generates)."""
 
     model: Any
     tokenizer: Any
     proof: dict[str, Json]
+    classes: tuple[str, ...] = ()
 
 
 def linear_classes(model: Any) -> dict[str, int]:
@@ -75,6 +77,22 @@ def _config(folder: Path) -> dict[str, Json]:
     return config
 
 
+def classes_of(folder: Path) -> tuple[str, ...]:
+    """What the classification head of a model directory can answer; nothing for a model that generates."""
+    config = _config(folder)
+    if not any(name.endswith("ForSequenceClassification") for name in config.get("architectures") or ()):
+        return ()
+    names = config.get("id2label", {})
+    return tuple(names[str(i)] for i in range(len(names)))
+
+
+def auto_class(folder: Path) -> Any:
+    """The class of transformers that loads a model directory with the head it was saved with."""
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    return AutoModelForSequenceClassification if classes_of(folder) else AutoModelForCausalLM
+
+
 def _quantization(folder: Path) -> dict[str, Json]:
     return _config(folder).get("quantization_config") or {}
 
@@ -98,7 +116,7 @@ def load(folder: Path, context: Context, int4_kernel: str = "auto") -> Loaded:
 
     Raises `BrokenArtifact` for missing, unexpected or mismatched keys.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     from harness.quantize.int8_kernels import use_fast_cpu_kernel
 
@@ -114,7 +132,7 @@ def load(folder: Path, context: Context, int4_kernel: str = "auto") -> Loaded:
             dtype = "bfloat16"  # what it was stored in, and a GPU computes in either
         kernel = _kernel(folder, "triton" if int4_kernel == "auto" else int4_kernel)
         options = {"device_map": {"": 0}} | ({"quantization_config": kernel} if kernel else {})
-    model, info = AutoModelForCausalLM.from_pretrained(
+    model, info = auto_class(folder).from_pretrained(
         str(folder),
         dtype=torch_dtype(dtype),
         output_loading_info=True,
@@ -132,4 +150,4 @@ def load(folder: Path, context: Context, int4_kernel: str = "auto") -> Loaded:
     if method and set(classes) == {"Linear"}:
         raise BrokenArtifact(f"the checkpoint says {method}, but every layer loaded is a plain Linear: {classes}")
     proof = {"linear_classes": classes, "weights_bytes": weight_bytes(model), "dtype": dtype}
-    return Loaded(model, AutoTokenizer.from_pretrained(str(folder)), proof)
+    return Loaded(model, AutoTokenizer.from_pretrained(str(folder)), proof, classes_of(folder))

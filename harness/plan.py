@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.components import instantiate, resolve, unsupported
+from harness.components import instantiate, resolve, unfit, unsupported
 from harness.environment import Environment, versions
 from harness.types import Cell, Component, Json, Step, StepKind, SuiteData, digest, is_side, plain
 
@@ -74,8 +74,8 @@ def chain(cell: Cell, data: SuiteData, environment: Environment) -> list[Step]:
         f"{cell.adaptation.name} · {cell.model.name}",
         cell.adaptation,
         {
-            "component": _identity(cell.adaptation), "base": base.key, "data": data.training_digest,
-            "seed": cell.seed, **where,
+            "component": _identity(cell.adaptation), "base": base.key, "data": data.training_digest, **where,
+            **({"seed": cell.seed} if getattr(resolve(cell.adaptation.target), "SEEDED", True) else {}),
         },
         parents=(base.key,),
         suite=cell.suite,
@@ -137,11 +137,12 @@ def plan(cells: Sequence[Cell], data: Mapping[str, SuiteData], environment: Envi
     cannot: dict[str, str] = {}
     for cell in cells:
         parts = (cell.model, cell.adaptation, cell.quantization, cell.engine)
-        reasons = [reason for part in parts if (reason := unsupported(part, environment))]
+        rows = data[digest(plain(cell.suite))]
+        reasons = [reason for part in parts if (reason := unsupported(part, environment) or unfit(part, rows))]
         if reasons:
             cannot[cell.id] = "; ".join(reasons)
             continue
-        made = chain(cell, data[digest(plain(cell.suite))], environment)
+        made = chain(cell, rows, environment)
         chains[cell.id] = {step.kind: step.key for step in made}
         for step in made:
             steps.setdefault(step.key, step)

@@ -98,6 +98,18 @@ def encode(tokenizer: Any, chat: Sequence[ChatMessage], reply: str) -> dict[str,
     return {"input_ids": asked + answered, "labels": [IGNORED] * len(asked) + answered}
 
 
+def encode_class(tokenizer: Any, chat: Sequence[ChatMessage], label: int) -> dict[str, list[int]]:
+    """Token ids of a prompt for a classification head. Its class is the label of the token after the prompt: a padding
+    token, which a head looks past, so that a class is trained as the one token of a reply is."""
+    asked = list(tokenizer(render(tokenizer, chat), add_special_tokens=False).input_ids)
+    return {"input_ids": [*asked, padding(tokenizer)], "labels": [*[IGNORED] * len(asked), label]}
+
+
+def padding(tokenizer: Any) -> int:
+    """The token that fills a row: the tokenizer's own, else its end of text."""
+    return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+
+
 def describe(recipe: Recipe) -> Json:
     """What a manifest says of a recipe."""
     return {"examples": len(recipe.examples), "retrieval": recipe.method, "top_k": recipe.top_k}

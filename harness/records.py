@@ -13,6 +13,7 @@ from harness.plan import Plan
 from harness.store import Store
 from harness.types import RECORD_SCHEMA, Cell, Json, Measurement, RunRecord, Status, StepKind, plain
 
+ONE_STEP = "a classification head answers in one step"
 BUILDS = (StepKind.BASE, StepKind.ADAPT, StepKind.QUANTIZE)
 
 
@@ -40,6 +41,11 @@ def assemble(
     if status is Status.OK and StepKind.QUALITY not in chain:
         not_measured["quality"] = "random weights: their answers mean nothing"
         not_measured["cost_usd_per_1000"] = "needs the length of real replies"
+    measured = _measurements(
+        manifests, plan, chain, store, choices["price"], cell.measure.params["latency"]["batch_size"]
+    )
+    if status is Status.OK and StepKind.LATENCY in chain and not any(m.metric.startswith("itl_ms") for m in measured):
+        not_measured["itl_ms"] = ONE_STEP
     if environment.device != "cuda":
         not_measured["memory_bytes/cuda"] = "no CUDA device; peak resident memory of the process instead"
     return RunRecord(
@@ -53,9 +59,7 @@ def assemble(
         suite=cell.suite.name,
         seed=cell.seed,
         profile=str(choices["profile"]),
-        measurements=tuple(
-            _measurements(manifests, plan, chain, store, choices["price"], cell.measure.params["latency"]["batch_size"])
-        ),
+        measurements=tuple(measured),
         not_measured=not_measured,
         steps={
             str(k): {

@@ -615,6 +615,20 @@ def caveats(run: Run) -> list[str]:
             )
         if r.value("memory_bytes/peak_rss"):
             found.append("Peak memory is that of the whole process: weights, Python and its libraries.")
+    one_step = [r for r in run.ok if "itl_ms" in r.not_measured]
+    if one_step and len(one_step) < len(run.ok):
+        generating = [r for r in run.ok if r not in one_step]
+        timed = sorted({r.config["measure"]["params"]["latency"]["output_tokens"] for r in generating})
+        own = [m.value for r in generating if (m := r.value("output_tokens/mean"))]
+        found.append(
+            f"A classification head answers in one step. The timed answers of the cells that generate have "
+            f"{', '.join(map(str, timed))} tokens whatever they would say"
+            + (
+                f", and their own {min(own):.1f} to {max(own):.1f}: cost counts those, response times don't."
+                if own
+                else "."
+            )
+        )
     if len({r.seed for r in every}) == 1 and any(r.adaptation not in ("prompt_rag",) for r in run.ok):
         found.append("One seed a cell: the luck of training is not in the intervals, which cover the choice of rows.")
     found += [
@@ -874,6 +888,7 @@ def markdown(page: Mapping[str, Any]) -> str:
                 for r in page["quantized"]["rows"]
             ),
         )
+    out += _evidence(page, grid)
     if page["decision"] and page["decision"].reasons:
         out += ["## Why not the others", ""]
         out += grid(["Cell", "Reason"], ([page["names"][i], why] for i, why in page["decision"].reasons.items()))
@@ -887,6 +902,47 @@ def markdown(page: Mapping[str, Any]) -> str:
         out += grid(["Measure", "Why", "Cells"], ([m["metric"], m["why"], m["cells"]] for m in page["not_measured"]))
     out += ["## Limits", "", *(f"- {plain_markdown(c)}" for c in page["caveats"]), ""]
     return "\n".join(out)
+
+
+def _evidence(page: Mapping[str, Any], grid: Any) -> list[str]:
+    """What a run measured beside its grid, as far as it did: seeds, learning curves, the A/A control, leakage."""
+    out: list[str] = []
+
+    def around(row: Mapping[str, str]) -> str:
+        return f"{row['low']} to {row['high']}" if row["low"] else ""
+
+    if rows := page["seeds"]["rows"]:
+        out += ["## Seeds: the luck of training and of rows together", ""]
+        out += grid(
+            ["Cell", "Mean", "95% interval", "Each seed", f"Against {page['seeds']['reference']}", "95% interval"],
+            ([r["name"], r["mean"], r["interval"], r["each"], r["delta"], around(r)] for r in rows),
+        )
+    for curve in page["learning"]:
+        out += [f"## Learning curve: {plain_markdown(curve['name'])}", "", plain_markdown(curve["answer"]), ""]
+        out += grid(
+            ["Share", "Rows", curve["score"], "95% interval", "Against the share before", "95% interval"],
+            ([r["share"], r["rows"], r["text"], r["interval"], r["delta"], around(r)] for r in curve["lines"]),
+        )
+    if page["control"]:
+        out += ["## A/A control: the same cell evaluated twice", ""]
+        out += grid(
+            ["Cell", "Points", "95% interval", "p", "Same answer", "Called"],
+            ([r["name"], r["delta"], around(r), r["p"], r["same"], r["verdict"]] for r in page["control"]),
+        )
+    for suite in page["leakage"]:
+        counted = ([c["source"], c["exact"], c["group"], c["near"]] for c in suite["counts"])
+        out += [f"## Leakage: {plain_markdown(suite['suite'])}", ""]
+        flagged = f"{suite['flagged']} of {suite['rows']['evaluation']} evaluation rows"
+        out += [f"{flagged} overlap with what builds saw (leakage={suite['mode']}).", ""]
+        out += (
+            grid(["Evaluation rows against", "Same text", "Same group", "Alike"], counted) if suite["flagged"] else []
+        )
+        if suite["cells"]:
+            out += grid(
+                ["Cell", "All rows", "Without the flagged", "Rows", "Rows left"],
+                ([c["name"], c["all"], c["without"], c["n"], c["left"]] for c in suite["cells"]),
+            )
+    return out
 
 
 def plain_markdown(value: Any) -> str:

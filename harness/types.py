@@ -283,3 +283,28 @@ class Completion:
     text: str
     tokens: int
     finished: bool
+
+
+class Session(Protocol):
+    """An artifact loaded by an engine: what quality and latency are measured of. `loaded` is a
+    `harness.loading.Loaded`."""
+
+    loaded: Any
+    model: Any
+    tokenizer: Any
+
+    def generate(
+        self, prompts: Sequence[str], max_new_tokens: int, progress: Callable[[int], None] = ..., output: str = ...
+    ) -> list[Completion]:
+        """Greedy answers to rendered prompts; `output` is the grammar that constrained ones keep to."""
+
+    def loglikelihood(
+        self, pairs: Sequence[tuple[str, str]], progress: Callable[[int], None] = ...
+    ) -> list[tuple[float, bool]]:
+        """The log probability of each continuation of its prompt, and whether it is the likeliest."""
+
+    def time_tokens(self, prompt: str, new_tokens: int) -> list[float]:
+        """Seconds from sending a prompt to each token of its answer."""
+
+    def time_batch(self, prompts: Sequence[str], new_tokens: int) -> list[float]:
+        """Seconds of each step of one batch, the first of which reads the prompts."""

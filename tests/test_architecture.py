@@ -54,8 +54,6 @@ UPPER = {
 EXCEPTIONS = {
     ("adapt.prompt_rag", "models.hub"): "an adaptation that keeps the weights links them as a base model is linked",
     ("quantize.fp16", "models.hub"): "so does a checkpoint that came quantized",
-    ("measure.quality", "engine.eager"): "the session that measures are taken from",
-    ("measure.latency", "engine.eager"): "the session that measures are taken from",
     ("report", "ledger"): "a report drawn again reads its records",
     ("report", "decide"): "a report draws the decision that follows from its records",
     ("loading", "quantize.int8_kernels"): "a CPU loads int8 weights with the kernel that makes them usable",

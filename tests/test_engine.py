@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 from harness.engine import constrained
 from harness.engine import shared_prefix as shared_prefix_module
 from harness.engine.eager import Eager, EagerSession, shared_prefix
+from harness.loading import load
 from harness.types import Context
 
 CONTEXT = Context("cpu", "float32", 0, lambda fraction, note: None)
@@ -47,7 +48,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(folder: Path, **knobs: Any) -> EagerSession:
-    return Eager(**knobs).start(folder, CONTEXT)
+    session = Eager(**knobs).start(folder, CONTEXT)
+    assert isinstance(session, EagerSession)
+    return session
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +86,7 @@ def test_attention_that_loses_the_prefix_is_not_switched_on(
 ) -> None:
     """In 16 bits too: rounding must not hide it, nor keep a right one from being used."""
     context = Context("cpu", dtype, 0, CONTEXT.progress)
-    assert Eager().start(folder, context).shares_prefix
+    assert EagerSession(Eager(), load(folder, context), context).shares_prefix
     attend = shared_prefix_module.attend
 
     def lossy(module: Any, query: Any, key: Any, *rest: Any, **options: Any) -> Any:
@@ -93,7 +96,7 @@ def test_attention_that_loses_the_prefix_is_not_switched_on(
         return attend(module, query, key, *rest, **options)
 
     monkeypatch.setattr(shared_prefix_module, "attend", lossy)
-    assert not Eager().start(folder, context).shares_prefix
+    assert not EagerSession(Eager(), load(folder, context), context).shares_prefix
 
 
 @pytest.mark.parametrize("tokens", [1, 60, 130])

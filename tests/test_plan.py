@@ -124,6 +124,11 @@ def test_the_machine_changes_what_it_shapes(change: dict[str, Any], touched: set
     assert changed(keys(made), keys(made, replace(MACHINE, **change))) == touched
 
 
+def test_what_no_seed_changes_is_shared_by_all_seeds() -> None:
+    assert not changed(keys(cell("adaptation=prompt_rag")), keys(cell("adaptation=prompt_rag", "seed=1")))
+    assert ADAPT in changed(keys(cell("adaptation=lora")), keys(cell("adaptation=lora", "seed=1")))
+
+
 def test_random_weights_depend_on_their_seed_and_dtype() -> None:
     """Real weights are the same for every seed, drawn ones are not: two seeds must not share them."""
     dummy = cell("model=dummy_tiny")

@@ -1,35 +1,45 @@
-"""LoRA (Hu et al., arXiv 2106.09685) by PEFT: small matrices beside every linear layer are trained, then merged."""
+"""LoRA (Hu et al., arXiv 2106.09685) by PEFT: small matrices beside every linear layer are trained, then merged.
+
+With `classify`, a classification head is trained along (PEFT's `modules_to_save`) and answers in the place of the
+language head: one forward pass names the class, and no other answer is possible.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from harness.adapt import training
+from harness.prompt import padding
 from harness.retrieval import mistakes
 from harness.types import Context, Json, SuiteData
 
 ADAPTER = "adapter"
 
 
-def merge(base: Path, adapter: Path) -> Any:
+def merge(base: Path, adapter: Path, classes: Sequence[str] = (), pad: int = 0) -> Any:
     """The base model with the adapter in its weights, in float32 from the weights as stored, so that the merge rounds
-    nothing that training did not round."""
+    nothing that training did not round. The head over `classes`, if any, is the adapter's."""
     import torch
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
 
-    whole = AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.float32)
+    whole = training.untrained(base, classes, torch.float32, pad)
     return PeftModel.from_pretrained(whole, str(adapter)).merge_and_unload()
+
+
+def classes_in(data: SuiteData) -> tuple[str, ...]:
+    """The different replies of the training and validation rows, sorted."""
+    return tuple(sorted({r[data.reply_field] for r in (*data.train, *data.validation)}))
 
 
 @dataclass(frozen=True, slots=True)
 class Lora:
     """Rank `rank`, scale `alpha`/`rank`, on all linear layers. The learning rate is about ten times that of full
     fine-tuning (Schulman et al., "LoRA Without Regret", 2025). The merged weights are what is quantized and
-    served; the adapter stays beside them in `adapter/`."""
+    served; the adapter stays beside them in `adapter/`. `classify` trains a classification head over the replies that
+    occur, for suites whose replies are names of classes."""
 
     rank: int = 16
     alpha: int = 32
@@ -40,6 +50,7 @@ class Lora:
     patience: int = 1
     retrieval: str = "bm25"
     top_k: int = 1
+    classify: bool = False
 
     VERSION: ClassVar[int] = 4
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "peft", "bm25s")
@@ -54,13 +65,21 @@ class Lora:
         """What can be seen to be wrong before anything is loaded."""
         return mistakes(self.retrieval)
 
+    def unfit(self, data: SuiteData) -> str | None:
+        """Why the rows of a suite cannot train this, or None."""
+        rows, classes = len(data.train) + len(data.validation), len(classes_in(data))
+        if self.classify and not 2 <= classes <= rows / 2:
+            return f"the replies of {data.name} are no classes: {rows} training rows have {classes} different ones"
+        return None
+
     def __call__(self, base: Path, data: SuiteData, out: Path, context: Context) -> Mapping[str, Json]:
         from peft import LoraConfig
 
         peft = LoraConfig(
             r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules="all-linear",
-            task_type="CAUSAL_LM",
+            task_type="SEQ_CLS" if self.classify else "CAUSAL_LM",
         )  # fmt: skip
-        trained = training.train(base, data, out / "checkpoints", context, training.Knobs.of(self), peft)
+        classes = classes_in(data) if self.classify else ()
+        trained = training.train(base, data, out / "checkpoints", context, training.Knobs.of(self), peft, classes)
         trained.model.save_pretrained(str(out / ADAPTER))
-        return training.finish(merge(base, out / ADAPTER), trained, out)
+        return training.finish(merge(base, out / ADAPTER, classes, padding(trained.tokenizer)), trained, out)

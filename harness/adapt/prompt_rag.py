@@ -23,6 +23,7 @@ class PromptRag:
     top_k: int = 2
 
     VERSION: ClassVar[int] = 1
+    SEEDED: ClassVar[bool] = False
     LIBRARIES: ClassVar[tuple[str, ...]] = ("bm25s",)
     REQUIRES: ClassVar[tuple[str, ...]] = ("bm25s",)
 

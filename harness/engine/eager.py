@@ -13,10 +13,11 @@ from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, ClassVar
 
+from harness.engine.classifier import ClassifierSession
 from harness.engine.constrained import forbid, matcher
 from harness.engine.shared_prefix import RowsCache, full_attention, layers, switch_on
 from harness.loading import Loaded, load
-from harness.types import Completion, Context
+from harness.types import Completion, Context, Session
 
 PIECE_TOKENS = 2048  # of prompts read at once: enough for a matrix product's full rate on a CPU
 
@@ -42,9 +43,12 @@ class Eager:
         if self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size}: must be 1 or more")
 
-    def start(self, folder: Path, context: Context) -> EagerSession:
-        """Loads a model directory and returns a session that generates with it."""
-        return EagerSession(self, load(folder, context, self.int4_kernel), context)
+    def start(self, folder: Path, context: Context) -> Session:
+        """Loads a model directory and returns a session that answers with it."""
+        loaded = load(folder, context, self.int4_kernel)
+        if loaded.classes:
+            return ClassifierSession(self.batch_size, loaded, context)
+        return EagerSession(self, loaded, context)
 
 
 def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:

@@ -10,12 +10,15 @@ from harness.types import Measurement
 
 def requests_per_second(measured: Sequence[Measurement], batch_size: int) -> float | None:
     """The rate of full batches of replies of the mean length seen on the suite: `batch / (prefill + (tokens - 1) *
-    step)`, with prefill and step as timed for a batch. None where one of them was not measured."""
+    step)`, with prefill and step as timed for a batch. None where one of them was not measured and is needed: a
+    classification head has no step after the first."""
     found = {m.metric: m.value for m in measured}
-    if not {"batch_prefill_ms", "batch_step_ms", "output_tokens/mean"} <= found.keys():
+    if not {"batch_prefill_ms", "output_tokens/mean"} <= found.keys():
         return None
     steps = max(found["output_tokens/mean"] - 1, 0)
-    return 1e3 * batch_size / (found["batch_prefill_ms"] + steps * found["batch_step_ms"])
+    if steps and "batch_step_ms" not in found:
+        return None
+    return 1e3 * batch_size / (found["batch_prefill_ms"] + steps * found.get("batch_step_ms", 0.0))
 
 
 def cost_per_1000(rate: float, build_seconds: float, price: Mapping[str, Any]) -> float:

@@ -1,5 +1,7 @@
 """Is a compressed model still its parent? Perplexity and next-token agreement on a few held-out replies.
 
+A classification head answers with one token of its own small vocabulary, the class, on a few more rows.
+
 A quantizer can save garbage without an error, so no number of a cell is believed before this. The parent's
 answers are taken once, when it is built, and stand beside its weights in `reference.json`.
 """
@@ -13,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import BrokenArtifact
-from harness.prompt import IGNORED, encode, short_chat
+from harness.loading import classes_of
+from harness.prompt import IGNORED, encode, encode_class, short_chat
 from harness.store import write_json
 from harness.types import Measurement, SuiteData
 
 REFERENCE = "reference.json"
 ROWS = 4
+CLASSIFIED_ROWS = 32
 MAX_PERPLEXITY_RATIO = 3.0
 MIN_AGREEMENT = 0.4
 
@@ -34,7 +38,8 @@ def _answers(model: Any, rows: Sequence[dict[str, list[int]]]) -> tuple[float, l
             ids = torch.tensor([row["input_ids"]], device=model.device)
             labels = torch.tensor(row["labels"], device=model.device)[1:]
             kept = labels != IGNORED
-            logits = model(input_ids=ids, use_cache=False).logits[0, :-1][kept].float()
+            logits = model(input_ids=ids, use_cache=False).logits[0].float()
+            logits = logits[:-1][kept] if logits.ndim == 2 else logits[None]  # a head has looked past the padding token
             total += cross_entropy(logits, labels[kept], reduction="sum").item()
             count += int(kept.sum())
             best.append(logits.argmax(dim=-1).tolist())
@@ -43,7 +48,14 @@ def _answers(model: Any, rows: Sequence[dict[str, list[int]]]) -> tuple[float, l
 
 def write_reference(model: Any, tokenizer: Any, folder: Path, data: SuiteData) -> None:
     """Takes the answers of an unquantized model to the first validation rows."""
-    rows = [encode(tokenizer, short_chat(data, r), r[data.reply_field]) for r in data.validation[:ROWS]]
+    classes = classes_of(folder)
+    asked = [
+        (short_chat(data, r), r[data.reply_field]) for r in data.validation[: CLASSIFIED_ROWS if classes else ROWS]
+    ]
+    rows = [
+        encode_class(tokenizer, chat, classes.index(reply)) if classes else encode(tokenizer, chat, reply)
+        for chat, reply in asked
+    ]
     loss, best = _answers(model, rows)
     write_json(folder / REFERENCE, {"rows": rows, "loss": loss, "best": best})
 

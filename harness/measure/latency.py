@@ -9,11 +9,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from harness.engine.eager import EagerSession
 from harness.environment import give_memory_back
 from harness.prompt import load_prompter, render
 from harness.statistics import bootstrap_quantile
-from harness.types import Context, Measurement, SuiteData
+from harness.types import Context, Measurement, Session, SuiteData
 
 
 def _quantiles(name: str, samples: list[float]) -> list[Measurement]:
@@ -53,11 +52,12 @@ def forget_peak() -> bool:
 
 
 def measure(
-    session: EagerSession, folder: Path, data: SuiteData, knobs: Mapping[str, Any], context: Context
+    session: Session, folder: Path, data: SuiteData, knobs: Mapping[str, Any], context: Context
 ) -> list[Measurement]:
     """Times `requests` single prompts of `output_tokens` tokens each after `warmup` ones, then one batch of
     `batch_size` prompts: the reading of all prompts, and `batch_tokens` - 1 decode steps, whose median gives
-    the throughput. The prompts are evaluation messages under the artifact's own recipe."""
+    the throughput. A classification head answers in one step and has nothing between tokens. The prompts are evaluation
+    messages under the artifact's own recipe."""
     prompter = load_prompter(folder)
     known = data.evaluation or data.validation  # the rows of lm-eval's own tasks are known to it alone
     rows = [known[i % len(known)] for i in range(max(knobs["requests"], knobs["batch_size"]))]
@@ -78,17 +78,24 @@ def measure(
     if context.device == "cuda":
         session.time_batch(batch, 2)  # the first batch of a shape picks its kernels
     prefill, *steps = session.time_batch(batch, tokens)
-    step = median(steps)
     measured = [
         *_quantiles("ttft_ms", first),
-        *_quantiles("itl_ms", between),
+        *(_quantiles("itl_ms", between) if between else []),
         *_quantiles("e2e_ms", whole),
-        Measurement("throughput_tokens_per_s", len(batch) / step, "tok/s", "higher", len(steps), None, tuple(steps)),
+        *(_decoding(len(batch), steps) if steps else []),
         Measurement("batch_prefill_ms", 1e3 * prefill, "ms", "lower", len(batch)),
-        Measurement("batch_step_ms", 1e3 * step, "ms", "lower", len(steps)),
         Measurement("weights_bytes", float(session.loaded.proof["weights_bytes"]), "bytes", "lower", 1),
     ]
     return measured + _memory(context, loading if apart else None)
+
+
+def _decoding(rows: int, steps: list[float]) -> list[Measurement]:
+    """The pace of a batch's decode steps, from their median."""
+    step = median(steps)
+    return [
+        Measurement("throughput_tokens_per_s", rows / step, "tok/s", "higher", len(steps), None, tuple(steps)),
+        Measurement("batch_step_ms", 1e3 * step, "ms", "lower", len(steps)),
+    ]
 
 
 def _memory(context: Context, loading: int | None) -> list[Measurement]:

@@ -12,19 +12,16 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from harness.engine.eager import EagerSession
 from harness.measure.fidelity import fidelity
 from harness.prompt import load_prompter, render
 from harness.statistics import bootstrap, group_of, share_interval
-from harness.types import Completion, Context, Json, Measurement, SuiteData, plain
+from harness.types import Completion, Context, Json, Measurement, Session, SuiteData, plain
 
 ROWS_FILE = "rows.jsonl"
 KEPT_FIELDS = ("id", "group", "case", "topic")
 
 
-def _language_model(
-    session: EagerSession, folder: Path, data: SuiteData, context: Context, kept: dict[str, Any]
-) -> Any:
+def _language_model(session: Session, folder: Path, data: SuiteData, context: Context, kept: dict[str, Any]) -> Any:
     """lm-eval's model interface over a session. `kept` receives prompt and completion by what lm-eval asks; for a task
     of choices, the likeliest."""
     from lm_eval.api.model import LM
@@ -76,7 +73,7 @@ def _until(text: str, stops: Sequence[str]) -> str:
 
 
 def measure(
-    session: EagerSession, parent: Path, folder: Path, data: SuiteData, task: str, context: Context, out: Path
+    session: Session, parent: Path, folder: Path, data: SuiteData, task: str, context: Context, out: Path
 ) -> list[Measurement]:
     """Fidelity first, then the suite. Writes `rows.jsonl`, one object a row with prompt, output and scores.
 

@@ -23,11 +23,11 @@ class Dynamic:
 
     def __call__(self, model: Path, calibration: Sequence[str], out: Path, context: Context) -> Mapping[str, Json]:
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig
-        from transformers import AutoModelForCausalLM, TorchAoConfig
+        from transformers import TorchAoConfig
 
-        from harness.loading import torch_dtype
+        from harness.loading import auto_class, torch_dtype
 
-        loaded = AutoModelForCausalLM.from_pretrained(
+        loaded = auto_class(model).from_pretrained(
             str(model),
             dtype=torch_dtype("bfloat16" if context.device == "cuda" else context.dtype),
             quantization_config=TorchAoConfig(Int8DynamicActivationInt8WeightConfig()),

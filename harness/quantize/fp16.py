@@ -33,10 +33,8 @@ class Sixteen:
             link_tree(model, out)
             method = config["quantization_config"].get("quant_method")
             return {"stored_dtype": f"as it came ({method})", "replaced_modules": None}
-        from transformers import AutoModelForCausalLM
+        from harness.loading import auto_class, torch_dtype
 
-        from harness.loading import torch_dtype
-
-        loaded = AutoModelForCausalLM.from_pretrained(str(model), dtype=torch_dtype(self.dtype))
+        loaded = auto_class(model).from_pretrained(str(model), dtype=torch_dtype(self.dtype))
         loaded.save_pretrained(str(out))
         return {"stored_dtype": self.dtype, "replaced_modules": 0}

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.quantize.classifier_head import as_language_model, put_back
 from harness.types import Context, Json
 
 
@@ -32,12 +33,14 @@ def quantize(
 
     from harness.loading import torch_dtype
 
-    loaded = GPTQModel.load(str(model), config, dtype=torch_dtype(context.dtype))
-    context.progress(0.1, f"{len(calibration)} calibration rows")
-    with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):  # it writes `logs/` where it stands
-        loaded.quantize(list(calibration), batch_size=1, **options)
-    context.progress(0.95, "saving")
-    loaded.save(str(out))
+    with as_language_model(model) as decoder:
+        loaded = GPTQModel.load(str(decoder), config, dtype=torch_dtype(context.dtype))
+        context.progress(0.1, f"{len(calibration)} calibration rows")
+        with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):  # it writes `logs/` where it stands
+            loaded.quantize(list(calibration), batch_size=1, **options)
+        context.progress(0.95, "saving")
+        loaded.save(str(out))
+    put_back(model, out)
     return {"calibration_rows": len(calibration)}
 
 

@@ -23,11 +23,11 @@ class Int8:
     REQUIRES: ClassVar[tuple[str, ...]] = ("bitsandbytes",)
 
     def __call__(self, model: Path, calibration: Sequence[str], out: Path, context: Context) -> Mapping[str, Json]:
-        from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+        from transformers import BitsAndBytesConfig
 
-        from harness.loading import torch_dtype
+        from harness.loading import auto_class, torch_dtype
 
-        loaded = AutoModelForCausalLM.from_pretrained(
+        loaded = auto_class(model).from_pretrained(
             str(model),
             dtype=torch_dtype(context.dtype),
             quantization_config=BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=float(self.threshold)),
