@@ -126,8 +126,10 @@ def test_each_quantization_keeps_the_head_and_compresses_below_it(
     from gptqmodel.nn_modules.qlinear.torch_awq import AwqTorchLinear
 
     for owner, name in (
-        (AWQProcessor, "_compute_best_clip"), (AWQProcessor, "_compute_best_scale"), (AwqTorchLinear, "SUPPORTS_DTYPES"),
-    ):  # fmt: skip
+        (AWQProcessor, "_compute_best_clip"),
+        (AWQProcessor, "_compute_best_scale"),
+        (AwqTorchLinear, "SUPPORTS_DTYPES"),
+    ):
         monkeypatch.setattr(owner, name, getattr(owner, name))  # this process goes on to other tests
     calibration = [render(tokenizer(), short_chat(DATA, row), reply=row["reply"]) for row in DATA.train]
     quantization(trained, calibration, tmp_path, CONTEXT)
