@@ -243,6 +243,13 @@ def decide(records: Sequence[RunRecord], rows: Rows, policy: Mapping[str, Json])
             "The table of cells says for each what stood in its way.",
         )  # fmt: skip
     best = max(left, key=lambda r: (_value(quality(r, rule)), tuple(-x for x in simplicity(r)[:2])))
+    if (top := quality(best, rule)) and top.value == 0:
+        return nothing(
+            f"No recommendation: no cell got a single row of “{primary(best, rule)}” right.",
+            f"All {len(left)} cells that could be chosen score 0 on {top.n} rows, so none of them does this task yet.",
+            "More training rows or epochs (profile=standard), a larger model, or a score that they do reach "
+            "(policy.metric) would tell more.",
+        )
     pairs = {r.id: compare(r, best, rows, primary(r, rule)) for r in left if r is not best}
     scored = min([m.n for m in [quality(best, rule)] if m] + [p.n for p in pairs.values() if p])
     return _choose(left, best, pairs, rule, reasons, against, names) or nothing(

@@ -212,6 +212,16 @@ def test_without_quality_nothing_is_recommended() -> None:
     assert "For sizing only" in found.sentences[1]
 
 
+def test_cells_that_get_nothing_right_are_not_recommended() -> None:
+    cells, rows = run(cell("prompt_rag", "fp16", [0] * 40, 2.0), cell("lora", "fp16", [0] * 40, 1.0))
+    found = decide(cells, rows, records.POLICY)
+    assert found.chosen is None
+    assert found.sentences[0] == "No recommendation: no cell got a single row of “good” right."
+    assert "All 2 cells that could be chosen score 0 on 40 rows" in found.sentences[1]
+    one, scored = run(cell("prompt_rag", "fp16", [0] * 40, 2.0), cell("lora", "fp16", [1] + [0] * 39, 1.0))
+    assert decide(one, scored, records.POLICY).chosen
+
+
 def test_too_few_rows_are_not_enough_evidence() -> None:
     cells, rows = run(cell("lora", "fp16", [1, 1], 2.0), cell("lora", "gptq", [1, 0], 1.0))
     found = decide(cells, rows, records.POLICY)
