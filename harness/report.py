@@ -486,10 +486,18 @@ def proofs(run: Run) -> list[dict[str, str]]:
                 "disk": against_parent(r, parent, "disk_bytes"), "weights": against_parent(r, parent, "weights_bytes"),
                 "perplexity": told(r.value("fidelity/perplexity_ratio"))["text"],
                 "agreement": told(r.value("fidelity/token_agreement"))["text"],
-                "facts": facts_text(facts, ("linear_classes", "replaced_modules", "left_modules")),
+                "facts": facts_text(
+                    {**facts, **_decoding(r)}, ("linear_classes", "replaced_modules", "left_modules")
+                ),
             }
         )  # fmt: skip
     return lines
+
+
+def _decoding(r: RunRecord) -> dict[str, str]:
+    """How the steps of a timed cell were launched, where its engine says so."""
+    how = (r.steps.get("latency", {}).get("facts") or {}).get("how")
+    return {"decoded": how} if how else {}
 
 
 def against_parent(r: RunRecord, parent: RunRecord | None, metric: str) -> str:
@@ -629,6 +637,13 @@ def caveats(run: Run) -> list[str]:
                 else "."
             )
         )
+    hows: dict[str, list[str]] = {}
+    for r in run.ok:
+        if how := _decoding(r).get("decoded"):
+            hows.setdefault(how, []).append(run.names[r.id])
+    if len(hows) > 1:
+        kinds = "; ".join(f"{how} ({', '.join(names)})" for how, names in hows.items())
+        found.append(f"Steps were not launched alike, so these cells' speeds do not compare: {kinds}.")
     if len({r.seed for r in every}) == 1 and any(r.adaptation not in ("prompt_rag",) for r in run.ok):
         found.append("One seed a cell: the luck of training is not in the intervals, which cover the choice of rows.")
     found += [

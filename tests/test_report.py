@@ -320,6 +320,20 @@ def test_swept_knobs_are_no_seeds_and_have_their_own_parents(tmp_path: Path) -> 
     assert [line["delta"] for line in report.quantized(found, 0.05)["rows"]] == ["0", "0"]
 
 
+def test_steps_that_were_launched_otherwise_are_not_compared_silently(tmp_path: Path) -> None:
+    def launched(how: str, cells: list[RunRecord]) -> list[RunRecord]:
+        return [replace(r, steps={**r.steps, "latency": {"facts": {"how": how}}}) for r in cells]
+
+    cells, rows = records.grid()
+    alike = folder(tmp_path / "alike", launched("CUDA graph", cells), rows, records.ids())
+    assert not [c for c in report.caveats(report.read(alike)) if "launched alike" in c]
+    mixed = launched("CUDA graph", cells[:-1]) + launched("not captured: it asks the host", cells[-1:])
+    (told,) = [
+        c for c in report.caveats(report.read(folder(tmp_path / "mixed", mixed, rows, records.ids()))) if "alike" in c
+    ]
+    assert "not captured: it asks the host (full_ft/dynamic)" in told
+
+
 def test_scores_that_are_better_when_lower_are_told_so(tmp_path: Path) -> None:
     whole = [{**r, "scores": {**r["scores"], "good": 1}} for r in records.rows("lora", "fp16")]
     rows = [{**r, "scores": {"good": 1, "invented": int(i % 50 == 0)}} for i, r in enumerate(whole)]

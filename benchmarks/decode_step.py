@@ -1,0 +1,208 @@
+"""How near the memory limit a decode step comes, on a GPU: random weights in the shape of a model, no download.
+
+    python benchmarks/decode_step.py 1b 8b [--weights fp16 int8 dynamic] [--out FILE]
+
+The limit is the bytes that a step must read (weights without the embedding table, and keys and values) over the
+bandwidth of a device-to-device copy measured in the same process. Prints a JSON line a measurement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, StaticCache
+
+from harness.engine.serving import Request, serve
+from harness.engine.slots import DecoderSlots, uncapturable
+from harness.loading import weight_bytes
+
+SHAPES = {
+    "135m": (576, 1536, 30, 9, 3, 49152),
+    "1b": (2048, 5632, 22, 32, 4, 32000),
+    "8b": (4096, 14336, 32, 32, 8, 128256),
+}
+PROMPT, STEPS = 128, 128
+
+
+def bandwidth() -> float:
+    """Bytes a second that a copy within the device reads and writes, the best of five of 2 GiB."""
+    source = torch.empty(2**31, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    best = 0.0
+    for _ in range(5):
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        target.copy_(source)
+        end.record()
+        end.synchronize()
+        best = max(best, 2 * source.numel() / (begin.elapsed_time(end) / 1e3))
+    return best
+
+
+def model_of(shape: str, dtype: torch.dtype) -> LlamaForCausalLM:
+    """A Llama with random weights on the device."""
+    hidden, inner, layers, heads, kv_heads, vocabulary = SHAPES[shape]
+    config = LlamaConfig(
+        hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers, num_attention_heads=heads,
+        num_key_value_heads=kv_heads, vocab_size=vocabulary, max_position_embeddings=4096,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    torch.set_default_dtype(dtype)
+    with torch.device("cuda"):
+        made = LlamaForCausalLM(config)
+    torch.set_default_dtype(torch.float32)
+    return made.eval()
+
+
+def quantized(model: LlamaForCausalLM, weights: str) -> Any:
+    """The same model with its linear layers quantized: bitsandbytes at threshold 0, or torchao's dynamic INT8."""
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
+
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        if weights == "int8":
+            config: Any = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)
+        else:
+            from torchao.quantization import Int8DynamicActivationInt8WeightConfig
+
+            config = TorchAoConfig(Int8DynamicActivationInt8WeightConfig())
+        dtype = torch.float16 if weights == "int8" else torch.bfloat16
+        return AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, quantization_config=config, device_map={"": 0}
+        ).eval()
+
+
+def repeatable(slots: DecoderSlots, rows: int, vocabulary: int) -> dict[str, bool]:
+    """Whether the same work gives the same bits: reading prompts, and one step after them."""
+    device, found = slots.device, {}
+    ids = torch.tensor(prompts(rows, vocabulary), device=device)
+    places = torch.arange(PROMPT, device=device).repeat(rows, 1)
+    at, last = torch.arange(rows, device=device), torch.full((rows,), PROMPT - 1, device=device)
+    with torch.inference_mode():
+        read = [slots.decoder(ids, at, places, last).clone() for _ in range(3)]
+        token, place = read[0].argmax(dim=-1, keepdim=True), torch.full((rows, 1), PROMPT, device=device)
+        step = [slots.decoder(token, at, place).clone() for _ in range(3)]
+        tops = [read[0].argmax(dim=-1) for _ in range(5)]
+    found["prompts"] = all(torch.equal(read[0], r) for r in read)
+    found["step"] = all(torch.equal(step[0], s) for s in step)
+    found["argmax"] = all(torch.equal(tops[0], t) for t in tops)
+    found["ties"] = int((step[0] == step[0].max(dim=-1, keepdim=True).values).sum()) - rows
+    return found
+
+
+def prompts(rows: int, vocabulary: int) -> list[list[int]]:
+    """Random prompts, the same at every call."""
+    made = torch.Generator().manual_seed(1)
+    return torch.randint(10, vocabulary, (rows, PROMPT), generator=made).tolist()
+
+
+def served(slots: DecoderSlots, rows: int, vocabulary: int) -> tuple[list[list[int]], list[float]]:
+    """The tokens of a batch and the seconds of its steps, as a client sees them."""
+    asked = [Request(p, STEPS) for p in prompts(rows, vocabulary)]
+    made = serve(_Few(slots, rows), asked, ())
+    times = made[0].times
+    return [m.tokens for m in made], [b - a for a, b in itertools.pairwise(times)]
+
+
+class _Few:
+    def __init__(self, slots: DecoderSlots, rows: int) -> None:
+        self.rows, self.admit, self.step = rows, slots.admit, slots.step
+
+
+def generated(model: Any, rows: int) -> float:
+    """Seconds a step of transformers' own `generate`."""
+    ids = torch.tensor(prompts(rows, model.config.vocab_size), device="cuda")
+    options = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    model.generate(ids, max_new_tokens=4, **options)
+    seconds = []
+    for tokens in (8, 40):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        model.generate(ids, max_new_tokens=tokens, **options)
+        torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return (seconds[1] - seconds[0]) / 32
+
+
+def profile(slots: DecoderSlots) -> list[dict[str, Any]]:
+    """Where an uncaptured step's time goes on the device, by kernel."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
+        slots.step([0])()
+        torch.cuda.synchronize()
+    rows = sorted(seen.key_averages(), key=lambda e: -e.self_device_time_total)[:14]
+    return [{"kernel": e.key[:90], "calls": e.count, "us": round(e.self_device_time_total, 1)} for e in rows]
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("shapes", nargs="+", choices=SHAPES)
+    parser.add_argument("--weights", nargs="+", choices=("fp16", "int8", "dynamic"), default=["fp16"])
+    parser.add_argument("--out", type=Path)
+    chosen = parser.parse_args()
+    lines: list[str] = []
+
+    def told(**values: Any) -> None:
+        lines.append(json.dumps(values))
+        print(lines[-1], flush=True)
+        if chosen.out:
+            chosen.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    rate = bandwidth()
+    told(device=torch.cuda.get_device_name(), torch=torch.__version__, copy_tb_per_s=round(rate / 1e12, 3))
+    for shape, weights in itertools.product(chosen.shapes, chosen.weights):
+        model = model_of(shape, torch.float16)
+        if weights != "fp16":
+            model = quantized(model, weights)
+        table = model.model.embed_tokens.weight
+        read = weight_bytes(model) - table.numel() * table.element_size()
+        limit = read / rate
+        name = {"shape": shape, "weights": weights}
+        told(**name, read_gib=round(read / 2**30, 3), limit_ms=round(1e3 * limit, 3), why=uncapturable(model))
+        told(**name, generate_ms={rows: round(1e3 * generated(model, rows), 2) for rows in (1, 8)})
+        for capture in (False, True):
+            if capture and uncapturable(model):
+                continue
+            slots = DecoderSlots(model, 32, 512, capture=capture)
+            if capture:
+                told(**name, agrees=slots.decoder.agrees())
+            else:
+                told(**name, repeatable={rows: repeatable(slots, rows, model.config.vocab_size) for rows in (1, 8, 32)})
+            for rows in (1, 8, 32):
+                served(slots, rows, model.config.vocab_size)
+                tokens, steps = served(slots, rows, model.config.vocab_size)
+                again, _ = served(slots, rows, model.config.vocab_size)
+                step = statistics.median(steps)
+                told(
+                    **name, captured=capture, rows=rows, step_ms=round(1e3 * step, 3),
+                    times_limit=round(step / limit, 2), same_again=tokens == again,
+                )  # fmt: skip
+            if not capture:
+                told(**name, profile=profile(slots))
+        told(**name, tokens_as_eager=as_eager(model, slots), of=STEPS)
+        del model, slots
+        torch.cuda.empty_cache()
+
+
+def as_eager(model: Any, slots: DecoderSlots) -> int:
+    """How many tokens of one answer are those of the model's own forward pass, before the first that is not."""
+    made, cache = [], StaticCache(config=model.config, max_cache_len=PROMPT + STEPS)
+    ids = torch.tensor(prompts(1, model.config.vocab_size), device="cuda")
+    with torch.inference_mode():
+        for _ in range(STEPS):
+            ids = model(ids, past_key_values=cache, logits_to_keep=1).logits[:, -1].argmax(dim=-1, keepdim=True)
+            made.append(int(ids))
+    mine = served(slots, 1, model.config.vocab_size)[0][0]
+    return next((n for n, (a, b) in enumerate(zip(made, mine, strict=True)) if a != b), STEPS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""A Llama-shaped decoder written out for serving: the modules of a loaded model, called in fewer and larger pieces.
+
+transformers' own forward pass launches some forty kernels a layer, most of them tiny; here it is eleven where weights
+are plain. Every linear layer is still the loaded model's own, so quantized ones compute as they do anywhere. What comes
+out is proved against the model's own forward pass before it is used (`Decoder.agrees`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from harness.engine.ops import add_rms_norm, attend_prompt, attend_slots, rotate_and_store, silu_mul
+from harness.engine.shared_prefix import full_attention
+
+PROOF_TOKENS = 12
+
+
+def unfit(model: Any) -> str:
+    """Why a model cannot be decoded here, or nothing: its layers must have the parts of Llama's."""
+    inner = getattr(model, "model", None)
+    layers = getattr(inner, "layers", None)
+    if layers is None or not all(hasattr(inner, part) for part in ("embed_tokens", "norm", "rotary_emb")):
+        return "its parts are not those of a Llama"
+    if not full_attention(model.config):
+        return "its attention sees a window"
+    wanted: tuple[tuple[str, set[str]], ...] = (
+        ("", {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}),
+        ("self_attn", {"q_proj", "k_proj", "v_proj", "o_proj"}),
+        ("mlp", {"gate_proj", "up_proj", "down_proj"}),
+    )
+    for layer in layers:
+        for name, parts in wanted:
+            found = {child for child, _ in layer.get_submodule(name).named_children()}
+            if found - {"act_fn", "q_norm", "k_norm"} != parts:
+                return f"a layer's parts are {', '.join(sorted(found))}"
+        if type(layer.mlp.act_fn).__name__ not in ("SiLU", "SiLUActivation"):
+            return f"its activation is {type(layer.mlp.act_fn).__name__}"
+        if not hasattr(layer.input_layernorm, "variance_epsilon"):
+            return f"its norm is {type(layer.input_layernorm).__name__}"
+    size = layers[0].self_attn.head_dim
+    return "" if size in (16, 32, 64, 128, 256) else f"its heads have {size} elements"
+
+
+def joined(linears: Sequence[Any]) -> Callable[[Any], list[Any]]:
+    """What several linear layers make of one input. Plain ones become one product, and then share its weight."""
+    import torch
+
+    if not all(type(m) is torch.nn.Linear and type(m.weight) is torch.nn.Parameter for m in linears):
+        return lambda x: [m(x) for m in linears]
+    weight = torch.cat([m.weight.data for m in linears])
+    bias = None if linears[0].bias is None else torch.cat([m.bias.data for m in linears])
+    sizes = [m.weight.shape[0] for m in linears]
+    for m, part in zip(linears, weight.split(sizes), strict=True):
+        m.weight.data = part
+    return lambda x: list(torch.nn.functional.linear(x, weight, bias).split(sizes, dim=-1))
+
+
+class Decoder:
+    """The model with `slots` places of `capacity` tokens for keys and values."""
+
+    def __init__(self, model: Any, slots: int, capacity: int) -> None:
+        import torch
+
+        self.model = model
+        self.layers = list(model.model.layers)
+        first = self.layers[0].self_attn
+        config = model.config.get_text_config(decoder=True)
+        self.size = first.head_dim
+        self.scale = first.scaling
+        shape = (slots, config.num_key_value_heads, capacity, self.size)
+        options = {"dtype": model.model.embed_tokens.weight.dtype, "device": model.device}
+        self.cache = [(torch.zeros(shape, **options), torch.zeros(shape, **options)) for _ in self.layers]
+        with torch.inference_mode():
+            turns = model.model.rotary_emb(self.cache[0][0], torch.arange(capacity, device=model.device)[None])
+            self.turns = tuple(t[0].contiguous() for t in turns)
+        self.heads = [joined([m.q_proj, m.k_proj, m.v_proj]) for m in (layer.self_attn for layer in self.layers)]
+        self.gates = [joined([m.gate_proj, m.up_proj]) for m in (layer.mlp for layer in self.layers)]
+
+    def __call__(self, ids: Any, slots: Any, positions: Any, last: Any = None) -> Any:
+        """Logits [rows, vocabulary] after one more token a row, or after prompts that begin at position 0.
+
+        `ids` and `positions` [rows, tokens], `slots` [rows]; `last` [rows] is where each prompt ends, and what stands
+        behind it is padding, None where every row has one token.
+        """
+        rows, tokens = ids.shape
+        norms = [layer.input_layernorm for layer in self.layers[1:]] + [self.model.model.norm]
+        residual = self.model.model.embed_tokens(ids)
+        x = self.layers[0].input_layernorm(residual)
+        for n, (layer, norm) in enumerate(zip(self.layers, norms, strict=True)):
+            attention, middle = layer.self_attn, layer.post_attention_layernorm
+            query, key, value = (t.view(rows, tokens, -1, self.size) for t in self.heads[n](x))
+            if hasattr(attention, "q_norm"):
+                query, key = attention.q_norm(query), attention.k_norm(key)
+            query, key = rotate_and_store((query, key, value), self.turns, self.cache[n], slots, positions)
+            if last is None:
+                seen = attend_slots(query[:, 0], self.cache[n], slots, positions[:, 0], self.scale)
+            else:
+                seen = attend_prompt(query, key, value, self.scale)
+            seen = attention.o_proj(seen.reshape(rows, tokens, -1))
+            x, residual = add_rms_norm(seen, residual, middle.weight, middle.variance_epsilon)
+            gate, up = (t.view(rows * tokens, -1) for t in self.gates[n](x))
+            made = layer.mlp.down_proj(silu_mul(gate, up).view(rows, tokens, -1))
+            x, residual = add_rms_norm(made, residual, norm.weight, norm.variance_epsilon)
+        if last is not None:
+            x = x.gather(1, last.view(-1, 1, 1).expand(-1, 1, x.shape[2]))
+        return self.model.lm_head(x[:, 0])
+
+    def agrees(self) -> bool:
+        """Whether a prompt and one more token give the logits of the model's own forward pass, to rounding."""
+        import torch
+
+        device = self.model.device
+        ids = torch.arange(1, PROOF_TOKENS + 2, device=device)[None]
+        with torch.inference_mode():
+            whole = self.model(ids, use_cache=False).logits[0, -2:].float()
+            lost = self.model(ids[:, -1:], use_cache=False).logits[0].float()
+            slot = torch.zeros(1, dtype=torch.long, device=device)
+            places, end = torch.arange(PROOF_TOKENS + 1, device=device), slot + PROOF_TOKENS - 1
+            first = self(ids[:, :-1], slot, places[None, :-1], end)
+            second = self(ids[:, -1:], slot, places[None, -1:])
+            found = torch.cat([first, second]).float()
+        exact = self.model.dtype == torch.float32 and not getattr(self.model.config, "quantization_config", None)
+        # 16 bits and quantized activations round, which a deep model amplifies; what has lost its context is far off
+        limit = 1e-3 * whole[1:].norm() if exact else (lost - whole[1:]).norm() / 4
+        return bool((found - whole).norm(dim=-1).max() <= limit)

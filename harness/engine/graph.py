@@ -1,0 +1,133 @@
+"""The engine of GPUs: a written-out decoder on slots, its steps captured as CUDA graphs, requests admitted as slots
+fall free. Quality and latency run on it alike.
+
+A model that cannot be decoded or captured this way runs as far as it can, and `how` in its proof says what and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, ClassVar
+
+from harness.engine.classifier import ClassifierSession
+from harness.engine.decoder import unfit
+from harness.engine.eager import Eager, EagerSession
+from harness.engine.serving import Request, Served, serve
+from harness.engine.slots import DecoderSlots, power, uncapturable
+from harness.loading import Loaded, load
+from harness.types import Completion, Context, Session
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """`batch_size` rows decode together. `capture` puts each shape of a step into a CUDA graph; without a GPU nothing
+    is captured. `int4_kernel`: see `harness.loading.load`. `constrained` keeps answers within the suite's output
+    grammar (quality; by the eager engine, as each token asks the host what is allowed next)."""
+
+    batch_size: int = 32
+    capture: bool = True
+    int4_kernel: str = "auto"
+    constrained: bool = False
+
+    VERSION: ClassVar[int] = 1
+    LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "llguidance")
+    REQUIRES: ClassVar[tuple[str, ...]] = ("llguidance",)
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size}: must be 1 or more")
+
+    def start(self, folder: Path, context: Context) -> Session:
+        """Loads a model directory and returns a session that answers with it."""
+        loaded = load(folder, context, self.int4_kernel)
+        if loaded.classes:
+            return ClassifierSession(self.batch_size, loaded, context)
+        eager = Eager(self.batch_size, int4_kernel=self.int4_kernel, constrained=self.constrained)
+        if why := unfit(loaded.model) or ("answers are constrained" if self.constrained else ""):
+            loaded.proof["how"] = f"eager: {why}"
+            return EagerSession(eager, loaded, context)
+        session = GraphSession(self, EagerSession(eager, loaded, context))
+        if session.slots(1, power(1, 64)).decoder.agrees():
+            return session
+        loaded.proof["how"] = "eager: decoded in pieces it gave other logits"
+        return session.eager
+
+
+class GraphSession:
+    """A loaded model with its tokenizer, ready to generate."""
+
+    def __init__(self, knobs: Graph, eager: EagerSession) -> None:
+        self.knobs = knobs
+        self.eager = eager
+        self.loaded: Loaded = eager.loaded
+        self.model = eager.model
+        self.tokenizer = eager.tokenizer
+        why = "no CUDA device" if eager.device != "cuda" else uncapturable(self.model)
+        why = why or ("" if knobs.capture else "engine.capture is off")
+        self.captured = not why
+        self.loaded.proof["how"] = f"not captured: {why}" if why else "CUDA graph"
+        self._slots: DecoderSlots | None = None
+
+    def slots(self, rows: int, tokens: int) -> DecoderSlots:
+        """Slots for so many rows of so many tokens, those there are if they are enough."""
+        have = self._slots
+        if have is None or have.rows < rows or have.capacity < tokens:
+            rows, tokens = (max(rows, have.rows), max(tokens, have.capacity)) if have else (rows, tokens)
+            self._slots = have = None  # its memory first
+            self._slots = have = DecoderSlots(self.model, power(rows), power(tokens, 64), capture=self.captured)
+        return have
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int,
+        progress: Callable[[int], None] = lambda done: None,
+        output: str = "",
+    ) -> list[Completion]:
+        """Greedy completions of rendered prompts, in the order given; `progress` hears how many are done."""
+        asked = [Request(self.eager.encode(p), max_new_tokens) for p in prompts]
+        made = self._serve(asked, min(self.knobs.batch_size, len(asked)), self.eager.stops, progress)
+        texts = self.tokenizer.batch_decode([m.tokens for m in made], skip_special_tokens=True)
+        return [Completion(t, len(m.tokens), m.finished) for t, m in zip(texts, made, strict=True)]
+
+    def loglikelihood(
+        self, pairs: Sequence[tuple[str, str]], progress: Callable[[int], None] = lambda done: None
+    ) -> list[tuple[float, bool]]:
+        """See `harness.engine.eager.EagerSession.loglikelihood`: one pass over whole rows, no decoding."""
+        return self.eager.loglikelihood(pairs, progress)
+
+    def time_tokens(self, prompt: str, new_tokens: int) -> list[float]:
+        """Seconds from sending one prompt to each of its `new_tokens` tokens. Stop tokens are ignored, so that each
+        request does the same work."""
+        (served,) = self._serve([Request(self.eager.encode(prompt), new_tokens)], 1)
+        return [t - served.sent for t in served.times]
+
+    def time_batch(self, prompts: Sequence[str], new_tokens: int) -> list[float]:
+        """Seconds of each step of one batch: element 0 reads the prompts and makes the first token of each, the others
+        make one more token of each. Stop tokens are ignored."""
+        made = self._serve([Request(self.eager.encode(p), new_tokens) for p in prompts], len(prompts))
+        times = made[0].times
+        return [times[0] - made[0].sent, *(b - a for a, b in pairwise(times))]
+
+    def _serve(
+        self, asked: Sequence[Request], rows: int, stops: Any = (), progress: Callable[[int], None] = lambda done: None
+    ) -> list[Served]:
+        slots = self.slots(rows, max(len(r.prompt) + r.max_new_tokens for r in asked))
+        order = sorted(range(len(asked)), key=lambda i: -len(asked[i].prompt))  # like widths are read together
+        made = serve(
+            _First(slots, rows), [asked[i] for i in order], stops, wait_for=max(1, rows // 4), progress=progress
+        )
+        found = dict(zip(order, made, strict=True))
+        return [found[i] for i in range(len(asked))]
+
+
+class _First:
+    """The first `rows` of some slots."""
+
+    def __init__(self, slots: DecoderSlots, rows: int) -> None:
+        self.rows = rows
+        self.admit = slots.admit
+        self.step = slots.step

@@ -1,0 +1,95 @@
+"""The few operations of a decode step beside its matrix products: on a GPU one kernel each (`harness.engine.kernels`),
+elsewhere plain PyTorch, which is what the kernels are tested against."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def _kernels(tensor: Any) -> Any:
+    """The kernels for a tensor's device, or None where PyTorch does it."""
+    if not tensor.is_cuda:
+        return None
+    from harness.engine import kernels
+
+    return kernels
+
+
+def add_rms_norm(x: Any, residual: Any, weight: Any, epsilon: float) -> tuple[Any, Any]:
+    """`s = x + residual`, and `s` normalised by its root mean square over the last dimension times `weight` (Zhang and
+    Sennrich, arXiv 1910.07467); returns (normalised, s). The square is taken in float32."""
+    if fast := _kernels(x):
+        found: tuple[Any, Any] = fast.add_rms_norm(x, residual, weight, epsilon)
+        return found
+    total = x + residual
+    wide = total.float()
+    scaled = wide * (wide.pow(2).mean(dim=-1, keepdim=True) + epsilon).rsqrt()
+    return weight * scaled.to(x.dtype), total
+
+
+def silu_mul(gate: Any, up: Any) -> Any:
+    """`silu(gate) * up` [tokens, size]."""
+    if fast := _kernels(gate):
+        return fast.silu_mul(gate, up)
+    from torch.nn.functional import silu
+
+    return silu(gate) * up
+
+
+def rotate_and_store(
+    heads: tuple[Any, Any, Any], turns: tuple[Any, Any], cache: tuple[Any, Any], slots: Any, positions: Any
+) -> tuple[Any, Any]:
+    """Queries and keys turned by their positions (RoPE, Su et al., arXiv 2104.09864, halves apart as in Llama), and
+    keys and values written into their slots.
+
+    `heads` are queries, keys and values [rows, tokens, heads, size], `turns` the cosines and sines [positions, size],
+    `cache` keys and values [slots, heads, capacity, size], `slots` [rows] and `positions` [rows, tokens] where to
+    write. Returns the turned queries and keys; those given may have been overwritten.
+    """
+    query, key, value = heads
+    if fast := _kernels(query):
+        found: tuple[Any, Any] = fast.rotate_and_store(query, key, value, turns, cache, slots, positions)
+        return found
+    cos, sin = (t[positions].unsqueeze(2).to(query.dtype) for t in turns)
+    turned = tuple(t * cos + _half_turned(t) * sin for t in (query, key))
+    places = slots[:, None].expand_as(positions)
+    cache[0][places, :, positions] = turned[1]
+    cache[1][places, :, positions] = value
+    return turned[0], turned[1]
+
+
+def _half_turned(x: Any) -> Any:
+    import torch
+
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((-second, first), dim=-1)
+
+
+def attend_slots(query: Any, cache: tuple[Any, Any], slots: Any, positions: Any, scale: float) -> Any:
+    """One new token a row against all tokens of its slot up to and with its own position.
+
+    `query` [rows, heads, size]; `slots` and `positions` [rows]. Returns [rows, heads, size].
+    """
+    if fast := _kernels(query):
+        return fast.attend_slots(query, cache, slots, positions, scale)
+    import torch
+
+    rows, heads, size = query.shape
+    keys, values = (t[slots] for t in cache)
+    grouped = query.view(rows, keys.shape[1], heads // keys.shape[1], size)
+    seen = torch.arange(keys.shape[2], device=query.device) <= positions[:, None]
+    scores = (grouped.float() @ keys.float().transpose(-1, -2)) * scale
+    weights = scores.masked_fill(~seen[:, None, None], float("-inf")).softmax(dim=-1)
+    return (weights @ values.float()).to(query.dtype).view(rows, heads, size)
+
+
+def attend_prompt(query: Any, key: Any, value: Any, scale: float) -> Any:
+    """Causal attention within prompts [rows, tokens, heads, size] that begin at position 0."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.nn.functional import scaled_dot_product_attention
+
+    q, k, v = (t.transpose(1, 2) for t in (query, key, value))
+    # cuDNN's own fails on parts of one product ("mha_graph.execute", torch 2.11 on an H100)
+    with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+        seen = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
+    return seen.transpose(1, 2)

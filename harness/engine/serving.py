@@ -1,0 +1,139 @@
+"""Serves requests on slots: who gets one, when a step is launched, what is done with its tokens. Pure but for a clock.
+
+A step is launched before the tokens of the step before it are looked at, so a GPU never waits for the host to find a
+stop token; a row that has ended is computed once more than needed, and that token is dropped. A slot that falls free
+goes to the next request at once, so no batch waits for its longest row.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+Tokens = Callable[[], list[int]]  # waits for a launched step and gives the new token of each of its rows
+
+
+class Slots(Protocol):
+    """What carries steps out. Both calls launch work in order and return at once where a device allows it."""
+
+    rows: int
+
+    def admit(self, prompts: Sequence[Sequence[int]], slots: Sequence[int]) -> Tokens:
+        """Reads prompts into free slots; gives the first token of each."""
+
+    def step(self, slots: Sequence[int]) -> Tokens:
+        """One more token for the rows in these slots."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A prompt as token ids, and the most tokens of its answer. `due` is when its client sends it, in seconds after the
+    start; None sends it when a slot falls free (a closed loop of as many clients as there are slots)."""
+
+    prompt: Sequence[int]
+    max_new_tokens: int
+    due: float | None = None
+
+
+@dataclass(slots=True)
+class Served:
+    """An answer: its tokens without the stop token, whether that came, when it was sent (`due`, in an open loop), and
+    when each token arrived, in seconds after the start; the stop token is the last of these times."""
+
+    sent: float
+    tokens: list[int] = field(default_factory=list)
+    finished: bool = False
+    times: list[float] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class _Row:
+    slot: int
+    request: Request
+    served: Served
+    launched: int = 0  # tokens that are made or being made
+    ended: bool = False
+
+
+def serve(
+    slots: Slots,
+    requests: Sequence[Request],
+    stops: Collection[int],
+    *,
+    wait_for: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+    sleep: Callable[[float], None] = time.sleep,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[Served]:
+    """Answers in the order of the requests. While rows are at work, waiting requests are read when `wait_for` slots are
+    free (or as many as there are requests): more at once is better throughput, one is the shortest wait."""
+    start = clock()
+    found: dict[int, Served] = {}
+    waiting = deque(sorted(range(len(requests)), key=lambda i: requests[i].due or 0.0))
+    free: list[int] = list(range(slots.rows))[::-1]
+    live: list[_Row] = []
+    launched: deque[tuple[Tokens, list[_Row]]] = deque()
+    done = 0
+
+    def due(i: int) -> bool:
+        at = requests[i].due
+        return at is None or at <= clock() - start
+
+    def read() -> None:
+        nonlocal done
+        tokens, rows = launched.popleft()
+        made, now = tokens(), clock() - start
+        for row, token in zip(rows, made, strict=True):
+            if row.ended:
+                continue
+            row.served.times.append(now)
+            row.served.finished = token in stops
+            if not row.served.finished:
+                row.served.tokens.append(token)
+            if row.served.finished or len(row.served.tokens) == row.request.max_new_tokens:
+                row.ended = True
+                done += 1
+                progress(done)
+                if row in live:
+                    live.remove(row)
+                    free.append(row.slot)
+
+    while waiting or live or launched:
+        for row in [row for row in live if row.launched == row.request.max_new_tokens]:
+            live.remove(row)  # its last token is on its way, and what uses its slot next comes after it
+            free.append(row.slot)
+        ready = len(_while(due, waiting, len(free)))
+        if ready and (not live or ready >= min(wait_for, len(waiting))):
+            taken = [waiting.popleft() for _ in range(ready)]
+            rows = []
+            for i in taken:
+                at = requests[i].due
+                found[i] = Served(clock() - start if at is None else at)
+                rows.append(_Row(free.pop(), requests[i], found[i], launched=1))
+            launched.append((slots.admit([r.request.prompt for r in rows], [r.slot for r in rows]), rows))
+            live += rows
+        going = [row for row in live if row.launched < row.request.max_new_tokens]
+        if going:
+            for row in going:
+                row.launched += 1
+            launched.append((slots.step([row.slot for row in going]), going))
+        while len(launched) > (1 if going else 0):
+            read()
+        if waiting and not live and not launched:
+            ahead = (requests[waiting[0]].due or 0.0) - (clock() - start)
+            if ahead > 0:
+                sleep(ahead)
+    return [found[i] for i in range(len(requests))]
+
+
+def _while(holds: Callable[[int], bool], items: Collection[int], most: int) -> list[int]:
+    """The first items for which something holds, at most so many."""
+    kept: list[int] = []
+    for item in items:
+        if len(kept) == most or not holds(item):
+            break
+        kept.append(item)
+    return kept

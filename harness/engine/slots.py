@@ -1,0 +1,155 @@
+"""Carries out the steps of `harness.engine.serving` on a decoder, each shape a CUDA graph from its second use on.
+
+A captured step is one launch instead of hundreds: on a fast GPU, launching is most of the time of a small batch. Shapes
+are few: batches and prompt widths are padded to powers of two, and what is padded goes to a slot that nobody reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from harness.engine.decoder import Decoder
+from harness.engine.serving import Tokens
+
+PROMPT_TOKENS = 8192  # read at once
+MIN_WIDTH = 32
+
+
+def power(n: int, least: int = 1) -> int:
+    """The least power of two that is n or more."""
+    return max(least, 1 << max(0, n - 1).bit_length())
+
+
+class DecoderSlots:
+    """`rows` slots of `capacity` tokens. With `capture`, steps are CUDA graphs; the tokens are the same either way."""
+
+    def __init__(self, model: Any, rows: int, capacity: int, *, capture: bool) -> None:
+        import torch
+
+        self.rows = rows
+        self.capacity = capacity
+        self.device = model.device
+        self.capture = capture
+        self.decoder = Decoder(model, rows + 1, capacity)  # the last slot is for padding
+        self._tokens = torch.zeros(rows + 1, dtype=torch.long, device=self.device)
+        self._positions = torch.zeros(rows + 1, dtype=torch.long, device=self.device)
+        self._runs: dict[tuple[int, int], _Run] = {}
+        self._pool = torch.cuda.graph_pool_handle() if capture else None
+
+    def admit(self, prompts: Sequence[Sequence[int]], slots: Sequence[int]) -> Tokens:
+        """Reads prompts, those of like width together; see `harness.engine.serving.Slots`."""
+        order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+        made: list[tuple[list[int], Tokens]] = []
+        while order:
+            width = min(power(len(prompts[order[0]]), MIN_WIDTH), self.capacity)
+            some = order[: max(1, PROMPT_TOKENS // width)]
+            order = order[len(some) :]
+            rows = power(len(some))
+            padded = [list(prompts[i]) + [0] * (width - len(prompts[i])) for i in some]
+            ids = padded + [[0] * width] * (rows - len(some))
+            last = [len(prompts[i]) - 1 for i in some] + [0] * (rows - len(some))
+            into = [slots[i] for i in some] + [self.rows] * (rows - len(some))
+            made.append((some, self._run(rows, width, ids, into, last)))
+
+        def tokens() -> list[int]:
+            found = {i: token for some, get in made for i, token in zip(some, get(), strict=False)}
+            return [found[i] for i in range(len(prompts))]
+
+        return tokens
+
+    def step(self, slots: Sequence[int]) -> Tokens:
+        """One more token a row; see `harness.engine.serving.Slots`."""
+        rows = power(len(slots))
+        get = self._run(rows, 0, None, [*slots, *[self.rows] * (rows - len(slots))], None)
+        return lambda: get()[: len(slots)]
+
+    def _run(self, rows: int, width: int, ids: Any, slots: list[int], last: Any) -> Tokens:
+        run = self._runs.get((rows, width))
+        if run is None:
+            run = self._runs[rows, width] = _Run(self, rows, width)
+        return run(ids, slots, last)
+
+    def forward(self, ids: Any, slots: Any, last: Any) -> Any:
+        """Launches the work of one shape: the new tokens [rows], which stand in their slots for the next step too."""
+        import torch
+
+        if last is None:
+            positions = self._positions[slots]
+            logits = self.decoder(self._tokens[slots][:, None], slots, positions[:, None])
+        else:
+            places = torch.arange(ids.shape[1], device=self.device).expand(ids.shape)
+            positions = last
+            logits = self.decoder(ids, slots, places, last)
+        made = logits.argmax(dim=-1)
+        self._tokens[slots] = made
+        self._positions[slots] = (positions + 1).clamp(max=self.capacity - 1)
+        return made
+
+
+class _Run:
+    """One shape: its inputs at fixed addresses, and its graph once it has one."""
+
+    def __init__(self, owner: DecoderSlots, rows: int, width: int) -> None:
+        import torch
+
+        self.owner = owner
+        self.width = width
+        self.slots = torch.zeros(rows, dtype=torch.long, device=owner.device)
+        self.ids = torch.zeros(rows, width, dtype=torch.long, device=owner.device) if width else None
+        self.last = torch.zeros(rows, dtype=torch.long, device=owner.device) if width else None
+        self.was: list[int] = []
+        self.used = 0
+        self.graph: Any = None
+        self.made: Any = None
+
+    def __call__(self, ids: Any, slots: list[int], last: Any) -> Tokens:
+        import torch
+
+        if slots != self.was:
+            self.slots.copy_(torch.tensor(slots))
+            self.was = slots
+        if self.ids is not None and self.last is not None:
+            self.ids.copy_(torch.tensor(ids))
+            self.last.copy_(torch.tensor(last))
+        with torch.inference_mode():
+            if self.graph is None and self.owner.capture and self.used:
+                self.graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(self.graph, pool=self.owner._pool):
+                    self.made = self.owner.forward(self.ids, self.slots, self.last)
+            if self.graph is None:
+                self.made = self.owner.forward(self.ids, self.slots, self.last)
+            else:
+                self.graph.replay()
+        self.used += 1
+        return _sent(self.made)
+
+
+def _sent(made: Any) -> Tokens:
+    """Sends tokens to the host; the function returned waits for them."""
+    import torch
+
+    if not made.is_cuda:
+        kept = made.clone()
+        return lambda: kept.tolist()  # type: ignore[no-any-return]
+    there = torch.empty(made.shape, dtype=made.dtype, pin_memory=True)
+    there.copy_(made, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record()
+
+    def tokens() -> list[int]:
+        arrived.synchronize()
+        return there.tolist()  # type: ignore[no-any-return]
+
+    return tokens
+
+
+def uncapturable(model: Any) -> str:
+    """Why steps of a model cannot be captured, or nothing. A capture that fails would take the process with it, so this
+    is known beforehand."""
+    for module in model.modules():
+        if getattr(getattr(module, "state", None), "threshold", 0.0):
+            return "LLM.int8 with a threshold asks the host in each layer which columns are outliers"
+        if type(getattr(module, "weight", None)).__name__ == "Int8Tensor":
+            return "torchao's dynamic INT8 is not captured"
+    return ""

@@ -1,0 +1,83 @@
+"""Each kernel against the plain PyTorch it stands for, on a CPU (`TRITON_INTERPRET=1`) or a GPU: run as a program."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+
+from harness.engine import kernels, ops
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+LIMIT = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
+
+
+def near(name: str, a: torch.Tensor, b: torch.Tensor) -> None:
+    """Raises where two results are further apart than rounding."""
+    a = a.cpu()
+    far = float((a.float() - b.float()).abs().max() / b.float().abs().max().clamp(min=1e-6))
+    assert far <= LIMIT[a.dtype], f"{name} {a.dtype}: {far}"
+
+
+def on_cpu(value: Any) -> Any:
+    """A tensor, or tensors in a tuple, copied to the CPU."""
+    if isinstance(value, tuple):
+        return tuple(on_cpu(v) for v in value)
+    return value.cpu().clone() if isinstance(value, torch.Tensor) else value
+
+
+def both(name: str, *arguments: Any) -> tuple[Any, Any]:
+    """What the kernel and plain PyTorch make of the same arguments."""
+    told = getattr(ops, name)(*(on_cpu(a) for a in arguments))
+    found = getattr(kernels, name)(*arguments)
+    return found, told
+
+
+def check(dtype: torch.dtype, heads: int, kv_heads: int, size: int, capacity: int) -> None:
+    """All four, at one shape."""
+    made = torch.Generator().manual_seed(heads * size)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=made).to(dtype).to(DEVICE)
+
+    for a, b in zip(*both("add_rms_norm", normal(3, 5, 200), normal(3, 5, 200), normal(200), 1e-5), strict=True):
+        near("add_rms_norm", a, b)
+
+    gate, up = normal(4, 2 * 1500).chunk(2, dim=-1)
+    near("silu_mul", *both("silu_mul", gate, up))
+
+    rows, tokens, slots = 3, 4, 6
+    product = normal(rows, tokens, (heads + 2 * kv_heads) * size)
+    sizes = [heads * size, kv_heads * size, kv_heads * size]
+    parts = tuple(t.unflatten(-1, (-1, size)) for t in product.split(sizes, dim=-1))
+    turns = tuple(normal(capacity, size // 2).repeat(1, 2) for _ in "cs")
+    cache = normal(slots, kv_heads, capacity, size), normal(slots, kv_heads, capacity, size)
+    where = torch.tensor([4, 0, 2], device=DEVICE)
+    starts = torch.tensor([0, 3, capacity - tokens], device=DEVICE)
+    for positions in (
+        torch.arange(tokens, device=DEVICE)[None] + starts[:, None],
+        torch.arange(tokens, device=DEVICE).expand(rows, tokens),  # which lie in memory but once
+    ):
+        kept = on_cpu(cache)
+        told = ops.rotate_and_store(on_cpu(parts), on_cpu(turns), kept, where.cpu(), positions.cpu())
+        found = kernels.rotate_and_store(parts[0], parts[1], parts[2], turns, cache, where, positions)
+        for a, b in zip((*found, *cache), (*told, *kept), strict=True):
+            near("rotate_and_store", a, b)
+
+    for lengths in ([0, 1, capacity - 1], [capacity // 2, 63, 64]):
+        at = torch.tensor(lengths, device=DEVICE).clamp(max=capacity - 1)
+        query = normal(len(lengths), heads, size)
+        cache = normal(slots, kv_heads, capacity, size), normal(slots, kv_heads, capacity, size)
+        told = ops.attend_slots(query.cpu(), on_cpu(cache), where.cpu(), at.cpu(), size**-0.5)
+        for t in cache:
+            t[where[0], :, int(at[0]) + 1 :] = float("nan")  # what lies beyond a row's position must not reach it
+        near("attend_slots", kernels.attend_slots(query, cache, where, at, size**-0.5), told)
+
+
+if __name__ == "__main__":
+    kinds = (torch.float32, torch.float16) if DEVICE == "cpu" else tuple(LIMIT)
+    shapes = ((4, 4, 16, 70), (6, 2, 32, 300), (9, 3, 64, 1030))
+    for dtype, shape in itertools.product(kinds, shapes):
+        check(dtype, *shape)
+    print("kernels agree")

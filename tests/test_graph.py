@@ -1,0 +1,134 @@
+"""The decoder on slots gives the tokens of the eager engine, however requests share its slots. (CUDA graphs themselves:
+`tests/gpu/`.)"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    GemmaConfig,
+    GemmaForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from harness import ledger
+from harness.engine.eager import Eager, EagerSession
+from harness.engine.graph import Graph, GraphSession
+from harness.loading import load
+from tests.grids import TINY, harness, run_folder
+from tests.test_engine import CONTEXT, PROMPTS, tokenizer
+
+SHAPE: dict[str, Any] = {
+    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "vocab_size": 96, "eos_token_id": 0, "pad_token_id": 0, "bos_token_id": None,
+    "initializer_range": 0.3,
+}  # fmt: skip
+MODELS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "llama": (LlamaConfig, LlamaForCausalLM, {}),
+    "llama with another RoPE": (
+        LlamaConfig, LlamaForCausalLM,
+        {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}},
+    ),
+    "mistral": (MistralConfig, MistralForCausalLM, {"sliding_window": None}),
+    "qwen2, with biases": (Qwen2Config, Qwen2ForCausalLM, {}),
+    "qwen3, with normed heads": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 32}),
+}  # fmt: skip
+
+
+def saved(folder: Path, config: Any, model: Any, rest: dict[str, Any]) -> Path:
+    torch.manual_seed(3)
+    made = model(config(**SHAPE, **rest))
+    for name, weight in made.named_parameters():  # zeros and ones would hide a bias or a norm that is left out
+        if "norm" in name or "bias" in name:
+            torch.nn.init.normal_(weight, mean=float("norm" in name), std=0.3)
+    made.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def longer() -> list[str]:
+    """Prompts of many lengths, more than there are slots."""
+    return PROMPTS + [f"{n}" * (3 * n + 1) for n in range(9)]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_it_gives_the_tokens_of_the_eager_engine(tmp_path: Path, name: str) -> None:
+    folder = saved(tmp_path, *MODELS[name])
+    eager = EagerSession(Eager(batch_size=1, min_prefix=0), load(folder, CONTEXT), CONTEXT)
+    told = [eager.generate([p], 90)[0] for p in longer()]
+    assert {c.finished for c in told} == {True, False}, "both ways to end must occur"
+    for batch in (1, 3, 32):
+        session = Graph(batch_size=batch).start(folder, CONTEXT)
+        assert isinstance(session, GraphSession)
+        assert session.generate(longer(), 90) == told
+        assert session.generate(longer()[::-1], 90) == told[::-1], "slots that were used before"
+    assert session.loaded.proof["how"] == "not captured: no CUDA device"
+
+
+@pytest.mark.parametrize(
+    ("config", "model", "rest", "why"),
+    [
+        (MistralConfig, MistralForCausalLM, {"sliding_window": 8}, "its attention sees a window"),
+        (GraniteConfig, GraniteForCausalLM, {"residual_multiplier": 0.5}, "decoded in pieces it gave other logits"),
+        (GemmaConfig, GemmaForCausalLM, {"head_dim": 16}, "its activation is"),
+        (LlamaConfig, LlamaForCausalLM, {"head_dim": 24}, "its heads have 24 elements"),
+        (LlamaConfig, LlamaForCausalLM, {"hidden_act": "gelu"}, "its activation is"),
+    ],
+)
+def test_a_model_of_another_make_runs_eagerly_and_says_so(
+    tmp_path: Path, config: Any, model: Any, rest: dict[str, Any], why: str
+) -> None:
+    session = Graph().start(saved(tmp_path, config, model, rest), CONTEXT)
+    assert isinstance(session, EagerSession)
+    assert why in session.loaded.proof["how"]
+
+
+def test_quantized_layers_are_called_as_they_are(tmp_path: Path) -> None:
+    from harness.quantize.int8 import Int8
+
+    parent = saved(tmp_path / "parent", *MODELS["llama"])
+    out = tmp_path / "int8"
+    out.mkdir()
+    Int8(threshold=0.0)(parent, [], out, CONTEXT)  # with one, which columns are outliers depends on the batch
+    tokenizer().save_pretrained(out)
+    told = EagerSession(Eager(batch_size=1, min_prefix=0), load(out, CONTEXT), CONTEXT).generate(PROMPTS, 12)
+    session = Graph().start(out, CONTEXT)
+    assert isinstance(session, GraphSession)
+    assert session.loaded.proof["linear_classes"]["Linear8bitLt"] == 21
+    assert session.generate(PROMPTS, 12) == told
+
+
+def test_times_come_one_a_token(tmp_path: Path) -> None:
+    session = Graph().start(saved(tmp_path, *MODELS["llama"]), CONTEXT)
+    times = session.time_tokens(PROMPTS[0], 9)
+    assert len(times) == 9
+    assert times == sorted(times)
+    assert times[0] > 0
+    steps = session.time_batch(PROMPTS, 7)
+    assert len(steps) == 7
+    assert min(steps) > 0
+
+
+def test_a_grid_runs_on_it_and_says_how(tmp_path: Path) -> None:
+    done = harness(
+        tmp_path, "+sweep=support_tone", "adaptation=prompt_rag", "quantization=fp16,int8", "engine=graph", *TINY
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    kept = ledger.read_records(run_folder(done))
+    assert {r.steps["latency"]["facts"]["how"] for r in kept} == {"not captured: no CUDA device"}
+    assert all(r.value("itl_ms/p50") and r.value("quality/style") for r in kept)
+    page = (run_folder(done) / "report.html").read_text(encoding="utf-8")
+    assert "decoded: not captured: no CUDA device" in page
+    assert "do not compare" not in page

@@ -1,0 +1,147 @@
+"""Who is served when: with a fake engine whose prompts and steps take exact times, to the millisecond."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.engine.serving import Request, Served, Tokens, serve
+
+STOP = 0
+PROMPT_S, STEP_S = 0.010, 0.002
+
+
+@dataclass
+class FakeEngine:
+    """Reads prompts in 10 ms each and makes one more token of any batch in 2 ms, one launch after the other. The prompt
+    [n, token] is answered with n tokens and then the stop token; n < 0 never stops."""
+
+    rows: int
+    now: float = 0.0
+    busy_until: float = 0.0
+    held: dict[int, tuple[int, int]] = field(default_factory=dict)
+    calls: list[tuple[str, float, tuple[int, ...]]] = field(default_factory=list)
+
+    def _launch(self, kind: str, slots: Sequence[int], seconds: float) -> Tokens:
+        assert len(set(slots)) == len(slots)
+        assert all(0 <= s < self.rows for s in slots)
+        start = max(self.now, self.busy_until)
+        done = self.busy_until = start + seconds
+        self.calls.append((kind, round(start, 6), tuple(slots)))
+        tokens = []
+        for slot in slots:
+            left, token = self.held[slot]
+            self.held[slot] = (left - 1, token)
+            tokens.append(STOP if left == 0 else token)
+
+        def wait() -> list[int]:
+            self.now = max(self.now, done)
+            return tokens
+
+        return wait
+
+    def admit(self, prompts: Sequence[Sequence[int]], slots: Sequence[int]) -> Tokens:
+        for prompt, slot in zip(prompts, slots, strict=True):
+            self.held[slot] = (prompt[0], prompt[1])
+        return self._launch("admit", slots, PROMPT_S * len(prompts))
+
+    def step(self, slots: Sequence[int]) -> Tokens:
+        return self._launch("step", slots, STEP_S)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def run(self, *requests: Request, wait_for: int = 1) -> list[Served]:
+        return serve(self, requests, {STOP}, wait_for=wait_for, clock=lambda: self.now, sleep=self.sleep)
+
+
+def ms(times: Sequence[float]) -> list[float]:
+    return [round(1e3 * t, 3) for t in times]
+
+
+def test_one_request_alone() -> None:
+    engine = FakeEngine(1)
+    (found,) = engine.run(Request([-1, 7], 4))
+    assert ms(found.times) == [10, 12, 14, 16]
+    assert found.tokens == [7, 7, 7, 7]
+    assert not found.finished
+    assert [kind for kind, *_ in engine.calls] == ["admit", "step", "step", "step"], "not a step more than was asked"
+
+
+def test_a_stop_token_is_found_one_step_late_and_costs_that_step_alone() -> None:
+    engine = FakeEngine(1)
+    first, second = engine.run(Request([2, 7], 9), Request([0, 8], 9))
+    assert (first.tokens, first.finished, ms(first.times)) == ([7, 7], True, [10, 12, 14])
+    assert (second.tokens, second.finished) == ([], True)
+    assert [kind for kind, *_ in engine.calls] == ["admit", *["step"] * 3, "admit", "step"]
+    assert ms(second.times) == [26.0]  # 14, then the step launched before the stop was seen, then its own prompt
+    assert second.sent == pytest.approx(0.014), "a client of a closed loop sends when the answer before has arrived"
+
+
+def test_a_slot_that_falls_free_is_filled_while_others_go_on() -> None:
+    engine = FakeEngine(2)
+    short, long, third = engine.run(Request([-1, 5], 2), Request([-1, 6], 20), Request([-1, 7], 3))
+    assert ms(short.times) == [20, 22]
+    assert ms(third.times) == [32, 34, 36]
+    assert ms(long.times)[:3] == [20, 22, 34], "the prompt of the third came between"
+    assert engine.calls[2] == ("admit", 0.022, (0,))
+    assert engine.calls[3] == ("step", 0.032, (1, 0))
+    assert len(long.tokens) == 20
+
+
+def test_an_open_loop_measures_from_the_scheduled_send() -> None:
+    """The second arrives while the only slot is taken, and its wait counts; the third finds the engine idle."""
+    engine = FakeEngine(1)
+    first, second, third = engine.run(
+        Request([-1, 5], 3, due=0.0), Request([-1, 6], 2, due=0.005), Request([-1, 7], 2, due=0.100)
+    )
+    assert ms(first.times) == [10, 12, 14]
+    assert second.sent == 0.005
+    assert ms(second.times) == [24, 26]
+    assert third.sent == 0.100
+    assert ms(third.times) == [110, 112]
+
+
+def test_requests_are_taken_in_the_order_they_are_due() -> None:
+    engine = FakeEngine(1)
+    late, early = engine.run(Request([-1, 5], 1, due=0.050), Request([-1, 6], 1, due=0.001))
+    assert ms(early.times) == [11]
+    assert ms(late.times) == [60]
+
+
+def test_waiting_for_several_slots_reads_their_prompts_together() -> None:
+    requests = [Request([-1, 9], 2 + n % 2) for n in range(6)]
+    eager, patient = FakeEngine(2), FakeEngine(2)
+    assert [s.tokens for s in eager.run(*requests)] == [s.tokens for s in patient.run(*requests, wait_for=2)]
+    widths = [[len(slots) for kind, _, slots in e.calls if kind == "admit"] for e in (eager, patient)]
+    assert widths[0][:2] == [2, 1]
+    assert widths[1] == [2, 2, 2]
+
+
+@given(
+    rows=st.integers(1, 5),
+    wait_for=st.integers(1, 5),
+    asked=st.lists(
+        st.tuples(st.integers(-1, 6), st.integers(1, 6), st.none() | st.floats(0, 0.2)), min_size=1, max_size=20
+    ),
+)
+def test_every_request_gets_its_own_answer_whatever_the_slots(
+    rows: int, wait_for: int, asked: list[tuple[int, int, float | None]]
+) -> None:
+    engine = FakeEngine(rows)
+    requests = [Request([n, i + 1], most, due) for i, (n, most, due) in enumerate(asked)]
+    found = engine.run(*requests, wait_for=wait_for)
+    for i, (served, (n, most, due)) in enumerate(zip(found, asked, strict=True)):
+        stops = 0 <= n < most
+        assert served.tokens == [i + 1] * (n if stops else most)
+        assert served.finished == stops
+        assert len(served.times) == len(served.tokens) + stops
+        assert served.times == sorted(served.times)
+        assert served.times[0] >= served.sent + PROMPT_S - 1e-9
+        assert due is None or served.sent == due
+    starts = [start for _, start, _ in engine.calls]
+    assert starts == sorted(starts)
