@@ -20,9 +20,10 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, StaticCache
 
-from harness.engine.serving import Request, serve
+from harness.engine.serving import serve
 from harness.engine.slots import DecoderSlots, uncapturable
 from harness.loading import weight_bytes
+from harness.types import Request
 
 SHAPES = {
     "135m": (576, 1536, 30, 9, 3, 49152),

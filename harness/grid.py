@@ -22,6 +22,7 @@ from harness.environment import Environment, detect
 from harness.errors import UserError
 from harness.launch import Launcher
 from harness.leakage import near
+from harness.measure.load import faults as faults_of_load
 from harness.plan import Plan, plan
 from harness.progress import Board, clock
 from harness.store import Store
@@ -116,7 +117,14 @@ def _unset(configs: Sequence[DictConfig]) -> list[str]:
 
 def _counts(config: DictConfig) -> list[str]:
     """A line for each number outside the components that is no whole number or too small."""
-    latency = {"requests": 1, "batch_size": 1, "output_tokens": 2, "batch_tokens": 2, "warmup": 0}
+    latency = {
+        "requests": 1,
+        "batch_size": 1,
+        "output_tokens": 2,
+        "batch_tokens": 2,
+        "warmup": 0,
+        "natural_requests": 0,
+    }
     least = {"seed": 0, "suite.max_new_tokens": 1, **{f"measure.latency.{k}": n for k, n in latency.items()}}
     if config.runner.workers is not None:
         least["runner.workers"] = 1
@@ -184,6 +192,7 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
     curve, bad_curve = _curve(plains)
     cells = (*cells, *_beside(cells, curve, bool(first["profile"].get("aa_control"))))
     mistakes = [*bad_curve, *_unset(configs), *(line for config in configs for line in _counts(config))]
+    mistakes += [line for values in plains for line in faults_of_load(values["measure"]["latency"])]
     data: dict[str, SuiteData] = {}
 
     def attempt(work: Any, *arguments: Any) -> Any:

@@ -14,6 +14,9 @@ from harness.store import Store
 from harness.types import RECORD_SCHEMA, Cell, Json, Measurement, RunRecord, Status, StepKind, plain
 
 ONE_STEP = "a classification head answers in one step"
+ONE_BATCH = (
+    "what ran it answers one batch at a time; engine=graph serves clients side by side where the model allows it"
+)
 BUILDS = (StepKind.BASE, StepKind.ADAPT, StepKind.QUANTIZE)
 
 
@@ -46,6 +49,9 @@ def assemble(
     )
     if status is Status.OK and StepKind.LATENCY in chain and not any(m.metric.startswith("itl_ms") for m in measured):
         not_measured["itl_ms"] = ONE_STEP
+    asked = status is Status.OK and StepKind.LATENCY in chain and cell.measure.params["latency"]["clients"]
+    if asked and not any(m.metric.startswith("closed_") for m in measured):
+        not_measured["load"] = ONE_BATCH
     if environment.device != "cuda":
         not_measured["memory_bytes/cuda"] = "no CUDA device; peak resident memory of the process instead"
     return RunRecord(

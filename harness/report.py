@@ -53,6 +53,7 @@ INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u2
 COLUMNS = (
     ("ttft_ms/p50", "First token p50"), ("ttft_ms/p95", "First token p95"), ("itl_ms/p50", "Between tokens p50"),
     ("itl_ms/p95", "Between tokens p95"), ("e2e_ms/p50", "Whole answer p50"), ("e2e_ms/p95", "Whole answer p95"),
+    ("e2e_natural_ms/p50", "To its own end p50"), ("e2e_natural_ms/p95", "To its own end p95"),
     ("throughput_tokens_per_s", "Throughput, batched"), ("memory_bytes/peak_rss", "Peak memory, process"),
     ("memory_bytes/cuda_peak_allocated", "Peak memory, GPU allocated"),
     ("memory_bytes/cuda_peak_reserved", "Peak memory, GPU reserved"), ("weights_bytes", "Weights in memory"),

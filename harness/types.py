@@ -285,6 +285,27 @@ class Completion:
     finished: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A prompt as token ids, and the most tokens of its answer. `due` is when its client sends it, in seconds after the
+    start; None sends it when a slot falls free (a closed loop of as many clients as there are slots)."""
+
+    prompt: Sequence[int]
+    max_new_tokens: int
+    due: float | None = None
+
+
+@dataclass(slots=True)
+class Served:
+    """An answer: its tokens without the stop token, whether that came, when it was sent (`due`, in an open loop), and
+    when each token arrived, in seconds after the start; the stop token is the last of these times."""
+
+    sent: float
+    tokens: list[int] = field(default_factory=list)
+    finished: bool = False
+    times: list[float] = field(default_factory=list)
+
+
 class Session(Protocol):
     """An artifact loaded by an engine: what quality and latency are measured of. `loaded` is a
     `harness.loading.Loaded`."""
@@ -303,8 +324,9 @@ class Session(Protocol):
     ) -> list[tuple[float, bool]]:
         """The log probability of each continuation of its prompt, and whether it is the likeliest."""
 
-    def time_tokens(self, prompt: str, new_tokens: int) -> list[float]:
-        """Seconds from sending a prompt to each token of its answer."""
+    def time_tokens(self, prompt: str, new_tokens: int, natural: bool = False) -> list[float]:
+        """Seconds from sending a prompt to each token of its answer: `new_tokens` of them, or, with `natural`, up to
+        and with the stop token if that comes first."""
 
     def time_batch(self, prompts: Sequence[str], new_tokens: int) -> list[float]:
         """Seconds of each step of one batch, the first of which reads the prompts."""

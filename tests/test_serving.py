@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.engine.serving import Request, Served, Tokens, serve
+from harness.engine.serving import Tokens, serve
+from harness.types import Request, Served
 
 STOP = 0
 PROMPT_S, STEP_S = 0.010, 0.002
@@ -86,10 +87,11 @@ def test_a_slot_that_falls_free_is_filled_while_others_go_on() -> None:
     engine = FakeEngine(2)
     short, long, third = engine.run(Request([-1, 5], 2), Request([-1, 6], 20), Request([-1, 7], 3))
     assert ms(short.times) == [20, 22]
-    assert ms(third.times) == [32, 34, 36]
-    assert ms(long.times)[:3] == [20, 22, 34], "the prompt of the third came between"
-    assert engine.calls[2] == ("admit", 0.022, (0,))
-    assert engine.calls[3] == ("step", 0.032, (1, 0))
+    assert third.sent == pytest.approx(0.022), "when the short answer was there"
+    assert ms(third.times) == [34, 36, 38], "after the step that was under way"
+    assert ms(long.times)[:4] == [20, 22, 24, 36], "the prompt of the third came between"
+    assert engine.calls[3] == ("admit", 0.024, (0,))
+    assert engine.calls[4] == ("step", 0.034, (1, 0))
     assert len(long.tokens) == 20
 
 

@@ -53,7 +53,7 @@ class ClassifierSession:
             progress(len(found))
         return [found[i] for i in range(len(pairs))]
 
-    def time_tokens(self, prompt: str, new_tokens: int) -> list[float]:
+    def time_tokens(self, prompt: str, new_tokens: int, natural: bool = False) -> list[float]:
         """Seconds from sending one prompt to its class, the one token that is answered whatever `new_tokens` asks."""
         return self.time_batch([prompt], new_tokens)
 

@@ -259,9 +259,9 @@ class EagerSession:
             :, None
         ]
 
-    def time_tokens(self, prompt: str, new_tokens: int) -> list[float]:
+    def time_tokens(self, prompt: str, new_tokens: int, natural: bool = False) -> list[float]:
         """Seconds from sending one prompt to each of its `new_tokens` tokens: element 0 is the time to first
-        token. Stop tokens are ignored, so that each request does the same work."""
+        token. Stop tokens are ignored, so that each request does the same work, unless its `natural` end is wanted."""
         import torch
         from transformers import DynamicCache
 
@@ -274,8 +274,10 @@ class EagerSession:
             for _ in range(new_tokens):
                 logits = self.model(ids, past_key_values=cache, logits_to_keep=1).logits[:, -1]
                 ids = logits.argmax(dim=-1, keepdim=True)
-                ids.tolist()  # the token must have arrived, as it would at a client
+                arrived = int(ids)  # as it would at a client
                 times.append(time.perf_counter() - start)
+                if natural and arrived in self.stops:
+                    break
         return times
 
     def time_batch(self, prompts: Sequence[str], new_tokens: int) -> list[float]:

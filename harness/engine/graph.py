@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 from harness.engine.classifier import ClassifierSession
 from harness.engine.decoder import unfit
 from harness.engine.eager import Eager, EagerSession
-from harness.engine.serving import Request, Served, serve
+from harness.engine.serving import serve
 from harness.engine.slots import DecoderSlots, power, uncapturable
 from harness.loading import Loaded, load
-from harness.types import Completion, Context, Session
+from harness.types import Completion, Context, Request, Served, Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +99,11 @@ class GraphSession:
         """See `harness.engine.eager.EagerSession.loglikelihood`: one pass over whole rows, no decoding."""
         return self.eager.loglikelihood(pairs, progress)
 
-    def time_tokens(self, prompt: str, new_tokens: int) -> list[float]:
+    def time_tokens(self, prompt: str, new_tokens: int, natural: bool = False) -> list[float]:
         """Seconds from sending one prompt to each of its `new_tokens` tokens. Stop tokens are ignored, so that each
-        request does the same work."""
-        (served,) = self._serve([Request(self.eager.encode(prompt), new_tokens)], 1)
+        request does the same work, unless its `natural` end is wanted."""
+        asked = [Request(self.eager.encode(prompt), new_tokens)]
+        (served,) = self._serve(asked, 1, self.eager.stops if natural else ())
         return [t - served.sent for t in served.times]
 
     def time_batch(self, prompts: Sequence[str], new_tokens: int) -> list[float]:
@@ -111,6 +112,18 @@ class GraphSession:
         made = self._serve([Request(self.eager.encode(p), new_tokens) for p in prompts], len(prompts))
         times = made[0].times
         return [times[0] - made[0].sent, *(b - a for a, b in pairwise(times))]
+
+    def serve(
+        self, prompts: Sequence[str], new_tokens: int, clients: int, due: Sequence[float] | None = None
+    ) -> list[Served]:
+        """Answers of `new_tokens` tokens each, stop tokens ignored, with the times of their tokens. `clients` is how
+        many are answered side by side; each asks again when it has its answer, or, with `due`, requests come at these
+        seconds after the start and wait for a place. Every shape of a step is captured before the clock starts."""
+        times: Sequence[float | None] = due or [None] * len(prompts)
+        asked = [Request(self.eager.encode(p), new_tokens, at) for p, at in zip(prompts, times, strict=True)]
+        slots = self.slots(clients, max(len(r.prompt) + r.max_new_tokens for r in asked))
+        slots.warm(clients, [len(r.prompt) for r in asked])
+        return serve(_First(slots, clients), asked, ())
 
     def _serve(
         self, asked: Sequence[Request], rows: int, stops: Any = (), progress: Callable[[int], None] = lambda done: None

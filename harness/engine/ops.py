@@ -73,14 +73,17 @@ def attend_slots(query: Any, cache: tuple[Any, Any], slots: Any, positions: Any,
     if fast := _kernels(query):
         return fast.attend_slots(query, cache, slots, positions, scale)
     import torch
+    from torch.nn.functional import scaled_dot_product_attention
 
     rows, heads, size = query.shape
-    keys, values = (t[slots] for t in cache)
-    grouped = query.view(rows, keys.shape[1], heads // keys.shape[1], size)
-    seen = torch.arange(keys.shape[2], device=query.device) <= positions[:, None]
-    scores = (grouped.float() @ keys.float().transpose(-1, -2)) * scale
-    weights = scores.masked_fill(~seen[:, None, None], float("-inf")).softmax(dim=-1)
-    return (weights @ values.float()).to(query.dtype).view(rows, heads, size)
+    most = int(positions.max()) + 1
+    first, last = int(slots[0]), int(slots[-1]) + 1
+    side_by_side = last - first == rows and bool((slots.diff() == 1).all())
+    keys, values = (t[first:last, :, :most] if side_by_side else t[slots, :, :most] for t in cache)
+    grouped = query.reshape(rows, keys.shape[1], heads // keys.shape[1], size)
+    seen = torch.arange(most, device=query.device) <= positions[:, None]
+    found = scaled_dot_product_attention(grouped, keys, values, attn_mask=seen[:, None, None], scale=scale)
+    return found.reshape(rows, heads, size)
 
 
 def attend_prompt(query: Any, key: Any, value: Any, scale: float) -> Any:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
+
+from harness.types import Request, Served
 
 Tokens = Callable[[], list[int]]  # waits for a launched step and gives the new token of each of its rows
 
@@ -26,27 +28,6 @@ class Slots(Protocol):
 
     def step(self, slots: Sequence[int]) -> Tokens:
         """One more token for the rows in these slots."""
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A prompt as token ids, and the most tokens of its answer. `due` is when its client sends it, in seconds after the
-    start; None sends it when a slot falls free (a closed loop of as many clients as there are slots)."""
-
-    prompt: Sequence[int]
-    max_new_tokens: int
-    due: float | None = None
-
-
-@dataclass(slots=True)
-class Served:
-    """An answer: its tokens without the stop token, whether that came, when it was sent (`due`, in an open loop), and
-    when each token arrived, in seconds after the start; the stop token is the last of these times."""
-
-    sent: float
-    tokens: list[int] = field(default_factory=list)
-    finished: bool = False
-    times: list[float] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)
@@ -97,14 +78,10 @@ def serve(
                 row.ended = True
                 done += 1
                 progress(done)
-                if row in live:
-                    live.remove(row)
-                    free.append(row.slot)
+                live.remove(row)
+                free.append(row.slot)  # not before its client has the answer: in a closed loop that is who asks next
 
     while waiting or live or launched:
-        for row in [row for row in live if row.launched == row.request.max_new_tokens]:
-            live.remove(row)  # its last token is on its way, and what uses its slot next comes after it
-            free.append(row.slot)
         ready = len(_while(due, waiting, len(free)))
         if ready and (not live or ready >= min(wait_for, len(waiting))):
             taken = [waiting.popleft() for _ in range(ready)]

@@ -1,12 +1,13 @@
 """Carries out the steps of `harness.engine.serving` on a decoder, each shape a CUDA graph from its second use on.
 
-A captured step is one launch instead of hundreds: on a fast GPU, launching is most of the time of a small batch. Shapes
-are few: batches and prompt widths are padded to powers of two, and what is padded goes to a slot that nobody reads.
+A captured step is one launch instead of hundreds: on a fast GPU, launching is most of the time of a small batch.
+Captured shapes are few: batches and prompt widths are padded to powers of two, and what is padded goes to a slot that
+nobody reads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from harness.engine.decoder import Decoder
@@ -42,10 +43,10 @@ class DecoderSlots:
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
         made: list[tuple[list[int], Tokens]] = []
         while order:
-            width = min(power(len(prompts[order[0]]), MIN_WIDTH), self.capacity)
+            width = self._width(len(prompts[order[0]]))
             some = order[: max(1, PROMPT_TOKENS // width)]
             order = order[len(some) :]
-            rows = power(len(some))
+            rows = power(len(some)) if self.capture else len(some)
             padded = [list(prompts[i]) + [0] * (width - len(prompts[i])) for i in some]
             ids = padded + [[0] * width] * (rows - len(some))
             last = [len(prompts[i]) - 1 for i in some] + [0] * (rows - len(some))
@@ -60,14 +61,29 @@ class DecoderSlots:
 
     def step(self, slots: Sequence[int]) -> Tokens:
         """One more token a row; see `harness.engine.serving.Slots`."""
-        rows = power(len(slots))
+        rows = power(len(slots)) if self.capture else len(slots)
         get = self._run(rows, 0, None, [*slots, *[self.rows] * (rows - len(slots))], None)
         return lambda: get()[: len(slots)]
 
+    def warm(self, rows: int, lengths: Collection[int]) -> None:
+        """Runs each shape that up to `rows` rows with prompts of these lengths can meet until it is captured."""
+        widths = {self._width(n) for n in lengths}
+        for some in [1 << n for n in range(power(rows).bit_length())]:
+            nobody = [self.rows] * some
+            for _ in range(2 if self.capture else 0):
+                self._run(some, 0, None, nobody, None)()
+            for width in widths if some == 1 or some * min(widths) <= PROMPT_TOKENS else ():
+                for _ in range(2 if self.capture else 0):
+                    self._run(some, width, [[0] * width] * some, nobody, [0] * some)()
+
+    def _width(self, length: int) -> int:
+        """How wide a prompt is read: few widths where they are captured, its own where they are not."""
+        return min(power(length, MIN_WIDTH), self.capacity) if self.capture else length
+
     def _run(self, rows: int, width: int, ids: Any, slots: list[int], last: Any) -> Tokens:
-        run = self._runs.get((rows, width))
-        if run is None:
-            run = self._runs[rows, width] = _Run(self, rows, width)
+        run = self._runs.get((rows, width)) or _Run(self, rows, width)
+        if self.capture:  # else a shape has nothing to keep
+            self._runs[rows, width] = run
         return run(ids, slots, last)
 
     def forward(self, ids: Any, slots: Any, last: Any) -> Any:

@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 from harness.environment import give_memory_back
+from harness.measure import load
 from harness.prompt import load_prompter, render
 from harness.statistics import bootstrap_quantile
 from harness.types import Context, Measurement, Session, SuiteData
@@ -56,11 +57,14 @@ def measure(
 ) -> list[Measurement]:
     """Times `requests` single prompts of `output_tokens` tokens each after `warmup` ones, then one batch of
     `batch_size` prompts: the reading of all prompts, and `batch_tokens` - 1 decode steps, whose median gives
-    the throughput. A classification head answers in one step and has nothing between tokens. The prompts are evaluation
-    messages under the artifact's own recipe."""
+    the throughput. `natural_requests` are timed to their natural end too, up to the suite's limit of tokens. A
+    classification head answers in one step and has nothing between tokens. Then comes `harness.measure.load`. The
+    prompts are evaluation messages under the artifact's own recipe."""
     prompter = load_prompter(folder)
     known = data.evaluation or data.validation  # the rows of lm-eval's own tasks are known to it alone
-    rows = [known[i % len(known)] for i in range(max(knobs["requests"], knobs["batch_size"]))]
+    rows = [
+        known[i % len(known)] for i in range(max(knobs["requests"], knobs["batch_size"], knobs["natural_requests"]))
+    ]
     prompts = [render(session.tokenizer, prompter(r[data.message_field])) for r in rows]
     for prompt in prompts[: knobs["warmup"]]:
         session.time_tokens(prompt, knobs["output_tokens"])
@@ -73,6 +77,7 @@ def measure(
         first.append(times[0])
         between += [b - a for a, b in pairwise(times)]
         whole.append(times[-1])
+    ends = [1e3 * session.time_tokens(p, data.max_new_tokens, True)[-1] for p in prompts[: knobs["natural_requests"]]]
     batch, tokens = prompts[: knobs["batch_size"]], knobs["batch_tokens"]
     context.progress(0.9, f"batch of {len(batch)}")
     if context.device == "cuda":
@@ -82,10 +87,12 @@ def measure(
         *_quantiles("ttft_ms", first),
         *(_quantiles("itl_ms", between) if between else []),
         *_quantiles("e2e_ms", whole),
+        *(_quantiles("e2e_natural_ms", ends) if ends else []),
         *(_decoding(len(batch), steps) if steps else []),
         Measurement("batch_prefill_ms", 1e3 * prefill, "ms", "lower", len(batch)),
         Measurement("weights_bytes", float(session.loaded.proof["weights_bytes"]), "bytes", "lower", 1),
     ]
+    measured += load.measure(session, prompts, knobs, context.progress)
     return measured + _memory(context, loading if apart else None)
 
 

@@ -1,0 +1,166 @@
+"""Latency under load: a closed loop, where so many clients each wait for their answer before they ask again, and an
+open one, where requests come when they come, as a service sees them.
+
+An open loop is measured from when a request was due to be sent, so that an engine which falls behind cannot hide it
+(Schroeder et al., "Open versus closed", NSDI 2006).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from harness.statistics import bootstrap_quantile
+from harness.types import Measurement, Served, Session
+
+SEED = 20_240_101  # of arrivals: the same for every cell, so that all face the same rush
+RAISES, HALVINGS = 4, 8  # to find a rate that fails and one that holds
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """A service level: at least `share` of the requests have their first token within `ttft_ms`, and their tokens at
+    most `token_ms` apart on average."""
+
+    ttft_ms: float
+    token_ms: float
+    share: float
+
+    def holds(self, served: Sequence[Served]) -> bool:
+        """Whether some answers are within it."""
+        return sum(map(self._good, served)) >= self.share * len(served)
+
+    def _good(self, one: Served) -> bool:
+        between = (one.times[-1] - one.times[0]) / max(len(one.times) - 1, 1)
+        return 1e3 * (one.times[0] - one.sent) <= self.ttft_ms and 1e3 * between <= self.token_ms
+
+
+def faults(knobs: Mapping[str, Any]) -> list[str]:
+    """A line for each knob of a load that makes no sense."""
+
+    def whole(value: Any, least: int) -> bool:
+        return type(value) is int and value >= least
+
+    found = []
+    if not isinstance(knobs["clients"], list) or not all(whole(c, 1) for c in knobs["clients"]):
+        found.append(f"clients={knobs['clients']!r}: give whole numbers of 1 or more, such as [1, 8, 32]")
+    for name, least in (("requests_per_client", 1), ("open_requests", 0), ("halvings", 0)):
+        if not whole(knobs[name], least):
+            found.append(f"{name}={knobs[name]!r}: must be a whole number, {least} or more")
+    for name, most in (("ttft_ms", math.inf), ("token_ms", math.inf), ("share", 1.0)):
+        value = knobs["level"].get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
+            found.append(f"level.{name}={value!r}: must be a number above 0" + (" and up to 1" if most == 1 else ""))
+    return [f"measure.latency.{line}" for line in found]
+
+
+def arrivals(rate: float, requests: int) -> list[float]:
+    """When requests of a Poisson process of `rate` a second are due, in seconds after the start."""
+    import numpy
+
+    gaps = numpy.random.default_rng(SEED).exponential(1.0, requests)
+    return [float(t) for t in numpy.cumsum(gaps) / rate]
+
+
+def summary(name: str, served: Sequence[Served]) -> list[Measurement]:
+    """Quantiles in milliseconds of the time to first token, between tokens and to the last, from when each request was
+    sent, and the tokens and requests a second from the first sent to the last answered."""
+    parts = {
+        "ttft_ms": [1e3 * (s.times[0] - s.sent) for s in served],
+        "itl_ms": [1e3 * (b - a) for s in served for a, b in pairwise(s.times)],
+        "e2e_ms": [1e3 * (s.times[-1] - s.sent) for s in served],
+    }
+    seconds = max(s.times[-1] for s in served) - min(s.sent for s in served)
+    tokens = sum(len(s.times) for s in served)
+    return [
+        *(m for part, samples in parts.items() if samples for m in _quantiles(f"{name}/{part}", samples)),
+        Measurement(f"{name}/tokens_per_s", tokens / seconds, "tok/s", "higher", len(served)),
+        Measurement(f"{name}/requests_per_s", len(served) / seconds, "req/s", "higher", len(served)),
+    ]
+
+
+def _quantiles(name: str, samples: Sequence[float]) -> list[Measurement]:
+    import numpy
+
+    return [
+        Measurement(
+            f"{name}/p{q:.0f}", float(numpy.quantile(samples, q / 100)), "ms", "lower", len(samples),
+            bootstrap_quantile(samples, q / 100),
+        )
+        for q in (50, 95)
+    ]  # fmt: skip
+
+
+def goodput(
+    run: Callable[[float], Sequence[Served]], first: float, level: Level, halvings: int
+) -> tuple[float, float | None, Sequence[Served]]:
+    """The highest rate tried that holds a service level, the lowest tried that does not (None: none failed), and the
+    answers at the former. `run` serves an open loop at a rate; `first` is the rate to begin with, such as that of a
+    closed loop. The bracket is then halved (in the logarithm) `halvings` times. A rate of 0 is that none held.
+
+    Goodput as of Zhong et al., "DistServe", arXiv 2401.09670.
+    """
+    held: tuple[float, Sequence[Served]] = (0.0, ())
+    failed: float | None = None
+    rate = first
+    for _ in range(HALVINGS):
+        served = run(rate)
+        if level.holds(served):
+            held = rate, served
+            break
+        failed, rate = rate, rate / 2
+    for _ in range(RAISES if failed is None else 0):
+        rate *= 1.5
+        served = run(rate)
+        if not level.holds(served):
+            failed = rate
+            break
+        held = rate, served
+    for _ in range(halvings if held[0] and failed else 0):
+        assert failed is not None
+        rate = (held[0] * failed) ** 0.5
+        served = run(rate)
+        if level.holds(served):
+            held = rate, served
+        else:
+            failed = rate
+    return held[0], failed, held[1]
+
+
+def measure(
+    session: Session, prompts: Sequence[str], knobs: Mapping[str, Any], progress: Callable[[float, str], None]
+) -> list[Measurement]:
+    """Closed loops of `clients`, each asking `requests_per_client` times for `output_tokens`, then the goodput of an
+    open loop of `open_requests` (0: not sought) at the service level `level`. Nothing where an engine cannot serve."""
+    serve = getattr(session, "serve", None)
+    if serve is None or not knobs["clients"]:
+        return []
+    found: list[Measurement] = []
+    tokens, rate = knobs["output_tokens"], 0.0
+
+    def asked(n: int) -> list[str]:
+        return [prompts[i % len(prompts)] for i in range(n)]
+
+    for clients in knobs["clients"]:
+        progress(0.92, f"{clients} clients")
+        served = serve(asked(clients * knobs["requests_per_client"]), tokens, clients)
+        found += summary(f"closed_{clients}", served)
+        rate = found[-1].value
+    if knobs["open_requests"]:
+        progress(0.96, "open loop")
+        most = max(knobs["clients"])
+        level = Level(**knobs["level"])
+
+        def run(at: float) -> Sequence[Served]:
+            due = arrivals(at, knobs["open_requests"])
+            return serve(asked(len(due)), tokens, most, due)  # type: ignore[no-any-return]
+
+        best, failed, served = goodput(run, rate, level, knobs["halvings"])
+        found.append(Measurement("goodput_requests_per_s", best, "req/s", "higher", knobs["open_requests"]))
+        if failed is not None:
+            found.append(Measurement("goodput_failed_at", failed, "req/s", "higher", knobs["open_requests"]))
+        found += summary("open", served) if served else []
+    return found

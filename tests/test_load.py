@@ -1,0 +1,146 @@
+"""Latencies under load, with a fake engine of exact times: 10 ms a prompt, 2 ms a step of any batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy
+import pytest
+
+from harness.measure import load
+from harness.measure.load import Level, arrivals, goodput, measure, summary
+from harness.types import Measurement, Request, Served
+from tests.test_serving import FakeEngine
+
+KNOBS: dict[str, Any] = {
+    "clients": [1, 4], "requests_per_client": 3, "output_tokens": 5, "open_requests": 60, "halvings": 5,
+    "level": {"ttft_ms": 60.0, "token_ms": 20.0, "share": 0.95},
+}  # fmt: skip
+
+
+class FakeSession:
+    """Serves on a fresh fake engine each time."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int, int]] = []
+
+    def serve(
+        self, prompts: Sequence[str], new_tokens: int, clients: int, due: Sequence[float] | None = None
+    ) -> list[Served]:
+        self.asked.append((len(prompts), new_tokens, clients))
+        times: Sequence[float | None] = due or [None] * len(prompts)
+        return FakeEngine(clients).run(*(Request([-1, 9], new_tokens, at) for at in times))
+
+
+def values(found: Sequence[Measurement]) -> dict[str, float]:
+    return {m.metric: m.value for m in found}
+
+
+def taken(knobs: dict[str, Any], session: Any = None) -> dict[str, float]:
+    who: Any = session or FakeSession()
+    return values(measure(who, ["a", "b"], knobs, lambda fraction, note: None))
+
+
+def test_a_closed_loop_to_the_millisecond() -> None:
+    found = taken({**KNOBS, "open_requests": 0})
+    assert found["closed_1/ttft_ms/p50"] == pytest.approx(10)
+    assert found["closed_1/ttft_ms/p95"] == pytest.approx(10)
+    assert found["closed_1/itl_ms/p50"] == pytest.approx(2)
+    assert found["closed_1/e2e_ms/p95"] == pytest.approx(18)
+    assert found["closed_1/requests_per_s"] == pytest.approx(1 / 0.018)
+    assert found["closed_1/tokens_per_s"] == pytest.approx(5 / 0.018)
+    # four prompts are read at once (40 ms), then four steps; all end together, and the next four begin
+    assert found["closed_4/ttft_ms/p50"] == pytest.approx(40)
+    assert found["closed_4/itl_ms/p95"] == pytest.approx(2)
+    assert found["closed_4/e2e_ms/p50"] == pytest.approx(48)
+    assert found["closed_4/requests_per_s"] == pytest.approx(4 / 0.048)
+    assert "goodput_requests_per_s" not in found
+
+
+def test_quantiles_are_those_of_all_requests() -> None:
+    served = [Served(0.0, [1, 1], True, [0.001 * n, 0.001 * n + 0.01]) for n in range(1, 101)]
+    found = {m.metric: m for m in summary("x", served)}
+    assert found["x/ttft_ms/p95"].value == pytest.approx(float(numpy.quantile(range(1, 101), 0.95)))
+    interval = found["x/ttft_ms/p95"].interval
+    assert interval is not None
+    assert interval.low < 95 < interval.high
+    assert found["x/itl_ms/p50"].value == pytest.approx(10)
+    assert found["x/requests_per_s"].value == pytest.approx(100 / 0.11)
+
+
+def test_arrivals_are_a_poisson_process_and_the_same_for_every_cell() -> None:
+    due = arrivals(20.0, 4000)
+    gaps = numpy.diff(due)
+    assert due == arrivals(20.0, 4000)
+    assert arrivals(40.0, 4000) == pytest.approx([t / 2 for t in due]), "another rate is the same rush, faster"
+    assert gaps.mean() == pytest.approx(1 / 20, rel=0.05)
+    assert gaps.std() == pytest.approx(1 / 20, rel=0.08)
+    assert (gaps > 2 / 20).mean() == pytest.approx(math.exp(-2), abs=0.02)
+
+
+def test_a_service_level_is_a_share_of_requests_within_both_limits() -> None:
+    good = Served(1.0, [1, 1, 1], False, [1.05, 1.06, 1.07])
+    late, slow = Served(1.0, [1], False, [1.2]), Served(1.0, [1, 1], False, [1.01, 1.11])
+    level = Level(ttft_ms=100, token_ms=50, share=0.9)
+    assert level.holds([good] * 9 + [late])
+    assert level.holds([good] * 9 + [slow])
+    assert not level.holds([good] * 8 + [late, slow])
+
+
+@pytest.mark.parametrize("truth", [0.3, 7.0, 11.9, 47.0])
+@pytest.mark.parametrize("first", [1.0, 12.0, 30.0])
+def test_the_goodput_is_found_within_its_bracket(truth: float, first: float) -> None:
+    """An engine that holds the level up to a known rate and no further."""
+    good, bad = Served(0.0, [1], False, [0.01]), Served(0.0, [1], False, [9.0])
+    tried: list[float] = []
+
+    def run(rate: float) -> list[Served]:
+        tried.append(rate)
+        return [good if rate <= truth else bad]
+
+    best, failed, served = goodput(run, first, Level(100, 100, 0.95), halvings=6)
+    if failed is None:
+        assert best == max(tried) <= truth, "all that was tried held"
+    else:
+        assert best <= truth < failed
+        assert failed / best < 1.02 if best > first / 250 else True
+        assert served == [good]
+
+
+def test_no_rate_may_hold() -> None:
+    best, failed, served = goodput(lambda rate: [Served(0.0, [1], False, [9.0])], 8.0, Level(1, 1, 1.0), 5)
+    assert (best, list(served)) == (0.0, [])
+    assert failed == pytest.approx(8.0 / 2**7)
+
+
+def test_the_goodput_of_an_engine_is_near_what_it_can_carry() -> None:
+    """One prompt takes 10 ms, so 100 requests a second is the most there is; in an open loop some wait for others."""
+    found = taken(KNOBS)
+    best, failed = found["goodput_requests_per_s"], found["goodput_failed_at"]
+    assert 20 < best < failed < 100
+    assert failed / best < 1.06
+    assert found["open/ttft_ms/p95"] <= 60
+    session = FakeSession()
+    tight = taken({**KNOBS, "level": {"ttft_ms": 25.0, "token_ms": 20.0, "share": 0.95}}, session)
+    assert tight["goodput_requests_per_s"] < best, "a tighter level is held at a lower rate"
+    assert {n for n, *_ in session.asked} == {3, 12, 60}
+
+
+def test_an_engine_that_cannot_serve_gives_nothing() -> None:
+    assert taken(KNOBS, object()) == {}
+    assert taken({**KNOBS, "clients": []}) == {}
+
+
+def test_bad_knobs_are_told_all_at_once() -> None:
+    assert load.faults(KNOBS) == []
+    wrong = {
+        "clients": [0], "requests_per_client": 0, "open_requests": -1, "halvings": 1.5,
+        "level": {"ttft_ms": 0, "token_ms": "fast", "share": 1.5},
+    }  # fmt: skip
+    told = load.faults(wrong)
+    assert [line.split("=")[0].removeprefix("measure.latency.") for line in told] == [
+        "clients", "requests_per_client", "open_requests", "halvings", "level.ttft_ms", "level.token_ms", "level.share",
+    ]  # fmt: skip
+    assert load.faults({**KNOBS, "clients": 8})
