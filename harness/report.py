@@ -54,7 +54,8 @@ COLUMNS = (
     ("ttft_ms/p50", "First token p50"), ("ttft_ms/p95", "First token p95"), ("itl_ms/p50", "Between tokens p50"),
     ("itl_ms/p95", "Between tokens p95"), ("e2e_ms/p50", "Whole answer p50"), ("e2e_ms/p95", "Whole answer p95"),
     ("e2e_natural_ms/p50", "To its own end p50"), ("e2e_natural_ms/p95", "To its own end p95"),
-    ("throughput_tokens_per_s", "Throughput, batched"), ("memory_bytes/peak_rss", "Peak memory, process"),
+    ("times_limit", "Step over its limit"), ("throughput_tokens_per_s", "Throughput, batched"),
+    ("memory_bytes/peak_rss", "Peak memory, process"),
     ("memory_bytes/cuda_peak_allocated", "Peak memory, GPU allocated"),
     ("memory_bytes/cuda_peak_reserved", "Peak memory, GPU reserved"), ("weights_bytes", "Weights in memory"),
     ("disk_bytes", "On disk"), ("build_seconds", "Build"), ("cost_usd_per_1000", "Cost per 1,000"),
@@ -217,6 +218,50 @@ def all_cells(run: Run) -> dict[str, Any]:
         lines.append({"id": i, "name": run.names[i], "state": state(run, i), "values": values})
     heads = ["Quality", *(title for _, title in columns)]
     return {"columns": heads, "rows": lines}
+
+
+def under_load(run: Run) -> dict[str, Any]:
+    """Closed loops of so many clients, and the highest rate of an open loop that held the service level."""
+    loops = sorted(
+        {int(m.metric.split("/")[0][7:]) for r in run.ok for m in r.measurements if m.metric[:7] == "closed_"}
+    )
+    parts = (("ttft_ms/p95", "first token p95"), ("itl_ms/p95", "between tokens p95"), ("tokens_per_s", "throughput"))
+    columns = [
+        (f"closed_{n}/{part}", f"{n} client{'s' if n > 1 else ''}: {what}") for n in loops for part, what in parts
+    ]
+    if any(r.value("goodput_requests_per_s") for r in run.ok):
+        columns.append(("goodput_requests_per_s", "Goodput"))
+    lines = []
+    for r in run.ok:
+        if any(r.value(metric) for metric, _ in columns):
+            values = [told(r.value(metric)) for metric, _ in columns]
+            if (failed := r.value("goodput_failed_at")) and columns[-1][0] == "goodput_requests_per_s":
+                values[-1] = {**values[-1], "interval": f"not at {number(failed.value, failed.unit)}"}
+            lines.append({"name": run.names[r.id], "values": values})
+    latency: Mapping[str, Json] = next((r.config["measure"]["params"]["latency"] for r in run.ok), {})
+    level = latency.get("level")
+    return {
+        "columns": [c for _, c in columns], "rows": lines,
+        "level": f"{100 * level['share']:g}% of the requests with the first token within {level['ttft_ms']:g} ms and "
+        f"tokens at most {level['token_ms']:g} ms apart on average" if level else "",
+        "requests": latency.get("open_requests", 0),
+    }  # fmt: skip
+
+
+def rooms(run: Run) -> dict[str, Any]:
+    """How many rows are predicted to fit into memories of different sizes, of so many tokens each."""
+    sizes = sorted(
+        {int(m.metric[15:-2]) for r in run.ok for m in r.measurements if m.metric.startswith("predicted_rows/")}
+    )
+    lines, tokens = [], 0
+    for r in run.ok:
+        found = [r.value(f"predicted_rows/{size}GB") for size in sizes]
+        kv = r.value("kv_bytes_per_token")
+        if kv and (first := next((m for m in found if m), None)):
+            tokens = max(tokens, first.n)
+            counts = [NONE if m is None else f"{m.value:,.0f}" if m.value else "does not fit" for m in found]
+            lines.append({"name": run.names[r.id], "kv": number(kv.value, "bytes"), "counts": counts})
+    return {"sizes": sizes, "rows": lines, "tokens": tokens}
 
 
 def scores(run: Run) -> dict[str, Any]:
@@ -629,14 +674,12 @@ def caveats(run: Run) -> list[str]:
         generating = [r for r in run.ok if r not in one_step]
         timed = sorted({r.config["measure"]["params"]["latency"]["output_tokens"] for r in generating})
         own = [m.value for r in generating if (m := r.value("output_tokens/mean"))]
+        ends = any(r.value("e2e_natural_ms/p50") for r in generating)
         found.append(
-            f"A classification head answers in one step. The timed answers of the cells that generate have "
+            "A classification head answers in one step. The timed answers of the cells that generate have "
             f"{', '.join(map(str, timed))} tokens whatever they would say"
-            + (
-                f", and their own {min(own):.1f} to {max(own):.1f}: cost counts those, response times don't."
-                if own
-                else "."
-            )
+            + (f", and their own {min(own):.1f} to {max(own):.1f}, which cost counts" if own else "")
+            + (": “to its own end” times those." if ends else ": compare response times with that in mind.")
         )
     hows: dict[str, list[str]] = {}
     for r in run.ok:
@@ -645,6 +688,12 @@ def caveats(run: Run) -> list[str]:
     if len(hows) > 1:
         kinds = "; ".join(f"{how} ({', '.join(names)})" for how, names in hows.items())
         found.append(f"Steps were not launched alike, so these cells' speeds do not compare: {kinds}.")
+    if bound := [run.names[r.id] for r in run.ok if (m := r.value("host_bound")) and m.value]:
+        found.append(
+            f"Host-bound: {', '.join(bound)}. A step takes about as long for a batch as for one row and over three "
+            "times what reading the weights takes, so it waits for work to be launched: its speed says nothing of the "
+            "method."
+        )
     if len({r.seed for r in every}) == 1 and any(r.adaptation not in ("prompt_rag",) for r in run.ok):
         found.append("One seed a cell: the luck of training is not in the intervals, which cover the choice of rows.")
     found += [
@@ -834,6 +883,7 @@ def view(run: Run) -> dict[str, Any]:
         "headline": headline(run, decision), "policy": rule,
         "reference": run.names[decision.reference] if decision and decision.reference else "",
         "heatmaps": heatmaps(run, decision), "scatter": scatter(run, decision), "all_cells": all_cells(run),
+        "load": under_load(run), "rooms": rooms(run),
         "scores": scores(run), "differences": differences(run, rule.margin), "proofs": proofs(run),
         "quantized": quantized(run, rule.margin), "leakage": leakage(run), "seeds": seeds(run),
         "control": control(run), "learning": learning(run, rule.margin),
@@ -878,6 +928,12 @@ def markdown(page: Mapping[str, Any]) -> str:
         ["Cell", "State", *(table["columns"][n] for n in keep)],
         ([r["name"], r["state"], *(cell(r["values"][n]) for n in keep)] for r in table["rows"]),
     )
+    if page["load"]["rows"]:
+        out += ["## Under load", ""]
+        out += grid(
+            ["Cell", *page["load"]["columns"]],
+            ([r["name"], *(cell(v) for v in r["values"])] for r in page["load"]["rows"]),
+        )
     if page["differences"]["rows"]:
         against = f"{page['differences']['score']} against {page['differences']['reference']}, on the same rows"
         out += [f"## {plain_markdown(against)}", ""]

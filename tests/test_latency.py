@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
-from harness.measure.latency import forget_peak, peak_rss_bytes
+from harness.measure.memory import forget_peak, kv_bytes_per_token, measure, peak_rss_bytes, rows_that_fit
+from tests.test_graph import MODELS, SHAPE
 
 MB = 10**6
 
@@ -21,3 +24,30 @@ def test_the_peak_is_of_what_came_since() -> None:
     again = b"x" * (100 * MB)
     assert low + 90 * MB <= peak_rss_bytes() < high - 200 * MB
     del again
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_keys_and_values_of_a_token_are_those_of_a_real_cache(name: str) -> None:
+    config, make, rest = MODELS[name]
+    model = make(config(**SHAPE, **rest)).to(torch.bfloat16)
+    cache = DynamicCache()
+    model(torch.arange(1, 8)[None], past_key_values=cache)
+    held = sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
+    assert kv_bytes_per_token(model) == held / 7
+
+
+def test_rows_fit_until_the_memory_is_full() -> None:
+    assert rows_that_fit(budget=100, peak=60, rows=4, row_bytes=10) == 8
+    assert rows_that_fit(budget=109, peak=60, rows=4, row_bytes=10) == 8
+    assert rows_that_fit(budget=60, peak=60, rows=4, row_bytes=10) == 4
+    assert rows_that_fit(budget=59, peak=60, rows=4, row_bytes=10) == 0
+
+
+def test_a_probe_tells_peaks_and_what_would_fit() -> None:
+    model = LlamaForCausalLM(LlamaConfig(**SHAPE))
+    found = {m.metric: m for m in measure(model, "cpu", 5 * MB, rows=2, row_tokens=100)}
+    assert found["memory_bytes/peak_rss_loading"].value == 5 * MB
+    row = 100 * found["kv_bytes_per_token"].value
+    fits = found["predicted_rows/80GB"].value - found["predicted_rows/40GB"].value
+    assert fits == pytest.approx(40e9 / row, abs=1)
+    assert "memory_bytes/peak_rss_loading" not in {m.metric for m in measure(model, "cpu", None, 2, 100)}

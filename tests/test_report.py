@@ -14,7 +14,7 @@ import pytest
 
 from harness import ledger, report
 from harness.decide import number
-from harness.types import RunRecord, Status
+from harness.types import Measurement, RunRecord, Status
 from tests import records
 
 HOSTILE = (
@@ -332,6 +332,35 @@ def test_steps_that_were_launched_otherwise_are_not_compared_silently(tmp_path: 
         c for c in report.caveats(report.read(folder(tmp_path / "mixed", mixed, rows, records.ids()))) if "alike" in c
     ]
     assert "not captured: it asks the host (full_ft/dynamic)" in told
+
+
+def test_load_is_told_with_its_service_level_and_what_failed(tmp_path: Path, whole: Path) -> None:
+    cells, rows = records.grid()
+    found = {
+        "closed_1/ttft_ms/p95": (12.0, "ms"), "closed_8/tokens_per_s": (812.0, "tok/s"),
+        "goodput_requests_per_s": (3.4, "req/s"), "goodput_failed_at": (3.6, "req/s"), "host_bound": (1.0, "flag"),
+        "kv_bytes_per_token": (23_040.0, "bytes"), "predicted_rows/8GB": (0.0, "rows"),
+        "predicted_rows/80GB": (12_345.0, "rows"), "times_limit": (81.1, "×"),
+    }  # fmt: skip
+    made = tuple(Measurement(name, value, unit, "higher", 200) for name, (value, unit) in found.items())
+    level = {"level": {"ttft_ms": 500, "token_ms": 100, "share": 0.95}, "open_requests": 200}
+    config = {**cells[0].config, "measure": {"params": {"latency": {**level, "output_tokens": 32}}}}
+    first = replace(cells[0], measurements=(*cells[0].measurements, *made), config=config)
+    run = folder(tmp_path, [first, *cells[1:]], rows, records.ids())
+    page = report.write(run).read_text(encoding="utf-8")
+    section = page[page.index('id="load"') : page.index('id="scores"')]
+    for text in (
+        "1 client: first token p95", "8 clients: throughput", "12.0 ms", "812", "3.40 req/s", "not at 3.60 req/s",
+        "95% of the requests with the first token within 500 ms and tokens at most 100 ms apart",
+    ):  # fmt: skip
+        assert text in section, text
+    assert section.count("<tr>") == 3 + 1, "two heads, and the one cell that was measured in both"
+    assert "<td>23 kB</td><td>does not fit</td><td>12,345</td>" in section
+    assert "200 tokens at most" in section
+    assert "Host-bound: prompt_rag/fp16. A step takes" in page
+    assert "81.1 ×" in page
+    assert "| prompt\\_rag/fp16 | 12.0 ms |" in (run / "report.md").read_text(encoding="utf-8")
+    assert 'id="load"' not in (whole / "report.html").read_text(encoding="utf-8")
 
 
 def test_scores_that_are_better_when_lower_are_told_so(tmp_path: Path) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from harness.environment import give_memory_back
-from harness.measure import load
+from harness.measure import load, memory, roofline
 from harness.prompt import load_prompter, render
 from harness.statistics import bootstrap_quantile
 from harness.types import Context, Measurement, Session, SuiteData
@@ -29,29 +27,6 @@ def _quantiles(name: str, samples: list[float]) -> list[Measurement]:
     ]  # fmt: skip
 
 
-def peak_rss_bytes() -> int:
-    """The highest resident memory of this process since it started or since `forget_peak`: weights, cache, Python and
-    its libraries together."""
-    status = Path("/proc/self/status")
-    lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
-    high = next((line.split()[1] for line in lines if line.startswith("VmHWM:")), None)
-    return 1024 * (int(high) if high else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-
-
-def forget_peak() -> bool:
-    """Gives back what loading used and freed, and starts the peak of resident memory anew (Linux, `man 5 proc`:
-    clear_refs); returns whether the system allows it."""
-    import gc
-
-    gc.collect()
-    give_memory_back()
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
-    except OSError:
-        return False
-    return True
-
-
 def measure(
     session: Session, folder: Path, data: SuiteData, knobs: Mapping[str, Any], context: Context
 ) -> list[Measurement]:
@@ -68,8 +43,7 @@ def measure(
     prompts = [render(session.tokenizer, prompter(r[data.message_field])) for r in rows]
     for prompt in prompts[: knobs["warmup"]]:
         session.time_tokens(prompt, knobs["output_tokens"])
-    loading = peak_rss_bytes()
-    apart = context.device != "cuda" and forget_peak()
+    loading = memory.peak_of_loading(context.device)
     first, between, whole = [], [], []
     for done, prompt in enumerate(prompts[: knobs["requests"]]):
         context.progress(done / (knobs["requests"] + 1), f"request {done + 1} of {knobs['requests']}")
@@ -93,7 +67,14 @@ def measure(
         Measurement("weights_bytes", float(session.loaded.proof["weights_bytes"]), "bytes", "lower", 1),
     ]
     measured += load.measure(session, prompts, knobs, context.progress)
-    return measured + _memory(context, loading if apart else None)
+    room = max(len(session.tokenizer(p, add_special_tokens=False).input_ids) for p in batch) + data.max_new_tokens
+    measured += memory.measure(session.model, context.device, loading, max(len(batch), *knobs["clients"], 0), room)
+    if between and steps:
+        alone = median(between)
+        measured += roofline.measure(session.model, context.device, alone)
+        slow = roofline.host_bound(measured[-1].value, alone, 1e3 * median(steps))
+        measured.append(Measurement("host_bound", float(slow), "flag", "lower", 1))
+    return measured
 
 
 def _decoding(rows: int, steps: list[float]) -> list[Measurement]:
@@ -102,18 +83,4 @@ def _decoding(rows: int, steps: list[float]) -> list[Measurement]:
     return [
         Measurement("throughput_tokens_per_s", rows / step, "tok/s", "higher", len(steps), None, tuple(steps)),
         Measurement("batch_step_ms", 1e3 * step, "ms", "lower", len(steps)),
-    ]
-
-
-def _memory(context: Context, loading: int | None) -> list[Measurement]:
-    """Peaks while answering, and, where the two can be told apart, of loading and warming up."""
-    if context.device != "cuda":
-        answering = [Measurement("memory_bytes/peak_rss", float(peak_rss_bytes()), "bytes", "lower", 1)]
-        before = [Measurement("memory_bytes/peak_rss_loading", float(loading), "bytes", "lower", 1)] if loading else []
-        return answering + before
-    import torch
-
-    return [
-        Measurement("memory_bytes/cuda_peak_allocated", float(torch.cuda.max_memory_allocated()), "bytes", "lower", 1),
-        Measurement("memory_bytes/cuda_peak_reserved", float(torch.cuda.max_memory_reserved()), "bytes", "lower", 1),
     ]

@@ -58,11 +58,12 @@ def faults(knobs: Mapping[str, Any]) -> list[str]:
 
 
 def arrivals(rate: float, requests: int) -> list[float]:
-    """When requests of a Poisson process of `rate` a second are due, in seconds after the start."""
+    """When requests of a Poisson process of `rate` a second are due, in seconds after the start. The process is that
+    in which the last one comes at `requests / rate`, so that few requests have no other rate by chance."""
     import numpy
 
-    gaps = numpy.random.default_rng(SEED).exponential(1.0, requests)
-    return [float(t) for t in numpy.cumsum(gaps) / rate]
+    due = numpy.cumsum(numpy.random.default_rng(SEED).exponential(1.0, requests))
+    return [float(t) for t in due / due[-1] * requests / rate]
 
 
 def summary(name: str, served: Sequence[Served]) -> list[Measurement]:

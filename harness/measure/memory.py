@@ -1,0 +1,93 @@
+"""Memory of a process that answers: its peak apart from that of loading, and how many rows more a memory would hold."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+from typing import Any
+
+from harness.environment import give_memory_back
+from harness.types import Measurement
+
+BUDGETS_GB = (8, 16, 24, 40, 80)
+
+
+def peak_rss_bytes() -> int:
+    """The highest resident memory of this process since it started or since `forget_peak`: weights, cache, Python and
+    its libraries together."""
+    status = Path("/proc/self/status")
+    lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
+    high = next((line.split()[1] for line in lines if line.startswith("VmHWM:")), None)
+    return 1024 * (int(high) if high else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def forget_peak() -> bool:
+    """Gives back what loading used and freed, and starts the peak of resident memory anew (Linux, `man 5 proc`:
+    clear_refs); returns whether the system allows it."""
+    import gc
+
+    gc.collect()
+    give_memory_back()
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    except OSError:
+        return False
+    return True
+
+
+def peak_of_loading(device: str) -> int | None:
+    """The peak of this process so far, in bytes, after which the peak starts anew; None where the system cannot tell
+    the two apart."""
+    if device == "cuda":
+        import torch
+
+        loading = int(torch.cuda.max_memory_allocated())
+        torch.cuda.reset_peak_memory_stats()
+        return loading
+    loading = peak_rss_bytes()
+    return loading if forget_peak() else None
+
+
+def kv_bytes_per_token(model: Any) -> int:
+    """Bytes of keys and values that one token of one row holds in all layers, in the dtype computed in."""
+    config = model.config.get_text_config(decoder=True)
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * size * model.dtype.itemsize)
+
+
+def rows_that_fit(budget: float, peak: float, rows: int, row_bytes: float) -> int:
+    """How many rows fit into `budget` bytes, by a process that peaked at `peak` bytes with `rows` of them, where each
+    more takes `row_bytes`; 0 where even those do not fit."""
+    return max(0, rows + int((budget - peak) // row_bytes)) if budget >= peak else 0
+
+
+def measure(model: Any, device: str, loading: int | None, rows: int, row_tokens: int) -> list[Measurement]:
+    """Peaks while answering and of loading, keys and values of a token, and from these how many rows of `row_tokens`
+    tokens would fit into `BUDGETS_GB` (10**9 bytes): a prediction, `rows` being the largest batch that ran."""
+    if device == "cuda":
+        import torch
+
+        peak = float(torch.cuda.max_memory_reserved())
+        used = float(torch.cuda.max_memory_allocated())
+        answering = [
+            Measurement("memory_bytes/cuda_peak_allocated", used, "bytes", "lower", 1),
+            Measurement("memory_bytes/cuda_peak_reserved", peak, "bytes", "lower", 1),
+        ]
+    else:
+        peak = float(peak_rss_bytes())
+        answering = [Measurement("memory_bytes/peak_rss", peak, "bytes", "lower", 1)]
+    kv = kv_bytes_per_token(model)
+    before = "cuda_peak_loading" if device == "cuda" else "peak_rss_loading"
+    return [
+        *answering,
+        *([Measurement(f"memory_bytes/{before}", float(loading), "bytes", "lower", 1)] if loading else []),
+        Measurement("kv_bytes_per_token", float(kv), "bytes", "lower", 1),
+        *(
+            Measurement(
+                f"predicted_rows/{budget}GB", float(rows_that_fit(1e9 * budget, peak, rows, kv * row_tokens)),
+                "rows", "higher", row_tokens,
+            )
+            for budget in BUDGETS_GB
+        ),
+    ]  # fmt: skip

@@ -1,0 +1,59 @@
+"""The limit of a step: what it must read, over what a copy reaches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from harness.engine.eager import Eager
+from harness.measure import roofline
+from harness.measure.latency import measure
+from harness.measure.roofline import bandwidth, host_bound, step_bytes
+from harness.prompt import Recipe
+from tests.cells import suite_data
+from tests.test_engine import CONTEXT
+from tests.test_graph import MODELS, SHAPE, saved
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_step_reads_each_weight_once_and_the_table_only_where_it_makes_the_logits(tied: bool) -> None:
+    model = LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=tied))
+    table = model.model.embed_tokens.weight.numel()
+    weights = sum(p.numel() for p in model.parameters())
+    buffers = sum(b.numel() * b.element_size() for b in model.buffers())
+    assert step_bytes(model) == 4 * (weights if tied else weights - table) + buffers
+
+
+def test_a_copy_has_a_bandwidth(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 1e8 < bandwidth("cpu") < 1e13
+    ticks = iter([0.0, 0.5, 1.0, 1.25, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5])
+    monkeypatch.setattr("harness.measure.roofline.time.perf_counter", lambda: next(ticks))
+    assert bandwidth("cpu") == 2 * roofline.COPY_BYTES["cpu"] / 0.25, "reads and writes, at the best of the copies"
+
+
+@pytest.mark.parametrize(
+    ("times", "alone", "batch", "bound"),
+    [(80.0, 50.0, 52.0, True), (80.0, 50.0, 90.0, False), (1.8, 1.24, 1.39, False), (2.9, 10.0, 10.0, False)],
+)
+def test_far_from_the_limit_and_flat_in_the_batch_is_host_bound(
+    times: float, alone: float, batch: float, bound: bool
+) -> None:
+    assert host_bound(times, alone, batch) is bound
+
+
+def test_a_latency_step_says_how_far_it_is(tmp_path: Path) -> None:
+    folder = saved(tmp_path, *MODELS["llama"])
+    Recipe("Be kind.", (), (), "none", 1).save(folder)
+    rows = tuple({"id": str(n), "message": f"question {n}", "reply": "yes"} for n in range(4))
+    knobs = {
+        "requests": 2, "warmup": 0, "output_tokens": 4, "batch_size": 2, "batch_tokens": 4, "natural_requests": 1,
+        "clients": [], "requests_per_client": 1, "open_requests": 0,
+    }  # fmt: skip
+    data = suite_data(evaluation=rows, max_new_tokens=6)
+    found = {m.metric: m.value for m in measure(Eager().start(folder, CONTEXT), folder, data, knobs, CONTEXT)}
+    assert found["times_limit"] == pytest.approx(found["itl_ms/p50"] / found["step_limit_ms"])
+    assert found["step_limit_ms"] > 0
+    assert found["host_bound"] in (0.0, 1.0)
+    assert found["e2e_natural_ms/p50"] > 0
