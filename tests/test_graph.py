@@ -110,6 +110,16 @@ def test_quantized_layers_are_called_as_they_are(tmp_path: Path) -> None:
     assert session.generate(PROMPTS, 12) == told
 
 
+def test_what_stood_in_a_slot_before_is_never_seen(tmp_path: Path) -> None:
+    session = Graph(batch_size=3).start(saved(tmp_path, *MODELS["llama"]), CONTEXT)
+    assert isinstance(session, GraphSession)
+    told = session.generate(longer(), 20)
+    for cache in session.slots(1, 1).decoder.cache:
+        for kept in cache:
+            kept.copy_(1e3 * torch.randn_like(kept))
+    assert session.generate(longer(), 20) == told
+
+
 def test_times_come_one_a_token(tmp_path: Path) -> None:
     session = Graph().start(saved(tmp_path, *MODELS["llama"]), CONTEXT)
     times = session.time_tokens(PROMPTS[0], 9)

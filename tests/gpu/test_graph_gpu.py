@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from harness.engine import ops
 from harness.engine.eager import Eager, EagerSession
 from harness.engine.graph import Graph, GraphSession
 from harness.engine.slots import DecoderSlots
@@ -44,15 +48,45 @@ def test_captured_or_not_the_tokens_are_the_eager_engines(tmp_path: Path, name: 
             assert session.generate(longer(), 60) == told
 
 
-def test_the_same_work_gives_the_same_bits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("capture", [False, True])
+@pytest.mark.parametrize("rows", [1, 8, 32])
+def test_the_same_work_gives_the_same_bits(tmp_path: Path, rows: int, capture: bool) -> None:
+    """In 16 bits too, and whatever stood in the slots before: garbage there would show whether it is read."""
     model = load(saved(tmp_path, *MODELS["llama"]), Context("cuda", "float16", 0, CUDA.progress)).model
-    slots = DecoderSlots(model, 32, 256, capture=True)
-    ids = [[10 + n, *range(20, 40)] for n in range(32)]
+    slots = DecoderSlots(model, rows, 256, capture=capture)
+    ids = [[10 + n, *range(20, 40)] for n in range(rows)]
     runs = []
-    for _ in range(20):
-        made = [slots.admit(ids, range(32))()] + [slots.step(range(32))() for _ in range(100)]
-        runs.append(made)
-    assert all(run == runs[0] for run in runs)
+    for garbage in (0.0, 0.0, 1e3, float("nan"), 0.0, 0.0):
+        for kept in (t for cache in slots.decoder.cache for t in cache):
+            kept.fill_(garbage)
+        runs.append([slots.admit(ids, range(rows))(), *(slots.step(range(rows))() for _ in range(200))])
+    assert [run == runs[0] for run in runs] == [True] * len(runs)
+
+
+@pytest.mark.parametrize("rows", [8, 32])
+def test_each_part_of_a_step_gives_the_same_bits(rows: int) -> None:
+    """A hundred times at the sizes of a 1.1B Llama: products, attention, norms, and argmax where logits tie."""
+    made = torch.Generator("cuda").manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=made, device="cuda", dtype=torch.float16)
+
+    x, wide = normal(rows, 2048), normal(rows, 5632)
+    cache = normal(33, 4, 512, 64), normal(33, 4, 512, 64)
+    at, slot = torch.randint(100, 400, (rows,), device="cuda"), torch.randperm(32, device="cuda")[:rows]
+    query, ties = normal(rows, 32, 64), normal(rows, 32000).round()
+    parts: dict[str, Callable[[], Any]] = {
+        **{f"{n} by 2048": partial(torch.nn.functional.linear, x, normal(n, 2048)) for n in (2048, 3072, 11264, 32000)},
+        "2048 by 5632": partial(torch.nn.functional.linear, wide, normal(2048, 5632)),
+        "attention": lambda: ops.attend_slots(query, cache, slot, at, 0.125),
+        "norm": lambda: ops.add_rms_norm(x, x, x[0], 1e-5)[0],
+        "argmax": lambda: ties.argmax(dim=-1),
+    }
+    other = []
+    for name, part in parts.items():
+        first = part()
+        other += [name] * any(not torch.equal(first, part()) for _ in range(100))
+    assert other == []
 
 
 def test_times_are_those_of_the_device(tmp_path: Path) -> None:
