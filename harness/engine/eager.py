@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from harness.engine.classifier import ClassifierSession
 from harness.engine.constrained import forbid, matcher
+from harness.engine.ops import likeliest
 from harness.engine.shared_prefix import RowsCache, full_attention, layers, switch_on
 from harness.loading import Loaded, load
 from harness.types import Completion, Context, Session
@@ -207,7 +208,7 @@ class EagerSession:
         ).logits[:, -1]
         if guides:
             forbid(logits, guides)
-        return logits.argmax(dim=-1)
+        return likeliest(logits)
 
     def _read_in_pieces(self, ids: Any, own: Any, positions: Any, cache: RowsCache, guides: Sequence[Any] = ()) -> Any:
         """Reads the prompts of a batch, at most `PIECE_TOKENS` tokens at a time: memory for their activations does not
@@ -273,7 +274,7 @@ class EagerSession:
             start = time.perf_counter()
             for _ in range(new_tokens):
                 logits = self.model(ids, past_key_values=cache, logits_to_keep=1).logits[:, -1]
-                ids = logits.argmax(dim=-1, keepdim=True)
+                ids = likeliest(logits)[:, None]
                 arrived = int(ids)  # as it would at a client
                 times.append(time.perf_counter() - start)
                 if natural and arrived in self.stops:

@@ -15,6 +15,12 @@ def _kernels(tensor: Any) -> Any:
     return kernels
 
 
+def likeliest(logits: Any) -> Any:
+    """The index of the highest of the last dimension, the first of equals. On a CPU in float32: there PyTorch takes
+    four times as long for the maximum of bfloat16."""
+    return (logits if logits.is_cuda else logits.float()).argmax(dim=-1)
+
+
 def add_rms_norm(x: Any, residual: Any, weight: Any, epsilon: float) -> tuple[Any, Any]:
     """`s = x + residual`, and `s` normalised by its root mean square over the last dimension times `weight` (Zhang and
     Sennrich, arXiv 1910.07467); returns (normalised, s). The square is taken in float32."""

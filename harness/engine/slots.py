@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from harness.engine.decoder import Decoder
+from harness.engine.ops import likeliest
 from harness.engine.serving import Tokens
 
 PROMPT_TOKENS = 8192  # read at once
@@ -97,7 +98,7 @@ class DecoderSlots:
             places = torch.arange(ids.shape[1], device=self.device).expand(ids.shape)
             positions = last
             logits = self.decoder(ids, slots, places, last)
-        made = logits.argmax(dim=-1)
+        made = likeliest(logits)
         self._tokens[slots] = made
         self._positions[slots] = (positions + 1).clamp(max=self.capacity - 1)
         return made

@@ -1,0 +1,93 @@
+"""Rows a second of an evaluation: this repository's engines beside lm-eval's `hf` model at its best batch size.
+
+    python benchmarks/evaluation.py MODEL_FOLDER [--rows 48] [--tokens 64] [--batches 1 8 16 32]
+
+Prompts of 128 tokens that share no prefix, greedy, the same model and dtype, in one process, one after the other; each
+is measured on the second half of its rows, after the first has warmed it up. Prints a JSON line a measurement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+
+from harness.engine.eager import Eager
+from harness.engine.graph import Graph
+from harness.environment import detect
+from harness.types import Context
+
+PROMPT = 128
+
+
+def prompts(tokenizer: Any, rows: int) -> list[str]:
+    """Texts that encode to about `PROMPT` tokens each, all different from their first token on."""
+    made = torch.Generator().manual_seed(0)
+    words = [w for i in range(2000, 12000) if (w := tokenizer.decode([i])).strip().isalpha() and w.startswith(" ")]
+    texts = []
+    for _ in range(rows):
+        chosen = torch.randint(len(words), (PROMPT,), generator=made).tolist()
+        texts.append("".join(words[i] for i in chosen).strip())
+    return texts
+
+
+def timed(rows: list[str], run: Callable[[list[str]], list[int]]) -> dict[str, float]:
+    """Seconds of the second half of the rows, and the tokens made in them."""
+    half = len(rows) // 2
+    run(rows[:half])
+    start = time.perf_counter()
+    tokens = sum(run(rows[half:]))
+    seconds = time.perf_counter() - start
+    return {"rows_per_s": round((len(rows) - half) / seconds, 3), "tokens_per_s": round(tokens / seconds, 1)}
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--rows", type=int, default=48)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 16, 32])
+    chosen = parser.parse_args()
+    environment = detect()
+    context = Context(environment.device, environment.dtype, 0, lambda fraction, note: None)
+    print(
+        json.dumps({"hardware": environment.hardware, "dtype": environment.dtype, "threads": torch.get_num_threads()})
+    )
+    best: dict[str, float] = {}
+    for engine in (Eager, Graph):
+        for batch in chosen.batches[-2:]:
+            session = engine(batch_size=batch).start(chosen.folder, context)
+            rows = prompts(session.tokenizer, chosen.rows)
+
+            def ours(texts: list[str], session: Any = session) -> list[int]:
+                return [c.tokens for c in session.generate(texts, chosen.tokens)]
+
+            found = timed(rows, ours)
+            print(json.dumps({"engine": engine.__name__.lower(), "batch": batch, **found}), flush=True)
+            best[engine.__name__] = max(best.get(engine.__name__, 0.0), found["rows_per_s"])
+            model, tokenizer = session.model, session.tokenizer
+    model.set_attn_implementation("sdpa")
+    for batch in chosen.batches:
+        peer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch)
+
+        def theirs(texts: list[str], peer: Any = peer) -> list[int]:
+            asked = {"until": ["\x00"], "max_gen_toks": chosen.tokens, "do_sample": False}
+            requests = [Instance("generate_until", {}, (t, asked), n) for n, t in enumerate(texts)]
+            return [len(tokenizer(t).input_ids) for t in peer.generate_until(requests, disable_tqdm=True)]
+
+        found = timed(rows, theirs)
+        print(json.dumps({"engine": "lm-eval hf", "batch": batch, **found}), flush=True)
+        best["hf"] = max(best.get("hf", 0.0), found["rows_per_s"])
+    print(json.dumps({f"{name}_over_hf": round(best[name] / best["hf"], 2) for name in ("Eager", "Graph")}))
+
+
+if __name__ == "__main__":
+    main()
