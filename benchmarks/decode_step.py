@@ -22,7 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, StaticCache
 
 from harness.engine.serving import serve
 from harness.engine.slots import DecoderSlots, uncapturable
-from harness.loading import weight_bytes
+from harness.measure.roofline import bandwidth, step_bytes
 from harness.types import Request
 
 SHAPES = {
@@ -31,21 +31,6 @@ SHAPES = {
     "8b": (4096, 14336, 32, 32, 8, 128256),
 }
 PROMPT, STEPS = 128, 128
-
-
-def bandwidth() -> float:
-    """Bytes a second that a copy within the device reads and writes, the best of five of 2 GiB."""
-    source = torch.empty(2**31, dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
-    best = 0.0
-    for _ in range(5):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        target.copy_(source)
-        end.record()
-        end.synchronize()
-        best = max(best, 2 * source.numel() / (begin.elapsed_time(end) / 1e3))
-    return best
 
 
 def model_of(shape: str, dtype: torch.dtype) -> LlamaForCausalLM:
@@ -108,14 +93,9 @@ def prompts(rows: int, vocabulary: int) -> list[list[int]]:
 def served(slots: DecoderSlots, rows: int, vocabulary: int) -> tuple[list[list[int]], list[float]]:
     """The tokens of a batch and the seconds of its steps, as a client sees them."""
     asked = [Request(p, STEPS) for p in prompts(rows, vocabulary)]
-    made = serve(_Few(slots, rows), asked, ())
+    made = serve(slots, asked, (), rows=rows)
     times = made[0].times
     return [m.tokens for m in made], [b - a for a, b in itertools.pairwise(times)]
-
-
-class _Few:
-    def __init__(self, slots: DecoderSlots, rows: int) -> None:
-        self.rows, self.admit, self.step = rows, slots.admit, slots.step
 
 
 def generated(model: Any, rows: int) -> float:
@@ -157,14 +137,13 @@ def main() -> None:
         if chosen.out:
             chosen.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
-    rate = bandwidth()
+    rate = bandwidth("cuda")
     told(device=torch.cuda.get_device_name(), torch=torch.__version__, copy_tb_per_s=round(rate / 1e12, 3))
     for shape, weights in itertools.product(chosen.shapes, chosen.weights):
         model = model_of(shape, torch.float16)
         if weights != "fp16":
             model = quantized(model, weights)
-        table = model.model.embed_tokens.weight
-        read = weight_bytes(model) - table.numel() * table.element_size()
+        read = step_bytes(model)
         limit = read / rate
         name = {"shape": shape, "weights": weights}
         told(**name, read_gib=round(read / 2**30, 3), limit_ms=round(1e3 * limit, 3), why=uncapturable(model))

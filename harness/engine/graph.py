@@ -50,7 +50,7 @@ class Graph:
             loaded.proof["how"] = f"eager: {why}"
             return EagerSession(eager, loaded, context)
         session = GraphSession(self, EagerSession(eager, loaded, context))
-        if session.slots(1, power(1, 64)).decoder.agrees():
+        if session.slots(1, 1).decoder.agrees():
             return session
         loaded.proof["how"] = "eager: decoded in pieces it gave other logits"
         return session.eager
@@ -123,24 +123,13 @@ class GraphSession:
         asked = [Request(self.eager.encode(p), new_tokens, at) for p, at in zip(prompts, times, strict=True)]
         slots = self.slots(clients, max(len(r.prompt) + r.max_new_tokens for r in asked))
         slots.warm(clients, [len(r.prompt) for r in asked])
-        return serve(_First(slots, clients), asked, ())
+        return serve(slots, asked, (), rows=clients)
 
     def _serve(
         self, asked: Sequence[Request], rows: int, stops: Any = (), progress: Callable[[int], None] = lambda done: None
     ) -> list[Served]:
         slots = self.slots(rows, max(len(r.prompt) + r.max_new_tokens for r in asked))
         order = sorted(range(len(asked)), key=lambda i: -len(asked[i].prompt))  # like widths are read together
-        made = serve(
-            _First(slots, rows), [asked[i] for i in order], stops, wait_for=max(1, rows // 4), progress=progress
-        )
+        made = serve(slots, [asked[i] for i in order], stops, rows=rows, wait_for=max(1, rows // 4), progress=progress)
         found = dict(zip(order, made, strict=True))
         return [found[i] for i in range(len(asked))]
-
-
-class _First:
-    """The first `rows` of some slots."""
-
-    def __init__(self, slots: DecoderSlots, rows: int) -> None:
-        self.rows = rows
-        self.admit = slots.admit
-        self.step = slots.step

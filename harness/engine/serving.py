@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import islice, takewhile
 from typing import Protocol
 
 from harness.types import Request, Served
@@ -44,17 +45,19 @@ def serve(
     requests: Sequence[Request],
     stops: Collection[int],
     *,
+    rows: int | None = None,
     wait_for: int = 1,
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Served]:
-    """Answers in the order of the requests. While rows are at work, waiting requests are read when `wait_for` slots are
-    free (or as many as there are requests): more at once is better throughput, one is the shortest wait."""
+    """Answers in the order of the requests, on the first `rows` slots (None: all). While rows are at work, waiting
+    requests are read when `wait_for` slots are free (or as many as there are requests): more at once is better
+    throughput, one is the shortest wait."""
     start = clock()
     found: dict[int, Served] = {}
     waiting = deque(sorted(range(len(requests)), key=lambda i: requests[i].due or 0.0))
-    free: list[int] = list(range(slots.rows))[::-1]
+    free: list[int] = list(range(rows or slots.rows))[::-1]
     live: list[_Row] = []
     launched: deque[tuple[Tokens, list[_Row]]] = deque()
     done = 0
@@ -65,9 +68,9 @@ def serve(
 
     def read() -> None:
         nonlocal done
-        tokens, rows = launched.popleft()
+        tokens, stepped = launched.popleft()
         made, now = tokens(), clock() - start
-        for row, token in zip(rows, made, strict=True):
+        for row, token in zip(stepped, made, strict=True):
             if row.ended:
                 continue
             row.served.times.append(now)
@@ -82,16 +85,16 @@ def serve(
                 free.append(row.slot)  # not before its client has the answer: in a closed loop that is who asks next
 
     while waiting or live or launched:
-        ready = len(_while(due, waiting, len(free)))
+        ready = len(list(islice(takewhile(due, waiting), len(free))))
         if ready and (not live or ready >= min(wait_for, len(waiting))):
             taken = [waiting.popleft() for _ in range(ready)]
-            rows = []
+            news = []
             for i in taken:
                 at = requests[i].due
                 found[i] = Served(clock() - start if at is None else at)
-                rows.append(_Row(free.pop(), requests[i], found[i], launched=1))
-            launched.append((slots.admit([r.request.prompt for r in rows], [r.slot for r in rows]), rows))
-            live += rows
+                news.append(_Row(free.pop(), requests[i], found[i], launched=1))
+            launched.append((slots.admit([r.request.prompt for r in news], [r.slot for r in news]), news))
+            live += news
         going = [row for row in live if row.launched < row.request.max_new_tokens]
         if going:
             for row in going:
@@ -104,13 +107,3 @@ def serve(
             if ahead > 0:
                 sleep(ahead)
     return [found[i] for i in range(len(requests))]
-
-
-def _while(holds: Callable[[int], bool], items: Collection[int], most: int) -> list[int]:
-    """The first items for which something holds, at most so many."""
-    kept: list[int] = []
-    for item in items:
-        if len(kept) == most or not holds(item):
-            break
-        kept.append(item)
-    return kept

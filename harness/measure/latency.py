@@ -9,22 +9,9 @@ from statistics import median
 from typing import Any
 
 from harness.measure import load, memory, roofline
+from harness.measure.load import quantiles
 from harness.prompt import load_prompter, render
-from harness.statistics import bootstrap_quantile
 from harness.types import Context, Measurement, Session, SuiteData
-
-
-def _quantiles(name: str, samples: list[float]) -> list[Measurement]:
-    """p50 and p95 with bootstrap intervals; p99 is never printed of a few hundred samples."""
-    import numpy
-
-    return [
-        Measurement(
-            f"{name}/p{q:.0f}", float(numpy.quantile(samples, q / 100)), "ms", "lower", len(samples),
-            bootstrap_quantile(samples, q / 100), tuple(round(s, 3) for s in samples) if q == 50 else (),
-        )
-        for q in (50, 95)
-    ]  # fmt: skip
 
 
 def measure(
@@ -58,10 +45,10 @@ def measure(
         session.time_batch(batch, 2)  # the first batch of a shape picks its kernels
     prefill, *steps = session.time_batch(batch, tokens)
     measured = [
-        *_quantiles("ttft_ms", first),
-        *(_quantiles("itl_ms", between) if between else []),
-        *_quantiles("e2e_ms", whole),
-        *(_quantiles("e2e_natural_ms", ends) if ends else []),
+        *quantiles("ttft_ms", first),
+        *(quantiles("itl_ms", between) if between else []),
+        *quantiles("e2e_ms", whole),
+        *(quantiles("e2e_natural_ms", ends) if ends else []),
         *(_decoding(len(batch), steps) if steps else []),
         Measurement("batch_prefill_ms", 1e3 * prefill, "ms", "lower", len(batch)),
         Measurement("weights_bytes", float(session.loaded.proof["weights_bytes"]), "bytes", "lower", 1),

@@ -77,19 +77,21 @@ def summary(name: str, served: Sequence[Served]) -> list[Measurement]:
     seconds = max(s.times[-1] for s in served) - min(s.sent for s in served)
     tokens = sum(len(s.times) for s in served)
     return [
-        *(m for part, samples in parts.items() if samples for m in _quantiles(f"{name}/{part}", samples)),
+        *(m for part, samples in parts.items() if samples for m in quantiles(f"{name}/{part}", samples, keep=False)),
         Measurement(f"{name}/tokens_per_s", tokens / seconds, "tok/s", "higher", len(served)),
         Measurement(f"{name}/requests_per_s", len(served) / seconds, "req/s", "higher", len(served)),
     ]
 
 
-def _quantiles(name: str, samples: Sequence[float]) -> list[Measurement]:
+def quantiles(name: str, samples: Sequence[float], keep: bool = True) -> list[Measurement]:
+    """p50 and p95 with bootstrap intervals; p99 is never printed of a few hundred samples. `keep` has the raw ones
+    stand beside p50."""
     import numpy
 
     return [
         Measurement(
             f"{name}/p{q:.0f}", float(numpy.quantile(samples, q / 100)), "ms", "lower", len(samples),
-            bootstrap_quantile(samples, q / 100),
+            bootstrap_quantile(samples, q / 100), tuple(round(s, 3) for s in samples) if keep and q == 50 else (),
         )
         for q in (50, 95)
     ]  # fmt: skip
