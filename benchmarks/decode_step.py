@@ -1,6 +1,6 @@
 """How near the memory limit a decode step comes, on a GPU: random weights in the shape of a model, no download.
 
-    python benchmarks/decode_step.py 1b 8b [--weights fp16 int8 dynamic] [--out FILE]
+    python benchmarks/decode_step.py 1b 8b [--weights fp16 gptq-marlin ...] [--generate] [--out FILE]
 
 The limit is the bytes that a step must read (weights without the embedding table, and keys and values) over the
 bandwidth of a device-to-device copy measured in the same process. Prints a JSON line a measurement.
@@ -18,19 +18,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, StaticCache
+from tokenizers import Tokenizer, models
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, StaticCache
 
 from harness.engine.serving import serve
 from harness.engine.slots import DecoderSlots, uncapturable
+from harness.loading import load
 from harness.measure.roofline import bandwidth, step_bytes
-from harness.types import Request
+from harness.quantize.dynamic import Dynamic
+from harness.quantize.int8 import Int8
+from harness.types import Context, Request
 
 SHAPES = {
     "135m": (576, 1536, 30, 9, 3, 49152),
     "1b": (2048, 5632, 22, 32, 4, 32000),
     "8b": (4096, 14336, 32, 32, 8, 128256),
 }
-PROMPT, STEPS = 128, 128
+WEIGHTS = ("fp16", "int8", "dynamic", "gptq-triton", "gptq-marlin", "awq-triton", "awq-marlin")
+PROMPT, STEPS, GROUP = 128, 128, 128
+CUDA = Context("cuda", "float16", 0, lambda fraction, note: None)
 
 
 def model_of(shape: str, dtype: torch.dtype) -> LlamaForCausalLM:
@@ -49,21 +55,46 @@ def model_of(shape: str, dtype: torch.dtype) -> LlamaForCausalLM:
 
 
 def quantized(model: LlamaForCausalLM, weights: str) -> Any:
-    """The same model with its linear layers quantized: bitsandbytes at threshold 0, or torchao's dynamic INT8."""
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
-
+    """The same model quantized by the harness and loaded as any cell is; 4-bit weights are drawn at random."""
+    method, _, kernel = weights.partition("-")
+    if kernel:
+        return packed(model, method, kernel)
+    made: dict[str, Any] = {"int8": Int8(threshold=0.0), "dynamic": Dynamic()}
     with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        if weights == "int8":
-            config: Any = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)
-        else:
-            from torchao.quantization import Int8DynamicActivationInt8WeightConfig
+        model.save_pretrained(f"{folder}/plain")
+        words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, unk_token="a")))
+        made[method](Path(folder, "plain"), (), Path(folder, "quantized"), CUDA)
+        words.save_pretrained(f"{folder}/quantized")
+        return load(Path(folder, "quantized"), CUDA).model
 
-            config = TorchAoConfig(Int8DynamicActivationInt8WeightConfig())
-        dtype = torch.float16 if weights == "int8" else torch.bfloat16
-        return AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, quantization_config=config, device_map={"": 0}
-        ).eval()
+
+def packed(model: Any, method: str, kernel: str) -> Any:
+    """The model with its linear layers replaced as transformers replaces them for a checkpoint of GPTQ or AWQ."""
+    from gptqmodel.utils.importer import hf_select_quant_linear_v2
+    from gptqmodel.utils.model import hf_gptqmodel_post_init
+
+    device = model.device
+    named = {"triton": "awq_gemm_triton" if method == "awq" else "gptq_triton"}.get(kernel, f"{method}_{kernel}")
+    shape = {"bits": 4, "group_size": GROUP, "desc_act": False, "sym": method == "gptq"}
+    made = hf_select_quant_linear_v2(
+        **shape, format="gptq" if method == "gptq" else "gemm", quant_method=method, backend=named, pack=False,
+        device_map={"": str(device)}, zero_point=True if method == "awq" else None,
+    )  # fmt: skip
+    for name, old in list(model.model.named_modules()):
+        if not isinstance(old, torch.nn.Linear):
+            continue
+        sizes = {"in_features": old.in_features, "out_features": old.out_features, "bias": False}
+        new = made(**shape, **sizes, register_buffers=True, dtype=model.dtype).to(device)
+        for part, values in [*new.named_parameters(), *new.named_buffers()]:
+            if part == "g_idx":
+                values.data = torch.arange(old.in_features, device=device, dtype=values.dtype) // GROUP
+            elif part == "scales":
+                values.data.copy_(torch.rand(values.shape, device=device) / 100)
+            elif part in ("qweight", "qzeros"):
+                values.data.random_(-(2**31), 2**31 - 1)
+        model.model.set_submodule(name, new)
+    hf_gptqmodel_post_init(model, use_act_order=False)
+    return model.eval()
 
 
 def repeatable(slots: DecoderSlots, rows: int, vocabulary: int) -> dict[str, bool]:
@@ -126,7 +157,8 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shapes", nargs="+", choices=SHAPES)
-    parser.add_argument("--weights", nargs="+", choices=("fp16", "int8", "dynamic"), default=["fp16"])
+    parser.add_argument("--weights", nargs="+", choices=WEIGHTS, default=["fp16"])
+    parser.add_argument("--generate", action="store_true", help="time transformers' generate() too")
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
     lines: list[str] = []
@@ -147,7 +179,8 @@ def main() -> None:
         limit = read / rate
         name = {"shape": shape, "weights": weights}
         told(**name, read_gib=round(read / 2**30, 3), limit_ms=round(1e3 * limit, 3), why=uncapturable(model))
-        told(**name, generate_ms={rows: round(1e3 * generated(model, rows), 2) for rows in (1, 8)})
+        if chosen.generate:
+            told(**name, generate_ms={rows: round(1e3 * generated(model, rows), 2) for rows in (1, 8)})
         for capture in (False, True):
             if capture and uncapturable(model):
                 continue

@@ -29,18 +29,22 @@ def _told(error: BaseException) -> str:
     return " ".join(dict.fromkeys(line for line in lines if line and not line.startswith(noise)))
 
 
-def _with_profile(arguments: list[str]) -> list[str]:
-    """Adds the default profile for this machine where none is chosen, and says so."""
+FOR_THIS_MACHINE = {"profile": {"cuda": "standard", "cpu": "quick"}, "engine": {"cuda": "graph", "cpu": "eager"}}
+
+
+def _with_choices(arguments: list[str]) -> list[str]:
+    """Adds the default profile and engine for this machine where none is chosen, and says so."""
     asks = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--version", "--shell-completion", "-sc")
-    if any(a.startswith(("profile=", "+profile=")) or a.partition("=")[0] in asks for a in arguments):
+    if any(a.partition("=")[0] in asks for a in arguments):
         return arguments
     from harness.environment import detect
 
-    name = "standard" if detect().device == "cuda" else "quick"
-    print(
-        f"profile={name} (the default {'with' if name == 'standard' else 'without'} a GPU; quick, standard, thorough)"
-    )
-    return [*arguments, f"profile={name}"]
+    device = detect().device
+    unsaid = [g for g in FOR_THIS_MACHINE if not any(a.startswith((f"{g}=", f"+{g}=")) for a in arguments)]
+    chosen = [f"{group}={FOR_THIS_MACHINE[group][device]}" for group in unsaid]
+    if chosen:
+        print(f"{' '.join(chosen)} (the default {'without' if device == 'cpu' else 'with'} a GPU)")
+    return [*arguments, *chosen]
 
 
 def _with_own_choices(arguments: list[str], packaged: Path) -> list[str]:
@@ -69,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = _with_own_choices(list(sys.argv[1:] if arguments is None else arguments), conf)
     if mistakes := misspelt(given, conf):
         return _mistake([f"{mistake} (python -m harness --help)" for mistake in mistakes])
-    sys.argv = ["harness", *_with_profile(given)]
+    sys.argv = ["harness", *_with_choices(given)]
     try:
         hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(one_cell)()
     except UserError as error:

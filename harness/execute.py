@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.components import instantiate
-from harness.environment import detect
+from harness.environment import detect, give_memory_back
 from harness.prompt import render, short_chat
 from harness.store import Store, write_json
 from harness.suite import load as load_suite
@@ -58,11 +58,24 @@ def carry_out(step: Step, parents: list[Step], store: Store, progress: Progress,
     folders = [store.folder(p) for p in parents]
     _set_threads(threads)
     work = {
-        StepKind.BASE: _base, StepKind.ADAPT: _adapt, StepKind.QUANTIZE: _quantize,
+        StepKind.KERNELS: _alone, StepKind.BASE: _alone, StepKind.ADAPT: _adapt, StepKind.QUANTIZE: _quantize,
         StepKind.QUALITY: _quality, StepKind.LATENCY: _latency,
     }[step.kind]  # fmt: skip
     with _machine(step.exclusive):
         store.build(step, lambda out: work(step, folders, out, context), {**plain(environment), "threads": threads})
+
+
+def tidy() -> None:
+    """Gives back what a step left in memory, and starts the peaks anew, for the next step of this process."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    give_memory_back()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 @contextlib.contextmanager
@@ -86,7 +99,7 @@ def _data(step: Step) -> SuiteData:
     return load_suite(step.suite)
 
 
-def _base(step: Step, parents: list[Path], out: Path, context: Context) -> Mapping[str, Json]:
+def _alone(step: Step, parents: list[Path], out: Path, context: Context) -> Mapping[str, Json]:
     facts: Mapping[str, Json] = instantiate(step.component)(out, context)
     return facts
 
@@ -129,7 +142,7 @@ def _session(step: Step, folder: Path, context: Context) -> Any:
 def _quality(step: Step, parents: list[Path], out: Path, context: Context) -> Mapping[str, Json]:
     from harness.measure.quality import measure
 
-    parent, folder = parents
+    parent, folder, *_ = parents
     data = _data(step)
     assert step.suite is not None
     session = _session(step, folder, context)

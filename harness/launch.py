@@ -1,9 +1,9 @@
-"""Runs a plan's steps on this machine, each in a process of its own, and loses none of what is done.
+"""Runs a plan's steps on this machine, in processes apart from this one, and loses none of what is done.
 
 Ordinary steps share the machine, one thread each (two builds of one thread beat one of two), but only one of them
-trains at a time, since that takes most memory; a latency step has the machine to itself. The first cell goes first and
-alone until it is timed, so that there is soon something to read; the other latencies wait for the end, when nothing
-else is left to do.
+trains at a time, since that takes most memory; a latency step has the machine to itself. On a CPU the first cell goes
+first and alone until it is timed, so that there is soon something to read; the other latencies wait for the end, when
+nothing else is left to do.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from harness.environment import Environment
 from harness.errors import HarnessError
 from harness.plan import Plan
 from harness.store import Store
-from harness.types import Json, Step, StepKind, plain
+from harness.types import Step, StepKind, plain
 
 CHILD_ENVIRONMENT = {
     # Large temporaries in huge pages made training and AWQ 2 to 4 times faster, and blocks kept for the next of
@@ -54,39 +54,52 @@ class Watcher(Protocol):
     def waited(self) -> None: ...
 
 
-@dataclass(slots=True)
-class _Running:
-    step: Step
+@dataclass(slots=True, eq=False)
+class _Worker:
+    """A child and what it is doing."""
+
     process: Any
     pipe: Connection
-    started: float
+    step: Step | None = None
+    started: float = 0.0
     reason: str | None = field(default=None)
 
 
-def work(pipe: Connection, step: Json, parents: list[Json], store: str, threads: int, log: str) -> None:
-    """A child's whole life: the step's output goes to its log, its progress and its fate through the pipe."""
-    from harness.execute import carry_out, step_from_json
+def work(pipe: Connection, store: str) -> None:
+    """A child's whole life: steps come through the pipe until it closes; each one's output goes to its log, its
+    progress and its fate back through the pipe."""
+    from harness.execute import carry_out, step_from_json, tidy
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    os.dup2(sink, 1)
-    os.dup2(sink, 2)
     try:
-        carry_out(
-            step_from_json(step),
-            [step_from_json(p) for p in parents],
-            Store(Path(store)),
-            lambda fraction, note: pipe.send(("progress", fraction, note)),
-            threads,
-        )
-    except HarnessError as error:
-        pipe.send(("failed", str(error), ""))
-    except BaseException as error:
-        traceback.print_exc()
-        said = str(error).strip().splitlines()
-        pipe.send(("failed", f"{type(error).__name__}: {said[0] if said else 'no message'} (log: {log})", ""))
-    else:
-        pipe.send(("done", 1.0, ""))
+        while task := pipe.recv():
+            step, parents, threads, log = task
+            sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+            os.dup2(sink, 1)
+            os.dup2(sink, 2)
+            os.close(sink)
+            try:
+                carry_out(
+                    step_from_json(step),
+                    [step_from_json(p) for p in parents],
+                    Store(Path(store)),
+                    lambda fraction, note: pipe.send(("progress", fraction, note)),
+                    threads,
+                )
+            except HarnessError as error:
+                pipe.send(("failed", str(error), ""))
+                break
+            except BaseException as error:
+                traceback.print_exc()
+                said = str(error).strip().splitlines()
+                pipe.send(("failed", f"{type(error).__name__}: {said[0] if said else 'no message'} (log: {log})", ""))
+                break
+            tidy()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            pipe.send(("done", 1.0, ""))
+    except EOFError:
+        pass  # the parent has no more work
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -103,7 +116,9 @@ def fate(exit_code: int | None) -> str:
 
 
 class Launcher:
-    """Carries out a plan. `workers` ordinary steps at a time; `fork_server` off starts a fresh interpreter a step."""
+    """Carries out a plan. `workers` ordinary steps at a time. With `fork_server` each step has a process of its own, a
+    second after it is wanted; without, interpreters start fresh, which takes many seconds, and one that did its step
+    well is given the next, unless it trained."""
 
     def __init__(
         self, plan: Plan, store: Store, environment: Environment, workers: int, fork_server: bool, watcher: Watcher
@@ -115,7 +130,8 @@ class Launcher:
         self.watcher = watcher
         self.failed: dict[str, str] = {}
         self.done = {key for key, step in plan.steps.items() if store.manifest(step)}
-        self.running: dict[Connection, _Running] = {}
+        self.running: dict[Connection, _Worker] = {}
+        self.idle: list[_Worker] = []
         self._context: Any = multiprocessing.get_context("forkserver" if fork_server else "spawn")
         self._fork_server = fork_server
         self.logs = store.root / "logs"
@@ -138,21 +154,26 @@ class Launcher:
                     return self.failed
                 self._listen()
         finally:
-            for running in self.running.values():
-                running.process.terminate()
-            for running in self.running.values():
-                running.process.join(timeout=10)
-                if running.process.is_alive():
-                    running.process.kill()
-                    running.process.join()
-                self.store.discard(running.step.key, running.process.pid)
+            everyone = [*self.running.values(), *self.idle]
+            for worker in everyone:
+                worker.process.terminate()
+            for worker in everyone:
+                worker.process.join(timeout=10)
+                if worker.process.is_alive():
+                    worker.process.kill()
+                    worker.process.join()
+                if worker.step:
+                    self.store.discard(worker.step.key, worker.process.pid)
 
     def _waiting(self) -> list[Step]:
-        at_work = {r.step.key for r in self.running.values()}
+        at_work = {step.key for step in self._busy()}
         return [
             s for s in self.plan.steps.values()
             if s.key not in self.done and s.key not in self.failed and s.key not in at_work
         ]  # fmt: skip
+
+    def _busy(self) -> list[Step]:
+        return [w.step for w in self.running.values() if w.step]
 
     def _fail_orphans(self) -> None:
         for step in self._waiting():
@@ -163,8 +184,8 @@ class Launcher:
     def _startable(self) -> list[Step]:
         """The steps to start now, by the rule in the module's docstring."""
         ready = [s for s in self._waiting() if set(s.parents) <= self.done]
-        busy = list(self.running.values())
-        if any(r.step.exclusive for r in busy):
+        busy = self._busy()
+        if any(s.exclusive for s in busy):
             return []
         first = self._first_untimed()
         if first:
@@ -176,10 +197,10 @@ class Launcher:
         return self._affordable(shared, busy)[: self.workers - len(busy)]
 
     @staticmethod
-    def _affordable(ready: list[Step], busy: list[_Running]) -> list[Step]:
+    def _affordable(ready: list[Step], busy: list[Step]) -> list[Step]:
         """One training at a time: it needs several times the memory of any other step."""
         adapting = [s for s in ready if s.kind is StepKind.ADAPT]
-        free = 0 if any(r.step.kind is StepKind.ADAPT for r in busy) else 1
+        free = 0 if any(s.kind is StepKind.ADAPT for s in busy) else 1
         return [s for s in ready if s not in adapting[free:]]
 
     def _urgency(self, step: Step) -> tuple[bool, bool, int]:
@@ -191,50 +212,65 @@ class Launcher:
         return step.key not in first, not trains, -place if trains else place
 
     def _first_untimed(self) -> set[str]:
-        """The keys of the first cell up to its latency, while that is still to come; else nothing."""
-        if not self.plan.chains:
+        """The keys of the first cell up to its latency, while that is still to come; else nothing. On a GPU, where a
+        grid takes minutes, nothing waits for it."""
+        if not self.plan.chains or self.environment.device != "cpu":
             return set()
         keys = set(next(iter(self.plan.chains.values())).values())
         untimed = [k for k in keys if self.plan.steps[k].exclusive and k not in self.done and k not in self.failed]
         return {k for k in keys if self.plan.steps[k].kind is not StepKind.QUALITY} if untimed else set()
 
     def _start(self, step: Step) -> None:
-        ours, theirs = multiprocessing.Pipe(duplex=False)
         threads = self.environment.cpu_count if step.exclusive else max(1, self.environment.cpu_count // self.workers)
         parents = [plain(self.plan.steps[p]) for p in step.parents]
         log = str(self.logs / f"{step.kind}-{step.key}.log")
-        arguments = (theirs, plain(step), parents, str(self.store.root), threads, log)
-        process = self._context.Process(target=work, args=arguments)
+        self.idle = [w for w in self.idle if w.process.is_alive()]
+        worker = self.idle.pop() if self.idle else self._hire()
+        worker.step, worker.started, worker.reason = step, time.monotonic(), None
+        worker.pipe.send((plain(step), parents, threads, log))
+        if self._fork_server or step.kind is StepKind.ADAPT:
+            worker.pipe.send(None)  # and no more
+        self.running[worker.pipe] = worker
+        self.watcher.started(step)
+
+    def _hire(self) -> _Worker:
+        ours, theirs = multiprocessing.Pipe()
+        process = self._context.Process(target=work, args=(theirs, str(self.store.root)))
         process.start()
         theirs.close()
-        self.running[ours] = _Running(step, process, ours, time.monotonic())
-        self.watcher.started(step)
+        return _Worker(process, ours)
 
     def _listen(self) -> None:
         for pipe in wait(list(self.running), timeout=0.5):
             assert isinstance(pipe, Connection)
-            running = self.running[pipe]
+            worker = self.running[pipe]
+            assert worker.step
             try:
                 kind, first, note = pipe.recv()
             except (EOFError, OSError):
-                self._reap(pipe, running)
+                worker.process.join()
+                pipe.close()
+                self._ended(worker)
                 continue
             if kind == "progress":
-                self.watcher.progressed(running.step, first, note)
+                self.watcher.progressed(worker.step, first, note)
             elif kind == "failed":
-                running.reason = first
+                worker.reason = first
+            elif not self._fork_server and worker.step.kind is not StepKind.ADAPT:
+                self.idle.append(worker)
+                self._ended(worker)
         self.watcher.waited()
 
-    def _reap(self, pipe: Connection, running: _Running) -> None:
-        running.process.join()
-        del self.running[pipe]
-        pipe.close()
-        key = running.step.key
-        if self.store.manifest(running.step):
-            self.done.add(key)
+    def _ended(self, worker: _Worker) -> None:
+        step = worker.step
+        assert step
+        del self.running[worker.pipe]
+        worker.step = None
+        if self.store.manifest(step):
+            self.done.add(step.key)
             reason = None
         else:
-            reason = running.reason or fate(running.process.exitcode)
-            self.failed[key] = f"{running.step.kind}: {reason}"
-            self.store.discard(key, running.process.pid)
-        self.watcher.ended(running.step, reason, time.monotonic() - running.started)
+            reason = worker.reason or fate(worker.process.exitcode)
+            self.failed[step.key] = f"{step.kind}: {reason}"
+            self.store.discard(step.key, worker.process.pid)
+        self.watcher.ended(step, reason, time.monotonic() - worker.started)

@@ -111,13 +111,14 @@ def _kernel(folder: Path, name: str) -> Any:
 
 def load(folder: Path, context: Context, int4_kernel: str = "auto") -> Loaded:
     """Loads a model directory on the context's device, in the dtype it computes in. `int4_kernel` is gptqmodel's
-    kernel for GPTQ and AWQ on a GPU (`triton`, `marlin`, ...); `auto` is triton there, since what gptqmodel would
-    choose compiles for minutes or downloads at its first use. A CPU has one kernel, which is taken.
+    kernel for GPTQ and AWQ on a GPU (`triton`, `marlin`, ...); see `harness.quantize.int4_kernels.choose` for `auto`,
+    which falls back to Triton's for a model that the fastest kernel refuses. A CPU has one kernel, which is taken.
 
     Raises `BrokenArtifact` for missing, unexpected or mismatched keys.
     """
     from transformers import AutoTokenizer
 
+    from harness.quantize.int4_kernels import FALLBACK, choose
     from harness.quantize.int8_kernels import use_fast_cpu_kernel
 
     if context.device == "cpu":
@@ -126,18 +127,28 @@ def load(folder: Path, context: Context, int4_kernel: str = "auto") -> Loaded:
     dtype = context.dtype
     method = _quantization(folder).get("quant_method")
     if context.device == "cuda":
+        options = {"device_map": {"": 0}}
         if method == "torchao":
             dtype = "bfloat16"  # see harness.quantize.dynamic
         elif not method and _config(folder).get("dtype") == "bfloat16":
             dtype = "bfloat16"  # what it was stored in, and a GPU computes in either
-        kernel = _kernel(folder, "triton" if int4_kernel == "auto" else int4_kernel)
-        options = {"device_map": {"": 0}} | ({"quantization_config": kernel} if kernel else {})
-    model, info = auto_class(folder).from_pretrained(
-        str(folder),
-        dtype=torch_dtype(dtype),
-        output_loading_info=True,
-        **options,
-    )
+
+    def read(kernel: str) -> Any:
+        chosen = {"quantization_config": _kernel(folder, kernel)} if kernel else {}
+        return auto_class(folder).from_pretrained(
+            str(folder), dtype=torch_dtype(dtype), output_loading_info=True, **options, **chosen
+        )
+
+    kernel, why = "", ""
+    if context.device == "cuda" and method in ("gptq", "awq"):
+        kernel, why = choose(int4_kernel, dtype)
+    try:
+        model, info = read(kernel)
+    except (NotImplementedError, ValueError) as error:
+        if not kernel or int4_kernel != "auto" or kernel == FALLBACK:
+            raise
+        kernel, why = FALLBACK, f"{kernel} refused this model: {str(error).strip().splitlines()[0][:200]}"
+        model, info = read(kernel)
     faults = {
         kind: sorted(str(k) for k in info.get(kind, ()) if not str(k).endswith(BENIGN_MISSING))
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
@@ -150,4 +161,6 @@ def load(folder: Path, context: Context, int4_kernel: str = "auto") -> Loaded:
     if method and set(classes) == {"Linear"}:
         raise BrokenArtifact(f"the checkpoint says {method}, but every layer loaded is a plain Linear: {classes}")
     proof = {"linear_classes": classes, "weights_bytes": weight_bytes(model), "dtype": dtype}
+    if kernel:
+        proof["int4_kernel"] = f"{kernel} ({why})" if why else kernel
     return Loaded(model, AutoTokenizer.from_pretrained(str(folder)), proof, classes_of(folder))

@@ -90,6 +90,8 @@ def chain(cell: Cell, data: SuiteData, environment: Environment) -> list[Step]:
         suite=cell.suite,
         seed=cell.seed,
     )
+    kernels = _kernels(cell, environment)
+    compiled = tuple(k.key for k in kernels)
     shared = {
         "model": quantize.key, "engine": _identity(cell.engine), "version": MEASURE_VERSION, **where,
         "libraries": versions(("torch", "transformers", "lm-eval", "jsonschema", "simple-icd-10-cm")),
@@ -103,14 +105,14 @@ def chain(cell: Cell, data: SuiteData, environment: Environment) -> list[Step]:
                 f"quality · {cell.adaptation.name}/{cell.quantization.name}",
                 Component("quality", cell.measure.target, knobs["quality"]),
                 {**shared, "knobs": plain(knobs["quality"]), "rows": data.evaluation_digest},
-                parents=(adapt.key, quantize.key),
+                parents=(adapt.key, quantize.key, *compiled),
                 suite=cell.suite,
                 engine=cell.engine,
                 seed=cell.seed,
             )
         )
     if is_side(cell.variant):
-        return [base, adapt, quantize, *measured]
+        return [*kernels, base, adapt, quantize, *measured]
     measured.append(
         _step(
             StepKind.LATENCY,
@@ -120,14 +122,26 @@ def chain(cell: Cell, data: SuiteData, environment: Environment) -> list[Step]:
                 **shared, "knobs": plain(knobs["latency"]), "rows": data.evaluation_digest,
                 "hardware": environment.hardware,
             },
-            parents=(quantize.key,),
+            parents=(quantize.key, *compiled),
             suite=cell.suite,
             engine=cell.engine,
             seed=cell.seed,
             exclusive=True,
         )
     )  # fmt: skip
-    return [base, adapt, quantize, *measured]
+    return [*kernels, base, adapt, quantize, *measured]
+
+
+def _kernels(cell: Cell, environment: Environment) -> list[Step]:
+    """The step that compiles what a cell's weights are multiplied with, where it does not come compiled."""
+    if environment.device != "cuda" or not getattr(resolve(cell.quantization.target), "INT4", False):
+        return []
+    chosen = Component(
+        "kernels", "harness.quantize.int4_kernels.Compile", {"kernel": cell.engine.params.get("int4_kernel", "auto")}
+    )
+    where = {"dtype": environment.dtype, "hardware": environment.hardware}
+    preimage = {"component": _identity(chosen), **where}
+    return [_step(StepKind.KERNELS, "kernels · 4-bit products", chosen, preimage, parents=(), seed=0)]
 
 
 def plan(cells: Sequence[Cell], data: Mapping[str, SuiteData], environment: Environment) -> Plan:

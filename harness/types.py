@@ -95,6 +95,7 @@ def is_side(name: str) -> bool:
 class StepKind(StrEnum):
     """What a step does; the order is the order of a cell's chain."""
 
+    KERNELS = "kernels"
     BASE = "base"
     ADAPT = "adapt"
     QUANTIZE = "quantize"

@@ -35,7 +35,7 @@ def both(name: str, *arguments: Any) -> tuple[Any, Any]:
 
 
 def check(dtype: torch.dtype, heads: int, kv_heads: int, size: int, capacity: int) -> None:
-    """All four, at one shape."""
+    """Those of a decode step, at one shape."""
     made = torch.Generator().manual_seed(heads * size)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -47,18 +47,19 @@ def check(dtype: torch.dtype, heads: int, kv_heads: int, size: int, capacity: in
     gate, up = normal(4, 2 * 1500).chunk(2, dim=-1)
     near("silu_mul", *both("silu_mul", gate, up))
 
-    rows, tokens, slots = 3, 4, 6
-    product = normal(rows, tokens, (heads + 2 * kv_heads) * size)
+    rows, slots = 3, 6
     sizes = [heads * size, kv_heads * size, kv_heads * size]
-    parts = tuple(t.unflatten(-1, (-1, size)) for t in product.split(sizes, dim=-1))
     turns = tuple(normal(capacity, size // 2).repeat(1, 2) for _ in "cs")
     cache = normal(slots, kv_heads, capacity, size), normal(slots, kv_heads, capacity, size)
     where = torch.tensor([4, 0, 2], device=DEVICE)
-    starts = torch.tensor([0, 3, capacity - tokens], device=DEVICE)
+    starts = torch.tensor([0, 3, capacity - 4], device=DEVICE)
     for positions in (
-        torch.arange(tokens, device=DEVICE)[None] + starts[:, None],
-        torch.arange(tokens, device=DEVICE).expand(rows, tokens),  # which lie in memory but once
+        torch.arange(4, device=DEVICE)[None] + starts[:, None],
+        torch.arange(4, device=DEVICE).expand(rows, 4),  # which lie in memory but once
+        starts[:, None],  # a step: of a dimension of one token PyTorch gives any stride
     ):
+        product = normal(rows, positions.shape[1], sum(sizes))
+        parts = tuple(t.view(*t.shape[:2], -1, size) for t in product.split(sizes, dim=-1))
         kept = on_cpu(cache)
         told = ops.rotate_and_store(on_cpu(parts), on_cpu(turns), kept, where.cpu(), positions.cpu())
         found = kernels.rotate_and_store(parts[0], parts[1], parts[2], turns, cache, where, positions)
@@ -75,9 +76,23 @@ def check(dtype: torch.dtype, heads: int, kv_heads: int, size: int, capacity: in
         near("attend_slots", kernels.attend_slots(query, cache, where, at, size**-0.5), told)
 
 
+def check_dynamic(dtype: torch.dtype, rows: int, size: int, columns: int, biased: bool) -> None:
+    """The dynamic INT8 product is the same number for number."""
+    made = torch.Generator().manual_seed(rows * size)
+    x = (torch.randn(2, rows, size, generator=made) * torch.logspace(-2, 2, rows)[:, None]).to(dtype).to(DEVICE)
+    x[0, 0] = 0
+    weight = torch.randint(-128, 128, (columns, size), generator=made, dtype=torch.int8).to(DEVICE)
+    scale = torch.rand(columns, generator=made).to(DEVICE) / 100
+    bias = torch.randn(columns, generator=made).to(dtype).to(DEVICE) if biased else None
+    found, told = both("dynamic_linear", x, weight, scale, bias)
+    assert torch.equal(found.cpu(), told), f"dynamic_linear {dtype} {rows} x {size} x {columns}"
+
+
 if __name__ == "__main__":
     kinds = (torch.float32, torch.float16) if DEVICE == "cpu" else tuple(LIMIT)
     shapes = ((4, 4, 16, 70), (6, 2, 32, 300), (9, 3, 64, 1030))
     for dtype, shape in itertools.product(kinds, shapes):
         check(dtype, *shape)
+    for dtype, shape in itertools.product(kinds, ((1, 576, 40, True), (9, 264, 5000, False), (40, 1536, 576, True))):
+        check_dynamic(dtype, *shape)
     print("kernels agree")

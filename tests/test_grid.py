@@ -129,10 +129,11 @@ def test_a_changed_knob_redoes_what_depends_on_it(grid: tuple[Path, Path]) -> No
     assert sorted(b.split("/")[0] for b in builds(grid[0]) - before) == ["latency", "quality", "quantize"]
 
 
-def test_what_goes_wrong_is_a_record_and_the_rest_goes_on(grid: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize("fork_server", ["true", "false"])  # without, a process does one step after another
+def test_what_goes_wrong_is_a_record_and_the_rest_goes_on(grid: tuple[Path, Path], fork_server: str) -> None:
     done = harness(
         grid[0], f"--config-dir={ROOT / 'tests/conf'}", *TINY, "adaptation=prompt_rag",
-        "quantization=dies,raises,garbage,cannot,fp16",
+        "quantization=dies,raises,garbage,cannot,fp16", f"runner.fork_server={fork_server}",
     )  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
     run = run_folder(done)
@@ -147,6 +148,15 @@ def test_what_goes_wrong_is_a_record_and_the_rest_goes_on(grid: tuple[Path, Path
     assert not list((grid[0] / ".harness/store/tmp").iterdir()), "half-built folders were left"
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "a bug in a quantizer" in page
+
+
+def test_fresh_interpreters_take_one_step_after_another(tmp_path: Path) -> None:
+    """As on a GPU, where none can be forked; the numbers are those of the fork server's processes."""
+    knobs = ("quantization=fp16,int8", "runner.workers=1", "engine=graph")
+    done = [harness(tmp_path, *TINY, *knobs, f"runner.fork_server={f}", f"store=store_{f}") for f in ("false", "true")]
+    assert [d.returncode for d in done] == [0, 0], done[0].stdout + done[0].stderr
+    told, found = ([r.value("quality/style") for r in ledger.read_records(run_folder(d))] for d in done)
+    assert told == found
 
 
 def test_random_weights_have_no_quality(grid: tuple[Path, Path]) -> None:

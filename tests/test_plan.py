@@ -21,8 +21,9 @@ from harness.types import Cell, Component, Json, StepKind, canonical, digest, pl
 from tests.cells import MACHINE, cell, data_of, grid, reordered, suite_data
 from tests.grids import ROOT
 
-BASE, ADAPT, QUANTIZE, QUALITY, LATENCY = StepKind
-BUILT_ON = {BASE: {*StepKind}, ADAPT: {*StepKind} - {BASE}, QUANTIZE: {QUANTIZE, QUALITY, LATENCY}}
+KERNELS, BASE, ADAPT, QUANTIZE, QUALITY, LATENCY = StepKind
+ALL = {BASE, ADAPT, QUANTIZE, QUALITY, LATENCY}
+BUILT_ON = {BASE: ALL, ADAPT: ALL - {BASE}, QUANTIZE: {QUANTIZE, QUALITY, LATENCY}}
 
 
 def keys(made: Cell, environment: Environment = MACHINE, **data: Any) -> dict[StepKind, str]:
@@ -45,7 +46,7 @@ def test_fifteen_cells_share_builds() -> None:
     assert len(made.steps) == 49
     assert list(made.chains) == [c.id for c in cells]
     first = made.chains[cells[0].id]
-    assert [made.shared_by(first[kind]) for kind in StepKind] == [15, 5, 1, 1, 1]
+    assert [made.shared_by(key) for key in first.values()] == [15, 5, 1, 1, 1]
 
 
 def test_steps_come_after_what_they_need() -> None:
@@ -254,3 +255,16 @@ def test_canonical_text_is_json_of_the_same_value(value: Json) -> None:
 @given(json_values, json_values)
 def test_other_values_get_other_digests(one: Json, other: Json) -> None:
     assert (digest(one) == digest(other)) == (canonical(one) == canonical(other))
+
+
+def test_kernels_are_compiled_once_before_what_needs_them() -> None:
+    """On a GPU, and only for 4-bit weights; elsewhere nothing is compiled."""
+    gpu = replace(MACHINE, device="cuda", hardware="GPU", dtype="float16")
+    cells = grid()
+    made = plan(cells, data_of(cells), gpu)
+    (compiling,) = [s for s in made.steps.values() if s.kind is KERNELS]
+    needing = [s for s in made.steps.values() if compiling.key in s.parents]
+    assert sorted({s.title.split("/")[1] for s in needing}) == ["awq", "gptq"]
+    assert {s.kind for s in needing} == {QUALITY, LATENCY}
+    assert len(needing) == 12
+    assert not [s for s in plan(cells, data_of(cells), MACHINE).steps.values() if s.kind is KERNELS]

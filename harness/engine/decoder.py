@@ -1,16 +1,16 @@
 """A Llama-shaped decoder written out for serving: the modules of a loaded model, called in fewer and larger pieces.
 
 transformers' own forward pass launches some forty kernels a layer, most of them tiny; here it is eleven where weights
-are plain. Every linear layer is still the loaded model's own, so quantized ones compute as they do anywhere. What comes
+are plain. Linear layers are still the loaded model's own, quantized or not (`harness.engine.products`). What comes
 out is proved against the model's own forward pass before it is used (`Decoder.agrees`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 from harness.engine.ops import add_rms_norm, attend_prompt, attend_slots, rotate_and_store, silu_mul
+from harness.engine.products import joined
 from harness.engine.shared_prefix import full_attention
 
 PROOF_TOKENS = 12
@@ -42,20 +42,6 @@ def unfit(model: Any) -> str:
     return "" if size in (16, 32, 64, 128, 256) else f"its heads have {size} elements"
 
 
-def joined(linears: Sequence[Any]) -> Callable[[Any], list[Any]]:
-    """What several linear layers make of one input. Plain ones become one product, and then share its weight."""
-    import torch
-
-    if not all(type(m) is torch.nn.Linear and type(m.weight) is torch.nn.Parameter for m in linears):
-        return lambda x: [m(x) for m in linears]
-    weight = torch.cat([m.weight.data for m in linears])
-    bias = None if linears[0].bias is None else torch.cat([m.bias.data for m in linears])
-    sizes = [m.weight.shape[0] for m in linears]
-    for m, part in zip(linears, weight.split(sizes), strict=True):
-        m.weight.data = part
-    return lambda x: list(torch.nn.functional.linear(x, weight, bias).split(sizes, dim=-1))
-
-
 class Decoder:
     """The model with `slots` places of `capacity` tokens for keys and values."""
 
@@ -74,8 +60,11 @@ class Decoder:
         with torch.inference_mode():
             turns = model.model.rotary_emb(self.cache[0][0], torch.arange(capacity, device=model.device)[None])
             self.turns = tuple(t[0].contiguous() for t in turns)
-        self.heads = [joined([m.q_proj, m.k_proj, m.v_proj]) for m in (layer.self_attn for layer in self.layers)]
-        self.gates = [joined([m.gate_proj, m.up_proj]) for m in (layer.mlp for layer in self.layers)]
+        attentions, mlps = [layer.self_attn for layer in self.layers], [layer.mlp for layer in self.layers]
+        self.heads = [joined([m.q_proj, m.k_proj, m.v_proj]) for m in attentions]
+        self.mixes = [joined([m.o_proj]) for m in attentions]
+        self.gates = [joined([m.gate_proj, m.up_proj]) for m in mlps]
+        self.downs = [joined([m.down_proj]) for m in mlps]
 
     def __call__(self, ids: Any, slots: Any, positions: Any, last: Any = None) -> Any:
         """Logits [rows, vocabulary] after one more token a row, or after prompts that begin at position 0.
@@ -97,10 +86,10 @@ class Decoder:
                 seen = attend_slots(query[:, 0], self.cache[n], slots, positions[:, 0], self.scale)
             else:
                 seen = attend_prompt(query, key, value, self.scale)
-            seen = attention.o_proj(seen.reshape(rows, tokens, -1))
-            x, residual = add_rms_norm(seen, residual, middle.weight, middle.variance_epsilon)
+            (mixed,) = self.mixes[n](seen.reshape(rows, tokens, -1))
+            x, residual = add_rms_norm(mixed, residual, middle.weight, middle.variance_epsilon)
             gate, up = (t.view(rows * tokens, -1) for t in self.gates[n](x))
-            made = layer.mlp.down_proj(silu_mul(gate, up).view(rows, tokens, -1))
+            (made,) = self.downs[n](silu_mul(gate, up).view(rows, tokens, -1))
             x, residual = add_rms_norm(made, residual, norm.weight, norm.variance_epsilon)
         if last is not None:
             x = x.gather(1, last.view(-1, 1, 1).expand(-1, 1, x.shape[2]))

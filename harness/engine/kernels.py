@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 
 BLOCK_KEYS = 64
+EXACT = {"enable_fp_fusion": False}  # round where PyTorch does
+FEW_ROWS = 32  # up to which a product is a matter of reading its weight
 PROGRAMS = 264  # to keep the 132 processors of an H100 busy, twice
 
 
@@ -61,7 +63,7 @@ def silu_mul(gate: Any, up: Any) -> Any:
 
 @triton.jit
 def _rotate_and_store(
-    query, key, value, cos, sin, keys, values, slots, positions,
+    query, key, value, turned_query, turned_key, cos, sin, keys, values, slots, positions,
     tokens, query_token, key_token, value_token, slot_stride, head_stride,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
@@ -72,16 +74,18 @@ def _rotate_and_store(
     if head < HEADS + KV_HEADS:
         if head < HEADS:
             base = query + token * query_token + head * SIZE
+            turned = turned_query + (token * HEADS + head) * SIZE
         else:
             base = key + token * key_token + (head - HEADS) * SIZE
+            turned = turned_key + (token * KV_HEADS + head - HEADS) * SIZE
         a = tl.load(base + half).to(tl.float32)
         b = tl.load(base + SIZE // 2 + half).to(tl.float32)
         c = tl.load(cos + position * SIZE + half).to(tl.float32)
         s = tl.load(sin + position * SIZE + half).to(tl.float32)
         kind = base.dtype.element_ty
         first, second = (a * c - b * s).to(kind), (b * c + a * s).to(kind)
-        tl.store(base + half, first)
-        tl.store(base + SIZE // 2 + half, second)
+        tl.store(turned + half, first)  # not in place: lanes that hold the same elements would race
+        tl.store(turned + SIZE // 2 + half, second)
         if head >= HEADS:
             place = keys + slot * slot_stride + (head - HEADS) * head_stride + position * SIZE
             tl.store(place + half, first)
@@ -96,16 +100,18 @@ def _rotate_and_store(
 def rotate_and_store(
     query: Any, key: Any, value: Any, turns: tuple[Any, Any], cache: tuple[Any, Any], slots: Any, positions: Any
 ) -> tuple[Any, Any]:
-    """See `harness.engine.ops.rotate_and_store`. Queries and keys are turned in place; heads of a token stand side by
-    side, tokens at any distance (the three may be parts of one product)."""
+    """See `harness.engine.ops.rotate_and_store`. Heads of a token stand side by side, tokens at any distance (the three
+    may be parts of one product)."""
     rows, tokens, heads, size = query.shape
     kv_heads = key.shape[2]
+    turned = tuple(torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (query, key))
+    distances = (t.stride(1 if tokens > 1 else 0) for t in (query, key, value))  # one token alone may have any
     _rotate_and_store[(rows * tokens, heads + 2 * kv_heads)](
-        query, key, value, *turns, *cache, slots, positions.contiguous(),
-        tokens, query.stride(1), key.stride(1), value.stride(1), cache[0].stride(0), cache[0].stride(1),
+        query, key, value, *turned, *turns, *cache, slots, positions.contiguous(),
+        tokens, *distances, cache[0].stride(0), cache[0].stride(1),
         HEADS=heads, KV_HEADS=kv_heads, SIZE=size, num_warps=1,
     )  # fmt: skip
-    return query, key
+    return turned[0], turned[1]
 
 
 @triton.jit
@@ -173,3 +179,62 @@ def attend_slots(query: Any, cache: tuple[Any, Any], slots: Any, positions: Any,
     )  # fmt: skip
     _merge_parts[(rows * heads,)](sums, peaks, parts, out, SIZE=size, SPLITS=splits, num_warps=1)
     return out
+
+
+@triton.jit
+def _quantize_rows(x, out, scales, size, BLOCK: tl.constexpr):
+    row, at = tl.program_id(0), tl.arange(0, BLOCK)
+    there = at < size
+    v = tl.load(x + row * size + at, there, 0.0)
+    scale = tl.div_rn(tl.max(tl.abs(v.to(tl.float32)), 0), 127.5).to(v.dtype).to(tl.float32)
+    scale = tl.maximum(scale, 1.1920928955078125e-07)
+    exact = v.to(tl.float32) * tl.div_rn(1.0, scale)
+    whole = (exact + 12582912.0) - 12582912.0  # 1.5 * 2^23: rounds to the nearest, halves to even
+    tl.store(out + row * size + at, tl.minimum(tl.maximum(whole, -128.0), 127.0).to(tl.int8), there)
+    tl.store(scales + row, scale)
+
+
+@triton.jit
+def _int8_product(
+    a, a_scales, w, w_scales, bias, out, rows, columns, size,
+    BIASED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    m = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    n = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    total = tl.zeros((ROWS, COLUMNS), tl.int32)
+    for start in range(0, size, DEPTH):
+        k = start + tl.arange(0, DEPTH)
+        left = tl.load(a + m[:, None] * size + k[None, :], (m < rows)[:, None] & (k < size)[None, :], 0)
+        place = n[None, :].to(tl.int64) * size + k[:, None]
+        right = tl.load(w + place, (n < columns)[None, :] & (k < size)[:, None], 0)
+        total += tl.dot(left, right)
+    kind = out.dtype.element_ty
+    made = (total.to(tl.float32) * tl.load(a_scales + m, m < rows, 0.0)[:, None]).to(kind)
+    scaled = made.to(tl.float32) * tl.load(w_scales + n, n < columns, 0.0)[None, :]
+    if BIASED:
+        scaled += tl.load(bias + n, n < columns, 0.0).to(tl.float32)[None, :]
+    tl.store(out + m[:, None] * columns + n[None, :], scaled.to(kind), (m < rows)[:, None] & (n < columns)[None, :])
+
+
+def dynamic_linear(x: Any, weight: Any, scale: Any, bias: Any) -> Any:
+    """See `harness.engine.ops.dynamic_linear`."""
+    flat = x.reshape(-1, x.shape[-1])
+    rows, size = flat.shape
+    columns = weight.shape[0]
+    small = torch.empty((rows, size), dtype=torch.int8, device=x.device)
+    scales = torch.empty(rows, dtype=torch.float32, device=x.device)
+    block = triton.next_power_of_2(size)
+    _quantize_rows[(rows,)](
+        flat, small, scales, size, BLOCK=block, num_warps=min(16, max(4, block // 512)), **EXACT
+    )  # fmt: skip
+    if rows > FEW_ROWS and size % 8 == 0 and columns % 8 == 0 and x.is_cuda:
+        made = (torch._int_mm(small, weight.t()) * scales[:, None]).to(x.dtype) * scale
+        out = (made if bias is None else made + bias).to(x.dtype)
+    else:
+        out = torch.empty((rows, columns), dtype=x.dtype, device=x.device)
+        high, wide = (16 if rows <= 16 else 32), (16 if columns <= 4096 else 32)
+        _int8_product[(triton.cdiv(columns, wide), triton.cdiv(rows, high))](
+            small, scales, weight, scale, bias, out, rows, columns, size,
+            BIASED=bias is not None, ROWS=high, COLUMNS=wide, DEPTH=256, num_warps=4, num_stages=4, **EXACT,
+        )  # fmt: skip
+    return out.view(*x.shape[:-1], columns)

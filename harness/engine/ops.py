@@ -50,7 +50,7 @@ def rotate_and_store(
 
     `heads` are queries, keys and values [rows, tokens, heads, size], `turns` the cosines and sines [positions, size],
     `cache` keys and values [slots, heads, capacity, size], `slots` [rows] and `positions` [rows, tokens] where to
-    write. Returns the turned queries and keys; those given may have been overwritten.
+    write. Returns the turned queries and keys.
     """
     query, key, value = heads
     if fast := _kernels(query):
@@ -102,3 +102,16 @@ def attend_prompt(query: Any, key: Any, value: Any, scale: float) -> Any:
     with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
         seen = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
     return seen.transpose(1, 2)
+
+
+def dynamic_linear(x: Any, weight: Any, scale: Any, bias: Any) -> Any:
+    """A linear layer whose `weight` [out, in] is int8 with a `scale` [out], on activations [..., in] quantized to int8
+    a token at a time: torchao's `Int8DynamicActivationInt8WeightConfig`, with its roundings. Returns [..., out]."""
+    if fast := _kernels(x):
+        return fast.dynamic_linear(x, weight, scale, bias)
+    import torch
+
+    step = (x.abs().amax(dim=-1, keepdim=True) / 127.5).float().clamp(min=torch.finfo(torch.float32).eps)
+    small = (x * (1.0 / step)).round().clamp(-128, 127)
+    made = ((small.double() @ weight.double().t()).float() * step).to(x.dtype) * scale
+    return (made if bias is None else made + bias).to(x.dtype)

@@ -12,6 +12,7 @@ from typing import Any
 
 from harness.engine.decoder import Decoder
 from harness.engine.ops import likeliest
+from harness.engine.products import dynamic
 from harness.engine.serving import Tokens
 
 PROMPT_TOKENS = 8192  # read at once
@@ -167,6 +168,6 @@ def uncapturable(model: Any) -> str:
     for module in model.modules():
         if getattr(getattr(module, "state", None), "threshold", 0.0):
             return "LLM.int8 with a threshold asks the host in each layer which columns are outliers"
-        if type(getattr(module, "weight", None)).__name__ == "Int8Tensor":
-            return "torchao's dynamic INT8 is not captured"
+        if type(getattr(module, "weight", None)).__name__ == "Int8Tensor" and not dynamic(module):
+            return "torchao's INT8 of this kind is not captured"
     return ""

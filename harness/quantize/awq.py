@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,39 +15,56 @@ from harness.types import Context, Json
 
 @dataclass(frozen=True, slots=True)
 class Awq:
-    """As GPTQ's knobs; AWQ searches a scale a channel and a clipping range a group instead of solving."""
+    """As GPTQ's knobs; AWQ searches a scale a channel and a clipping range a group instead of solving. Without
+    calibration rows it searches nothing."""
 
     bits: int = 4
     group_size: int = 64
     calibration_rows: int = 8
 
     VERSION: ClassVar[int] = 1
+    INT4: ClassVar[bool] = True  # its products run on kernels that a GPU compiles
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "gptqmodel")
     REQUIRES: ClassVar[tuple[str, ...]] = ("gptqmodel",)
 
     def __post_init__(self) -> None:
         if self.bits not in (4,):
             raise ValueError(f"bits={self.bits}: must be one of {(4,)}")
-        if self.calibration_rows < 1:
-            raise ValueError(f"calibration_rows={self.calibration_rows}: must be 1 or more")
+        if self.calibration_rows < 0:
+            raise ValueError(f"calibration_rows={self.calibration_rows}: must be 0 or more")
 
     def __call__(self, model: Path, calibration: Sequence[str], out: Path, context: Context) -> Mapping[str, Json]:
         if fault := gptqmodel_runs.bad_shape(model, self.group_size):
             raise UserError(fault)
         gptqmodel_runs.prepare()
         from gptqmodel import BACKEND
-        from gptqmodel.quantization.config import AWQConfig
+        from gptqmodel.quantization import FORMAT
+        from gptqmodel.quantization.config import AWQConfig, RTNConfig
 
         from harness.quantize.awq_search import speed_up
 
         options: dict[str, Any] = {}
         if context.device == "cpu":
             options["backend"] = BACKEND.AWQ_TORCH
-        search = speed_up(float32=context.device == "cpu" and context.dtype == "float32")
-        config = AWQConfig(
-            bits=self.bits, group_size=self.group_size, offload_to_disk=False,
-            device="cuda:0" if context.device == "cuda" else "cpu",
-        )  # fmt: skip
+        search = "none"
+        shape: dict[str, Any] = {"bits": self.bits, "group_size": self.group_size, "offload_to_disk": False}
+        shape["device"] = "cuda:0" if context.device == "cuda" else "cpu"
+        if self.calibration_rows:
+            search = speed_up(float32=context.device == "cpu" and context.dtype == "float32")
+            config = AWQConfig(**shape)
+        else:
+            config = RTNConfig(**shape, format=FORMAT.GEMM, sym=False)
         rows = calibration[: self.calibration_rows]
         facts = {"bits": self.bits, "group_size": self.group_size, "search": search}
-        return facts | gptqmodel_runs.quantize(model, config, rows, out, context, **options)
+        facts |= gptqmodel_runs.quantize(model, config, rows, out, context, **options)
+        if not self.calibration_rows:
+            _call_it_awq(out)
+        return facts
+
+
+def _call_it_awq(folder: Path) -> None:
+    """gptqmodel 7.6 saves weights that it rounded into AWQ's format as GPTQ's, which then do not load."""
+    file = folder / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config["quantization_config"] |= {"quant_method": "awq", "method": "awq", "zero_point": True}
+    file.write_text(json.dumps(config, indent=2), encoding="utf-8")

@@ -15,7 +15,8 @@ from harness.types import Context, Json
 @dataclass(frozen=True, slots=True)
 class Gptq:
     """`group_size` weights share a scale; `desc_act` orders columns by activation size (slower to serve);
-    `calibration_rows` training rows show the layers what they will see."""
+    `calibration_rows` training rows show the layers what they will see. With none, weights are rounded to the nearest
+    and nothing is solved: enough to time the same kernels on random weights."""
 
     bits: int = 4
     group_size: int = 64
@@ -23,22 +24,23 @@ class Gptq:
     calibration_rows: int = 16
 
     VERSION: ClassVar[int] = 1
+    INT4: ClassVar[bool] = True  # its products run on kernels that a GPU compiles
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "gptqmodel")
     REQUIRES: ClassVar[tuple[str, ...]] = ("gptqmodel", "optimum")
 
     def __post_init__(self) -> None:
         if self.bits not in (2, 3, 4, 8):
             raise ValueError(f"bits={self.bits}: must be one of {(2, 3, 4, 8)}")
-        if self.calibration_rows < 1:
-            raise ValueError(f"calibration_rows={self.calibration_rows}: must be 1 or more")
+        if self.calibration_rows < 0:
+            raise ValueError(f"calibration_rows={self.calibration_rows}: must be 0 or more")
 
     def __call__(self, model: Path, calibration: Sequence[str], out: Path, context: Context) -> Mapping[str, Json]:
         if fault := gptqmodel_runs.bad_shape(model, self.group_size):
             raise UserError(fault)
         gptqmodel_runs.prepare()
-        from gptqmodel import QuantizeConfig
+        from gptqmodel.quantization.config import QuantizeConfig, RTNConfig
 
-        config = QuantizeConfig(
+        config = (QuantizeConfig if self.calibration_rows else RTNConfig)(
             bits=self.bits, group_size=self.group_size, desc_act=self.desc_act, sym=True, offload_to_disk=False,
             device="cuda:0" if context.device == "cuda" else "cpu",
         )  # fmt: skip

@@ -25,7 +25,7 @@ def prepare() -> None:
 def quantize(
     model: Path, config: Any, calibration: Sequence[str], out: Path, context: Context, **options: Any
 ) -> dict[str, Json]:
-    """Quantizes and saves; the tokenizer goes along. Returns the count of calibration rows.
+    """Quantizes and saves; the tokenizer goes along. Returns the count of calibration rows (none: weights are rounded).
 
     A CPU computes in the context's dtype (float32 without fast 16-bit arithmetic: five times faster there).
     """
@@ -37,7 +37,7 @@ def quantize(
         loaded = GPTQModel.load(str(decoder), config, dtype=torch_dtype(context.dtype))
         context.progress(0.1, f"{len(calibration)} calibration rows")
         with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):  # it writes `logs/` where it stands
-            loaded.quantize(list(calibration), batch_size=1, **options)
+            loaded.quantize(list(calibration) or None, batch_size=1, **options)
         context.progress(0.95, "saving")
         loaded.save(str(out))
     put_back(model, out)
