@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from harness import ledger
+from harness.engine import decoder
 from harness.engine.eager import Eager, EagerSession
 from harness.engine.graph import Graph, GraphSession
 from harness.loading import load
@@ -93,6 +94,19 @@ def test_a_model_of_another_make_runs_eagerly_and_says_so(
     session = Graph().start(saved(tmp_path, config, model, rest), CONTEXT)
     assert isinstance(session, EagerSession)
     assert why in session.loaded.proof["how"]
+
+
+def test_a_decoder_that_mixes_rows_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proof sees several rows: one alone would not show that a row reads another's."""
+    told = decoder.rotate_and_store
+
+    def mixed(heads: Any, *rest: Any) -> Any:
+        query, key, value = heads
+        return told((query.roll(1, 0) if query.shape[1] == 1 else query, key, value), *rest)
+
+    monkeypatch.setattr(decoder, "rotate_and_store", mixed)
+    session = Graph().start(saved(tmp_path, *MODELS["llama"]), CONTEXT)
+    assert session.loaded.proof["how"] == "eager: decoded in pieces it gave other logits"
 
 
 def test_quantized_layers_are_called_as_they_are(tmp_path: Path) -> None:

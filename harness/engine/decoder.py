@@ -13,7 +13,7 @@ from harness.engine.ops import add_rms_norm, attend_prompt, attend_slots, rotate
 from harness.engine.products import joined
 from harness.engine.shared_prefix import full_attention
 
-PROOF_TOKENS = 12
+PROOF_ROWS, PROOF_TOKENS = 8, 12
 
 
 def unfit(model: Any) -> str:
@@ -96,20 +96,24 @@ class Decoder:
         return self.model.lm_head(x[:, 0])
 
     def agrees(self) -> bool:
-        """Whether a prompt and one more token give the logits of the model's own forward pass, to rounding."""
+        """Whether prompts of random tokens, and one more token of each, give the logits of the model's own forward
+        pass. In float32 all must; 16 bits and quantized activations round, which some tokens of a deep model amplify
+        until nothing is left, so there the median row must be four times nearer than one that has lost its context
+        (rows of SmolLM2-135M are 14 times nearer where LLM.int8 rounds, and 60 or more elsewhere). Needs
+        `PROOF_ROWS` slots."""
         import torch
 
-        device = self.model.device
-        ids = torch.arange(1, PROOF_TOKENS + 2, device=device)[None]
+        device, rows = self.model.device, PROOF_ROWS
+        made = torch.Generator().manual_seed(0)
+        ids = torch.randint(self.model.config.vocab_size, (rows, PROOF_TOKENS + 1), generator=made).to(device)
         with torch.inference_mode():
-            whole = self.model(ids, use_cache=False).logits[0, -2:].float()
-            lost = self.model(ids[:, -1:], use_cache=False).logits[0].float()
-            slot = torch.zeros(1, dtype=torch.long, device=device)
-            places, end = torch.arange(PROOF_TOKENS + 1, device=device), slot + PROOF_TOKENS - 1
-            first = self(ids[:, :-1], slot, places[None, :-1], end)
-            second = self(ids[:, -1:], slot, places[None, -1:])
-            found = torch.cat([first, second]).float()
-        exact = self.model.dtype == torch.float32 and not getattr(self.model.config, "quantization_config", None)
-        # 16 bits and quantized activations round, which a deep model amplifies; what has lost its context is far off
-        limit = 1e-3 * whole[1:].norm() if exact else (lost - whole[1:]).norm() / 4
-        return bool((found - whole).norm(dim=-1).max() <= limit)
+            whole = self.model(ids, use_cache=False).logits[:, -2:].float()
+            lost = self.model(ids[:, -1:], use_cache=False).logits[:, 0].float()
+            slots = torch.arange(rows, device=device)
+            places = torch.arange(PROOF_TOKENS + 1, device=device).expand(rows, -1)
+            first = self(ids[:, :-1], slots, places[:, :-1], torch.full_like(slots, PROOF_TOKENS - 1))
+            second = self(ids[:, -1:], slots, places[:, -1:])
+            far = (torch.stack([first, second], dim=1).float() - whole).norm(dim=-1)
+        if self.model.dtype == torch.float32 and not getattr(self.model.config, "quantization_config", None):
+            return bool((far <= 1e-3 * whole.norm(dim=-1)).all())
+        return bool(far.median(dim=0).values.max() <= (lost - whole[:, 1]).norm(dim=-1).median() / 4)

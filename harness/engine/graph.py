@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from harness.engine.classifier import ClassifierSession
-from harness.engine.decoder import unfit
+from harness.engine.decoder import PROOF_ROWS, PROOF_TOKENS, unfit
 from harness.engine.eager import Eager, EagerSession
 from harness.engine.serving import serve
 from harness.engine.slots import DecoderSlots, power, uncapturable
@@ -50,7 +50,7 @@ class Graph:
             loaded.proof["how"] = f"eager: {why}"
             return EagerSession(eager, loaded, context)
         session = GraphSession(self, EagerSession(eager, loaded, context))
-        if session.slots(1, 1).decoder.agrees():
+        if session.slots(PROOF_ROWS, PROOF_TOKENS + 1).decoder.agrees():
             return session
         loaded.proof["how"] = "eager: decoded in pieces it gave other logits"
         return session.eager
