@@ -118,6 +118,7 @@ def _unset(configs: Sequence[DictConfig]) -> list[str]:
 def _counts(config: DictConfig) -> list[str]:
     """A line for each number outside the components that is no whole number or too small."""
     latency = {
+        "rounds": 1,
         "requests": 1,
         "batch_size": 1,
         "output_tokens": 2,

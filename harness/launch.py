@@ -216,9 +216,11 @@ class Launcher:
         grid takes minutes, nothing waits for it."""
         if not self.plan.chains or self.environment.device != "cpu":
             return set()
-        keys = set(next(iter(self.plan.chains.values())).values())
-        untimed = [k for k in keys if self.plan.steps[k].exclusive and k not in self.done and k not in self.failed]
-        return {k for k in keys if self.plan.steps[k].kind is not StepKind.QUALITY} if untimed else set()
+        first = next(iter(self.plan.chains.values()))
+        timed = first.get(StepKind.LATENCY)
+        if timed is None or timed in self.done or timed in self.failed:
+            return set()
+        return {first[k] for k in StepKind if k in first and k is not StepKind.QUALITY}
 
     def _start(self, step: Step) -> None:
         threads = self.environment.cpu_count if step.exclusive else max(1, self.environment.cpu_count // self.workers)

@@ -1,8 +1,8 @@
 """From all cells of a grid to the steps that carry them out, each step once. Pure, but for one look at a model's files.
 
-A cell is a chain base -> adapt -> quantize -> quality and latency. A step's key is the hash of its preimage:
-its component with its knobs and version, the keys of the steps before it, digests of the data it sees, its
-seed, and the versions of the libraries that shape the output; never a path. What runs on a device (a build
+A cell is a chain base -> adapt -> quantize -> quality and latency, the latter in rounds. A step's key is the hash of
+its preimage: its component with its knobs and version, the keys of the steps before it, digests of the data it sees,
+its seed, and the versions of the libraries that shape the output; never a path. What runs on a device (a build
 as well as a measurement) names the dtype computed in; only a latency names the hardware.
 """
 
@@ -24,7 +24,7 @@ class Plan:
 
     cells: tuple[Cell, ...]
     steps: Mapping[str, Step]
-    chains: Mapping[str, Mapping[StepKind, str]]
+    chains: Mapping[str, Mapping[str, str]]
     unsupported: Mapping[str, str]
 
     def shared_by(self, key: str) -> int:
@@ -113,23 +113,46 @@ def chain(cell: Cell, data: SuiteData, environment: Environment) -> list[Step]:
         )
     if is_side(cell.variant):
         return [*kernels, base, adapt, quantize, *measured]
-    measured.append(
-        _step(
-            StepKind.LATENCY,
-            f"latency · {cell.adaptation.name}/{cell.quantization.name}",
-            Component("latency", cell.measure.target, knobs["latency"]),
-            {
-                **shared, "knobs": plain(knobs["latency"]), "rows": data.evaluation_digest,
-                "hardware": environment.hardware,
-            },
-            parents=(quantize.key, *compiled),
-            suite=cell.suite,
-            engine=cell.engine,
-            seed=cell.seed,
-            exclusive=True,
-        )
-    )  # fmt: skip
+    timed = {k: v for k, v in knobs["latency"].items() if k != "rounds"}  # more rounds leave those done as they are
+    for number in range(1, knobs["latency"]["rounds"] + 1):
+        later = {"round": number} if number > 1 else {}
+        measured.append(
+            _step(
+                StepKind.LATENCY,
+                f"latency · {cell.adaptation.name}/{cell.quantization.name}" + (f" · round {number}" if later else ""),
+                Component("latency", cell.measure.target, {**timed, **later}),
+                {
+                    **shared, "knobs": plain(timed), "rows": data.evaluation_digest,
+                    "hardware": environment.hardware, **later,
+                },
+                parents=(quantize.key, *compiled),
+                suite=cell.suite,
+                engine=cell.engine,
+                seed=cell.seed,
+                exclusive=True,
+            )
+        )  # fmt: skip
     return [*kernels, base, adapt, quantize, *measured]
+
+
+def _role(step: Step) -> str:
+    """A step's name in its cell's chain: its kind, and the round of a latency after the first."""
+    number = step.preimage.get("round")
+    return f"{step.kind} {number}" if number else step.kind
+
+
+def _in_rounds(steps: Mapping[str, Step]) -> dict[str, Step]:
+    """Steps in the order they may run, later rounds of latencies after all first ones and each the other way round
+    than the last (ABBA), so that a machine that grows slower or faster does so for all cells alike."""
+
+    def number(step: Step) -> int:
+        return int(step.preimage.get("round", 1))
+
+    made = {k: s for k, s in steps.items() if number(s) == 1}
+    for at in range(2, max(map(number, steps.values()), default=1) + 1):
+        these = [(k, s) for k, s in steps.items() if number(s) == at]
+        made.update(these if at % 2 else these[::-1])
+    return made
 
 
 def _kernels(cell: Cell, environment: Environment) -> list[Step]:
@@ -147,7 +170,7 @@ def _kernels(cell: Cell, environment: Environment) -> list[Step]:
 def plan(cells: Sequence[Cell], data: Mapping[str, SuiteData], environment: Environment) -> Plan:
     """The plan of a grid; `data` maps a suite's digest (`digest(plain(suite))`) to its rows."""
     steps: dict[str, Step] = {}
-    chains: dict[str, dict[StepKind, str]] = {}
+    chains: dict[str, dict[str, str]] = {}
     cannot: dict[str, str] = {}
     for cell in cells:
         parts = (cell.model, cell.adaptation, cell.quantization, cell.engine)
@@ -157,7 +180,7 @@ def plan(cells: Sequence[Cell], data: Mapping[str, SuiteData], environment: Envi
             cannot[cell.id] = "; ".join(reasons)
             continue
         made = chain(cell, rows, environment)
-        chains[cell.id] = {step.kind: step.key for step in made}
+        chains[cell.id] = {_role(step): step.key for step in made}
         for step in made:
             steps.setdefault(step.key, step)
-    return Plan(tuple(cells), steps, chains, cannot)
+    return Plan(tuple(cells), _in_rounds(steps), chains, cannot)

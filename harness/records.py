@@ -9,6 +9,7 @@ from typing import Any
 from harness.environment import Environment
 from harness.execute import read_measurements
 from harness.measure.cost import cost_per_1000, requests_per_second
+from harness.measure.rounds import pooled
 from harness.plan import Plan
 from harness.store import Store
 from harness.types import RECORD_SCHEMA, Cell, Json, Measurement, RunRecord, Status, StepKind, plain
@@ -81,17 +82,18 @@ def assemble(
 
 
 def _measurements(
-    manifests: Mapping[StepKind, Any],
+    manifests: Mapping[str, Any],
     plan: Plan,
-    chain: Mapping[StepKind, str],
+    chain: Mapping[str, str],
     store: Store,
     price: Mapping[str, Any],
     batch_size: int,
 ) -> list[Measurement]:
     found: list[Measurement] = []
-    for kind in (StepKind.QUALITY, StepKind.LATENCY):
-        if kind in manifests:
-            found += read_measurements(store.folder(plan.steps[chain[kind]]))
+    if StepKind.QUALITY in manifests:
+        found += read_measurements(store.folder(plan.steps[chain[StepKind.QUALITY]]))
+    rounds = [k for k in manifests if plan.steps[chain[k]].kind is StepKind.LATENCY]
+    found += pooled([read_measurements(store.folder(plan.steps[chain[k]])) for k in rounds])
     if StepKind.QUANTIZE in manifests:
         seconds = sum(manifests[k]["seconds"] for k in BUILDS)
         disk = manifests[StepKind.QUANTIZE]["facts"]["weights_disk_bytes"]

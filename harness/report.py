@@ -41,11 +41,12 @@ from harness.decide import (
 from harness.errors import UserError
 from harness.resources import resource
 from harness.statistics import Paired, holm, over_seeds
-from harness.types import Interval, Json, Measurement, RunRecord, Status, id_parts, is_side
+from harness.types import Interval, Json, Measurement, RunRecord, Status, StepKind, id_parts, is_side
 
 Row = Mapping[str, Json]
 NONE = "–"
 EXAMPLES = 4
+DRIFTED = 1.1  # times as long in one round as in another
 LISTED = 20  # overlapping pairs, the rest stands in leakage.json
 SHOWN_CHARACTERS = 1_500
 # What neither HTML nor Markdown escaping touches, and what can still turn text round or hide it.
@@ -631,15 +632,15 @@ def steps(run: Run) -> list[dict[str, Any]]:
     for r in run.records.values():
         for kind, step in r.steps.items():
             what = {
-                "base": r.model, "adapt": r.adaptation, "quantize": run.names[r.id],
+                "kernels": "4-bit products", "base": r.model, "adapt": r.adaptation,
             }.get(kind, f"{run.names[r.id]}")  # fmt: skip
             entry = {
                 "kind": kind, "what": what, "key": step.get("key", NONE), "seconds": duration(step.get("seconds") or 0),
                 "bytes": size(step["bytes"]) if step.get("bytes") else NONE, "shared": step.get("shared_by", 1),
             }  # fmt: skip
             found.setdefault(f"{kind} {step.get('key')}", entry)
-    order = {"base": 0, "adapt": 1, "quantize": 2, "quality": 3, "latency": 4}
-    return sorted(found.values(), key=lambda s: order.get(s["kind"], 9))
+    order = [str(k) for k in StepKind]
+    return sorted(found.values(), key=lambda s: order.index(s["kind"].split(" ")[0]))
 
 
 def caveats(run: Run) -> list[str]:
@@ -693,6 +694,11 @@ def caveats(run: Run) -> list[str]:
             f"Host-bound: {', '.join(bound)}. A step takes about as long for a batch as for one row and over three "
             "times what reading the weights takes, so it waits for work to be launched: its speed says nothing of the "
             "method."
+        )
+    if drifted := [run.names[r.id] for r in run.ok if (m := r.value("round_drift")) and m.value > DRIFTED]:
+        found.append(
+            f"The machine changed its pace while cells were timed: {', '.join(drifted)} took over {DRIFTED - 1:.0%} "
+            "longer in one round than in another. All rounds are pooled."
         )
     if len({r.seed for r in every}) == 1 and any(r.adaptation not in ("prompt_rag",) for r in run.ok):
         found.append("One seed a cell: the luck of training is not in the intervals, which cover the choice of rows.")

@@ -56,6 +56,7 @@ EXCEPTIONS = {
     ("quantize.fp16", "models.hub"): "so does a checkpoint that came quantized",
     ("report", "ledger"): "a report drawn again reads its records",
     ("report", "decide"): "a report draws the decision that follows from its records",
+    ("loading", "quantize.int4_kernels"): "a GPU loads 4-bit weights for the fastest kernel there is",
     ("loading", "quantize.int8_kernels"): "a CPU loads int8 weights with the kernel that makes them usable",
 }
 

@@ -150,6 +150,22 @@ def test_what_goes_wrong_is_a_record_and_the_rest_goes_on(grid: tuple[Path, Path
     assert "a bug in a quantizer" in page
 
 
+def test_cells_are_timed_in_rounds(grid: tuple[Path, Path], records: dict[tuple[str, str], RunRecord]) -> None:
+    """A second round is added to the first, which is kept; memory and load are taken once."""
+    before = builds(grid[0])
+    narrowed = ("adaptation=prompt_rag", "quantization=fp16,int8", "measure.latency.rounds=2")
+    done = harness(grid[0], "+sweep=support_tone", *TINY, *narrowed)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sorted(b.split("/")[0] for b in builds(grid[0]) - before) == ["latency", "latency"]
+    for record in ledger.read_records(run_folder(done)):
+        once = records[record.adaptation, record.quantization]
+        assert record.value("e2e_ms/p50").n == 2 * once.value("e2e_ms/p50").n  # type: ignore[union-attr]
+        assert len(record.value("e2e_ms/p50").samples) == 4  # type: ignore[union-attr]
+        assert record.value("round_drift").value >= 1.0  # type: ignore[union-attr]
+        assert record.value("kv_bytes_per_token") == once.value("kv_bytes_per_token")
+        assert "latency 2" in record.steps
+
+
 def test_fresh_interpreters_take_one_step_after_another(tmp_path: Path) -> None:
     """As on a GPU, where none can be forked; the numbers are those of the fork server's processes."""
     knobs = ("quantization=fp16,int8", "runner.workers=1", "engine=graph")

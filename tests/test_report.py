@@ -334,6 +334,18 @@ def test_steps_that_were_launched_otherwise_are_not_compared_silently(tmp_path: 
     assert "not captured: it asks the host (full_ft/dynamic)" in told
 
 
+def test_a_machine_that_changed_its_pace_is_told(tmp_path: Path) -> None:
+    cells, rows = records.grid()
+    drifts = [1.02, 1.31, *[1.0] * 13]
+    timed = [
+        replace(r, measurements=(*r.measurements, Measurement("round_drift", d, "×", "lower", 2)))
+        for r, d in zip(cells, drifts, strict=True)
+    ]
+    run = folder(tmp_path, timed, rows, records.ids())
+    (told,) = [c for c in report.caveats(report.read(run)) if "pace" in c]
+    assert "timed: prompt_rag/int8 took over 10% longer" in told
+
+
 def test_load_is_told_with_its_service_level_and_what_failed(tmp_path: Path, whole: Path) -> None:
     cells, rows = records.grid()
     found = {

@@ -53,6 +53,8 @@ def measure(
         Measurement("batch_prefill_ms", 1e3 * prefill, "ms", "lower", len(batch)),
         Measurement("weights_bytes", float(session.loaded.proof["weights_bytes"]), "bytes", "lower", 1),
     ]
+    if knobs.get("round", 1) > 1:
+        return measured  # what follows is taken once
     measured += load.measure(session, prompts, knobs, context.progress)
     room = max(len(session.tokenizer(p, add_special_tokens=False).input_ids) for p in batch) + data.max_new_tokens
     measured += memory.measure(session.model, context.device, loading, max(len(batch), *knobs["clients"], 0), room)
