@@ -2,7 +2,8 @@
 
     HarnessError
     ├── UserError        a user's mistake or an unfit environment; shown as one line a mistake, exit code 2
-    └── BrokenArtifact   a build that does not hold what it claims; the cell is recorded as failed
+    ├── BrokenArtifact   a build that does not hold what it claims; the cell is recorded as failed
+    └── DoesNotFit       work that memory cannot hold, known before it starts; likewise
 
 Everything else is a bug of ours and keeps its traceback.
 """
@@ -24,3 +25,7 @@ class UserError(HarnessError):
 
 class BrokenArtifact(HarnessError):
     """A checkpoint with missing keys, unreplaced layers, or answers far from its parent's."""
+
+
+class DoesNotFit(HarnessError):
+    """Rows whose keys and values need more memory than is free."""

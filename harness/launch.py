@@ -91,8 +91,7 @@ def work(pipe: Connection, store: str) -> None:
                 break
             except BaseException as error:
                 traceback.print_exc()
-                said = str(error).strip().splitlines()
-                pipe.send(("failed", f"{type(error).__name__}: {said[0] if said else 'no message'} (log: {log})", ""))
+                pipe.send(("failed", f"{told(error)} (log: {log})", ""))
                 break
             tidy()
             sys.stdout.flush()
@@ -105,6 +104,14 @@ def work(pipe: Connection, store: str) -> None:
         sys.stderr.flush()
         pipe.close()
         os._exit(0)  # libraries leave threads that would keep a finished child alive
+
+
+def told(error: BaseException) -> str:
+    """What an error that nobody foresaw means, in a line."""
+    said = next((line for line in str(error).strip().splitlines() if line), "no message")
+    if type(error).__name__ == "OutOfMemoryError":  # PyTorch's; the line says what it needed and what was free
+        return f"out of memory: {said}"
+    return f"{type(error).__name__}: {said}"
 
 
 def fate(exit_code: int | None) -> str:

@@ -65,6 +65,14 @@ def weight_bytes(model: Any) -> int:
     return sum(seen.values())
 
 
+def kv_bytes_per_token(model: Any) -> int:
+    """Bytes of keys and values that one token of one row holds in all layers, in the dtype computed in."""
+    config = model.config.get_text_config(decoder=True)
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * size * model.dtype.itemsize)
+
+
 def torch_dtype(name: str) -> Any:
     """`float16` -> `torch.float16`."""
     import torch

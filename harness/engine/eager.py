@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from harness.engine.classifier import ClassifierSession
 from harness.engine.constrained import forbid, matcher
+from harness.engine.fits import require
 from harness.engine.ops import likeliest
 from harness.engine.shared_prefix import RowsCache, full_attention, layers, switch_on
 from harness.loading import Loaded, load
@@ -162,6 +163,7 @@ class EagerSession:
         import torch
 
         rows, width = len(suffixes), max(len(s) for s in suffixes)
+        require(self.model, self.device, rows, width + max_new_tokens)
         pad = next(iter(self.stops), 0)
         ids = torch.tensor([[pad] * (width - len(s)) + s for s in suffixes], device=self.device)
         own = torch.tensor([[0] * (width - len(s)) + [1] * len(s) for s in suffixes], device=self.device)

@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from harness.engine.decoder import Decoder
+from harness.engine.fits import require
 from harness.engine.ops import likeliest
 from harness.engine.products import dynamic
 from harness.engine.serving import Tokens
@@ -34,6 +35,7 @@ class DecoderSlots:
         self.capacity = capacity
         self.device = model.device
         self.capture = capture
+        require(model, self.device.type, rows + 1, capacity)
         self.decoder = Decoder(model, rows + 1, capacity)  # the last slot is for padding
         self._tokens = torch.zeros(rows + 1, dtype=torch.long, device=self.device)
         self._positions = torch.zeros(rows + 1, dtype=torch.long, device=self.device)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.environment import give_memory_back
+from harness.loading import kv_bytes_per_token
 from harness.types import Measurement
 
 BUDGETS_GB = (8, 16, 24, 40, 80)
@@ -46,14 +47,6 @@ def peak_of_loading(device: str) -> int | None:
         return loading
     loading = peak_rss_bytes()
     return loading if forget_peak() else None
-
-
-def kv_bytes_per_token(model: Any) -> int:
-    """Bytes of keys and values that one token of one row holds in all layers, in the dtype computed in."""
-    config = model.config.get_text_config(decoder=True)
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * heads * size * model.dtype.itemsize)
 
 
 def rows_that_fit(budget: float, peak: float, rows: int, row_bytes: float) -> int:

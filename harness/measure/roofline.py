@@ -28,15 +28,15 @@ def bandwidth(device: str) -> float:
     target = torch.empty_like(source)
     best = 0.0
     for _ in range(COPIES):
-        _settle(device)
+        settle(device)
         start = time.perf_counter()
         target.copy_(source)
-        _settle(device)
+        settle(device)
         best = max(best, 2 * source.numel() / (time.perf_counter() - start))
     return best
 
 
-def _settle(device: str) -> None:
+def settle(device: str) -> None:
     import torch
 
     if device == "cuda":

@@ -1,0 +1,31 @@
+"""Refuses work that memory cannot hold before it starts: on a GPU it would fail in the middle, and on a CPU take the
+machine with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.errors import DoesNotFit
+from harness.loading import kv_bytes_per_token
+
+
+def free_bytes(device: str) -> int:
+    """Memory that this process may still take: of a GPU what the driver and PyTorch's own reserve have left."""
+    if device == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated())
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+def require(model: Any, device: str, rows: int, tokens: int) -> None:
+    """Raises `DoesNotFit` where keys and values of `rows` rows of `tokens` tokens exceed the memory that is free."""
+    needed, free = rows * tokens * kv_bytes_per_token(model), free_bytes(device)
+    if needed > free:
+        raise DoesNotFit(
+            f"out of memory before the start: {rows} rows of {tokens:,} tokens need {needed / 2**30:.1f} GiB for keys "
+            f"and values, and {free / 2**30:.1f} GiB are free; lower engine.batch_size (or measure.latency.clients), "
+            "suite.max_new_tokens, or what prompts carry (adaptation.few_shot, adaptation.top_k)"
+        )
