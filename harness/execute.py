@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,9 +153,20 @@ def _quality(step: Step, parents: list[Path], out: Path, context: Context) -> Ma
 
 
 def _latency(step: Step, parents: list[Path], out: Path, context: Context) -> Mapping[str, Json]:
-    from harness.measure.latency import measure
+    from harness.loading import load
+    from harness.measure import adapters
+    from harness.measure.latency import measure, prompts_of
 
-    session = _session(step, parents[0], context)
-    measured = measure(session, parents[0], _data(step), step.component.params, context)
+    folder, knobs, data = parents[0], step.component.params, _data(step)
+    session = _session(step, folder, context)
+    measured = measure(session, folder, data, knobs, context)
+    base = next((p for p in parents if p.parent.name == StepKind.BASE), None)
+    if base and knobs.get("round", 1) == 1:
+        context.progress(0.98, f"{knobs['adapters']} adapters")
+        assert step.engine is not None
+        engine = instantiate(step.engine)
+        prompts = prompts_of(session, folder, data, knobs["requests"])
+        over = partial(engine.over, context=context)
+        measured += adapters.measure(load(base, context), folder / "adapter", session, over, prompts, knobs)
     write_json(out / MEASUREMENTS, plain(measured))
     return dict(session.loaded.proof)

@@ -125,6 +125,7 @@ def _counts(config: DictConfig) -> list[str]:
         "batch_tokens": 2,
         "warmup": 0,
         "natural_requests": 0,
+        "adapters": 0,
     }
     least = {"seed": 0, "suite.max_new_tokens": 1, **{f"measure.latency.{k}": n for k, n in latency.items()}}
     if config.runner.workers is not None:

@@ -113,7 +113,9 @@ def chain(cell: Cell, data: SuiteData, environment: Environment) -> list[Step]:
         )
     if is_side(cell.variant):
         return [*kernels, base, adapt, quantize, *measured]
-    timed = {k: v for k, v in knobs["latency"].items() if k != "rounds"}  # more rounds leave those done as they are
+    beside = _served_beside(cell)
+    left = {"rounds", *(() if beside else ("adapters",))}  # more rounds leave those done as they are
+    timed = {k: v for k, v in knobs["latency"].items() if k not in left}
     for number in range(1, knobs["latency"]["rounds"] + 1):
         later = {"round": number} if number > 1 else {}
         measured.append(
@@ -125,7 +127,7 @@ def chain(cell: Cell, data: SuiteData, environment: Environment) -> list[Step]:
                     **shared, "knobs": plain(timed), "rows": data.evaluation_digest,
                     "hardware": environment.hardware, **later,
                 },
-                parents=(quantize.key, *compiled),
+                parents=(quantize.key, *compiled, *((base.key,) if beside else ())),
                 suite=cell.suite,
                 engine=cell.engine,
                 seed=cell.seed,
@@ -133,6 +135,12 @@ def chain(cell: Cell, data: SuiteData, environment: Environment) -> list[Step]:
             )
         )  # fmt: skip
     return [*kernels, base, adapt, quantize, *measured]
+
+
+def _served_beside(cell: Cell) -> bool:
+    """Whether a cell's weights could also be served as an adapter beside their base, which is then timed too."""
+    made = getattr(resolve(cell.adaptation.target), "ADAPTER", False) and not cell.adaptation.params.get("classify")
+    return bool(made and cell.quantization.name == "fp16" and cell.measure.params["latency"]["adapters"] > 1)
 
 
 def _role(step: Step) -> str:

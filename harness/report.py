@@ -249,6 +249,25 @@ def under_load(run: Run) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def adapters(run: Run) -> list[str]:
+    """What serving a LoRA beside its base costs, a sentence or three a cell."""
+    found = []
+    for r in run.ok:
+        names = ("bytes", "load_ms", "swap_ms", "step_ms/beside", "step_ms/merged", "batch_step_ms/each")
+        values = [r.value(f"adapter/{n}") for n in (*names, "batch_step_ms/one")]
+        if None in values:
+            continue
+        one, load, swap, beside, merged, each, same = (number(m.value, m.unit) for m in values if m)
+        count = r.value("adapter/count")
+        found.append(
+            f"{run.names[r.id]}: an adapter takes {one}; one more is loaded in {load} and another chosen in {swap}. "
+            f"A token takes {beside} with the adapter beside its base and {merged} merged. Of "
+            f"{count.value if count else 0:.0f} rows with an adapter each, a step takes {each}, and {same} where all "
+            "have one (transformers with PEFT)."
+        )
+    return found
+
+
 def rooms(run: Run) -> dict[str, Any]:
     """How many rows are predicted to fit into memories of different sizes, of so many tokens each."""
     sizes = sorted(
@@ -889,7 +908,7 @@ def view(run: Run) -> dict[str, Any]:
         "headline": headline(run, decision), "policy": rule,
         "reference": run.names[decision.reference] if decision and decision.reference else "",
         "heatmaps": heatmaps(run, decision), "scatter": scatter(run, decision), "all_cells": all_cells(run),
-        "load": under_load(run), "rooms": rooms(run),
+        "load": under_load(run), "rooms": rooms(run), "adapters": adapters(run),
         "scores": scores(run), "differences": differences(run, rule.margin), "proofs": proofs(run),
         "quantized": quantized(run, rule.margin), "leakage": leakage(run), "seeds": seeds(run),
         "control": control(run), "learning": learning(run, rule.margin),
@@ -940,6 +959,8 @@ def markdown(page: Mapping[str, Any]) -> str:
             ["Cell", *page["load"]["columns"]],
             ([r["name"], *(cell(v) for v in r["values"])] for r in page["load"]["rows"]),
         )
+    if page["adapters"]:
+        out += ["## A LoRA beside its base", "", *(plain_markdown(line) + "\n" for line in page["adapters"])]
     if page["differences"]["rows"]:
         against = f"{page['differences']['score']} against {page['differences']['reference']}, on the same rows"
         out += [f"## {plain_markdown(against)}", ""]

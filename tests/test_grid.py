@@ -166,6 +166,21 @@ def test_cells_are_timed_in_rounds(grid: tuple[Path, Path], records: dict[tuple[
         assert "latency 2" in record.steps
 
 
+def test_a_lora_is_timed_beside_its_base(grid: tuple[Path, Path]) -> None:
+    before = builds(grid[0])
+    narrowed = ("adaptation=lora", "quantization=fp16,int8", "measure.latency.adapters=3")
+    done = harness(grid[0], "+sweep=support_tone", *TINY, *narrowed)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [b.split("/")[0] for b in builds(grid[0]) - before] == ["latency"], "weights of 16 bits alone"
+    record = next(r for r in ledger.read_records(run_folder(done)) if r.quantization == "fp16")
+    assert record.value("adapter/count").value == 3  # type: ignore[union-attr]
+    file = grid[0] / ".harness/store/quantize" / record.steps["quantize"]["key"] / "adapter/adapter_model.safetensors"
+    held = record.value("adapter/bytes").value  # type: ignore[union-attr]
+    assert 0.4 * file.stat().st_size < held < 1.1 * file.stat().st_size
+    for name in ("load_ms", "swap_ms", "step_ms/beside", "step_ms/merged", "batch_step_ms/one", "batch_step_ms/each"):
+        assert record.value(f"adapter/{name}").value > 0  # type: ignore[union-attr]
+
+
 def test_fresh_interpreters_take_one_step_after_another(tmp_path: Path) -> None:
     """As on a GPU, where none can be forked; the numbers are those of the fork server's processes."""
     knobs = ("quantization=fp16,int8", "runner.workers=1", "engine=graph")

@@ -346,6 +346,33 @@ def test_a_machine_that_changed_its_pace_is_told(tmp_path: Path) -> None:
     assert "timed: prompt_rag/int8 took over 10% longer" in told
 
 
+def test_a_lora_beside_its_base_is_told(tmp_path: Path, whole: Path) -> None:
+    cells, rows = records.grid()
+    times = {
+        "load_ms": 311.0, "swap_ms": 15.5, "step_ms/beside": 66.0, "step_ms/merged": 47.2, "batch_step_ms/each": 182.0,
+        "batch_step_ms/one": 75.8,
+    }  # fmt: skip
+    made = [Measurement(f"adapter/{k}", v, "ms", "lower", 8) for k, v in times.items()]
+    made += [
+        Measurement("adapter/bytes", 9.8e6, "bytes", "lower", 1),
+        Measurement("adapter/count", 4, "adapters", "higher", 1),
+    ]
+    tuned = [
+        replace(r, measurements=(*r.measurements, *made)) if r.adaptation == "lora" and r.quantization == "fp16" else r
+        for r in cells
+    ]
+    run = folder(tmp_path, tuned, rows, records.ids())
+    page = report.write(run).read_text(encoding="utf-8")
+    for text in (
+        "lora/fp16: an adapter takes 10 MB; one more is loaded in 311 ms and another chosen in 15.5 ms.",
+        "A token takes 66.0 ms with the adapter beside its base and 47.2 ms merged.",
+        "Of 4 rows with an adapter each, a step takes 182 ms, and 75.8 ms where all have one",
+    ):
+        assert text in page, text
+    assert "an adapter takes 10 MB" in (run / "report.md").read_text(encoding="utf-8").replace("\\", "")
+    assert "A LoRA beside its base" not in (whole / "report.html").read_text(encoding="utf-8")
+
+
 def test_load_is_told_with_its_service_level_and_what_failed(tmp_path: Path, whole: Path) -> None:
     cells, rows = records.grid()
     found = {

@@ -53,6 +53,7 @@ class Lora:
     classify: bool = False
 
     VERSION: ClassVar[int] = 4
+    ADAPTER: ClassVar[bool] = True  # stays beside the merged weights
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "peft", "bm25s")
     REQUIRES: ClassVar[tuple[str, ...]] = ("peft", "bm25s")
 

@@ -42,7 +42,10 @@ class Graph:
 
     def start(self, folder: Path, context: Context) -> Session:
         """Loads a model directory and returns a session that answers with it."""
-        loaded = load(folder, context, self.int4_kernel)
+        return self.over(load(folder, context, self.int4_kernel), context)
+
+    def over(self, loaded: Loaded, context: Context) -> Session:
+        """A session that answers with what is loaded already."""
         if loaded.classes:
             return ClassifierSession(self.batch_size, loaded, context)
         eager = Eager(self.batch_size, int4_kernel=self.int4_kernel, constrained=self.constrained)

@@ -22,12 +22,8 @@ def measure(
     the throughput. `natural_requests` are timed to their natural end too, up to the suite's limit of tokens. A
     classification head answers in one step and has nothing between tokens. Then comes `harness.measure.load`. The
     prompts are evaluation messages under the artifact's own recipe."""
-    prompter = load_prompter(folder)
-    known = data.evaluation or data.validation  # the rows of lm-eval's own tasks are known to it alone
-    rows = [
-        known[i % len(known)] for i in range(max(knobs["requests"], knobs["batch_size"], knobs["natural_requests"]))
-    ]
-    prompts = [render(session.tokenizer, prompter(r[data.message_field])) for r in rows]
+    most = max(knobs["requests"], knobs["batch_size"], knobs["natural_requests"])
+    prompts = prompts_of(session, folder, data, most)
     for prompt in prompts[: knobs["warmup"]]:
         session.time_tokens(prompt, knobs["output_tokens"])
     loading = memory.peak_of_loading(context.device)
@@ -64,6 +60,14 @@ def measure(
         slow = roofline.host_bound(measured[-1].value, alone, 1e3 * median(steps))
         measured.append(Measurement("host_bound", float(slow), "flag", "lower", 1))
     return measured
+
+
+def prompts_of(session: Session, folder: Path, data: SuiteData, count: int) -> list[str]:
+    """Evaluation messages under the artifact's own recipe, rendered; from the first again where there are too few."""
+    prompter = load_prompter(folder)
+    known = data.evaluation or data.validation  # the rows of lm-eval's own tasks are known to it alone
+    rows = [known[i % len(known)] for i in range(count)]
+    return [render(session.tokenizer, prompter(r[data.message_field])) for r in rows]
 
 
 def _decoding(rows: int, steps: list[float]) -> list[Measurement]:
