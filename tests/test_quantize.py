@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 
 from harness.quantize.awq_search import TESTED, _Stashed, best_clip
 from harness.quantize.int8_kernels import EXACT, int_mm
+from tests.test_engine import CONTEXT, tokenizer
+from tests.test_graph import MODELS, saved
 
 
 @pytest.mark.parametrize(("m", "k", "n"), [(1, 8, 8), (5, 576, 32), (3, EXACT, 16), (4, 3 * EXACT + 8, 24)])
@@ -66,3 +69,23 @@ def test_the_stash_is_a_copy_and_still_needed() -> None:
     stashed = _Stashed(layer)
     assert stash(stashed).data_ptr() != layer.weight.data_ptr()
     assert stashed.weight is layer.weight
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_without_calibration_weights_are_rounded(tmp_path: Path, method: str) -> None:
+    """What is saved loads as what it says it is, and its answers are the parent's but for 4 bits of rounding."""
+    from harness.loading import load
+    from harness.quantize.awq import Awq
+    from harness.quantize.gptq import Gptq
+
+    parent = saved(tmp_path / "parent", *MODELS["llama"])
+    quantizer = {"gptq": Gptq, "awq": Awq}[method](group_size=32, calibration_rows=0)
+    facts = quantizer(parent, ("never seen",), tmp_path / "child", CONTEXT)
+    assert facts["calibration_rows"] == 0
+    tokenizer().save_pretrained(tmp_path / "child")
+    made = load(tmp_path / "child", CONTEXT)
+    assert any(method[:3] in name.lower() or "torchaten" in name.lower() for name in made.proof["linear_classes"])
+    ids = torch.arange(1, 20)[None]
+    with torch.inference_mode():
+        told, found = (m.model(ids).logits.float() for m in (load(parent, CONTEXT), made))
+    assert 0.001 < float((found - told).norm() / told.norm()) < 0.6
