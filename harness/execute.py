@@ -155,6 +155,6 @@ def _latency(step: Step, parents: list[Path], out: Path, context: Context) -> Ma
     from harness.measure.latency import measure
 
     session = _session(step, parents[0], context)
-    measured = measure(session, parents[0], _data(step), step.component.params, context)
+    measured, facts = measure(session, parents[0], _data(step), step.component.params, context)
     write_json(out / MEASUREMENTS, plain(measured))
-    return dict(session.loaded.proof)
+    return {**session.loaded.proof, **facts}

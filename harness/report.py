@@ -546,6 +546,13 @@ def _decoding(r: RunRecord) -> dict[str, str]:
     return {"decoded": how} if how else {}
 
 
+def _noise(run: Run, r: RunRecord) -> str:
+    """A noisy cell, with what its latency step says of why."""
+    why = (r.steps.get("latency", {}).get("facts") or {}).get("noise")
+    reasons = ", ".join(map(str, why)) if isinstance(why, list) else ""
+    return f"{run.names[r.id]} ({reasons or 'no reason kept'})"
+
+
 def against_parent(r: RunRecord, parent: RunRecord | None, metric: str) -> str:
     """A size, and what share of the unquantized parent's it is."""
     mine, whole = r.value(metric), parent.value(metric) if parent else None
@@ -693,6 +700,11 @@ def caveats(run: Run) -> list[str]:
             f"Host-bound: {', '.join(bound)}. A step takes about as long for a batch as for one row and over three "
             "times what reading the weights takes, so it waits for work to be launched: its speed says nothing of the "
             "method."
+        )
+    if noisy := [_noise(run, r) for r in run.ok if (m := r.value("noisy")) and m.value]:
+        found.append(
+            f"Timed beside other work, or on a machine that did not hold still: {'; '.join(noisy)}. These cells' times "
+            "are not the method's alone: time them again on a quiet machine before comparing them."
         )
     if len({r.seed for r in every}) == 1 and any(r.adaptation not in ("prompt_rag",) for r in run.ok):
         found.append("One seed a cell: the luck of training is not in the intervals, which cover the choice of rows.")
