@@ -159,7 +159,7 @@ def _latency(step: Step, parents: list[Path], out: Path, context: Context) -> Ma
 
     folder, knobs, data = parents[0], step.component.params, _data(step)
     session = _session(step, folder, context)
-    measured = measure(session, folder, data, knobs, context)
+    measured, facts = measure(session, folder, data, knobs, context)
     base = next((p for p in parents if p.parent.name == StepKind.BASE), None)
     if base and knobs.get("round", 1) == 1:
         context.progress(0.98, f"{knobs['adapters']} adapters")
@@ -169,4 +169,4 @@ def _latency(step: Step, parents: list[Path], out: Path, context: Context) -> Ma
         over = partial(engine.over, context=context)
         measured += adapters.measure(load(base, context), folder / "adapter", session, over, prompts, knobs)
     write_json(out / MEASUREMENTS, plain(measured))
-    return dict(session.loaded.proof)
+    return {**session.loaded.proof, **facts}

@@ -127,12 +127,15 @@ def _counts(config: DictConfig) -> list[str]:
         "natural_requests": 0,
         "adapters": 0,
     }
+    if type(warmup := OmegaConf.select(config, "measure.latency.warmup")) is int:
+        latency["warmup_most"] = max(warmup, 0)
     least = {"seed": 0, "suite.max_new_tokens": 1, **{f"measure.latency.{k}": n for k, n in latency.items()}}
     if config.runner.workers is not None:
         least["runner.workers"] = 1
     values = {key: OmegaConf.select(config, key) for key in least}
     return [
         f"{key}={value!r}: must be a whole number, {least[key]} or more"
+        + (", as many as warmup" if key.endswith("warmup_most") else "")
         for key, value in values.items()
         if type(value) is not int or value < least[key]
     ]

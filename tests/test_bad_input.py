@@ -52,13 +52,14 @@ def test_what_is_wrong_in_every_part_is_told_at_once(tmp_path: Path) -> None:
     lines = told(
         tmp_path, "model=hf", "adaptation=lora,prompt_rag", "+adaptation.rnk=3", "adaptation.retrieval=bm52",
         "suite.folder=nowhere", "price.use=h900", "store=file/store", "outputs=file/out",
-        "seed=one", "profile.requests=0", "profile.batch_tokens=1", "policy.margin=0.01,0.02",
+        "seed=one", "profile.requests=0", "profile.batch_tokens=1", "profile.warmup_most=0", "policy.margin=0.01,0.02",
     )  # fmt: skip
     expected = [
         "model.id: must be given; add model.id=VALUE",
         "seed='one': must be a whole number, 0 or more",
         "measure.latency.requests=0: must be a whole number, 1 or more",
         "measure.latency.batch_tokens=1: must be a whole number, 2 or more",
+        "measure.latency.warmup_most=0: must be a whole number, 1 or more, as many as warmup",
         f"suite support_tone: no folder 'nowhere' here or in {resource('suites')}",
         "lora: no knob 'rnk'; did you mean rank?",
         "prompt_rag: no knob 'rnk'; there is few_shot, retrieval, top_k",

@@ -164,13 +164,14 @@ def test_a_head_that_lost_its_classes_is_broken(trained: Path) -> None:
 def test_its_latency_is_one_step_and_so_is_its_cost(trained: Path) -> None:
     session = Eager().start(trained, CONTEXT)
     knobs = {
-        "requests": 3, "warmup": 1, "output_tokens": 8, "batch_size": 4, "batch_tokens": 8, "natural_requests": 2,
-        "clients": [1], "requests_per_client": 1, "open_requests": 0,
+        "requests": 3, "warmup": 1, "warmup_most": 3, "output_tokens": 8, "batch_size": 4, "batch_tokens": 8,
+        "natural_requests": 2, "clients": [1], "requests_per_client": 1, "open_requests": 0,
     }  # fmt: skip
-    found = {m.metric: m for m in measure_latency(session, trained, DATA, knobs, CONTEXT)}
+    found = {m.metric: m for m in measure_latency(session, trained, DATA, knobs, CONTEXT)[0]}
     assert found["ttft_ms/p50"].samples == found["e2e_ms/p50"].samples
     assert not [name for name in found if name.startswith(("itl_ms", "throughput_tokens", "batch_step", "closed"))]
     assert found["e2e_natural_ms/p50"].n == 2
+    assert found["warmup_requests"].value == 3, "three are the fewest that can be alike"
     told = [Measurement("output_tokens/mean", 1.0, "tokens", "lower", 9), found["batch_prefill_ms"]]
     assert requests_per_second(told, 4) == pytest.approx(4e3 / found["batch_prefill_ms"].value)
     assert requests_per_second([replace(told[0], value=2.0), told[1]], 4) is None

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from harness import ledger
-from harness.engine import decoder
+from harness.engine import decoder, ops
 from harness.engine.eager import Eager, EagerSession
 from harness.engine.graph import Graph, GraphSession
 from harness.loading import load
@@ -98,7 +98,7 @@ def test_a_model_of_another_make_runs_eagerly_and_says_so(
 
 def test_a_decoder_that_mixes_rows_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The proof sees several rows: one alone would not show that a row reads another's."""
-    told = decoder.rotate_and_store
+    told = ops.rotate_and_store
 
     def mixed(heads: Any, *rest: Any) -> Any:
         query, key, value = heads

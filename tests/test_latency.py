@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
-from harness.measure.memory import forget_peak, kv_bytes_per_token, measure, peak_rss_bytes, rows_that_fit
+from harness.loading import kv_bytes_per_token
+from harness.measure.memory import forget_peak, measure, peak_rss_bytes, rows_that_fit
 from tests.test_graph import MODELS, SHAPE
 
 MB = 10**6

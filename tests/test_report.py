@@ -373,6 +373,44 @@ def test_a_lora_beside_its_base_is_told(tmp_path: Path, whole: Path) -> None:
     assert "A LoRA beside its base" not in (whole / "report.html").read_text(encoding="utf-8")
 
 
+def test_cells_timed_beside_other_work_are_named_with_what_it_was(tmp_path: Path) -> None:
+    def noisy(r: RunRecord, flag: float, facts: Any) -> RunRecord:
+        measured = {
+            "noisy": (flag, "flag"), "other_work/cores": (0.4321, "cores"), "warmup_requests": (7.0, "requests"),
+            "clock_mhz/sm": (1410.0, "MHz"), "temperature_c": (61.0, "°C"),
+        }  # fmt: skip
+        more = (Measurement(name, value, unit, "lower", 1) for name, (value, unit) in measured.items())
+        return replace(r, measurements=(*r.measurements, *more), steps={**r.steps, "latency": {"facts": facts}})
+
+    cells, rows = records.grid()
+    quiet = [noisy(r, 0.0, {"noise": []}) for r in cells]
+    run = folder(tmp_path / "quiet", quiet, rows, records.ids())
+    assert not [c for c in report.caveats(report.read(run)) if "other work" in c]
+    text = page(run)
+    for odd in ("noisy", "other_work", "0.4321", "0.432", "warmup_requests", "1,410", "clock_mhz", "temperature_c"):
+        assert odd not in text, odd
+    found = [
+        noisy(cells[0], 1.0, {"noise": ["other processes kept 0.43 of 2 cores busy", HOSTILE]}),
+        noisy(cells[1], 1.0, {"noise": HOSTILE}),
+        noisy(cells[2], 1.0, None),
+        *quiet[3:],
+    ]
+    run = folder(tmp_path / "noisy", found, rows, records.ids())
+    (told,) = [c for c in report.caveats(report.read(run)) if "other work" in c]
+    assert "hold still: prompt_rag/fp16 (other processes kept 0.43 of 2 cores busy, </pre>" in told
+    assert "; prompt_rag/int8 (no reason kept); prompt_rag/gptq (no reason kept). These" in told
+    assert "prompt_rag/awq" not in told
+    text = page(run)
+    seen = Page(text)
+    assert (seen.open, seen.wrong) == ([], [])
+    assert not {"script", "img"} & seen.tags
+    assert "kept 0.43 of 2 cores busy, &lt;/pre&gt;" in text
+    markdown = (run / "report.md").read_text(encoding="utf-8")
+    assert "prompt\\_rag/fp16 (other processes kept 0.43 of 2 cores busy, " in markdown
+    assert re.search(r"(?<!\\)<(script|img)", markdown) is None
+    assert "\u202e" not in text + markdown
+
+
 def test_load_is_told_with_its_service_level_and_what_failed(tmp_path: Path, whole: Path) -> None:
     cells, rows = records.grid()
     found = {

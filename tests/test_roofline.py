@@ -48,12 +48,16 @@ def test_a_latency_step_says_how_far_it_is(tmp_path: Path) -> None:
     Recipe("Be kind.", (), (), "none", 1).save(folder)
     rows = tuple({"id": str(n), "message": f"question {n}", "reply": "yes"} for n in range(4))
     knobs = {
-        "requests": 2, "warmup": 0, "output_tokens": 4, "batch_size": 2, "batch_tokens": 4, "natural_requests": 1,
-        "clients": [], "requests_per_client": 1, "open_requests": 0,
+        "requests": 2, "warmup": 0, "warmup_most": 0, "output_tokens": 4, "batch_size": 2, "batch_tokens": 4,
+        "natural_requests": 1, "clients": [], "requests_per_client": 1, "open_requests": 0,
     }  # fmt: skip
     data = suite_data(evaluation=rows, max_new_tokens=6)
-    found = {m.metric: m.value for m in measure(Eager().start(folder, CONTEXT), folder, data, knobs, CONTEXT)}
+    measured, facts = measure(Eager().start(folder, CONTEXT), folder, data, knobs, CONTEXT)
+    found = {m.metric: m.value for m in measured}
     assert found["times_limit"] == pytest.approx(found["itl_ms/p50"] / found["step_limit_ms"])
     assert found["step_limit_ms"] > 0
     assert found["host_bound"] in (0.0, 1.0)
+    assert found["noisy"] == float(bool(facts["noise"]))
+    assert found["other_work/cores"] >= 0
+    assert found["warmup_requests"] == 0
     assert found["e2e_natural_ms/p50"] > 0

@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from harness.measure import load, memory, roofline
+from harness.measure import device_state, load, memory, roofline
 from harness.measure.load import quantiles
 from harness.prompt import load_prompter, render
-from harness.types import Context, Measurement, Session, SuiteData
+from harness.types import Context, Json, Measurement, Session, SuiteData
+
+SETTLED = 1.10  # the slowest over the fastest of `WINDOW` warm-up requests
+WINDOW = 3
 
 
 def measure(
     session: Session, folder: Path, data: SuiteData, knobs: Mapping[str, Any], context: Context
-) -> list[Measurement]:
-    """Times `requests` single prompts of `output_tokens` tokens each after `warmup` ones, then one batch of
+) -> tuple[list[Measurement], dict[str, Json]]:
+    """Times `requests` single prompts of `output_tokens` tokens each after a warm-up, then one batch of
     `batch_size` prompts: the reading of all prompts, and `batch_tokens` - 1 decode steps, whose median gives
     the throughput. `natural_requests` are timed to their natural end too, up to the suite's limit of tokens. A
     classification head answers in one step and has nothing between tokens. Then comes `harness.measure.load`. The
-    prompts are evaluation messages under the artifact's own recipe."""
+    prompts are evaluation messages under the artifact's own recipe. The facts beside the measurements are what else
+    the machine did from the warm-up to the last timed answer."""
     most = max(knobs["requests"], knobs["batch_size"], knobs["natural_requests"])
     prompts = prompts_of(session, folder, data, most)
-    for prompt in prompts[: knobs["warmup"]]:
-        session.time_tokens(prompt, knobs["output_tokens"])
+    warm = warm_up(session, prompts, knobs)
     loading = memory.peak_of_loading(context.device)
+    watch = device_state.start(context.device)
     first, between, whole = [], [], []
     for done, prompt in enumerate(prompts[: knobs["requests"]]):
         context.progress(done / (knobs["requests"] + 1), f"request {done + 1} of {knobs['requests']}")
@@ -49,9 +53,12 @@ def measure(
         Measurement("batch_prefill_ms", 1e3 * prefill, "ms", "lower", len(batch)),
         Measurement("weights_bytes", float(session.loaded.proof["weights_bytes"]), "bytes", "lower", 1),
     ]
-    if knobs.get("round", 1) > 1:
-        return measured  # what follows is taken once
-    measured += load.measure(session, prompts, knobs, context.progress)
+    later = knobs.get("round", 1) > 1
+    measured += [] if later else load.measure(session, prompts, knobs, context.progress)
+    beside, facts = device_state.end(watch, unsettled(warm, knobs))
+    measured += [*beside, Measurement("warmup_requests", float(len(warm)), "requests", "lower", 1)]
+    if later:
+        return measured, facts  # what follows is taken once
     room = max(len(session.tokenizer(p, add_special_tokens=False).input_ids) for p in batch) + data.max_new_tokens
     measured += memory.measure(session.model, context.device, loading, max(len(batch), *knobs["clients"], 0), room)
     if between and steps:
@@ -59,7 +66,33 @@ def measure(
         measured += roofline.measure(session.model, context.device, alone)
         slow = roofline.host_bound(measured[-1].value, alone, 1e3 * median(steps))
         measured.append(Measurement("host_bound", float(slow), "flag", "lower", 1))
-    return measured
+    return measured, facts
+
+
+def warm_up(session: Session, prompts: Sequence[str], knobs: Mapping[str, Any]) -> list[float]:
+    """Milliseconds of each of `warmup` requests and of as many more as it takes until three in a row are alike,
+    `warmup_most` in all at most. The further ones repeat the last prompt, since others take other times."""
+    took: list[float] = []
+    least = knobs["warmup"]
+    while least and (len(took) < least or (len(took) < knobs["warmup_most"] and not settled(took))):
+        prompt = prompts[min(len(took), least - 1) % len(prompts)]
+        took.append(1e3 * session.time_tokens(prompt, knobs["output_tokens"])[-1])
+    return took
+
+
+def settled(took: Sequence[float]) -> bool:
+    """Whether the last three times are within a tenth of each other."""
+    last = took[-WINDOW:]
+    return len(last) == WINDOW and max(last) <= SETTLED * min(last)
+
+
+def unsettled(took: Sequence[float], knobs: Mapping[str, Any]) -> str | None:
+    """What to say of a warm-up that reached its limit without three times alike. Nothing where the limit leaves room
+    for the first three of the same prompt alone, as in `profile=quick`: the coldest is among them."""
+    if knobs["warmup_most"] < knobs["warmup"] + WINDOW or len(took) < WINDOW or settled(took):
+        return None
+    *others, last = (f"{t:,.1f}" for t in took[-WINDOW:])
+    return f"{len(took)} warm-up requests did not settle: the last three took {', '.join(others)} and {last} ms"
 
 
 def prompts_of(session: Session, folder: Path, data: SuiteData, count: int) -> list[str]:
