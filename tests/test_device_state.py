@@ -362,7 +362,15 @@ def test_what_is_timed_is_watched_from_the_warm_up_to_the_last_answer(
 
 @pytest.mark.parametrize(("least", "most", "wrong"), [(2, 2, False), (2, 1, True), (0, 0, False), (0, -1, True)])
 def test_the_most_requests_are_as_many_as_the_least(least: int, most: int, wrong: bool) -> None:
-    knobs = {"requests": 1, "batch_size": 1, "output_tokens": 2, "batch_tokens": 2, "natural_requests": 0}
+    knobs = {
+        "requests": 1,
+        "batch_size": 1,
+        "output_tokens": 2,
+        "batch_tokens": 2,
+        "natural_requests": 0,
+        "rounds": 1,
+        "adapters": 0,
+    }
     latency_knobs = {**knobs, "warmup": least, "warmup_most": most}
     parts = {"seed": 0, "suite": {"max_new_tokens": 1}, "runner": {"workers": None}}
     found = _counts(OmegaConf.create({**parts, "measure": {"latency": latency_knobs}}))
