@@ -1,9 +1,10 @@
 """Rows a second of an evaluation: this repository's engines beside lm-eval's `hf` model at its best batch size.
 
-    python benchmarks/evaluation.py MODEL_FOLDER [--rows 48] [--tokens 64] [--batches 1 8 16 32]
+    python benchmarks/evaluation.py MODEL_FOLDER [--rows 48] [--tokens 64] [--batches 1 8 16 32] [--suite NAME]
 
-Prompts of 128 tokens that share no prefix, greedy, the same model and dtype, in one process, one after the other; each
-is measured on the second half of its rows, after the first has warmed it up. Prints a JSON line a measurement.
+Prompts of 128 tokens that share no prefix, or with `--suite` that suite's evaluation rows under the recipe of an
+artifact of the store, as a grid evaluates them; greedy, the same model and dtype, in one process, one after the other;
+each is measured on the second half of its rows, after the first has warmed it up. Prints a JSON line a measurement.
 """
 
 from __future__ import annotations
@@ -16,12 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra import compose, initialize_config_dir
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from omegaconf import OmegaConf
 
 from harness.engine.eager import Eager
 from harness.engine.graph import Graph
 from harness.environment import detect
+from harness.grid import component
+from harness.measure.latency import prompts_of
+from harness.resources import resource
+from harness.suite import load
 from harness.types import Context
 
 PROMPT = 128
@@ -36,6 +43,13 @@ def prompts(tokenizer: Any, rows: int) -> list[str]:
         chosen = torch.randint(len(words), (PROMPT,), generator=made).tolist()
         texts.append("".join(words[i] for i in chosen).strip())
     return texts
+
+
+def of_suite(name: str, folder: Path, session: Any, rows: int) -> list[str]:
+    """The rendered prompts of a suite's evaluation rows."""
+    with initialize_config_dir(str(resource("conf").resolve()), version_base="1.3"):
+        config: Any = OmegaConf.to_container(compose("config", [f"suite={name}", "profile=thorough"]), resolve=True)
+    return prompts_of(session, folder, load(component(config["suite"])), rows)
 
 
 def timed(rows: list[str], run: Callable[[list[str]], list[int]]) -> dict[str, float]:
@@ -54,6 +68,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", type=int, default=48)
     parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--suite")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 16, 32])
     chosen = parser.parse_args()
     environment = detect()
@@ -65,7 +80,11 @@ def main() -> None:
     for engine in (Eager, Graph):
         for batch in chosen.batches[-2:]:
             session = engine(batch_size=batch).start(chosen.folder, context)
-            rows = prompts(session.tokenizer, chosen.rows)
+            rows = (
+                of_suite(chosen.suite, chosen.folder, session, chosen.rows)
+                if chosen.suite
+                else prompts(session.tokenizer, chosen.rows)
+            )
 
             def ours(texts: list[str], session: Any = session) -> list[int]:
                 return [c.tokens for c in session.generate(texts, chosen.tokens)]
