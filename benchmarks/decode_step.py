@@ -23,7 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 
 from harness.engine.serving import serve
 from harness.engine.slots import DecoderSlots, uncapturable
-from harness.loading import load
+from harness.loading import load, weight_bytes
 from harness.measure.roofline import bandwidth, step_bytes
 from harness.quantize.dynamic import Dynamic
 from harness.quantize.int8 import Int8
@@ -175,7 +175,7 @@ def main() -> None:
         model = model_of(shape, torch.float16)
         if weights != "fp16":
             model = quantized(model, weights)
-        read = step_bytes(model)
+        read = step_bytes(model, weight_bytes(model))
         limit = read / rate
         name = {"shape": shape, "weights": weights}
         told(**name, read_gib=round(read / 2**30, 3), limit_ms=round(1e3 * limit, 3), why=uncapturable(model))

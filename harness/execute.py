@@ -167,6 +167,8 @@ def _latency(step: Step, parents: list[Path], out: Path, context: Context) -> Ma
         engine = instantiate(step.engine)
         prompts = prompts_of(session, folder, data, knobs["requests"])
         over = partial(engine.over, context=context)
-        measured += adapters.measure(load(base, context), folder / "adapter", session, over, prompts, knobs)
+        measured += adapters.measure(
+            load(base, context, packs=False), folder / "adapter", session, over, prompts, knobs
+        )
     write_json(out / MEASUREMENTS, plain(measured))
     return {**session.loaded.proof, **facts}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import BrokenArtifact
+from harness.packing import pack
 from harness.types import Context, Json
 
 BENIGN_MISSING = ("input_perm",)  # a buffer that gptqmodel's Machete kernel makes itself
@@ -117,10 +118,11 @@ def _kernel(folder: Path, name: str) -> Any:
     return None
 
 
-def load(folder: Path, context: Context, int4_kernel: str = "auto") -> Loaded:
+def load(folder: Path, context: Context, int4_kernel: str = "auto", packs: bool = True) -> Loaded:
     """Loads a model directory on the context's device, in the dtype it computes in. `int4_kernel` is gptqmodel's
     kernel for GPTQ and AWQ on a GPU (`triton`, `marlin`, ...); see `harness.quantize.int4_kernels.choose` for `auto`,
-    which falls back to Triton's for a model that the fastest kernel refuses. A CPU has one kernel, which is taken.
+    which falls back to Triton's for a model that the fastest kernel refuses. A CPU has one kernel, which is taken. With
+    `packs` its plain layers compute from packed weights (`harness.packing`) and give up those they had.
 
     Raises `BrokenArtifact` for missing, unexpected or mismatched keys.
     """
@@ -169,6 +171,8 @@ def load(folder: Path, context: Context, int4_kernel: str = "auto") -> Loaded:
     if method and set(classes) == {"Linear"}:
         raise BrokenArtifact(f"the checkpoint says {method}, but every layer loaded is a plain Linear: {classes}")
     proof = {"linear_classes": classes, "weights_bytes": weight_bytes(model), "dtype": dtype}
+    if context.device == "cpu" and packs:
+        proof["packed_layers"] = pack(model)
     if kernel:
         proof["int4_kernel"] = f"{kernel} ({why})" if why else kernel
     return Loaded(model, AutoTokenizer.from_pretrained(str(folder)), proof, classes_of(folder))

@@ -34,6 +34,7 @@ FOUNDATION = {
     "retrieval",
     "prompt",
     "loading",
+    "packing",
     "leakage",
 }
 WORKERS = {"adapt", "quantize", "engine", "measure"}

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from harness.packing import packed
+
 
 def dynamic(linear: Any) -> bool:
     """Whether a layer is torchao's dynamic INT8 as `harness.quantize.dynamic` makes it: a scale a row on both sides,
@@ -27,7 +29,7 @@ def joined(linears: Sequence[Any]) -> Callable[[Any], list[Any]]:
     """What several linear layers make of one input. Those that become one product then share its weight."""
     import torch
 
-    if all(type(m) is torch.nn.Linear and type(m.weight) is torch.nn.Parameter for m in linears):
+    if all(type(m) is torch.nn.Linear and type(m.weight) is torch.nn.Parameter and not packed(m) for m in linears):
         return _joined_plain(linears)
     if all(dynamic(m) and m.weight.qdata.is_cuda for m in linears):
         return _joined_dynamic(linears)

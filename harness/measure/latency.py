@@ -63,7 +63,7 @@ def measure(
     measured += memory.measure(session.model, context.device, loading, max(len(batch), *knobs["clients"], 0), room)
     if between and steps:
         alone = median(between)
-        measured += roofline.measure(session.model, context.device, alone)
+        measured += roofline.measure(session.model, session.loaded.proof["weights_bytes"], context.device, alone)
         slow = roofline.host_bound(measured[-1].value, alone, 1e3 * median(steps))
         measured.append(Measurement("host_bound", float(slow), "flag", "lower", 1))
     return measured, facts

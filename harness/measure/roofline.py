@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from harness.loading import weight_bytes
 from harness.types import Measurement
 
 COPIES = 5
@@ -43,18 +42,18 @@ def settle(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def step_bytes(model: Any) -> int:
-    """Bytes of weights that a step reads: all but a table of embeddings of which it looks up a row a token. One that
-    makes the logits too is read whole."""
+def step_bytes(model: Any, weights: int) -> int:
+    """Bytes that a step reads of a model's `weights` bytes: all but a table of embeddings of which it looks up a row a
+    token. One that makes the logits too is read whole."""
     table, head = model.get_input_embeddings().weight, model.get_output_embeddings()
     shared = head is not None and head.weight.data_ptr() == table.data_ptr()
-    return weight_bytes(model) - (0 if shared else table.numel() * table.element_size())
+    return weights - (0 if shared else table.numel() * table.element_size())
 
 
-def measure(model: Any, device: str, step_ms: float) -> list[Measurement]:
+def measure(model: Any, weights: int, device: str, step_ms: float) -> list[Measurement]:
     """The bandwidth found, the limit of a step of one row, and how many times that limit a step takes."""
     rate = bandwidth(device)
-    limit = 1e3 * step_bytes(model) / rate
+    limit = 1e3 * step_bytes(model, weights) / rate
     return [
         Measurement("bandwidth_bytes_per_s", rate, "B/s", "higher", COPIES),
         Measurement("step_limit_ms", limit, "ms", "lower", 1),

@@ -1,0 +1,64 @@
+"""Packed weights multiply as plain ones do, bit for bit, and whatever still asks for a plain one fails loudly."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness import packing
+from harness.engine.eager import Eager
+from harness.loading import load
+from harness.packing import packed
+from tests.test_engine import CONTEXT, PROMPTS
+from tests.test_graph import MODELS, saved
+
+BFLOAT16 = replace(CONTEXT, dtype="bfloat16")
+pytestmark = pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU has no oneDNN for bfloat16"
+)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2, with biases"])
+def test_logits_are_the_same_bit_for_bit(tmp_path: Path, name: str) -> None:
+    folder = saved(tmp_path, *MODELS[name])
+    plain, fast = load(folder, BFLOAT16, packs=False), load(folder, BFLOAT16)
+    assert fast.proof["packed_layers"] == 3 * 7 + 1
+    assert fast.proof["weights_bytes"] == plain.proof["weights_bytes"]
+    assert fast.proof["linear_classes"] == plain.proof["linear_classes"]
+    for rows, tokens in ((1, 1), (5, 1), (3, 40)):
+        ids = torch.arange(rows * tokens).view(rows, tokens) % 90
+        with torch.inference_mode():
+            assert torch.equal(plain.model(ids).logits, fast.model(ids).logits)
+
+
+def test_weights_are_held_once(tmp_path: Path) -> None:
+    model = load(saved(tmp_path, *MODELS["llama"]), BFLOAT16).model
+    assert packed(model.lm_head)
+    assert not packed(model.model.norm)
+    assert {m.weight.device.type for m in model.modules() if type(m) is torch.nn.Linear} == {"meta"}
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        torch.nn.functional.linear(torch.ones(1, 64, dtype=torch.bfloat16), model.lm_head.weight).tolist()
+
+
+def test_a_head_that_is_the_table_keeps_it(tmp_path: Path) -> None:
+    config, model, rest = MODELS["llama"]
+    made = load(saved(tmp_path, config, model, {**rest, "tie_word_embeddings": True}), BFLOAT16).model
+    assert packed(made.lm_head)
+    assert made.lm_head.weight.data_ptr() == made.model.embed_tokens.weight.data_ptr()
+
+
+def test_float32_is_left_alone(tmp_path: Path) -> None:
+    made = load(saved(tmp_path, *MODELS["llama"]), CONTEXT)
+    assert made.proof["packed_layers"] == 0
+    assert not packed(made.model.lm_head)
+
+
+def test_a_build_that_multiplies_otherwise_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = packing.product
+    monkeypatch.setattr(packing, "product", lambda weight, bias, x: 1.1 * told(weight, bias, x))
+    folder = saved(tmp_path, *MODELS["llama"])
+    assert load(folder, BFLOAT16).proof["packed_layers"] == 0
+    assert len(Eager().start(folder, BFLOAT16).generate(PROMPTS, 3)) == len(PROMPTS)
