@@ -13,8 +13,7 @@ from typing import Any
 
 def pack(model: Any) -> int:
     """Packs the plain bfloat16 linear layers of a model on a CPU, and returns how many. Their own weights are given up
-    (what still asks for one gets a tensor without values, of which no number can be read) but for one that is shared
-    with the table of embeddings."""
+    (what still asks for one finds None) but for one that is shared with the table of embeddings."""
     import torch
 
     if not torch.backends.mkldnn.is_available() or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
@@ -33,7 +32,7 @@ def pack(model: Any) -> int:
             return 0
         module.forward = partial(product, packed, bias)
         if table is None or table.weight.data_ptr() != weight.data_ptr():
-            module.weight = torch.nn.Parameter(torch.empty_like(weight, device="meta"), requires_grad=False)
+            module.weight = None
         done += 1
     return done
 

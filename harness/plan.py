@@ -94,6 +94,7 @@ def chain(cell: Cell, data: SuiteData, environment: Environment) -> list[Step]:
     compiled = tuple(k.key for k in kernels)
     shared = {
         "model": quantize.key, "engine": _identity(cell.engine), "version": MEASURE_VERSION, **where,
+        **({"seed": cell.seed} if cell.engine.params.get("temperature") else {}),  # which draws the tokens
         "libraries": versions(("torch", "transformers", "lm-eval", "jsonschema", "simple-icd-10-cm")),
     }  # fmt: skip
     knobs = cell.measure.params

@@ -289,11 +289,13 @@ class Completion:
 @dataclass(frozen=True, slots=True)
 class Request:
     """A prompt as token ids, and the most tokens of its answer. `due` is when its client sends it, in seconds after the
-    start; None sends it when a slot falls free (a closed loop of as many clients as there are slots)."""
+    start; None sends it when a slot falls free (a closed loop of as many clients as there are slots). `key` names the
+    request where tokens are drawn: requests of one key and one prompt get one answer."""
 
     prompt: Sequence[int]
     max_new_tokens: int
     due: float | None = None
+    key: int = 0
 
 
 @dataclass(slots=True)
@@ -318,7 +320,8 @@ class Session(Protocol):
     def generate(
         self, prompts: Sequence[str], max_new_tokens: int, progress: Callable[[int], None] = ..., output: str = ...
     ) -> list[Completion]:
-        """Greedy answers to rendered prompts; `output` is the grammar that constrained ones keep to."""
+        """Answers to rendered prompts, greedy unless the engine draws; `output` is the grammar that constrained ones
+        keep to."""
 
     def loglikelihood(
         self, pairs: Sequence[tuple[str, str]], progress: Callable[[int], None] = ...

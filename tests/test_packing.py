@@ -38,9 +38,7 @@ def test_weights_are_held_once(tmp_path: Path) -> None:
     model = load(saved(tmp_path, *MODELS["llama"]), BFLOAT16).model
     assert packed(model.lm_head)
     assert not packed(model.model.norm)
-    assert {m.weight.device.type for m in model.modules() if type(m) is torch.nn.Linear} == {"meta"}
-    with pytest.raises((RuntimeError, NotImplementedError)):
-        torch.nn.functional.linear(torch.ones(1, 64, dtype=torch.bfloat16), model.lm_head.weight).tolist()
+    assert [m.weight for m in model.modules() if type(m) is torch.nn.Linear] == [None] * 22
 
 
 def test_a_head_that_is_the_table_keeps_it(tmp_path: Path) -> None:

@@ -130,6 +130,12 @@ def test_what_no_seed_changes_is_shared_by_all_seeds() -> None:
     assert ADAPT in changed(keys(cell("adaptation=lora")), keys(cell("adaptation=lora", "seed=1")))
 
 
+def test_a_seed_that_draws_tokens_is_measured_for_itself() -> None:
+    greedy, drawn = ("adaptation=prompt_rag",), ("adaptation=prompt_rag", "engine.temperature=0.7")
+    assert not changed(keys(cell(*greedy)), keys(cell(*greedy, "seed=1")))
+    assert changed(keys(cell(*drawn)), keys(cell(*drawn, "seed=1"))) == {QUALITY, LATENCY}
+
+
 def test_random_weights_depend_on_their_seed_and_dtype() -> None:
     """Real weights are the same for every seed, drawn ones are not: two seeds must not share them."""
     dummy = cell("model=dummy_tiny")

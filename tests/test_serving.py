@@ -26,6 +26,7 @@ class FakeEngine:
     busy_until: float = 0.0
     held: dict[int, tuple[int, int]] = field(default_factory=dict)
     calls: list[tuple[str, float, tuple[int, ...]]] = field(default_factory=list)
+    keys: list[tuple[int, int]] = field(default_factory=list)
 
     def _launch(self, kind: str, slots: Sequence[int], seconds: float) -> Tokens:
         assert len(set(slots)) == len(slots)
@@ -45,7 +46,8 @@ class FakeEngine:
 
         return wait
 
-    def admit(self, prompts: Sequence[Sequence[int]], slots: Sequence[int]) -> Tokens:
+    def admit(self, prompts: Sequence[Sequence[int]], slots: Sequence[int], keys: Sequence[int]) -> Tokens:
+        self.keys += [(prompt[1], key) for prompt, key in zip(prompts, keys, strict=True)]
         for prompt, slot in zip(prompts, slots, strict=True):
             self.held[slot] = (prompt[0], prompt[1])
         return self._launch("admit", slots, PROMPT_S * len(prompts))
@@ -113,6 +115,12 @@ def test_requests_are_taken_in_the_order_they_are_due() -> None:
     late, early = engine.run(Request([-1, 5], 1, due=0.050), Request([-1, 6], 1, due=0.001))
     assert ms(early.times) == [11]
     assert ms(late.times) == [60]
+
+
+def test_a_slot_is_told_the_key_of_its_request() -> None:
+    engine = FakeEngine(2)
+    engine.run(*(Request([n % 3, 10 + n], 4, due=0.01 * (5 - n), key=100 + n) for n in range(5)))
+    assert sorted(engine.keys) == [(10 + n, 100 + n) for n in range(5)]
 
 
 def test_waiting_for_several_slots_reads_their_prompts_together() -> None:

@@ -1,7 +1,8 @@
-"""The reference engine: plain PyTorch, greedy, batched by length, the prefix all prompts share computed once.
+"""The reference engine: plain PyTorch, batched by length, the prefix all prompts share computed once.
 
 It asks nothing of a model but transformers' forward pass with a cache, so it runs any causal language model and
-any quantization on a CPU or a GPU. Greedy decoding makes a result repeatable and cells comparable row by row.
+any quantization on a CPU or a GPU. Greedy decoding, or noise that follows from seed, row and position, makes a result
+repeatable and cells comparable row by row.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, ClassVar
 from harness.engine.classifier import ClassifierSession
 from harness.engine.constrained import forbid, matcher
 from harness.engine.fits import require
-from harness.engine.ops import likeliest
+from harness.engine.ops import Chooser, check_sampling
 from harness.engine.shared_prefix import RowsCache, full_attention, layers, switch_on
 from harness.loading import Loaded, load
 from harness.types import Completion, Context, Session
@@ -29,13 +30,16 @@ class Eager:
     """`batch_size` rows decode together; a shared prefix of at least `min_prefix` tokens is computed once (0: never);
     rows that have ended leave the batch when less than `compact_below` of it is still at work. `int4_kernel`: see
     `harness.loading.load`. `constrained` keeps answers within the suite's output grammar (quality; latencies are taken
-    without it)."""
+    without it). Tokens are drawn at a `temperature` above 0, of the likeliest that reach `top_p` together; see
+    `harness.engine.ops.drawn`."""
 
     batch_size: int = 32
     min_prefix: int = 8
     compact_below: float = 0.75
     int4_kernel: str = "auto"
     constrained: bool = False
+    temperature: float = 0.0
+    top_p: float = 1.0
 
     VERSION: ClassVar[int] = 2
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "llguidance")
@@ -44,6 +48,7 @@ class Eager:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size}: must be 1 or more")
+        check_sampling(self.temperature, self.top_p, self.constrained)
 
     def start(self, folder: Path, context: Context) -> Session:
         """Loads a model directory and returns a session that answers with it."""
@@ -72,6 +77,7 @@ class EagerSession:
         self.model = loaded.model
         self.tokenizer = loaded.tokenizer
         self.device = context.device
+        self.chooser = Chooser(knobs.temperature, knobs.top_p, context.seed)
         self.shares_prefix = bool(knobs.min_prefix) and switch_on(self.model)
         eos = self.model.generation_config.eos_token_id
         stops = eos if isinstance(eos, list) else [eos]
@@ -88,8 +94,9 @@ class EagerSession:
         progress: Callable[[int], None] = lambda done: None,
         output: str = "",
     ) -> list[Completion]:
-        """Greedy completions of rendered prompts, in the order given; `progress` hears how many are done. `output` is
-        the grammar that answers keep to when the engine is `constrained`."""
+        """Completions of rendered prompts, in the order given; `progress` hears how many are done. `output` is the
+        grammar that answers keep to when the engine is `constrained`. Where tokens are drawn, a prompt's place in the
+        list is the key of its noise."""
         import torch
 
         encoded = [self.encode(p) for p in prompts]
@@ -102,7 +109,8 @@ class EagerSession:
             for start in range(0, len(order), self.knobs.batch_size):
                 rows = order[start : start + self.knobs.batch_size]
                 guides = [guide.deep_copy() for _ in rows] if guide else []
-                made = self._decode([encoded[i][length:] for i in rows], max_new_tokens, prefix, length, None, guides)
+                own = [encoded[i][length:] for i in rows]
+                made = self._decode(own, rows, max_new_tokens, prefix, length, None, guides)
                 for i, (tokens, finished) in zip(rows, made, strict=True):
                     text = self.tokenizer.decode(tokens, skip_special_tokens=True)
                     done[i] = Completion(text, len(tokens), finished)
@@ -155,6 +163,7 @@ class EagerSession:
     def _decode(
         self,
         suffixes: list[list[int]],
+        keys: Sequence[int],
         max_new_tokens: int,
         prefix: Any,
         prefix_length: int,
@@ -162,7 +171,8 @@ class EagerSession:
         guides: Sequence[Any] = (),
     ) -> list[tuple[list[int], bool]]:
         """Token ids and whether each row ended by itself. With `timed`, which is called after each step, stop tokens
-        are ignored. `guides` are the rows' matchers of `harness.engine.constrained`, if any."""
+        are ignored. `keys` are the rows' for drawing, `guides` their matchers of `harness.engine.constrained`, if
+        any."""
         import torch
 
         rows, width = len(suffixes), max(len(s) for s in suffixes)
@@ -172,16 +182,18 @@ class EagerSession:
         own = torch.tensor([[0] * (width - len(s)) + [1] * len(s) for s in suffixes], device=self.device)
         positions = (own.cumsum(dim=1) - 1).clamp(min=0) + prefix_length
         cache = self._row_cache(prefix, rows, width + max_new_tokens)
+        names = torch.tensor(keys, device=self.device)
 
         made: list[list[int]] = [[] for _ in range(rows)]
         ended = [False] * rows
         live = list(range(rows))
         for step in range(max_new_tokens):
             if step == 0 and isinstance(cache, RowsCache):
-                chosen = self._read_in_pieces(ids, own, positions, cache, guides)
+                chosen = self._read_in_pieces(ids, own, positions, cache, names, guides)
             else:
                 mask = self._mask(own, ids.shape[1], prefix_length, cache)
-                chosen = self._next(ids, mask, positions, cache, [guides[row] for row in live] if guides else ())
+                theirs = [guides[row] for row in live] if guides else ()
+                chosen = self._next(ids, mask, positions, cache, names, theirs)
             for row, token in zip(live, chosen.tolist(), strict=True):
                 if ended[row]:
                     continue
@@ -199,23 +211,25 @@ class EagerSession:
             if len(going) < self.knobs.compact_below * len(live):
                 keep = torch.tensor(going, device=self.device)
                 cache.batch_select_indices(keep)
-                chosen, own, positions = chosen[keep], own[keep], positions[keep]
+                chosen, own, positions, names = chosen[keep], own[keep], positions[keep], names[keep]
                 live = [live[i] for i in going]
             ids = chosen[:, None]
             own = torch.cat([own, own.new_ones(len(live), 1)], dim=1)
             positions = positions[:, -1:] + 1
         return list(zip(made, ended, strict=True))
 
-    def _next(self, ids: Any, mask: Any, positions: Any, cache: Any, guides: Sequence[Any] = ()) -> Any:
-        """The most likely next token of each row, of those that its guide allows."""
+    def _next(self, ids: Any, mask: Any, positions: Any, cache: Any, keys: Any, guides: Sequence[Any] = ()) -> Any:
+        """The next token of each row, of those that its guide allows."""
         logits = self.model(
             ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
         ).logits[:, -1]
         if guides:
             forbid(logits, guides)
-        return likeliest(logits)
+        return self.chooser(logits, keys, positions[:, -1])
 
-    def _read_in_pieces(self, ids: Any, own: Any, positions: Any, cache: RowsCache, guides: Sequence[Any] = ()) -> Any:
+    def _read_in_pieces(
+        self, ids: Any, own: Any, positions: Any, cache: RowsCache, keys: Any, guides: Sequence[Any] = ()
+    ) -> Any:
         """Reads the prompts of a batch, at most `PIECE_TOKENS` tokens at a time: memory for their activations does not
         grow with the batch, and rows beside their like are padded less."""
         import torch
@@ -228,7 +242,8 @@ class EagerSession:
             columns = slice(width - int(own[piece].sum(dim=1).max()), width)
             window = cache.piece(piece, columns)
             mask = self._mask(own[piece, columns], columns.stop - columns.start, 0, window)
-            chosen.append(self._next(ids[piece, columns], mask, positions[piece, columns], window, guides[piece]))
+            places = positions[piece, columns]
+            chosen.append(self._next(ids[piece, columns], mask, places, window, keys[piece], guides[piece]))
         cache.fill(width)
         return torch.cat(chosen)
 
@@ -272,6 +287,7 @@ class EagerSession:
         from transformers import DynamicCache
 
         ids = torch.tensor([self.encode(prompt)], device=self.device)
+        key, position = ids.new_zeros(1), ids.new_full((1,), ids.shape[1] - 1)
         cache = DynamicCache()
         times: list[float] = []
         with torch.inference_mode():
@@ -279,11 +295,12 @@ class EagerSession:
             start = time.perf_counter()
             for _ in range(new_tokens):
                 logits = self.model(ids, past_key_values=cache, logits_to_keep=1).logits[:, -1]
-                ids = likeliest(logits)[:, None]
+                ids = self.chooser(logits, key, position)[:, None]
                 arrived = int(ids)  # as it would at a client
                 times.append(time.perf_counter() - start)
                 if natural and arrived in self.stops:
                     break
+                position = position + 1
         return times
 
     def time_batch(self, prompts: Sequence[str], new_tokens: int) -> list[float]:
@@ -306,7 +323,8 @@ class EagerSession:
                 last = now
 
             prefix = self._prefix_cache(encoded[0][:length]) if length else None
-            self._decode([e[length:] for e in encoded], new_tokens, prefix, length, step_done)
+            own = [e[length:] for e in encoded]
+            self._decode(own, range(len(own)), new_tokens, prefix, length, step_done)
         return times
 
     def _synchronize(self) -> None:

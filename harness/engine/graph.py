@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from harness.engine.classifier import ClassifierSession
 from harness.engine.decoder import PROOF_ROWS, PROOF_TOKENS, unfit
 from harness.engine.eager import Eager, EagerSession
+from harness.engine.ops import check_sampling
 from harness.engine.serving import serve
 from harness.engine.slots import DecoderSlots, power, uncapturable
 from harness.loading import Loaded, load
@@ -25,12 +26,15 @@ from harness.types import Completion, Context, Request, Served, Session
 class Graph:
     """`batch_size` rows decode together. `capture` puts each shape of a step into a CUDA graph; without a GPU nothing
     is captured. `int4_kernel`: see `harness.loading.load`. `constrained` keeps answers within the suite's output
-    grammar (quality; by the eager engine, as each token asks the host what is allowed next)."""
+    grammar (quality; by the eager engine, as each token asks the host what is allowed next). Tokens are drawn at a
+    `temperature` above 0, of the likeliest that reach `top_p` together; see `harness.engine.ops.drawn`."""
 
     batch_size: int = 32
     capture: bool = True
     int4_kernel: str = "auto"
     constrained: bool = False
+    temperature: float = 0.0
+    top_p: float = 1.0
 
     VERSION: ClassVar[int] = 1
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "llguidance")
@@ -39,6 +43,7 @@ class Graph:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size}: must be 1 or more")
+        check_sampling(self.temperature, self.top_p, self.constrained)
 
     def start(self, folder: Path, context: Context) -> Session:
         """Loads a model directory and returns a session that answers with it."""
@@ -48,7 +53,13 @@ class Graph:
         """A session that answers with what is loaded already."""
         if loaded.classes:
             return ClassifierSession(self.batch_size, loaded, context)
-        eager = Eager(self.batch_size, int4_kernel=self.int4_kernel, constrained=self.constrained)
+        eager = Eager(
+            self.batch_size,
+            int4_kernel=self.int4_kernel,
+            constrained=self.constrained,
+            temperature=self.temperature,
+            top_p=self.top_p,
+        )
         if why := unfit(loaded.model) or ("answers are constrained" if self.constrained else ""):
             loaded.proof["how"] = f"eager: {why}"
             return EagerSession(eager, loaded, context)
@@ -80,7 +91,9 @@ class GraphSession:
         if have is None or have.rows < rows or have.capacity < tokens:
             rows, tokens = (max(rows, have.rows), max(tokens, have.capacity)) if have else (rows, tokens)
             self._slots = have = None  # its memory first
-            self._slots = have = DecoderSlots(self.model, power(rows), power(tokens, 64), capture=self.captured)
+            self._slots = have = DecoderSlots(
+                self.model, power(rows), power(tokens, 64), capture=self.captured, chooser=self.eager.chooser
+            )
         return have
 
     def generate(
@@ -90,8 +103,9 @@ class GraphSession:
         progress: Callable[[int], None] = lambda done: None,
         output: str = "",
     ) -> list[Completion]:
-        """Greedy completions of rendered prompts, in the order given; `progress` hears how many are done."""
-        asked = [Request(self.eager.encode(p), max_new_tokens) for p in prompts]
+        """Completions of rendered prompts, in the order given; `progress` hears how many are done. Where tokens are
+        drawn, a prompt's place in the list is the key of its noise."""
+        asked = [Request(self.eager.encode(p), max_new_tokens, key=i) for i, p in enumerate(prompts)]
         made = self._serve(asked, min(self.knobs.batch_size, len(asked)), self.eager.stops, progress)
         texts = self.tokenizer.batch_decode([m.tokens for m in made], skip_special_tokens=True)
         return [Completion(t, len(m.tokens), m.finished) for t, m in zip(texts, made, strict=True)]
@@ -112,7 +126,8 @@ class GraphSession:
     def time_batch(self, prompts: Sequence[str], new_tokens: int) -> list[float]:
         """Seconds of each step of one batch: element 0 reads the prompts and makes the first token of each, the others
         make one more token of each. Stop tokens are ignored."""
-        made = self._serve([Request(self.eager.encode(p), new_tokens) for p in prompts], len(prompts))
+        asked = [Request(self.eager.encode(p), new_tokens, key=i) for i, p in enumerate(prompts)]
+        made = self._serve(asked, len(asked))
         times = made[0].times
         return [times[0] - made[0].sent, *(b - a for a, b in pairwise(times))]
 
@@ -123,7 +138,10 @@ class GraphSession:
         many are answered side by side; each asks again when it has its answer, or, with `due`, requests come at these
         seconds after the start and wait for a place. Every shape of a step is captured before the clock starts."""
         times: Sequence[float | None] = due or [None] * len(prompts)
-        asked = [Request(self.eager.encode(p), new_tokens, at) for p, at in zip(prompts, times, strict=True)]
+        asked = [
+            Request(self.eager.encode(p), new_tokens, at, key=i)
+            for i, (p, at) in enumerate(zip(prompts, times, strict=True))
+        ]
         slots = self.slots(clients, max(len(r.prompt) + r.max_new_tokens for r in asked))
         slots.warm(clients, [len(r.prompt) for r in asked])
         return serve(slots, asked, (), rows=clients)

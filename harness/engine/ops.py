@@ -3,7 +3,12 @@ elsewhere plain PyTorch, which is what the kernels are tested against."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any
+
+# of splitmix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014), signed
+GOLDEN, FIRST, SECOND = 0x9E3779B97F4A7C15 - 2**64, 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
 
 
 def _kernels(tensor: Any) -> Any:
@@ -19,6 +24,92 @@ def likeliest(logits: Any) -> Any:
     """The index of the highest of the last dimension, the first of equals. On a CPU in float32: there PyTorch takes
     four times as long for the maximum of bfloat16."""
     return (logits if logits.is_cuda else logits.float()).argmax(dim=-1)
+
+
+def drawn(logits: Any, keys: Any, positions: Any, temperature: float, top_p: float, seed: int) -> Any:
+    """One token a row, drawn by the chances softmax(`logits` / `temperature`): the highest sum of a scaled logit and
+    Gumbel noise (Maddison et al., "A* Sampling", arXiv 1411.0030), in float32; of the `nucleus` if `top_p` is below 1.
+
+    `logits` [rows, vocabulary]; `keys` and `positions` [rows], of int64, name a row and its place in it. The noise
+    follows from them and `seed` alone, so a row gets its tokens in whatever batch it stands. Returns [rows].
+    """
+    import torch
+
+    wide = logits.float()
+    scaled = (wide - wide.amax(dim=-1, keepdim=True)) / temperature  # from 0 downwards: nothing overflows
+    if top_p < 1.0:
+        scaled = scaled.masked_fill(~nucleus(scaled, top_p), -math.inf)
+    waits = -torch.log1p(-uniforms(keys, positions, logits.shape[-1], seed))
+    return (scaled - waits.log()).argmax(dim=-1)
+
+
+def nucleus(logits: Any, top_p: float) -> Any:
+    """The fewest of the likeliest tokens whose chances reach `top_p` together, at least one (Holtzman et al., "The
+    curious case of neural text degeneration", arXiv 1904.09751), as a mask of `logits` [rows, vocabulary]."""
+    import torch
+
+    ranked, order = logits.sort(dim=-1, descending=True, stable=True)
+    chances = ranked.softmax(dim=-1)
+    before = chances.cumsum(dim=-1, dtype=torch.float64) - chances  # in float64, as a GPU adds in an order of its own
+    return torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before < top_p)
+
+
+def uniforms(keys: Any, positions: Any, vocabulary: int, seed: int) -> Any:
+    """Numbers between 0 and 1, both excluded, [rows, vocabulary] in float32, each a hash of its row's key and position
+    [rows], its token and the seed: there is no state to keep, on the host or in a captured step."""
+    import torch
+
+    row = _mixed(_mixed(_mixed(torch.full_like(keys, seed)) + keys) + positions)
+    tokens = torch.arange(vocabulary, device=keys.device)
+    bits = _shifted(_mixed(row[:, None] + tokens * GOLDEN), 1)
+    return ((bits.float() + 0.5) * 2.0**-63).clamp(max=1 - 2.0**-24)  # finest near 0, where the likeliest noise is
+
+
+def _mixed(state: Any) -> Any:
+    """The number that splitmix64 makes of a state, in int64, whose products wrap."""
+    state = state + GOLDEN
+    state = (state ^ _shifted(state, 30)) * FIRST
+    state = (state ^ _shifted(state, 27)) * SECOND
+    return state ^ _shifted(state, 31)
+
+
+def _shifted(x: Any, bits: int) -> Any:
+    """int64 shifted right with zeros coming in; PyTorch's own shift brings the sign in."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Chooser:
+    """How an engine chooses a row's next token: the likeliest at `temperature` 0, else `drawn` with `seed`."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    @property
+    def draws(self) -> bool:
+        """Whether rows need their keys."""
+        return self.temperature > 0
+
+    def __call__(self, logits: Any, keys: Any, positions: Any) -> Any:
+        """The tokens [rows] after `logits` [rows, vocabulary]. `positions` [rows] are those of the tokens read last, in
+        rows without padding; `keys` [rows] may be None where nothing is drawn."""
+        if not self.draws:
+            return likeliest(logits)
+        return drawn(logits, keys, positions, self.temperature, self.top_p, self.seed)
+
+
+GREEDY = Chooser()
+
+
+def check_sampling(temperature: float, top_p: float, constrained: bool) -> None:
+    """Raises `ValueError` for knobs of an engine that choose no token."""
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature={temperature}: must be 0 (the likeliest token) or more")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p={top_p}: must be more than 0 and at most 1")
+    if constrained and temperature > 0:
+        raise ValueError(f"temperature={temperature}: constrained answers are greedy; set it to 0")
 
 
 def add_rms_norm(x: Any, residual: Any, weight: Any, epsilon: float) -> tuple[Any, Any]:

@@ -24,8 +24,8 @@ class Slots(Protocol):
 
     rows: int
 
-    def admit(self, prompts: Sequence[Sequence[int]], slots: Sequence[int]) -> Tokens:
-        """Reads prompts into free slots; gives the first token of each."""
+    def admit(self, prompts: Sequence[Sequence[int]], slots: Sequence[int], keys: Sequence[int]) -> Tokens:
+        """Reads prompts into free slots; gives the first token of each. `keys` are those of their requests."""
 
     def step(self, slots: Sequence[int]) -> Tokens:
         """One more token for the rows in these slots."""
@@ -93,7 +93,9 @@ def serve(
                 at = requests[i].due
                 found[i] = Served(clock() - start if at is None else at)
                 news.append(_Row(free.pop(), requests[i], found[i], launched=1))
-            launched.append((slots.admit([r.request.prompt for r in news], [r.slot for r in news]), news))
+            asked = [r.request for r in news]
+            first = slots.admit([r.prompt for r in asked], [r.slot for r in news], [r.key for r in asked])
+            launched.append((first, news))
             live += news
         going = [row for row in live if row.launched < row.request.max_new_tokens]
         if going:

@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.engine.decoder import Decoder
 from harness.engine.fits import require
-from harness.engine.ops import likeliest
+from harness.engine.ops import GREEDY, Chooser
 from harness.engine.products import dynamic
 from harness.engine.serving import Tokens
 
@@ -28,7 +28,7 @@ def power(n: int, least: int = 1) -> int:
 class DecoderSlots:
     """`rows` slots of `capacity` tokens. With `capture`, steps are CUDA graphs; the tokens are the same either way."""
 
-    def __init__(self, model: Any, rows: int, capacity: int, *, capture: bool) -> None:
+    def __init__(self, model: Any, rows: int, capacity: int, *, capture: bool, chooser: Chooser = GREEDY) -> None:
         import torch
 
         self.rows = rows
@@ -36,13 +36,15 @@ class DecoderSlots:
         self.device = model.device
         self.capture = capture
         require(model, self.device.type, rows + 1, capacity)
+        self.chooser = chooser
         self.decoder = Decoder(model, rows + 1, capacity)  # the last slot is for padding
         self._tokens = torch.zeros(rows + 1, dtype=torch.long, device=self.device)
         self._positions = torch.zeros(rows + 1, dtype=torch.long, device=self.device)
+        self._keys = torch.zeros(rows + 1, dtype=torch.long, device=self.device)
         self._runs: dict[tuple[int, int], _Run] = {}
         self._pool = torch.cuda.graph_pool_handle() if capture else None
 
-    def admit(self, prompts: Sequence[Sequence[int]], slots: Sequence[int]) -> Tokens:
+    def admit(self, prompts: Sequence[Sequence[int]], slots: Sequence[int], keys: Sequence[int]) -> Tokens:
         """Reads prompts, those of like width together; see `harness.engine.serving.Slots`."""
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
         made: list[tuple[list[int], Tokens]] = []
@@ -55,7 +57,8 @@ class DecoderSlots:
             ids = padded + [[0] * width] * (rows - len(some))
             last = [len(prompts[i]) - 1 for i in some] + [0] * (rows - len(some))
             into = [slots[i] for i in some] + [self.rows] * (rows - len(some))
-            made.append((some, self._run(rows, width, ids, into, last)))
+            named = [keys[i] for i in some] + [0] * (rows - len(some))
+            made.append((some, self._run(rows, width, ids, into, last, named)))
 
         def tokens() -> list[int]:
             found = {i: token for some, get in made for i, token in zip(some, get(), strict=False)}
@@ -84,13 +87,13 @@ class DecoderSlots:
         """How wide a prompt is read: few widths where they are captured, its own where they are not."""
         return min(power(length, MIN_WIDTH), self.capacity) if self.capture else length
 
-    def _run(self, rows: int, width: int, ids: Any, slots: list[int], last: Any) -> Tokens:
+    def _run(self, rows: int, width: int, ids: Any, slots: list[int], last: Any, keys: Any = None) -> Tokens:
         run = self._runs.get((rows, width)) or _Run(self, rows, width)
         if self.capture:  # else a shape has nothing to keep
             self._runs[rows, width] = run
-        return run(ids, slots, last)
+        return run(ids, slots, last, keys)
 
-    def forward(self, ids: Any, slots: Any, last: Any) -> Any:
+    def forward(self, ids: Any, slots: Any, last: Any, keys: Any = None) -> Any:
         """Launches the work of one shape: the new tokens [rows], which stand in their slots for the next step too."""
         import torch
 
@@ -101,7 +104,9 @@ class DecoderSlots:
             places = torch.arange(ids.shape[1], device=self.device).expand(ids.shape)
             positions = last
             logits = self.decoder(ids, slots, places, last)
-        made = likeliest(logits)
+            if keys is not None:
+                self._keys[slots] = keys
+        made = self.chooser(logits, self._keys[slots] if self.chooser.draws else None, positions)
         self._tokens[slots] = made
         self._positions[slots] = (positions + 1).clamp(max=self.capacity - 1)
         return made
@@ -118,12 +123,13 @@ class _Run:
         self.slots = torch.zeros(rows, dtype=torch.long, device=owner.device)
         self.ids = torch.zeros(rows, width, dtype=torch.long, device=owner.device) if width else None
         self.last = torch.zeros(rows, dtype=torch.long, device=owner.device) if width else None
+        self.keys = torch.zeros(rows, dtype=torch.long, device=owner.device) if width and owner.chooser.draws else None
         self.was: list[int] = []
         self.used = 0
         self.graph: Any = None
         self.made: Any = None
 
-    def __call__(self, ids: Any, slots: list[int], last: Any) -> Tokens:
+    def __call__(self, ids: Any, slots: list[int], last: Any, keys: Any = None) -> Tokens:
         import torch
 
         if slots != self.was:
@@ -132,13 +138,15 @@ class _Run:
         if self.ids is not None and self.last is not None:
             self.ids.copy_(torch.tensor(ids))
             self.last.copy_(torch.tensor(last))
+        if self.keys is not None and keys is not None:
+            self.keys.copy_(torch.tensor(keys))
         with torch.inference_mode():
             if self.graph is None and self.owner.capture and self.used:
                 self.graph = torch.cuda.CUDAGraph()
                 with torch.cuda.graph(self.graph, pool=self.owner._pool):
-                    self.made = self.owner.forward(self.ids, self.slots, self.last)
+                    self.made = self.owner.forward(self.ids, self.slots, self.last, self.keys)
             if self.graph is None:
-                self.made = self.owner.forward(self.ids, self.slots, self.last)
+                self.made = self.owner.forward(self.ids, self.slots, self.last, self.keys)
             else:
                 self.graph.replay()
         self.used += 1

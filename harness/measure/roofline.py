@@ -46,7 +46,8 @@ def step_bytes(model: Any, weights: int) -> int:
     """Bytes that a step reads of a model's `weights` bytes: all but a table of embeddings of which it looks up a row a
     token. One that makes the logits too is read whole."""
     table, head = model.get_input_embeddings().weight, model.get_output_embeddings()
-    shared = head is not None and head.weight.data_ptr() == table.data_ptr()
+    own = getattr(head, "weight", None)  # None: packed, and not the table
+    shared = own is not None and own.data_ptr() == table.data_ptr()
     return weights - (0 if shared else table.numel() * table.element_size())
 
 

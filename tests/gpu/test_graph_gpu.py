@@ -48,6 +48,18 @@ def test_captured_or_not_the_tokens_are_the_eager_engines(tmp_path: Path, name: 
             assert session.generate(longer(), 60) == told
 
 
+@pytest.mark.parametrize("knobs", [{"temperature": 0.8}, {"temperature": 1.5, "top_p": 0.9}])
+def test_captured_or_not_the_drawn_tokens_are_the_eager_engines(tmp_path: Path, knobs: dict[str, Any]) -> None:
+    folder = saved(tmp_path, *MODELS["llama"])
+    prompts = [*longer(), *PROMPTS]
+    told = EagerSession(Eager(batch_size=1, min_prefix=0, **knobs), load(folder, CUDA), CUDA).generate(prompts, 60)
+    for capture in (True, False):
+        session = Graph(batch_size=4, capture=capture, **knobs).start(folder, CUDA)
+        assert isinstance(session, GraphSession)
+        for _ in range(3):  # the second use of a shape is captured, the third replayed
+            assert session.generate(prompts, 60) == told
+
+
 @pytest.mark.parametrize("capture", [False, True])
 @pytest.mark.parametrize("rows", [1, 8, 32])
 def test_the_same_work_gives_the_same_bits(tmp_path: Path, rows: int, capture: bool) -> None:
@@ -59,7 +71,7 @@ def test_the_same_work_gives_the_same_bits(tmp_path: Path, rows: int, capture: b
     for garbage in (0.0, 0.0, 1e3, float("nan"), 0.0, 0.0):
         for kept in (t for cache in slots.decoder.cache for t in cache):
             kept.fill_(garbage)
-        runs.append([slots.admit(ids, range(rows))(), *(slots.step(range(rows))() for _ in range(200))])
+        runs.append([slots.admit(ids, range(rows), range(rows))(), *(slots.step(range(rows))() for _ in range(200))])
     assert [run == runs[0] for run in runs] == [True] * len(runs)
 
 
