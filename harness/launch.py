@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -233,14 +234,23 @@ class Launcher:
         threads = self.environment.cpu_count if step.exclusive else max(1, self.environment.cpu_count // self.workers)
         parents = [plain(self.plan.steps[p]) for p in step.parents]
         log = str(self.logs / f"{step.kind}-{step.key}.log")
-        self.idle = [w for w in self.idle if w.process.is_alive()]
-        worker = self.idle.pop() if self.idle else self._hire()
+        worker = self._given((plain(step), parents, threads, log))
         worker.step, worker.started, worker.reason = step, time.monotonic(), None
-        worker.pipe.send((plain(step), parents, threads, log))
         if self._fork_server or step.kind is StepKind.ADAPT:
             worker.pipe.send(None)  # and no more
         self.running[worker.pipe] = worker
         self.watcher.started(step)
+
+    def _given(self, task: Any) -> _Worker:
+        """A worker that took a task: an idle one unless it has died, else a new one."""
+        while self.idle:
+            worker = self.idle.pop()
+            with suppress(OSError):
+                worker.pipe.send(task)
+                return worker
+        worker = self._hire()
+        worker.pipe.send(task)
+        return worker
 
     def _hire(self) -> _Worker:
         ours, theirs = multiprocessing.Pipe()

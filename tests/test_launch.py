@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+from multiprocessing import Pipe
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from harness.execute import _machine
-from harness.launch import Launcher
+from harness.launch import Launcher, _Worker
 from harness.plan import Plan, plan
 from harness.store import Store
 from harness.types import StepKind
@@ -86,3 +87,13 @@ def test_a_latency_waits_for_other_grids_and_they_for_it(monkeypatch: pytest.Mon
         fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
     with lock.open() as other:
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_an_idle_worker_that_died_is_passed_over(made: Plan, tmp_path: Path) -> None:
+    launcher = Launcher(made, Store(tmp_path), MACHINE, 2, False, watcher=SimpleNamespace())  # type: ignore[arg-type]
+    (dead, gone), (alive, listening) = Pipe(), Pipe()
+    gone.close()
+    launcher.idle = [_Worker(None, alive), _Worker(None, dead)]  # the last one is asked first
+    assert launcher._given("task").pipe is alive
+    assert listening.recv() == "task"
+    assert launcher.idle == []
