@@ -44,7 +44,9 @@ def _with_choices(arguments: list[str]) -> list[str]:
     chosen = [f"{group}={FOR_THIS_MACHINE[group][device]}" for group in unsaid]
     if chosen:
         print(f"{' '.join(chosen)} (the default {'without' if device == 'cpu' else 'with'} a GPU)")
-    return [*arguments, *chosen]
+    # among the other overrides: Hydra's parser takes them in one piece, before its flags or after
+    at = next((n for n, a in enumerate(arguments) if "=" in a and not a.startswith("-")), 0)
+    return [*arguments[:at], *chosen, *arguments[at:]]
 
 
 def _with_own_choices(arguments: list[str], packaged: Path) -> list[str]:

@@ -162,13 +162,16 @@ def _latency(step: Step, parents: list[Path], out: Path, context: Context) -> Ma
     measured, facts = measure(session, folder, data, knobs, context)
     base = next((p for p in parents if p.parent.name == StepKind.BASE), None)
     if base and knobs.get("round", 1) == 1:
-        context.progress(0.98, f"{knobs['adapters']} adapters")
-        assert step.engine is not None
-        engine = instantiate(step.engine)
-        prompts = prompts_of(session, folder, data, knobs["requests"])
-        over = partial(engine.over, context=context)
-        measured += adapters.measure(
-            load(base, context, packs=False), folder / "adapter", session, over, prompts, knobs
-        )
+        try:
+            context.progress(0.98, f"{knobs['adapters']} adapters")
+            assert step.engine is not None
+            engine = instantiate(step.engine)
+            prompts = prompts_of(session, folder, data, knobs["requests"])
+            over = partial(engine.over, context=context)
+            measured += adapters.measure(
+                load(base, context, packs=False), folder / "adapter", session, over, prompts, knobs
+            )
+        except Exception as error:  # beside what was timed already, which it must not take along
+            facts = {**facts, "adapters": f"not timed: {type(error).__name__}: {error}"}
     write_json(out / MEASUREMENTS, plain(measured))
     return {**session.loaded.proof, **facts}

@@ -90,6 +90,8 @@ class GraphSession:
         have = self._slots
         if have is None or have.rows < rows or have.capacity < tokens:
             rows, tokens = (max(rows, have.rows), max(tokens, have.capacity)) if have else (rows, tokens)
+            if have:
+                have.release()
             self._slots = have = None  # its memory first
             self._slots = have = DecoderSlots(
                 self.model, power(rows), power(tokens, 64), capture=self.captured, chooser=self.eager.chooser

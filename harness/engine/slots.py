@@ -83,6 +83,10 @@ class DecoderSlots:
                 for _ in range(2 if self.capture else 0):
                     self._run(some, width, [[0] * width] * some, nobody, [0] * some)()
 
+    def release(self) -> None:
+        """Lets go of captured steps, which hold these slots as these hold them: their memory is then free at once."""
+        self._runs.clear()
+
     def _width(self, length: int) -> int:
         """How wide a prompt is read: few widths where they are captured, its own where they are not."""
         return min(power(length, MIN_WIDTH), self.capacity) if self.capture else length
