@@ -1,10 +1,10 @@
 """One model timed by optimum-benchmark and by this repository, on the same machine in the same run.
 
-    python benchmarks/peers.py MODEL_FOLDER [--prompt 128] [--tokens 32] [--batch 4] [--times 5]
+    python benchmarks/peers.py MODEL_FOLDER [--tokens 32] [--batch 4] [--times 5]
 
-Needs `pip install optimum-benchmark` beside the harness. Prompts are random tokens, greedy, stop tokens ignored. Prints
-a JSON line a measurement: milliseconds to read the prompts and make the first tokens, milliseconds a step after that,
-and peak memory.
+Needs `pip install optimum-benchmark` beside the harness. Ours are asked the prompts of `evaluation.py`, greedy, stop
+tokens ignored; optimum-benchmark its own random tokens, as many. Prints a JSON line a measurement: milliseconds to read
+the prompts and make the first tokens, milliseconds a step after that, and peak memory.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from evaluation import PROMPT, prompts
 
 from harness.engine.eager import Eager
 from harness.engine.graph import Graph
@@ -34,7 +35,7 @@ def theirs(folder: Path, device: str, dtype: str, chosen: argparse.Namespace, ba
     from optimum_benchmark import Benchmark, BenchmarkConfig, InferenceConfig, InlineConfig, PyTorchConfig
 
     scenario = InferenceConfig(
-        input_shapes={"batch_size": batch, "sequence_length": chosen.prompt}, memory=True, latency=True,
+        input_shapes={"batch_size": batch, "sequence_length": PROMPT}, memory=True, latency=True,
         generate_kwargs={"max_new_tokens": chosen.tokens, "min_new_tokens": chosen.tokens}, iterations=chosen.times,
         duration=0, warmup_runs=2,
     )  # fmt: skip
@@ -52,14 +53,7 @@ def theirs(folder: Path, device: str, dtype: str, chosen: argparse.Namespace, ba
 def ours(engine: Any, folder: Path, context: Context, chosen: argparse.Namespace, batch: int) -> dict[str, Any]:
     """What our engine's own probes measure: `time_tokens` for one row, `time_batch` for more."""
     session = engine.start(folder, context)
-    made = torch.Generator().manual_seed(0)
-    words = [w for i in range(2000, 12000) if (w := session.tokenizer.decode([i])).isalpha()]
-    texts = []
-    for _ in range(batch):
-        text = " ".join(words[i] for i in torch.randint(len(words), (chosen.prompt,), generator=made).tolist())
-        texts.append(
-            session.tokenizer.decode(session.encode(text)[: chosen.prompt]) if hasattr(session, "encode") else text
-        )
+    texts = prompts(session.tokenizer, batch)
     peak_of_loading(context.device)
     first, steps = [], []
     for _ in range(chosen.times + 2):
@@ -80,12 +74,12 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    for name, value in (("prompt", 128), ("tokens", 32), ("batch", 4), ("times", 5)):
+    for name, value in (("tokens", 32), ("batch", 4), ("times", 5)):
         parser.add_argument(f"--{name}", type=int, default=value)
     chosen = parser.parse_args()
     here = detect()
     context = Context(here.device, here.dtype, 0, lambda fraction, note: None)
-    shape = {"prompt": chosen.prompt, "tokens": chosen.tokens, "threads": torch.get_num_threads()}
+    shape = {"prompt": PROMPT, "tokens": chosen.tokens, "threads": torch.get_num_threads()}
     print(json.dumps({"hardware": here.hardware, "dtype": here.dtype, **shape}), flush=True)
     for batch in (1, chosen.batch):
         for name, engine in (("eager", Eager(min_prefix=0)), ("graph", Graph())):

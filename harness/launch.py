@@ -16,7 +16,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol
@@ -63,18 +63,19 @@ class _Worker:
     pipe: Connection
     step: Step | None = None
     started: float = 0.0
-    reason: str | None = field(default=None)
+    reason: str | None = None
 
 
 def work(pipe: Connection, store: str) -> None:
-    """A child's whole life: steps come through the pipe until it closes; each one's output goes to its log, its
+    """A child's whole life: steps come through the pipe until one is its last; each one's output goes to its log, its
     progress and its fate back through the pipe."""
     from harness.execute import carry_out, step_from_json, tidy
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     try:
-        while task := pipe.recv():
-            step, parents, threads, log = task
+        last = False
+        while not last:
+            step, parents, threads, log, last = pipe.recv()
             sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
             os.dup2(sink, 1)
             os.dup2(sink, 2)
@@ -94,7 +95,8 @@ def work(pipe: Connection, store: str) -> None:
                 traceback.print_exc()
                 pipe.send(("failed", f"{told(error)} (log: {log})", ""))
                 break
-            tidy()
+            if not last:
+                tidy()
             sys.stdout.flush()
             sys.stderr.flush()
             pipe.send(("done", 1.0, ""))
@@ -234,12 +236,14 @@ class Launcher:
         threads = self.environment.cpu_count if step.exclusive else max(1, self.environment.cpu_count // self.workers)
         parents = [plain(self.plan.steps[p]) for p in step.parents]
         log = str(self.logs / f"{step.kind}-{step.key}.log")
-        worker = self._given((plain(step), parents, threads, log))
+        worker = self._given((plain(step), parents, threads, log, self._last(step)))
         worker.step, worker.started, worker.reason = step, time.monotonic(), None
-        if self._fork_server or step.kind is StepKind.ADAPT:
-            worker.pipe.send(None)  # and no more
         self.running[worker.pipe] = worker
         self.watcher.started(step)
+
+    def _last(self, step: Step) -> bool:
+        """Whether the worker of a step takes no other after it."""
+        return self._fork_server or step.kind is StepKind.ADAPT
 
     def _given(self, task: Any) -> _Worker:
         """A worker that took a task: an idle one unless it has died, else a new one."""
@@ -275,7 +279,7 @@ class Launcher:
                 self.watcher.progressed(worker.step, first, note)
             elif kind == "failed":
                 worker.reason = first
-            elif not self._fork_server and worker.step.kind is not StepKind.ADAPT:
+            elif not self._last(worker.step):
                 self.idle.append(worker)
                 self._ended(worker)
         self.watcher.waited()

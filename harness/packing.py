@@ -27,10 +27,10 @@ def pack(model: Any) -> int:
         if type(weight) is not torch.Tensor or weight.dtype != torch.bfloat16 or weight.device.type != "cpu":
             continue
         bias = None if module.bias is None else module.bias.data
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight)
-        if not done and not _same(packed, weight, bias):
+        blocked = torch.ops.mkldnn._reorder_linear_weight(weight)
+        if not done and not _same(blocked, weight, bias):
             return 0
-        module.forward = partial(product, packed, bias)
+        module.forward = partial(product, blocked, bias)
         if table is None or table.weight.data_ptr() != weight.data_ptr():
             module.weight = None
         done += 1
@@ -49,10 +49,10 @@ def product(weight: Any, bias: Any, x: Any) -> Any:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
-def _same(packed: Any, weight: Any, bias: Any) -> bool:
+def _same(blocked: Any, weight: Any, bias: Any) -> bool:
     """Whether this build of PyTorch multiplies by a packed weight as by a plain one: the operator is not public."""
     import torch
 
     x = torch.randn(3, weight.shape[1], generator=torch.Generator().manual_seed(0)).to(weight.dtype)
-    told, found = torch.nn.functional.linear(x, weight, bias), product(packed, bias, x)
+    told, found = torch.nn.functional.linear(x, weight, bias), product(blocked, bias, x)
     return bool(torch.allclose(told.float(), found.float(), rtol=1e-2, atol=1e-2))
