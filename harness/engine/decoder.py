@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness.engine.ops import add_rms_norm, attend_prompt, attend_slots, rotate_and_store, silu_mul
-from harness.engine.products import joined
+from harness.engine.products import joined, kind
 from harness.engine.shared_prefix import full_attention
 
 PROOF_ROWS, PROOF_TOKENS = 8, 12
@@ -61,6 +61,9 @@ class Decoder:
             turns = model.model.rotary_emb(self.cache[0][0], torch.arange(capacity, device=model.device)[None])
             self.turns = tuple(t[0].contiguous() for t in turns)
         attentions, mlps = [layer.self_attn for layer in self.layers], [layer.mlp for layer in self.layers]
+        every = [p for m in attentions for p in (m.q_proj, m.k_proj, m.v_proj, m.o_proj)]
+        every += [p for m in mlps for p in (m.gate_proj, m.up_proj, m.down_proj)]
+        self.products = sorted({kind(p) for p in every})  # what computes them
         self.heads = [joined([m.q_proj, m.k_proj, m.v_proj]) for m in attentions]
         self.mixes = [joined([m.o_proj]) for m in attentions]
         self.gates = [joined([m.gate_proj, m.up_proj]) for m in mlps]

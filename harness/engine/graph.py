@@ -64,7 +64,9 @@ class Graph:
             loaded.proof["how"] = f"eager: {why}"
             return EagerSession(eager, loaded, context)
         session = GraphSession(self, EagerSession(eager, loaded, context))
-        if session.slots(PROOF_ROWS, PROOF_TOKENS + 1).decoder.agrees():
+        decoder = session.slots(PROOF_ROWS, PROOF_TOKENS + 1).decoder
+        if decoder.agrees():
+            loaded.proof["products"] = decoder.products
             return session
         loaded.proof["how"] = "eager: decoded in pieces it gave other logits"
         return session.eager
@@ -107,7 +109,8 @@ class GraphSession:
     ) -> list[Completion]:
         """Completions of rendered prompts, in the order given; `progress` hears how many are done. Where tokens are
         drawn, a prompt's place in the list is the key of its noise."""
-        asked = [Request(self.eager.encode(p), max_new_tokens, key=i) for i, p in enumerate(prompts)]
+        told = self.tokenizer(list(prompts), add_special_tokens=False).input_ids if prompts else []
+        asked = [Request(ids, max_new_tokens, key=i) for i, ids in enumerate(told)]
         made = self._serve(asked, min(self.knobs.batch_size, len(asked)), self.eager.stops, progress)
         texts = self.tokenizer.batch_decode([m.tokens for m in made], skip_special_tokens=True)
         return [Completion(t, len(m.tokens), m.finished) for t, m in zip(texts, made, strict=True)]

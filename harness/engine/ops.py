@@ -206,3 +206,26 @@ def dynamic_linear(x: Any, weight: Any, scale: Any, bias: Any) -> Any:
     small = (x * (1.0 / step)).round().clamp(-128, 127)
     made = ((small.double() @ weight.double().t()).float() * step).to(x.dtype) * scale
     return (made if bias is None else made + bias).to(x.dtype)
+
+
+def llm_int8_linear(x: Any, weight: Any, peaks: Any, bias: Any, threshold: float) -> Any:
+    """A linear layer of LLM.int8 (Dettmers et al., arXiv 2208.07339): of `weight` [out, in] in int8, 127 stands for
+    `peaks` [out], and activations [..., in] are quantized to int8 a token at a time. Those of `threshold` or more
+    (0: none) stay in 16 bits and meet the same weights. Returns [..., out].
+
+    bitsandbytes takes a whole column out where any token of a batch has an outlier in it; here it is that token's
+    element alone. For one token that is the same; with many, no token's result depends on its neighbours, and the host
+    need not be asked which columns they are.
+    """
+    if fast := _kernels(x):
+        return fast.llm_int8_linear(x, weight, peaks, bias, threshold)
+
+    wide = x.float()
+    apart = wide.abs() >= (threshold or math.inf)
+    inliers = wide.masked_fill(apart, 0.0)
+    own = inliers.abs().amax(dim=-1, keepdim=True)
+    small = (inliers * (127.0 / own.clamp(min=1e-30))).round()
+    made = (small.double() @ weight.double().t()).float() * (own * peaks / 127**2)
+    if threshold:
+        made = made + (wide.masked_fill(~apart, 0.0).double() @ weight.double().t()).float() * (peaks / 127)
+    return (made if bias is None else made + bias.float()).to(x.dtype)

@@ -13,7 +13,7 @@ from typing import Any
 from harness.engine.decoder import Decoder
 from harness.engine.fits import require
 from harness.engine.ops import GREEDY, Chooser
-from harness.engine.products import dynamic
+from harness.engine.products import dynamic, llm_int8
 from harness.engine.serving import Tokens
 
 PROMPT_TOKENS = 8192  # read at once
@@ -180,8 +180,8 @@ def uncapturable(model: Any) -> str:
     """Why steps of a model cannot be captured, or nothing. A capture that fails would take the process with it, so this
     is known beforehand."""
     for module in model.modules():
-        if getattr(getattr(module, "state", None), "threshold", 0.0):
-            return "LLM.int8 with a threshold asks the host in each layer which columns are outliers"
+        if getattr(getattr(module, "state", None), "threshold", 0.0) and not llm_int8(module):
+            return "bitsandbytes' own LLM.int8 asks the host in each layer which columns are outliers"
         if type(getattr(module, "weight", None)).__name__ == "Int8Tensor" and not dynamic(module):
             return "torchao's INT8 of this kind is not captured"
     return ""
