@@ -302,9 +302,10 @@ def _announce(made: Plan, launcher: Launcher, environment: Environment, grid: Gr
     computing = f"computing in {environment.dtype}"
     if environment.device == "cpu" and environment.dtype == "float32":
         computing += " (this CPU has no fast 16-bit arithmetic)"
+    engines = ", ".join(dict.fromkeys(c.engine.name for c in made.cells))
     console.print(
         f"{len(made.cells)} cells, {len(made.steps)} steps ({len(launcher.done)} already done) on "
-        f"{environment.hardware}, {computing}; profile {grid.choices['profile']}",
+        f"{environment.hardware}, {computing}; profile {grid.choices['profile']}, engine {engines}",
         highlight=False,
     )
 
