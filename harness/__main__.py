@@ -1,6 +1,6 @@
 """`python -m harness`: composes the configuration and hands the grid to its launcher.
 
-Exit codes: 0 all cells ok or unsupported, 1 a cell failed, 2 a user's mistake, 130 stopped by Ctrl-C.
+Exit codes: 0 all cells ok or unsupported, 1 a cell or a round of it failed, 2 a user's mistake, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
