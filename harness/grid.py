@@ -262,7 +262,9 @@ def _expected(store: Store) -> dict[tuple[str, str], float]:
 
 
 def carry_out(grid: Grid, console: Console) -> int:
-    """Runs a checked grid and returns the exit code: 0 when every cell is ok or unsupported, 1 when one failed."""
+    """Runs a checked grid and returns the exit code: 0 when every cell is ok or unsupported, 1 when one failed, or a
+    later round of one: its record then stands on fewer rounds than were asked for, and says so, and a script that
+    looks at nothing but the code must not take it for the whole."""
     environment = detect()
     made = plan(grid.cells, grid.data, environment)
     ledger.write_cells(grid.run, [c.id for c in grid.cells])
@@ -295,16 +297,17 @@ def carry_out(grid: Grid, console: Console) -> int:
     ledger.export(grid.run, kept)
     page = report.write(grid.run)
     _conclude(made, grid, page, console, clock_since=board.start)
-    return 1 if any(r.status is Status.FAILED for r in kept) else 0
+    return 1 if launcher.failed or any(r.status is Status.FAILED for r in kept) else 0
 
 
 def _announce(made: Plan, launcher: Launcher, environment: Environment, grid: Grid, console: Console) -> None:
     computing = f"computing in {environment.dtype}"
     if environment.device == "cpu" and environment.dtype == "float32":
         computing += " (this CPU has no fast 16-bit arithmetic)"
+    engines = ", ".join(dict.fromkeys(c.engine.name for c in made.cells))
     console.print(
         f"{len(made.cells)} cells, {len(made.steps)} steps ({len(launcher.done)} already done) on "
-        f"{environment.hardware}, {computing}; profile {grid.choices['profile']}",
+        f"{environment.hardware}, {computing}; profile {grid.choices['profile']}, engine {engines}",
         highlight=False,
     )
 

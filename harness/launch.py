@@ -57,10 +57,12 @@ class Watcher(Protocol):
 
 @dataclass(slots=True, eq=False)
 class _Worker:
-    """A child and what it is doing."""
+    """A child, what it is doing, and whether it did nothing but timings so far: memory and its blocks are then as a
+    server's would be, and no build's."""
 
     process: Any
     pipe: Connection
+    fresh: bool = True
     step: Step | None = None
     started: float = 0.0
     reason: str | None = None
@@ -69,10 +71,10 @@ class _Worker:
 def work(pipe: Connection, store: str) -> None:
     """A child's whole life: steps come through the pipe until one is its last; each one's output goes to its log, its
     progress and its fate back through the pipe."""
-    from harness.execute import carry_out, step_from_json, tidy
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     try:
+        from harness.execute import carry_out, step_from_json, tidy
+
         last = False
         while not last:
             step, parents, threads, log, last = pipe.recv()
@@ -102,6 +104,10 @@ def work(pipe: Connection, store: str) -> None:
             pipe.send(("done", 1.0, ""))
     except EOFError:
         pass  # the parent has no more work
+    except BaseException as error:  # before a step came: a library that does not import
+        traceback.print_exc()
+        with suppress(OSError):
+            pipe.send(("failed", told(error), ""))
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -117,18 +123,20 @@ def told(error: BaseException) -> str:
     return f"{type(error).__name__}: {said}"
 
 
-def fate(exit_code: int | None) -> str:
-    """What a child's exit without a word means."""
+def fate(exit_code: int | None, log: Path) -> str:
+    """What a child's exit without a word means, and the last line of its log."""
+    said = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    tail = f": {said[-1][-300:]} (log: {log})" if said else ""
     if exit_code is not None and exit_code < 0:
         name = signal.Signals(-exit_code).name
-        return "killed (SIGKILL): out of memory?" if name == "SIGKILL" else f"crashed ({name})"
-    return f"ended without a word (exit code {exit_code})"
+        return ("killed (SIGKILL): out of memory?" if name == "SIGKILL" else f"crashed ({name})") + tail
+    return f"ended without a word (exit code {exit_code}){tail}"
 
 
 class Launcher:
     """Carries out a plan. `workers` ordinary steps at a time. With `fork_server` each step has a process of its own, a
     second after it is wanted; without, interpreters start fresh, which takes many seconds, and one that did its step
-    well is given the next, unless it trained."""
+    well is given the next, unless it trained; only one that timed and did nothing else is given another timing."""
 
     def __init__(
         self, plan: Plan, store: Store, environment: Environment, workers: int, fork_server: bool, watcher: Watcher
@@ -235,8 +243,10 @@ class Launcher:
     def _start(self, step: Step) -> None:
         threads = self.environment.cpu_count if step.exclusive else max(1, self.environment.cpu_count // self.workers)
         parents = [plain(self.plan.steps[p]) for p in step.parents]
-        log = str(self.logs / f"{step.kind}-{step.key}.log")
-        worker = self._given((plain(step), parents, threads, log, self._last(step)))
+        log = self._log(step)
+        log.write_bytes(b"")  # what an earlier run said explains nothing of this one
+        worker = self._given((plain(step), parents, threads, str(log), self._last(step)), step.exclusive)
+        worker.fresh = worker.fresh and step.exclusive
         worker.step, worker.started, worker.reason = step, time.monotonic(), None
         self.running[worker.pipe] = worker
         self.watcher.started(step)
@@ -245,16 +255,34 @@ class Launcher:
         """Whether the worker of a step takes no other after it."""
         return self._fork_server or step.kind is StepKind.ADAPT
 
-    def _given(self, task: Any) -> _Worker:
-        """A worker that took a task: an idle one unless it has died, else a new one."""
+    def _log(self, step: Step) -> Path:
+        return self.logs / f"{step.kind}-{step.key}.log"
+
+    def _given(self, task: Any, exclusive: bool) -> _Worker:
+        """A worker that took a task: an idle one unless it has died, else a new one. Before an exclusive one, idle
+        workers that did other work go: what they hold of the device would stand beside the timing."""
+        if exclusive:
+            self._retire([w for w in self.idle if not w.fresh])
         while self.idle:
             worker = self.idle.pop()
             with suppress(OSError):
                 worker.pipe.send(task)
                 return worker
         worker = self._hire()
-        worker.pipe.send(task)
+        with suppress(OSError):  # of one that died at once; its end is then heard as any other's
+            worker.pipe.send(task)
         return worker
+
+    def _retire(self, workers: list[_Worker]) -> None:
+        """Lets idle workers go, and waits until they are gone."""
+        self.idle = [w for w in self.idle if w not in workers]
+        for worker in workers:
+            worker.pipe.close()
+        for worker in workers:
+            worker.process.join(timeout=10)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
 
     def _hire(self) -> _Worker:
         ours, theirs = multiprocessing.Pipe()
@@ -293,7 +321,7 @@ class Launcher:
             self.done.add(step.key)
             reason = None
         else:
-            reason = worker.reason or fate(worker.process.exitcode)
+            reason = worker.reason or fate(worker.process.exitcode, self._log(step))
             self.failed[step.key] = f"{step.kind}: {reason}"
             self.store.discard(step.key, worker.process.pid)
         self.watcher.ended(step, reason, time.monotonic() - worker.started)
