@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -152,6 +152,14 @@ def _quality(step: Step, parents: list[Path], out: Path, context: Context) -> Ma
     return dict(session.loaded.proof)
 
 
+def _unpacked(session: Any, folder: Path, over: Callable[[Any], Any], context: Context) -> Any:
+    """The session, or where its weights are packed another of the same artifact whose are not: PEFT needs plain layers
+    beside a base, and what is compared must differ in the adapter alone."""
+    from harness.loading import load
+
+    return over(load(folder, context, packs=False)) if session.loaded.proof.get("packed_layers") else session
+
+
 def _latency(step: Step, parents: list[Path], out: Path, context: Context) -> Mapping[str, Json]:
     from harness.loading import load
     from harness.measure import adapters
@@ -168,9 +176,11 @@ def _latency(step: Step, parents: list[Path], out: Path, context: Context) -> Ma
             engine = instantiate(step.engine)
             prompts = prompts_of(session, folder, data, knobs["requests"])
             over = partial(engine.over, context=context)
+            merged = _unpacked(session, folder, over, context)
             measured += adapters.measure(
-                load(base, context, packs=False), folder / "adapter", session, over, prompts, knobs
+                load(base, context, packs=False), folder / "adapter", merged, over, prompts, knobs
             )
+            facts = {**facts, "adapters": "merged and beside its base alike with plain, unpacked weights"}
         except Exception as error:  # beside what was timed already, which it must not take along
             facts = {**facts, "adapters": f"not timed: {type(error).__name__}: {error}"}
     write_json(out / MEASUREMENTS, plain(measured))

@@ -45,7 +45,7 @@ def assemble(
     reasons = list(dict.fromkeys(why for k, why in missed.items() if k not in spared))
     cannot = plan.unsupported.get(cell.id)
     status = Status.UNSUPPORTED if cannot else Status.FAILED if reasons else Status.OK
-    not_measured = {}
+    not_measured: dict[str, str] = {}
     if status is Status.OK:
         not_measured |= {
             f"round {k.split()[1]}": f"{missed[k]}; the times are those of the other rounds" for k in spared

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,28 @@ def test_a_decoder_that_mixes_rows_is_not_used(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(decoder, "rotate_and_store", mixed)
     session = Graph().start(saved(tmp_path, *MODELS["llama"]), CONTEXT)
+    assert session.loaded.proof["how"] == "eager: decoded in pieces it gave other logits"
+
+
+@pytest.mark.parametrize("share", [2, 3, 8])
+def test_in_16_bits_a_share_of_wrong_rows_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: int
+) -> None:
+    """The last rows, or a group of heads of all of them, turned from another's; one row alone may be rounding."""
+    told = ops.rotate_and_store
+
+    def mixed(heads: Any, *rest: Any) -> Any:
+        query, key, value = heads
+        if query.shape[1] == 1:
+            query = query.clone()
+            rows = slice(query.shape[0] - share, None)
+            query[rows, :, : 2 if share == 8 else None] = query.roll(1, 0)[rows, :, : 2 if share == 8 else None]
+        return told((query, key, value), *rest)
+
+    folder, half = saved(tmp_path, *MODELS["llama"]), replace(CONTEXT, dtype="bfloat16")
+    assert isinstance(Graph().start(folder, half), GraphSession), "what is right passes"
+    monkeypatch.setattr(decoder, "rotate_and_store", mixed)
+    session = Graph().start(folder, half)
     assert session.loaded.proof["how"] == "eager: decoded in pieces it gave other logits"
 
 

@@ -174,6 +174,7 @@ def test_a_lora_is_timed_beside_its_base(grid: tuple[Path, Path]) -> None:
     assert [b.split("/")[0] for b in builds(grid[0]) - before] == ["latency"], "weights of 16 bits alone"
     record = next(r for r in ledger.read_records(run_folder(done)) if r.quantization == "fp16")
     assert record.value("adapter/count").value == 3  # type: ignore[union-attr]
+    assert "unpacked" in record.steps["latency"]["facts"]["adapters"]
     file = grid[0] / ".harness/store/quantize" / record.steps["quantize"]["key"] / "adapter/adapter_model.safetensors"
     held = record.value("adapter/bytes").value  # type: ignore[union-attr]
     assert 0.4 * file.stat().st_size < held < 1.1 * file.stat().st_size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import JambaConfig, JambaForCausalLM, MambaConfig, MambaForCau
 
 from harness import packing
 from harness.engine.eager import Eager
+from harness.execute import _unpacked
 from harness.loading import load
 from harness.packing import pack, packed
 from tests.test_engine import CONTEXT, PROMPTS
@@ -80,6 +82,15 @@ def test_a_layer_that_is_not_called_keeps_its_weight(tmp_path: Path) -> None:
     assert pack(model) == 3 * 7 + 1
     assert model.spare.weight is not None
     assert not packed(model.spare)
+
+
+def test_a_merged_adapter_is_timed_as_plain_as_one_beside_its_base(tmp_path: Path) -> None:
+    folder, engine = saved(tmp_path, *MODELS["llama"]), Eager()
+    session = engine.start(folder, BFLOAT16)
+    assert any(map(packed, session.model.modules()))
+    merged = _unpacked(session, folder, partial(engine.over, context=BFLOAT16), BFLOAT16)
+    assert not any(map(packed, merged.model.modules()))
+    assert _unpacked(merged, folder, partial(engine.over, context=BFLOAT16), BFLOAT16) is merged
 
 
 def test_float32_is_left_alone(tmp_path: Path) -> None:
