@@ -125,6 +125,7 @@ class GraphSession:
         """Seconds from sending one prompt to each of its `new_tokens` tokens. Stop tokens are ignored, so that each
         request does the same work, unless its `natural` end is wanted."""
         asked = [Request(self.eager.encode(prompt), new_tokens)]
+        self._warm(asked)
         (served,) = self._serve(asked, 1, self.eager.stops if natural else ())
         return [t - served.sent for t in served.times]
 
@@ -132,6 +133,7 @@ class GraphSession:
         """Seconds of each step of one batch: element 0 reads the prompts and makes the first token of each, the others
         make one more token of each. Stop tokens are ignored."""
         asked = [Request(self.eager.encode(p), new_tokens, key=i) for i, p in enumerate(prompts)]
+        self._warm(asked)
         made = self._serve(asked, len(asked))
         times = made[0].times
         return [times[0] - made[0].sent, *(b - a for a, b in pairwise(times))]
@@ -147,9 +149,13 @@ class GraphSession:
             Request(self.eager.encode(p), new_tokens, at, key=i)
             for i, (p, at) in enumerate(zip(prompts, times, strict=True))
         ]
-        slots = self.slots(clients, max(len(r.prompt) + r.max_new_tokens for r in asked))
-        slots.warm(clients, [len(r.prompt) for r in asked])
-        return serve(slots, asked, (), rows=clients)
+        self._warm(asked, clients)
+        return serve(self.slots(clients, 0), asked, (), rows=clients)
+
+    def _warm(self, asked: Sequence[Request], rows: int | None = None) -> None:
+        """Captures every shape that serving these requests meets before a clock starts."""
+        slots = self.slots(rows or len(asked), max(len(r.prompt) + r.max_new_tokens for r in asked))
+        slots.warm(rows or len(asked), [len(r.prompt) for r in asked])
 
     def _serve(
         self, asked: Sequence[Request], rows: int, stops: Any = (), progress: Callable[[int], None] = lambda done: None

@@ -77,11 +77,16 @@ class DecoderSlots:
         widths = {self._width(n) for n in lengths}
         for some in [1 << n for n in range(power(rows).bit_length())]:
             nobody = [self.rows] * some
-            for _ in range(2 if self.capture else 0):
+            for _ in range(self._unused(some, 0)):
                 self._run(some, 0, None, nobody, None)()
             for width in widths if some == 1 or some * min(widths) <= PROMPT_TOKENS else ():
-                for _ in range(2 if self.capture else 0):
+                for _ in range(self._unused(some, width)):
                     self._run(some, width, [[0] * width] * some, nobody, [0] * some)()
+
+    def _unused(self, rows: int, width: int) -> int:
+        """How often a shape must run until its next use replays it."""
+        run = self._runs.get((rows, width))
+        return max(0, 2 - (run.used if run else 0)) if self.capture else 0
 
     def release(self) -> None:
         """Lets go of captured steps, which hold these slots as these hold them: their memory is then free at once."""
@@ -147,7 +152,8 @@ class _Run:
         with torch.inference_mode():
             if self.graph is None and self.owner.capture and self.used:
                 self.graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(self.graph, pool=self.owner._pool):
+                # another thread's call to the driver (gptqmodel's give memory back) must not end this capture
+                with torch.cuda.graph(self.graph, pool=self.owner._pool, capture_error_mode="thread_local"):
                     self.made = self.owner.forward(self.ids, self.slots, self.last, self.keys)
             if self.graph is None:
                 self.made = self.owner.forward(self.ids, self.slots, self.last, self.keys)
