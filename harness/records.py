@@ -18,6 +18,7 @@ ONE_STEP = "a classification head answers in one step"
 ONE_BATCH = (
     "what ran it answers one batch at a time; engine=graph serves clients side by side where the model allows it"
 )
+DIGESTS = ("data", "rows")  # of the rows that a build saw, and of those that were evaluated with their scorers
 BUILDS = (StepKind.BASE, StepKind.ADAPT, StepKind.QUANTIZE)
 
 
@@ -73,6 +74,7 @@ def assemble(
                 "key": m["key"], "seconds": m["seconds"], "bytes": m["bytes"], "facts": m["facts"],
                 "shared_by": plan.shared_by(m["key"]), "threads": m["environment"]["threads"],
                 "created_unix": m["created_unix"],
+                **{name: m["preimage"][name] for name in DIGESTS if name in m["preimage"]},
             }
             for k, m in manifests.items()
         },
