@@ -36,6 +36,7 @@ FOUNDATION = {
     "loading",
     "packing",
     "leakage",
+    "wording",
 }
 WORKERS = {"adapt", "quantize", "engine", "measure"}
 READERS = {"ledger", "decide", "report", "compare", "index"}
