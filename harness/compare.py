@@ -17,24 +17,33 @@ from pathlib import Path
 from typing import Any
 
 from harness import ledger
-from harness.decide import decide, labels, number, points, primary, significant
+from harness.decide import decide, primary
 from harness.errors import UserError
 from harness.report import plain_markdown, shorten, visible
 from harness.resources import resource
 from harness.statistics import Paired, group_of, holm, paired, quantile_ratio
 from harness.types import Interval, Json, RunRecord, Status, canonical, is_side
+from harness.wording import labels, number, points, significant
 
 Row = Mapping[str, Any]
 SHOWN_FLIPS = 5  # of each cell; the rest stands in rows/
 SHOWN_P = 0.05
-TIMED = (("ttft_ms", 0.5, "First token p50"), ("itl_ms", 0.5, "Between tokens p50"), ("e2e_ms", 0.5, "Whole answer p50"),
-         ("e2e_ms", 0.95, "Whole answer p95"))  # fmt: skip
-SIZED = (
-    ("throughput_tokens_per_s", "Throughput, batched"), ("goodput_requests_per_s", "Goodput"),
-    ("memory_bytes/cuda_peak_reserved", "Peak memory, GPU"), ("memory_bytes/peak_rss", "Peak memory, process"),
-    ("disk_bytes", "On disk"), ("cost_usd_per_1000", "Cost per 1,000"), ("output_tokens/mean", "Answer length"),
+TIMED = (
+    ("ttft_ms", 0.5, "First token p50"), ("itl_ms", 0.5, "Between tokens p50"),
+    ("e2e_ms", 0.5, "Whole answer p50"), ("e2e_ms", 0.95, "Whole answer p95"),
 )  # fmt: skip
-ANYWHERE = ("disk_bytes", "output_tokens/mean")  # what does not depend on the machine
+SPEED, COST, QUALITY, TOLD, REFUSED = "speed", "cost", "quality", "told", "refused"  # what a difference has to do with
+LEFT_OUT = {
+    SPEED: "response times, throughput, memory and cost are left out", COST: "cost is left out",
+    QUALITY: "quality and answer length are left out",
+}  # fmt: skip
+SIZED = (
+    ("throughput_tokens_per_s", "Throughput, batched", (SPEED,)), ("goodput_requests_per_s", "Goodput", (SPEED,)),
+    ("memory_bytes/cuda_peak_reserved", "Peak memory, GPU", (SPEED,)),
+    ("memory_bytes/peak_rss", "Peak memory, process", (SPEED,)), ("disk_bytes", "On disk", ()),
+    ("cost_usd_per_1000", "Cost per 1,000", (SPEED, COST, QUALITY)),
+    ("output_tokens/mean", "Answer length", (QUALITY,)),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +63,8 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A field in which a run differs from the first. `effect` is what follows: `refused`, `speed left out`,
-    `cost left out` or `told`."""
+    """A field in which a run differs from the first. `effect` is what follows: such runs are `refused`, what is in
+    `LEFT_OUT` is left out, or it is only `told`."""
 
     field: str
     run: str
@@ -140,16 +149,16 @@ def _fields(record: RunRecord) -> dict[str, tuple[str, str]]:
     engine = config.get("engine", {})
     versions: Mapping[str, str] = env.get("versions", {})
     return {
-        "suite": (record.suite, "refused"),
-        "deciding score": (primary(record), "refused"),
-        "device": (str(env.get("device")), "speed left out"),
-        "hardware": (str(env.get("hardware")), "speed left out"),
-        "timed requests": (_timing(record), "speed left out"),
-        "price": (_price(record), "cost left out"),
-        "dtype": (str(env.get("dtype")), "told"),
-        "engine": (f"{engine.get('name')} {canonical(engine.get('params', {}))}", "told"),
-        "profile": (record.profile, "told"),
-        **{f"{name}": (version, "told") for name, version in versions.items()},
+        "suite": (record.suite, REFUSED),
+        "deciding score": (primary(record), REFUSED),
+        "device": (str(env.get("device")), SPEED),
+        "hardware": (str(env.get("hardware")), SPEED),
+        "timed requests": (_timing(record), SPEED),
+        "price": (_price(record), COST),
+        "dtype": (str(env.get("dtype")), TOLD),
+        "engine": (f"{engine.get('name')} {canonical(engine.get('params', {}))}", TOLD),
+        "profile": (record.profile, TOLD),
+        **{f"{name}": (version, TOLD) for name, version in versions.items()},
     }
 
 
@@ -159,15 +168,18 @@ def differences(first: Run, later: Run) -> list[Difference]:
     for i in [i for i in first.ok if i in later.ok]:
         was, now = _fields(first.ok[i]), _fields(later.ok[i])
         for name in dict.fromkeys([*was, *now]):
-            (a, effect), (b, _) = was.get(name, ("none", "told")), now.get(name, ("none", "told"))
+            (a, effect), (b, _) = was.get(name, ("none", TOLD)), now.get(name, ("none", TOLD))
             if a != b:
                 found[Difference(name, later.name, a, b, effect)] = None
         a, b = rows_digest(first.ok[i], first.rows[i]), rows_digest(later.ok[i], later.rows[i])
         if a and b and a.startswith("of") != b.startswith("of"):  # one is of a version that kept no digest
             bare = [replace(r, steps={}) for r in (first.ok[i], later.ok[i])]
             a, b = rows_digest(bare[0], first.rows[i]), rows_digest(bare[1], later.rows[i])
-        if a and b and a != b:
-            found[Difference("evaluation rows", later.name, f"digest {a}", f"digest {b}", "refused")] = None
+        if not a or not b:
+            known = ("known" if d else "unknown, as it kept none" for d in (a, b))
+            found[Difference("evaluation rows", later.name, *known, QUALITY)] = None
+        elif a != b:
+            found[Difference("evaluation rows", later.name, f"digest {a}", f"digest {b}", REFUSED)] = None
     return list(found)
 
 
@@ -180,7 +192,7 @@ def comparable(runs: Sequence[Run], anyway: bool) -> list[Difference]:
         if not set(first.records) & set(run.records):
             mistakes.append(f"{run.folder}: no cell of {first.folder} is in it; compare runs of one sweep")
         found += differences(first, run)
-    mistakes += [f"{d.told}; such runs cannot be compared" for d in found if d.effect == "refused"]
+    mistakes += [f"{d.told}; such runs cannot be compared" for d in found if d.effect == REFUSED]
     places = [d for d in found if d.field in ("device", "hardware")]
     if places and not anyway:
         mistakes += [f"{d.told}; --anyway compares their quality and leaves speed, memory and cost out" for d in places]
@@ -206,8 +218,8 @@ def _flips(was: Mapping[str, Row], now: Mapping[str, Row], score: str) -> list[d
     """The rows whose score changed, lost ones first."""
     moved = [(i, now[i]["scores"][score] - was[i]["scores"][score]) for i in was if i in now]
     return [
-        {"id": i, "what": "lost" if d < 0 else "gained", "message": shorten(was[i].get("message") or was[i]["prompt"], True),
-         "was": shorten(was[i]["output"]), "now": shorten(now[i]["output"])}
+        {"id": i, "what": "lost" if d < 0 else "gained", "was": shorten(was[i]["output"]),
+         "now": shorten(now[i]["output"]), "message": shorten(was[i].get("message") or was[i]["prompt"], True)}
         for i, d in sorted(moved, key=lambda m: (m[1], m[0])) if d
     ]  # fmt: skip
 
@@ -215,18 +227,15 @@ def _flips(was: Mapping[str, Row], now: Mapping[str, Row], score: str) -> list[d
 def _ratios(a: RunRecord, b: RunRecord, out: set[str]) -> list[tuple[str, str, str, float, Interval | None]]:
     """What `b` takes against `a`, but for what is left out."""
     found: list[tuple[str, str, str, float, Interval | None]] = []
-    for metric, q, title in TIMED if "speed left out" not in out else ():
+    for metric, q, title in TIMED if SPEED not in out else ():
         was, now = a.value(f"{metric}/p{100 * q:.0f}"), b.value(f"{metric}/p{100 * q:.0f}")
         raw = [m.samples if (m := r.value(f"{metric}/p50")) else () for r in (a, b)]  # p50 keeps the samples of both
         if was and now and all(raw):
             ratio, around = quantile_ratio(raw[1], raw[0], q)
             found.append((title, number(was.value, was.unit), number(now.value, now.unit), ratio, around))
-    for metric, title in SIZED:
+    for metric, title, depends in SIZED:
         was, now = a.value(metric), b.value(metric)
-        skip = (
-            "speed left out" in out and metric not in ANYWHERE or "cost left out" in out and metric.startswith("cost")
-        )
-        if was and now and was.value > 0 and not skip:
+        if was and now and was.value > 0 and not out & set(depends):
             found.append((title, number(was.value, was.unit), number(now.value, now.unit), now.value / was.value, None))
     return found
 
@@ -270,8 +279,8 @@ def summary(made: Sequence[Change], score: str) -> str:
         f" These rows would likely show differences of {points(blind).lstrip('+')} points or more." if blind < 1 else ""
     )
     return (
-        f"Of {len(told)} comparisons of “{score}”, {count['worse']} are shown to be worse, {count['better']} better, and "
-        f"{count['not told apart']} cannot be told apart.{least}"
+        f"Of {len(told)} comparisons of “{score}”, {count['worse']} are shown to be worse, {count['better']} better, "
+        f"and {count['not told apart']} cannot be told apart.{least}"
     )
 
 
@@ -288,9 +297,10 @@ def view(runs: Sequence[Run], anyway: bool = False) -> dict[str, Any]:
     ]
     return {
         "runs": [{"name": r.name, "folder": str(r.folder), "recommends": recommended(r, names)} for r in runs],
-        "first": first.name, "score": score, "summary": summary(made, score), "changes": [_told(c, names) for c in made],
-        "left_out": sorted({f"{d.told}: {d.effect}" for d in found if d.effect.endswith("left out")}),
-        "told": [d.told for d in found if d.effect == "told"],
+        "first": first.name, "score": score, "summary": summary(made, score),
+        "changes": [_told(c, names) for c in made],
+        "left_out": sorted({f"{d.told}: {LEFT_OUT[d.effect]}" for d in found if d.effect in LEFT_OUT}),
+        "told": [d.told for d in found if d.effect == TOLD],
         "states": [s for s in states if len(set(s["states"])) > 1], "cells": len(ids),
         "shown_flips": SHOWN_FLIPS,
     }  # fmt: skip
@@ -303,7 +313,8 @@ def _told(c: Change, names: Mapping[str, str]) -> dict[str, Any]:
         "name": names[c.cell], "run": c.run, "verdict": c.verdict, "prompts": c.prompts,
         "delta": points(pair.delta) if pair else "–", "low": points(pair.low) if pair else "–",
         "high": points(pair.high) if pair else "–", "p": f"{pair.p:.3f}" if pair else "–",
-        "holm": f"{c.p_holm:.3f}" if pair else "–", "gained": pair.gained if pair else 0, "lost": pair.lost if pair else 0,
+        "holm": f"{c.p_holm:.3f}" if pair else "–",
+        "gained": pair.gained if pair else 0, "lost": pair.lost if pair else 0,
         "n": pair.n if pair else 0, "flips": c.flips[:SHOWN_FLIPS], "more": max(0, len(c.flips) - SHOWN_FLIPS),
         "ratios": [
             {"title": title, "was": was, "now": now, "ratio": f"{significant(ratio)}×",
@@ -325,9 +336,9 @@ def markdown(page: Mapping[str, Any]) -> str:
     out = [f"# {' against '.join(plain_markdown(r['name']) for r in reversed(page['runs']))}", ""]
     out += [plain_markdown(page["summary"]), ""]
     out += [f"- {plain_markdown(r['name'])} recommends: {plain_markdown(r['recommends'])}" for r in page["runs"]]
-    out += ["", *(f"- left out: {plain_markdown(d)}" for d in page["left_out"])]
+    out += ["", *(f"- {plain_markdown(d)}" for d in page["left_out"])]
     out += [*(f"- differs: {plain_markdown(d)}" for d in page["told"]), ""]
-    if page["changes"]:
+    if any(c["n"] for c in page["changes"]):
         out += grid(
             ["Cell", "Run", page["score"], "95% interval", "p (Holm)", "Gained", "Lost", "Rows", "Verdict"],
             ([c["name"], c["run"], c["delta"], f"{c['low']} to {c['high']}", c["holm"], c["gained"], c["lost"], c["n"],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from harness.export.check import check, told
 from harness.export.choice import BEST, build_of, chosen, weights
 from harness.export.folder import SUMS, checksums, lay_out, place
 from harness.export.licences import hub_name, of_data, of_model
+from harness.launch import QUIET
 from harness.report import visible
 from harness.store import MANIFEST
 from harness.types import RunRecord, StepKind
@@ -78,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--store", type=Path, metavar="DIR", help="where the builds stand (default: the run's own)")
     parser.add_argument("--force", action="store_true", help="replace an export that is there")
     given = parser.parse_args(arguments)
+    os.environ.update({k: os.environ.get(k, v) for k, v in QUIET.items()})
     try:
         done, outcome = export(given.run, given.cell, given.to, given.check_rows, given.store, given.force)
     except UserError as error:

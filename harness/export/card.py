@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.decide import number, primary
+from harness.decide import primary
 from harness.export.check import Checked, told
 from harness.export.folder import quantization
 from harness.export.licences import Licence, hub_name
@@ -17,6 +17,7 @@ from harness.prompt import load_prompter
 from harness.report import plain_markdown, visible
 from harness.resources import resource
 from harness.types import Json, Measurement, RunRecord
+from harness.wording import number
 
 SPEED = (
     ("ttft_ms/p95", "First token, p95"), ("itl_ms/p50", "Between tokens, p50"), ("e2e_ms/p50", "Whole answer, p50"),

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from harness import ledger
-from harness.decide import decide, labels
+from harness.decide import decide
 from harness.errors import UserError
 from harness.overrides import nearest
 from harness.resources import resource
 from harness.store import MANIFEST
 from harness.types import Json, RunRecord, Status, StepKind, is_side
+from harness.wording import labels
 
 BEST = "best"
 STORE = ".harness/store"
@@ -111,7 +112,7 @@ def _override(key: str, value: Json) -> str:
 
 
 def command_again(record: RunRecord, store: str = STORE) -> str | None:
-    """The command that carries out just this cell with the same knobs in a store; None where its choices are not here any more.
+    """The command that carries out just this cell with the same knobs in a store; None where its choices are gone.
     Its builds get the same keys as long as the libraries that shape them have the same versions."""
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
