@@ -128,7 +128,8 @@ def rows_digest(record: RunRecord, rows: Sequence[Row]) -> str:
     if kept:
         return str(kept)
     asked = sorted([str(r["id"]), str(r.get("message") or r["prompt_hash"])] for r in rows)
-    return f"of ids and messages {hashlib.sha256(canonical(asked).encode()).hexdigest()[:16]}" if asked else ""
+    text = canonical(asked).encode("utf-8", "backslashreplace")  # half of a surrogate pair is no UTF-8
+    return f"of ids and messages {hashlib.sha256(text).hexdigest()[:16]}" if asked else ""
 
 
 def _timing(record: RunRecord) -> str:

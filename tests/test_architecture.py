@@ -63,6 +63,7 @@ EXCEPTIONS = {
     ("compare", "decide"): "by the scores that decide",
     ("compare", "report"): "with text made safe as in a report",
     ("index", "ledger"): "an index reads the records of all runs",
+    ("index", "compare"): "which runs compare",
     ("index", "decide"): "and says what each recommends",
     ("index", "report"): "with text made safe as in a report",
     ("loading", "quantize.int4_kernels"): "a GPU loads 4-bit weights for the fastest kernel there is",

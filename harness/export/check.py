@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,16 +28,17 @@ CONTEXT = 24  # characters shown on each side of where two answers part
 @dataclass(frozen=True, slots=True)
 class Checked:
     """`asked` rows were answered of `recorded`. `prompts` are rows whose prompt came out differently, `answers` lines
-    that say where an answer parted from the recorded one. `batched`: as measured, all rows together. `why` says why
-    nothing was checked, or what may be the reason of differences."""
+    that say where an answer parted from the recorded one. `alone` is how many of the first rows did so in a batch of
+    their own, before all were answered as measured. `why` says why nothing was checked; `elsewhere` is what differs
+    here from where the outputs were recorded."""
 
     asked: int
     recorded: int
     prompts: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
-    batched: bool = False
+    alone: int = 0
     why: str = ""
-    elsewhere: tuple[str, ...] = field(default=())
+    elsewhere: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -64,10 +65,11 @@ def check(folder: Path, record: RunRecord, rows: Sequence[Row], limit: int) -> C
         answer = _session(folder, record)
         asked = rows[:limit]  # the first ones: where tokens are drawn, a row's place is the key of its noise
         parted = _parted(asked, answer([r["prompt"] for r in asked]))
-        batched = bool(parted) and len(asked) < len(rows)
-        if batched:
+        alone = len(parted) if len(asked) < len(rows) else 0
+        if alone:
+            asked = rows
             parted = _parted(rows, answer([r["prompt"] for r in rows]))
-    return Checked(len(rows) if batched else len(asked), len(rows), (), tuple(parted), batched, elsewhere=elsewhere)
+    return Checked(len(asked), len(rows), (), tuple(parted), alone, elsewhere=elsewhere)
 
 
 def _prompts(folder: Path, rows: Sequence[Row]) -> list[str]:
@@ -135,7 +137,9 @@ def told(found: Checked, record: RunRecord) -> str:
     if found.prompts:
         some = ", ".join(found.prompts[:3])
         return f"{len(found.prompts)} of {found.recorded} prompts came out differently from those recorded ({some})."
-    how = "batched as when they were measured" if found.batched else "in a batch of their own"
+    how = "in a batch of their own"
+    if found.alone:
+        how = f"batched as when they were measured; {found.alone} of the first parted in a batch of their own"
     if found.passed:
         return (
             f"Loaded from this folder, {found.asked} of {found.recorded} recorded rows gave the recorded outputs "
