@@ -389,7 +389,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"harness: {visible(mistake)}", file=sys.stderr)
         return 2
     print(markdown(page))
-    print(target)
+    print(visible(target))
     return 0
 
 

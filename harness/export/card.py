@@ -123,7 +123,10 @@ def write(folder: Path, record: RunRecord, deployment: Mapping[str, Any], source
         loader=FileSystemLoader(resource("reports") / "deployable"), undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, autoescape=False, keep_trailing_newline=True,
     )  # fmt: skip
-    templates.filters |= {"md": plain_markdown, "code": lambda text: f"`{visible(text).replace('`', '')}`"}
+    templates.filters |= {
+        "md": plain_markdown,
+        "code": lambda text: f"`{' '.join(visible(text).split()).replace('`', '')}`",
+    }
     values = view(folder, record, deployment, source)
     front = front_matter(record, values["name"], values["classes"], source)
     card = templates.get_template("README.md.j2").render(values)

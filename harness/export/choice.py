@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -103,7 +104,8 @@ def _override(key: str, value: Json) -> str:
         if isinstance(v, bool):
             return str(v).lower()
         if isinstance(v, str):
-            return "'" + v.replace("\\", "\\\\").replace("'", "\\'") + "'"
+            inner = re.sub(r"(\\*)'", lambda m: 2 * m[1] + "\\'", v)  # backslashes count only before a quote
+            return "'" + re.sub(r"(\\+)$", lambda m: 2 * m[1], inner) + "'"
         if isinstance(v, Mapping):
             return "{" + ",".join(f"{k}:{told(w)}" for k, w in v.items()) + "}"
         return "[" + ",".join(told(w) for w in v) + "]" if isinstance(v, Sequence) else str(v)
