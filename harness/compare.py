@@ -280,8 +280,8 @@ def summary(made: Sequence[Change], score: str) -> str:
         f" These rows would likely show differences of {points(blind).lstrip('+')} points or more." if blind < 1 else ""
     )
     return (
-        f"Of {len(told)} comparisons of “{score}”, {count['worse']} are shown to be worse, {count['better']} better, "
-        f"and {count['not told apart']} cannot be told apart.{least}"
+        f"Of {len(told)} comparisons of “{score}”, {count['worse']} shown to be worse, {count['better']} better, "
+        f"{count['not told apart']} not told apart.{least}"
     )
 
 
@@ -307,14 +307,18 @@ def view(runs: Sequence[Run], anyway: bool = False) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _chance(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def _told(c: Change, names: Mapping[str, str]) -> dict[str, Any]:
     """A change as tables show it."""
     pair = c.pair
     return {
         "name": names[c.cell], "run": c.run, "verdict": c.verdict, "prompts": c.prompts,
         "delta": points(pair.delta) if pair else "–", "low": points(pair.low) if pair else "–",
-        "high": points(pair.high) if pair else "–", "p": f"{pair.p:.3f}" if pair else "–",
-        "holm": f"{c.p_holm:.3f}" if pair else "–",
+        "high": points(pair.high) if pair else "–", "p": _chance(pair.p) if pair else "–",
+        "holm": _chance(c.p_holm) if pair else "–",
         "gained": pair.gained if pair else 0, "lost": pair.lost if pair else 0,
         "n": pair.n if pair else 0, "flips": c.flips[:SHOWN_FLIPS], "more": max(0, len(c.flips) - SHOWN_FLIPS),
         "ratios": [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -114,8 +115,8 @@ def test_the_card_is_read_by_the_hubs_own_library(ran: Ran, exported: dict[str, 
     assert {r.dataset_revision for r in read.data.eval_results} == {record.steps["quality"]["rows"]}
     assert read.data.license is None, "random weights have no known licence"
     for told_of in (
-        record.steps["adapt"]["data"], "18 rows", "32,768 parameters", "gives" if False else "gave the recorded outputs",
-        "vllm serve .", "Apache-2.0", "`adapter/`", "bits 4", record.environment["hardware"],
+        record.steps["adapt"]["data"], "18 rows", "32,768 parameters", "gave the recorded outputs", "vllm serve .",
+        "Apache-2.0", "`adapter/`", "bits 4", record.environment["hardware"],
     ):  # fmt: skip
         assert told_of in read.text, told_of
 
@@ -129,7 +130,7 @@ def test_what_does_not_answer_as_recorded_is_not_exported(
     build = tmp_path / "store/quantize" / key
     shutil.copytree(ran[0] / ".harness/store/quantize" / key, build)
     weights = load_file(build / "model.safetensors")
-    weights["model.embed_tokens.weight"] = weights["model.embed_tokens.weight"].flip(0).contiguous()
+    weights["model.norm.weight"] = -weights["model.norm.weight"]  # the likeliest token becomes the unlikeliest
     save_file(weights, build / "model.safetensors", {"format": "pt"})
     asked = [str(ran[1]), "--cell", "lora/fp16", "--store", str(tmp_path / "store"), "--to", str(tmp_path / "out")]
     assert main(asked) == 1
@@ -276,9 +277,9 @@ def test_the_command_makes_the_same_cell_again(knobs: tuple[str, ...]) -> None:
     assert not misspelt(arguments, ROOT / "conf")
 
 
-def test_a_command_quotes_what_a_shell_or_hydra_would_read_otherwise() -> None:
+@pytest.mark.parametrize("odd", ['It\'s "ours": {x}, [y]=$z \\ & co', "a\\'b\\\\", "null", "ż ó\tł"])
+def test_a_command_quotes_what_a_shell_or_hydra_would_read_otherwise(odd: str) -> None:
     wanted = cell()
-    odd = 'It\'s "ours": {x}, [y]=$z \\ & co'
     suite = replace(wanted.suite, params={**wanted.suite.params, "system": odd})
     record = replace(records.record("lora", "fp16"), config=plain(replace(wanted, suite=suite)), profile="quick")
     assert cell(*shlex.split(command_again(record) or "")[3:]).suite.params["system"] == odd
@@ -345,7 +346,7 @@ def test_hostile_names_stay_text_in_the_card(tmp_path: Path) -> None:
     card.write(out, one, deployment, card.Source(nasty, licence, licence, Checked(0, 0, why=nasty), "", ""))
     text = (out / "README.md").read_text(encoding="utf-8")
     body = text.split("---\n")[2]
-    assert "<script" not in body.replace("\\<script", "")
+    assert re.search(r"(?<!\\)<(script|img)", re.sub(r"`[^`\n]*`", "", body)) is None, "but as code"
     assert "\u202e" not in body
     assert ModelCard.load(out / "README.md").data.tags[-1] == nasty, "YAML holds it as a string"
     assert json.loads((out / "config.json").read_text())["_name_or_path"] == "a-base"
