@@ -109,7 +109,8 @@ def read(folders: Sequence[Path]) -> list[Run]:
     short = [f.resolve().name for f in folders]
     names = short if len(set(short)) == len(short) else ["/".join(f.resolve().parts[-2:]) for f in folders]
     names = names if len(set(names)) == len(names) else [str(f) for f in folders]
-    runs, mistakes = [], []
+    runs: list[Run] = []
+    mistakes: list[str] = []
     for folder, name in zip(folders, names, strict=True):
         try:
             records = {r.id: r for r in ledger.read_records(folder) if not is_side(r.id)}
@@ -177,8 +178,8 @@ def differences(first: Run, later: Run) -> list[Difference]:
             bare = [replace(r, steps={}) for r in (first.ok[i], later.ok[i])]
             a, b = rows_digest(bare[0], first.rows[i]), rows_digest(bare[1], later.rows[i])
         if not a or not b:
-            known = ("known" if d else "unknown, as it kept none" for d in (a, b))
-            found[Difference("evaluation rows", later.name, *known, QUALITY)] = None
+            was_known, now_known = ("known" if d else "unknown, as none were kept" for d in (a, b))
+            found[Difference("evaluation rows", later.name, was_known, now_known, QUALITY)] = None
         elif a != b:
             found[Difference("evaluation rows", later.name, f"digest {a}", f"digest {b}", REFUSED)] = None
     return list(found)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import harness.export.check as module
 from harness import ledger
 from harness.errors import UserError
 from harness.export import card
@@ -22,7 +23,7 @@ from harness.export.__main__ import main
 from harness.export.check import Checked, _parted, told
 from harness.export.choice import command_again
 from harness.export.folder import DEPLOYMENT, SUMS, checksums, lay_out, place
-from harness.export.licences import Licence, of_data
+from harness.export.licences import Licence, of_data, of_model
 from harness.export.serving import vllm
 from harness.overrides import misspelt
 from harness.prompt import Prompter, Recipe
@@ -170,6 +171,44 @@ def test_a_classifier_answers_by_itself_too(ran: Ran, tmp_path: Path) -> None:
     text = (tmp_path / "out/README.md").read_text()
     assert "pipeline_tag: text-classification" in text
     assert "vllm serve" not in text
+
+
+def test_drawn_answers_are_drawn_again(ran: Ran, tmp_path: Path) -> None:
+    """A row's place is the key of its noise, so the first rows are drawn as they were among all."""
+    done = harness(ran[0], *TINY, "engine.temperature=3.0", "seed=1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = run_folder(done)
+    (record,) = ledger.read_records(run)
+    assert len({r["output"] for r in ledger.read_rows(run, record)}) == 6, "not one answer for all"
+    assert main([str(run), "--cell", record.id, "--to", str(tmp_path / "out"), "--check-rows", "3"]) == 0
+    text = (tmp_path / "out/README.md").read_text()
+    assert "Answers were drawn (temperature 3.0, top\\_p 1.0)" in text or "temperature 3.0, top_p 1.0" in text
+    assert "in a batch of their own" in text
+
+
+def test_rows_that_part_alone_are_answered_as_they_were_measured(
+    ran: Ran, exported: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounding that follows the shape of a batch, which the tiny model does not show."""
+    record = record_of(ran[1], "lora/gptq")
+    rows = ledger.read_rows(ran[1], record)
+    asked: list[int] = []
+
+    def session(folder: Path, record: RunRecord) -> Any:
+        def answer(prompts: list[str]) -> list[Completion]:
+            asked.append(len(prompts))
+            made = [Completion(r["output"], r["tokens"], r["finished"]) for r in rows if r["prompt"] in prompts]
+            return made if len(prompts) == len(rows) else [replace(made[0], text="else"), *made[1:]]
+
+        return answer
+
+    monkeypatch.setattr(module, "_session", session)
+    found = module.check(exported["lora/gptq"], record, rows, 2)
+    assert asked == [2, 6]
+    assert (found.passed, found.asked, found.alone) == (True, 6, 1)
+    asked.clear()
+    assert not module.check(exported["lora/gptq"], record, [rows[0] | {"output": "other"}, *rows[1:]], 2).passed
+    assert asked == [2, 6]
 
 
 def test_weights_that_are_gone_come_with_the_command_that_builds_them_again(
@@ -323,6 +362,24 @@ def test_differences_come_with_what_is_expected() -> None:
     assert "drawn tokens follow from the seed" in told(parted, replace(half, config=drawing))
     assert "the artifact itself is suspect" in told(replace(parted, elsewhere=()), records.record("lora", "fp16"))
     assert "1 of the first parted in a batch of their own" in told(replace(parted, answers=()), half)
+
+
+def test_a_licence_is_what_a_model_card_says_or_unknown(tmp_path: Path) -> None:
+    def of(**params: Any) -> Licence:
+        one = records.record("lora", "fp16")
+        model = {"name": "hf", "target": "harness.models.hub.HubModel", "params": {"revision": None, **params}}
+        return of_model(replace(one, config={**one.config, "model": model}))
+
+    assert of(id=str(tmp_path)).name == ""
+    assert "ask who made" in of(id=str(tmp_path)).told
+    assert "see https://huggingface.co/some/model" in of(id="some/model").told
+    (tmp_path / "README.md").write_text("---\nlicense: other\nlicense_name: llama3.2\n---\n# A model\n")
+    assert of(id=str(tmp_path)) == Licence("llama3.2", "llama3.2, as its model card says.", "other")
+    (tmp_path / "README.md").write_text("# A model\n")
+    assert of(id=str(tmp_path)).told == "Not known: its model card names no licence."
+    suite = records.record("lora", "fp16")
+    folder = {"params": {"primary": "good", "folder": "support_tone"}}
+    assert of_data(replace(suite, config={**suite.config, "suite": folder})).name == "Apache-2.0."
 
 
 def test_hostile_names_stay_text_in_the_card(tmp_path: Path) -> None:

@@ -59,13 +59,14 @@ def front_matter(record: RunRecord, name: str, classes: Sequence[str], source: S
     ]  # fmt: skip
     base = hub_name(record)
     relation = "quantized" if record.adaptation == "prompt_rag" else "finetune"
-    licence = source.model.name
+    licence = source.model
+    more: dict[str, Any] = {"base_model_relation": relation} if base else {}
     data = ModelCardData(
         model_name=name, library_name="transformers", pipeline_tag=task, eval_results=results or None,
-        license=licence.lower() if licence and " " not in licence else "other" if licence else None,
-        license_name=licence if " " in licence else None, base_model=base or None,
+        license=licence.identifier or None, base_model=base or None,
+        license_name=licence.name if licence.identifier == "other" else None,
         tags=[record.adaptation, record.quantization, record.suite],
-        **({"base_model_relation": relation} if base else {}),
+        **more,
     )  # fmt: skip
     return str(data.to_yaml())
 

@@ -59,7 +59,8 @@ def stores(run: Path, given: Path | None) -> list[Path]:
     from omegaconf import OmegaConf
 
     file = run / "config.yaml"
-    named = Path(str(OmegaConf.load(file).get("store") or STORE) if file.is_file() else STORE)
+    tree: Any = OmegaConf.load(file) if file.is_file() else {}
+    named = Path(str(tree.get("store") or STORE))
     return [named] if named.is_absolute() else [named, *(above / named for above in run.absolute().parents)]
 
 

@@ -18,10 +18,12 @@ HEADING = re.compile(r"^#+\s*Licen[cs]e\s*$(.*?)(?=^#|\Z)", re.MULTILINE | re.DO
 
 @dataclass(frozen=True, slots=True)
 class Licence:
-    """What a licence is called (empty: not known), and the sentence that says where that comes from."""
+    """What a licence is called (empty: not known), the sentence that says where that comes from, and its identifier as
+    the Hub has them (`other` for one of its maker's own; empty where none is known)."""
 
     name: str
     told: str
+    identifier: str = ""
 
 
 def hub_name(record: RunRecord) -> str:
@@ -49,7 +51,7 @@ def of_model(record: RunRecord) -> Licence:
     data = ModelCard.load(card, ignore_metadata_errors=True).data.to_dict()
     name = str(data.get("license_name") or data.get("license") or "")
     told = f"{name}, as its model card says." if name else "Not known: its model card names no licence."
-    return Licence(str(data.get("license") or ""), told)
+    return Licence(name, told, str(data.get("license") or ""))
 
 
 def _card(name: str, revision: str | None) -> Path | None:
@@ -74,7 +76,7 @@ def _of_gguf(record: RunRecord) -> Licence:
     field = gguf.GGUFReader(file).get_field("general.license")
     name = str(field.contents()) if field else ""
     told = f"{name}, as the metadata of {file.name} say." if name else f"Not known: {file.name} names no licence."
-    return Licence(name, told)
+    return Licence(name, told, name.lower())
 
 
 def of_data(record: RunRecord) -> Licence:
