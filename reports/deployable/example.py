@@ -49,10 +49,12 @@ def answer(tokenizer, model, message: str) -> str:
     return tokenizer.decode(made[0][asked["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
-def ask(server: str, message: str) -> str:
-    """The answer of an OpenAI-compatible server that serves this folder."""
+def ask(server: str, message: str, model: str | None) -> str:
+    """The answer of an OpenAI-compatible server that serves this folder. vLLM and `transformers serve` take a request
+    that names no model for the one they serve; each has a name of its own for it."""
     body = {
-        "model": DEPLOYMENT["served_as"], "messages": messages(message), "max_tokens": DEPLOYMENT["max_new_tokens"],
+        **({"model": model} if model else {}),
+        "messages": messages(message), "max_tokens": DEPLOYMENT["max_new_tokens"],
         **(DEPLOYMENT["sampling"] or {"temperature": 0.0}),
     }  # fmt: skip
     request = urllib.request.Request(
@@ -67,10 +69,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Answer one message as this model was evaluated.")
     parser.add_argument("message")
     parser.add_argument("--server", metavar="URL", help="an OpenAI-compatible server that serves this folder")
+    parser.add_argument("--model", metavar="NAME", help="what that server calls the model, if it must be told")
     given = parser.parse_args()
     if given.server and DEPLOYMENT["classes"]:
         parser.error("a classifier is no chat model: leave --server away")
-    print(ask(given.server, given.message) if given.server else answer(*load(), given.message))
+    print(ask(given.server, given.message, given.model) if given.server else answer(*load(), given.message))
     return 0
 
 
