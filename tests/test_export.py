@@ -276,6 +276,9 @@ def test_what_stands_there_stays_until_the_new_one_is_whole(tmp_path: Path) -> N
     assert (target / DEPLOYMENT).read_text() == "new"
     assert place(target, True, lambda part: fill(part, "newer"))
     assert (target / DEPLOYMENT).read_text() == "newer"
+    with pytest.raises(FileNotFoundError):
+        place(target, True, lambda part: fill(part) and not shutil.rmtree(part))
+    assert (target / DEPLOYMENT).read_text() == "newer", "put back"
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years of work")
@@ -361,7 +364,9 @@ def test_differences_come_with_what_is_expected() -> None:
     assert "not where they were recorded (dtype float16 there, float32 here)" in told(parted, half)
     assert "drawn tokens follow from the seed" in told(parted, replace(half, config=drawing))
     assert "the artifact itself is suspect" in told(replace(parted, elsewhere=()), records.record("lora", "fp16"))
-    assert "1 of the first parted in a batch of their own" in told(replace(parted, answers=()), half)
+    alone = told(replace(parted, answers=()), half)
+    assert "1 of the first parted in a batch of their own" in alone
+    assert "one at a time, or by another program, some answers take other words" in alone
 
 
 def test_a_licence_is_what_a_model_card_says_or_unknown(tmp_path: Path) -> None:

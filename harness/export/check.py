@@ -22,6 +22,10 @@ from harness.suite import load as load_suite
 from harness.types import Completion, Component, Context, RunRecord
 
 Row = Mapping[str, Any]
+BATCHED = (
+    " Rounding follows the shape of a batch: served one at a time, or by another program, some answers take other words "
+    "than those that were scored."
+)
 CONTEXT = 24  # characters shown on each side of where two answers part
 
 
@@ -144,6 +148,7 @@ def told(found: Checked, record: RunRecord) -> str:
         return (
             f"Loaded from this folder, {found.asked} of {found.recorded} recorded rows gave the recorded outputs "
             f"again, to the letter ({how}), and all {found.recorded} recorded prompts came out the same."
+            + (BATCHED if found.alone else "")
         )
     parted = f"{len(found.answers)} of {found.asked} rows gave another output than recorded ({how})."
     return f"{parted} {expected(found, record)}"
