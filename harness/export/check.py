@@ -23,8 +23,8 @@ from harness.types import Completion, Component, Context, RunRecord
 
 Row = Mapping[str, Any]
 BATCHED = (
-    " Rounding follows the shape of a batch: served one at a time, or by another program, some answers take other words "
-    "than those that were scored."
+    " Rounding follows the shape of a batch: served one at a time, or by another program, some answers take other "
+    "words than those that were scored."
 )
 CONTEXT = 24  # characters shown on each side of where two answers part
 
