@@ -267,6 +267,10 @@ def test_what_stands_there_stays_until_the_new_one_is_whole(tmp_path: Path) -> N
         fill(part)
         raise KeyboardInterrupt
 
+    def vanishes(part: Path) -> bool:
+        shutil.rmtree(part)
+        return True
+
     assert place(target, False, fill)
     with pytest.raises(UserError, match="replace it with --force"):
         place(target, False, fill)
@@ -277,7 +281,7 @@ def test_what_stands_there_stays_until_the_new_one_is_whole(tmp_path: Path) -> N
     assert place(target, True, lambda part: fill(part, "newer"))
     assert (target / DEPLOYMENT).read_text() == "newer"
     with pytest.raises(FileNotFoundError):
-        place(target, True, lambda part: fill(part) and not shutil.rmtree(part))
+        place(target, True, vanishes)
     assert (target / DEPLOYMENT).read_text() == "newer", "put back"
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
     (tmp_path / "mine").mkdir()
