@@ -13,12 +13,13 @@ to be worse, with how many rows it would take.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from harness.errors import UserError
 from harness.statistics import Paired, detectable_difference, group_of, interaction, paired, rows_needed
-from harness.types import Json, Measurement, RunRecord, Status, id_parts
+from harness.types import Json, Measurement, RunRecord, Status
+from harness.wording import labels, number, share, told
 
 MEMORY = ("memory_bytes/cuda_peak_reserved", "memory_bytes/cuda_peak_allocated", "memory_bytes/peak_rss")
 LOW_SCORE = 0.5  # a score that fewer rows than this reach is told beside the recommendation
@@ -150,66 +151,6 @@ def interact(cells: Sequence[RunRecord], rows: Rows, score: str) -> Paired | Non
     return interaction(scores[0], scores[1], scores[2], scores[3], groups) if len(scores) == 4 and groups else None
 
 
-def points(difference: float) -> str:
-    """A difference of shares in percentage points with its sign: people read +12 points, not 0.12."""
-    if not math.isfinite(difference):
-        return "–"
-    rounded = round(100 * difference)
-    return f"{rounded:+d}".replace("-", "−") if rounded else "0"
-
-
-def told(pair: Paired) -> str:
-    """A paired difference and its interval in words."""
-    return f"{points(pair.delta)} points, 95% interval {points(pair.low)} to {points(pair.high)}"
-
-
-def size(value: float) -> str:
-    """Bytes with a decimal unit."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if abs(value) >= scale:
-            return f"{value / scale:.2f} {unit}" if unit == "GB" else f"{value / scale:,.0f} {unit}"
-    return f"{value:,.0f} B"
-
-
-def duration(seconds: float) -> str:
-    """Seconds, minutes or hours, whichever reads best."""
-    if seconds < 120:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def significant(value: float) -> str:
-    """Three significant digits without an exponent."""
-    if value == 0 or not math.isfinite(value):
-        return f"{value:g}"
-    digits = max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{digits}f}"
-
-
-def number(value: float, unit: str) -> str:
-    """A value with its unit, rounded to what can be read."""
-    if math.isnan(value):
-        return "–"
-    if unit == "share":
-        return f"{100 * value:.0f}%"
-    if unit == "bytes":
-        return size(value)
-    if unit == "s":
-        return duration(value)
-    if unit == "USD":
-        return f"${value:,.2f}" if value >= 10 else f"${significant(value)}"
-    if unit == "ratio":
-        return f"{value:.3f}×"
-    if unit == "ms" and abs(value) >= 1000:
-        return f"{significant(value / 1000)} s"
-    return f"{significant(value)} {unit}"
-
-
-def share(value: float) -> str:
-    """A share as a percentage."""
-    return number(value, "share")
-
-
 def decide(records: Sequence[RunRecord], rows: Rows, policy: Mapping[str, Json]) -> Decision:
     """The decision of one run. Raises `UserError` for a policy that cannot be read."""
     rule = read_policy(policy)
@@ -301,13 +242,6 @@ def _objective_best(records: Sequence[RunRecord], metric: str, names: Mapping[st
 def record_value(record: RunRecord, metric: str, policy: Policy | None = None) -> Measurement | None:
     """A measurement by the name that policies use."""
     return quality(record, policy) if metric == "quality" else record.value(metric)
-
-
-def labels(ids: Iterable[str]) -> dict[str, str]:
-    """What people call the cells of one run: `adaptation/quantization`, with the seed and the swept knobs where there
-    are some, if that tells them apart; else the id."""
-    short = {i: " ".join(filter(None, ["/".join(p[1:3]), *p[4:]])) if (p := id_parts(i))[0] else i for i in ids}
-    return short if len(set(short.values())) == len(short) else {i: i for i in short}
 
 
 def _choose(

@@ -57,12 +57,12 @@ def carry_out(step: Step, parents: list[Step], store: Store, progress: Progress,
     environment = detect()
     context = Context(environment.device, environment.dtype, step.seed, progress)
     folders = [store.folder(p) for p in parents]
-    _set_threads(threads)
+    set_threads(threads)
     work = {
         StepKind.KERNELS: _alone, StepKind.BASE: _alone, StepKind.ADAPT: _adapt, StepKind.QUANTIZE: _quantize,
         StepKind.QUALITY: _quality, StepKind.LATENCY: _latency,
     }[step.kind]  # fmt: skip
-    with _machine(step.exclusive):
+    with machine(step.exclusive):
         store.build(step, lambda out: work(step, folders, out, context), {**plain(environment), "threads": threads})
 
 
@@ -80,7 +80,7 @@ def tidy() -> None:
 
 
 @contextlib.contextmanager
-def _machine(alone: bool) -> Iterator[None]:
+def machine(alone: bool) -> Iterator[None]:
     """Holds this machine together with other steps, or alone: a latency is never taken beside another grid's work."""
     lock = Path(tempfile.gettempdir()) / f"harness-{os.getuid()}.lock"
     with lock.open("w") as file:
@@ -88,7 +88,8 @@ def _machine(alone: bool) -> Iterator[None]:
         yield
 
 
-def _set_threads(threads: int) -> None:
+def set_threads(threads: int) -> None:
+    """Has PyTorch compute on so many threads."""
     import torch
 
     torch.set_num_threads(threads)

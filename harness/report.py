@@ -24,24 +24,19 @@ from harness.decide import (
     Decision,
     compare,
     decide,
-    duration,
     interact,
-    labels,
     memory,
-    number,
-    points,
     primary,
     quality,
     read_policy,
     reference,
     shared_scores,
-    significant,
-    size,
 )
 from harness.errors import UserError
 from harness.resources import resource
 from harness.statistics import Paired, holm, over_seeds
 from harness.types import Interval, Json, Measurement, RunRecord, Status, StepKind, id_parts, is_side
+from harness.wording import duration, labels, number, points, significant, size
 
 Row = Mapping[str, Json]
 NONE = "–"

@@ -121,6 +121,19 @@ def bootstrap_quantile(samples: Sequence[float], q: float, seed: int = 0) -> Int
     return _percentiles(np.quantile(drawn, q, axis=1).tolist())
 
 
+def quantile_ratio(a: Sequence[float], b: Sequence[float], q: float, seed: int = 0) -> tuple[float, Interval]:
+    """How many times as large a quantile of `a` is as that of `b`, from samples drawn apart, with its percentile
+    bootstrap, which draws both. Samples must be above 0."""
+    import numpy as np
+
+    over, under = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    if not over.size or not under.size or min(over.min(), under.min()) <= 0:
+        raise ValueError("a ratio takes samples above 0 of both")
+    rng = np.random.default_rng(seed)
+    tops, bottoms = (np.quantile(rng.choice(v, (RESAMPLES, v.size)), q, axis=1) for v in (over, under))
+    return float(np.quantile(over, q) / np.quantile(under, q)), _percentiles((tops / bottoms).tolist())
+
+
 def bootstrap(
     items: Sequence[Any], statistic: Callable[[list[Any]], float], groups: Groups = None, seed: int = 0
 ) -> Interval:

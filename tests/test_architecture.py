@@ -36,13 +36,15 @@ FOUNDATION = {
     "loading",
     "packing",
     "leakage",
+    "wording",
 }
 WORKERS = {"adapt", "quantize", "engine", "measure"}
-READERS = {"ledger", "decide", "report"}
+READERS = {"ledger", "decide", "report", "compare", "index"}
 UPPER = {
     "grid",
     "launch",
     "execute",
+    "export",
     "progress",
     "records",
     "plan",
@@ -57,6 +59,13 @@ EXCEPTIONS = {
     ("quantize.fp16", "models.hub"): "so does a checkpoint that came quantized",
     ("report", "ledger"): "a report drawn again reads its records",
     ("report", "decide"): "a report draws the decision that follows from its records",
+    ("compare", "ledger"): "runs are compared from their records",
+    ("compare", "decide"): "by the scores that decide",
+    ("compare", "report"): "with text made safe as in a report",
+    ("index", "ledger"): "an index reads the records of all runs",
+    ("index", "compare"): "which runs compare",
+    ("index", "decide"): "and says what each recommends",
+    ("index", "report"): "with text made safe as in a report",
     ("loading", "quantize.int4_kernels"): "a GPU loads 4-bit weights for the fastest kernel there is",
     ("loading", "quantize.int8_kernels"): "a CPU loads int8 weights with the kernel that makes them usable",
 }

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from harness.decide import decide, labels, read_policy
+from harness.decide import decide, read_policy
 from harness.errors import UserError
 from harness.resources import resource
 from harness.statistics import wilson
 from harness.types import Interval, RunRecord, Status
+from harness.wording import labels
 from tests import records
 
 Rows = dict[str, list[dict[str, Any]]]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from harness.execute import _machine
+from harness.execute import machine
 from harness.launch import Launcher, _Worker
 from harness.plan import Plan, plan
 from harness.store import Store
@@ -81,11 +81,11 @@ def test_both_cores_are_at_work_while_there_is_work(made: Plan, tmp_path: Path) 
 
 def test_a_latency_waits_for_other_grids_and_they_for_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-    with _machine(alone=False), _machine(alone=False):
+    with machine(alone=False), machine(alone=False):
         (lock,) = tmp_path.iterdir()
         with lock.open() as other, pytest.raises(BlockingIOError):
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    with _machine(alone=True), lock.open() as other, pytest.raises(BlockingIOError):
+    with machine(alone=True), lock.open() as other, pytest.raises(BlockingIOError):
         fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
     with lock.open() as other:
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)

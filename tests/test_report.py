@@ -13,8 +13,8 @@ from xml.etree import ElementTree
 import pytest
 
 from harness import ledger, report
-from harness.decide import number
 from harness.types import Measurement, RunRecord, Status
+from harness.wording import number
 from tests import records
 
 HOSTILE = (

@@ -1,0 +1,76 @@
+"""Numbers, differences and names of cells as people read them: one wording for decisions, reports and terminals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from harness.statistics import Paired
+from harness.types import id_parts
+
+
+def labels(ids: Iterable[str]) -> dict[str, str]:
+    """What people call the cells of one run: `adaptation/quantization`, with the seed and the swept knobs where there
+    are some, if that tells them apart; else the id."""
+    short = {i: " ".join(filter(None, ["/".join(p[1:3]), *p[4:]])) if (p := id_parts(i))[0] else i for i in ids}
+    return short if len(set(short.values())) == len(short) else {i: i for i in short}
+
+
+def number(value: float, unit: str) -> str:
+    """A value with its unit, rounded to what can be read."""
+    if math.isnan(value):
+        return "–"
+    if unit == "share":
+        return f"{100 * value:.0f}%"
+    if unit == "bytes":
+        return size(value)
+    if unit == "s":
+        return duration(value)
+    if unit == "USD":
+        return f"${value:,.2f}" if value >= 10 else f"${significant(value)}"
+    if unit == "ratio":
+        return f"{value:.3f}×"
+    if unit == "ms" and abs(value) >= 1000:
+        return f"{significant(value / 1000)} s"
+    return f"{significant(value)} {unit}"
+
+
+def share(value: float) -> str:
+    """A share as a percentage."""
+    return number(value, "share")
+
+
+def points(difference: float) -> str:
+    """A difference of shares in percentage points with its sign: people read +12 points, not 0.12."""
+    if not math.isfinite(difference):
+        return "–"
+    rounded = round(100 * difference)
+    return f"{rounded:+d}".replace("-", "−") if rounded else "0"
+
+
+def told(pair: Paired) -> str:
+    """A paired difference and its interval in words."""
+    return f"{points(pair.delta)} points, 95% interval {points(pair.low)} to {points(pair.high)}"
+
+
+def size(value: float) -> str:
+    """Bytes with a decimal unit."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if abs(value) >= scale:
+            return f"{value / scale:.2f} {unit}" if unit == "GB" else f"{value / scale:,.0f} {unit}"
+    return f"{value:,.0f} B"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, whichever reads best."""
+    if seconds < 120:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def significant(value: float) -> str:
+    """Three significant digits without an exponent."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{digits}f}"
