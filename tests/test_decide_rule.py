@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def grids(draw: st.DrawFn) -> Facts:
             )
         )  # fmt: skip
     made.sort(key=lambda c: (c.rank, c.id))
-    pairs = {}
+    pairs: dict[str, dict[str, Pair]] = {}
     for at in possible_bests(made):
         pairs[made[at].id] = {}
         for c in made:
@@ -114,7 +115,8 @@ def test_exact_flips_are_those_of_a_dense_search(facts: Facts, policy: Policy) -
         if knob == "usd_per_hour":
             found = judge(facts, policy, value / 2.0).chosen
             return found.id if found else None
-        return choose(facts, replace(policy, **{knob: value}))
+        changed: Any = {knob: value}
+        return choose(facts, replace(policy, **changed))
 
     knobs = {
         "min_quality": (policy.min_quality or 0.0, np.linspace(0.0005, 0.9995, 400)),

@@ -276,7 +276,7 @@ def _compared(best: int, ids: Sequence[str], table: Scores, near: Any) -> tuple[
     delta, low, high = (np.full(len(ids), np.nan) for _ in range(3))
     has = ~np.isnan(table.values)
     both = has & has[:, [best]]
-    of = np.zeros(len(ids), dtype=int)
+    of: Any = np.zeros(len(ids), dtype=int)
     if not both.all():
         of = np.unique(np.packbits(both, axis=0), axis=1, return_inverse=True)[1].ravel()
     for kind in np.unique(of[near]):

@@ -129,7 +129,7 @@ def _notes(
 ) -> tuple[str, ...]:  # fmt: skip
     """What was not counted, and how numbers were put together."""
     found = []
-    prices = next((p for r in grid if (p := r.config.get("price"))), {})
+    prices: Mapping[str, Json] = next((p for r in grid if (p := r.config.get("price"))), {})
     if costs:
         rate = "that meets the service level (goodput)" if basis_of(grid, rule) == GOODPUT else "of full batches"
         found.append(
