@@ -105,7 +105,7 @@ def test_the_numbers_of_the_records_are_on_the_page(whole: Path) -> None:
         assert f"{100 * quality.value:.0f}%" in text
         assert f"{p95.value / 1000:.2f} s" in text
     for needle in (
-        "Ship lora/int8", "210 × Linear8bitLt", "The fp16 parent is itself dequantized from Q4_1.", "Example CPU",
+        "Ship lora/fp16", "210 × Linear8bitLt", "The fp16 parent is itself dequantized from Q4_1.", "Example CPU",
         "Computed in float32 on a CPU", "torch 2.9.0", "no CUDA device", "https://example.com/prices", "McNemar",
         "trained parameters: 4,884,480", "One seed a cell",
     ):  # fmt: skip
@@ -210,13 +210,13 @@ def test_two_models_are_told_apart(tmp_path: Path) -> None:
     run = folder(tmp_path / "run", cells + more, rows, records.ids() + [r.id for r in more])
     text = page(run)
     assert text.count("<h3>Quality</h3>") == 2
-    assert "Ship smollm2_135m/lora/int8/support_tone" in text or "Ship other/lora/int8/support_tone" in text
+    assert "Ship smollm2_135m/lora/fp16/support_tone" in text or "Ship other/lora/fp16/support_tone" in text
 
 
 def test_the_command_draws_and_tells_mistakes(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report.main([str(whole)]) == 0
     out = capsys.readouterr().out.splitlines()
-    assert out[0].startswith("Ship lora/int8")
+    assert out[0].startswith("Ship lora/fp16")
     assert len(out) == 4
     assert out[3].endswith("report.html")
     assert report.main([str(tmp_path)]) == 2
