@@ -1,8 +1,8 @@
 """Looking at a verdict before all rows are in, without more false ones: alpha spending.
 
 Each look may use up so much of the whole error, by O'Brien and Fleming's spending function as Lan & DeMets (1983,
-Biometrika 70:659) made it of any number of looks at any times. The levels come from the joint distribution of the
-statistics at the looks (Armitage, McPherson & Rowe 1969, J. R. Stat. Soc. A 132:235): normal, with independent increments.
+Biometrika 70:659) made it for any number of looks at any times. The levels come from the joint distribution of the
+statistics at the looks (Armitage, McPherson & Rowe 1969, J. R. Stat. Soc. A 132:235): normal, independent increments.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is compared: the cells of a run folder or of a baseline file, with the row scores and raw samples that pairing needs.
+"""What is compared: the cells of a run folder or of a baseline file, with row scores to pair and raw samples.
 
 A baseline file is JSON with sorted keys and a line a row, so that a change of it reads well in a review:
 
@@ -88,7 +88,9 @@ def read(path: Path) -> Side:
         return _read_run(path)
     if path.is_file():
         return _read_file(path)
-    raise UserError(f"{path}: no such run folder or baseline; write one with `python -m harness.check RUN {_flag(path)}`")
+    raise UserError(
+        f"{path}: no such run folder or baseline; write one with `python -m harness.check RUN {_flag(path)}`"
+    )
 
 
 def _flag(path: Path) -> str:
@@ -154,7 +156,7 @@ def joined(parts: Sequence[Subject]) -> Subject:
     return replace(first, rows=tuple(row for p in parts for row in p.rows), failed=failed)
 
 
-# -------------------------------------------------------------------------------------------------------- a baseline file
+# ---------------------------------------------------------------------------------------------------- a baseline file
 
 
 def save(side: Side, path: Path) -> None:
@@ -175,7 +177,9 @@ def save(side: Side, path: Path) -> None:
         seen = examples.setdefault(c.suite, {})
         for row in c.rows:
             if seen.setdefault(row.id, [row.example, row.group]) != [row.example, row.group]:
-                mistakes.append(f"{side.source}: row {row.id} of {c.suite} is not the same in all cells; keep them apart")
+                mistakes.append(
+                    f"{side.source}: row {row.id} of {c.suite} is not the same in all cells; keep them apart"
+                )
     if mistakes:
         raise UserError(list(dict.fromkeys(mistakes)))
     cells = {c.id: _cell_json(c) for c in side.cells}
@@ -253,7 +257,15 @@ def _cell(name: str, c: Mapping[str, Any], examples: Mapping[str, Any]) -> Subje
         example, group = examples[row]
         having = {k: v for k, v in zip(names, scores, strict=True) if v is not None}
         rows.append(
-            Row(row, str(example), None if group is None else str(group), str(answer), float(tokens), bool(finished), having)
+            Row(
+                row,
+                str(example),
+                None if group is None else str(group),
+                str(answer),
+                float(tokens),
+                bool(finished),
+                having,
+            )
         )
     return Subject(
         id=str(name), suite=str(c["suite"]), primary=str(c["primary"]), scoring=str(c["scoring"]), rows=tuple(rows),
