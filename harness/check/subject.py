@@ -143,7 +143,7 @@ def _row(row: Mapping[str, Any]) -> Row:
     answer = hashlib.sha256(str(row.get("output", "")).encode("utf-8", "backslashreplace")).hexdigest()[:16]
     blank = not str(row.get("output", "")).strip()
     return Row(
-        str(row["id"]), str(row.get("example_hash", "")), None if row.get("group") is None else str(row["group"]),
+        str(row["id"]), str(row.get("example_hash", "")), str(row["group"]) if row.get("group") else None,
         answer, float(row.get("tokens", 0)), bool(row.get("finished")) and not blank, row["scores"],
         {k: row.get(k) for k in ("message", "case", "output")},
     )  # fmt: skip
