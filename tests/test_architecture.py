@@ -38,7 +38,7 @@ FOUNDATION = {
     "leakage",
 }
 WORKERS = {"adapt", "quantize", "engine", "measure"}
-READERS = {"ledger", "decide", "report"}
+READERS = {"ledger", "decide", "report", "check"}
 UPPER = {
     "grid",
     "launch",
@@ -56,6 +56,8 @@ EXCEPTIONS = {
     ("adapt.prompt_rag", "models.hub"): "an adaptation that keeps the weights links them as a base model is linked",
     ("quantize.fp16", "models.hub"): "so does a checkpoint that came quantized",
     ("report", "ledger"): "a report drawn again reads its records",
+    ("check.subject", "ledger"): "the gate reads run folders",
+    ("check.outputs", "ledger"): "and writes as run folders are written",
     ("report", "decide"): "a report draws the decision that follows from its records",
     ("loading", "quantize.int4_kernels"): "a GPU loads 4-bit weights for the fastest kernel there is",
     ("loading", "quantize.int8_kernels"): "a CPU loads int8 weights with the kernel that makes them usable",
@@ -167,7 +169,7 @@ def test_planning_and_reading_import_no_heavy_library() -> None:
     code = """
 import sys
 from pathlib import Path
-import harness.decide, harness.ledger, harness.plan, harness.report
+import harness.check.__main__, harness.decide, harness.ledger, harness.plan, harness.report
 from harness.components import resolve
 from harness.resources import resource
 for file in resource("conf").glob("*/*.yaml"):

@@ -1,4 +1,4 @@
-"""Evaluates a fresh checkpoint as a baseline was: through the ordinary grid, in a process apart, so that all that is done
+"""Evaluates a fresh checkpoint as a baseline was: through the ordinary grid, in a process apart, so that what is done
 is kept in the store. With a budget the rows come in parts of a fixed random order, with a look after each."""
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ def show(found: Judgement, console: Console) -> None:
 
 
 def write(found: Judgement, out: Path, when: str) -> Path:
-    """Writes `check.html`, `check.md`, `junit.xml` and `check.json`; returns the page. `when`: `2026-11-25T01:02:03`."""
+    """Writes `check.html`, `check.md`, `junit.xml`, `check.json`; returns the page. `when`: `2026-11-25T01:02:03`."""
     write_text(out / "check.md", markdown(found))
     write_text(out / "junit.xml", junit(found, when))
     write_text(out / "check.json", json.dumps(as_json(found), indent=1, ensure_ascii=False))
