@@ -229,8 +229,8 @@ def paired(a_scores: Sequence[float], b_scores: Sequence[float], groups: Groups 
 
 
 def mean_difference(differences: Sequence[float], groups: Groups = None) -> Paired:
-    """The mean of paired differences of any unit, such as tokens, with its error and interval by the same formula. There
-    is no test: its `p` is 1."""
+    """The mean of paired differences of any unit, such as tokens, with its error and interval by the same formula.
+    There is no test: its `p` is 1."""
     return _difference(differences, groups, binary=False, p=1.0)
 
 

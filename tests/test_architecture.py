@@ -54,6 +54,7 @@ UPPER = {
 }
 EXCEPTIONS = {
     ("adapt.prompt_rag", "models.hub"): "an adaptation that keeps the weights links them as a base model is linked",
+    ("adapt.as_is", "models.hub"): "likewise",
     ("quantize.fp16", "models.hub"): "so does a checkpoint that came quantized",
     ("report", "ledger"): "a report drawn again reads its records",
     ("check.subject", "ledger"): "the gate reads run folders",

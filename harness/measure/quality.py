@@ -93,14 +93,16 @@ def measure(
     session: Session, parent: Path, folder: Path, data: SuiteData, task: str, context: Context, out: Path,
     part: Sequence[float] | None = None,
 ) -> list[Measurement]:  # fmt: skip
-    """Fidelity first, then the suite, or a `part` of its rows. Writes `rows.jsonl`, one object a row with prompt, output
-    and scores.
+    """Fidelity first, then the suite, or a `part` of its rows. Writes `rows.jsonl`, one object a row with prompt,
+    output and scores.
 
     Raises `BrokenArtifact` for a model that is not its parent any more, `UserError` for a part that holds no rows.
     """
     chosen = in_part(data.evaluation, part) if part else []
     if part and not chosen:
-        raise UserError(f"measure.quality.part={list(part)}: no evaluation rows of {data.name} lie in it; make it larger")
+        raise UserError(
+            f"measure.quality.part={list(part)}: no evaluation rows of {data.name} lie in it; make it larger"
+        )
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
