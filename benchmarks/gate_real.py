@@ -1,6 +1,6 @@
-"""The release gate on real checkpoints of SmolLM2-135M whose faults are known: `python benchmarks/gate_real.py FOLDER`.
+"""The release gate on real checkpoints of SmolLM2-135M with known faults: `python benchmarks/gate_real.py FOLDER`.
 
-A LoRA is trained (profile=quick) and its merged weights are the baseline. Candidates are: the same weights; GPTQ that was
+A LoRA is trained (profile=quick) and its merged weights are the baseline. Candidates are: the same weights; GPTQ
 calibrated on random words; the LoRA at half its scale; another model's chat template. Each is a folder that
 `harness.check --model` evaluates. The machine must do nothing else meanwhile, since latencies are judged too.
 """
@@ -52,9 +52,7 @@ def badly_quantized(model: Path, out: Path) -> None:
     """GPTQ that has seen nothing but random words."""
     words = [w for w in (model / "prompt.json").read_text(encoding="utf-8").split() if w.isalpha()]
     rng = random.Random(0)
-    texts = [
-        " ".join("".join(rng.sample(rng.choice(words), 1) * rng.randint(1, 9)) for _ in range(60)) for _ in range(8)
-    ]
+    texts = [" ".join(rng.choice(words) for _ in range(60)) for _ in range(8)]
     machine = detect()
     out.mkdir()
     context = Context(machine.device, machine.dtype, 0, lambda share, text: None)
