@@ -197,6 +197,28 @@ def test_a_cell_still_to_come_is_no_pass(tmp_path: Path, baseline: Path) -> None
     assert main([str(run), "--baseline", str(baseline)]) == 2
 
 
+def test_a_baseline_that_is_not_whole_is_no_pass(tmp_path: Path) -> None:
+    made = gates.rows()
+    first = gates.run(tmp_path / "first", (gates.cell(made), made))
+    (first / "cells.json").write_text(json.dumps([gates.cell(made).id, "m/lora/awq/support_tone"]))
+    assert check(tmp_path, first, gates.cell(made), made) == 3
+    failed = gates.run(tmp_path / "failed", (gates.cell(made, status=Status.FAILED, reason="killed"), []))
+    assert check(tmp_path, failed, gates.cell(made), made) == 3
+
+
+def test_rows_that_stand_there_twice_are_no_pass(tmp_path: Path, baseline: Path) -> None:
+    made = gates.rows()
+    assert check(tmp_path, baseline, gates.cell(made), [*made, made[0], made[0]]) == 3
+
+
+def test_a_row_that_holds_what_is_none_is_told(
+    tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = [{**r, "tokens": None} for r in gates.rows()]
+    assert check(tmp_path, baseline, gates.cell(gates.rows()), made) == 2
+    assert "holds what is none" in told(capsys)
+
+
 def test_nothing_that_blocks_is_no_pass(tmp_path: Path, baseline: Path) -> None:
     made = gates.rows()
     off = [f"--set={s}.blocks=false" for s in ("quality", "validity", "length", "latency", "memory", "size")]

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def test_a_fresh_checkpoint_is_judged_whole_and_in_parts(tmp_path: Path) -> None
 def test_parts_hold_each_row_once_and_groups_whole() -> None:
     rows = [{"id": f"r{i}", "group": f"g{i // 3}"} for i in range(300)]
     edges = [0.0, 0.25, 0.5, 0.75, 1.0]
-    parts = [in_part(rows, [low, high]) for low, high in zip(edges, edges[1:], strict=False)]
+    parts = [in_part(rows, [low, high]) for low, high in pairwise(edges)]
     assert sorted(at for part in parts for at in part) == list(range(300))
     assert all(50 <= len(part) <= 100 for part in parts)
     for part in parts:

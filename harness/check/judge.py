@@ -8,6 +8,7 @@ Technometrics 24:295): the gate passes a metric at the edge of its margin with a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -87,17 +88,20 @@ def judge(candidate: Side, baseline: Side, rules: Rules, looks: Looks | None = N
         raise UserError(
             f"{candidate.source}: has none of the baseline's cells ({known}); see --cell and --baseline-cell"
         )
-    trials: list[Trial] = []
+    lost = "no record of this cell in the baseline; let that run end"
+    trials: list[Trial] = [_not_measured(i, "cell", lost) for i in baseline.missing]
     flipped: list[Flip] = []
     for a, b in both:
-        if a is None or a.failed:
+        if a is None or a.failed or b.failed:
             reason = "no record of this cell; the run is partial" if a is None else a.failed
-            trials.append(Trial(b.id, "cell", True, "", sure=Verdict.NOT_MEASURED, note=reason))
+            trials.append(_not_measured(b.id, "cell", reason or f"the baseline's own cell {b.failed}"))
             continue
         rows, lacking = pairs(a, b)
         if not rows or lacking:
             told = f"{len(lacking)} of {len(b.rows)} evaluation rows were not answered ({_few(lacking)})"
-            trials.append(Trial(a.id, "rows", True, "", sure=Verdict.NOT_MEASURED, note=told))
+            trials.append(_not_measured(a.id, "rows", told if b.rows else "the baseline has no rows"))
+        if twice := [i for i, n in Counter(r.id for r in (*a.rows, *b.rows)).items() if n > 2]:
+            trials.append(_not_measured(a.id, "rows", f"rows stand there twice ({_few(twice)})"))
         if rows:
             trials += _answers(a, b, rows, rules)
             names = [n for n, _ in chosen(a, b, rules.quality, rules.validity)]
@@ -114,6 +118,10 @@ def judge(candidate: Side, baseline: Side, rules: Rules, looks: Looks | None = N
         candidate.source, baseline.source, rules.name, tuple(findings), tuple(flipped), tuple(notes),
         exit_code(findings, rules), looks.shares[-1],
     )  # fmt: skip
+
+
+def _not_measured(cell: str, what: str, why: str) -> Trial:
+    return Trial(cell, what, True, "", sure=Verdict.NOT_MEASURED, note=why)
 
 
 def _answers(a: Subject, b: Subject, rows: Pairs, rules: Rules) -> list[Trial]:

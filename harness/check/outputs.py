@@ -109,19 +109,21 @@ def subtitle(found: Judgement) -> str:
 
 
 def show(found: Judgement, console: Console) -> None:
-    """A table a cell, and the verdict."""
+    """A table a cell, and the verdict; a narrow terminal gets neither intervals nor what is tolerated."""
     from rich.markup import escape
     from rich.table import Table
 
+    wide = console.width >= 115
+    columns = ("metric", "before", "after", "change", *(("tolerated",) if wide else ()))
     for cell, rows in groupby(zip(lines(found), found.findings, strict=True), key=lambda pair: pair[0]["cell"]):
         table = Table(title=escape(cell), title_justify="left", box=None, pad_edge=False)
-        for name in ("", "metric", "before", "after", "change (90%)", "tolerated", "verdict"):
+        for name in ("", *columns, "verdict"):
             table.add_column(name, overflow="fold")
         told = []
         for line, finding in rows:
             style = COLOUR[finding.verdict] if finding.trial.blocks else "dim"
             verdict = f"[{style}]{line['verdict']}[/]" + ("" if finding.trial.blocks else " (told only)")
-            middle = (escape(line[k]) for k in ("metric", "before", "after", "change", "tolerated"))
+            middle = (escape(line[k] if wide else line[k].partition(" (")[0]) for k in columns)
             table.add_row(f"[{style}]{line['mark']}[/]", *middle, verdict)
             if line["why"] and finding.verdict is not Verdict.PASS:
                 told.append(f"  {line['metric']}: {line['why']}")

@@ -122,7 +122,7 @@ def _subject(run: Path, record: RunRecord) -> Subject:
         suite=record.suite,
         primary=str(record.config.get("suite", {}).get("params", {}).get("primary", "")),
         scoring=str(record.steps.get("quality", {}).get("facts", {}).get("scoring_digest", "")),
-        rows=tuple(map(_row, rows)),
+        rows=_rows(run, record.id, rows),
         values={m.metric: m.value for m in record.measurements if not m.metric.startswith("predicted_")},
         lower=tuple(
             m.metric.removeprefix("quality/")
@@ -137,6 +137,13 @@ def _subject(run: Path, record: RunRecord) -> Subject:
         config={k: record.config.get(k) for k in CONFIG},
         failed="" if record.status is Status.OK else f"{record.status}: {record.reason}",
     )
+
+
+def _rows(run: Path, cell: str, rows: Sequence[Mapping[str, Any]]) -> tuple[Row, ...]:
+    try:
+        return tuple(map(_row, rows))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{run}: a row of {cell} holds what is none ({error}); run the grid again") from error
 
 
 def _row(row: Mapping[str, Any]) -> Row:
@@ -208,7 +215,7 @@ def _cell_json(cell: Subject) -> Json:
         "values": {k: float(f"{v:.6g}") for k, v in cell.values.items()},
         "samples": {k: [round(s, 3) for s in v] for k, v in cell.samples.items()},
         "rows": {
-            row.id: [row.answer, row.tokens, int(row.finished), [row.scores.get(s) for s in scores]]
+            row.id: [row.answer, int(row.tokens), int(row.finished), [row.scores.get(s) for s in scores]]
             for row in cell.rows
         },
     }  # fmt: skip
