@@ -1,8 +1,8 @@
-"""The release gate on real checkpoints of SmolLM2-135M with known faults: `python benchmarks/gate_real.py FOLDER`.
+"""The release gate on real checkpoints of SmolLM2-135M with known faults: `gate_real.py FOLDER [RULES]`.
 
 A LoRA is trained (profile=quick) and its merged weights are the baseline. Candidates are: the same weights; GPTQ
 calibrated on random words; the LoRA at half its scale; another model's chat template. Each is a folder that
-`harness.check --model` evaluates. The machine must do nothing else meanwhile, since latencies are judged too.
+`harness.check --model` evaluates. Latencies are judged too unless RULES say otherwise (`answers_only`), so the machine must do nothing else.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def badly_quantized(model: Path, out: Path) -> None:
             shutil.copy2(file, out / file.name)
 
 
-def main(folder: Path) -> int:
+def main(folder: Path, rules: str) -> int:
     """Makes the checkpoints, runs the gate on each, and prints what came out. Returns how many were not as expected."""
     folder.mkdir(parents=True, exist_ok=True)
     folder = folder.absolute()
@@ -101,7 +101,17 @@ def main(folder: Path) -> int:
         out = folder / "checks" / name
         against = str(baseline)  # a run folder, so that the page shows the answers before
         code = harness(
-            folder, "harness.check", "--model", str(candidates[name]), "--baseline", against, "--out", str(out), *own
+            folder,
+            "harness.check",
+            "--model",
+            str(candidates[name]),
+            "--baseline",
+            against,
+            "--out",
+            str(out),
+            "--rules",
+            rules,
+            *own,
         )
         found = json.loads((out / "check.json").read_text(encoding="utf-8")) if (out / "check.json").exists() else {}
         print(
@@ -113,4 +123,4 @@ def main(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), *(sys.argv[2:3] or ["default"])))

@@ -122,6 +122,17 @@ def test_times_beside_other_work_show_no_regression(tmp_path: Path, baseline: Pa
     assert verdicts(tmp_path)["e2e_ms"] == "inconclusive"
 
 
+def test_times_beside_other_work_do_not_pass(tmp_path: Path) -> None:
+    """Nor is a candidate slow beside a baseline that was disturbed: on two cores other work made it a third faster."""
+    made = gates.rows()
+    record = gates.cell(made)
+    latency = {**record.steps["latency"], "facts": {"noise": ["other processes kept 0.98 of 2 cores busy"]}}
+    first = gates.run(tmp_path / "first", (replace(record, steps={**record.steps, "latency": latency}), made))
+    for slower in (0.9, 1.4):
+        assert check(tmp_path, first, gates.cell(made, slower=slower), made) == 3
+        assert verdicts(tmp_path)["e2e_ms"] == "inconclusive"
+
+
 def test_a_drifting_run_needs_more(tmp_path: Path, baseline: Path) -> None:
     made = gates.rows()
     record = gates.cell(made, slower=1.3)

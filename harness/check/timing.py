@@ -84,15 +84,16 @@ def _latency(candidate: Subject, baseline: Subject, trial: Trial, rules: Latency
     wider = noise / rules.noise
     ratio = math.exp(found.log)
     near = ratio >= rules.factor
+    disturbed = bool(candidate.noise or baseline.noise)
     notes = [f"rounds of one run took up to {drift:.2f} times as long as others"] if wider > 1 else []
     notes += [f"the candidate was timed unsteadily: {line}" for line in candidate.noise]
     notes += [f"the baseline was timed unsteadily: {line}" for line in baseline.noise]
     return replace(
         trial, before=math.exp(_trimmed(before)[0]), after=math.exp(_trimmed(after)[0]), change=ratio,
         low=found.bound(-1), high=found.bound(1), note="; ".join(notes),
-        # other work beside the candidate does not show it to be slow, nor fast what was beside the baseline
-        p_worse=found.p_above(noise) if near and not candidate.noise else 1.0,
-        p_within=found.p_below(rules.limit / wider) if not near and not baseline.noise else 1.0,
+        # beside other work either side may be slower, or (a core kept awake) faster: that decides nothing
+        p_worse=found.p_above(noise) if near and not disturbed else 1.0,
+        p_within=found.p_below(rules.limit / wider) if not near and not disturbed else 1.0,
     )  # fmt: skip
 
 
