@@ -2,7 +2,8 @@
 
 A LoRA is trained (profile=quick) and its merged weights are the baseline. Candidates are: the same weights; GPTQ
 calibrated on random words; the LoRA at half its scale; another model's chat template. Each is a folder that
-`harness.check --model` evaluates. Latencies are judged too unless RULES say otherwise (`answers_only`), so the machine must do nothing else.
+`harness.check --model` evaluates. Latencies are judged too, so the machine must do nothing
+else, unless RULES say otherwise (`answers_only`).
 """
 
 from __future__ import annotations

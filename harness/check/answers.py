@@ -45,19 +45,22 @@ def score_trial(name: str, section: Scores, cell: str, rows: Pairs, lower: bool)
     trial = Trial(cell, name if name == ENDED else f"quality/{name}", section.blocks, "points", by_rows=True)
     trial = replace(trial, tolerated=f"{-100 * section.margin:+.1f} points".replace("-", "−"), margin=section.margin)
     scored = rows if name == ENDED else [(a, b) for a, b in rows if name in a.scores or name in b.scores]
-    values = [(_score(a, name), _score(b, name)) for a, b in scored]
-    if not values:
+    if not scored:
         return replace(trial, sure=Verdict.NOT_MEASURED, note=f"no row has a score {name!r}")
-    bad = next((row for (row, _), pair in zip(scored, values, strict=True) if None in pair), None)
-    if bad:
-        return replace(trial, sure=Verdict.NOT_MEASURED, note=f"row {bad.id}: {name} is no number from 0 to 1 in both")
-    sign = -1.0 if lower else 1.0
-    after, before = [a if sign > 0 else 1 - a for a, _ in values], [b if sign > 0 else 1 - b for _, b in values]  # type: ignore[operator]
-    pair = paired(after, before, _groups(scored))
+    after, before = [], []
+    for a, b in scored:
+        now, then = _score(a, name), _score(b, name)
+        if now is None or then is None:
+            return replace(
+                trial, sure=Verdict.NOT_MEASURED, note=f"row {a.id}: {name} is no number from 0 to 1 in both"
+            )
+        after.append(now)
+        before.append(then)
+    pair = paired(before, after, _groups(scored)) if lower else paired(after, before, _groups(scored))
     same = all(a.answer == b.answer for a, b in scored)
-    n = len(values)
+    n = len(scored)
     return replace(
-        trial, pair=pair, before=sum(b for _, b in values) / n, after=sum(a for a, _ in values) / n,  # type: ignore[misc]
+        trial, pair=pair, before=sum(before) / n, after=sum(after) / n,
         change=pair.delta, low=bound(pair, -1), high=bound(pair, 1), p_worse=p_worse(pair),
         p_within=p_not_worse(pair, section.margin), same=same,
         note=f"all {n} answers are the same, letter for letter" if same else "",
@@ -150,7 +153,8 @@ def flips(cell: str, rows: Pairs, scores: Sequence[str], lower: Sequence[str]) -
     """The rows whose scores changed, those that lost first."""
     found = []
     for a, b in rows:
-        lost, gained = [], []
+        lost: list[str] = []
+        gained: list[str] = []
         for name in scores:
             after, before = _score(a, name), _score(b, name)
             if after is None or before is None or after == before:

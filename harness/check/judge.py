@@ -112,8 +112,8 @@ def judge(candidate: Side, baseline: Side, rules: Rules, looks: Looks | None = N
     findings = [f for blocks in (True, False) for f in _judged([t for t in trials if t.blocks is blocks], rules, looks)]
     place = {id(t): at for at, t in enumerate(trials)}
     findings.sort(key=lambda f: place[id(f.trial)])
-    known = {b.id for _, b in both} | {a.id for a, _ in both if a}
-    notes = [f"{c.id} is not in the baseline, and was not judged" for c in candidate.cells if c.id not in known]
+    judged = {b.id for _, b in both} | {a.id for a, _ in both if a}
+    notes = [f"{c.id} is not in the baseline, and was not judged" for c in candidate.cells if c.id not in judged]
     return Judgement(
         candidate.source, baseline.source, rules.name, tuple(findings), tuple(flipped), tuple(notes),
         exit_code(findings, rules), looks.shares[-1],

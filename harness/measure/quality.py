@@ -168,7 +168,7 @@ def _row(sample: Mapping[str, Any], kept: Mapping[str, Any], known: Mapping[str,
     message = sample["arguments"][0][0]
     prompt, made = kept[message]
     scores = {m: sample[m] for m in sample["metrics"]}
-    whole = json.dumps(known.get(doc.get("id"), doc), sort_keys=True, default=str)
+    whole = json.dumps(known.get(str(doc.get("id")), doc), sort_keys=True, default=str)
     return {
         **{k: doc.get(k) for k in KEPT_FIELDS},
         "example_hash": hashlib.sha256(whole.encode()).hexdigest()[:16],  # the row itself, whatever prompt it is put in
