@@ -59,7 +59,7 @@ def refuse_other_suites(both: Sequence[tuple[Subject | None, Subject]]) -> None:
     """Raises `UserError` where a candidate answered other rows, or was scored otherwise, than its baseline."""
     mistakes = []
     for a, b in both:
-        if a is None or a.failed:
+        if a is None or a.failed or b.failed:
             continue
         again = "take a new baseline with --save-baseline"
         if a.suite != b.suite:

@@ -244,7 +244,8 @@ def _verdict(found: Judgement) -> Verdict:
 
 def _cell(text: str) -> str:
     """Text that Markdown shows as it is: whatever it reads as markup is escaped, `@name` calls nobody."""
-    escaped = re.sub(r"([\\`*_\[\]<>|#~!&$])", r"\\\1", " ".join(text.split()))
+    escaped = re.sub(r"([\\`*_\[\]|#~!$])", r"\\\1", " ".join(text.split()))
+    escaped = escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return escaped.replace("@", "@\u2060").replace("://", ":\u2060//")
 
 
