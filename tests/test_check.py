@@ -102,6 +102,40 @@ def test_times_need_a_factor(tmp_path: Path, baseline: Path, slower: float, code
     assert verdicts(tmp_path)["e2e_ms"] == verdict
 
 
+@pytest.mark.parametrize(
+    ("ratio", "verdict"), [(1.0, "pass"), (1.12, "pass"), (1.14, "pass"), (1.16, "regressed"), (1.3, "regressed")]
+)
+def test_steady_times_are_judged_by_the_factor(baseline: Path, ratio: float, verdict: str) -> None:
+    """Shown to be beyond noise is not enough: the estimate must be nearer to the limit."""
+    side = subject.read(baseline)
+    times = tuple(1_000 + i for i in range(12))
+    before = replace(side.cells[0], samples={"ttft_ms": times, "e2e_ms": times})
+    now = replace(before, samples={**before.samples, "e2e_ms": tuple(ratio * t for t in times)})
+    found = judge(subject.Side("now", (now,)), subject.Side("before", (before,)), rules.load("default"))
+    assert {f.trial.metric: str(f.verdict) for f in found.findings}["e2e_ms"] == verdict
+
+
+def test_a_hiccup_decides_nothing(baseline: Path) -> None:
+    side = subject.read(baseline)
+    times = tuple(1_000 + i for i in range(12))
+    before = replace(side.cells[0], samples={"ttft_ms": times, "e2e_ms": times})
+    now = replace(before, samples={**before.samples, "e2e_ms": (9_000, 8_000, *times[2:])})
+    found = judge(subject.Side("now", (now,)), subject.Side("before", (before,)), rules.load("default"))
+    assert found.exit_code == 0
+
+
+def test_one_of_many_tests_must_be_clearer(baseline: Path) -> None:
+    """9 rows lost and 2 gained have p = 3.3% by themselves, which one in five metrics shows by chance often enough."""
+    side, limits = subject.read(baseline), rules.load("default")
+    rows = [replace(r, scores={"style": int(n >= 2)}) for n, r in enumerate(side.cells[0].rows[:96])]
+    moved = [replace(r, answer="other", scores={"style": int(n < 2 or n >= 11)}) for n, r in enumerate(rows)]
+    before, now = (subject.Side("", (replace(side.cells[0], rows=tuple(some)),)) for some in (rows, moved))
+    (style,) = [f for f in judge(now, before, limits).findings if f.trial.metric == "quality/style"]
+    assert (style.trial.pair.lost, style.trial.pair.gained) == (9, 2)  # type: ignore[union-attr]
+    assert (style.verdict, round(style.p, 3)) == (Verdict.INCONCLUSIVE, 0.164)
+    assert style.trial.p_worse == pytest.approx(0.0327, abs=1e-4)
+
+
 def test_times_of_other_hardware_are_not_compared(tmp_path: Path, baseline: Path) -> None:
     made = gates.rows()
     record = gates.cell(made, slower=1.4)
