@@ -148,9 +148,10 @@ def _quality(step: Step, parents: list[Path], out: Path, context: Context) -> Ma
     data = _data(step)
     assert step.suite is not None
     session = _session(step, folder, context)
-    measured = measure(session, parent, folder, data, step.suite.params["task"], context, out)
+    part = step.component.params.get("part")
+    measured = measure(session, parent, folder, data, step.suite.params["task"], context, out, part)
     write_json(out / MEASUREMENTS, plain(measured))
-    return dict(session.loaded.proof)
+    return {**session.loaded.proof, "scoring_digest": data.scoring_digest}
 
 
 def _unpacked(session: Any, folder: Path, over: Callable[[Any], Any], context: Context) -> Any:

@@ -23,6 +23,7 @@ from harness.errors import UserError
 from harness.launch import Launcher
 from harness.leakage import near
 from harness.measure.load import faults as faults_of_load
+from harness.measure.quality import faults as faults_of_quality
 from harness.plan import Plan, plan
 from harness.progress import Board, clock
 from harness.store import Store
@@ -220,6 +221,7 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
     cells = (*cells, *_beside(cells, curve, bool(first["profile"].get("aa_control"))))
     mistakes = [*bad_curve, *_unset(configs), *(line for config in configs for line in _counts(config))]
     mistakes += [line for values in plains for line in faults_of_load(values["measure"]["latency"])]
+    mistakes += [line for values in plains for line in faults_of_quality(values["measure"]["quality"])]
     data: dict[str, SuiteData] = {}
 
     def attempt(work: Any, *arguments: Any) -> Any:

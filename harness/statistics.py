@@ -8,6 +8,7 @@ differences a t interval with made-up flips, pass/fail tests are exact. Resampli
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,13 @@ def group_of(row: Mapping[str, Any]) -> Hashable:
     """The group of a suite's row: a row without one is a group of its own."""
     group: Hashable = row.get("group") or ("row", row["id"])
     return group
+
+
+def place(row: Mapping[str, Any]) -> float:
+    """Where a suite's row stands in a fixed random order, from 0 to 1: by the hash of its group, so that groups stay
+    whole, and the same on every machine. Parts of a suite are intervals of it."""
+    name = f"order {group_of(row)}".encode("utf-8", "backslashreplace")
+    return int(hashlib.sha256(name).hexdigest()[:12], 16) / 16**12
 
 
 def _sums(values: Sequence[float], groups: Groups) -> tuple[Any, Any]:
@@ -231,6 +239,12 @@ def paired(a_scores: Sequence[float], b_scores: Sequence[float], groups: Groups 
     binary = {*a_scores, *b_scores} <= {0, 1}
     differences = [a - b for a, b in zip(a_scores, b_scores, strict=True)]
     return _tested(differences, groups, binary, seed)
+
+
+def mean_difference(differences: Sequence[float], groups: Groups = None) -> Paired:
+    """The mean of paired differences of any unit, such as tokens, with its error and interval by the same formula.
+    There is no test: its `p` is 1."""
+    return _difference(differences, groups, binary=False, p=1.0)
 
 
 def _tested(differences: Sequence[float], groups: Groups, binary: bool, seed: int) -> Paired:

@@ -197,4 +197,5 @@ def load(suite: Component) -> SuiteData:
         evaluation_digest=_digest(
             evaluation, articles, code, p["max_new_tokens"], output, *(() if held else (p["task"], p["eval_rows"]))
         ),
+        scoring_digest=_digest(p["task"], code, p["max_new_tokens"]),
     )

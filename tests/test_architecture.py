@@ -39,7 +39,7 @@ FOUNDATION = {
     "wording",
 }
 WORKERS = {"adapt", "quantize", "engine", "measure"}
-READERS = {"ledger", "decide", "report", "compare", "index"}
+READERS = {"ledger", "decide", "report", "compare", "index", "check"}
 UPPER = {
     "grid",
     "launch",
@@ -56,8 +56,11 @@ UPPER = {
 }
 EXCEPTIONS = {
     ("adapt.prompt_rag", "models.hub"): "an adaptation that keeps the weights links them as a base model is linked",
+    ("adapt.as_is", "models.hub"): "likewise",
     ("quantize.fp16", "models.hub"): "so does a checkpoint that came quantized",
     ("report", "ledger"): "a report drawn again reads its records",
+    ("check.subject", "ledger"): "the gate reads run folders",
+    ("check.outputs", "ledger"): "and writes as run folders are written",
     ("report", "decide"): "a report draws the decision that follows from its records",
     ("compare", "ledger"): "runs are compared from their records",
     ("compare", "decide"): "by the scores that decide",
@@ -176,7 +179,7 @@ def test_planning_and_reading_import_no_heavy_library() -> None:
     code = """
 import sys
 from pathlib import Path
-import harness.decide, harness.ledger, harness.plan, harness.report
+import harness.check.__main__, harness.decide, harness.ledger, harness.plan, harness.report
 from harness.components import resolve
 from harness.resources import resource
 for file in resource("conf").glob("*/*.yaml"):
