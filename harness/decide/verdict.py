@@ -16,6 +16,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
+from harness.decide.findings import Decision
 from harness.errors import UserError
 from harness.statistics import Paired, detectable_difference, group_of, interaction, paired, rows_needed
 from harness.types import Json, Measurement, RunRecord, Status
@@ -45,21 +46,6 @@ class Policy:
     max_p95_e2e_ms: float | None = None
     max_memory_bytes: float | None = None
     margin: float = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """`chosen` is None where the evidence does not carry a choice. `sentences` are what to ship, why and how sure,
-    and the runner-up or what is missing. `reasons` has a sentence for each cell not chosen; `against_best` is the
-    chosen cell compared with the cell of highest quality (None when it is that cell)."""
-
-    chosen: str | None
-    sentences: tuple[str, str, str]
-    reasons: Mapping[str, str]
-    margin: float
-    reference: str | None
-    best: str | None = None
-    against_best: Paired | None = None
 
 
 def read_policy(values: Mapping[str, Json]) -> Policy:
