@@ -21,13 +21,13 @@ def visible(text: Any) -> str:
     return INVISIBLE.sub(lambda m: f"⟨U+{ord(m[0]):04X}⟩", str(text))
 
 
-def shorten(text: Any, keep_end: bool = False) -> str:
-    """At most `SHOWN_CHARACTERS`, saying how many were left out."""
+def shorten(text: Any, keep_end: bool = False, most: int = SHOWN_CHARACTERS) -> str:
+    """At most so many characters, saying how many were left out."""
     whole = str(text)
-    if (over := len(whole) - SHOWN_CHARACTERS) <= 0:
+    if (over := len(whole) - most) <= 0:
         return whole
     note = f"[{over:,} more characters in rows/]"
-    return f"{note} … {whole[-SHOWN_CHARACTERS:]}" if keep_end else f"{whole[:SHOWN_CHARACTERS]} … {note}"
+    return f"{note} … {whole[-most:]}" if keep_end else f"{whole[:most]} … {note}"
 
 
 def interval(m: Measurement | None) -> str:
