@@ -1,43 +1,29 @@
 """Which cell to ship, how sure that is, what it costs and what would change it: pure functions of records, rows and a
-policy."""
+policy.
 
-from harness.decide.facts import Candidate, Facts, Pair
-from harness.decide.findings import CostLine, Decision, Flip, HostedLine, Odds, Rung
-from harness.decide.verdict import (
+    records, rows, policy --facts--> Facts --choose--> the cell to ship
+                                       |--odds, flips, ladder--> Decision
+"""
+
+from harness.decide.cells import (
     UNQUANTIZED,
-    Policy,
     compare,
-    decide,
     interact,
     memory,
     primary,
     quality,
-    read_policy,
     reference,
     shared_scores,
     simple_first,
 )
+from harness.decide.facts import Candidate, Facts, Pair, facts
+from harness.decide.findings import CostLine, Decision, Flip, HostedLine, Odds, Rung
+from harness.decide.policy import Policy, read_policy
+from harness.decide.rule import choose
+from harness.decide.verdict import decide
 
 __all__ = [
-    "UNQUANTIZED",
-    "Candidate",
-    "CostLine",
-    "Decision",
-    "Facts",
-    "Flip",
-    "HostedLine",
-    "Odds",
-    "Pair",
-    "Policy",
-    "Rung",
-    "compare",
-    "decide",
-    "interact",
-    "memory",
-    "primary",
-    "quality",
-    "read_policy",
-    "reference",
-    "shared_scores",
-    "simple_first",
-]
+    "UNQUANTIZED", "Candidate", "CostLine", "Decision", "Facts", "Flip", "HostedLine", "Odds", "Pair", "Policy", "Rung",
+    "choose", "compare", "decide", "facts", "interact", "memory", "primary", "quality", "read_policy", "reference",
+    "shared_scores", "simple_first",
+]  # fmt: skip

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from harness.decide.cells import Rows, is_score, memory, primary, quality, simple_first, simplicity
+from harness.decide.costs import BATCHED, GOODPUT, combined, cost_line, has_goodput
 from harness.decide.findings import CostLine
+from harness.decide.policy import COST, OBJECTIVES, P95, Policy
+from harness.statistics import group_of, over_seeds, paired_columns
+from harness.types import Json, RunRecord, Status, id_parts, is_side
+
+REACH = 0.2  # cells shown to be worse than the best by more than this (or two margins) can never be good enough
+VOLUME = 1_000_000.0  # where records name no volume
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +54,232 @@ class Facts:
     candidates: tuple[Candidate, ...]
     pairs: Mapping[str, Mapping[str, Pair]]
     volume_requests: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """The cells of one way to build, by suite in the order of names and then by seed; `id` is that of the first."""
+
+    id: str
+    cells: tuple[RunRecord, ...]
+
+    def of(self, suite: str) -> tuple[RunRecord, ...]:
+        """Its cells of a suite, by seed."""
+        return tuple(r for r in self.cells if r.suite == suite)
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The scores of one suite: rows × recipes (the mean over seeds; not a number where a row is missing), the rows'
+    groups, and each recipe's scores by seed where it has several."""
+
+    weight: float
+    values: Any
+    groups: Sequence[Any]
+    by_seed: Mapping[str, Mapping[int, Any]]
+
+
+def recipes(records: Sequence[RunRecord]) -> tuple[Recipe, ...]:
+    """Cells that differ in suite and seed alone, together; the simplest first."""
+    kinds: dict[tuple[str, ...], list[RunRecord]] = {}
+    for r in sorted(records, key=lambda r: (*simplicity(r)[:2], r.suite, r.seed, r.id)):
+        if not is_side(r.id):
+            kinds.setdefault((r.model, r.adaptation, r.quantization, id_parts(r.id)[5]), []).append(r)
+    found = []
+    for cells in kinds.values():
+        whole = [r for r in cells if r.status is Status.OK] or cells
+        found.append(Recipe(whole[0].id, tuple(cells)))
+    return tuple(sorted(found, key=lambda k: simplicity(next(r for r in k.cells if r.id == k.id))))
+
+
+def weights_of(records: Sequence[RunRecord], policy: Policy) -> dict[str, float]:
+    """The weight of each suite judged, adding up to 1."""
+    suites = sorted({r.suite for r in records if not is_side(r.id)})
+    found = {s: float((policy.suites or {}).get(s, 0.0)) if policy.suites else 1.0 for s in suites}
+    total = sum(found.values())
+    return {s: w / total for s, w in found.items() if w > 0} if total else {}
+
+
+def lacking(recipe: Recipe, suites: Sequence[str], policy: Policy) -> str:
+    """Why a recipe has not the numbers that a choice needs; empty when it has them."""
+    for suite in suites:
+        cells = recipe.of(suite)
+        ok = [r for r in cells if r.status is Status.OK]
+        on = f" on {suite}" if len(suites) > 1 else ""
+        if not cells:
+            return f"It was not run on {suite}, which the policy weighs."
+        if not ok:
+            return f"{str(cells[0].status).capitalize()}{on}: {cells[0].reason or 'no reason was given'}."
+        for r in ok:
+            if quality(r, policy) is None:
+                why = r.not_measured.get("quality", "no such score in its record")
+                return f"Its quality was not measured{on}: {why}."
+            if policy.objective == P95 and r.value(P95) is None:
+                return f"Its {OBJECTIVES[policy.objective]} was not measured{on}."
+            if policy.objective == COST and r.value(COST) is None and cost_line(r, GOODPUT) is None:
+                return f"Its {OBJECTIVES[policy.objective]} was not measured{on}."
+    return ""
+
+
+def basis_of(records: Sequence[RunRecord], policy: Policy) -> str:
+    """The rate that costs are counted with: the goodput where every cell that ended ok has one, else full batches."""
+    ok = [r for r in records if r.status is Status.OK and not is_side(r.id)]
+    return GOODPUT if ok and all(has_goodput(r, policy.service_level) for r in ok) else BATCHED
+
+
+def facts(records: Sequence[RunRecord], rows: Rows, policy: Policy) -> Facts:
+    """What `choose` needs: the candidates, and how they compare with each that could be the best."""
+    kinds, weights = recipes(records), weights_of(records, policy)
+    left = [k for k in kinds if weights and not lacking(k, list(weights), policy)]
+    basis = basis_of(records, policy)
+    ranks = _ranks(left)
+    made = tuple(candidate(k, ranks[k.id], weights, basis, policy) for k in left)
+    tables = score_tables(left, rows, weights, policy)
+    ids = [c.id for c in made]
+    pairs = {made[i].id: _pairs(i, ids, tables, policy) for i in possible_bests(made)}
+    volumes = [v for r in records if (v := (r.config.get("price") or {}).get("volume_requests"))]
+    return Facts(made, pairs, float(volumes[0]) if volumes else VOLUME)
+
+
+def _ranks(left: Sequence[Recipe]) -> dict[str, int]:
+    orders = {k.id: simple_first(k.cells[0].adaptation, k.cells[0].quantization) for k in left}
+    places = {order: n for n, order in enumerate(sorted(set(orders.values())))}
+    return {i: places[order] for i, order in orders.items()}
+
+
+def candidate(recipe: Recipe, rank: int, weights: Mapping[str, float], basis: str, policy: Policy) -> Candidate:
+    """A recipe's numbers, put together over seeds (means) and suites."""
+    scores: dict[str, float] = {}
+    p95, high, ram, valid, lines = [], [], [], [], []
+    for suite, weight in weights.items():
+        ok = [r for r in recipe.of(suite) if r.status is Status.OK]
+        scores[suite] = math.fsum(m.value for r in ok if (m := quality(r, policy))) / len(ok)
+        found = [r.value(P95) for r in ok]
+        p95.append(_mean([m.value if m else None for m in found]))
+        high.append(_mean([(m.interval.high if m.interval else m.value) if m else None for m in found]))
+        ram.append(max((m.value for r in ok if (m := memory(r))), default=None))
+        valid.append(_mean([_valid(r, policy) for r in ok]))
+        costs = [cost_line(r, basis) for r in ok]
+        if all(costs):
+            lines.append((weight, combined([(1.0, c) for c in costs if c][:1])))
+    return Candidate(
+        recipe.id, rank, math.fsum(weights[s] * q for s, q in scores.items()), min(scores.values()),
+        _worst(p95, max), _worst(high, max), _worst(ram, max), _worst(valid, min),
+        combined(lines) if len(lines) == len(weights) else None,
+    )  # fmt: skip
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return math.fsum(known) / len(known) if known and len(known) == len(values) else None
+
+
+def _worst(values: Sequence[float | None], pick: Any) -> float | None:
+    known = [v for v in values if v is not None]
+    return pick(known) if len(known) == len(values) else None
+
+
+def _valid(record: RunRecord, policy: Policy) -> float | None:
+    """The share of valid outputs."""
+    if policy.valid_metric and (m := record.value(f"quality/{policy.valid_metric.removeprefix('quality/')}")):
+        return m.value
+    cut = record.value("truncated_share")
+    return 1 - cut.value if cut else None
+
+
+def score_tables(left: Sequence[Recipe], rows: Rows, weights: Mapping[str, float], policy: Policy) -> dict[str, Scores]:
+    """The scores of each suite as a table, in the order of the recipes."""
+    import numpy as np
+
+    made = {}
+    for suite, weight in weights.items():
+        found: dict[str, dict[Json, float]] = {}
+        groups: dict[Json, Any] = {}
+        for k in left:
+            for r in k.of(suite):
+                name = primary(r, policy)
+                kept = [(row["id"], row) for row in rows.get(r.id, ()) if r.status is Status.OK]
+                found[r.id] = {i: float(row["scores"][name]) for i, row in kept if is_score(row["scores"].get(name))}
+                groups.update({i: group_of(row) for i, row in kept if i not in groups})
+        order = sorted(groups, key=str)
+        values = np.full((len(order), len(left)), np.nan)
+        by_seed: dict[str, dict[int, Any]] = {}
+        for n, k in enumerate(left):
+            ok = [r for r in k.of(suite) if r.status is Status.OK]
+            columns = {r.seed: np.array([found[r.id].get(i, math.nan) for i in order]) for r in ok}
+            if columns:
+                values[:, n] = np.mean(list(columns.values()), axis=0) if len(columns) > 1 else columns[ok[0].seed]
+            if len(columns) > 1:
+                by_seed[k.id] = columns
+        made[suite] = Scores(weight, values, [groups[i] for i in order], by_seed)
+    return made
+
+
+def possible_bests(candidates: Sequence[Candidate]) -> list[int]:
+    """The places of candidates that are of highest quality under some limits: no other of higher quality holds every
+    limit that they hold."""
+    import numpy as np
+
+    order = sorted(range(len(candidates)), key=lambda n: (-candidates[n].quality, candidates[n].rank, candidates[n].id))
+    limits = np.array(
+        [
+            (
+                math.inf if c.p95_ms is None else c.p95_ms,
+                math.inf if c.memory_bytes is None else c.memory_bytes,
+                -(c.valid or 0.0),
+                -c.lowest_quality,
+            )
+            for c in candidates
+        ]
+    ).reshape(-1, 4)
+    found: list[int] = []
+    for n in order:
+        if not found or not (limits[found] <= limits[n]).all(axis=1).any():
+            found.append(n)
+    return found
+
+
+def _pairs(best: int, ids: Sequence[str], tables: Mapping[str, Scores], policy: Policy) -> dict[str, Pair]:
+    """Each candidate against one, suites put together: differences are weighted, and half-widths added as squares (Zou
+    & Donner 2008, Stat. Med. 27:1693), as suites have rows of their own."""
+    import numpy as np
+
+    delta, below, above = np.zeros(len(ids)), np.zeros(len(ids)), np.zeros(len(ids))
+    for table in tables.values():
+        d, low, high = _compared(best, ids, table)
+        delta += table.weight * d
+        below += (table.weight * (d - low)) ** 2
+        above += (table.weight * (high - d)) ** 2
+    low, high = delta - np.sqrt(below), delta + np.sqrt(above)
+    reach = -max(REACH, 2 * policy.margin)
+    return {
+        i: Pair(float(delta[n]), float(low[n]), float(high[n]))
+        for n, i in enumerate(ids)
+        if n != best and math.isfinite(delta[n]) and high[n] >= reach
+    }
+
+
+def _compared(best: int, ids: Sequence[str], table: Scores) -> tuple[Any, Any, Any]:
+    """Difference, low and high of each recipe from one in a suite; not a number where they share no rows."""
+    import numpy as np
+
+    delta, low, high = (np.full(len(ids), np.nan) for _ in range(3))
+    has = ~np.isnan(table.values)
+    both = has & has[:, [best]]
+    kinds, of = np.unique(np.packbits(both, axis=0), axis=1, return_inverse=True)
+    for kind in range(kinds.shape[1]):
+        columns = np.flatnonzero(of.ravel() == kind)
+        kept = np.flatnonzero(both[:, columns[0]])
+        if kept.size:
+            part = table.values[np.ix_(kept, columns)]
+            told = paired_columns(part, table.values[kept, best], [table.groups[i] for i in kept])
+            delta[columns], low[columns], high[columns] = told
+    mine = table.by_seed.get(ids[best], {})
+    for n, i in enumerate(ids):
+        seeds = sorted(set(mine) & set(table.by_seed.get(i, {})))
+        kept = np.flatnonzero(both[:, n])
+        if len(seeds) > 1 and kept.size and n != best:
+            apart = [(table.by_seed[i][s] - mine[s])[kept].tolist() for s in seeds]
+            mean, around = over_seeds(apart, [table.groups[r] for r in kept], differences=True)
+            delta[n], low[n], high[n] = mean, around.low, around.high
+    return delta, low, high

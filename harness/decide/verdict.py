@@ -1,220 +1,225 @@
-"""Which cell to ship, and how sure that is: a pure function of records, rows and a policy.
+"""The decision of one run: a pure function of records, rows and a policy.
 
-    cells that ended ok
-      -> that hold the hard limits
-      -> the one of highest quality, and those shown to be within the margin of it (paired, row by row)
-      -> the best by the objective; what cannot be told apart from it goes to the simplest
-
-This is a test of non-inferiority: a cell stands in for the best one only when its whole 95% interval lies on the good
-side of the margin, so having few rows does not speak for a cell. What they leave open is told apart from what is shown
-to be worse, with how many rows it would take.
+`facts` gathers what counts, `judge` applies the rule, and this module says in sentences what came of it, how sure that
+is, what it costs and what would change it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
-from harness.decide.findings import Decision
-from harness.errors import UserError
-from harness.statistics import Paired, detectable_difference, group_of, interaction, paired, rows_needed
-from harness.types import Json, Measurement, RunRecord, Status
-from harness.wording import labels, number, share, told
+from harness.decide.cells import Rows, compare, primary, quality, record_value, reference
+from harness.decide.costs import GOODPUT, hosted_lines
+from harness.decide.facts import Candidate, Facts, Recipe, basis_of, facts, lacking, recipes, score_tables, weights_of
+from harness.decide.findings import CostLine, Decision, Odds
+from harness.decide.flips import flips
+from harness.decide.ladder import ladder
+from harness.decide.odds import odds
+from harness.decide.policy import COST, OBJECTIVES, P95, QUALITY, Policy, read_policy
+from harness.decide.rule import Judgement, judge, score, simple, upper, volume_of
+from harness.statistics import Paired, detectable_difference, rows_needed
+from harness.types import Json, RunRecord, Status, is_side
+from harness.wording import labels, number, points, share, told
 
-MEMORY = ("memory_bytes/cuda_peak_reserved", "memory_bytes/cuda_peak_allocated", "memory_bytes/peak_rss")
 LOW_SCORE = 0.5  # a score that fewer rows than this reach is told beside the recommendation
 LOW_SHOWN = 2  # of them, in the suite's order
-OBJECTIVES = {
-    "cost_usd_per_1000": "cost per 1,000 requests",
-    "e2e_ms/p95": "p95 response time",
-    "quality": "quality",
-}
-SIMPLE_ADAPTATIONS = ("prompt_rag", "lora", "lora_head", "full_ft")
-UNQUANTIZED = ("fp16", "bf16", "fp32")
-Rows = Mapping[str, Sequence[Mapping[str, Json]]]
+COMPARED = 40  # cells of a large grid that are compared in full for their sentences
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
-    """What counts. `metric` is the score judged (None: the suite's own primary score); limits of None do not apply."""
+class _Case:
+    """All that the sentences speak of."""
 
-    objective: str
-    name: str = "policy"
-    metric: str | None = None
-    min_quality: float | None = None
-    max_p95_e2e_ms: float | None = None
-    max_memory_bytes: float | None = None
-    margin: float = 0.05
+    rule: Policy
+    facts: Facts
+    found: Judgement
+    cells: Mapping[str, RunRecord]
+    rows: Rows
+    names: Mapping[str, str]
+    several: bool
 
-
-def read_policy(values: Mapping[str, Json]) -> Policy:
-    """The policy of a `conf/policy/*.yaml`; raises `UserError` with a line for each unknown key or bad value."""
-    known = {f.name for f in fields(Policy)}
-    name = values.get("name", "policy")
-    mistakes = [
-        f"policy {name}: unknown key {key!r}; known are {', '.join(sorted(known))}"
-        for key in values
-        if key not in known
-    ]
-    if values.get("objective") not in OBJECTIVES:
-        mistakes.append(f"policy {name}: objective {values.get('objective')!r}; choose {', '.join(OBJECTIVES)}")
-    for key, top in (
-        ("margin", 1.0),
-        ("min_quality", 1.0),
-        ("max_p95_e2e_ms", math.inf),
-        ("max_memory_bytes", math.inf),
-    ):
-        value = values.get(key, 0.0)
-        if value is None and key != "margin":
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= top:
-            what = "a share from 0 to 1" if top == 1 else "a number of 0 or more"
-            mistakes.append(f"policy {name}: {key} {value!r}; give {what}{'' if key == 'margin' else ' or null'}")
-    if values.get("metric") is not None and not isinstance(values["metric"], str):
-        mistakes.append(f"policy {name}: metric {values['metric']!r}; give a score of the suite or null")
-    if mistakes:
-        raise UserError(mistakes)
-    return Policy(**values)
-
-
-def primary(record: RunRecord, policy: Policy | None = None) -> str:
-    """The name of the score that stands for quality: the policy's, else the suite's."""
-    chosen = policy.metric if policy else None
-    name = chosen or record.config.get("suite", {}).get("params", {}).get("primary", "good")
-    return str(name).removeprefix("quality/")
-
-
-def quality(record: RunRecord, policy: Policy | None = None) -> Measurement | None:
-    """The measurement that stands for quality."""
-    return record.value(f"quality/{primary(record, policy)}")
-
-
-def memory(record: RunRecord) -> Measurement | None:
-    """The memory a cell needs to run: what CUDA reserved, or the peak of the process where there is no GPU."""
-    return next((m for name in MEMORY if (m := record.value(name))), None)
-
-
-def simplicity(record: RunRecord) -> tuple[int, int, str]:
-    """Sorts the simpler cell first: prompting, then LoRA, then full fine-tuning; unquantized before quantized."""
-    return *simple_first(record.adaptation, record.quantization), record.id
-
-
-def simple_first(adaptation: str, quantization: str) -> tuple[int, int]:
-    """The part of that order which the names of a cell's choices decide."""
-    order = SIMPLE_ADAPTATIONS.index(adaptation) if adaptation in SIMPLE_ADAPTATIONS else len(SIMPLE_ADAPTATIONS)
-    return order, int(quantization not in UNQUANTIZED)
-
-
-def reference(records: Sequence[RunRecord]) -> RunRecord | None:
-    """What the others are compared with: the simplest cell that ended ok, so prompt_rag/fp16 where that did."""
-    return min((r for r in records if r.status is Status.OK), key=simplicity, default=None)
-
-
-def shared_scores(cells: Sequence[RunRecord], rows: Rows, score: str) -> tuple[list[list[float]], list[Json]]:
-    """The scores of several cells on the rows that all of them have, a list a cell in the same order of rows, and the
-    group of each row: a row without one is a group of its own."""
-    found = [{r["id"]: r for r in rows.get(c.id, ()) if _is_score(r["scores"].get(score))} for c in cells]
-    shared = sorted(set.intersection(*map(set, found)), key=str) if found else []
-    groups = [group_of(found[0][i]) for i in shared]
-    return [[float(f[i]["scores"][score]) for i in shared] for f in found], groups
-
-
-def _is_score(value: Json) -> bool:
-    return isinstance(value, int | float) and 0 <= value <= 1
-
-
-def compare(a: RunRecord, b: RunRecord, rows: Rows, score: str) -> Paired | None:
-    """`a` against `b` on the rows that both have; None where there are none with a score from 0 to 1."""
-    (left, right), groups = shared_scores([a, b], rows, score)
-    return paired(left, right, groups) if left else None
-
-
-def interact(cells: Sequence[RunRecord], rows: Rows, score: str) -> Paired | None:
-    """How quantization changed the gain of an adaptation, on the rows that all of (tuned, base, tuned in 16 bits, base
-    in 16 bits) have; None unless there are four cells and such rows."""
-    scores, groups = shared_scores(cells, rows, score)
-    return interaction(scores[0], scores[1], scores[2], scores[3], groups) if len(scores) == 4 and groups else None
+    def pair(self, c: Candidate) -> Paired | None:
+        """A candidate against the best, in full where a single suite lets it be compared row by row."""
+        assert self.found.best is not None
+        known = self.facts.pairs[self.found.best.id].get(c.id)
+        full = None
+        if not self.several and c.id in self.cells:
+            best = self.cells[self.found.best.id]
+            full = compare(self.cells[c.id], best, self.rows, primary(best, self.rule))
+        if known is None or full is None:
+            return full
+        return replace(full, delta=known.delta, low=known.low, high=known.high)
 
 
 def decide(records: Sequence[RunRecord], rows: Rows, policy: Mapping[str, Json]) -> Decision:
-    """The decision of one run. Raises `UserError` for a policy that cannot be read."""
+    """The decision of one run. `records` may hold cells that stand beside the grid (learning curves), which are never
+    chosen. Raises `UserError` for a policy that cannot be read."""
     rule = read_policy(policy)
-    ordered = sorted(records, key=simplicity)
-    names = labels(r.id for r in ordered)
-    against = reference(ordered)
-    reasons = {r.id: why for r in ordered if (why := _out(r, rule))}
-    left = [r for r in ordered if r.id not in reasons]
+    grid = sorted((r for r in records if not is_side(r.id)), key=lambda r: r.id)
+    cells, names, kinds = {r.id: r for r in grid}, labels(r.id for r in grid), recipes(grid)
+    weights = weights_of(grid, rule)
+    known = facts(grid, rows, rule)
+    found = judge(known, rule)
+    against = reference(grid)
+    costs = {c.id: c.cost for c in known.candidates if c.cost}
+    asked = next((c.cost for c in known.candidates if c.cost and cells[c.id].adaptation == "prompt_rag"), None)
+    base = Decision(
+        None, ("", "", ""), {}, rule.margin, against.id if against else None, costs=costs,
+        hosted=hosted_lines(grid, asked, costs), judged={k.id: tuple(r.id for r in k.cells) for k in kinds},
+        notes=_notes(grid, rule, weights, costs, asked),
+    )  # fmt: skip
+    reasons = _out(kinds, known, rule, list(weights))
+    if said := _no_choice(grid, known, found, rule, names, cells):
+        why = {k.id: reasons.get(k.id) or "Not judged: there is no decision." for k in kinds}
+        nothing = replace(base, sentences=said, reasons=_for_all(why, kinds, names))
+        return replace(nothing, ladder=ladder(records, rows, rule, None, names), odds=_zero(kinds))
+    assert found.chosen is not None
+    assert found.best is not None
+    case = _Case(rule, known, found, cells, rows, names, len(weights) > 1)
+    if said := _too_few_rows(case):
+        why = {k.id: reasons.get(k.id) or "Not judged: there is no decision." for k in kinds}
+        return replace(base, sentences=said, reasons=_for_all(why, kinds, names), odds=_zero(kinds))
+    ids = {c.id for c in known.candidates}
+    judged = [k for k in kinds if k.id in ids]
+    chances, _ = odds(known, judged, score_tables(judged, rows, weights, rule), rule)
+    group = tuple(c.id for c in found.group)
+    confidence = sum(chances[i].best for i in group)
+    pairs = {c.id: case.pair(c) for c in _near(case)}
+    reasons |= _reasons(case, pairs)
+    chosen = found.chosen
+    price = (cells[chosen.id].config.get("price") or {}).get("usd_per_hour")
+    return replace(
+        base,
+        chosen=chosen.id,
+        sentences=(
+            _what(case, weights), _why(case, pairs) + _sure(chances, case, confidence), _runner_up(case, reasons, pairs)
+        ),
+        reasons=_for_all({i: t for i, t in reasons.items() if i != chosen.id}, kinds, names, chosen.id),
+        best=found.best.id,
+        against_best=case.pair(chosen) if chosen is not found.best else None,
+        odds=_zero(kinds) | chances,
+        group=group,
+        confidence=confidence,
+        flips=flips(known, rule, names, price),
+        ladder=ladder(records, rows, rule, cells[chosen.id], names),
+    )  # fmt: skip
 
-    def nothing(first: str, second: str, third: str) -> Decision:
-        rest = {r.id: reasons.get(r.id) or "Not judged: there is no decision." for r in ordered}
-        return Decision(None, (first, second, third), rest, rule.margin, against.id if against else None)
 
-    if len({r.suite for r in ordered}) > 1:
-        return nothing(
-            "No recommendation: this run holds several suites, and scores of different suites cannot be pooled.",
-            "Each suite's numbers stand on their own below.", "Run one suite alone to get a recommendation.",
-        )  # fmt: skip
-    ok = [r for r in ordered if r.status is Status.OK]
+def _zero(kinds: Sequence[Recipe]) -> dict[str, Odds]:
+    return {k.id: Odds(0.0, 0.0, 0.0) for k in kinds}
+
+
+def _for_all(
+    reasons: Mapping[str, str], kinds: Sequence[Recipe], names: Mapping[str, str], chosen: str = ""
+) -> dict[str, str]:
+    """A sentence for each cell, also for those judged together with another."""
+    out = dict(reasons)
+    for k in kinds:
+        out.update({r.id: f"Judged together with {names[k.id]}." for r in k.cells if r.id != k.id})
+        for r in k.cells:
+            if r.status is not Status.OK:
+                out[r.id] = f"{str(r.status).capitalize()}: {r.reason or 'no reason was given'}."
+    out.pop(chosen, None)
+    return {i: out[i] for i in sorted(out)}
+
+
+def _notes(
+    grid: Sequence[RunRecord], rule: Policy, weights: Mapping[str, float], costs: Mapping[str, CostLine],
+    asked: CostLine | None,
+) -> tuple[str, ...]:  # fmt: skip
+    """What was not counted, and how numbers were put together."""
+    found = []
+    prices = next((p for r in grid if (p := r.config.get("price"))), {})
+    if costs:
+        rate = "that meets the service level (goodput)" if basis_of(grid, rule) == GOODPUT else "of full batches"
+        found.append(
+            f"Cost counts the measured rate {rate}, with machines used {100 * prices.get('utilization', 1.0):.0f}% of "
+            "the time; what is done once is spread over the volume."
+        )
+        if prices.get("usd_per_labelled_row") is None:
+            found.append("Labelling is not counted: no price of a labelled row is set (price.usd_per_labelled_row).")
+    if prices.get("hosted") and (asked is None or asked.prompt_tokens is None):
+        found.append("Hosted prices are not compared: the tokens of the prompts were not counted in this run.")
+    if len(weights) > 1:
+        shares = ", ".join(f"{s} {100 * w:.0f}%" for s, w in weights.items())
+        found.append(
+            f"Several suites are judged together ({shares}): quality and cost are weighted means, and limits must hold "
+            "in each suite."
+        )
+    if left_out := sorted({r.suite for r in grid} - set(weights)):
+        found.append(f"Not judged, for want of a weight in the policy: {', '.join(left_out)}.")
+    if len({r.seed for r in grid}) > 1:
+        found.append("Cells that differ in their seed alone are one candidate, and its quality is their mean.")
+    return tuple(found)
+
+
+# ------------------------------------------------------------------------------------------------------ no choice
+
+
+def _out(kinds: Sequence[Recipe], known: Facts, rule: Policy, suites: Sequence[str]) -> dict[str, str]:
+    """Why recipes cannot be chosen whatever the others are like."""
+    by_id = {c.id: c for c in known.candidates}
+    found = {}
+    for k in kinds:
+        why = _broken(by_id[k.id], rule) if k.id in by_id else lacking(k, suites, rule) or "Its suite is not judged."
+        if why:
+            found[k.id] = why
+    return found
+
+
+def _broken(c: Candidate, rule: Policy) -> str:
+    """The limit that a candidate breaks; empty where it holds all."""
+    if rule.min_quality is not None and c.lowest_quality < rule.min_quality:
+        return f"Its quality of {share(c.lowest_quality)} is below the floor of {share(rule.min_quality)}."
+    for limit, value, unit, what in (
+        (rule.max_p95_e2e_ms, c.p95_ms, "ms", "p95 response time"),
+        (rule.max_memory_bytes, c.memory_bytes, "bytes", "peak memory"),
+    ):
+        if limit is None:
+            continue
+        if value is None:
+            return f"Its {what} was not measured, and the policy limits it."
+        if value > limit:
+            return f"Its {what} of {number(value, unit)} is above the limit of {number(limit, unit)}."
+    if rule.min_valid is not None and c.valid is None:
+        return "Its share of valid outputs was not measured, and the policy limits it."
+    if rule.min_valid is not None and c.valid is not None and c.valid < rule.min_valid:
+        return f"Its share of valid outputs of {share(c.valid)} is below the limit of {share(rule.min_valid)}."
+    return ""
+
+
+def _no_choice(
+    grid: Sequence[RunRecord], known: Facts, found: Judgement, rule: Policy, names: Mapping[str, str],
+    cells: Mapping[str, RunRecord],
+) -> tuple[str, str, str] | None:  # fmt: skip
+    """The sentences where nothing can be recommended whatever the rows say."""
+    ok = [r for r in grid if r.status is Status.OK]
     if ok and not any(quality(r, rule) for r in ok):
-        fastest = _objective_best(ok, "e2e_ms/p95" if rule.objective == "quality" else rule.objective, names)
-        return nothing(
+        fastest = _objective_best(ok, P95 if rule.objective == QUALITY else rule.objective, names)
+        return (
             "No recommendation: no cell's quality was measured, and speed and cost alone don't say what to ship.",
             f"For sizing only: {fastest}",
             "What is missing is quality: run the grid on a trained model.",
         )
-    if not left:
-        return nothing(
+    if found.best is None:
+        return (
             "No recommendation: no cell ended ok within the policy's limits.",
-            f"{len(ok)} of {len(ordered)} cells ended ok, and each of them breaks a limit or lacks a number.",
+            f"{len(ok)} of {len(grid)} cells ended ok, and each of them breaks a limit or lacks a number.",
             "The table of cells says for each what stood in its way.",
-        )  # fmt: skip
-    best = max(left, key=lambda r: (_value(quality(r, rule)), tuple(-x for x in simplicity(r)[:2])))
-    if (top := quality(best, rule)) and top.value == 0:
-        return nothing(
-            f"No recommendation: no cell got a single row of “{primary(best, rule)}” right.",
-            f"All {len(left)} cells that could be chosen score 0 on {top.n} rows, so none of them does this task yet.",
+        )
+    if found.best.quality == 0:
+        top = cells[found.best.id]
+        m = quality(top, rule)
+        return (
+            f"No recommendation: no cell got a single row of “{primary(top, rule)}” right.",
+            f"All {len(found.holding)} cells that could be chosen score 0 on {m.n if m else 0} rows, so none of them "
+            "does this task yet.",
             "More training rows or epochs (profile=standard), a larger model, or a score that they do reach "
             "(policy.metric) would tell more.",
         )
-    pairs = {r.id: compare(r, best, rows, primary(r, rule)) for r in left if r is not best}
-    scored = min([m.n for m in [quality(best, rule)] if m] + [p.n for p in pairs.values() if p])
-    return _choose(left, best, pairs, rule, reasons, against, names) or nothing(
-        "Not enough evidence: too few rows were scored to tell any two cells apart.",
-        f"With {scored} rows even a difference of 100 points could not be shown.",
-        f"About {rows_needed(max(rule.margin, 0.01), 0.2):,} rows would show a difference of "
-        f"{share(max(rule.margin, 0.01))}, if the cells differ on a fifth of them.",
-    )
-
-
-def _value(measurement: Measurement | None) -> float:
-    return measurement.value if measurement else math.nan
-
-
-def _out(record: RunRecord, rule: Policy) -> str:
-    """Why a cell cannot be chosen whatever the others are like; empty when it can."""
-    if record.status is not Status.OK:
-        return f"{str(record.status).capitalize()}: {record.reason or 'no reason was given'}."
-    score = quality(record, rule)
-    p95, ram = record.value("e2e_ms/p95"), memory(record)
-    if score is None:
-        return f"Its quality was not measured: {record.not_measured.get('quality', 'no such score in its record')}."
-    if rule.min_quality is not None and score.value < rule.min_quality:
-        return f"Its quality of {share(score.value)} is below the floor of {share(rule.min_quality)}."
-    for limit, found, what in (
-        (rule.max_p95_e2e_ms, p95, "p95 response time"),
-        (rule.max_memory_bytes, ram, "peak memory"),
-    ):
-        if limit is None:
-            continue
-        if found is None:
-            return f"Its {what} was not measured, and the policy limits it."
-        if found.value > limit:
-            have, allowed = number(found.value, found.unit), number(limit, found.unit)
-            return f"Its {what} of {have} is above the limit of {allowed}."
-    if rule.objective != "quality" and record.value(rule.objective) is None:
-        return f"Its {OBJECTIVES[rule.objective]} was not measured."
-    return ""
+    return None
 
 
 def _objective_best(records: Sequence[RunRecord], metric: str, names: Mapping[str, str]) -> str:
@@ -225,87 +230,37 @@ def _objective_best(records: Sequence[RunRecord], metric: str, names: Mapping[st
     return f"the lowest {OBJECTIVES[metric]} is that of {names[low]}, {number(found[low].value, found[low].unit)}."
 
 
-def record_value(record: RunRecord, metric: str, policy: Policy | None = None) -> Measurement | None:
-    """A measurement by the name that policies use."""
-    return quality(record, policy) if metric == "quality" else record.value(metric)
-
-
-def _choose(
-    left: Sequence[RunRecord],
-    best: RunRecord,
-    pairs: Mapping[str, Paired | None],
-    rule: Policy,
-    reasons: dict[str, str],
-    against: RunRecord | None,
-    names: Mapping[str, str],
-) -> Decision | None:
-    """The choice among cells that hold the limits; None where too few rows were scored to say anything."""
-    fit, unclear = [best], []
-    within = f"within {100 * rule.margin:g} points of" if rule.margin else "as good as"
-    for r in left:
-        pair = pairs.get(r.id)
-        if r is best:
-            continue
-        if pair is None:
-            reasons[r.id] = f"It has no scores on the same rows as {names[best.id]}, so its quality cannot be compared."
-        elif pair.low > -rule.margin:
-            fit.append(r)
-        elif pair.high < -rule.margin:
-            reasons[r.id] = (
-                f"Shown to be worse than {names[best.id]}"
-                + (f" by more than the margin of {100 * rule.margin:g} points" if rule.margin else "")
-                + f": {told(pair)}."
-            )
-        else:
-            unclear.append(r)
-            more = f"; about {need:,} rows would be needed to tell" if (need := _more(pair, rule)) else ""
-            reasons[r.id] = f"Not shown to be {within} {names[best.id]}: {told(pair)}{more}."
-    score = quality(best, rule)
-    assert score is not None
-    if detectable_difference(max([p.n for p in pairs.values() if p] or [score.n]), 1.0) == math.inf:
+def _too_few_rows(case: _Case) -> tuple[str, str, str] | None:
+    """The sentences where not even a difference of 100 points could be shown."""
+    best = case.found.best
+    assert best is not None
+    m = quality(case.cells[best.id], case.rule)
+    rows = [p.n for c in case.found.holding[:COMPARED] if c is not best and (p := case.pair(c))]
+    scored = max(rows, default=m.n if m else 0)
+    if case.several or detectable_difference(scored, 1.0) < math.inf:
         return None
-    chosen = _by_objective(fit, best, pairs, rule)
-    rest = [r for r in fit if r is not chosen]
-    for r in rest:
-        reasons[r.id] = _lost(r, chosen, rule, pairs, names)
-    score, pair = quality(chosen, rule), pairs.get(chosen.id)
-    assert score is not None
-    spread = "" if score.interval is None else f" ({share(score.interval.low)} to {share(score.interval.high)})"
-    first = f"Ship {names[chosen.id]}: {share(score.value)}{spread} of {score.n} rows pass “{primary(chosen, rule)}”"
-    for metric, words in (("e2e_ms/p95", "p95 response time {}"), ("cost_usd_per_1000", "{} per 1,000 requests")):
-        if found := chosen.value(metric):
-            first += ", " + words.format(number(found.value, found.unit))
-    first += _low_scores(chosen, primary(chosen, rule))
-    if len(left) == 1:
-        second = "It is the only cell that ended ok within the policy's limits"
-    elif not rest:
-        second = f"It has the highest quality measured, and no other cell was shown to be {within} it"
-    else:
-        second = (
-            f"It {_why(fit, chosen, rule)} of the {len(fit)} cells shown to be {within} the highest quality measured"
-        )
-        second += f", that of {names[best.id]}: {told(pair)}" if pair else ", its own"
-    second += _open(unclear, chosen, pairs, rule, rows=bool(rest))
-    third = "There is no runner-up: each other cell failed, breaks a limit, or could not be shown to be good enough."
-    if rest:
-        runner = _by_objective(rest, best, pairs, rule)
-        third = f"The runner-up is {names[runner.id]}: {_lower(reasons[runner.id])}"
-    elif unclear:
-        near = _by_objective(unclear, best, pairs, rule)
-        value = record_value(near, rule.objective, rule)
-        assert value is not None
-        third = (
-            f"There is no runner-up; of the cells whose quality is open, {names[near.id]} comes first by "
-            f"{OBJECTIVES[rule.objective]} ({number(value.value, value.unit)}), but it is {_lower(reasons[near.id])}"
-        )
-    return Decision(
-        chosen.id, (first + ".", second + ".", third), {r: reasons[r] for r in sorted(reasons)}, rule.margin,
-        against.id if against else None, best.id, pair,
-    )  # fmt: skip
+    margin = max(case.rule.margin, 0.01)
+    return (
+        "Not enough evidence: too few rows were scored to tell any two cells apart.",
+        f"With {scored} rows even a difference of 100 points could not be shown.",
+        f"About {rows_needed(margin, 0.2):,} rows would show a difference of {share(margin)}, if the cells differ on a "
+        "fifth of them.",
+    )
 
 
-def _lower(sentence: str) -> str:
-    return sentence[0].lower() + sentence[1:]
+# ------------------------------------------------------------------------------------------------------ the choice
+
+
+def _near(case: _Case) -> list[Candidate]:
+    """The candidates whose comparison with the best the sentences tell: in a large grid, those of highest quality."""
+    best = case.found.best
+    them = sorted((c for c in case.found.holding if c is not best), key=lambda c: (-c.quality, *simple(c)))
+    beside = [c for c in them if c in case.found.good or c in case.found.alike]
+    return list(dict.fromkeys([*beside[:COMPARED], *them[: max(0, COMPARED - len(beside))]]))
+
+
+def _within(rule: Policy) -> str:
+    return f"within {100 * rule.margin:g} points of" if rule.margin else "as good as"
 
 
 def _more(pair: Paired, rule: Policy) -> int:
@@ -314,25 +269,105 @@ def _more(pair: Paired, rule: Policy) -> int:
     return need if need > pair.n else 0
 
 
-def _open(
-    unclear: Sequence[RunRecord], chosen: RunRecord, pairs: Mapping[str, Paired | None], rule: Policy, *, rows: bool
-) -> str:
-    """How many cells beat the chosen one by the objective but are not shown to be good enough, and how blind the run
-    is to that. `rows` adds how many rows it would take."""
-    if rule.objective == "quality":
-        return ""
-    mine = _value(chosen.value(rule.objective))
-    found = [p for r in unclear if _value(r.value(rule.objective)) < mine and (p := pairs[r.id])]
-    if not found:
-        return ""
-    what = "cheaper" if rule.objective == "cost_usd_per_1000" else "faster"
-    out = f"; for {len(found)} {what} cell{'s' if len(found) > 1 else ''} that is open"
-    blind, n, need = max((p.smallest(), p.n, _more(p, rule)) for p in found)
-    if rule.margin < blind < math.inf:
-        out += f", as {n} rows likely show only differences of {100 * blind:.0f} points or more"
-    if rows and need:
-        out += f" and about {need:,} would be needed for {100 * rule.margin:g} points"
-    return out
+def _value(c: Candidate, case: _Case) -> str:
+    """What a candidate has of the objective, in words."""
+    rule = case.rule
+    unit = {COST: "USD", P95: "ms", QUALITY: "share"}[rule.objective]
+    return number(abs(score(c, rule, volume_of(case.facts, rule))), unit)
+
+
+def _reasons(case: _Case, pairs: Mapping[str, Paired | None]) -> dict[str, str]:
+    """A sentence for each candidate that holds the limits and is not the one chosen."""
+    found, rule, best = case.found, case.rule, case.found.best
+    assert best is not None
+    assert found.chosen is not None
+    known, top = case.facts.pairs[best.id], case.names[best.id]
+    said = {}
+    for c in found.holding:
+        pair, brief = pairs.get(c.id), known.get(c.id)
+        if c is found.chosen:
+            continue
+        if c is best or c in found.good or (c in found.alike and _no_worse(c, case)):
+            said[c.id] = _lost(c, case)
+        elif pair is None and brief is None:
+            shared = _shares_rows(c, case)
+            said[c.id] = (
+                f"Shown to be worse than {top} by far more than the margin." if shared
+                else f"It has no scores on the same rows as {top}, so its quality cannot be compared."
+            )  # fmt: skip
+        else:
+            low, high = (pair.low, pair.high) if pair else (brief.low, brief.high) if brief else (0.0, 0.0)
+            words = told(pair) if pair else f"95% interval {points(low)} to {points(high)} points"
+            if high < -rule.margin:
+                by = f" by more than the margin of {100 * rule.margin:g} points" if rule.margin else ""
+                said[c.id] = f"Shown to be worse than {top}{by}: {words}."
+            else:
+                more = f"; about {need:,} rows would be needed to tell" if pair and (need := _more(pair, rule)) else ""
+                said[c.id] = f"Not shown to be {_within(rule)} {top}: {words}{more}."
+    return said
+
+
+def _no_worse(c: Candidate, case: _Case) -> bool:
+    """Whether a cell that is not told apart from the best lost to the chosen one by simplicity or the objective, and
+    not for want of proof: one that looks better by the objective, and is more complex, has to be shown good enough."""
+    chosen = case.found.chosen
+    assert chosen is not None
+    volume = volume_of(case.facts, case.rule)
+    return score(c, case.rule, volume) >= score(chosen, case.rule, volume)
+
+
+def _shares_rows(c: Candidate, case: _Case) -> bool:
+    best = case.found.best
+    assert best is not None
+    mine, other = ({row["id"] for row in case.rows.get(i, ())} for i in (c.id, best.id))
+    return bool(mine & other)
+
+
+def _lost(c: Candidate, case: _Case) -> str:
+    """Why a cell that was good enough was not the one."""
+    found, rule, chosen = case.found, case.rule, case.found.chosen
+    assert chosen is not None
+    name, volume = case.names[chosen.id], volume_of(case.facts, rule)
+    if c in found.passed:
+        return f"{name} is no worse in quality, p95, memory and cost, and as simple."
+    if rule.objective == QUALITY:
+        best = found.best
+        assert best is not None
+        pair = case.facts.pairs[best.id].get(c.id)
+        if pair and pair.high < 0:
+            worse = f"{points(pair.delta)} points, 95% interval {points(pair.low)} to {points(pair.high)}"
+            return f"Shown to be worse in quality than the best ({worse})."
+        other = "the best" if pair else f"that of {name}"
+        return f"Its quality cannot be told apart from {other}, and {name} is simpler."
+    what, mine, theirs = OBJECTIVES[rule.objective], _value(c, case), _value(chosen, case)
+    a, b = score(c, rule, volume), score(chosen, rule, volume)
+    simpler = f"{name} is simpler" if c.rank > chosen.rank else f"{name} is no worse in the rest"
+    if a == b:
+        return f"Its {what} is the same, {mine}, and {simpler}."
+    if a < b:
+        return f"Its {what} ({mine}) cannot be told apart from {theirs}, and {simpler}."
+    if mine == theirs:
+        return f"Its {what} is higher by less than this table rounds."
+    return f"Its {what} is higher: {mine} against {theirs}."
+
+
+def _what(case: _Case, weights: Mapping[str, float]) -> str:
+    """What to ship."""
+    c, rule = case.found.chosen, case.rule
+    assert c is not None
+    record = case.cells[c.id]
+    m = quality(record, rule)
+    assert m is not None
+    if case.several:
+        first = f"Ship {case.names[c.id]} and its likes: a weighted {share(c.quality)} over {len(weights)} suites"
+    else:
+        spread = "" if m.interval is None else f" ({share(m.interval.low)} to {share(m.interval.high)})"
+        first = f"Ship {case.names[c.id]}: {share(c.quality)}{spread} of {m.n} rows pass “{primary(record, rule)}”"
+    if c.p95_ms is not None:
+        first += f", p95 response time {number(c.p95_ms, 'ms')}"
+    if c.cost is not None:
+        first += f", {number(c.cost.usd_per_1000(volume_of(case.facts, rule)), 'USD')} per 1,000 requests"
+    return first + _low_scores(record, primary(record, rule)) + "."
 
 
 def _low_scores(record: RunRecord, judged: str) -> str:
@@ -344,56 +379,97 @@ def _low_scores(record: RunRecord, judged: str) -> str:
     return f"; but only {' and '.join(low[:LOW_SHOWN])}{more}, which this policy does not judge" if low else ""
 
 
-def _tied(r: RunRecord, front: RunRecord, rule: Policy, pairs: Mapping[str, Paired | None]) -> bool:
-    """Whether a cell cannot be told apart from the best by the objective."""
-    if r is front:
-        return True
-    if rule.objective == "quality":
-        pair = pairs.get(r.id)
-        return pair is not None and pair.high >= 0
-    mine, best = r.value(rule.objective), front.value(rule.objective)
-    return bool(mine and best and mine.value <= (best.interval.high if best.interval else best.value))
-
-
-def _by_objective(
-    fit: Sequence[RunRecord], best: RunRecord, pairs: Mapping[str, Paired | None], rule: Policy
-) -> RunRecord:
-    front = fit[0]
-    if rule.objective == "quality":
-        front = best if best in fit else max(fit, key=lambda r: _value(quality(r, rule)))
-    else:
-        front = min(fit, key=lambda r: (_value(r.value(rule.objective)), simplicity(r)))
-    return min((r for r in fit if _tied(r, front, rule, pairs)), key=simplicity)
-
-
-def _lost(
-    r: RunRecord, chosen: RunRecord, rule: Policy, pairs: Mapping[str, Paired | None], names: Mapping[str, str]
-) -> str:
-    """Why a cell that was good enough was not the one."""
-    if rule.objective == "quality":
-        pair = pairs.get(r.id)
-        if pair and pair.high < 0:
-            return f"Shown to be worse in quality than the best ({told(pair)})."
-        other = "the best" if pair else f"that of {names[chosen.id]}"
-        return f"Its quality cannot be told apart from {other}, and {names[chosen.id]} is simpler."
-    mine, best = r.value(rule.objective), chosen.value(rule.objective)
-    assert mine is not None
+def _why(case: _Case, pairs: Mapping[str, Paired | None]) -> str:
+    """Why that one, beside the cell of highest quality, and what stays open."""
+    found, rule = case.found, case.rule
+    chosen, best = found.chosen, found.best
+    assert chosen is not None
     assert best is not None
-    what = OBJECTIVES[rule.objective]
-    mine_told, best_told = number(mine.value, mine.unit), number(best.value, best.unit)
-    if mine.value == best.value:
-        return f"Its {what} is the same, {mine_told}, and {names[chosen.id]} is simpler."
-    if mine.value < best.value:
-        return f"Its {what} ({mine_told}) cannot be told apart from {best_told}, and {names[chosen.id]} is simpler."
-    if mine_told == best_told:
-        return f"Its {what} is higher by less than this table rounds."
-    return f"Its {what} is higher: {mine_told} against {best_told}."
+    pair = pairs.get(chosen.id)
+    words = {QUALITY: "the highest quality"}.get(rule.objective, f"the lowest {OBJECTIVES[rule.objective]}")
+    if len(found.holding) == 1:
+        text = "It is the only cell that ended ok within the policy's limits"
+    elif chosen not in found.shown:
+        text = (
+            f"Its quality cannot be told apart from the highest measured, that of {case.names[best.id]}"
+            + (f": {told(pair)}" if pair else "") + ", and it is simpler"
+        )  # fmt: skip
+    elif len(found.shown) == 1:
+        text = f"It has the highest quality measured, and no other cell was shown to be {_within(rule)} it"
+    else:
+        first = "has" if chosen is found.front else "is the simplest that cannot be told apart from"
+        text = f"It {first} {words} of the {len(found.shown)} cells shown to be {_within(rule)} the highest quality "
+        text += f"measured, that of {case.names[best.id]}: {told(pair)}" if pair else "measured, its own"
+    return text + _open(case, pairs) + "."
 
 
-def _why(fit: Sequence[RunRecord], chosen: RunRecord, rule: Policy) -> str:
-    words = {"quality": "the highest quality"}.get(rule.objective, f"the lowest {OBJECTIVES[rule.objective]}")
-    values = [m.value for r in fit if (m := record_value(r, rule.objective, rule))]
-    mine = _value(record_value(chosen, rule.objective, rule))
-    if mine == (max(values) if rule.objective == "quality" else min(values)):
-        return f"has {words}"
-    return f"is the simplest that cannot be told apart from {words}"
+def _unclear(case: _Case, pairs: Mapping[str, Paired | None]) -> list[Candidate]:
+    """Cells that beat the chosen one by the objective, and are neither shown to be good enough nor to be worse."""
+    found, rule = case.found, case.rule
+    if rule.objective == QUALITY or found.chosen is None:
+        return []
+    volume = volume_of(case.facts, rule)
+    mine = score(found.chosen, rule, volume)
+    return [
+        c for c in found.holding
+        if c not in found.good and c is not found.chosen and score(c, rule, volume) < mine
+        and (p := pairs.get(c.id)) and p.high >= -rule.margin
+    ]  # fmt: skip
+
+
+def _open(case: _Case, pairs: Mapping[str, Paired | None]) -> str:
+    """How many cells beat the chosen one by the objective but are not shown to be good enough, and how blind the run
+    is to that."""
+    rule, unclear = case.rule, _unclear(case, pairs)
+    found = [p for c in unclear if (p := pairs[c.id])]
+    if not found:
+        return ""
+    what = "cheaper" if rule.objective == COST else "faster"
+    out = f"; for {len(found)} {what} cell{'s' if len(found) > 1 else ''} that is open"
+    blind, n, need = max((p.smallest(), p.n, _more(p, rule)) for p in found)
+    if rule.margin < blind < math.inf:
+        out += f", as {n} rows likely show only differences of {100 * blind:.0f} points or more"
+    if need and len(case.found.good) > 1:
+        out += f" and about {need:,} would be needed for {100 * rule.margin:g} points"
+    return out
+
+
+def _sure(chances: Mapping[str, Odds], case: _Case, confidence: float) -> str:
+    """How sure that is, as a sentence of its own."""
+    chosen, group = case.found.chosen, case.found.group
+    assert chosen is not None
+    own = chances[chosen.id].best
+    if len(case.facts.candidates) == 1:
+        return ""
+    text = f" Were each joint draw of the rows the truth, it would be the policy's choice in {share(own)} of them"
+    if len(group) > 1:
+        others = ", ".join(case.names[c.id] for c in group[1:4]) + (" and others" if len(group) > 4 else "")
+        text += f", and it or one it cannot be told apart from ({others}) in {share(confidence)}; it is the simplest"
+    return text + "."
+
+
+def _lower(sentence: str) -> str:
+    return sentence[0].lower() + sentence[1:]
+
+
+def _runner_up(case: _Case, reasons: Mapping[str, str], pairs: Mapping[str, Paired | None]) -> str:
+    """The runner-up and what it lacks."""
+    found, rule = case.found, case.rule
+    volume = volume_of(case.facts, rule)
+
+    def place(c: Candidate) -> tuple[float, int, str]:
+        return score(c, rule, volume), *simple(c)
+
+    rest = [c for c in (*found.good, *found.group) if c is not found.chosen]
+    if rest:
+        front = min(rest, key=place)
+        tied = [c for c in rest if score(c, rule, volume) <= upper(front, rule, volume)]
+        runner = min(tied, key=simple)
+        return f"The runner-up is {case.names[runner.id]}: {_lower(reasons[runner.id])}"
+    if unclear := [c for c in found.holding if (p := pairs.get(c.id)) and p.high >= -rule.margin]:
+        near = min((c for c in unclear if c is not found.chosen), key=place)
+        return (
+            f"There is no runner-up; of the cells whose quality is open, {case.names[near.id]} comes first by "
+            f"{OBJECTIVES[rule.objective]} ({_value(near, case)}), but it is {_lower(reasons[near.id])}"
+        )
+    return "There is no runner-up: each other cell failed, breaks a limit, or could not be shown to be good enough."

@@ -1,0 +1,80 @@
+"""What records and rows say of a cell: the score judged, its memory, how simple it is, and how it compares with
+another on the same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from harness.decide.policy import Policy
+from harness.statistics import Paired, group_of, interaction, paired
+from harness.types import Json, Measurement, RunRecord, Status
+
+MEMORY = ("memory_bytes/cuda_peak_reserved", "memory_bytes/cuda_peak_allocated", "memory_bytes/peak_rss")
+SIMPLE_ADAPTATIONS = ("prompt_rag", "lora", "lora_head", "full_ft")
+UNQUANTIZED = ("fp16", "bf16", "fp32")
+Rows = Mapping[str, Sequence[Mapping[str, Json]]]
+
+
+def primary(record: RunRecord, policy: Policy | None = None) -> str:
+    """The name of the score that stands for quality: the policy's, else the suite's."""
+    chosen = policy.metric if policy else None
+    name = chosen or record.config.get("suite", {}).get("params", {}).get("primary", "good")
+    return str(name).removeprefix("quality/")
+
+
+def quality(record: RunRecord, policy: Policy | None = None) -> Measurement | None:
+    """The measurement that stands for quality."""
+    return record.value(f"quality/{primary(record, policy)}")
+
+
+def memory(record: RunRecord) -> Measurement | None:
+    """The memory a cell needs to run: what CUDA reserved, or the peak of the process where there is no GPU."""
+    return next((m for name in MEMORY if (m := record.value(name))), None)
+
+
+def simplicity(record: RunRecord) -> tuple[int, int, str]:
+    """Sorts the simpler cell first: prompting, then LoRA, then full fine-tuning; unquantized before quantized."""
+    return *simple_first(record.adaptation, record.quantization), record.id
+
+
+def simple_first(adaptation: str, quantization: str) -> tuple[int, int]:
+    """The part of that order which the names of a cell's choices decide."""
+    order = SIMPLE_ADAPTATIONS.index(adaptation) if adaptation in SIMPLE_ADAPTATIONS else len(SIMPLE_ADAPTATIONS)
+    return order, int(quantization not in UNQUANTIZED)
+
+
+def reference(records: Sequence[RunRecord]) -> RunRecord | None:
+    """What the others are compared with: the simplest cell that ended ok, so prompt_rag/fp16 where that did."""
+    return min((r for r in records if r.status is Status.OK), key=simplicity, default=None)
+
+
+def shared_scores(cells: Sequence[RunRecord], rows: Rows, score: str) -> tuple[list[list[float]], list[Json]]:
+    """The scores of several cells on the rows that all of them have, a list a cell in the same order of rows, and the
+    group of each row: a row without one is a group of its own."""
+    found = [{r["id"]: r for r in rows.get(c.id, ()) if is_score(r["scores"].get(score))} for c in cells]
+    shared = sorted(set.intersection(*map(set, found)), key=str) if found else []
+    groups = [group_of(found[0][i]) for i in shared]
+    return [[float(f[i]["scores"][score]) for i in shared] for f in found], groups
+
+
+def is_score(value: Json) -> bool:
+    """Whether a row's score is a number that can be paired."""
+    return isinstance(value, int | float) and 0 <= value <= 1
+
+
+def compare(a: RunRecord, b: RunRecord, rows: Rows, score: str) -> Paired | None:
+    """`a` against `b` on the rows that both have; None where there are none with a score from 0 to 1."""
+    (left, right), groups = shared_scores([a, b], rows, score)
+    return paired(left, right, groups) if left else None
+
+
+def interact(cells: Sequence[RunRecord], rows: Rows, score: str) -> Paired | None:
+    """How quantization changed the gain of an adaptation, on the rows that all of (tuned, base, tuned in 16 bits, base
+    in 16 bits) have; None unless there are four cells and such rows."""
+    scores, groups = shared_scores(cells, rows, score)
+    return interaction(scores[0], scores[1], scores[2], scores[3], groups) if len(scores) == 4 and groups else None
+
+
+def record_value(record: RunRecord, metric: str, policy: Policy | None = None) -> Measurement | None:
+    """A measurement by the name that policies use."""
+    return quality(record, policy) if metric == "quality" else record.value(metric)

@@ -1,0 +1,114 @@
+"""Dollars per 1,000 requests: serving at a measured rate, and what is done once, spread over a volume."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from harness.decide.findings import CostLine, HostedLine
+from harness.types import Json, RunRecord, Status
+
+BATCHED, GOODPUT = "batched", "goodput"
+BUILDS = ("base", "adapt", "quantize")
+
+
+def has_goodput(record: RunRecord, level: Mapping[str, float] | None) -> bool:
+    """Whether a rate was measured that meets the service level (any, where none is asked for)."""
+    latency = record.config.get("measure", {}).get("params", {}).get("latency") or {}
+    found = record.value("goodput_requests_per_s")
+    same = level is None or {k: float(v) for k, v in level.items()} == {
+        k: float(v) for k, v in (latency.get("level") or {}).items()
+    }
+    return found is not None and found.value > 0 and same
+
+
+def cost_line(record: RunRecord, basis: str) -> CostLine | None:
+    """What one cell costs at the price that its record names; None where no rate was measured or no price was set."""
+    price: Mapping[str, Any] = record.config.get("price") or {}
+    hourly, utilization = price.get("usd_per_hour"), price.get("utilization", 1.0)
+    if not hourly:
+        return None
+    seconds = sum(_owed_seconds(record.steps[k], record.environment) for k in BUILDS if k in record.steps)
+    building = seconds * hourly / 3600
+    rate = record.value("goodput_requests_per_s" if basis == GOODPUT else "throughput_requests_per_s")
+    recorded = record.value("cost_usd_per_1000")
+    if basis == BATCHED and recorded is not None:  # holds the batched rate's price and the building of that volume
+        serving = max(recorded.value - 1000 * building / price["volume_requests"], 0.0)
+    elif rate is not None and rate.value > 0:
+        serving = 1000 * hourly / 3600 / (rate.value * utilization)
+    else:
+        return None
+    labelling = (price.get("usd_per_labelled_row") or 0.0) * labelled_rows(record)
+    prompt, output = record.value("prompt_tokens/mean"), record.value("output_tokens/mean")
+    spread = 0.0
+    if recorded is not None and recorded.interval is not None and recorded.value > 0:
+        spread = recorded.interval.high / recorded.value - 1
+    elif (steps := record.value("throughput_tokens_per_s")) and len(steps.samples) > 2:
+        middle = statistics.fmean(steps.samples)
+        spread = 1.96 * statistics.stdev(steps.samples) / math.sqrt(len(steps.samples)) / middle if middle else 0.0
+    return CostLine(
+        serving, building + labelling, basis, prompt.value if prompt else None, output.value if output else None,
+        labelling, spread,
+    )  # fmt: skip
+
+
+def labelled_rows(record: RunRecord) -> int:
+    """Training rows that people had to label: those trained on, or the examples that a prompt shows."""
+    facts = record.steps.get("adapt", {}).get("facts") or {}
+    rows = facts.get("rows") or (facts.get("prompt") or {}).get("examples") or 0
+    return int(rows) if isinstance(rows, int | float) else 0
+
+
+def _owed_seconds(step: Mapping[str, Any], environment: Mapping[str, Json]) -> float:
+    """Seconds of the whole machine that a build pays for: on a CPU it ran on some of the cores, beside others."""
+    cores, threads = environment.get("cpu_count"), step.get("threads")
+    share = threads / cores if environment.get("device") == "cpu" and threads and cores else 1.0
+    return float((step.get("seconds") or 0.0) * min(share, 1.0))
+
+
+def combined(lines: Sequence[tuple[float, CostLine]]) -> CostLine:
+    """The lines of a recipe's suites as one, by the weights of the suites, taken as shares of the requests: serving and
+    tokens are weighted means, and each suite's building is paid for."""
+    total = sum(w for w, _ in lines)
+
+    def mean(values: Sequence[float | None]) -> float | None:
+        known = [(w / total) * v for (w, _), v in zip(lines, values, strict=True) if v is not None]
+        return sum(known) if len(known) == len(lines) else None
+
+    first = lines[0][1]
+    return CostLine(
+        mean([c.serving_usd_per_1000 for _, c in lines]) or 0.0, sum(c.once_usd for _, c in lines), first.basis,
+        mean([c.prompt_tokens for _, c in lines]), mean([c.output_tokens for _, c in lines]),
+        sum(c.labelling_usd for _, c in lines), max(c.spread for _, c in lines),
+    )  # fmt: skip
+
+
+def break_even(line: CostLine, usd_per_1000: float) -> float | None:
+    """From how many requests on a cell is cheaper than a fixed price; None where it never is."""
+    saved = usd_per_1000 - line.serving_usd_per_1000
+    if saved <= 0:
+        return None if line.once_usd or saved < 0 else 0.0
+    return 1000 * line.once_usd / saved
+
+
+def hosted_lines(
+    records: Sequence[RunRecord], asked: CostLine | None, costs: Mapping[str, CostLine]
+) -> tuple[HostedLine, ...]:
+    """What hosted APIs ask for requests like those of the cell `asked`: its mean prompt and reply, counted with its own
+    tokenizer. Nothing where prompts were not counted or the records name no hosted prices."""
+    table: Mapping[str, Any] = next(
+        (h for r in records if r.status is Status.OK and (h := (r.config.get("price") or {}).get("hosted"))), {}
+    )
+    if asked is None or asked.prompt_tokens is None or asked.output_tokens is None:
+        return ()
+    found = []
+    for name, row in table.items():
+        tokens = (
+            asked.prompt_tokens * row["usd_per_million_input"] + asked.output_tokens * row["usd_per_million_output"]
+        )
+        usd = tokens / 1000
+        even = {i: break_even(line, usd) for i, line in costs.items()}
+        found.append(HostedLine(str(row.get("name", name)), usd, str(row["date"]), str(row["source"]), even))
+    return tuple(found)

@@ -1,0 +1,139 @@
+"""Where a team stands on the usual way up, prompting with retrieval, LoRA, quantization, full fine-tuning, and the next
+step worth trying, from what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from harness.decide.cells import UNQUANTIZED, Rows, compare, primary, quality
+from harness.decide.findings import Rung
+from harness.decide.policy import Policy
+from harness.statistics import Paired
+from harness.types import RunRecord, Status, is_side
+from harness.wording import share, told
+
+TAKEN, NEXT, NOT_NEEDED, NOT_MEASURED = "taken", "next", "not needed", "not measured"
+Named = Mapping[str, str]
+
+
+def ladder(
+    records: Sequence[RunRecord], rows: Rows, policy: Policy, chosen: RunRecord | None, names: Named
+) -> tuple[Rung, ...]:
+    """Four rungs. `records` may hold the parts of a learning curve; `chosen` is None where nothing was chosen. Cells of
+    the chosen one's suite, model and seed are compared."""
+    ok = [r for r in records if r.status is Status.OK and quality(r, policy) and not is_side(r.id)]
+    if not ok:
+        return ()
+    stand = chosen or max(ok, key=lambda r: m.value if (m := quality(r, policy)) else 0.0)
+    ok = [r for r in ok if (r.suite, r.model, r.seed) == (stand.suite, stand.model, stand.seed)]
+    by = {
+        kind: [r for r in ok if r.adaptation in adaptations]
+        for kind, adaptations in (("prompt", ("prompt_rag",)), ("lora", ("lora", "lora_head")), ("full", ("full_ft",)))
+    }
+    best = {kind: max(cells, key=_quality(policy)) for kind, cells in by.items() if cells}
+
+    def versus(a: RunRecord, b: RunRecord) -> Paired | None:
+        return compare(a, b, rows, primary(a, policy))
+
+    rungs = [
+        _prompt(best, stand, policy, names),
+        _trained("LoRA", "lora", "prompt", best, stand, versus, names),
+        _quantized(ok, stand, policy, versus, names),
+        _trained("Full fine-tuning", "full", "lora" if "lora" in best else "prompt", best, stand, versus, names),
+    ]
+    return tuple(_with_next(rungs, records, rows, policy, chosen, stand, names))
+
+
+def _quality(policy: Policy) -> Callable[[RunRecord], float]:
+    return lambda r: m.value if (m := quality(r, policy)) else 0.0
+
+
+def _prompt(best: Mapping[str, RunRecord], stand: RunRecord, policy: Policy, names: Named) -> Rung:
+    name = "Prompt and retrieval"
+    if "prompt" not in best:
+        return Rung(name, NOT_MEASURED, "No cell answers by prompting alone, so what training adds is open.")
+    cell = best["prompt"]
+    text = f"Prompting alone reaches {share(_quality(policy)(cell))} ({names[cell.id]})"
+    return Rung(name, TAKEN, text + (", and that is enough." if stand.adaptation == "prompt_rag" else "."))
+
+
+def _trained(
+    name: str, kind: str, below: str, best: Mapping[str, RunRecord], stand: RunRecord,
+    versus: Callable[[RunRecord, RunRecord], Paired | None], names: Named,
+) -> Rung:  # fmt: skip
+    if kind not in best:
+        return Rung(name, NOT_MEASURED, "No cell of this run is trained so.")
+    mine = best[kind]
+    standing = (stand.adaptation == "full_ft") == (kind == "full") and stand.adaptation != "prompt_rag"
+    pair = versus(mine, best[below]) if below in best else None
+    if pair is None:
+        return Rung(name, TAKEN if standing else NOT_NEEDED, f"Measured as {names[mine.id]}, with nothing to compare.")
+    against = f"{names[mine.id]} against {names[best[below].id]}: {told(pair)}"
+    if pair.low > 0:
+        added = f"It is shown to add quality: {against}."
+    elif pair.high < 0:
+        added = f"It is shown to lose quality: {against}."
+    else:
+        added = f"It is not shown to add quality: {against}."
+    passed = kind == "lora" and stand.adaptation == "full_ft"
+    return Rung(name, TAKEN if standing or (passed and pair.low > 0) else NOT_NEEDED, added)
+
+
+def _quantized(
+    ok: Sequence[RunRecord], stand: RunRecord, policy: Policy,
+    versus: Callable[[RunRecord, RunRecord], Paired | None], names: Named,
+) -> Rung:  # fmt: skip
+    name = "Quantization or a smaller model"
+    same = [r for r in ok if r.adaptation == stand.adaptation]
+    whole = next((r for r in same if r.quantization in UNQUANTIZED), None)
+    small = [r for r in same if r.quantization not in UNQUANTIZED]
+    if not small:
+        return Rung(name, NOT_MEASURED, f"No quantized cell of {stand.adaptation} was measured.")
+    mine = stand if stand in small else max(small, key=_quality(policy))
+    pair = versus(mine, whole) if whole else None
+    text = f"{names[mine.id]} against {names[whole.id]}: {told(pair)}" if pair and whole else names[mine.id]
+    if stand in small:
+        return Rung(name, TAKEN, f"The quantized cell is the one to ship ({text}).")
+    return Rung(name, NOT_NEEDED, f"Measured, and the unquantized cell was preferred ({text}).")
+
+
+def _with_next(
+    rungs: list[Rung], records: Sequence[RunRecord], rows: Rows, policy: Policy, chosen: RunRecord | None,
+    stand: RunRecord, names: Named,
+) -> list[Rung]:  # fmt: skip
+    """Marks the next step: the first rung that was not measured and that the evidence asks for. Below the floor it is
+    one that adds quality; with all of them measured, the learning curve says whether more rows would help."""
+    short = chosen is None
+    wanted = (1, 3, 2) if short else (1, 2)
+    at = next((n for n in wanted if rungs[n].state == NOT_MEASURED), None)
+    if at == 1 and not short and policy.min_quality is not None:
+        at = 2 if rungs[2].state == NOT_MEASURED else None  # prompting holds the floor already
+    if at is not None:
+        why = {
+            1: "LoRA is the next step worth trying: it is the cheapest way to learn what training adds.",
+            2: f"Quantization of {names[stand.id]} is the next step worth trying: it was not measured here.",
+            3: "Full fine-tuning is the next step worth trying: no cell measured so far can be recommended.",
+        }[at]
+        rungs[at] = Rung(rungs[at].name, NEXT, why)
+        return rungs
+    last = curve_step(records, rows, policy, stand)
+    if last is not None:
+        grows = last.low > 0
+        text = f"The last part of the training rows added {told(last)}" + (
+            ", so more rows would likely still help." if grows else ", so more of the same rows are not shown to help."
+        )
+        rungs.append(Rung("More training rows", NEXT if grows else NOT_NEEDED, text))
+    elif short:
+        rungs.append(
+            Rung("More training rows", NEXT, "All usual steps were measured: more rows, or a larger model, come next.")
+        )
+    return rungs
+
+
+def curve_step(records: Sequence[RunRecord], rows: Rows, policy: Policy, stand: RunRecord) -> Paired | None:
+    """What the last part of the training rows added to a cell, where its learning curve was measured."""
+    parts = [r for r in records if r.status is Status.OK and r.id.startswith(f"{stand.id}/curve=")]
+    if not parts:
+        return None
+    largest = max(parts, key=lambda r: float(r.config["suite"]["params"].get("train_share", 0.0)))
+    return compare(stand, largest, rows, primary(stand, policy))

@@ -1,0 +1,220 @@
+"""How sure a choice is: rows, seeds and latency samples are drawn again together, and the policy's rule is asked what
+is best as if each draw were the truth.
+
+Rows are drawn by the Bayesian bootstrap (Rubin 1981, Ann. Stat. 9:130): each group of rows gets a weight from a flat
+Dirichlet distribution, the same for all cells, so that cells that answered the same rows stay paired and no draw lacks
+a group. Each cell also gets half of a made-up flip each way, as intervals of differences have it
+(`harness.statistics.paired`). Training luck is drawn where a recipe has several seeds; p95s by the exact distribution
+of the order statistics of a bootstrap sample; costs by the spread of the steps that were timed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from harness.decide.facts import Candidate, Facts, Recipe, Scores
+from harness.decide.findings import Odds
+from harness.decide.policy import COST, P95, Policy
+from harness.decide.rule import volume_of
+from harness.types import Status
+
+DRAWS = 2_000
+FAMILY = 3  # cells of a family, at least, to tell how much families vary
+FRONT_WORK = 400_000  # cells × draws whose fronts are sought; beyond, a part of the draws is enough
+NORMAL_95 = 1.96
+
+
+def odds(
+    facts: Facts, kinds: Sequence[Recipe], tables: Mapping[str, Scores], policy: Policy, draws: int = DRAWS,
+    seed: int = 0,
+) -> tuple[dict[str, Odds], Any]:  # fmt: skip
+    """The odds of each candidate, and the place of the best in each draw (-1: none holds the limits). `kinds` and the
+    columns of `tables` stand in the order of the candidates."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    them = facts.candidates
+    families = [(k.cells[0].model, k.cells[0].adaptation) for k in kinds]
+    by_suite = {
+        s: pulled(rng, _quality_draws(rng, t, [c.id for c in them], draws), _measured(t), families)
+        for s, t in tables.items()
+    }
+    shift = {s: _measured(t) for s, t in tables.items()}
+    quality = sum(t.weight * by_suite[s] for s, t in tables.items()) + np.array(
+        [c.quality for c in them]
+    ) - sum(t.weight * shift[s] for s, t in tables.items())  # fmt: skip
+    lowest = np.min(list(by_suite.values()), axis=0)
+    p95 = np.stack([_p95_draws(rng, c, k, draws) for c, k in zip(them, kinds, strict=True)], axis=1)
+    cost = _cost_draws(rng, them, volume_of(facts, policy), draws)
+    ram = np.array([math.inf if c.memory_bytes is None else c.memory_bytes for c in them])
+    feasible = _feasible(them, lowest, p95, ram, policy)
+    best = best_by_rule(quality, p95, cost, feasible, policy)
+    some = min(draws, max(50, FRONT_WORK // max(len(them), 1)))
+    front = np.zeros(len(them))
+    for d in range(some):
+        inside = np.flatnonzero(feasible[d])
+        values = np.stack([-quality[d], p95[d], ram, cost[d]], axis=1)[inside]
+        front[inside[pareto(values)]] += 1
+    wins = np.bincount(best[best >= 0], minlength=len(them)) / draws
+    share = feasible.mean(axis=0)
+    return {c.id: Odds(float(share[n]), float(front[n] / some), float(wins[n])) for n, c in enumerate(them)}, best
+
+
+def best_by_rule(quality: Any, p95: Any, cost: Any, feasible: Any, policy: Policy) -> Any:
+    """The best of each draw (rows) were its numbers the truth: among the cells that hold the limits and are within the
+    margin of the highest quality, the first by the objective; of equals, the first in order."""
+    import numpy as np
+
+    top = np.where(feasible, quality, -math.inf).max(axis=1, keepdims=True)
+    good = feasible & (quality >= top - (policy.margin if policy.objective in (COST, P95) else 0.0))
+    score = cost if policy.objective == COST else p95 if policy.objective == P95 else -quality
+    return np.where(feasible.any(axis=1), np.where(good, score, math.inf).argmin(axis=1), -1)
+
+
+def pareto(values: Any) -> Any:
+    """Which rows no other row dominates, where less is better in every column."""
+    import numpy as np
+
+    left = np.lexsort(values.T[::-1])  # what dominates a row stands before it
+    kept = []
+    while left.size:
+        first = values[left[0]]
+        same = (values[left] == first).all(axis=1)
+        kept.append(left[same])
+        left = left[(values[left] < first).any(axis=1) & ~same]
+    return np.sort(np.concatenate(kept)) if kept else left
+
+
+def _measured(table: Scores) -> Any:
+    import numpy as np
+
+    has = ~np.isnan(table.values)
+    return np.where(has, table.values, 0.0).sum(axis=0) / np.maximum(has.sum(axis=0), 1)
+
+
+def _quality_draws(rng: Any, table: Scores, ids: Sequence[str], draws: int) -> Any:
+    """Draws × cells of the mean score of a suite."""
+    import numpy as np
+
+    has = ~np.isnan(table.values)
+    scores = np.where(has, table.values, 0.0)
+    places = {g: n for n, g in enumerate(dict.fromkeys(table.groups))}
+    order = [places[g] for g in table.groups]
+    groups = len(places)
+    if not groups:
+        return np.full((draws, len(ids)), 0.0)
+    if groups < len(order):
+        place = np.argsort(order, kind="stable")
+        starts = np.searchsorted(np.asarray(order)[place], np.arange(groups))
+        sums, sizes = (np.add.reduceat(x[place].astype(float), starts, axis=0) for x in (scores, has))
+    else:
+        sums, sizes = scores, has.astype(float)
+    weights = rng.standard_exponential((draws, groups), dtype=np.float32)
+    alike = bool((sizes == sizes[:, :1]).all())
+    under = weights @ (sizes[:, :1] if alike else sizes).astype(np.float32)
+    means = (weights @ sums.astype(np.float32)) / np.maximum(under, 1e-9)
+    rows = np.maximum(has.sum(axis=0), 1)
+    whole = (scores % 1 == 0).all(axis=0)
+    typical = np.where(whole, 1.0, scores.std(axis=0))
+    drawn = means + rng.standard_normal((draws, len(ids)), dtype=np.float32) * typical / rows
+    return drawn + _luck(rng, table, ids, draws)
+
+
+def pulled(rng: Any, drawn: Any, measured: Any, families: Sequence[Any]) -> Any:
+    """Draws with the cells of a family (those that differ in quantization and knobs alone) pulled toward their mean, as
+    far as their differences may be chance: the highest of several is else believed too much. How much families vary is
+    drawn too, with a flat prior on that standard deviation.
+
+    The normal hierarchical model (Efron & Morris 1975, JASA 70:311; Gelman 2006, Bayesian Analysis 1:515; for many
+    comparisons Gelman, Hill & Yajima 2012, J. Res. Educ. Eff. 5:189), on the differences from the family's mean, in
+    which the luck of rows that all cells share is gone.
+    """
+    import numpy as np
+
+    out = np.array(drawn, dtype=float)
+    for family in dict.fromkeys(families):
+        at = np.array([n for n, f in enumerate(families) if f == family])
+        if len(at) < FAMILY:
+            continue
+        middle = out[:, at].mean(axis=1, keepdims=True)
+        apart, seen = out[:, at] - middle, measured[at] - measured[at].mean()
+        chance = np.maximum(apart.var(axis=0), 1e-12)
+        total = (seen**2).sum() / rng.chisquare(len(at) - 2, len(out))
+        between = np.maximum(total - chance.mean(), 0.0)[:, None]
+        keep = between / (between + chance)
+        out[:, at] = middle + keep * seen + np.sqrt(keep) * (apart - seen)
+    return out
+
+
+def _luck(rng: Any, table: Scores, ids: Sequence[str], draws: int) -> Any:
+    """The luck of training, for recipes with several seeds: t with as many degrees of freedom as they tell, and the
+    variance between seeds less what rows bring into it (as `harness.statistics.over_seeds` counts it)."""
+    import numpy as np
+
+    luck = np.zeros((draws, len(ids)))
+    for n, i in enumerate(ids):
+        if columns := table.by_seed.get(i):
+            each = np.array(list(columns.values()))
+            each = each[:, ~np.isnan(each).any(axis=0)]
+            seeds, rows = each.shape
+            if rows > 1:
+                own = each - each.mean(axis=0)
+                by_rows = float((own.var(axis=1, ddof=1) / rows).sum() / (seeds * (seeds - 1)))
+                spread = max(float(each.mean(axis=1).var(ddof=1) / seeds) - by_rows, 0.0)
+                luck[:, n] = rng.standard_t(seeds - 1, draws) * math.sqrt(spread)
+    return luck
+
+
+def _p95_draws(rng: Any, c: Candidate, kind: Recipe, draws: int) -> Any:
+    """Draws of the p95 of a recipe's slowest suite: bootstrap quantiles of its samples, or by its interval."""
+    import numpy as np
+
+    if c.p95_ms is None:
+        return np.full(draws, math.inf)
+    for r in kind.cells:
+        m, base = r.value(P95), r.value("e2e_ms/p50")
+        if r.status is Status.OK and m and m.value == c.p95_ms and base and len(base.samples) > 1:
+            return bootstrap_quantiles(rng, base.samples, 0.95, draws)
+    high = c.p95_high_ms or c.p95_ms
+    return c.p95_ms * np.exp(rng.standard_normal(draws) * max(math.log(high / c.p95_ms), 0.0) / NORMAL_95)
+
+
+def bootstrap_quantiles(rng: Any, samples: Sequence[float], q: float, draws: int) -> Any:
+    """A quantile of so many bootstrap samples, without drawing them: the k-th of n uniform numbers has a Beta(k,
+    n - k + 1) distribution, and the next one lies a Beta(1, n - k) share of the rest above it."""
+    import numpy as np
+
+    values = np.sort(np.asarray(samples, dtype=float))
+    n = len(values)
+    at = q * (n - 1)
+    k = int(at) + 1
+    first = rng.beta(k, n - k + 1, draws)
+    then = first + (1 - first) * rng.beta(1, n - k, draws) if k < n else first
+    low, high = (values[np.minimum((u * n).astype(int), n - 1)] for u in (first, then))
+    return low + (at - int(at)) * (high - low)
+
+
+def _cost_draws(rng: Any, them: Sequence[Candidate], volume: float, draws: int) -> Any:
+    import numpy as np
+
+    serving = np.array([c.cost.serving_usd_per_1000 if c.cost else math.inf for c in them])
+    once = np.array([1000 * c.cost.once_usd / volume if c.cost else 0.0 for c in them])
+    spread = np.log1p([c.cost.spread if c.cost else 0.0 for c in them]) / NORMAL_95
+    return serving * np.exp(rng.standard_normal((draws, len(them))) * spread) + once
+
+
+def _feasible(them: Sequence[Candidate], lowest: Any, p95: Any, ram: Any, policy: Policy) -> Any:
+    import numpy as np
+
+    ok = np.ones(lowest.shape, dtype=bool)
+    if policy.min_quality is not None:
+        ok &= lowest >= policy.min_quality
+    if policy.max_p95_e2e_ms is not None:
+        ok &= p95 <= policy.max_p95_e2e_ms
+    if policy.max_memory_bytes is not None:
+        ok &= ram <= policy.max_memory_bytes
+    if policy.min_valid is not None:
+        ok &= np.array([c.valid is not None and c.valid >= policy.min_valid for c in them])
+    return ok

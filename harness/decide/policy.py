@@ -1,0 +1,88 @@
+"""What counts: hard limits first, then one objective among the cells that are good enough."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+from harness.errors import UserError
+from harness.types import Json
+
+COST, P95, QUALITY = "cost_usd_per_1000", "e2e_ms/p95", "quality"
+OBJECTIVES = {COST: "cost per 1,000 requests", P95: "p95 response time", QUALITY: "quality"}
+LEVEL = ("ttft_ms", "token_ms", "share")
+NUMBERS = (  # key, highest, may be null
+    ("margin", 1.0, False),
+    ("min_quality", 1.0, True),
+    ("min_valid", 1.0, True),
+    ("max_p95_e2e_ms", math.inf, True),
+    ("max_memory_bytes", math.inf, True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """`metric` is the score judged (None: the suite's own primary score); limits of None do not apply.
+
+    `min_valid` is the least share of valid outputs: `valid_metric` where a suite has that score, else the share that
+    was not cut off. `volume_requests` pay for what is done once (None: the volume that the prices name). A goodput
+    counts only if it was measured at `service_level` (None: whichever it was measured at). `suites` weighs the suites
+    of a run (None: all alike); one of weight 0 or without a weight is not judged.
+    """
+
+    objective: str
+    name: str = "policy"
+    metric: str | None = None
+    min_quality: float | None = None
+    max_p95_e2e_ms: float | None = None
+    max_memory_bytes: float | None = None
+    min_valid: float | None = None
+    valid_metric: str | None = None
+    margin: float = 0.05
+    volume_requests: float | None = None
+    service_level: Mapping[str, float] | None = None
+    suites: Mapping[str, float] | None = None
+
+
+def read_policy(values: Mapping[str, Json]) -> Policy:
+    """The policy of a `conf/policy/*.yaml`; raises `UserError` with a line for each unknown key or bad value."""
+    known = {f.name for f in fields(Policy)}
+    name = values.get("name", "policy")
+    mistakes = [
+        f"policy {name}: unknown key {key!r}; known are {', '.join(sorted(known))}"
+        for key in values
+        if key not in known
+    ]
+    if values.get("objective") not in OBJECTIVES:
+        mistakes.append(f"policy {name}: objective {values.get('objective')!r}; choose {', '.join(OBJECTIVES)}")
+    for key, top, nullable in NUMBERS:
+        value = values.get(key, 0.0)
+        if not (_number(value) and 0 <= value <= top) and not (value is None and nullable):
+            what = "a share from 0 to 1" if top == 1 else "a number of 0 or more"
+            mistakes.append(f"policy {name}: {key} {value!r}; give {what}{' or null' if nullable else ''}")
+    mistakes += [
+        f"policy {name}: {key} {values[key]!r}; give a score of the suite or null"
+        for key in ("metric", "valid_metric")
+        if values.get(key) is not None and not isinstance(values[key], str)
+    ]
+    volume = values.get("volume_requests")
+    if volume is not None and not (_number(volume) and 0 < volume < math.inf):
+        mistakes.append(f"policy {name}: volume_requests {volume!r}; give a number above 0 or null")
+    level = values.get("service_level")
+    if level is not None and not (
+        isinstance(level, Mapping) and set(level) == set(LEVEL) and all(_number(v) and v > 0 for v in level.values())
+    ):
+        mistakes.append(f"policy {name}: service_level {level!r}; give {', '.join(LEVEL)}, each above 0, or null")
+    weights = values.get("suites")
+    if weights is not None and not (
+        isinstance(weights, Mapping) and all(_number(v) and v >= 0 for v in weights.values()) and sum(weights.values())
+    ):
+        mistakes.append(f"policy {name}: suites {weights!r}; give suite names with weights of 0 or more, or null")
+    if mistakes:
+        raise UserError(mistakes)
+    return Policy(**values)
+
+
+def _number(value: Json) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,138 @@
+"""The rule of choice, small enough to be written twice: here, and in the script of the page.
+
+    candidates that hold the limits
+      -> the one of highest quality
+      -> those good enough: shown to be within the margin of it (the whole 95% interval), or simpler than it and not
+         told apart from it (the interval reaches 0, the measured difference stays within the margin)
+      -> the best of them by the objective; what the objective does not tell apart from it goes to the simplest
+      -> never one that another beats in all that counts
+
+Complexity has to be shown to pay: a simpler cell that cannot be told apart from the best needs no proof, while one that
+is more complex has to be shown to be as good. The measured difference must stay within the margin in both cases, so
+that having few rows does not speak for a cell that looks worse.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from harness.decide.facts import Candidate, Facts, Pair
+from harness.decide.policy import COST, P95, Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """How a choice came about. `holding` hold the limits; `shown` are shown to be within the margin of `best`, `alike`
+    cannot be told apart from it; `good` are those good enough, `front` the best of them by the objective; `group` are
+    those that neither quality nor the objective tells apart from the chosen, simplest first. `passed` were the choice
+    until one that dominates them was found."""
+
+    holding: tuple[Candidate, ...] = ()
+    best: Candidate | None = None
+    shown: tuple[Candidate, ...] = ()
+    alike: tuple[Candidate, ...] = ()
+    good: tuple[Candidate, ...] = ()
+    front: Candidate | None = None
+    group: tuple[Candidate, ...] = ()
+    passed: tuple[Candidate, ...] = ()
+    chosen: Candidate | None = None
+
+
+def simple(c: Candidate) -> tuple[int, str]:
+    """Sorts the simpler first; names settle the rest."""
+    return c.rank, c.id
+
+
+def holds(c: Candidate, policy: Policy) -> bool:
+    """Whether a candidate breaks no limit; what was not measured breaks a limit that is set."""
+    return (
+        (policy.min_quality is None or c.lowest_quality >= policy.min_quality)
+        and (policy.max_p95_e2e_ms is None or (c.p95_ms is not None and c.p95_ms <= policy.max_p95_e2e_ms))
+        and (policy.max_memory_bytes is None or (c.memory_bytes or math.inf) <= policy.max_memory_bytes)
+        and (policy.min_valid is None or (c.valid is not None and c.valid >= policy.min_valid))
+    )
+
+
+def volume_of(facts: Facts, policy: Policy) -> float:
+    """The requests that pay for what is done once."""
+    return policy.volume_requests or facts.volume_requests
+
+
+def score(c: Candidate, policy: Policy, volume: float, hourly: float = 1.0) -> float:
+    """What the objective makes small."""
+    if policy.objective == COST:
+        return c.cost.usd_per_1000(volume, hourly) if c.cost else math.inf
+    if policy.objective == P95:
+        return math.inf if c.p95_ms is None else c.p95_ms
+    return -c.quality
+
+
+def upper(c: Candidate, policy: Policy, volume: float, hourly: float = 1.0) -> float:
+    """The upper end of that number's interval: up to here others cannot be told apart from it."""
+    if policy.objective == COST and c.cost:
+        return c.cost.usd_per_1000(volume, hourly) + hourly * c.cost.spread * c.cost.serving_usd_per_1000
+    if policy.objective == P95 and c.p95_high_ms is not None:
+        return c.p95_high_ms
+    return score(c, policy, volume, hourly)
+
+
+def dominates(a: Candidate, b: Candidate, volume: float, hourly: float = 1.0) -> bool:
+    """Whether `a` is no worse than `b` in quality, p95, memory, cost and simplicity, and better in one of them. Among
+    equally simple cells this is the usual Pareto dominance."""
+    left, right = _all_that_counts(a, volume, hourly), _all_that_counts(b, volume, hourly)
+    return left != right and all(x <= y for x, y in zip(left, right, strict=True))
+
+
+def _all_that_counts(c: Candidate, volume: float, hourly: float) -> tuple[float, ...]:
+    return (
+        -c.quality,
+        math.inf if c.p95_ms is None else c.p95_ms,
+        math.inf if c.memory_bytes is None else c.memory_bytes,
+        c.cost.usd_per_1000(volume, hourly) if c.cost else math.inf,
+        c.rank,
+    )
+
+
+def alike(pair: Pair, margin: float) -> bool:
+    """Whether a cell cannot be told apart from the best, and looks no worse than the margin allows."""
+    return pair.high >= 0 and pair.delta >= -margin
+
+
+def judge(facts: Facts, policy: Policy, hourly: float = 1.0) -> Judgement:
+    """The choice and how it came about; `hourly` times the price of an hour of hardware."""
+    volume = volume_of(facts, policy)
+    holding = tuple(c for c in facts.candidates if holds(c, policy))
+    if not holding:
+        return Judgement()
+    best = min(holding, key=lambda c: (-c.quality, *simple(c)))
+    pairs = facts.pairs.get(best.id, {})
+    paired = [(c, p) for c in holding if c is not best and (p := pairs.get(c.id))]
+    shown = (best, *(c for c, p in paired if p.low > -policy.margin))
+    same = (best, *(c for c, p in paired if alike(p, policy.margin)))
+    good = (*shown, *(c for c in same if c.rank < best.rank and c not in shown))
+    front = best
+    tied = same
+    if policy.objective in (COST, P95):
+        front = min(good, key=lambda c: (score(c, policy, volume, hourly), *simple(c)))
+        limit = upper(front, policy, volume, hourly)
+        tied = tuple(c for c in dict.fromkeys((*good, *same)) if score(c, policy, volume, hourly) <= limit)
+    able = [c for c in tied if policy.objective not in (COST, P95) or c in good or c.rank < front.rank]
+    chosen = min(able, key=lambda c: (c.rank, score(c, policy, volume, hourly), c.id))
+    rivals = [best, *(c for c, _ in paired)]
+    passed = []
+    while better := [c for c in rivals if dominates(c, chosen, volume, hourly)]:
+        passed.append(chosen)
+        chosen = min(better, key=lambda c: (score(c, policy, volume, hourly), *simple(c)))
+    mine = score(chosen, policy, volume, hourly)
+    near = [c for c in tied if policy.objective not in (COST, P95) or upper(c, policy, volume, hourly) >= mine]
+    group = [c for c in near if c is not chosen and c not in passed]
+    return Judgement(
+        holding, best, shown, same, good, front, (chosen, *sorted(group, key=simple)), tuple(passed), chosen
+    )
+
+
+def choose(facts: Facts, policy: Policy) -> str | None:
+    """The cell that the rule chooses; None where none holds the limits."""
+    found = judge(facts, policy).chosen
+    return found.id if found else None
