@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.decide import CostLine, Decision, primary, quality
@@ -49,6 +49,7 @@ class Drawing:
     heads: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+    legend: tuple[tuple[str, int], ...] = ()
 
 
 def svg(spec: Spec, title: str, description: str) -> str:
@@ -184,7 +185,7 @@ def scatter(run: Run, decision: Decision | None) -> Drawing | None:
 
     rows = [(run.names[r.id], _whole(x), _whole(y), "yes" if (x.value, y.value) in best else "") for r, x, y in every]
     left = f" {len(found)} of {len(every)} cells are drawn." if len(found) < len(every) else ""
-    return drawn(
+    made = drawn(
         make, "Quality against " + ("cost" if unit == "USD" else "p95 response time"),
         f"{len(found)} cells by {what} and by the share of rows that pass “{primary(found[0][0])}”, with 95% intervals."
         f"{left}", ("Cell", what, "Quality", "On the front"), rows,
@@ -192,6 +193,7 @@ def scatter(run: Run, decision: Decision | None) -> Drawing | None:
         "dashed line joins the cells that no other beats in both (the Pareto front)"
         + ("; the recommended cell is ringed." if chosen else ".") + left,
     )  # fmt: skip
+    return replace(made, legend=tuple((k, n) for n, k in enumerate(kinds)))
 
 
 def _ends(m: Measurement) -> tuple[float, float]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from harness.decide import compare, interact, primary, quality, reference, shared_scores
+from harness.decide import Decision, compare, interact, primary, quality, reference, shared_scores
+from harness.report import charts
 from harness.report.run import Run, kin, parent_of, share_of, variant
 from harness.report.text import NONE, p_text, told, told_points
 from harness.statistics import Paired, holm, over_seeds
@@ -13,13 +14,12 @@ from harness.types import RunRecord, Status
 from harness.wording import number, points
 
 
-def differences(run: Run, margin: float) -> dict[str, Any]:
-    """Each cell against the reference on the same rows, with a common axis for the drawn intervals."""
+def differences(run: Run) -> dict[str, Any]:
+    """Each cell against the reference on the same rows, corrected for all of these comparisons."""
     against = reference(list(run.records.values()))
     others = [r for r in run.ok if against and r.id != against.id and r.suite == against.suite]
     pairs = {r.id: pair for r in others if against and (pair := compare(r, against, run.rows, primary(against)))}
     adjusted = holm({i: pair.p for i, pair in pairs.items()})
-    reach = max([margin, 0.1, *(abs(v) for pair in pairs.values() for v in (pair.low, pair.high))]) * 1.06
     lines = []
     for i, pair in pairs.items():
         smallest = pair.smallest(len(pairs))
@@ -29,14 +29,41 @@ def differences(run: Run, margin: float) -> dict[str, Any]:
                 "p": p_text(pair.p), "holm": p_text(adjusted[i]), "significant": adjusted[i] < 0.05,
                 "gained": pair.gained, "lost": pair.lost, "n": pair.n,
                 "smallest": f"{100 * smallest:.0f}" if math.isfinite(smallest) else "none",
-                "x": {k: 100 + 95 * getattr(pair, k) / reach for k in ("delta", "low", "high")},
             }
         )  # fmt: skip
     return {
         "reference": run.names[against.id] if against else "", "score": primary(against) if against else "",
-        "rows": lines, "margin_x": 100 - 95 * margin / reach, "margin": f"{100 * margin:g}",
-        "reach": f"{100 * reach / 1.06:.0f}",
+        "rows": lines,
     }  # fmt: skip
+
+
+def against_best(run: Run, decision: Decision | None, margin: float) -> charts.Drawing | None:
+    """Each cell beside the baseline, and its paired difference from the cell of highest quality; None where no two
+    cells answered the same rows."""
+    base = reference(run.ok)
+    top = run.records.get((decision.best if decision else None) or "")
+    if top is None:
+        top = max((r for r in run.ok if quality(r)), key=_score, default=None)
+    if base is None or top is None or base.suite != top.suite:
+        return None
+    name, lines = primary(top), []
+    for r in run.ok:
+        own = compare(r, base, run.rows, name) if r.suite == base.suite and quality(r) else None
+        pair = compare(r, top, run.rows, name) if own and r is not top else None
+        if own is None:
+            continue
+        (mine, theirs), _ = shared_scores([r, base], run.rows, name)
+        lines.append(
+            {"name": run.names[r.id], "score": sum(mine) / len(mine), "base": sum(theirs) / len(theirs),
+             "delta": pair.delta if pair else None, "low": pair.low if pair else None,
+             "high": pair.high if pair else None}
+        )  # fmt: skip
+    return charts.dumbbells(lines, run.names[base.id], run.names[top.id], margin) if len(lines) > 1 else None
+
+
+def _score(r: RunRecord) -> float:
+    m = quality(r)
+    return m.value if m else -1.0
 
 
 def quantized(run: Run, margin: float) -> dict[str, Any]:

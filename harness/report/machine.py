@@ -9,9 +9,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from harness.decide import quality
 from harness.report.cells import COLUMNS
 from harness.report.run import Run, state
-from harness.decide import quality
 from harness.types import Json, plain
 
 FORMAT = 1

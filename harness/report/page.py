@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -101,7 +103,7 @@ def view(run: Run) -> dict[str, Any]:
         "dumbbells": against_best(some, decision, rule.margin), "costs": account.cost_chart(run, decision),
         "account": account.account(run, decision), "all_cells": table, "first_cells": _shown_first(table, some),
         "load": under_load(some), "rooms": rooms(some), "adapters": adapters(some),
-        "scores": scores(some), "differences": differences(some, rule.margin), "proofs": proofs(some),
+        "scores": scores(some), "differences": differences(some), "proofs": proofs(some),
         "quantized": quantized(some, rule.margin), "leakage": leakage(some), "seeds": seeds(run),
         "control": control(run), "learning": learning(run, rule.margin),
         "curves": charts.losses(some), "flips": flips, "examples": examples(some, decision),
@@ -134,6 +136,8 @@ def script_json(value: Json) -> str:
     """JSON that stays text inside a script element, whatever it holds."""
 
     def shown(item: Json) -> Json:
+        if isinstance(item, float) and not math.isfinite(item):
+            return None if math.isnan(item) else math.copysign(sys.float_info.max, item)  # compares as infinity does
         if isinstance(item, str):
             return visible(item)
         if isinstance(item, Mapping):

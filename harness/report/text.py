@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -40,9 +41,10 @@ def interval(m: Measurement | None) -> str:
     return f"{low.removesuffix('%')} to {high.removeprefix('$')}"
 
 
-def told(m: Measurement | None) -> dict[str, str]:
-    """A measurement as a table cell shows it."""
-    return {"text": number(m.value, m.unit) if m else NONE, "interval": interval(m)}
+def told(m: Measurement | None) -> dict[str, Any]:
+    """A measurement as a table cell shows it, and the bare number to sort by (None where there is none)."""
+    value = m.value if m and math.isfinite(m.value) else None
+    return {"text": number(m.value, m.unit) if m else NONE, "interval": interval(m), "value": value}
 
 
 def told_points(delta: float, around: Paired | Interval) -> dict[str, str]:
