@@ -226,7 +226,7 @@
       first -= first % WIDE;
       box.replaceChildren(...have.slice(first, first + WIDE).map((at) => {
         const text = row.texts[row.of[at]];
-        const pre = make("pre", { dir: "auto", tabindex: "0", role: "region", "aria-label": `Answer of ${names[at]}` });
+        const pre = make("pre", { dir: "auto", tabindex: "0", role: "group", "aria-label": `Answer of ${names[at]}` });
         if (base === null || String(at) === against) pre.textContent = text;
         else pre.append(...marked(base, text).map(([piece, other]) => (other ? make("ins", {}, piece) : piece)));
         const missed = row.missed[at].map((n) => packed.scores[n]);

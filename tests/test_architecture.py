@@ -57,6 +57,7 @@ EXCEPTIONS = {
     ("adapt.prompt_rag", "models.hub"): "an adaptation that keeps the weights links them as a base model is linked",
     ("quantize.fp16", "models.hub"): "so does a checkpoint that came quantized",
     ("report", "ledger"): "a report drawn again reads its records",
+    ("report", "decide.facts"): "the function of that name, which the package hands out",
     ("report", "decide"): "a report draws the decision that follows from its records",
     ("loading", "quantize.int4_kernels"): "a GPU loads 4-bit weights for the fastest kernel there is",
     ("loading", "quantize.int8_kernels"): "a CPU loads int8 weights with the kernel that makes them usable",

@@ -17,13 +17,11 @@ KNOBS = {
 
 
 def account(run: Run, decision: Decision | None) -> dict[str, Any]:
-    """Confidence, odds by cell, what would change the choice, and the ladder, as text; empty before a decision."""
+    """Odds by cell, what would change the choice, and the ladder, as text; empty before a decision."""
     if decision is None:
-        return {"confidence": "", "group": [], "odds": [], "flips": [], "ladder": [], "notes": []}
+        return {"odds": [], "flips": [], "ladder": [], "notes": []}
     order = sorted(decision.odds.items(), key=lambda kv: (-kv[1].best, -kv[1].feasible, run.names.get(kv[0], kv[0])))
     return {
-        "confidence": "" if decision.confidence is None else share(decision.confidence),
-        "group": [run.names[i] for i in decision.group],
         "odds": [
             {"name": run.names[i], "feasible": share(o.feasible), "front": share(o.front), "best": share(o.best),
              "chosen": i == decision.chosen}

@@ -7,13 +7,14 @@ for a phone, and has the table of its numbers behind it: `Drawing` holds all of 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.decide import CostLine, Decision, primary, quality
 from harness.report.run import Run, parts
-from harness.report.text import facts_text, told
+from harness.report.text import facts_text, told, visible, visible_json
 from harness.types import Json, Measurement, RunRecord
 from harness.wording import duration, number, points
 
@@ -57,12 +58,13 @@ def svg(spec: Spec, title: str, description: str) -> str:
     import vl_convert
     from markupsafe import escape
 
-    whole = {"$schema": "https://vega.github.io/schema/vega-lite/v5.json", "config": CONFIG, **spec}
+    whole = {"$schema": "https://vega.github.io/schema/vega-lite/v5.json", "config": CONFIG, **visible_json(spec)}
     text = str(vl_convert.vegalite_to_svg(whole, vl_version="5.21", allowed_base_urls=[]))
     head, _, rest = text.partition(">")
     box = head[head.index('viewBox="') :].split('"')[1]
     width = box.split(" ")[2]
-    label = f"{title}. {description}"
+    label = visible(f"{title}. {description}")
+    rest = re.sub(r' (?:role|aria-[a-z]+)="[^"<>]*"', "", rest)  # the drawing is one picture
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}" width="{width}" role="img" '
         f'aria-label="{escape(label)}">{rest}'
@@ -248,7 +250,10 @@ def dumbbells(lines: Sequence[Mapping[str, Any]], baseline: str, best: str, marg
 
     def make(width: int) -> Spec:
         each = (width - 110) // 2 if width == WIDE else 190
-        y = {"field": "name", "type": "nominal", "sort": order, "title": None, "axis": {"grid": True, "ticks": False}}
+        y = {
+            "field": "name", "type": "nominal", "scale": {"domain": order}, "title": None,
+            "axis": {"grid": True, "ticks": False, "labelPadding": 10},
+        }  # fmt: skip
         x = {"type": "quantitative", "scale": {"domain": [0, 1]}, "axis": axis([0, 0.25, 0.5, 0.75, 1], "share", None)}
         left: Spec = {
             "width": each, "height": {"step": 24}, "data": {"values": shown}, "title": "Score, and the baseline’s",
@@ -267,7 +272,7 @@ def dumbbells(lines: Sequence[Mapping[str, Any]], baseline: str, best: str, marg
         x = {
             "type": "quantitative", "scale": {"domain": [steps[0], steps[-1]], "nice": False, "clamp": True},
             "axis": {"values": steps if width == WIDE else steps[:: 1 + len(steps) // 5], "title": None,
-                     "labelExpr": "replace(format(100 * datum.value, '+.0f'), '-', '−')"},
+                     "labelExpr": "datum.value == 0 ? '0' : replace(format(100 * datum.value, '+.0f'), '-', '−')"},
         }  # fmt: skip
         bare = {**y, "axis": {"labels": False, "ticks": False, "grid": True}} if width == WIDE else y
         right: Spec = {
@@ -298,7 +303,8 @@ def dumbbells(lines: Sequence[Mapping[str, Any]], baseline: str, best: str, marg
         [told_row(d) for d in shown],
         f"Left: each cell’s score (filled) and that of {baseline}, today’s baseline (hollow), on the same rows. Right: "
         f"the difference from {best}, the highest quality measured, with its 95% interval; the dashed line is the "
-        f"margin of {100 * margin:g} points. Only a cell whose whole bar lies right of it is shown to be good enough."
+        f"margin of {100 * margin:g} points. A cell whose whole bar lies right of it is shown to be good enough; a "
+        "simpler one needs no such proof where its bar reaches 0."
         + left_out,
     )  # fmt: skip
 
@@ -318,8 +324,11 @@ def costs(
     if not lines or volume <= 0:
         return None
     ends = [v for v, _ in even if 1e2 <= v <= 1e10]
-    low, high = (f(math.log10(v) for v in [volume / 30, volume * 30, *ends]) for f in (min, max))
-    first, last = math.floor(low), math.ceil(high)
+    knees = [
+        1000 * c.once_usd / c.serving_usd_per_1000 for c in lines.values() if c.once_usd and c.serving_usd_per_1000
+    ]
+    first = math.floor(math.log10(max(10.0, min([volume / 30, *knees, *ends]))))
+    last = math.ceil(math.log10(max([volume * 30, *ends])))
     volumes = [10 ** (first + (last - first) * n / 40) for n in range(41)]
     shown = dict(list(lines.items())[:drawn_lines])
     data = [{"name": n, "v": v, "usd": c.usd_per_1000(v)} for n, c in shown.items() for v in volumes]
@@ -327,8 +336,11 @@ def costs(
     names = [*shown, *(n for n, _ in hosted)]
     lead = next(iter(shown.values()))
     dots = [{"v": v, "usd": lead.usd_per_1000(v), "label": _short(v)} for v, _ in even if v in ends]
-    if min(d["usd"] for d in data) <= 0:
+    bottom, top = min(d["usd"] for d in data), max(d["usd"] for d in data)
+    if bottom <= 0:
         return None
+    tens = range(math.floor(math.log10(bottom)), math.ceil(math.log10(top)) + 1)
+    rounds = [m * 10.0**n for n in tens for m in ((1, 2, 5) if len(tens) < 4 else (1,))]
 
     def make(width: int) -> Spec:
         x = {
@@ -340,11 +352,12 @@ def costs(
                      "datum.value/1e6 + ' m' : datum.value >= 1e3 ? datum.value/1e3 + ' k' : datum.value"},
         }  # fmt: skip
         y = {
-            "field": "usd", "type": "quantitative", "scale": {"type": "log", "nice": True},
+            "field": "usd", "type": "quantitative",
+            "scale": {"type": "log", "domain": [0.8 * bottom, 1.25 * top], "nice": False},
             "axis": {"title": "US dollars per 1,000 requests", "labelExpr": "'$' + format(datum.value, '~r')",
-                     "tickCount": 5},
+                     "values": rounds},
         }  # fmt: skip
-        legend = {"columns": 3 if width == WIDE else 1, "symbolSize": 500, "symbolStrokeWidth": 2}
+        legend = {"columns": 3 if width == WIDE else 1, "columnPadding": 28, "symbolSize": 500, "symbolStrokeWidth": 2}
         kinds = [COLOURS[n % len(COLOURS)] for n in range(len(names))]
         return {
             "width": width, "height": 280,

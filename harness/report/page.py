@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +21,7 @@ from harness.report.evidence import caveats, configs, leakage, not_measured, pro
 from harness.report.markdown import markdown
 from harness.report.run import Run, read
 from harness.report.serving import adapters, rooms, under_load
-from harness.report.text import NONE, interval, told, visible
+from harness.report.text import NONE, interval, told, visible, visible_json
 from harness.resources import resource
 from harness.types import Json, Status
 from harness.wording import number, points
@@ -134,17 +132,7 @@ def embedded(page: Mapping[str, Any]) -> dict[str, Json]:
 
 def script_json(value: Json) -> str:
     """JSON that stays text inside a script element, whatever it holds."""
-
-    def shown(item: Json) -> Json:
-        if isinstance(item, float) and not math.isfinite(item):
-            return None if math.isnan(item) else math.copysign(sys.float_info.max, item)  # compares as infinity does
-        if isinstance(item, str):
-            return visible(item)
-        if isinstance(item, Mapping):
-            return {visible(k): shown(v) for k, v in item.items()}
-        return [shown(v) for v in item] if isinstance(item, list | tuple) else item
-
-    text = json.dumps(shown(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(visible_json(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 

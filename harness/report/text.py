@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -20,6 +21,18 @@ INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u2
 def visible(text: Any) -> str:
     """Text as it can be shown: control characters and marks that turn the writing direction become `⟨U+202E⟩`."""
     return INVISIBLE.sub(lambda m: f"⟨U+{ord(m[0]):04X}⟩", str(text))
+
+
+def visible_json(value: Json) -> Json:
+    """Plain data as a script may read it: `visible` text, and numbers that JSON holds (an infinite one becomes the
+    largest there is, which compares alike)."""
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else math.copysign(sys.float_info.max, value)
+    if isinstance(value, Mapping):
+        return {visible(k): visible_json(v) for k, v in value.items()}
+    return [visible_json(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def shorten(text: Any, keep_end: bool = False, most: int = SHOWN_CHARACTERS) -> str:
