@@ -19,7 +19,8 @@ from typing import Any
 from harness import ledger
 from harness.decide import decide, primary
 from harness.errors import UserError
-from harness.report import plain_markdown, shorten, visible
+from harness.report.markdown import plain_markdown
+from harness.report.text import shorten, visible
 from harness.resources import resource
 from harness.statistics import Paired, group_of, holm, paired, quantile_ratio
 from harness.types import Interval, Json, RunRecord, Status, canonical, is_side

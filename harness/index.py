@@ -20,7 +20,7 @@ from harness import ledger
 from harness.compare import rows_digest
 from harness.decide import decide, memory, primary, quality
 from harness.errors import UserError
-from harness.report import visible
+from harness.report.text import visible
 from harness.resources import resource
 from harness.types import Measurement, RunRecord, Status, is_side
 from harness.wording import labels, number

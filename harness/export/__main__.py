@@ -23,7 +23,7 @@ from harness.export.choice import BEST, build_of, chosen, weights
 from harness.export.folder import SUMS, checksums, lay_out, place
 from harness.export.licences import hub_name, of_data, of_model
 from harness.launch import QUIET
-from harness.report import visible
+from harness.report.text import visible
 from harness.store import MANIFEST
 from harness.types import RunRecord, StepKind
 

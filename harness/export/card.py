@@ -14,7 +14,8 @@ from harness.export.folder import quantization
 from harness.export.licences import Licence, hub_name
 from harness.export.serving import libraries, vllm
 from harness.prompt import load_prompter
-from harness.report import plain_markdown, visible
+from harness.report.markdown import plain_markdown
+from harness.report.text import visible
 from harness.resources import resource
 from harness.types import Json, Measurement, RunRecord
 from harness.wording import number

@@ -1,0 +1,12 @@
+"""Draws a run folder as one HTML page and one Markdown file, from records and rows alone.
+
+It is drawn again after each cell, so there is always something to read; cells still to come are shown as pending.
+Nothing is measured here: `run` reads, the modules between turn records into plain values, `page` and `markdown` lay
+them out with the templates of `reports/`.
+
+    python -m harness.report outputs/<sweep>/<time>
+"""
+
+from harness.report.page import three_lines, write
+
+__all__ = ["three_lines", "write"]

@@ -1,0 +1,79 @@
+"""What the choice costs, how sure it is and what would change it, for those who argue with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.decide import Decision, quality
+from harness.report import charts
+from harness.report.run import Run
+from harness.report.text import NONE
+from harness.wording import number, share
+
+KNOBS = {
+    "volume_requests": "Volume", "usd_per_hour": "Price of an hour", "min_quality": "Quality floor",
+    "max_p95_e2e_ms": "p95 limit", "max_memory_bytes": "Memory limit", "margin": "Margin",
+}  # fmt: skip
+
+
+def account(run: Run, decision: Decision | None) -> dict[str, Any]:
+    """Odds by cell, what would change the choice, and the ladder, as text; empty before a decision."""
+    if decision is None:
+        return {"odds": [], "flips": [], "ladder": [], "notes": []}
+    order = sorted(decision.odds.items(), key=lambda kv: (-kv[1].best, -kv[1].feasible, run.names.get(kv[0], kv[0])))
+    return {
+        "odds": [
+            {"name": run.names[i], "feasible": share(o.feasible), "front": share(o.front), "best": share(o.best),
+             "chosen": i == decision.chosen}
+            for i, o in order[:charts.DRAWN]
+        ],
+        "flips": [
+            {"knob": KNOBS.get(f.knob, f.knob), "now": NONE if f.now is None else _knob(f.now, f.unit),
+             "at": _knob(f.at, f.unit), "side": f.side, "to": run.names.get(f.to, f.to) if f.to else "no cell",
+             "sentence": f.sentence}
+            for f in decision.flips
+        ],
+        "ladder": list(decision.ladder), "notes": list(decision.notes),
+    }  # fmt: skip
+
+
+def _knob(value: float, unit: str) -> str:
+    return f"{value:,.0f} {unit}".strip() if unit in ("requests", "") else number(value, unit)
+
+
+def break_even(decision: Decision) -> list[tuple[float, str]]:
+    """Volumes at which the chosen cell and another one cost the same, with that other one: where
+    `serving + 1000 * once / volume` of the two are equal."""
+    mine = decision.costs.get(decision.chosen or "")
+    if mine is None:
+        return []
+    found = []
+    for i, line in decision.costs.items():
+        apart = line.serving_usd_per_1000 - mine.serving_usd_per_1000
+        if i != decision.chosen and apart and (volume := 1000 * (mine.once_usd - line.once_usd) / apart) > 0:
+            found.append((volume, i))
+    return sorted(found)
+
+
+def cost_chart(run: Run, decision: Decision | None) -> charts.Drawing | None:
+    """Cost over volume of the chosen cell, those named beside it, and the cheapest of each adaptation."""
+    if decision is None or not decision.costs:
+        return None
+    volume = run.policy.get("volume_requests") or next(
+        (v for r in run.records.values() if (v := (r.config.get("price") or {}).get("volume_requests"))), 0
+    )
+    adaptations = dict.fromkeys(r.adaptation for r in run.ok)
+    cheapest = [
+        min((i for i in decision.costs if run.records[i].adaptation == a),
+            key=lambda i: decision.costs[i].usd_per_1000(float(volume or 1)), default=None)
+        for a in adaptations
+    ]  # fmt: skip
+    first = [i for i in (decision.chosen, decision.best, decision.reference, *cheapest) if i in decision.costs]
+    rest = sorted(decision.costs, key=lambda i: -(m.value if (m := quality(run.records[i])) else 0.0))
+    ids = list(dict.fromkeys([*[i for i in first if i], *rest]))[: charts.DRAWN]
+    drawn = list(dict.fromkeys(i for i in first if i))[: charts.LINES]
+    even = [(v, i) for v, i in break_even(decision) if i in drawn] if decision.chosen else []
+    return charts.costs(
+        {run.names[i]: decision.costs[i] for i in ids}, len(drawn),
+        [(h.name, h.usd_per_1000) for h in decision.hosted], float(volume), even,
+    )  # fmt: skip

@@ -1,0 +1,99 @@
+"""The cells side by side: heatmaps, the full table, and the scores of single rules."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from harness.decide import Decision, memory, primary, quality
+from harness.report.run import Run, parts, state
+from harness.report.text import told
+
+COLUMNS = (
+    ("ttft_ms/p50", "First token p50"), ("ttft_ms/p95", "First token p95"), ("itl_ms/p50", "Between tokens p50"),
+    ("itl_ms/p95", "Between tokens p95"), ("e2e_ms/p50", "Whole answer p50"), ("e2e_ms/p95", "Whole answer p95"),
+    ("e2e_natural_ms/p50", "To its own end p50"), ("e2e_natural_ms/p95", "To its own end p95"),
+    ("times_limit", "Step over its limit"), ("throughput_tokens_per_s", "Throughput, batched"),
+    ("memory_bytes/peak_rss", "Peak memory, process"),
+    ("memory_bytes/cuda_peak_allocated", "Peak memory, GPU allocated"),
+    ("memory_bytes/cuda_peak_reserved", "Peak memory, GPU reserved"), ("weights_bytes", "Weights in memory"),
+    ("disk_bytes", "On disk"), ("build_seconds", "Build"), ("cost_usd_per_1000", "Cost per 1,000"),
+    ("output_tokens/mean", "Answer length"), ("truncated_share", "Cut off"),
+)  # fmt: skip
+
+
+def level(value: float, best: float, worst: float, better: str) -> int:
+    """A shade from 0 to 5, darker is better. Shares are shaded by themselves; other numbers by how many times worse
+    than the best they are, at least fourfold from end to end, so that small differences look small."""
+    if better == "higher":
+        return round(5 * min(1.0, max(0.0, value)))
+    if best <= 0 or value <= 0:
+        return 5 if value <= best else 2
+    return round(5 * (1 - math.log(value / best) / math.log(max(4.0, worst / best))))
+
+
+def heatmaps(run: Run, decision: Decision | None) -> list[dict[str, Any]]:
+    """The grid as small tables: one a measure for each model, suite and seed."""
+    made = []
+    for panel in dict.fromkeys(parts(i)[0] for i in run.ids):
+        inside = {parts(i)[1:]: i for i in run.ids if parts(i)[0] == panel}
+        rows = list(dict.fromkeys(a for a, _ in inside))
+        columns = list(dict.fromkeys(q for _, q in inside))
+        for title, note, find in (
+            ("Quality", "share of rows that pass, with its 95% interval", quality),
+            ("p95 response time", "one request at a time, from request to last token", lambda r: r.value("e2e_ms/p95")),
+            ("Peak memory", "while answering", memory),
+            ("Cost per 1,000 requests", "machine time and amortised build", lambda r: r.value("cost_usd_per_1000")),
+        ):
+            found = {i: m for i in inside.values() if i in run.records and (m := find(run.records[i]))}
+            values = [m.value for m in found.values()]
+            lines = []
+            for a in rows:
+                cells = []
+                for q in columns:
+                    i = inside.get((a, q))
+                    m = found.get(i or "")
+                    cell: dict[str, Any] = told(m) | {"level": None, "note": "", "chosen": False}
+                    if m:
+                        cell["interval"] = re.sub(r"[$%]| [A-Za-z]+$", "", cell["interval"])  # the unit stands above it
+                        cell["level"] = level(m.value, min(values), max(values), m.better)
+                        best = max(values) if m.better == "higher" else min(values)
+                        cell["note"] = "best" if m.value == best else ""
+                        cell["chosen"] = decision is not None and decision.chosen == i
+                    elif i:
+                        cell["text"] = state(run, i) if state(run, i) != "ok" else "not measured"
+                    cells.append(cell)
+                lines.append({"name": a, "cells": cells})
+            made.append({"panel": panel, "title": title, "note": note, "columns": columns, "rows": lines})
+    return made
+
+
+def all_cells(run: Run) -> dict[str, Any]:
+    """The full table: every cell, every number but the scores of single rules."""
+    columns = [(m, t) for m, t in COLUMNS if any(r.value(m) for r in run.ok)]
+    lines = []
+    for i in run.ids:
+        r = run.records.get(i)
+        values = [told(quality(r) if r else None)] + [told(r.value(m) if r else None) for m, _ in columns]
+        lines.append({"id": i, "name": run.names[i], "state": state(run, i), "values": values})
+    heads = ["Quality", *(title for _, title in columns)]
+    return {"columns": heads, "rows": lines}
+
+
+def scores(run: Run) -> dict[str, Any]:
+    """Each score of the suite by cell."""
+    names = list(dict.fromkeys(m.metric for r in run.ok for m in r.measurements if m.metric.startswith("quality/")))
+    lines = []
+    for r in run.ok:
+        found = [r.value(n) for n in names]
+        values = [
+            told(m) | {"level": level(m.value if m.better == "higher" else 1 - m.value, 0, 1, "higher") if m else None}
+            for m in found
+        ]
+        lines.append({"name": run.names[r.id], "n": max((m.n for m in found if m), default=0), "values": values})
+    main = {primary(r) for r in run.ok}
+    return {
+        "columns": [{"name": n.partition("/")[2], "primary": n.partition("/")[2] in main} for n in names],
+        "rows": [line for line in lines if line["n"]],
+    }

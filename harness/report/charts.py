@@ -1,0 +1,459 @@
+"""The drawings: Vega-Lite specifications of what the page shows, and their static SVG, made when the report is.
+
+Colours are CSS variables of the page, so a drawing follows light, dark and print. Each is drawn twice, for a desk and
+for a phone, and has the table of its numbers behind it: `Drawing` holds all of it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from harness.decide import CostLine, Decision, primary, quality
+from harness.report.run import Run, parts
+from harness.report.text import facts_text, told, visible, visible_json
+from harness.types import Json, Measurement, RunRecord
+from harness.wording import duration, number, points
+
+WIDE, NARROW = 720, 300  # pixels of the plotting area, without its axes
+DRAWN = 40  # rows of a chart of cells, the rest stands in the tables
+LINES = 6  # of the chart of costs
+SHAPES = ("circle", "square", "triangle-up", "diamond")
+COLOURS = ("var(--s0)", "var(--s1)", "var(--s2)", "var(--s3)", "var(--s4)", "var(--s5)")
+DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [10, 4], [4, 2])
+CONFIG = {
+    "aria": False, "font": "system-ui, -apple-system, Segoe UI, Roboto, Arial, sans-serif", "background": None,
+    "view": {"stroke": None}, "padding": {"left": 12, "right": 14, "top": 6, "bottom": 6},
+    "axis": {
+        "labelColor": "var(--soft)", "titleColor": "var(--ink)", "gridColor": "var(--line)", "domain": False,
+        "tickColor": "var(--line)", "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": 500, "labelLimit": 260,
+        "titlePadding": 10,
+    },
+    "legend": {"labelColor": "var(--ink)", "titleColor": "var(--soft)", "labelFontSize": 12, "orient": "top",
+               "title": None, "symbolFillColor": "var(--ink)", "symbolStrokeColor": "var(--ink)", "labelLimit": 280},
+    "title": {"color": "var(--ink)", "fontSize": 13, "fontWeight": 600, "anchor": "start", "offset": 10},
+}  # fmt: skip
+Spec = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A chart as SVG text for a desk and a phone, what it is, and its numbers as a table of text."""
+
+    title: str
+    description: str
+    wide: str
+    narrow: str
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+    legend: tuple[tuple[str, int], ...] = ()
+
+
+def svg(spec: Spec, title: str, description: str) -> str:
+    """A specification as SVG that scales with the page and is one described picture to a screen reader."""
+    import vl_convert
+    from markupsafe import escape
+
+    whole = {"$schema": "https://vega.github.io/schema/vega-lite/v5.json", "config": CONFIG, **visible_json(spec)}
+    text = str(vl_convert.vegalite_to_svg(whole, vl_version="5.21", allowed_base_urls=[]))
+    head, _, rest = text.partition(">")
+    box = head[head.index('viewBox="') :].split('"')[1]
+    width = box.split(" ")[2]
+    label = visible(f"{title}. {description}")
+    rest = re.sub(r' (?:role|aria-[a-z]+)="[^"<>]*"', "", rest)  # the drawing is one picture
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}" width="{width}" role="img" '
+        f'aria-label="{escape(label)}">{rest}'
+    )
+
+
+def drawn(
+    make: Any, title: str, description: str, heads: Sequence[str], rows: Sequence[Sequence[str]], note: str = ""
+) -> Drawing:
+    """Both sizes of a chart; `make` takes the width of the plotting area and returns a specification."""
+    wide, narrow = (svg(make(width), title, description) for width in (WIDE, NARROW))
+    return Drawing(title, description, wide, narrow, tuple(heads), tuple(tuple(r) for r in rows), note)
+
+
+def ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Round numbers that cover a range."""
+    span = (high - low) or abs(high) or 1.0
+    raw = span / about
+    step = next(s for s in (m * 10 ** math.floor(math.log10(raw)) for m in (1, 2, 2.5, 5, 10)) if s >= raw * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [n * step for n in range(first, last + 1)]
+
+
+def axis(values: Sequence[float], unit: str, title: str | None) -> Json:
+    """An axis with these ticks, said in the unit's own words."""
+    said = {f"{v:.9g}": tick(v, unit) for v in values}
+    chain = " : ".join(f"abs(datum.value - {v}) < 1e-9 * {abs(values[-1]) or 1} ? '{t}'" for v, t in said.items())
+    return {"values": list(values), "title": title, "labelExpr": f"{chain} : ''"}
+
+
+def tick(value: float, unit: str) -> str:
+    """A round number on an axis, without the zeros that only measured numbers need."""
+    text = number(value, unit)
+    digits, _, rest = text.partition(" ")
+    return f"{digits.rstrip('0').rstrip('.') if '.' in digits else digits} {rest}".strip()
+
+
+# ------------------------------------------------------------------------------------------------ quality against cost
+
+
+def front(found: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Of (cost, quality), those that no other beats in both, cheapest first."""
+    kept: list[tuple[float, float]] = []
+    for x, y in sorted(found, key=lambda p: (p[0], -p[1])):
+        if not kept or y > kept[-1][1]:
+            kept.append((x, y))
+    return kept
+
+
+def scatter(run: Run, decision: Decision | None) -> Drawing | None:
+    """Quality over cost, or over p95 where no cost was measured, with both intervals and the Pareto front."""
+    metric = next(
+        (m for m in ("cost_usd_per_1000", "e2e_ms/p95") if any(r.value(m) and quality(r) for r in run.ok)), None
+    )
+    if metric is None:
+        return None
+    every = [(r, x, y) for r in run.ok if (x := r.value(metric)) and (y := quality(r))]
+    found = every[:DRAWN]
+    unit = found[0][1].unit
+    across = ticks(0, max(_ends(x)[1] for _, x, _ in found))
+    low, high = min(_ends(y)[0] for *_, y in found), max(_ends(y)[1] for *_, y in found)
+    up = [v for v in ticks(max(0.0, low - 0.02), min(1.0, high)) if v < 1.001]
+    up = up if len(up) > 1 else [0.0, 1.0]
+    kinds = list(dict.fromkeys(parts(r.id)[1] for r, *_ in found))
+    chosen = decision.chosen if decision else None
+    what = "Cost per 1,000 requests" if unit == "USD" else "p95 response time"
+    best = front([(x.value, y.value) for _, x, y in every])
+
+    def make(width: int) -> Spec:
+        height = 400 if width == WIDE else 320
+        data = [
+            {"x": x.value, "y": y.value, "x0": _ends(x)[0], "x1": _ends(x)[1], "y0": _ends(y)[0], "y1": _ends(y)[1],
+             "kind": parts(r.id)[1], "label": r.quantization, "chosen": r.id == chosen}
+            for r, x, y in found
+        ]  # fmt: skip
+        marks = [
+            {"x": (d["x"] - across[0]) / (across[-1] - across[0]) * width,
+             "y": height - (d["y"] - up[0]) / (up[-1] - up[0]) * height, "label": d["label"], "chosen": d["chosen"]}
+            for d in data
+        ]  # fmt: skip
+        place_labels(marks, (0, 0, width, height))
+        for d, m in zip(data, marks, strict=True):
+            d["tx"] = across[0] + m["text_x"] / width * (across[-1] - across[0])
+            d["ty"] = up[0] + (height - m["text_y"]) / height * (up[-1] - up[0])
+            d["far"] = m["far"]
+        x = {"field": "x", "type": "quantitative", "scale": {"domain": [across[0], across[-1]], "nice": False}}
+        y = {"field": "y", "type": "quantitative", "scale": {"domain": [up[0], up[-1]], "nice": False, "zero": False}}
+        score = f"Rows that pass “{primary(found[0][0])}”"
+        thin = across if width == WIDE else across[:: 1 + len(across) // 5]
+        x["axis"], y["axis"] = axis(thin, unit, what), axis(up, "share", score)
+        colour = {"field": "kind", "scale": {"domain": kinds, "range": list(COLOURS[: len(kinds)])}, "legend": None}
+        shape = {"field": "kind", "scale": {"domain": kinds, "range": [SHAPES[n % 4] for n in range(len(kinds))]}}
+        line = [{"x": a, "y": b} for a, b in best]
+        return {
+            "width": width, "height": height, "data": {"values": data},
+            "layer": [
+                {"data": {"values": line}, "encoding": {"x": x, "y": y},
+                 "mark": {"type": "line", "interpolate": "step-after", "color": "var(--soft)", "strokeDash": [4, 3],
+                          "strokeWidth": 1}},
+                {"mark": {"type": "rule", "opacity": 0.45, "strokeWidth": 1.5},
+                 "encoding": {"x": x, "y": {**y, "field": "y0"}, "y2": {"field": "y1"}, "color": colour}},
+                {"mark": {"type": "rule", "opacity": 0.45, "strokeWidth": 1.5},
+                 "encoding": {"x": {**x, "field": "x0"}, "x2": {"field": "x1"}, "y": y, "color": colour}},
+                {"transform": [{"filter": "datum.far"}],
+                 "mark": {"type": "rule", "color": "var(--soft)", "strokeWidth": 0.75},
+                 "encoding": {"x": x, "y": y, "x2": {"field": "tx"}, "y2": {"field": "ty"}}},
+                {"mark": {"type": "point", "filled": True, "size": 120, "opacity": 1, "stroke": "var(--card)"},
+                 "encoding": {"x": x, "y": y, "color": colour, "shape": shape}},
+                {"transform": [{"filter": "datum.chosen"}],
+                 "mark": {"type": "point", "size": 420, "color": "var(--ink)", "strokeWidth": 2},
+                 "encoding": {"x": x, "y": y}},
+                {"mark": {"type": "text", "fontSize": 12, "fontWeight": 600, "baseline": "middle",
+                          "stroke": "var(--card)", "strokeWidth": 4, "strokeJoin": "round"},
+                 "encoding": {"x": {**x, "field": "tx"}, "y": {**y, "field": "ty"}, "text": {"field": "label"}}},
+                {"mark": {"type": "text", "fontSize": 12, "fontWeight": 600, "baseline": "middle"},
+                 "encoding": {"x": {**x, "field": "tx"}, "y": {**y, "field": "ty"}, "text": {"field": "label"},
+                              "color": colour}},
+            ],
+        }  # fmt: skip
+
+    rows = [(run.names[r.id], _whole(x), _whole(y), "yes" if (x.value, y.value) in best else "") for r, x, y in every]
+    left = f" {len(found)} of {len(every)} cells are drawn." if len(found) < len(every) else ""
+    made = drawn(
+        make, "Quality against " + ("cost" if unit == "USD" else "p95 response time"),
+        f"{len(found)} cells by {what} and by the share of rows that pass “{primary(found[0][0])}”, with 95% intervals."
+        f"{left}", ("Cell", what, "Quality", "On the front"), rows,
+        "Up and to the left is better. Bars are 95% intervals: cells whose bars overlap widely may not differ. The "
+        "dashed line joins the cells that no other beats in both (the Pareto front)"
+        + ("; the recommended cell is ringed." if chosen else ".") + left,
+    )  # fmt: skip
+    return replace(made, legend=tuple((k, n) for n, k in enumerate(kinds)))
+
+
+def _ends(m: Measurement) -> tuple[float, float]:
+    return (m.interval.low, m.interval.high) if m.interval else (m.value, m.value)
+
+
+def _whole(m: Measurement) -> str:
+    text = told(m)
+    return f"{text['text']} ({text['interval']})" if text["interval"] else text["text"]
+
+
+def place_labels(marks: Sequence[dict[str, Any]], box: tuple[float, float, float, float]) -> None:
+    """Gives each mark the nearest place for its label that covers no mark and no other label: `text_x`, `text_y` are
+    the label's middle in pixels, `far` says that a line should lead there."""
+    taken = [(m["x"] - 7, m["y"] - 7, m["x"] + 7, m["y"] + 7) for m in marks]
+    for mark in sorted(marks, key=lambda m: (m["y"], m["x"])):
+        wide = 6.8 * len(mark["label"]) + 4
+        options = [
+            (mark["x"] + side * (10 + 5 * mark["chosen"] + out) - (wide if side < 0 else 0), mark["y"] + up - 7)
+            for out in (0, 14, 30, 50)
+            for up in (0, -11, 11, -22, 22, -33, 33)
+            for side in (1, -1)
+        ]
+
+        def cover(place: tuple[float, float], wide: float = wide) -> float:
+            x, y = place
+            over = sum(
+                max(0.0, min(x + wide, c) - max(x, a)) * max(0.0, min(y + 14, d) - max(y, b)) for a, b, c, d in taken
+            )
+            outside = x < box[0] or x + wide > box[2] + 12 or y < box[1] - 10 or y + 14 > box[3]
+            return float(over) + (1e6 if outside else 0.0)
+
+        x, y = min(options, key=cover)
+        taken.append((x, y, x + wide, y + 14))
+        apart = x - mark["x"] if x > mark["x"] else mark["x"] - x - wide
+        mark |= {"text_x": x + wide / 2, "text_y": y + 7, "far": apart > 14 or abs(y + 7 - mark["y"]) > 14}
+
+
+# ------------------------------------------------------------------------------------------------ paired differences
+
+
+def dumbbells(lines: Sequence[Mapping[str, Any]], baseline: str, best: str, margin: float) -> Drawing | None:
+    """Each cell's score beside the baseline's on the same rows, and its paired difference from the cell of highest
+    quality with the policy's margin. A line has `name`, `score`, `base`, and `delta`, `low`, `high` or None."""
+    shown = sorted(lines, key=lambda d: -d["score"])[:DRAWN]
+    if not shown:
+        return None
+    order = [d["name"] for d in shown]
+    against = [d for d in shown if d["delta"] is not None]
+    reach = max([margin, 0.05, *(abs(v) for d in against for v in (d["low"], d["high"]) if math.isfinite(v))])
+    steps = ticks(-reach, reach, 6)
+
+    def make(width: int) -> Spec:
+        each = (width - 110) // 2 if width == WIDE else 190
+        y = {
+            "field": "name", "type": "nominal", "scale": {"domain": order}, "title": None,
+            "axis": {"grid": True, "ticks": False, "labelPadding": 10},
+        }  # fmt: skip
+        x = {"type": "quantitative", "scale": {"domain": [0, 1]}, "axis": axis([0, 0.25, 0.5, 0.75, 1], "share", None)}
+        left: Spec = {
+            "width": each, "height": {"step": 24}, "data": {"values": shown}, "title": "Score, and the baseline’s",
+            "encoding": {"y": y},
+            "layer": [
+                {"mark": {"type": "rule", "strokeWidth": 3, "color": "var(--line)"},
+                 "encoding": {"x": {**x, "field": "base"}, "x2": {"field": "score"}}},
+                {"mark": {"type": "point", "size": 70, "color": "var(--soft)", "fill": "var(--card)", "opacity": 1},
+                 "encoding": {"x": {**x, "field": "base"}}},
+                {"mark": {"type": "point", "filled": True, "size": 80, "color": "var(--accent)", "opacity": 1},
+                 "encoding": {"x": {**x, "field": "score"}}},
+            ],
+        }  # fmt: skip
+        if not against:
+            return left
+        x = {
+            "type": "quantitative", "scale": {"domain": [steps[0], steps[-1]], "nice": False, "clamp": True},
+            "axis": {"values": steps if width == WIDE else steps[:: 1 + len(steps) // 5], "title": None,
+                     "labelExpr": "datum.value == 0 ? '0' : replace(format(100 * datum.value, '+.0f'), '-', '−')"},
+        }  # fmt: skip
+        bare = {**y, "axis": {"labels": False, "ticks": False, "grid": True}} if width == WIDE else y
+        right: Spec = {
+            "width": each, "height": {"step": 24}, "data": {"values": against},
+            "title": "Points from the best, with its 95% interval" if width == WIDE else "Points from the best",
+            "layer": [
+                {"data": {"values": [{"v": 0}]}, "mark": {"type": "rule", "color": "var(--soft)"},
+                 "encoding": {"x": {**x, "field": "v"}}},
+                {"data": {"values": [{"v": -margin}]}, "encoding": {"x": {**x, "field": "v"}},
+                 "mark": {"type": "rule", "color": "var(--warn)", "strokeDash": [4, 3], "strokeWidth": 1.5}},
+                {"mark": {"type": "rule", "strokeWidth": 2, "color": "var(--ink)"},
+                 "encoding": {"y": bare, "x": {**x, "field": "low"}, "x2": {"field": "high"}}},
+                {"mark": {"type": "point", "filled": True, "size": 70, "color": "var(--accent)", "opacity": 1},
+                 "encoding": {"y": bare, "x": {**x, "field": "delta"}}},
+            ],
+        }  # fmt: skip
+        return {"hconcat" if width == WIDE else "vconcat": [left, right], "spacing": 28}
+
+    def told_row(d: Mapping[str, Any]) -> tuple[str, ...]:
+        from_best = (points(d["delta"]), f"{points(d['low'])} to {points(d['high'])}") if d["delta"] is not None else ()
+        return (d["name"], number(d["score"], "share"), number(d["base"], "share"), *(from_best or ("", "")))
+
+    left_out = f" {len(shown)} of {len(lines)} cells are drawn." if len(shown) < len(lines) else ""
+    return drawn(
+        make, "Paired differences",
+        f"Scores of {len(shown)} cells beside {baseline} on the same rows, and their differences from {best} with 95% "
+        f"intervals.", ("Cell", "Score", f"{baseline}", f"Points from {best}", "95% interval"),
+        [told_row(d) for d in shown],
+        f"Left: each cell’s score (filled) and that of {baseline}, today’s baseline (hollow), on the same rows. Right: "
+        f"the difference from {best}, the highest quality measured, with its 95% interval; the dashed line is the "
+        f"margin of {100 * margin:g} points. A cell whose whole bar lies right of it is shown to be good enough; a "
+        "simpler one needs no such proof where its bar reaches 0."
+        + left_out,
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------ cost against volume
+
+
+def costs(
+    lines: Mapping[str, CostLine],
+    drawn_lines: int,
+    hosted: Sequence[tuple[str, float]],
+    volume: float,
+    even: Sequence[tuple[float, str]],
+) -> Drawing | None:
+    """Dollars per 1,000 requests over the volume, a line for the first cells (by name) and for each hosted price;
+    `even` are the volumes at which the first line meets another one that is drawn."""
+    if not lines or volume <= 0:
+        return None
+    ends = [v for v, _ in even if 1e2 <= v <= 1e10]
+    knees = [
+        1000 * c.once_usd / c.serving_usd_per_1000 for c in lines.values() if c.once_usd and c.serving_usd_per_1000
+    ]
+    first = math.floor(math.log10(max(10.0, min([volume / 30, *knees, *ends]))))
+    last = math.ceil(math.log10(max([volume * 30, *ends])))
+    volumes = [10 ** (first + (last - first) * n / 40) for n in range(41)]
+    shown = dict(list(lines.items())[:drawn_lines])
+    data = [{"name": n, "v": v, "usd": c.usd_per_1000(v)} for n, c in shown.items() for v in volumes]
+    data += [{"name": n, "v": v, "usd": usd} for n, usd in hosted for v in (volumes[0], volumes[-1])]
+    names = [*shown, *(n for n, _ in hosted)]
+    lead = next(iter(shown.values()))
+    dots = [{"v": v, "usd": lead.usd_per_1000(v), "label": _short(v)} for v, _ in even if v in ends]
+    bottom, top = min(d["usd"] for d in data), max(d["usd"] for d in data)
+    if bottom <= 0:
+        return None
+    tens = range(math.floor(math.log10(bottom)), math.ceil(math.log10(top)) + 1)
+    rounds = [m * 10.0**n for n in tens for m in ((1, 2, 5) if len(tens) < 4 else (1,))]
+
+    def make(width: int) -> Spec:
+        x = {
+            "field": "v", "type": "quantitative",
+            "scale": {"type": "log", "domain": [10.0**first, 10.0**last], "nice": False},
+            "axis": {"title": "Requests over which building is spread",
+                     "values": [10.0**n for n in range(first, last + 1)], "grid": False,
+                     "labelExpr": "datum.value >= 1e9 ? datum.value/1e9 + ' bn' : datum.value >= 1e6 ? "
+                     "datum.value/1e6 + ' m' : datum.value >= 1e3 ? datum.value/1e3 + ' k' : datum.value"},
+        }  # fmt: skip
+        y = {
+            "field": "usd", "type": "quantitative",
+            "scale": {"type": "log", "domain": [0.8 * bottom, 1.25 * top], "nice": False},
+            "axis": {"title": "US dollars per 1,000 requests", "labelExpr": "'$' + format(datum.value, '~r')",
+                     "values": rounds},
+        }  # fmt: skip
+        legend = {"columns": 3 if width == WIDE else 1, "columnPadding": 28, "symbolSize": 500, "symbolStrokeWidth": 2}
+        kinds = [COLOURS[n % len(COLOURS)] for n in range(len(names))]
+        return {
+            "width": width, "height": 280,
+            "layer": [
+                {"data": {"values": [{"v": volume}]}, "encoding": {"x": x},
+                 "mark": {"type": "rule", "color": "var(--soft)", "strokeDash": [2, 3]}},
+                {"data": {"values": data}, "mark": {"type": "line", "strokeWidth": 2},
+                 "encoding": {
+                     "x": x, "y": y,
+                     "color": {"field": "name", "scale": {"domain": names, "range": kinds},
+                               "legend": {**legend, "symbolFillColor": None, "symbolStrokeColor": None}},
+                     "strokeDash": {"field": "name", "scale": {
+                         "domain": names, "range": [DASHES[n % len(DASHES)] for n in range(len(names))]}}}},
+                {"data": {"values": dots}, "encoding": {"x": x, "y": y},
+                 "mark": {"type": "point", "filled": True, "size": 70, "color": "var(--ink)", "opacity": 1}},
+                {"data": {"values": dots}, "encoding": {"x": x, "y": y, "text": {"field": "label"}},
+                 "mark": {"type": "text", "dy": -12, "color": "var(--ink)", "fontSize": 12}},
+            ],
+        }  # fmt: skip
+
+    heads = ("Cell", "Serving", "Once", *(f"At {_short(10.0**n)}" for n in range(first, last + 1)))
+    rows = [
+        (n, number(c.serving_usd_per_1000, "USD"), number(c.once_usd, "USD"),
+         *(number(c.usd_per_1000(10.0**k), "USD") for k in range(first, last + 1)))
+        for n, c in lines.items()
+    ]  # fmt: skip
+    rows += [(n, number(usd, "USD"), "–", *(number(usd, "USD") for _ in range(first, last + 1))) for n, usd in hosted]
+    return drawn(
+        make, "Cost against volume",
+        f"Dollars per 1,000 requests of {len(names)} choices over the number of requests that pay for building them.",
+        heads, rows,
+        f"What is done once (training, quantization, labelling) is spread over all requests; the dotted line is the "
+        f"policy’s volume of {volume:,.0f}. Both axes are logarithmic."
+        + (" Dots are where the recommended cell’s line meets another." if dots else ""),
+    )  # fmt: skip
+
+
+def _short(volume: float) -> str:
+    """A volume as an axis says it."""
+    for unit, scale in (("bn", 1e9), ("m", 1e6), ("k", 1e3)):
+        if volume >= scale:
+            return f"{volume / scale:.3g} {unit}"
+    return f"{volume:.3g}"
+
+
+# ------------------------------------------------------------------------------------------------ training
+
+
+def loss(record: RunRecord) -> tuple[str, dict[str, Any]] | None:
+    """The loss of a cell's training with the key of its step; None where there is none."""
+    step = record.steps.get("adapt", {})
+    facts = step.get("facts") or {}
+    noted = [p for p in facts.get("loss_curve") or [] if isinstance(p.get("step"), int | float)]
+    data = [
+        {"step": float(p["step"]), "loss": float(p[k]), "rows": rows}
+        for k, rows in (("loss", "training"), ("eval_loss", "validation"))
+        for p in noted
+        if isinstance(p.get(k), int | float) and math.isfinite(p[k])
+    ]
+    if not data:
+        return None
+    held = [d for d in data if d["rows"] == "validation"]
+    last = max(float(d["step"]) for d in data) or 1.0
+    kinds = ["training", "validation"]
+    colour = {
+        "field": "rows", "scale": {"domain": kinds, "range": ["var(--soft)", "var(--accent)"]},
+        "legend": {"symbolFillColor": None, "symbolStrokeColor": None},
+    }  # fmt: skip
+    x = {
+        "field": "step", "type": "quantitative", "scale": {"domain": [0, last], "nice": False},
+        "axis": {"title": "Step", "grid": False, "tickCount": 4},
+    }  # fmt: skip
+    y = {"field": "loss", "type": "quantitative", "axis": {"title": "Loss", "tickCount": 4}}
+    thick = {"field": "rows", "scale": {"domain": kinds, "range": [1.25, 2.5]}, "legend": None}
+    encoding = {"x": x, "y": y, "color": colour, "size": thick}
+    spec: Spec = {
+        "width": 300, "height": 130,
+        "layer": [
+            {"data": {"values": data}, "mark": "trail", "encoding": encoding},
+            {"data": {"values": held}, "mark": {"type": "point", "filled": True, "size": 40, "opacity": 1,
+                                                "color": "var(--accent)"}, "encoding": {"x": x, "y": y}},
+        ],
+    }  # fmt: skip
+    name = f"{record.adaptation} · {record.model}"
+    end = f" to {held[-1]['loss']:.2f} on validation rows" if held else ""
+    return str(step.get("key")), {
+        "name": name, "svg": svg(spec, f"Loss of {name}", f"From {data[0]['loss']:.2f}{end} in {last:g} steps."),
+        "values": [(f"{d['step']:g}", f"{d['loss']:.3f}") for d in held], "facts": facts_text(facts, ("loss_curve",)),
+        "seconds": duration(step.get("seconds") or 0), "shared": step.get("shared_by", 1),
+    }  # fmt: skip
+
+
+def losses(run: Run) -> list[dict[str, Any]]:
+    """The loss of each training, once however many cells share it."""
+    made: dict[str, dict[str, Any]] = {}
+    for r in run.records.values():
+        if str(r.steps.get("adapt", {}).get("key")) not in made and (found := loss(r)):
+            made[found[0]] = found[1]
+    return list(made.values())

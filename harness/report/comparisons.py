@@ -1,0 +1,211 @@
+"""Cells against each other on the same rows: what was gained, what quantization took, seeds, learning curves."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from harness.decide import Decision, compare, interact, primary, quality, reference, shared_scores
+from harness.report import charts
+from harness.report.run import Run, kin, parent_of, share_of, variant
+from harness.report.text import NONE, p_text, told, told_points
+from harness.statistics import Paired, holm, over_seeds
+from harness.types import RunRecord, Status
+from harness.wording import number, points
+
+
+def differences(run: Run) -> dict[str, Any]:
+    """Each cell against the reference on the same rows, corrected for all of these comparisons."""
+    against = reference(list(run.records.values()))
+    others = [r for r in run.ok if against and r.id != against.id and r.suite == against.suite]
+    pairs = {r.id: pair for r in others if against and (pair := compare(r, against, run.rows, primary(against)))}
+    adjusted = holm({i: pair.p for i, pair in pairs.items()})
+    lines = []
+    for i, pair in pairs.items():
+        smallest = pair.smallest(len(pairs))
+        lines.append(
+            {
+                "name": run.names[i], **told_points(pair.delta, pair),
+                "p": p_text(pair.p), "holm": p_text(adjusted[i]), "significant": adjusted[i] < 0.05,
+                "gained": pair.gained, "lost": pair.lost, "n": pair.n,
+                "smallest": f"{100 * smallest:.0f}" if math.isfinite(smallest) else "none",
+            }
+        )  # fmt: skip
+    return {
+        "reference": run.names[against.id] if against else "", "score": primary(against) if against else "",
+        "rows": lines,
+    }  # fmt: skip
+
+
+def against_best(run: Run, decision: Decision | None, margin: float) -> charts.Drawing | None:
+    """Each cell beside the baseline, and its paired difference from the cell of highest quality; None where no two
+    cells answered the same rows."""
+    base = reference(run.ok)
+    top = run.records.get((decision.best if decision else None) or "")
+    if top is None:
+        top = max((r for r in run.ok if quality(r)), key=_score, default=None)
+    if base is None or top is None or base.suite != top.suite:
+        return None
+    name, lines = primary(top), []
+    for r in run.ok:
+        own = compare(r, base, run.rows, name) if r.suite == base.suite and quality(r) else None
+        pair = compare(r, top, run.rows, name) if own and r is not top else None
+        if own is None:
+            continue
+        (mine, theirs), _ = shared_scores([r, base], run.rows, name)
+        lines.append(
+            {"name": run.names[r.id], "score": sum(mine) / len(mine), "base": sum(theirs) / len(theirs),
+             "delta": pair.delta if pair else None, "low": pair.low if pair else None,
+             "high": pair.high if pair else None}
+        )  # fmt: skip
+    return charts.dumbbells(lines, run.names[base.id], run.names[top.id], margin) if len(lines) > 1 else None
+
+
+def _score(r: RunRecord) -> float:
+    m = quality(r)
+    return m.value if m else -1.0
+
+
+def quantized(run: Run, margin: float) -> dict[str, Any]:
+    """Each quantized cell against its own adaptation unquantized: is it shown to be no worse by the margin, what share
+    of the outputs stayed the same, and how much of the adaptation's gain is gone."""
+    ok = {(*kin(r), r.adaptation, r.quantization): r for r in run.ok}
+    against = reference(run.ok)
+    pairs: dict[str, Paired] = {}
+    taken: dict[str, Paired] = {}
+    lines = []
+    for r in run.ok:
+        parent = parent_of(run, r)
+        pair = compare(r, parent, run.rows, primary(r)) if parent else None
+        if pair is None or parent is None:
+            continue
+        pairs[r.id] = pair
+        line: dict[str, Any] = {
+            "id": r.id, "name": run.names[r.id], **told_points(pair.delta, pair),
+            "gained": pair.gained, "lost": pair.lost, "n": pair.n,
+            "same": same_outputs(run, r, parent), "tokens": _tokens(r, parent), "taken": None,
+        }  # fmt: skip
+        if against and r.adaptation != against.adaptation:
+            four = [
+                ok.get((*kin(r), a, q))
+                for q in (r.quantization, parent.quantization)
+                for a in (r.adaptation, against.adaptation)
+            ]
+            found = interact([c for c in four if c], run.rows, primary(r))
+            if found:
+                taken[r.id] = found
+                line["taken"] = told_points(found.delta, found)
+        lines.append(line)
+    adjusted = holm({i: pair.p_not_worse(margin) for i, pair in pairs.items()})
+    worse = holm({i: 1 - pair.p_not_worse(margin) for i, pair in pairs.items()})
+    clear = holm({i: found.p for i, found in taken.items()})
+    for line in lines:
+        i = line["id"]
+        line["holm"] = p_text(adjusted[i])
+        line["verdict"] = "shown" if adjusted[i] <= 0.025 else "shown to be worse" if worse[i] <= 0.025 else "open"
+        if line["taken"]:
+            line["taken"]["shown"] = clear[i] < 0.05
+    base = against.adaptation if against else ""
+    return {"rows": lines, "margin": f"{100 * margin:g}", "base": base, "taken": any(line["taken"] for line in lines)}
+
+
+def seeds(run: Run) -> dict[str, Any]:
+    """Cells that differ in their training seed alone, together: mean and difference from the reference of the same
+    seed, with intervals for the luck of training and of rows at once."""
+    kinds: dict[tuple[str, ...], list[RunRecord]] = {}
+    for r in run.ok:
+        kinds.setdefault((r.model, r.suite, r.adaptation, r.quantization, variant(r)), []).append(r)
+    against = reference(run.ok)
+    base = next((cells for cells in kinds.values() if against in cells), None)
+    lines = []
+    for kind, cells in kinds.items():
+        name = primary(cells[0])
+        own, groups = shared_scores(cells, run.rows, name)
+        if len(cells) < 2 or not groups:
+            continue
+        mean, spread = over_seeds(own, groups)
+        line = {
+            "name": "/".join(filter(None, kind[2:])), "mean": number(mean, "share"), "n": len(groups),
+            "interval": f"{number(spread.low, 'share')} to {number(spread.high, 'share')}",
+            "each": ", ".join(f"{r.seed}: {number(sum(v) / len(v), 'share')}" for r, v in zip(cells, own, strict=True)),
+            "delta": "", "low": "", "high": "",
+        }  # fmt: skip
+        pairs = [(r, b) for r in cells for b in base or () if r.seed == b.seed and cells is not base]
+        both, groups = shared_scores([c for pair in pairs for c in pair], run.rows, name)
+        if len(pairs) > 1 and groups:
+            apart = [[x - y for x, y in zip(a, b, strict=True)] for a, b in zip(both[::2], both[1::2], strict=True)]
+            delta, around = over_seeds(apart, groups, differences=True)
+            line |= told_points(delta, around)
+        lines.append(line)
+    return {"rows": lines, "reference": "/".join((against.adaptation, against.quantization)) if against else ""}
+
+
+def control(run: Run) -> list[dict[str, str]]:
+    """The A/A control: a cell evaluated twice, with the rows batched otherwise. Its difference should be nothing."""
+    lines = []
+    for r in run.side:
+        twin = run.records.get(r.id.rpartition("/")[0])
+        pair = compare(r, twin, run.rows, primary(r)) if twin and r.id.endswith("/again") else None
+        if pair and twin:
+            lines.append(
+                {
+                    "name": run.names[twin.id], **told_points(pair.delta, pair),
+                    "p": p_text(pair.p), "same": same_outputs(run, r, twin),
+                    "verdict": "nothing, as it should be" if pair.p >= 0.05 else "a difference: distrust this run",
+                }
+            )  # fmt: skip
+    return lines
+
+
+def learning(run: Run, margin: float) -> list[dict[str, Any]]:
+    """Learning curves: each trained adaptation on parts of its rows, and what the last part added."""
+    made = []
+    for r in run.ok:
+        parts_of = [s for s in run.side if s.status is Status.OK and s.id.startswith(f"{r.id}/curve=")]
+        if not parts_of:
+            continue
+        lines = []
+        before: RunRecord | None = None
+        for cell in sorted([*parts_of, r], key=share_of):
+            m = quality(cell)
+            pair = compare(cell, before, run.rows, primary(r)) if before else None
+            trained = (cell.steps.get("adapt", {}).get("facts") or {}).get("rows")
+            lines.append(
+                {
+                    "share": number(share_of(cell), "share"), **told(m),
+                    "rows": NONE if trained is None else f"{trained:,}",
+                    **(told_points(pair.delta, pair) if pair else {"delta": "", "low": "", "high": ""}),
+                }
+            )  # fmt: skip
+            last, before = pair, cell
+        if last is None:
+            continue
+        last_part = f"the rows from {lines[-2]['share']} to {lines[-1]['share']}"
+        if last.low > 0:
+            answer = f"More data would likely still help: {last_part} added a difference that was shown."
+        elif last.high < margin:
+            next_step = "better rows" if r.adaptation == "full_ft" else "full fine-tuning, or better rows,"
+            answer = (
+                f"It has levelled off: {last_part} added less than the policy's margin. More of the same will not help "
+                f"much; {next_step} may."
+            )
+        else:
+            need = last.rows_for(margin) if margin else 0
+            answer = f"Open: with {last.n} evaluation rows neither can be shown" + (
+                f"; about {need:,} would." if need > last.n else "."
+            )
+        made.append({"name": run.names[r.id], "lines": lines, "answer": answer, "score": primary(r)})
+    return made
+
+
+def same_outputs(run: Run, a: RunRecord, b: RunRecord) -> str:
+    """The share of shared rows to which two cells gave the very same answer."""
+    left, right = ({row["id"]: row.get("output") for row in run.rows.get(r.id, ())} for r in (a, b))
+    shared = [i for i in left if i in right]
+    return number(sum(left[i] == right[i] for i in shared) / len(shared), "share") if shared else NONE
+
+
+def _tokens(r: RunRecord, parent: RunRecord) -> str:
+    """Mean answer length against the parent's, since a shorter answer looks faster."""
+    mine, whole = r.value("output_tokens/mean"), parent.value("output_tokens/mean")
+    return f"{points(mine.value / whole.value - 1)}%" if mine and whole and whole.value else NONE

@@ -1,0 +1,217 @@
+"""What lets a reader trust or doubt the numbers: leakage, proofs, what failed, and how it was measured."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from harness.decide import UNQUANTIZED, primary
+from harness.report.run import Run, parent_of
+from harness.report.text import NONE, facts_text, told
+from harness.types import RunRecord, StepKind
+from harness.wording import duration, number, size
+
+DRIFTED = 1.1  # times as long in one round as in another
+LISTED = 20  # overlapping pairs, the rest stands in leakage.json
+
+
+def leakage(run: Run) -> list[dict[str, Any]]:
+    """Overlaps of evaluation rows with what builds saw, by suite; where rows are flagged, scores without them."""
+    made = []
+    for suite, found in run.leakage.items():
+        flagged = {o["row"] for o in found["overlaps"]}
+        kinds = Counter((o["source"], o["kind"]) for o in found["overlaps"])
+        cells = []
+        for r in run.ok:
+            name, rows = primary(r), run.rows.get(r.id, ())
+            scored = [(row["id"], row["scores"].get(name)) for row in rows if r.suite == suite]
+            all_, rest = (
+                [v for i, v in scored if isinstance(v, int | float) and (i not in out)] for out in ((), flagged)
+            )
+            if flagged and rest:
+                cells.append(
+                    {"name": run.names[r.id], "all": number(sum(all_) / len(all_), "share"),
+                     "without": number(sum(rest) / len(rest), "share"), "n": len(all_), "left": len(rest)}
+                )  # fmt: skip
+        made.append(
+            {
+                "suite": suite, "rows": found["rows"], "mode": found["mode"], "cells": cells, "flagged": len(flagged),
+                "counts": [
+                    {"source": source, **{k: kinds[source, k] for k in ("exact", "group", "near")}}
+                    for source in ("training", "knowledge base")
+                ],
+                "pairs": found["overlaps"][:LISTED], "more": max(0, len(found["overlaps"]) - LISTED),
+            }
+        )  # fmt: skip
+    return made
+
+
+def proofs(run: Run) -> list[dict[str, str]]:
+    """What shows that each quantization took: what runs, and its size against the unquantized parent."""
+    lines = []
+    for r in run.ok:
+        facts = r.steps.get("quantize", {}).get("facts", {})
+        classes: Mapping[str, int] = facts.get("linear_classes") or next(
+            (f["linear_classes"] for s in r.steps.values() if (f := s.get("facts") or {}).get("linear_classes")), {}
+        )
+        parent = r if r.quantization in UNQUANTIZED else parent_of(run, r)
+        replaced, whole = facts.get("replaced_modules"), sum(classes.values())
+        lines.append(
+            {
+                "name": run.names[r.id],
+                "classes": ", ".join(f"{n} × {kind}" for kind, n in classes.items()) or NONE,
+                "replaced": NONE if replaced is None else f"{replaced:,}" + (f" of {whole:,}" if whole else ""),
+                "disk": against_parent(r, parent, "disk_bytes"), "weights": against_parent(r, parent, "weights_bytes"),
+                "perplexity": told(r.value("fidelity/perplexity_ratio"))["text"],
+                "agreement": told(r.value("fidelity/token_agreement"))["text"],
+                "facts": facts_text(
+                    {**facts, **_decoding(r)}, ("linear_classes", "replaced_modules", "left_modules")
+                ),
+            }
+        )  # fmt: skip
+    return lines
+
+
+def _decoding(r: RunRecord) -> dict[str, str]:
+    """How the steps of a timed cell were launched, where its engine says so."""
+    how = (r.steps.get("latency", {}).get("facts") or {}).get("how")
+    return {"decoded": how} if how else {}
+
+
+def _noise(run: Run, r: RunRecord) -> str:
+    """A noisy cell, with what its latency steps say of why."""
+    facts = [(step.get("facts") or {}).get("noise") for kind, step in r.steps.items() if kind.startswith("latency")]
+    reasons = ", ".join(str(line) for why in facts if isinstance(why, list) for line in why)
+    return f"{run.names[r.id]} ({reasons or 'no reason kept'})"
+
+
+def against_parent(r: RunRecord, parent: RunRecord | None, metric: str) -> str:
+    """A size, and what share of the unquantized parent's it is."""
+    mine, whole = r.value(metric), parent.value(metric) if parent else None
+    if mine is None:
+        return NONE
+    if r is parent or whole is None or not whole.value:
+        return size(mine.value)
+    return f"{size(mine.value)} ({100 * mine.value / whole.value:.0f}%)"
+
+
+def not_measured(run: Run) -> list[dict[str, str]]:
+    """What has no number and why, cells of the same reason together."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for r in run.ok:
+        for metric, why in r.not_measured.items():
+            groups.setdefault((metric, why), []).append(run.names[r.id])
+    return [
+        {
+            "metric": m,
+            "why": why,
+            "cells": f"all {len(c)} cells that ended ok" if len(c) == len(run.ok) else ", ".join(c),
+        }
+        for (m, why), c in groups.items()
+    ]
+
+
+def steps(run: Run) -> list[dict[str, Any]]:
+    """Every step once with its key: what was built, how long it took, how many cells share it."""
+    found: dict[str, dict[str, Any]] = {}
+    for r in run.records.values():
+        for kind, step in r.steps.items():
+            what = {
+                "kernels": "4-bit products", "base": r.model, "adapt": r.adaptation,
+            }.get(kind, f"{run.names[r.id]}")  # fmt: skip
+            entry = {
+                "kind": kind, "what": what, "key": step.get("key", NONE), "seconds": duration(step.get("seconds") or 0),
+                "bytes": size(step["bytes"]) if step.get("bytes") else NONE, "shared": step.get("shared_by", 1),
+            }  # fmt: skip
+            found.setdefault(f"{kind} {step.get('key')}", entry)
+    order = [str(k) for k in StepKind]
+    return sorted(found.values(), key=lambda s: order.index(s["kind"].split(" ")[0]))
+
+
+def caveats(run: Run) -> list[str]:
+    """What a reader must know before taking a number elsewhere; each only where it holds for this run."""
+    found: list[str] = []
+    every = list(run.records.values())
+    for r in every:
+        env, config = r.environment, r.config
+        if env.get("device") == "cpu":
+            found.append(
+                f"Computed in {env.get('dtype', 'an unknown dtype')} on a CPU ({env.get('hardware', 'unknown')}). "
+                "Ratios between cells can be different, even reversed, on a GPU."
+            )
+        suite = config.get("suite", {}).get("params", {})
+        if "eval_file" in suite and suite["eval_file"] is None:
+            found.append(
+                f"Evaluation rows are those of lm-eval's task {suite.get('task')}: whether training saw them was not "
+                "looked for."
+            )
+        if note := config.get("model", {}).get("params", {}).get("note"):
+            found.append(f"About {r.model}: {note}")
+        if price := config.get("price"):
+            found.append(
+                f"Cost is priced at ${price.get('usd_per_hour')} an hour for {price.get('hardware')} "
+                f"({price.get('source')}, {price.get('date')}), with building spread over "
+                f"{price.get('volume_requests', 0):,} requests; times are from {env.get('hardware', 'other hardware')}."
+            )
+        if r.value("memory_bytes/peak_rss"):
+            found.append("Peak memory is that of the whole process: weights, Python and its libraries.")
+    one_step = [r for r in run.ok if "itl_ms" in r.not_measured]
+    if one_step and len(one_step) < len(run.ok):
+        generating = [r for r in run.ok if r not in one_step]
+        timed = sorted({r.config["measure"]["params"]["latency"]["output_tokens"] for r in generating})
+        own = [m.value for r in generating if (m := r.value("output_tokens/mean"))]
+        ends = any(r.value("e2e_natural_ms/p50") for r in generating)
+        found.append(
+            "A classification head answers in one step. The timed answers of the cells that generate have "
+            f"{', '.join(map(str, timed))} tokens whatever they would say"
+            + (f", and their own {min(own):.1f} to {max(own):.1f}, which cost counts" if own else "")
+            + (": “to its own end” times those." if ends else ": compare response times with that in mind.")
+        )
+    hows: dict[str, list[str]] = {}
+    for r in run.ok:
+        if how := _decoding(r).get("decoded"):
+            hows.setdefault(how, []).append(run.names[r.id])
+    if len(hows) > 1:
+        kinds = "; ".join(f"{how} ({', '.join(names)})" for how, names in hows.items())
+        found.append(f"Steps were not launched alike, so these cells' speeds do not compare: {kinds}.")
+    if bound := [run.names[r.id] for r in run.ok if (m := r.value("host_bound")) and m.value]:
+        found.append(
+            f"Host-bound: {', '.join(bound)}. A step takes about as long for a batch as for one row and over three "
+            "times what reading the weights takes, so it waits for work to be launched: its speed says nothing of the "
+            "method."
+        )
+    if drifted := [run.names[r.id] for r in run.ok if (m := r.value("round_drift")) and m.value > DRIFTED]:
+        found.append(
+            f"The machine changed its pace while cells were timed: {', '.join(drifted)} took over {DRIFTED - 1:.0%} "
+            "longer in one round than in another. All rounds are pooled."
+        )
+    if noisy := [_noise(run, r) for r in run.ok if (m := r.value("noisy")) and m.value]:
+        found.append(
+            f"Timed beside other work, or on a machine that did not hold still: {'; '.join(noisy)}. These cells' times "
+            "are not the method's alone: time them again on a quiet machine before comparing them."
+        )
+    if len({r.seed for r in every}) == 1 and any(r.adaptation not in ("prompt_rag",) for r in run.ok):
+        found.append("One seed a cell: the luck of training is not in the intervals, which cover the choice of rows.")
+    found += [
+        f"Cells were measured with different {field}: differences between them may come from that."
+        for field in ("hardware", "dtype", "versions")
+        if len({str(r.environment.get(field)) for r in every}) > 1
+    ]
+    if len({str(r.config.get("policy")) for r in every}) > 1:
+        found.append("Records name different policies; the first one's was applied.")
+    return list(dict.fromkeys(found))
+
+
+def configs(run: Run) -> list[tuple[str, str]]:
+    """The settings of the run, each different one once."""
+    found: dict[tuple[str, str], str] = {}
+    for r in run.records.values():
+        for group, value in r.config.items():
+            name = str(value.get("name", "")) if isinstance(value, Mapping) else str(value)
+            inner = value.get("params", value) if isinstance(value, Mapping) else {}
+            settings = {k: v for k, v in inner.items() if k != "name"} if isinstance(inner, Mapping) else {}
+            text = ", ".join(f"{k}: {v}" for k, v in settings.items())
+            found.setdefault((f"{group} = {name}", text), group)
+    order = {group: n for n, group in enumerate(dict.fromkeys(found.values()))}
+    return sorted(found, key=lambda key: order[found[key]])

@@ -1,0 +1,126 @@
+"""The short form, for a pull request or a terminal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from harness.report.text import visible
+
+
+def markdown(page: Mapping[str, Any]) -> str:
+    """The short form, for a pull request or a terminal: decision, cells, differences, what went wrong."""
+
+    def line(values: Iterable[Any]) -> str:
+        return "| " + " | ".join(plain_markdown(v) for v in values) + " |"
+
+    def grid(heads: Sequence[str], rows: Iterable[Iterable[Any]]) -> list[str]:
+        return [line(heads), line("---" for _ in heads), *(line(row) for row in rows), ""]
+
+    def cell(value: Mapping[str, str]) -> str:
+        return f"{value['text']} ({value['interval']})" if value["interval"] else value["text"]
+
+    out = [f"# {plain_markdown(page['title'])}", "", *(plain_markdown(s) + "\n" for s in page["sentences"])]
+    table, heads = page["all_cells"], ("Quality", "Whole answer p95", "Cost per 1,000")
+    keep = [n for n, c in enumerate(table["columns"]) if c in heads or c.startswith("Peak memory")]
+    out += ["## Cells", ""]
+    out += grid(
+        ["Cell", "State", *(table["columns"][n] for n in keep)],
+        ([r["name"], r["state"], *(cell(r["values"][n]) for n in keep)] for r in table["rows"]),
+    )
+    if page["load"]["rows"]:
+        out += ["## Under load", ""]
+        out += grid(
+            ["Cell", *page["load"]["columns"]],
+            ([r["name"], *(cell(v) for v in r["values"])] for r in page["load"]["rows"]),
+        )
+    if page["adapters"]:
+        out += ["## A LoRA beside its base", "", *(plain_markdown(line) + "\n" for line in page["adapters"])]
+    if page["differences"]["rows"]:
+        against = f"{page['differences']['score']} against {page['differences']['reference']}, on the same rows"
+        out += [f"## {plain_markdown(against)}", ""]
+        out += grid(
+            ["Cell", "Points", "95% interval", "p", "p (Holm)", "Gained", "Lost", "Rows"],
+            (
+                [r["name"], r["delta"], f"{r['low']} to {r['high']}", r["p"], r["holm"], r["gained"], r["lost"], r["n"]]
+                for r in page["differences"]["rows"]
+            ),
+        )
+    if page["quantized"]["rows"]:
+        out += ["## What quantization changed, against the same adaptation unquantized", ""]
+        out += grid(
+            [
+                "Cell",
+                "Points",
+                "95% interval",
+                f"No worse by {page['quantized']['margin']} points",
+                "p (Holm)",
+                "Same answer",
+            ],
+            (
+                [r["name"], r["delta"], f"{r['low']} to {r['high']}", r["verdict"], r["holm"], r["same"]]
+                for r in page["quantized"]["rows"]
+            ),
+        )
+    out += _evidence(page, grid)
+    if page["decision"] and page["decision"].reasons:
+        out += ["## Why not the others", ""]
+        out += grid(["Cell", "Reason"], ([page["names"][i], why] for i, why in page["decision"].reasons.items()))
+    elif page["ended_badly"]:
+        out += ["## Cells without numbers", ""]
+        out += grid(
+            ["Cell", "State", "Reason"], ([page["names"][r.id], r.status, r.reason] for r in page["ended_badly"])
+        )
+    if page["not_measured"]:
+        out += ["## Not measured", ""]
+        out += grid(["Measure", "Why", "Cells"], ([m["metric"], m["why"], m["cells"]] for m in page["not_measured"]))
+    out += ["## Limits", "", *(f"- {plain_markdown(c)}" for c in page["caveats"]), ""]
+    return "\n".join(out)
+
+
+def _evidence(page: Mapping[str, Any], grid: Any) -> list[str]:
+    """What a run measured beside its grid, as far as it did: seeds, learning curves, the A/A control, leakage."""
+    out: list[str] = []
+
+    def around(row: Mapping[str, str]) -> str:
+        return f"{row['low']} to {row['high']}" if row["low"] else ""
+
+    if rows := page["seeds"]["rows"]:
+        out += ["## Seeds: the luck of training and of rows together", ""]
+        out += grid(
+            ["Cell", "Mean", "95% interval", "Each seed", f"Against {page['seeds']['reference']}", "95% interval"],
+            ([r["name"], r["mean"], r["interval"], r["each"], r["delta"], around(r)] for r in rows),
+        )
+    for curve in page["learning"]:
+        out += [f"## Learning curve: {plain_markdown(curve['name'])}", "", plain_markdown(curve["answer"]), ""]
+        out += grid(
+            ["Share", "Rows", curve["score"], "95% interval", "Against the share before", "95% interval"],
+            ([r["share"], r["rows"], r["text"], r["interval"], r["delta"], around(r)] for r in curve["lines"]),
+        )
+    if page["control"]:
+        out += ["## A/A control: the same cell evaluated twice", ""]
+        out += grid(
+            ["Cell", "Points", "95% interval", "p", "Same answer", "Called"],
+            ([r["name"], r["delta"], around(r), r["p"], r["same"], r["verdict"]] for r in page["control"]),
+        )
+    for suite in page["leakage"]:
+        counted = ([c["source"], c["exact"], c["group"], c["near"]] for c in suite["counts"])
+        out += [f"## Leakage: {plain_markdown(suite['suite'])}", ""]
+        flagged = f"{suite['flagged']} of {suite['rows']['evaluation']} evaluation rows"
+        out += [f"{flagged} overlap with what builds saw (leakage={suite['mode']}).", ""]
+        out += (
+            grid(["Evaluation rows against", "Same text", "Same group", "Alike"], counted) if suite["flagged"] else []
+        )
+        if suite["cells"]:
+            out += grid(
+                ["Cell", "All rows", "Without the flagged", "Rows", "Rows left"],
+                ([c["name"], c["all"], c["without"], c["n"], c["left"]] for c in suite["cells"]),
+            )
+    return out
+
+
+def plain_markdown(value: Any) -> str:
+    """Text that stays text inside a Markdown table."""
+    flat = " ".join(visible(value).split())
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", flat) if flat != "---" else flat

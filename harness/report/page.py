@@ -1,0 +1,176 @@
+"""Everything that the page shows, as plain values, and the page itself."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from harness import ledger
+from harness.decide import Decision, decide, memory, primary, quality, read_policy
+from harness.report import account, charts, machine
+from harness.report.answers import changed, examples, packed
+from harness.report.cells import all_cells, heatmaps, scores
+from harness.report.choosing import choosing
+from harness.report.comparisons import against_best, control, differences, learning, quantized, seeds
+from harness.report.evidence import caveats, configs, leakage, not_measured, proofs, steps
+from harness.report.markdown import markdown
+from harness.report.run import Run, read
+from harness.report.serving import adapters, rooms, under_load
+from harness.report.text import NONE, interval, told, visible, visible_json
+from harness.resources import resource
+from harness.types import Json, Status
+from harness.wording import number, points
+
+SHOWN_CELLS = 60  # in the page's tables and drawings; of a larger grid the rest stands in the filtered table
+SCRIPTS = ("choose.js", "page.js")
+
+
+def verdict(run: Run) -> tuple[Decision | None, list[str]]:
+    """The decision and its three sentences; before the last cell has ended, how far the run is."""
+    if not run.pending:
+        decision = decide(list(run.records.values()), run.rows, run.policy)
+        return decision, list(decision.sentences)
+    ended, bad = len(run.records), len(run.records) - len(run.ok)
+    first = f"So far: {ended} of {len(run.ids)} cells have ended" + (
+        f", {bad} of them without numbers." if bad else "."
+    )
+    scored = [(m, r) for r in run.ok if (m := quality(r))]
+    second = "No quality has been measured yet."
+    if scored:
+        m, r = max(scored, key=lambda pair: pair[0].value)
+        second = (
+            f"Highest quality so far: {run.names[r.id]} with {number(m.value, 'share')} ({interval(m)}) of {m.n} rows."
+        )
+    return None, [first, second, "A recommendation is made when all cells have ended."]
+
+
+def headline(run: Run, decision: Decision | None) -> list[dict[str, str]]:
+    """The four numbers of the chosen cell beside those of the reference."""
+    if decision is None or decision.chosen is None or decision.reference is None:
+        return []
+    mine, base = run.records[decision.chosen], run.records[decision.reference]
+    cards = []
+    for title, find in (
+        ("Quality", quality), ("p95 response time", lambda r: r.value("e2e_ms/p95")),
+        ("Peak memory", memory), ("Cost per 1,000 requests", lambda r: r.value("cost_usd_per_1000")),
+    ):  # fmt: skip
+        a, b = find(mine), find(base)
+        if a is None:
+            continue
+        change = ""
+        if b is not None and mine is not base:
+            ratio = f"{100 * (a.value / b.value - 1):+.0f}%".replace("-", "−") if b.value else NONE
+            change = f"{points(a.value - b.value)} points" if a.unit == "share" else ratio
+        cards.append({"title": title, **told(a), "base": told(b)["text"], "change": change})
+    return cards
+
+
+def thinned(run: Run, decision: Decision | None) -> Run:
+    """The cells that tables and drawings show of a large grid: what the decision names, then the cells of highest
+    quality, in the grid's order. A grid of up to `SHOWN_CELLS` stays whole."""
+    if len(run.ids) <= SHOWN_CELLS:
+        return run
+    named = [decision.chosen, decision.best, decision.reference, *decision.group] if decision else []
+    ranked = sorted(run.ok, key=lambda r: -(m.value if (m := quality(r)) else -1.0))
+    first = dict.fromkeys([*(i for i in named if i), *(r.id for r in ranked), *run.ids])
+    kept = set(list(first)[:SHOWN_CELLS])
+    ids = tuple(i for i in run.ids if i in kept)
+    return replace(run, ids=ids, records={i: run.records[i] for i in ids if i in run.records})
+
+
+def view(run: Run) -> dict[str, Any]:
+    """Everything that the page shows, as plain values."""
+    decision, sentences = verdict(run)
+    first = next(iter(run.records.values()), None)
+    rule = read_policy(run.policy)
+    some = thinned(run, decision)
+    table, flips = all_cells(run), changed(run, decision)
+    return {
+        "title": f"{first.suite} on {first.model}" if first else run.folder.name,
+        "run": f"{run.folder.parent.name}/{run.folder.name}", "sentences": sentences, "pending": len(run.pending),
+        "counts": {str(k): v for k, v in ledger.done(list(run.records.values())).items()}, "total": len(run.ids),
+        "shown": len(some.ids), "profile": first.profile if first else "", "decision": decision, "names": run.names,
+        "headline": headline(run, decision), "policy": rule,
+        "reference": run.names[decision.reference] if decision and decision.reference else "",
+        "heatmaps": heatmaps(some, decision), "scatter": charts.scatter(run, decision),
+        "dumbbells": against_best(some, decision, rule.margin), "costs": account.cost_chart(run, decision),
+        "account": account.account(run, decision), "all_cells": table, "first_cells": _shown_first(table, some),
+        "load": under_load(some), "rooms": rooms(some), "adapters": adapters(some),
+        "scores": scores(some), "differences": differences(some), "proofs": proofs(some),
+        "quantized": quantized(some, rule.margin), "leakage": leakage(some), "seeds": seeds(run),
+        "control": control(run), "learning": learning(run, rule.margin),
+        "curves": charts.losses(some), "flips": flips, "examples": examples(some, decision),
+        "not_measured": not_measured(some),
+        "ended_badly": [r for r in some.records.values() if r.status is not Status.OK], "steps": steps(some),
+        "caveats": caveats(run), "environment": dict(first.environment) if first else {},
+        "config": configs(run), "primary": primary(first) if first else "",
+        "choosing": choosing(run, rule) if decision else None,
+        "packed": packed(some, [r.id for r in some.ok], [row["id"] for row in flips["rows"]] if flips else ()),
+    }  # fmt: skip
+
+
+def _shown_first(table: Mapping[str, Any], some: Run) -> list[dict[str, Any]]:
+    ids = set(some.ids)
+    return [row for row in table["rows"] if row["id"] in ids]
+
+
+def embedded(page: Mapping[str, Any]) -> dict[str, Json]:
+    """What the page's script reads: facts to choose with, cells that no table shows, and packed outputs."""
+    ids = {row["id"] for row in page["first_cells"]}
+    rest = [
+        [row["name"], row["state"], [[v["text"], v["interval"], v["value"]] for v in row["values"]]]
+        for row in page["all_cells"]["rows"]
+        if row["id"] not in ids
+    ]
+    return {"choosing": page["choosing"], "names": page["names"], "more_cells": rest, "packed": page["packed"]}
+
+
+def script_json(value: Json) -> str:
+    """JSON that stays text inside a script element, whatever it holds."""
+    text = json.dumps(visible_json(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def policy_hash(text: str) -> str:
+    """The source of a Content Security Policy that lets exactly this inline text take effect."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def html(page: Mapping[str, Any]) -> str:
+    """The page. Styles and script stand in it as they are in `reports/`, and nothing else may run or load."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    folder = resource("reports")
+    templates = Environment(
+        loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, finalize=lambda v: visible(v) if type(v) is str else v,
+    )  # fmt: skip
+    style = (folder / "style.css").read_text(encoding="utf-8")
+    script = "\n".join((folder / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    return templates.get_template("decision.html.j2").render(
+        page, style=Markup(style), script=Markup(script), style_hash=policy_hash(style),
+        script_hash=policy_hash(script), data=Markup(script_json(embedded(page))), svg=Markup,
+    )  # fmt: skip
+
+
+def write(run: Path) -> Path:
+    """Draws `report.html`, `report.md`, `report.json` and `report.csv` in the run folder; returns the page's path."""
+    found = read(run)
+    page = view(found)
+    target = run / "report.html"
+    ledger.write_text(target, html(page))
+    ledger.write_text(run / "report.md", markdown(page))
+    ledger.write_text(run / "report.json", machine.as_json(found, page))
+    ledger.write_text(run / "report.csv", machine.as_csv(found, page))
+    return target
+
+
+def three_lines(run: Path) -> Sequence[str]:
+    """The decision for a terminal."""
+    return [visible(s) for s in verdict(read(run))[1]]

@@ -1,0 +1,87 @@
+"""What a report is drawn from: the run folder as read, and how its cells are related."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness import ledger
+from harness.decide import UNQUANTIZED
+from harness.types import Json, RunRecord, Status, id_parts, is_side
+from harness.wording import labels
+
+Row = Mapping[str, Json]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run folder as read. `ids` are all cells of the grid in order, ended or not; `side` are the cells that stand
+    beside the grid and are not candidates: parts of a learning curve, and the A/A control."""
+
+    folder: Path
+    ids: tuple[str, ...]
+    records: Mapping[str, RunRecord]
+    rows: Mapping[str, Sequence[Row]]
+    names: Mapping[str, str]
+    policy: Mapping[str, Json]
+    leakage: Mapping[str, Json]
+    side: tuple[RunRecord, ...] = ()
+
+    @property
+    def pending(self) -> list[str]:
+        """Cells that left no record yet."""
+        return [i for i in self.ids if i not in self.records]
+
+    @property
+    def ok(self) -> list[RunRecord]:
+        """Cells with numbers, in the grid's order."""
+        return [r for r in self.records.values() if r.status is Status.OK]
+
+
+def read(folder: Path) -> Run:
+    """Everything that a report needs. Raises `UserError` for a folder or file that cannot be read."""
+    every = {r.id: r for r in ledger.read_records(folder)}
+    beside = tuple(r for r in every.values() if is_side(r.id))
+    records = {i: r for i, r in every.items() if not is_side(i)}
+    ids = tuple(dict.fromkeys([*(i for i in ledger.read_cells(folder) if not is_side(i)), *records]))
+    rows = {r.id: ledger.read_rows(folder, r) for r in every.values()}
+    policy = next((r.config["policy"] for r in records.values() if r.config.get("policy")), {"objective": "quality"})
+    return Run(folder, ids, records, rows, labels(ids), policy, ledger.read_leakage(folder), beside)
+
+
+def parts(cell_id: str) -> tuple[str, str, str]:
+    """Panel (model, suite, seed and swept knobs), adaptation and quantization of a cell that may have no record yet."""
+    model, adaptation, quantization, suite, seed, knobs = id_parts(cell_id)
+    return " · ".join(p for p in (model, suite, seed, knobs) if p), adaptation, quantization
+
+
+def state(run: Run, cell_id: str) -> str:
+    """How far a cell is."""
+    return str(run.records[cell_id].status) if cell_id in run.records else "pending"
+
+
+def share_of(r: RunRecord) -> float:
+    """The share of the training rows that a cell was trained on."""
+    return float(r.config.get("suite", {}).get("params", {}).get("train_share", 1.0))
+
+
+def parent_of(run: Run, r: RunRecord) -> RunRecord | None:
+    """The same adaptation unquantized."""
+    same = (
+        p for p in run.ok
+        if (*kin(p), p.adaptation) == (*kin(r), r.adaptation) and p.quantization in UNQUANTIZED
+    )  # fmt: skip
+    return None if r.quantization in UNQUANTIZED else next(same, None)
+
+
+def variant(r: RunRecord) -> str:
+    """The knobs that were swept singly, as the cell's id ends with them."""
+    return str(r.config.get("variant") or "")
+
+
+def kin(r: RunRecord) -> tuple[Any, ...]:
+    """What cells have in common that differ in adaptation and quantization alone."""
+    others = [knob for knob in variant(r).split(",") if not knob.startswith("quantization.")]
+    return r.model, r.suite, r.seed, ",".join(others)

@@ -1,0 +1,275 @@
+"""The page in a browser: it opens offline, says nothing on the console, moves, and is accessible.
+
+Chromium comes from the system (`.ci/run` installs it); without one these tests are skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import ledger, report
+from harness.decide import Candidate, CostLine, Facts, Pair, Policy, choose
+from harness.decide.rule import judge
+from harness.types import plain
+from tests import records
+from tests.test_report import HOSTILE, folder
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt-get install chromium)")
+SLOW_MS = 30_000
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        started = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return report.write(folder(tmp_path_factory.mktemp("support_tone") / "run", *records.grid(), records.ids()))
+
+
+def opened(browser: Any, page: Path, width: int = 1280, scheme: str = "light", scripts: bool = True) -> Any:
+    """The page with all that it says and asks for in `page.said`: only its own address is expected."""
+    context = browser.new_context(
+        viewport={"width": width, "height": 800}, color_scheme=scheme, java_script_enabled=scripts
+    )
+    context.set_default_timeout(SLOW_MS)
+    tab = context.new_page()
+    tab.said = []
+    tab.on("console", lambda message: tab.said.append(message.text))
+    tab.on("pageerror", lambda error: tab.said.append(str(error)))
+    tab.on("dialog", lambda dialog: (tab.said.append("dialog"), dialog.dismiss()))
+    tab.on("request", lambda request: tab.said.append(request.url))
+    tab.goto(page.as_uri())
+    if scripts:
+        tab.wait_for_selector("html[data-ready]", state="attached")
+    assert tab.said == [page.as_uri()]
+    return tab
+
+
+def violations(tab: Any) -> list[str]:
+    """What axe-core finds wrong, best practices too."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(tab).response["violations"]
+    return [f"{v['id']}: {v['nodes'][0]['html'][:200]} {v['nodes'][0]['failureSummary']}" for v in found]
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (360, "light")])
+def test_it_opens_offline_and_is_accessible(browser: Any, drawn: Path, width: int, scheme: str) -> None:
+    tab = opened(browser, drawn, width, scheme)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width, "nothing stands out of the page"
+    tab.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+    assert violations(tab) == []
+    wide, narrow = tab.locator(".chart .wide svg").first, tab.locator(".chart .narrow svg").first
+    assert (wide.is_visible(), narrow.is_visible()) == (width > 640, width <= 640)
+
+
+def test_dark_and_light_are_drawn_in_the_pages_colours(browser: Any, drawn: Path) -> None:
+    of = "getComputedStyle(document.querySelector('.chart .wide svg [fill=\"var(--s1)\"]')).fill"
+    light, dark = (opened(browser, drawn, scheme=s).evaluate(of) for s in ("light", "dark"))
+    assert (light, dark) == ("rgb(11, 110, 106)", "rgb(92, 200, 189)")
+
+
+def test_tables_and_charts_are_there_without_a_script(browser: Any, drawn: Path) -> None:
+    tab = opened(browser, drawn, scripts=False)
+    assert tab.locator("#all-cells tbody tr").count() == 15
+    assert tab.locator(".chart .wide svg").first.is_visible()
+    assert not tab.locator("#policy").is_visible()
+    assert not tab.locator("#viewer").is_visible()
+    assert tab.locator("noscript").first.is_visible()
+
+
+def test_it_prints_without_what_moves(browser: Any, drawn: Path) -> None:
+    tab = opened(browser, drawn)
+    tab.emulate_media(media="print")
+    assert not tab.locator("#policy").is_visible()
+    assert not tab.locator("nav").is_visible()
+    assert tab.locator("#all-cells").is_visible()
+    assert tab.pdf().startswith(b"%PDF")
+
+
+def test_cells_are_filtered_and_sorted_by_keyboard(browser: Any, drawn: Path) -> None:
+    tab = opened(browser, drawn)
+    names = "[...document.querySelectorAll('#all-cells tbody tr')].map((r) => r.dataset.name)"
+    tab.focus("#cells-search")
+    tab.keyboard.type("lora")
+    assert sorted(tab.evaluate(names)) == sorted(f"lora/{q}" for q in records.QUANTIZATIONS)
+    assert tab.locator("#cells-count").text_content() == "5 of 15 cells"
+    tab.locator("#all-cells thead button", has_text="Whole answer p95").focus()
+    tab.keyboard.press("Enter")
+    assert tab.locator("#all-cells th[aria-sort=ascending]").text_content() == "Whole answer p95"
+    cells, _ = records.grid()
+    p95 = {r.quantization: r.value("e2e_ms/p95").value for r in cells if r.adaptation == "lora"}  # type: ignore[union-attr]
+    by_time = [f"lora/{q}" for q in sorted(p95, key=lambda q: p95[q])]
+    assert tab.evaluate(names) == by_time
+    tab.keyboard.press("Space")
+    assert tab.evaluate(names) == by_time[::-1]
+
+
+def test_everything_that_moves_is_reached_by_keyboard_and_shows_it(browser: Any, drawn: Path) -> None:
+    tab = opened(browser, drawn)
+    reached = set()
+    for _ in range(400):
+        tab.keyboard.press("Tab")
+        reached.add(tab.evaluate("document.activeElement.id"))
+        if "row-search" in reached:
+            break
+        outline = tab.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+        assert outline != "none", tab.evaluate("document.activeElement.outerHTML.slice(0, 200)")
+    assert {"knob-volume", "knob-floor", "knob-p95", "cells-search", "row-search"} <= reached
+
+
+def test_the_choice_moves_with_the_policy_and_back(browser: Any, drawn: Path) -> None:
+    tab = opened(browser, drawn)
+    document = json.loads(drawn.with_name("report.json").read_text(encoding="utf-8"))
+    chosen = "() => document.querySelector('#choice').dataset.cell"
+    assert tab.evaluate(chosen) == document["decision"]["chosen"]
+    tab.select_option("#knob-objective", "e2e_ms/p95")
+    rule = Policy(**{**document["policy"], "objective": "e2e_ms/p95"})
+    assert tab.evaluate(chosen) == choose(facts_of(document["facts"]), rule)
+    tab.fill("#knob-p95", "1")
+    assert tab.locator("#choice").text_content() == "No cell holds these limits."
+    tab.focus("#policy button[type=reset]")
+    tab.keyboard.press("Enter")
+    assert tab.evaluate(chosen) == document["decision"]["chosen"]
+    before = tab.evaluate("document.querySelector('#said-volume').textContent")
+    tab.focus("#knob-volume")
+    tab.keyboard.press("ArrowLeft")
+    assert tab.evaluate("document.querySelector('#said-volume').textContent") != before
+
+
+def facts_of(data: Any) -> Facts:
+    """Facts from their JSON."""
+    made = (Candidate(**{**c, "cost": CostLine(**c["cost"]) if c["cost"] else None}) for c in data["candidates"])
+    pairs = {a: {b: Pair(**p) for b, p in found.items()} for a, found in data["pairs"].items()}
+    return Facts(tuple(made), pairs, data["volume_requests"])
+
+
+def some_facts(luck: random.Random) -> Facts:
+    """Candidates with ties, numbers that were not measured, and pairs that are lacking."""
+    ids = [f"cell-{n}" for n in range(luck.choice((1, 2, 5, 15)))]
+    steps = [0.0, 0.25, 0.5, 0.75, 1.0]
+
+    def maybe(value: float) -> float | None:
+        return None if luck.random() < 0.1 else value
+
+    made = []
+    for i in ids:
+        p95 = maybe(luck.choice((100.0, 200.0, luck.uniform(50, 400))))
+        once, serving = luck.choice((0.0, luck.uniform(0, 9))), luck.choice((0.5, luck.uniform(0.01, 2)))
+        cost = CostLine(serving, once, "batched", labelling_usd=luck.choice((0.0, once / 2)), spread=luck.random() / 5)
+        made.append(
+            Candidate(
+                i, luck.randrange(6), luck.choice(steps), luck.choice(steps), p95,
+                maybe(p95 * 1.2) if p95 else None, maybe(luck.choice((1e9, 2e9))), maybe(luck.random()),
+                None if luck.random() < 0.1 else cost,
+            )
+        )  # fmt: skip
+    score = {c.id: c.quality for c in made}
+    pairs = {
+        a: {
+            b: Pair(score[b] - score[a], score[b] - score[a] - luck.choice((0.01, 0.2)), score[b] - score[a] + 0.1)
+            for b in ids if b != a and luck.random() < 0.9
+        }
+        for a in ids
+    }  # fmt: skip
+    return Facts(tuple(sorted(made, key=lambda c: (c.rank, c.id))), pairs, 1e5)
+
+
+def some_policy(luck: random.Random) -> tuple[Policy, float]:
+    rule = Policy(
+        luck.choice(("cost_usd_per_1000", "e2e_ms/p95", "quality")),
+        min_quality=luck.choice((None, None, 0.25, 0.5)), max_p95_e2e_ms=luck.choice((None, None, 150.0, 200.0)),
+        max_memory_bytes=luck.choice((None, None, 1e9)), min_valid=luck.choice((None, None, None, 0.3)),
+        margin=luck.choice((0.0, 0.05, 0.3)), volume_requests=luck.choice((None, 1e3, 1e7)),
+    )  # fmt: skip
+    return rule, luck.choice((1.0, 1.0, 0.1, 7.5))
+
+
+def test_the_page_chooses_as_python_does(browser: Any, drawn: Path) -> None:
+    tab = opened(browser, drawn)
+    luck, asked, expected = random.Random(5), [], []
+    for _ in range(3_000):
+        found, (rule, hourly) = some_facts(luck), some_policy(luck)
+        asked.append([plain(found), plain(rule), hourly])
+        judged = judge(found, rule, hourly)
+        expected.append(judged.chosen.id if judged.chosen else None)
+    told = tab.evaluate(
+        "(all) => all.map(([facts, policy, hourly]) => decisionRule.choose(facts, policy, hourly))", asked
+    )
+    assert told == expected
+    assert len({e for e in expected if e}) > 5, "the policies do differ in what they choose"
+    assert None in expected
+
+
+def test_any_row_is_shown_beside_its_other_answers(browser: Any, drawn: Path) -> None:
+    tab = opened(browser, drawn)
+    assert tab.locator("#row-count").text_content() == "Row 1 of 96"
+    tab.fill("#row-search", "row-017")
+    assert tab.locator("#row-count").text_content() == "Row 1 of 1"
+    assert tab.locator("#row-id").text_content() == "row-017 · vague"
+    _, rows = records.grid()
+    shown = tab.evaluate("[...document.querySelectorAll('#row-answers .answer')].map((a) => "
+                         "[a.querySelector('header').textContent, a.querySelector('pre').textContent])")  # fmt: skip
+    tab.click("#row-right")
+    shown += tab.evaluate("[...document.querySelectorAll('#row-answers .answer')].map((a) => "
+                          "[a.querySelector('header').textContent, a.querySelector('pre').textContent])")  # fmt: skip
+    expected = {"/".join(i.split("/")[1:3]): next(r["output"] for r in rows[i] if r["id"] == "row-017") for i in rows}
+    assert dict(shown) == expected
+    tab.click("#row-left")
+    tab.fill("#row-search", "")
+    tab.select_option("#row-kind", "differ")
+    tab.select_option("#row-against", label="prompt_rag/fp16")
+    assert tab.locator("#row-answers ins").count() > 0
+    tab.click("#row-after")
+    assert tab.locator("#row-count").text_content().startswith("Row 2 of")
+
+
+def test_hostile_text_neither_runs_nor_breaks_the_page(browser: Any, tmp_path: Path) -> None:
+    cells, rows = records.grid()
+    for made in rows.values():
+        for row in made:
+            row |= {"output": HOSTILE, "prompt": HOSTILE, "case": HOSTILE, "id": row["id"] + HOSTILE}
+    rows[cells[0].id][0]["output"] = "<b>" * 400_000
+    model = {"name": HOSTILE, "target": "x", "params": {"note": HOSTILE}}
+    cells = [replace(r, config=dict(r.config) | {"model": model}, model=HOSTILE) for r in cells]
+    run = folder(tmp_path / "run", cells, rows, records.ids())
+    tab = opened(browser, report.write(run))
+    assert len((run / "report.html").read_bytes()) < 2_000_000
+    assert tab.evaluate("document.querySelectorAll('img').length") == 0
+    assert tab.locator("#row-answers pre").nth(1).text_content() == (
+        "</pre></td><script>alert(1)</script><img src=x onerror=alert(2)> ⟨U+202E⟩txt.exe⟨U+202C⟩ {{ 7*7 }} ⟨U+0000⟩ "
+        "⟨U+D83D⟩ & \"'"
+    )
+    assert tab.said == [(run / "report.html").as_uri()]
+
+
+def test_a_grid_too_large_for_its_tables_is_paged_and_says_so(browser: Any, tmp_path: Path) -> None:
+    one, rows = records.record("lora", "fp16"), records.rows("lora", "fp16")
+    cells = [replace(one, id=f"{one.id}/adaptation.rank={n}", config={**one.config, "variant": f"adaptation.rank={n}"})
+             for n in range(150)]  # fmt: skip
+    page = report.write(folder(tmp_path / "run", cells, {c.id: rows for c in cells}, [c.id for c in cells]))
+    tab = opened(browser, page)
+    assert tab.locator("#all-cells tbody tr").count() == 60
+    assert tab.locator("#cells-count").text_content() == "1 to 60 of 150 cells"
+    tab.click("#cells-after")
+    tab.click("#cells-after")
+    assert tab.locator("#cells-count").text_content() == "121 to 150 of 150 cells"
+    assert "60 of 150 cells" in tab.locator("#grid").text_content()
+    assert len(list(ledger.read_records(page.parent))) == 150
+    assert violations(tab) == []
