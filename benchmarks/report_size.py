@@ -23,10 +23,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "sweep" / "run"
         ids = []
+        kinds = [(a, q) for a in records.ADAPTATIONS for q in records.QUANTIZATIONS]
+        made = [records.rows(a, q, asked.rows) for a, q in kinds]
         for n in range(asked.cells):
-            adaptation, quantization = records.ADAPTATIONS[n % 3], records.QUANTIZATIONS[n // 3 % 5]
-            rows = records.rows(adaptation, quantization, asked.rows) if n < 15 else made[n % 15]
-            made = [*made, rows] if n and n < 15 else [rows] if not n else made
+            (adaptation, quantization), rows = kinds[n % 15], made[n % 15]
             one = records.record(adaptation, quantization, rows)
             knob = f"adaptation.rank={n // 15 + 1}"
             one = replace(one, id=f"{one.id}/{knob}", config={**one.config, "variant": knob})
