@@ -154,6 +154,8 @@ def _cannot_write(folder: Path) -> str | None:
 
 def _price(price: Mapping[str, Any], environment: Environment) -> tuple[dict[str, Json], list[str]]:
     """The price of this hardware. Each entry of `hardware` names a text to be found in the machine's own name."""
+    if "hardware" not in price:
+        return {}, ["price: this table has no `hardware`; conf/price/hosted.yaml is a part of others, choose list_2026"]
     table = price["hardware"]
     wanted = price["use"]
     if wanted != "auto":
@@ -180,12 +182,32 @@ def _price(price: Mapping[str, Any], environment: Environment) -> tuple[dict[str
         for key, value in numbers.items()
         if not isinstance(value, int | float) or value <= 0
     ]
+    label = price.get("usd_per_labelled_row")
+    if label is not None and (isinstance(label, bool) or not isinstance(label, int | float) or label < 0):
+        faults.append(f"price table {price['name']!r}: usd_per_labelled_row is {label!r}; give a number or null")
+    faults += _hosted_faults(price)
     if faults:
         return {}, faults
     rest = {k: price[k] for k in ("name", "volume_requests", "utilization")}
+    rest |= {"usd_per_labelled_row": label, "hosted": price.get("hosted") or {}}
     hourly = row["usd_per_hour"] * (environment.cpu_count if row.get("per_core") else 1)
     told = {k: v for k, v in row.items() if k not in ("match", "per_core")}
     return {**rest, "hardware": found, **told, "usd_per_hour": hourly}, []
+
+
+def _hosted_faults(price: Mapping[str, Any]) -> list[str]:
+    """A line for each hosted API whose row lacks a price, its source or its date."""
+    return [
+        f"price table {price['name']!r}: hosted.{name}.{key} is {row.get(key)!r}; give {what}"
+        for name, row in (price.get("hosted") or {}).items()
+        for key, what, kind in (
+            ("usd_per_million_input", "dollars per million tokens", int | float),
+            ("usd_per_million_output", "dollars per million tokens", int | float),
+            ("source", "where it stands", str),
+            ("date", "when it was read", object),
+        )
+        if not isinstance(row.get(key), kind) or row[key] is None or (key[:3] == "usd" and row[key] < 0)
+    ]
 
 
 def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run: Path) -> Grid:

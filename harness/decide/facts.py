@@ -15,6 +15,7 @@ from harness.statistics import group_of, over_seeds, paired_columns
 from harness.types import Json, RunRecord, Status, id_parts, is_side
 
 REACH = 0.2  # cells shown to be worse than the best by more than this (or two margins) can never be good enough
+LARGE = 100  # candidates; in a larger grid, cells measured to be far worse than the best are not compared with it
 VOLUME = 1_000_000.0  # where records name no volume
 
 
@@ -129,16 +130,22 @@ def basis_of(records: Sequence[RunRecord], policy: Policy) -> str:
 
 def facts(records: Sequence[RunRecord], rows: Rows, policy: Policy) -> Facts:
     """What `choose` needs: the candidates, and how they compare with each that could be the best."""
+    return gathered(records, rows, policy)[0]
+
+
+def gathered(
+    records: Sequence[RunRecord], rows: Rows, policy: Policy
+) -> tuple[Facts, tuple[Recipe, ...], dict[str, Scores]]:
+    """The facts, and the recipes and tables of scores they follow from, in the order of the candidates."""
     kinds, weights = recipes(records), weights_of(records, policy)
     left = [k for k in kinds if weights and not lacking(k, list(weights), policy)]
     basis = basis_of(records, policy)
     ranks = _ranks(left)
     made = tuple(candidate(k, ranks[k.id], weights, basis, policy) for k in left)
     tables = score_tables(left, rows, weights, policy)
-    ids = [c.id for c in made]
-    pairs = {made[i].id: _pairs(i, ids, tables, policy) for i in possible_bests(made)}
+    pairs = {made[i].id: _pairs(i, made, tables, policy) for i in possible_bests(made)}
     volumes = [v for r in records if (v := (r.config.get("price") or {}).get("volume_requests"))]
-    return Facts(made, pairs, float(volumes[0]) if volumes else VOLUME)
+    return Facts(made, pairs, float(volumes[0]) if volumes else VOLUME), tuple(left), tables
 
 
 def _ranks(left: Sequence[Recipe]) -> dict[str, int]:
@@ -239,19 +246,21 @@ def possible_bests(candidates: Sequence[Candidate]) -> list[int]:
     return found
 
 
-def _pairs(best: int, ids: Sequence[str], tables: Mapping[str, Scores], policy: Policy) -> dict[str, Pair]:
+def _pairs(best: int, made: Sequence[Candidate], tables: Mapping[str, Scores], policy: Policy) -> dict[str, Pair]:
     """Each candidate against one, suites put together: differences are weighted, and half-widths added as squares (Zou
     & Donner 2008, Stat. Med. 27:1693), as suites have rows of their own."""
     import numpy as np
 
+    ids = [c.id for c in made]
+    reach = -max(REACH, 2 * policy.margin)
+    near = np.array([len(made) <= LARGE or c.quality - made[best].quality >= 1.5 * reach for c in made])
     delta, below, above = np.zeros(len(ids)), np.zeros(len(ids)), np.zeros(len(ids))
     for table in tables.values():
-        d, low, high = _compared(best, ids, table)
+        d, low, high = _compared(best, ids, table, near)
         delta += table.weight * d
         below += (table.weight * (d - low)) ** 2
         above += (table.weight * (high - d)) ** 2
     low, high = delta - np.sqrt(below), delta + np.sqrt(above)
-    reach = -max(REACH, 2 * policy.margin)
     return {
         i: Pair(float(delta[n]), float(low[n]), float(high[n]))
         for n, i in enumerate(ids)
@@ -259,16 +268,19 @@ def _pairs(best: int, ids: Sequence[str], tables: Mapping[str, Scores], policy: 
     }
 
 
-def _compared(best: int, ids: Sequence[str], table: Scores) -> tuple[Any, Any, Any]:
-    """Difference, low and high of each recipe from one in a suite; not a number where they share no rows."""
+def _compared(best: int, ids: Sequence[str], table: Scores, near: Any) -> tuple[Any, Any, Any]:
+    """Difference, low and high of each recipe that is `near` from one in a suite; not a number where they share no
+    rows."""
     import numpy as np
 
     delta, low, high = (np.full(len(ids), np.nan) for _ in range(3))
     has = ~np.isnan(table.values)
     both = has & has[:, [best]]
-    kinds, of = np.unique(np.packbits(both, axis=0), axis=1, return_inverse=True)
-    for kind in range(kinds.shape[1]):
-        columns = np.flatnonzero(of.ravel() == kind)
+    of: Any = np.zeros(len(ids), dtype=int)
+    if not both.all():
+        of = np.unique(np.packbits(both, axis=0), axis=1, return_inverse=True)[1].ravel()
+    for kind in np.unique(of[near]):
+        columns = np.flatnonzero((of == kind) & near)
         kept = np.flatnonzero(both[:, columns[0]])
         if kept.size:
             part = table.values[np.ix_(kept, columns)]

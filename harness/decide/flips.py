@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 from harness.decide.facts import Candidate, Facts
 from harness.decide.findings import Flip
@@ -75,7 +76,8 @@ def _limit_flips(
     lowest = -1e-9 if is_floor else 0.0
 
     def ask(value: float) -> str | None:
-        return choose(facts, replace(policy, **{knob: value}))
+        changed: Any = {knob: value}
+        return choose(facts, replace(policy, **changed))
 
     return [
         Flip(

@@ -14,6 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from harness.decide.cells import quality as recorded
 from harness.decide.facts import Candidate, Facts, Recipe, Scores
 from harness.decide.findings import Odds
 from harness.decide.policy import COST, P95, Policy
@@ -37,14 +38,13 @@ def odds(
     rng = np.random.default_rng(seed)
     them = facts.candidates
     families = [(k.cells[0].model, k.cells[0].adaptation) for k in kinds]
-    by_suite = {
-        s: pulled(rng, _quality_draws(rng, t, [c.id for c in them], draws), _measured(t), families)
-        for s, t in tables.items()
-    }
-    shift = {s: _measured(t) for s, t in tables.items()}
-    quality = sum(t.weight * by_suite[s] for s, t in tables.items()) + np.array(
-        [c.quality for c in them]
-    ) - sum(t.weight * shift[s] for s, t in tables.items())  # fmt: skip
+    by_suite = {}
+    for suite, table in tables.items():
+        drawn, measured = _quality_draws(rng, table, [c.id for c in them], draws), _measured(table)
+        for n in np.flatnonzero(np.isnan(table.values).all(axis=0) if len(table.groups) else np.ones(len(them))):
+            measured[n], drawn[:, n] = _without_rows(rng, kinds[n], suite, policy, draws)
+        by_suite[suite] = pulled(rng, drawn, measured, families)
+    quality = sum(t.weight * by_suite[s] for s, t in tables.items())
     lowest = np.min(list(by_suite.values()), axis=0)
     p95 = np.stack([_p95_draws(rng, c, k, draws) for c, k in zip(them, kinds, strict=True)], axis=1)
     cost = _cost_draws(rng, them, volume_of(facts, policy), draws)
@@ -85,6 +85,14 @@ def pareto(values: Any) -> Any:
         kept.append(left[same])
         left = left[(values[left] < first).any(axis=1) & ~same]
     return np.sort(np.concatenate(kept)) if kept else left
+
+
+def _without_rows(rng: Any, kind: Recipe, suite: str, policy: Policy, draws: int) -> tuple[float, Any]:
+    """The score of a recipe whose rows were not kept, and draws of it by its interval, apart from those of others."""
+    found = [m for r in kind.of(suite) if r.status is Status.OK and (m := recorded(r, policy))]
+    middle = math.fsum(m.value for m in found) / len(found)
+    spread = max(((m.interval.high - m.interval.low) / (2 * NORMAL_95) for m in found if m.interval), default=0.0)
+    return middle, middle + rng.standard_normal(draws) * spread
 
 
 def _measured(table: Scores) -> Any:

@@ -110,14 +110,16 @@ def judge(facts: Facts, policy: Policy, hourly: float = 1.0) -> Judgement:
     paired = [(c, p) for c in holding if c is not best and (p := pairs.get(c.id))]
     shown = (best, *(c for c, p in paired if p.low > -policy.margin))
     same = (best, *(c for c, p in paired if alike(p, policy.margin)))
-    good = (*shown, *(c for c in same if c.rank < best.rank and c not in shown))
+    proven = {c.id for c in shown}
+    good = (*shown, *(c for c in same if c.rank < best.rank and c.id not in proven))
+    enough = {c.id for c in good}
     front = best
     tied = same
     if policy.objective in (COST, P95):
         front = min(good, key=lambda c: (score(c, policy, volume, hourly), *simple(c)))
         limit = upper(front, policy, volume, hourly)
-        tied = tuple(c for c in dict.fromkeys((*good, *same)) if score(c, policy, volume, hourly) <= limit)
-    able = [c for c in tied if policy.objective not in (COST, P95) or c in good or c.rank < front.rank]
+        tied = tuple(c for c in {c.id: c for c in (*good, *same)}.values() if score(c, policy, volume, hourly) <= limit)
+    able = [c for c in tied if policy.objective not in (COST, P95) or c.id in enough or c.rank < front.rank]
     chosen = min(able, key=lambda c: (c.rank, score(c, policy, volume, hourly), c.id))
     rivals = [best, *(c for c, _ in paired)]
     passed = []

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from harness.decide.cells import Rows, compare, primary, quality, record_value, reference
 from harness.decide.costs import GOODPUT, hosted_lines
-from harness.decide.facts import Candidate, Facts, Recipe, basis_of, facts, lacking, recipes, score_tables, weights_of
+from harness.decide.facts import Candidate, Facts, Recipe, basis_of, gathered, lacking, recipes, weights_of
 from harness.decide.findings import CostLine, Decision, Odds
 from harness.decide.flips import flips
 from harness.decide.ladder import ladder
@@ -60,7 +60,7 @@ def decide(records: Sequence[RunRecord], rows: Rows, policy: Mapping[str, Json])
     grid = sorted((r for r in records if not is_side(r.id)), key=lambda r: r.id)
     cells, names, kinds = {r.id: r for r in grid}, labels(r.id for r in grid), recipes(grid)
     weights = weights_of(grid, rule)
-    known = facts(grid, rows, rule)
+    known, judged, tables = gathered(grid, rows, rule)
     found = judge(known, rule)
     against = reference(grid)
     costs = {c.id: c.cost for c in known.candidates if c.cost}
@@ -68,7 +68,7 @@ def decide(records: Sequence[RunRecord], rows: Rows, policy: Mapping[str, Json])
     base = Decision(
         None, ("", "", ""), {}, rule.margin, against.id if against else None, costs=costs,
         hosted=hosted_lines(grid, asked, costs), judged={k.id: tuple(r.id for r in k.cells) for k in kinds},
-        notes=_notes(grid, rule, weights, costs, asked),
+        notes=_notes(grid, rule, weights, costs, asked, any(rows.get(r.id) for r in grid)),
     )  # fmt: skip
     reasons = _out(kinds, known, rule, list(weights))
     if said := _no_choice(grid, known, found, rule, names, cells):
@@ -81,9 +81,7 @@ def decide(records: Sequence[RunRecord], rows: Rows, policy: Mapping[str, Json])
     if said := _too_few_rows(case):
         why = {k.id: reasons.get(k.id) or "Not judged: there is no decision." for k in kinds}
         return replace(base, sentences=said, reasons=_for_all(why, kinds, names), odds=_zero(kinds))
-    ids = {c.id for c in known.candidates}
-    judged = [k for k in kinds if k.id in ids]
-    chances, _ = odds(known, judged, score_tables(judged, rows, weights, rule), rule)
+    chances, _ = odds(known, judged, tables, rule)
     group = tuple(c.id for c in found.group)
     confidence = sum(chances[i].best for i in group)
     pairs = {c.id: case.pair(c) for c in _near(case)}
@@ -127,11 +125,11 @@ def _for_all(
 
 def _notes(
     grid: Sequence[RunRecord], rule: Policy, weights: Mapping[str, float], costs: Mapping[str, CostLine],
-    asked: CostLine | None,
+    asked: CostLine | None, rows_kept: bool,
 ) -> tuple[str, ...]:  # fmt: skip
     """What was not counted, and how numbers were put together."""
     found = []
-    prices = next((p for r in grid if (p := r.config.get("price"))), {})
+    prices: Mapping[str, Json] = next((p for r in grid if (p := r.config.get("price"))), {})
     if costs:
         rate = "that meets the service level (goodput)" if basis_of(grid, rule) == GOODPUT else "of full batches"
         found.append(
@@ -147,6 +145,10 @@ def _notes(
         found.append(
             f"Several suites are judged together ({shares}): quality and cost are weighted means, and limits must hold "
             "in each suite."
+        )
+    if costs and not rows_kept:
+        found.append(
+            "No rows were kept, so cells could not be compared row by row, and odds follow from intervals alone."
         )
     if left_out := sorted({r.suite for r in grid} - set(weights)):
         found.append(f"Not judged, for want of a weight in the policy: {', '.join(left_out)}.")
@@ -290,7 +292,7 @@ def _reasons(case: _Case, pairs: Mapping[str, Paired | None]) -> dict[str, str]:
         if c is best or c in found.good or (c in found.alike and _no_worse(c, case)):
             said[c.id] = _lost(c, case)
         elif pair is None and brief is None:
-            shared = _shares_rows(c, case)
+            shared = _shares_rows(c, case) if case.several else c.id not in pairs
             said[c.id] = (
                 f"Shown to be worse than {top} by far more than the margin." if shared
                 else f"It has no scores on the same rows as {top}, so its quality cannot be compared."
@@ -445,6 +447,10 @@ def _sure(chances: Mapping[str, Odds], case: _Case, confidence: float) -> str:
     if len(group) > 1:
         others = ", ".join(case.names[c.id] for c in group[1:4]) + (" and others" if len(group) > 4 else "")
         text += f", and it or one it cannot be told apart from ({others}) in {share(confidence)}; it is the simplest"
+    likely = max(case.facts.candidates, key=lambda c: chances[c.id].best)
+    if likely not in group and chances[likely.id].best > confidence:
+        proof = "" if likely in case.found.good else ", but it is not shown to be good enough, and more complex"
+        text += f". {case.names[likely.id]} would be in {share(chances[likely.id].best)}{proof}"
     return text + "."
 
 

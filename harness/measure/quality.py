@@ -106,9 +106,11 @@ def measure(
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     n = len(rows)
     lengths = [r["tokens"] for r in rows]
+    asked = [len(session.tokenizer(r["prompt"], add_special_tokens=False).input_ids) for r in rows]
     return [
         *summarize(rows, rules.aggregation(), rules.higher_is_better()),
         *closeness,
+        Measurement("prompt_tokens/mean", sum(asked) / n, "tokens", "lower", n),
         Measurement("output_tokens/mean", sum(lengths) / n, "tokens", "lower", n),
         Measurement("truncated_share", sum(not r["finished"] for r in rows) / n, "share", "lower", n),
     ]
