@@ -50,7 +50,8 @@
       const part = found.slice(page * PAGE, (page + 1) * PAGE);
       body.replaceChildren(...part.map((l) => (l.row = l.row || build(l))));
       const range = found.length > PAGE ? `${page * PAGE + 1} to ${page * PAGE + part.length} of ` : "";
-      byId("cells-count").textContent = `${range}${found.length} of ${lines.length} cells`;
+      const whole = found.length === lines.length && range ? "" : `${found.length} of `;
+      byId("cells-count").textContent = range + whole + `${lines.length} cells`;
       byId("cells-before").disabled = page === 0;
       byId("cells-after").disabled = (page + 1) * PAGE >= found.length;
     }

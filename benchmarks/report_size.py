@@ -1,0 +1,44 @@
+"""Draws the report of a made-up grid of many cells and rows, and says how long that took and how large the page is.
+
+python -m benchmarks.report_size --cells 1000 --rows 5000
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from harness import ledger, report
+from tests import records
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cells", type=int, default=1000)
+    parser.add_argument("--rows", type=int, default=5000)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "sweep" / "run"
+        ids = []
+        kinds = [(a, q) for a in records.ADAPTATIONS for q in records.QUANTIZATIONS]
+        made = [records.rows(a, q, asked.rows) for a, q in kinds]
+        for n in range(asked.cells):
+            (adaptation, quantization), rows = kinds[n % 15], made[n % 15]
+            one = records.record(adaptation, quantization, rows)
+            knob = f"adaptation.rank={n // 15 + 1}"
+            one = replace(one, id=f"{one.id}/{knob}", config={**one.config, "variant": knob})
+            ids.append(one.id)
+            ledger.write_record(run, one)
+            ledger.write_rows(run, one, rows)
+        ledger.write_cells(run, ids)
+        start = time.perf_counter()
+        page = report.write(run)
+        seconds = time.perf_counter() - start
+        print(f"{asked.cells} cells x {asked.rows} rows: {seconds:.1f} s, page {page.stat().st_size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()
