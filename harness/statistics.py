@@ -275,35 +275,51 @@ def _difference(differences: Sequence[float], groups: Groups, binary: bool, p: f
 
 
 def paired_columns(scores: Any, against: Any, groups: Groups = None) -> tuple[Any, Any, Any]:
-    """`paired` for many cells at once: difference, low and high of each column of `scores` (rows × cells) from the
-    column `against`, by the same formula and to the same numbers."""
+    """`paired` for many cells at once: difference, low and high (each cells × others) of the columns of `scores` (rows ×
+    cells) from those of `against` (rows × others), by the same formula. Not a number where a pair shares no rows; with
+    `groups`, no row may lack a score.
+
+    The jackknife of `_variance` is a sum of squares of sums of groups, so that all pairs together take few products of
+    matrices: with N rows and mean m, a group of k rows and sum s adds ((k m - s) / (N - k))².
+    """
     import numpy as np
 
-    d = np.asarray(scores, dtype=float) - np.asarray(against, dtype=float)[:, None]
-    n, cells = d.shape
-    place = {g: i for i, g in enumerate(dict.fromkeys(groups if groups is not None else range(n)))}
-    at = np.array([place[g] for g in groups]) if groups is not None else np.arange(n)
-    sizes = np.bincount(at).astype(float)
-    sums = d if len(sizes) == n else np.stack([np.bincount(at, weights=column) for column in d.T], axis=1)
-    whole = ((np.asarray(scores) % 1 == 0).all(axis=0)) & bool((np.asarray(against) % 1 == 0).all())
-    moved = np.maximum((d != 0).sum(axis=0), 1)
-    typical = np.sqrt((d**2).sum(axis=0) / moved)
-    flip = np.where(whole | (typical == 0), 1.0, typical)
-
-    def variance(sums: Any, sizes: Any) -> Any:
-        sums, sizes = np.vstack([sums, flip, -flip]), np.append(sizes, [1.0, 1.0])[:, None]
-        total, rows, parts = sums.sum(axis=0), sizes.sum(), len(sizes)
-        without = (total - sums) / (rows - sizes)
-        return (parts - 1) / parts * ((without - total / rows) ** 2).sum(axis=0)
-
-    middle = d.sum(axis=0) / (n + 2)
-    clustered = variance(sums, sizes)
-    if len(sizes) < n:
-        clustered = np.where(whole, np.maximum(clustered, variance(d, np.ones(n))), clustered)
-    half = _t(len(sizes) + 1.0) * np.sqrt(clustered)
-    delta = d.mean(axis=0) if n else np.zeros(cells)
-    low = np.maximum(-1.0, np.minimum(middle - half, delta))
-    return delta, low, np.minimum(1.0, np.maximum(middle + half, delta))
+    left, right = (np.asarray(x, dtype=float) for x in (scores, against))
+    has, other = ~np.isnan(left), ~np.isnan(right)
+    left, right = np.where(has, left, 0.0), np.where(other, right, 0.0)
+    whole = (left % 1 == 0).all(axis=0)[:, None] & (right % 1 == 0).all(axis=0)
+    here, there = has.astype(float), other.astype(float)
+    rows = here.T @ there
+    total = left.T @ there - here.T @ right
+    squares = np.maximum((left**2).T @ there - 2 * left.T @ right + here.T @ right**2, 0.0)
+    moved = squares.copy()  # of pass/fail scores
+    for n in np.flatnonzero(~whole.all(axis=0)):
+        moved[:, n] = ((left != right[:, [n]]) & has & other[:, [n]]).sum(axis=0)
+    flip = np.where(whole | (moved == 0), 1.0, squares / np.maximum(moved, 1.0))  # its square
+    whole_rows, middle = rows + 2, total / (rows + 2)  # with the flips made up
+    parts, df = whole_rows, rows + 1
+    variance = (squares + 2 * flip - whole_rows * middle**2) / (whole_rows * (whole_rows - 1))
+    place = {g: i for i, g in enumerate(dict.fromkeys(groups if groups is not None else ()))}
+    if groups is not None and len(place) < len(groups):
+        if not (has.all() and other.all()):
+            raise ValueError("rows in groups must all have scores to be compared at once")
+        order = np.argsort(at := np.array([place[g] for g in groups]), kind="stable")
+        starts = np.searchsorted(at[order], np.arange(len(place)))
+        a, b = (np.add.reduceat(x[order], starts, axis=0) for x in (left, right))
+        k, n = np.bincount(at).astype(float), float(len(at) + 2)
+        w = (1 / (n - k) ** 2)[:, None]
+        apart = (w * a**2).sum(axis=0)[:, None] - 2 * a.T @ (w * b) + (w * b**2).sum(axis=0)
+        sums = (w[:, 0] * k) @ a
+        mixed = sums[:, None] - (w[:, 0] * k) @ b
+        made_up = 2 * (middle**2 + flip) / (n - 1) ** 2
+        parts, df = np.full_like(rows, len(place) + 2.0), np.full_like(rows, len(place) + 1.0)
+        clustered = (parts - 1) / parts * (apart - 2 * middle * mixed + middle**2 * (w[:, 0] @ k**2) + made_up)
+        variance = np.where(whole, np.maximum(clustered, variance), clustered)
+    kinds, of = np.unique(df, return_inverse=True)
+    half = np.array([_t(d) for d in kinds])[of].reshape(df.shape) * np.sqrt(np.maximum(variance, 0.0))
+    delta = np.where(rows > 0, total / np.maximum(rows, 1), math.nan)
+    low, high = np.minimum(middle - half, delta), np.maximum(middle + half, delta)
+    return delta, np.maximum(low, -1.0), np.minimum(high, 1.0)
 
 
 def _exact_flips(sums: Any) -> float:
