@@ -26,6 +26,7 @@ HEAVY = {
 }  # fmt: skip
 FOUNDATION = {
     "types",
+    "files",
     "errors",
     "resources",
     "environment",
@@ -41,6 +42,8 @@ WORKERS = {"adapt", "quantize", "engine", "measure"}
 READERS = {"ledger", "decide", "report"}
 UPPER = {
     "grid",
+    "standing",
+    "upkeep",
     "launch",
     "execute",
     "progress",
@@ -55,6 +58,7 @@ UPPER = {
 EXCEPTIONS = {
     ("adapt.prompt_rag", "models.hub"): "an adaptation that keeps the weights links them as a base model is linked",
     ("quantize.fp16", "models.hub"): "so does a checkpoint that came quantized",
+    ("store", "upkeep"): "`python -m harness.store` is its command line",
     ("report", "ledger"): "a report drawn again reads its records",
     ("report", "decide"): "a report draws the decision that follows from its records",
     ("loading", "quantize.int4_kernels"): "a GPU loads 4-bit weights for the fastest kernel there is",
