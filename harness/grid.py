@@ -168,20 +168,24 @@ def _cannot_write(folder: Path) -> str | None:
 
 def _price(price: Mapping[str, Any], environment: Environment) -> tuple[dict[str, Json], list[str]]:
     """The price of this hardware. Each entry of `hardware` names a text to be found in the machine's own name."""
-    table = price["hardware"]
-    wanted = price["use"]
+    table, wanted = price.get("hardware"), price.get("use", "auto")
+    told = f"price table {price.get('name')!r}"
+    if not isinstance(table, Mapping) or not all(isinstance(row, Mapping) for row in table.values()):
+        return {}, [f"{told}: hardware must map each name to its usd_per_hour, source and date"]
+    if unfit := [name for name, row in table.items() if not isinstance(row.get("match", ""), str)]:
+        return {}, [f"{told}: hardware.{name}.match must be a text" for name in unfit]
     if wanted != "auto":
-        if wanted not in table:
-            return {}, [f"price.use={wanted!r}: not in the price table; it has {', '.join(table)}"]
+        if not isinstance(wanted, str) or wanted not in table:
+            return {}, [f"price.use={wanted!r}: not in the price table; it has {', '.join(map(str, table))}"]
         found = wanted
     else:
-        matches = [name for name, row in table.items() if row.get("match", name) in environment.hardware]
+        matches = [name for name, row in table.items() if row.get("match", str(name)) in environment.hardware]
         if not matches and environment.device == "cpu":
             matches = [name for name, row in table.items() if row.get("match") == "cpu"]
         if not matches:
             return {}, [
-                f"price table {price['name']!r}: no price for {environment.hardware!r}; add it to conf/price/"
-                f"{price['name']}.yaml, or choose one of {', '.join(table)} with price.use=NAME"
+                f"price table {price.get('name')!r}: no price for {environment.hardware!r}; add it to conf/price/"
+                f"{price.get('name')}.yaml, or choose one of {', '.join(map(str, table))} with price.use=NAME"
             ]
         found = matches[0]
     row = table[found]
@@ -190,16 +194,16 @@ def _price(price: Mapping[str, Any], environment: Environment) -> tuple[dict[str
         **{k: price.get(k) for k in ("volume_requests", "utilization")},
     }
     faults = [
-        f"price table {price['name']!r}: {key} is {value!r}, and must be a number above 0"
+        f"{told}: {key} is {value!r}, and must be a number above 0"
         for key, value in numbers.items()
-        if not isinstance(value, int | float) or value <= 0
+        if type(value) not in (int, float) or not 0 < value < math.inf
     ]
     if faults:
         return {}, faults
-    rest = {k: price[k] for k in ("name", "volume_requests", "utilization")}
+    rest = {k: price.get(k) for k in ("name", "volume_requests", "utilization")}
     hourly = row["usd_per_hour"] * (environment.cpu_count if row.get("per_core") else 1)
-    told = {k: v for k, v in row.items() if k not in ("match", "per_core")}
-    return {**rest, "hardware": found, **told, "usd_per_hour": hourly}, []
+    shown = {k: v for k, v in row.items() if k not in ("match", "per_core")}
+    return {**rest, "hardware": found, **shown, "usd_per_hour": hourly}, []
 
 
 def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run: Path) -> Grid:

@@ -81,6 +81,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise ValueError(f"cannot be read ({error.strerror or error})") from error
     if not isinstance(found, dict) or not all(isinstance(found.get(k), kind) for k, kind in FACTS.items()):
         raise ValueError("not a manifest")
+    files = found.get("files", {})
+    if not isinstance(files, dict) or not all(
+        isinstance(f, dict) and {"bytes", "sha256"} <= {*f} for f in files.values()
+    ):
+        raise ValueError("not a manifest: its files lack their sizes or checksums")
     if "digest" in found and sealed(found)["digest"] != found["digest"]:
         raise ValueError("its bytes have changed")
     if (found["kind"], found["key"]) != (folder.parent.name, folder.name):
@@ -119,8 +124,8 @@ def faults(folder: Path, thorough: bool = False) -> list[str]:
                 found.append(f"{name}: {size} bytes, {made['bytes']} were built")
             elif thorough and sha256(folder / name) != made["sha256"]:
                 found.append(f"{name}: its bytes have changed since it was built")
-        except OSError as error:
-            found.append(f"{name}: {error.strerror or error}")
+        except (OSError, ValueError) as error:  # ValueError: no name of a file
+            found.append(f"{name}: {getattr(error, 'strerror', None) or error}")
     return found
 
 

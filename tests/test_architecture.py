@@ -44,6 +44,7 @@ UPPER = {
     "grid",
     "standing",
     "upkeep",
+    "reproduce",
     "launch",
     "execute",
     "progress",
