@@ -103,6 +103,13 @@ def container_memory(
     return found
 
 
+def oom_kills(vmstat: Path = Path("/proc/vmstat")) -> int | None:
+    """How many processes the system has killed since it started because memory ran out, a container's limit counted
+    (man 5 proc, `oom_kill`); None where it does not tell."""
+    found = re.search(r"^oom_kill (\d+)$", vmstat.read_text(), re.MULTILINE) if vmstat.exists() else None
+    return int(found.group(1)) if found else None
+
+
 @cache
 def detect() -> Environment:
     """The environment of this process, found once."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import fcntl
 import json
 import os
@@ -52,18 +53,41 @@ def read_measurements(folder: Path) -> tuple[Measurement, ...]:
     )
 
 
-def carry_out(step: Step, parents: list[Step], store: Store, progress: Progress, threads: int) -> None:
-    """Does a step's work into the store, unless it is done. Raises what goes wrong; the store stays as it was."""
+def carry_out(
+    step: Step, parents: list[Step], store: Store, progress: Progress, threads: int, limit_s: float | None = None
+) -> None:
+    """Does a step's work into the store, unless it is done. Raises what goes wrong; the store stays as it was. Work
+    that takes longer than `limit_s`, waiting for others not counted, ends the process with its stack on stderr."""
     environment = detect()
     context = Context(environment.device, environment.dtype, step.seed, progress)
-    folders = [store.folder(p) for p in parents]
+    folders = [store.demand(p) for p in parents]
     set_threads(threads)
     work = {
         StepKind.KERNELS: _alone, StepKind.BASE: _alone, StepKind.ADAPT: _adapt, StepKind.QUANTIZE: _quantize,
         StepKind.QUALITY: _quality, StepKind.LATENCY: _latency,
     }[step.kind]  # fmt: skip
+
+    def begun(out: Path) -> Mapping[str, Json]:
+        progress(0.0, "")  # from here on it works: it has waited for whoever else builds this, or times
+        with _limited(limit_s):
+            return work(step, folders, out, context)
+
     with machine(step.exclusive):
-        store.build(step, lambda out: work(step, folders, out, context), {**plain(environment), "threads": threads})
+        store.build(step, begun, {**plain(environment), "threads": threads})
+
+
+@contextlib.contextmanager
+def _limited(seconds: float | None) -> Iterator[None]:
+    """Ends this process after so many seconds, with the stacks of all threads on stderr, be they stuck in a kernel:
+    the clock is a thread of its own, which asks no lock of Python's."""
+    if seconds is None:
+        yield
+        return
+    faulthandler.dump_traceback_later(seconds, exit=True, file=2)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def tidy() -> None:

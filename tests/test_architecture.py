@@ -26,6 +26,7 @@ HEAVY = {
 }  # fmt: skip
 FOUNDATION = {
     "types",
+    "files",
     "errors",
     "resources",
     "environment",
@@ -42,6 +43,9 @@ WORKERS = {"adapt", "quantize", "engine", "measure"}
 READERS = {"ledger", "decide", "report", "compare", "index", "check"}
 UPPER = {
     "grid",
+    "standing",
+    "upkeep",
+    "reproduce",
     "launch",
     "execute",
     "export",
@@ -58,6 +62,7 @@ EXCEPTIONS = {
     ("adapt.prompt_rag", "models.hub"): "an adaptation that keeps the weights links them as a base model is linked",
     ("adapt.as_is", "models.hub"): "likewise",
     ("quantize.fp16", "models.hub"): "so does a checkpoint that came quantized",
+    ("store", "upkeep"): "`python -m harness.store` is its command line",
     ("report", "ledger"): "a report drawn again reads its records",
     ("check.subject", "ledger"): "the gate reads run folders",
     ("check.outputs", "ledger"): "and writes as run folders are written",

@@ -141,7 +141,7 @@ def test_what_goes_wrong_is_a_record_and_the_rest_goes_on(grid: tuple[Path, Path
     assert {q: str(r.status) for q, r in found.items()} == {
         "dies": "failed", "raises": "failed", "garbage": "failed", "cannot": "unsupported", "fp16": "ok",
     }  # fmt: skip
-    assert "out of memory" in found["dies"].reason
+    assert found["dies"].reason.startswith("quantize: killed (SIGKILL): ")
     assert "ZeroDivisionError: a bug in a quantizer" in found["raises"].reason
     assert "broken against its parent" in found["garbage"].reason
     assert found["cannot"].reason == "needs a device of the future"
