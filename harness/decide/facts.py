@@ -268,7 +268,7 @@ def possible_bests(candidates: Sequence[Candidate]) -> list[int]:
 def _pairs(
     bests: Sequence[int], made: Sequence[Candidate], tables: Mapping[str, Scores], policy: Policy
 ) -> dict[str, dict[str, Pair]]:
-    """Each candidate against those that could be the best, suites put together: differences are weighted, and half-widths
+    """Each candidate against those that could be the best, suites put together: differences are weighted, half-widths
     added as squares (Zou & Donner 2008, Stat. Med. 27:1693), as suites have rows of their own."""
     import numpy as np
 
