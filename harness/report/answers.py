@@ -114,8 +114,8 @@ def differing(left: str, right: str) -> tuple[list[tuple[str, bool]], list[tuple
     return parts
 
 
-def packed(run: Run, ids: Sequence[str], first: Sequence[str] = ()) -> dict[str, Any] | None:
-    """The outputs of these cells to each row, a JSON line a row, compressed until `PACKED_BYTES` are full: rows in
+def packed(run: Run, ids: Sequence[str], first: Sequence[str] = (), most: int = PACKED_BYTES) -> dict[str, Any] | None:
+    """The outputs of these cells to each row, a JSON line a row, compressed until `most` bytes are full: rows in
     `first` before others. `left_out` says how many rows the page does not hold; all stand in `rows/`."""
     by_cell = {i: {row["id"]: row for row in run.rows[i]} for i in ids if run.rows.get(i)}
     order = list(dict.fromkeys([*first, *(row for found in by_cell.values() for row in found)]))
@@ -129,7 +129,7 @@ def packed(run: Run, ids: Sequence[str], first: Sequence[str] = ()) -> dict[str,
         kept.append(squeeze.compress(line.encode("utf-8", errors="backslashreplace") + b"\n"))
         kept.append(squeeze.flush(zlib.Z_SYNC_FLUSH) if count % 8 == 7 else b"")
         count += 1
-        if sum(map(len, kept)) > PACKED_BYTES:
+        if sum(map(len, kept)) > most:
             break
     data = b"".join([*kept, squeeze.flush()])
     return {

@@ -13,7 +13,7 @@ from typing import Any
 from harness import ledger
 from harness.decide import Decision, decide, memory, primary, quality, read_policy
 from harness.report import account, charts, machine
-from harness.report.answers import changed, examples, packed
+from harness.report.answers import PACKED_BYTES, changed, examples, packed
 from harness.report.cells import all_cells, heatmaps, scores
 from harness.report.choosing import choosing
 from harness.report.comparisons import against_best, control, differences, learning, quantized, seeds
@@ -110,7 +110,10 @@ def view(run: Run) -> dict[str, Any]:
         "caveats": caveats(run), "environment": dict(first.environment) if first else {},
         "config": configs(run), "primary": primary(first) if first else "",
         "choosing": choosing(run, rule) if decision else None,
-        "packed": packed(some, [r.id for r in some.ok], [row["id"] for row in flips["rows"]] if flips else ()),
+        "packed": packed(
+            some, [r.id for r in some.ok], [row["id"] for row in flips["rows"]] if flips else (),
+            PACKED_BYTES if some is run else PACKED_BYTES // 4,  # facts and tables of a large grid need the room
+        ),
     }  # fmt: skip
 
 
