@@ -303,9 +303,12 @@ class EagerSession:
                 position = position + 1
         return times
 
-    def time_batch(self, prompts: Sequence[str], new_tokens: int) -> list[float]:
+    def time_batch(
+        self, prompts: Sequence[str], new_tokens: int, read: Callable[[], None] = lambda: None
+    ) -> list[float]:
         """Seconds of each step of one batch: element 0 reads the prompts (their shared prefix once) and makes the
-        first token of each, the others make one more token of each. Stop tokens are ignored."""
+        first token of each, the others make one more token of each. Stop tokens are ignored. `read` is called, off the
+        clock, when the prompts are read."""
         import torch
 
         encoded = [self.encode(p) for p in prompts]
@@ -318,9 +321,10 @@ class EagerSession:
             def step_done() -> None:
                 nonlocal last
                 self._synchronize()
-                now = time.perf_counter()
-                times.append(now - last)
-                last = now
+                times.append(time.perf_counter() - last)
+                if len(times) == 1:
+                    read()
+                last = time.perf_counter()
 
             prefix = self._prefix_cache(encoded[0][:length]) if length else None
             own = [e[length:] for e in encoded]

@@ -128,11 +128,14 @@ class GraphSession:
         (served,) = self._serve(asked, 1, self.eager.stops if natural else ())
         return [t - served.sent for t in served.times]
 
-    def time_batch(self, prompts: Sequence[str], new_tokens: int) -> list[float]:
+    def time_batch(
+        self, prompts: Sequence[str], new_tokens: int, read: Callable[[], None] = lambda: None
+    ) -> list[float]:
         """Seconds of each step of one batch: element 0 reads the prompts and makes the first token of each, the others
-        make one more token of each. Stop tokens are ignored."""
+        make one more token of each. Stop tokens are ignored. `read` is called when the reading is launched, before any
+        step is; what it takes counts for the reading."""
         asked = [Request(self.eager.encode(p), new_tokens, key=i) for i, p in enumerate(prompts)]
-        made = self._serve(asked, len(asked))
+        made = self._serve(asked, len(asked), admitted=read)
         times = made[0].times
         return [times[0] - made[0].sent, *(b - a for a, b in pairwise(times))]
 
@@ -152,10 +155,18 @@ class GraphSession:
         return serve(slots, asked, (), rows=clients)
 
     def _serve(
-        self, asked: Sequence[Request], rows: int, stops: Any = (), progress: Callable[[int], None] = lambda done: None
+        self,
+        asked: Sequence[Request],
+        rows: int,
+        stops: Any = (),
+        progress: Callable[[int], None] = lambda done: None,
+        admitted: Callable[[], None] = lambda: None,
     ) -> list[Served]:
         slots = self.slots(rows, max(len(r.prompt) + r.max_new_tokens for r in asked))
         order = sorted(range(len(asked)), key=lambda i: -len(asked[i].prompt))  # like widths are read together
-        made = serve(slots, [asked[i] for i in order], stops, rows=rows, wait_for=max(1, rows // 4), progress=progress)
+        made = serve(
+            slots, [asked[i] for i in order], stops,
+            rows=rows, wait_for=max(1, rows // 4), progress=progress, admitted=admitted,
+        )  # fmt: skip
         found = dict(zip(order, made, strict=True))
         return [found[i] for i in range(len(asked))]
