@@ -18,6 +18,7 @@ from harness.engine.classifier import ClassifierSession
 from harness.engine.constrained import forbid, matcher
 from harness.engine.fits import require
 from harness.engine.ops import Chooser, check_sampling
+from harness.engine.products import replace_products
 from harness.engine.shared_prefix import RowsCache, full_attention, layers, switch_on
 from harness.loading import Loaded, load
 from harness.types import Completion, Context, Session
@@ -59,6 +60,7 @@ class Eager:
         if loaded.classes:
             return ClassifierSession(self.batch_size, loaded, context)
         return EagerSession(self, loaded, context)
+        replace_products(loaded, context.device)
 
 
 def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:

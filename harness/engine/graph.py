@@ -16,6 +16,7 @@ from harness.engine.classifier import ClassifierSession
 from harness.engine.decoder import PROOF_ROWS, PROOF_TOKENS, unfit
 from harness.engine.eager import Eager, EagerSession
 from harness.engine.ops import check_sampling
+from harness.engine.products import replace_products
 from harness.engine.serving import serve
 from harness.engine.slots import DecoderSlots, power, uncapturable
 from harness.loading import Loaded, load
@@ -54,6 +55,7 @@ class Graph:
         if loaded.classes:
             return ClassifierSession(self.batch_size, loaded, context)
         eager = Eager(
+        replace_products(loaded, context.device)
             self.batch_size,
             int4_kernel=self.int4_kernel,
             constrained=self.constrained,
