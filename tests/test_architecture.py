@@ -35,6 +35,7 @@ FOUNDATION = {
     "prompt",
     "loading",
     "packing",
+    "unpacking",
     "leakage",
 }
 WORKERS = {"adapt", "quantize", "engine", "measure"}

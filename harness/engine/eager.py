@@ -30,7 +30,8 @@ PIECE_TOKENS = 2048  # of prompts read at once: enough for a matrix product's fu
 class Eager:
     """`batch_size` rows decode together; a shared prefix of at least `min_prefix` tokens is computed once (0: never);
     rows that have ended leave the batch when less than `compact_below` of it is still at work. `int4_kernel`: see
-    `harness.loading.load`. `constrained` keeps answers within the suite's output grammar (quality; latencies are taken
+    `harness.loading.load`. `unpack_int4` answers for quality from plain weights on a CPU (`harness.unpacking`).
+    `constrained` keeps answers within the suite's output grammar (quality; latencies are taken
     without it). Tokens are drawn at a `temperature` above 0, of the likeliest that reach `top_p` together; see
     `harness.engine.ops.drawn`."""
 
@@ -38,6 +39,7 @@ class Eager:
     min_prefix: int = 8
     compact_below: float = 0.75
     int4_kernel: str = "auto"
+    unpack_int4: bool = True
     constrained: bool = False
     temperature: float = 0.0
     top_p: float = 1.0
@@ -51,16 +53,17 @@ class Eager:
             raise ValueError(f"batch_size={self.batch_size}: must be 1 or more")
         check_sampling(self.temperature, self.top_p, self.constrained)
 
-    def start(self, folder: Path, context: Context) -> Session:
-        """Loads a model directory and returns a session that answers with it."""
-        return self.over(load(folder, context, self.int4_kernel), context)
+    def start(self, folder: Path, context: Context, quality: bool = False) -> Session:
+        """Loads a model directory and returns a session that answers with it, for `quality` or to be timed."""
+        unpacks = quality and self.unpack_int4
+        return self.over(load(folder, context, self.int4_kernel, unpacks=unpacks), context)
 
     def over(self, loaded: Loaded, context: Context) -> Session:
         """A session that answers with what is loaded already."""
+        replace_products(loaded, context.device)
         if loaded.classes:
             return ClassifierSession(self.batch_size, loaded, context)
         return EagerSession(self, loaded, context)
-        replace_products(loaded, context.device)
 
 
 def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:

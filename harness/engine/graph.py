@@ -26,13 +26,15 @@ from harness.types import Completion, Context, Request, Served, Session
 @dataclass(frozen=True, slots=True)
 class Graph:
     """`batch_size` rows decode together. `capture` puts each shape of a step into a CUDA graph; without a GPU nothing
-    is captured. `int4_kernel`: see `harness.loading.load`. `constrained` keeps answers within the suite's output
-    grammar (quality; by the eager engine, as each token asks the host what is allowed next). Tokens are drawn at a
+    is captured. `int4_kernel`: see `harness.loading.load`. `unpack_int4` answers for quality from plain weights on a
+    CPU (`harness.unpacking`). `constrained` keeps answers within the suite's output grammar (quality; by the eager
+    engine, as each token asks the host what is allowed next). Tokens are drawn at a
     `temperature` above 0, of the likeliest that reach `top_p` together; see `harness.engine.ops.drawn`."""
 
     batch_size: int = 32
     capture: bool = True
     int4_kernel: str = "auto"
+    unpack_int4: bool = True
     constrained: bool = False
     temperature: float = 0.0
     top_p: float = 1.0
@@ -46,16 +48,17 @@ class Graph:
             raise ValueError(f"batch_size={self.batch_size}: must be 1 or more")
         check_sampling(self.temperature, self.top_p, self.constrained)
 
-    def start(self, folder: Path, context: Context) -> Session:
-        """Loads a model directory and returns a session that answers with it."""
-        return self.over(load(folder, context, self.int4_kernel), context)
+    def start(self, folder: Path, context: Context, quality: bool = False) -> Session:
+        """Loads a model directory and returns a session that answers with it, for `quality` or to be timed."""
+        unpacks = quality and self.unpack_int4
+        return self.over(load(folder, context, self.int4_kernel, unpacks=unpacks), context)
 
     def over(self, loaded: Loaded, context: Context) -> Session:
         """A session that answers with what is loaded already."""
+        replace_products(loaded, context.device)
         if loaded.classes:
             return ClassifierSession(self.batch_size, loaded, context)
         eager = Eager(
-        replace_products(loaded, context.device)
             self.batch_size,
             int4_kernel=self.int4_kernel,
             constrained=self.constrained,
