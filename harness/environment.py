@@ -110,6 +110,24 @@ def oom_kills(vmstat: Path = Path("/proc/vmstat")) -> int | None:
     return int(found.group(1)) if found else None
 
 
+def free_memory() -> int:
+    """Bytes that are left of the machine's memory or of its container's, whichever is less: past the latter the kernel
+    kills."""
+    import psutil
+
+    return min(int(psutil.virtual_memory().available), *(free for _, free in container_memory()), 2**63)
+
+
+def free_gpu_memory() -> int | None:
+    """Bytes free on the first GPU, of the driver; None where it does not tell."""
+    query = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits", "--id=0"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
+        return int(answer.stdout.strip().splitlines()[0]) * 2**20
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return None
+
+
 @cache
 def detect() -> Environment:
     """The environment of this process, found once."""

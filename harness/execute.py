@@ -162,7 +162,7 @@ def _quantize(step: Step, parents: list[Path], out: Path, context: Context) -> M
 
 def _session(step: Step, folder: Path, context: Context) -> Any:
     assert step.engine is not None, f"a {step.kind} step without its engine"
-    return instantiate(step.engine).start(folder, context)
+    return instantiate(step.engine).start(folder, context, quality=step.kind is StepKind.QUALITY)
 
 
 def _quality(step: Step, parents: list[Path], out: Path, context: Context) -> Mapping[str, Json]:

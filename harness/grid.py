@@ -19,7 +19,7 @@ from rich.console import Console
 from harness import ledger, records, report
 from harness.components import instantiate, missing
 from harness.decide import UNQUANTIZED, simple_first
-from harness.environment import Environment, detect
+from harness.environment import Environment, detect, free_gpu_memory
 from harness.errors import UserError
 from harness.launch import Launcher
 from harness.leakage import near
@@ -289,13 +289,35 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
     runner = first["runner"]
     choices = {"policy": first["policy"], "price": price, "profile": first["profile"]["name"]}
     on_cpu = environment.device == "cpu"
-    workers = runner["workers"] or (min(environment.cpu_count, 4) if on_cpu else 3)
+    workers = runner["workers"] or default_workers(
+        environment, *((None, None) if on_cpu else (_parameters(cells), free_gpu_memory()))
+    )
     fork_server = on_cpu if runner["fork_server"] is None else bool(runner["fork_server"])
     minutes, gigabytes = runner.get("step_limit_minutes"), first.get("store_limit_gb")
     return Grid(
         cells, choices, data, store, run, workers, fork_server, minutes and minutes * 60.0,
         gigabytes and int(gigabytes * 10**9),
     )  # fmt: skip
+
+
+def default_workers(environment: Environment, parameters: int | None, free_bytes: int | None) -> int:
+    """How many steps at a time, where nobody said: on a CPU one a core, 4 at most. On a GPU as many as would fit its
+    free memory if each trained a model of so many `parameters` (2 GiB and 16 bytes a parameter: weights, gradients and
+    both moments of AdamW in float32), half the cores and 8 at most, at least 1; 3 at most where the size or the free
+    memory is unknown."""
+    if environment.device == "cpu":
+        return min(environment.cpu_count, 4)
+    most = 3
+    if parameters is not None and free_bytes is not None:
+        most = min(8, free_bytes // (2 * 2**30 + 16 * parameters))
+    return max(1, min(most, environment.cpu_count // 2))
+
+
+def _parameters(cells: Sequence[Cell]) -> int | None:
+    """Parameters of the largest model of a grid; None where one does not tell."""
+    models = {digest(plain(c.model)): instantiate(c.model) for c in cells}
+    sizes = [m.parameters() if hasattr(m, "parameters") else None for m in models.values()]
+    return None if None in sizes else max(sizes)
 
 
 def _expected(store: Store) -> dict[tuple[str, str], float]:

@@ -15,7 +15,7 @@ from harness.components import instantiate, resolve, unfit, unsupported
 from harness.environment import Environment, versions
 from harness.types import Cell, Component, Json, Step, StepKind, SuiteData, digest, is_side, plain
 
-MEASURE_VERSION = 10
+MEASURE_VERSION = 11
 
 
 @dataclass(frozen=True, slots=True)

@@ -334,5 +334,6 @@ class Session(Protocol):
         """Seconds from sending a prompt to each token of its answer: `new_tokens` of them, or, with `natural`, up to
         and with the stop token if that comes first."""
 
-    def time_batch(self, prompts: Sequence[str], new_tokens: int) -> list[float]:
-        """Seconds of each step of one batch, the first of which reads the prompts."""
+    def time_batch(self, prompts: Sequence[str], new_tokens: int, read: Callable[[], None] = ...) -> list[float]:
+        """Seconds of each step of one batch, the first of which reads the prompts; `read` is called when they
+        are read, before any other step is launched."""

@@ -36,6 +36,7 @@ FOUNDATION = {
     "prompt",
     "loading",
     "packing",
+    "unpacking",
     "leakage",
     "wording",
 }

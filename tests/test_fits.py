@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from harness import environment
 from harness.engine import fits
 from harness.engine.eager import Eager
 from harness.engine.graph import Graph
@@ -71,7 +72,7 @@ def test_a_containers_limit_counts(
     found = container_memory(tmp_path / "cgroup", tmp_path / "fs")
     assert (4 * GIB, 3 * GIB // 2) in found
     assert min(free for _, free in found) == 3 * GIB // 2
-    monkeypatch.setattr(fits, "container_memory", lambda: [(4 * GIB, 1)])
+    monkeypatch.setattr(environment, "container_memory", lambda: [(4 * GIB, 1)])
     assert fits.free_bytes("cpu") == 1
 
 

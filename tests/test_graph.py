@@ -132,15 +132,15 @@ def test_in_16_bits_a_share_of_wrong_rows_is_enough(
     assert session.loaded.proof["how"] == "eager: decoded in pieces it gave other logits"
 
 
-def test_quantized_layers_are_called_as_they_are(tmp_path: Path) -> None:
+def test_quantized_layers_give_the_eager_engines_tokens(tmp_path: Path) -> None:
     from harness.quantize.int8 import Int8
 
     parent = saved(tmp_path / "parent", *MODELS["llama"])
     out = tmp_path / "int8"
     out.mkdir()
-    Int8(threshold=0.0)(parent, [], out, CONTEXT)  # with one, which columns are outliers depends on the batch
+    Int8(threshold=0.0)(parent, [], out, CONTEXT)
     tokenizer().save_pretrained(out)
-    told = EagerSession(Eager(batch_size=1, min_prefix=0), load(out, CONTEXT), CONTEXT).generate(PROMPTS, 12)
+    told = Eager(batch_size=1, min_prefix=0).start(out, CONTEXT).generate(PROMPTS, 12)
     session = Graph().start(out, CONTEXT)
     assert isinstance(session, GraphSession)
     assert session.loaded.proof["linear_classes"]["Linear8bitLt"] == 21

@@ -1,9 +1,11 @@
 """The matrix products of a decoder: linear layers that share an input, together.
 
-Plain layers become one product. So do, on a GPU, torchao's dynamic INT8 layers and bitsandbytes' LLM.int8, each by two
-kernels of our own (`harness.engine.ops.dynamic_linear`, `llm_int8_linear`): their own forward passes go through dozens
-of Python calls a layer and ask the host, so that they can be neither fast nor captured. 4-bit layers of the
-Marlin kernel become one layer of it. Any other kind of layer computes as its library does.
+Plain layers become one product. So do torchao's dynamic INT8 layers and bitsandbytes' LLM.int8, each by operations of
+our own (`harness.engine.ops.dynamic_linear`, `llm_int8_linear`; two kernels on a GPU): their own forward passes go
+through dozens of Python calls a layer and ask the host, so that they can be neither fast nor captured. 4-bit layers of
+the Marlin kernel become one layer of it. Any other kind of layer computes as its library does.
+
+On a CPU the same operations take the place of these layers' forward passes, whatever engine calls them.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from harness.loading import Loaded
 from harness.packing import packed
 
 MARLIN_TILE = 64  # columns that Marlin's layout keeps together
@@ -29,8 +32,8 @@ def dynamic(linear: Any) -> bool:
 
 
 def llm_int8(linear: Any) -> bool:
-    """Whether a layer is bitsandbytes' LLM.int8 with its weights quantized and on a GPU."""
-    if type(linear).__name__ != "Linear8bitLt" or linear.state.has_fp16_weights or not linear.weight.is_cuda:
+    """Whether a layer is bitsandbytes' LLM.int8 with its weights quantized."""
+    if type(linear).__name__ != "Linear8bitLt" or linear.state.has_fp16_weights:
         return False
     return (linear.weight.SCB if linear.state.SCB is None else linear.state.SCB) is not None
 
@@ -44,12 +47,51 @@ def marlin(linear: Any) -> bool:
 
 def kind(linear: Any) -> str:
     """What computes a layer's product, for the record."""
-    if dynamic(linear) and linear.weight.qdata.is_cuda:
-        return "torchao's dynamic INT8 by the harness's kernels, the same roundings"
-    if llm_int8(linear):
-        at = f", outliers of {linear.state.threshold:g} or more a token" if linear.state.threshold else ""
-        return f"LLM.int8 by the harness's kernels{at}"
-    return type(linear).__name__
+    if not dynamic(linear) and not llm_int8(linear):
+        return type(linear).__name__
+    how = "the harness's kernels" if linear.weight.is_cuda else "torch._int_mm"
+    if dynamic(linear):
+        return f"torchao's dynamic INT8 by {how}, the same roundings"
+    at = f", outliers of {linear.state.threshold:g} or more a token" if linear.state.threshold else ""
+    return f"LLM.int8 by {how}{at}"
+
+
+def replace_products(loaded: Loaded, device: str) -> None:
+    """On a CPU has INT8 layers compute by the operations of ours, each where it stands, and tells the proof which."""
+    if device != "cpu":
+        return
+    kinds = set()
+    for module in loaded.model.modules():
+        if dynamic(module):
+            kinds.add(kind(module))
+            module.forward = _dynamic_forward(module)
+        elif llm_int8(module):
+            kinds.add(kind(module))
+            _settle(module)
+            module.forward = _llm_int8_forward(module)
+    if kinds:
+        loaded.proof["products"] = sorted(kinds)
+
+
+def _dynamic_forward(layer: Any) -> Callable[[Any], Any]:
+    """The layer's product with the weight that it has when it is called: one that was joined is not kept twice."""
+    from harness.engine.ops import dynamic_linear
+
+    scale = layer.weight.scale.flatten()
+    return lambda x: dynamic_linear(x, layer.weight.qdata, scale, layer.bias)
+
+
+def _llm_int8_forward(layer: Any) -> Callable[[Any], Any]:
+    from harness.engine.ops import llm_int8_linear
+
+    state, peaks = layer.state, layer.state.SCB.flatten().float()
+    return lambda x: llm_int8_linear(x, state.CB, peaks, layer.bias, state.threshold)
+
+
+def _settle(layer: Any) -> None:
+    """Has a layer of bitsandbytes keep its quantized weight where its first call would put it."""
+    if layer.weight.CB is not None:
+        layer.init_8bit_state()
 
 
 def joined(linears: Sequence[Any]) -> Callable[[Any], list[Any]]:
@@ -58,7 +100,7 @@ def joined(linears: Sequence[Any]) -> Callable[[Any], list[Any]]:
 
     if all(type(m) is torch.nn.Linear and type(m.weight) is torch.nn.Parameter and not packed(m) for m in linears):
         return _joined_plain(linears)
-    if all(dynamic(m) and m.weight.qdata.is_cuda for m in linears):
+    if all(map(dynamic, linears)):
         return _joined_dynamic(linears)
     if all(map(llm_int8, linears)) and len({m.state.threshold for m in linears}) == 1:
         return _joined_llm_int8(linears)
@@ -107,8 +149,7 @@ def _joined_llm_int8(linears: Sequence[Any]) -> Callable[[Any], list[Any]]:
     from harness.engine.ops import llm_int8_linear
 
     for m in linears:
-        if m.weight.CB is not None:
-            m.init_8bit_state()
+        _settle(m)
     weight = torch.cat([m.weight.data for m in linears])
     peaks = torch.cat([m.state.SCB.flatten() for m in linears]).float()
     bias = _biases(linears)

@@ -90,6 +90,20 @@ class HubModel:
             f"are read, and are refused; " + CONVERT.format(id=self.id)
         )
 
+    def parameters(self) -> int | None:
+        """How many weights, by a folder's size at most (of 16 bits each), or as the Hub counts them; None where it
+        cannot be asked."""
+        local = Path(self.id)
+        if local.is_dir():
+            return sum(f.stat().st_size for f in local.glob("*.safetensors")) // 2
+        from huggingface_hub import model_info
+
+        try:
+            counted = model_info(self.id, revision=self.revision, timeout=10).safetensors
+        except Exception:  # what a network raises differs by library and version
+            return None
+        return counted.total if counted else None
+
     def fingerprint(self) -> str | None:
         """What a folder holds, so that another checkpoint under the same name is built anew; a Hub name has its
         revision."""
