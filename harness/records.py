@@ -78,7 +78,8 @@ def assemble(
         not_measured=not_measured,
         steps={
             str(k): {
-                "key": m["key"], "preimage": m["preimage"], "seconds": m["seconds"], "bytes": m["bytes"], "facts": m["facts"],
+                "key": m["key"], "preimage": m["preimage"], "seconds": m["seconds"], "bytes": m["bytes"],
+                "facts": m["facts"],
                 "shared_by": plan.shared_by(m["key"]), "threads": m["environment"]["threads"],
                 "created_unix": m["created_unix"],
             }

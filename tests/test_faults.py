@@ -242,7 +242,7 @@ def test_a_disk_that_fills_at_any_write_leaves_all_whole(small: Path) -> None:
     store, run, wanted = Store(small / "store"), small / "run", step(4)
     rows = records_of(run)
     refused: list[str] = []
-    for pages in range(1, 400, 3):
+    for pages in range(1, 400):
         remount(small, pages)
         try:
             store.build(wanted, lambda out: work(4, out), {})
