@@ -94,7 +94,7 @@ def test_what_cannot_be_reproduced_is_told(tmp_path: Path, capsys: pytest.Captur
         told.append(capsys.readouterr().err)
     assert all(line.startswith("harness.reproduce: ") and line.count("\n") == 1 for line in told)
     assert "only an ok one can be reproduced" in told[2]
-    assert "its configuration is not whole" in told[3]
+    assert "its rows are not beside it" in told[3]
     assert main([]) == 2
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError):
