@@ -17,6 +17,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,7 +143,8 @@ def read_record(path: Path) -> RunRecord:
         raise UserError(f"{path}: not a record that this version reads ({what}); {mend}") from error
     if found := _faults(record):
         raise UserError(f"{path}: not a record that this version reads ({', '.join(found)}); {mend}")
-    if "digest" in data and data["digest"] != _sealed(data):
+    sealed = "digest" in data or not {*data} <= {f.name for f in fields(RunRecord)}
+    if sealed and data.get("digest") != _sealed(data):
         raise UserError(f"{path}: its bytes have changed since it was written; {mend}")
     return record
 

@@ -155,9 +155,7 @@ def reproduce(path: Path, out: Path, dry_run: bool, console: Console) -> int:
     """Runs a record's cell again into a run folder `out`; the exit code. Raises `UserError`."""
     record = ledger.read_record(path)
     if record.status is not Status.OK:
-        raise UserError(
-            f"{path}: that cell {record.status} ({record.reason}); only one that ended ok can be reproduced"
-        )
+        raise UserError(f"{path}: that cell {record.status} ({record.reason}); only an ok one can be reproduced")
     cell = cell_of(record, path)
     before = path.resolve().parent.parent
     if StepKind.QUALITY in record.steps and not ledger.read_rows(before, record):

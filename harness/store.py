@@ -82,11 +82,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(found, dict) or not all(isinstance(found.get(k), kind) for k, kind in FACTS.items()):
         raise ValueError("not a manifest")
     files = found.get("files", {})
-    if not isinstance(files, dict) or not all(
-        isinstance(f, dict) and {"bytes", "sha256"} <= {*f} for f in files.values()
-    ):
+    told = [*files.values()] if isinstance(files, dict) else [None]
+    if not all(isinstance(f, dict) and {"bytes", "sha256"} <= {*f} for f in told):
         raise ValueError("not a manifest: its files lack their sizes or checksums")
-    if "digest" in found and sealed(found)["digest"] != found["digest"]:
+    if ("digest" in found or "files" in found) and sealed(found)["digest"] != found.get("digest"):
         raise ValueError("its bytes have changed")
     if (found["kind"], found["key"]) != (folder.parent.name, folder.name):
         raise ValueError(f"of another build, {found['kind']}/{found['key']}")

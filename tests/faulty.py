@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,3 +56,12 @@ class Cannot:
 
     def __call__(self, model: Path, calibration: Sequence[str], out: Path, context: Context) -> Mapping[str, Json]:
         raise AssertionError("an unsupported cell was run")
+
+
+@dataclass(frozen=True, slots=True)
+class Hangs:
+    """Begins, and never ends."""
+
+    def __call__(self, model: Path, calibration: Sequence[str], out: Path, context: Context) -> Mapping[str, Json]:
+        threading.Event().wait()
+        return {}

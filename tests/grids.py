@@ -24,6 +24,15 @@ def harness(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900, check=False)
 
 
+def beginning(cwd: Path, *arguments: str) -> subprocess.Popen[str]:
+    """As `harness`, without waiting for its end: its output is read line by line from `stdout`."""
+    environment = {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(ROOT), "TMPDIR": str(cwd), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "harness", *arguments]
+    return subprocess.Popen(
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
 def run_folder(done: subprocess.CompletedProcess[str]) -> Path:
     """The run folder that the last line of output names."""
     found = re.search(r"^report: (.+)/report\.html$", done.stdout, re.MULTILINE)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from harness import environment
-from harness.environment import detect, versions
+from harness.environment import detect, oom_kills, versions
 
 
 @pytest.fixture(autouse=True)
@@ -116,3 +116,12 @@ def test_it_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_versions_leave_out_what_is_not_installed() -> None:
     assert list(versions(("pytest", "not-installed-library"))) == ["pytest"]
     assert versions(("pytest",))["pytest"] == pytest.__version__
+
+
+def test_kills_for_want_of_memory_are_counted(tmp_path: Path) -> None:
+    file = tmp_path / "vmstat"
+    assert oom_kills(file) is None
+    file.write_text("nr_free 3\noom_kill 12\noom_kill_x 4\n")
+    assert oom_kills(file) == 12
+    file.write_text("nr_free 3\n")
+    assert oom_kills(file) is None

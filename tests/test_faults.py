@@ -115,6 +115,7 @@ def test_two_processes_build_each_thing_once(tmp_path: Path, undisturbed: dict[s
     store = Store(tmp_path / "store")
     both = [building(tmp_path, *NUMBERS) for _ in range(2)]
     assert [p.wait() for p in both] == [0, 0]
+    assert sorted((store.root / "built").read_text().split()) == sorted(NUMBERS)
     assert held(tmp_path) == undisturbed
     made = {b: (b / MANIFEST).stat().st_ino for b in store.builds()}
     assert building(tmp_path, *NUMBERS).wait() == 0
@@ -242,7 +243,7 @@ def test_a_disk_that_fills_at_any_write_leaves_all_whole(small: Path) -> None:
     store, run, wanted = Store(small / "store"), small / "run", step(4)
     rows = records_of(run)
     refused: list[str] = []
-    for pages in range(1, 400, 3):
+    for pages in range(1, 400):
         remount(small, pages)
         try:
             store.build(wanted, lambda out: work(4, out), {})
@@ -259,6 +260,22 @@ def test_a_disk_that_fills_at_any_write_leaves_all_whole(small: Path) -> None:
     assert store.is_whole(wanted, thorough=True)
     assert len(ledger.read_records(run)) == 1
     assert not list(run.rglob(".*"))
+
+
+def test_a_disk_that_may_only_be_read_is_told(small: Path) -> None:
+    """As root too, whom no permission keeps out."""
+    remount(small, 100)
+    store, run = Store(small / "store"), small / "run"
+    store.build(step(4), lambda out: work(4, out), {})
+    ledger.write_cells(run, ["a"])
+    subprocess.run(["mount", "-o", "remount,ro", small], check=True)
+    with pytest.raises(UserError, match=r"cannot be written .Read-only file system.; set store=DIR"):
+        store.prepare()
+    with pytest.raises(UserError, match=r"cannot be written .Read-only file system."):
+        ledger.write_cells(run, ["b"])
+    store.touch(step(4))
+    assert store.is_whole(step(4), thorough=True)
+    assert ledger.read_cells(run) == ["a"]
 
 
 def records_of(run: Path):  # type: ignore[no-untyped-def]

@@ -162,7 +162,7 @@ def test_manifests_of_another_make(tmp_path: Path, place: float, value: Any) -> 
 
 PRICE = {
     "name": "list", "use": "auto", "volume_requests": 1000, "utilization": 0.5,
-    "hardware": {"a": {"match": "A100", "usd_per_hour": 2.5}, "cpu": {"match": "cpu", "usd_per_hour": 1, "source": ""}},
+    "hardware": {"a": {"match": "A100", "usd_per_hour": 2.5}, "cpu": {"match": "cpu", "usd_per_hour": 1}},
 }  # fmt: skip
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +18,9 @@ from harness.grid import default_workers
 from harness.models.dummy import DummyModel
 from harness.models.gguf import PackagedGguf
 from harness.models.hub import HubModel
+from harness.reproduce import of_rows
 from harness.types import RunRecord, Status
+from tests.faults import campaign
 from tests.grids import ROOT, TINY, builds, harness, run_folder
 
 ADAPTATIONS = ("prompt_rag", "lora", "full_ft")
@@ -154,6 +159,47 @@ def test_what_goes_wrong_is_a_record_and_the_rest_goes_on(grid: tuple[Path, Path
     assert not list((grid[0] / ".harness/store/tmp").iterdir()), "half-built folders were left"
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "a bug in a quantizer" in page
+
+
+def test_a_hung_step_is_ended_with_its_stack_in_its_log(grid: tuple[Path, Path]) -> None:
+    done = harness(
+        grid[0], f"--config-dir={ROOT / 'tests/conf'}", *TINY, "adaptation=prompt_rag", "quantization=hangs",
+        "runner.step_limit_minutes=0.02",
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
+    (record,) = ledger.read_records(run_folder(done))
+    assert record.reason.startswith("quantize: hung: over runner.step_limit_minutes, at File ")
+    log = Path(record.reason.rpartition("its stack: ")[2].rstrip(")"))
+    assert "faulty.py" in log.read_text()
+    assert not list((grid[0] / ".harness/store/tmp").iterdir()), "half-built folders were left"
+
+
+def test_killed_at_random_moments_a_grid_loses_nothing(
+    grid: tuple[Path, Path], records: dict[tuple[str, str], RunRecord], tmp_path: Path
+) -> None:
+    """The short form of `python -m tests.faults`."""
+    found, told = campaign(tmp_path, 3, 5, *TINY)
+    assert any("after:" in line for line in told), "nothing was killed"
+    assert found == {r.id: ledger.read_rows(grid[1], r) for r in [records["prompt_rag", "fp16"]]}
+
+
+def test_a_record_is_reproduced(
+    grid: tuple[Path, Path], records: dict[tuple[str, str], RunRecord], tmp_path: Path
+) -> None:
+    """In a store of its own; and a row that scores otherwise is seen."""
+    run, one = tmp_path / "run", records["prompt_rag", "int8"]
+    path = run / "records" / f"{ledger.slug(one.id)}.json"
+    rows = ledger.read_rows(grid[1], one)
+    other = [{**rows[0], "scores": {**rows[0]["scores"], "style": 1}}, *rows[1:-1]]
+    assert of_rows(rows, other) == [(rows[0]["id"], "style", 0, 1), (rows[-1]["id"], "row", "there", "none")]
+    ledger.write_record(run, one)
+    ledger.write_rows(run, one, rows)
+    command = [sys.executable, "-m", "harness.reproduce", str(path), "--out", str(tmp_path / "again")]
+    environment = {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "are those of the record" in done.stdout
+    assert "6 rows: 6 with the same prompt and scores, 6 answered in the same words; reproduced" in done.stdout
 
 
 def test_cells_are_timed_in_rounds(grid: tuple[Path, Path], records: dict[tuple[str, str], RunRecord]) -> None:

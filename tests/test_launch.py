@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from multiprocessing import Pipe
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from harness.execute import machine
-from harness.launch import Launcher, _Worker
+from harness.launch import GRACE_S, Launcher, _Worker, fate
 from harness.plan import Plan, plan
 from harness.store import Store
 from harness.types import StepKind
 from tests.cells import MACHINE, data_of, grid
+from tests.grids import ROOT
 
 SECONDS = {StepKind.BASE: 10, StepKind.ADAPT: 300, StepKind.QUANTIZE: 40, StepKind.QUALITY: 60, StepKind.LATENCY: 12}
 
@@ -163,3 +168,68 @@ def test_a_worker_that_cannot_import_says_so(made: Plan, tmp_path: Path) -> None
     kind, reason, _ = ours.recv()
     assert kind == "failed"
     assert reason.startswith("ModuleNotFoundError: import of harness.execute halted")
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "kills", "reason"),
+    [
+        (-9, "", 0, "killed (SIGKILL): by somebody; the system counts no kill for want of memory"),
+        (-9, "", 1, "killed (SIGKILL): out of memory: the system counts such a kill meanwhile"),
+        (-9, "row 7\n\n", None, "killed (SIGKILL): out of memory?: row 7 (log: LOG)"),
+        (-11, "", 0, "crashed (SIGSEGV)"),
+        (1, "", 0, "ended without a word (exit code 1)"),
+    ],
+)
+def test_an_end_without_a_word_is_told(tmp_path: Path, code: int, said: str, kills: int | None, reason: str) -> None:
+    log = tmp_path / "log"
+    log.write_text(said)
+    assert fate(code, log, kills) == reason.replace("LOG", str(log))
+    assert fate(code, tmp_path / "none", kills).startswith(reason.partition(": row")[0])
+
+
+def test_a_step_over_its_limit_ends_with_its_stack(tmp_path: Path) -> None:
+    """A real process; within its limit it ends by itself, and its time goes on to nobody."""
+    code = (
+        "import threading\nfrom harness.execute import _limited\nwith _limited(60): pass\n"
+        "with _limited(0.2):\n    threading.Event().wait()"
+    )
+    log = tmp_path / "log"
+    with log.open("w") as sink:
+        done = subprocess.run([sys.executable, "-c", code], stderr=sink, cwd=ROOT, check=False, timeout=60)
+    assert fate(done.returncode, log, 0).startswith("hung: over runner.step_limit_minutes, at File ")
+    with log.open("w") as sink:
+        soon = "from harness.execute import _limited\nwith _limited(60): print()\nwith _limited(None): print()"
+        assert not subprocess.run([sys.executable, "-c", soon], stderr=sink, cwd=ROOT, check=False).returncode
+    assert log.read_text() == ""
+
+
+def test_a_worker_that_cannot_end_itself_is_killed(made: Plan, tmp_path: Path) -> None:
+    launcher, killed = launcher_of(made, tmp_path), []
+    launcher.step_limit_s = 10.0
+    waits, works, hangs = (_Worker(SimpleNamespace(kill=lambda n=n: killed.append(n)), Pipe()[0]) for n in range(3))
+    now = time.monotonic()
+    works.begun, hangs.begun = now - 10.0, now - 10.0 - GRACE_S - 1.0
+    launcher.running = {w.pipe: w for w in (waits, works, hangs)}
+    launcher._kill_overdue()
+    launcher._kill_overdue()
+    assert killed == [2]
+    assert "could not end itself" in str(hangs.reason)
+
+
+def test_a_worker_ends_with_its_grid(tmp_path: Path) -> None:
+    """The grid's process is killed while a worker waits for work that never comes: the worker goes too."""
+    code = (
+        "import multiprocessing, os, signal, sys\nfrom harness.launch import work\n"
+        "if __name__ == '__main__':\n"
+        "    ours, theirs = multiprocessing.Pipe()\n"
+        f"    child = multiprocessing.get_context('spawn').Process(target=work, args=(theirs, {str(tmp_path)!r}))\n"
+        "    child.start(); print(child.pid, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    script = tmp_path / "grid.py"
+    script.write_text(code)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == -9
+    with suppress(psutil.NoSuchProcess):
+        psutil.Process(int(done.stdout)).wait(timeout=60)

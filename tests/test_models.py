@@ -78,8 +78,8 @@ def test_pickled_weights_are_refused_beforehand(checkpoint: Path, tmp_path: Path
     """Loading a pickle runs whatever code it holds."""
     (checkpoint / "model.safetensors").rename(checkpoint / "pytorch_model.bin")
     model = HubModel(str(checkpoint))
-    line = f"model {str(checkpoint)!r}: no safetensors in {checkpoint}; convert it with save_pretrained() first"
-    assert model.mistakes() == [line]
+    (line,) = model.mistakes()
+    assert line.startswith(f"model {str(checkpoint)!r}: its weights are pickled (pytorch_model.bin)")
     out = tmp_path / "out"
     out.mkdir()
     with pytest.raises(UserError) as refused:
@@ -193,3 +193,24 @@ def test_another_checkpoint_in_the_same_folder_has_another_fingerprint(tmp_path:
     (tmp_path / "model.safetensors").write_bytes(b"a" * 99 + b"b")
     assert HubModel(str(tmp_path)).fingerprint() != before
     assert HubModel("org/name").fingerprint() is None
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.ckpt"])
+def test_pickled_weights_are_refused_with_the_way_to_convert_them(tmp_path: Path, name: str) -> None:
+    for file in ("config.json", "tokenizer_config.json", name):
+        (tmp_path / file).write_text("{}")
+    (told,) = HubModel(str(tmp_path)).mistakes()
+    assert f"its weights are pickled ({name})" in told
+    assert f"from_pretrained('{tmp_path}').save_pretrained('converted')" in told
+    (tmp_path / "model.safetensors").write_text("")
+    assert HubModel(str(tmp_path)).mistakes() == []
+
+
+def test_pickles_and_code_beside_the_weights_stay_out_of_the_store(tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    source.mkdir()
+    out.mkdir()
+    for name in ("model.safetensors", "config.json", "training_args.bin", "modeling_mine.py", "tokenizer.model"):
+        (source / name).write_text("")
+    copy_tree(source, out)
+    assert sorted(f.name for f in out.iterdir()) == ["config.json", "model.safetensors", "tokenizer.model"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -84,6 +85,31 @@ def test_the_manifest_comes_last_and_the_rename_after_it(tmp_path: Path, monkeyp
     monkeypatch.setattr(module, "write_json", spy)
     store.build(STEP, weights, {})
     assert seen == [(f"{MANIFEST} beside model.safetensors", False)]
+
+
+def test_all_is_on_the_disk_before_the_rename_and_the_rename_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rename may reach the disk before the bytes do: a loss of power then leaves a whole name and half a file."""
+    done: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def synced(number: int) -> None:
+        fsync(number)
+        done.append(Path(os.readlink(f"/proc/self/fd/{number}")).name)
+
+    def renamed(self: Path, target: Path) -> Path:
+        done.append(f"-> {Path(target).name}")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", renamed)
+    store = Store(tmp_path)
+    store.build(STEP, weights, {})
+    part = f"{STEP.key}-{os.getpid()}"
+    assert done[:2] == ["model.safetensors", part]
+    assert done[2].startswith(f".{MANIFEST}.")
+    assert done[3:] == [f"-> {MANIFEST}", part, f"-> {STEP.key}", "adapt"]
 
 
 def test_a_folder_without_a_manifest_is_no_build(tmp_path: Path) -> None:

@@ -1,0 +1,101 @@
+"""What a record's cell is compared by: machines, inputs, rows. The run itself is in test_grid."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import ledger
+from harness.errors import UserError
+from harness.plan import plan
+from harness.reproduce import cell_of, differences, is_input, main, of_machines, of_rows, of_steps
+from harness.types import RunRecord, Status, plain
+from tests import records
+from tests.cells import MACHINE, cell, data_of, suite_data
+
+
+@pytest.fixture
+def record() -> RunRecord:
+    """A record as the plan of its cell would leave it on this machine."""
+    one = cell("adaptation=lora", "quantization=int8")
+    made = plan([one], data_of([one]), MACHINE)
+    steps = {str(r): {"key": k, "preimage": plain(made.steps[k].preimage)} for r, k in made.chains[one.id].items()}
+    ended = records.ended("lora", "int8", Status.OK, "")
+    return replace(ended, config=plain(one), environment=plain(MACHINE), steps=steps)
+
+
+def changed(record: RunRecord, data: Any = None, machine: Any = MACHINE) -> list[str]:
+    one = cell_of(record, Path("x"))
+    return [place for place, _, _ in of_steps(record, one, data or suite_data(), machine)]
+
+
+def test_the_cell_of_a_record_is_the_cell_that_left_it(record: RunRecord) -> None:
+    assert cell_of(record, Path("x")) == cell("adaptation=lora", "quantization=int8")
+    assert changed(record) == []
+    assert of_machines(record, MACHINE) == []
+
+
+def test_other_data_are_other_inputs_and_another_machine_is_not(record: RunRecord) -> None:
+    rows = changed(record, suite_data(evaluation_digest="x"))
+    assert rows == ["quality.rows", "latency.rows"]
+    training = changed(record, suite_data(training_digest="x"))
+    assert training == ["adapt.data", "quantize.data"]
+    assert all(is_input(p) for p in [*rows, *training])
+    other = replace(MACHINE, hardware="Other CPU", dtype="bfloat16", versions={"torch": "2.10.0"})
+    places = changed(record, machine=other)
+    assert {"adapt.dtype", "quality.dtype", "latency.hardware"} <= {*places}
+    assert not any(is_input(p) for p in places)
+    assert {p for p, _, _ in of_machines(record, other)} == {"hardware", "dtype", "versions.torch"}
+
+
+def test_another_library_or_code_is_named_and_no_input(record: RunRecord) -> None:
+    steps = {k: dict(v) for k, v in record.steps.items()}
+    was = steps["adapt"]["preimage"]
+    identity = {**was["component"], "version": 0, "libraries": {**was["component"]["libraries"], "peft": "0.1"}}
+    steps["adapt"] = {"key": "other", "preimage": {**was, "component": identity}}
+    places = changed(replace(record, steps=steps))
+    assert sorted(places) == ["adapt.component.libraries.peft", "adapt.component.version"]
+    assert not any(is_input(p) for p in places)
+    steps["adapt"] = {"key": "other"}
+    assert changed(replace(record, steps=steps)) == ["adapt.key"]
+
+
+def test_rows_are_compared_one_by_one() -> None:
+    one = records.rows("lora", "int8", 3)
+    assert of_rows(one, one[::-1]) == []
+    words = [{**one[0], "output": "In other words."}, *one[1:]]
+    assert of_rows(one, words) == []
+    asked = [{**one[0], "prompt_hash": "x"}, *one[1:]]
+    assert [(row, what) for row, what, _, _ in of_rows(one, asked)] == [("row-000", "prompt")]
+    assert of_rows(one, one[:2]) == [("row-002", "row", "there", "none")]
+    assert of_rows(one[:2], one) == [("row-002", "row", "none", "there")]
+
+
+def test_differences_name_their_place() -> None:
+    assert list(differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4})) == [
+        ("a.c", 2, 3),
+        ("d", None, 4),
+    ]
+    assert list(differences({"a": [1, 2]}, {"a": (1, 2)})) == []
+
+
+def test_what_cannot_be_reproduced_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    failed = records.ended("lora", "awq", Status.FAILED, "killed")
+    alone = records.record("lora", "int8", records.rows("lora", "int8", 2))
+    for one in (failed, alone):
+        ledger.write_record(tmp_path, one)
+    (tmp_path / "bad.json").write_text("{")
+    told = []
+    for path in (tmp_path / "none.json", tmp_path / "bad.json", *sorted((tmp_path / "records").iterdir())):
+        assert main([str(path), "--out", str(tmp_path / "out")]) == 2
+        told.append(capsys.readouterr().err)
+    assert all(line.startswith("harness.reproduce: ") and line.count("\n") == 1 for line in told)
+    assert "only an ok one can be reproduced" in told[2]
+    assert "its rows are not beside it" in told[3]
+    assert main([]) == 2
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError):
+        cell_of(replace(alone, config={}), Path("x"))
