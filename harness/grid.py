@@ -316,8 +316,9 @@ def default_workers(environment: Environment, parameters: int | None, free_bytes
 def _parameters(cells: Sequence[Cell]) -> int | None:
     """Parameters of the largest model of a grid; None where one does not tell."""
     models = {digest(plain(c.model)): instantiate(c.model) for c in cells}
-    sizes = [m.parameters() if hasattr(m, "parameters") else None for m in models.values()]
-    return None if None in sizes else max(sizes)
+    sizes: list[int | None] = [m.parameters() if hasattr(m, "parameters") else None for m in models.values()]
+    known = [size for size in sizes if size is not None]
+    return max(known) if len(known) == len(sizes) else None
 
 
 def _expected(store: Store) -> dict[tuple[str, str], float]:

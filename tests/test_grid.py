@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -314,7 +315,7 @@ def test_workers_of_a_cpu_are_its_cores_up_to_four() -> None:
 
 
 def test_models_tell_their_size_or_an_upper_limit(tmp_path: Path) -> None:
-    shape = {"hidden_size": 64, "intermediate_size": 96, "layers": 2, "heads": 4, "kv_heads": 2}
+    shape: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "layers": 2, "heads": 4, "kv_heads": 2}
     exact = 49152 * 64 + 2 * (64 * 16 * 12 + 3 * 64 * 96)
     assert DummyModel(**shape).parameters() == exact
     (tmp_path / "model.safetensors").write_bytes(b"x" * 1000)

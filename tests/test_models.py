@@ -123,7 +123,7 @@ def test_a_shape_that_cannot_be_is_told(changes: dict[str, Any], line: str, tmp_
 
 def test_a_shape_is_unsupported_where_it_does_not_fit_the_memory() -> None:
     """By hand: 2 layers of 64 * 16 * (2 * 4 + 2 * 2) attention and 3 * 64 * 128 MLP, 49,152 * 64 embeddings."""
-    assert SHAPE._parameters() == 2 * (12_288 + 24_576) + 3_145_728
+    assert SHAPE.parameters() == 2 * (12_288 + 24_576) + 3_145_728
     assert SHAPE.unsupported(MACHINE) is None
     large = replace(SHAPE, hidden_size=4096, intermediate_size=14336, layers=32, heads=32, kv_heads=8)
     assert large.unsupported(MACHINE) == "needs about 54 GiB of memory to build, this machine has 16"

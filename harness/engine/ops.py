@@ -238,7 +238,7 @@ def llm_int8_linear(x: Any, weight: Any, peaks: Any, bias: Any, threshold: float
             wide = wide.masked_fill(apart, 0.0)
             own = size.masked_fill_(apart, 0.0).amax(dim=-1, keepdim=True)
         small = (wide * (127.0 / own.clamp(min=1e-30))).round_().to(torch.int8)
-        made = torch._int_mm(small, weight.t()) * (own * (peaks / 127**2))
+        made = torch._int_mm(small, weight.t()).float().mul_(own).mul_(peaks / 127**2)
         if apart is not None:
             columns = apart.any(dim=0).nonzero()[:, 0]
             exact = torch.bfloat16 if rows.dtype == torch.bfloat16 else torch.float32  # of 127 times an activation
