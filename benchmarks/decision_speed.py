@@ -19,9 +19,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from harness.decide import decide  # noqa: E402
-from harness.statistics import wilson  # noqa: E402
-from harness.types import Interval, Measurement, RunRecord, Status  # noqa: E402
+from harness.decide import decide
+from harness.statistics import wilson
+from harness.types import Interval, Measurement, RunRecord, Status
 
 ADAPTATIONS, QUANTIZATIONS = ("prompt_rag", "lora", "full_ft"), ("fp16", "int8", "gptq", "awq", "dynamic")
 POLICY = {"name": "balanced", "objective": "cost_usd_per_1000", "margin": 0.05}
