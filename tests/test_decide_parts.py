@@ -51,7 +51,7 @@ def test_the_luck_of_training_is_drawn_where_seeds_tell_it() -> None:
     table = Scores(1.0, np.zeros((100, 3)), list(range(100)), {"far": far, "near": near})
     luck = _luck(rng, table, ["far", "near", "one"], 4000)
     assert np.quantile(np.abs(luck[:, 0]), 0.5) > 0.05  # means of 20, 40 and 60%
-    assert not luck[:, 1:].any()
+    assert np.abs(luck[:, 1:]).max() < 1e-12
 
 
 def test_invalid_outputs_break_a_limit() -> None:
