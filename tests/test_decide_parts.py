@@ -141,6 +141,14 @@ def test_each_knob_flips_where_it_should(knob: str, side: str, at: float) -> Non
     assert choose(known, replace(policy, **within)) == "a"
 
 
+def test_fewer_requests_flip_to_what_costs_less_to_build() -> None:
+    policy = Policy(COST, margin=0.15, volume_requests=200_000.0)
+    assert choose(two(), policy) == "b"
+    found = [f for f in flips(two(), policy, {"a": "A", "b": "B"}, None) if f.knob == "volume_requests"]
+    assert [(f.side, f.to, f.now) for f in found] == [("below", "a", 200_000.0)]
+    assert found[0].at == pytest.approx(100_000)
+
+
 def test_the_price_of_hardware_flips_where_labelling_weighs_less() -> None:
     """`a` costs $0.50 of labelling and $0.60 of hardware per 1,000, `b` $1.50 of hardware: alike at 0.5/0.9 of the
     price."""

@@ -62,6 +62,7 @@ def nearest(
                 yield end, judged
                 return
             until = rests(judged)
+            assert (until - value) * toward >= 0, "a choice rests on cells that it does not have"
             yield until, judged
             value = math.nextafter(until, strictest)
 
