@@ -275,9 +275,9 @@ def _difference(differences: Sequence[float], groups: Groups, binary: bool, p: f
 
 
 def paired_columns(scores: Any, against: Any, groups: Groups = None) -> tuple[Any, Any, Any]:
-    """`paired` for many cells at once: difference, low and high (each cells × others) of the columns of `scores` (rows
-    × cells) from those of `against` (rows × others), by the same formula. No number where a pair shares no rows; with
-    `groups`, no row may lack a score.
+    """`paired` for many cells at once: difference, low and high (cells × others) of the columns of `scores` (rows
+    × cells) from those of `against` (rows × others), by the same formula. Not a number where a pair shares no rows;
+    with `groups`, no row may lack a score.
 
     The jackknife of `_variance` is a sum of squares of sums of groups, so that all pairs together take few products of
     matrices: with N rows and mean m, a group of k rows and sum s adds ((k m - s) / (N - k))².

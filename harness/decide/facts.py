@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.decide.cells import Rows, is_score, memory, primary, quality, simple_first, simplicity
-from harness.decide.costs import BATCHED, GOODPUT, combined, cost_line, has_goodput
+from harness.decide.cells import Rows, memory, quality, simple_first
+from harness.decide.costs import combined, cost_line
 from harness.decide.findings import CostLine
-from harness.decide.policy import COST, OBJECTIVES, P95, Policy
-from harness.statistics import group_of, over_seeds, paired_columns
-from harness.types import Json, RunRecord, Status, id_parts, is_side
+from harness.decide.policy import P95, Policy
+from harness.decide.recipes import Recipe, basis_of, lacking, recipes, weights_of
+from harness.decide.tables import Scores, compared, score_tables
+from harness.types import RunRecord, Status
 
 REACH = 0.2  # cells shown to be worse than the best by more than this (or two margins) can never be good enough
 VOLUME = 1_000_000.0  # where records name no volume
@@ -54,77 +55,6 @@ class Facts:
     candidates: tuple[Candidate, ...]
     pairs: Mapping[str, Mapping[str, Pair]]
     volume_requests: float
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """The cells of one way to build, by suite in the order of names and then by seed; `id` is that of the first."""
-
-    id: str
-    cells: tuple[RunRecord, ...]
-
-    def of(self, suite: str) -> tuple[RunRecord, ...]:
-        """Its cells of a suite, by seed."""
-        return tuple(r for r in self.cells if r.suite == suite)
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """The scores of one suite: rows × recipes (the mean over seeds; not a number where a row is missing), the rows'
-    groups, and each recipe's scores by seed where it has several."""
-
-    weight: float
-    values: Any
-    groups: Sequence[Any]
-    by_seed: Mapping[str, Mapping[int, Any]]
-
-
-def recipes(records: Sequence[RunRecord]) -> tuple[Recipe, ...]:
-    """Cells that differ in suite and seed alone, together; the simplest first."""
-    kinds: dict[tuple[str, ...], list[RunRecord]] = {}
-    for r in sorted(records, key=lambda r: (*simplicity(r)[:2], r.suite, r.seed, r.id)):
-        if not is_side(r.id):
-            kinds.setdefault((r.model, r.adaptation, r.quantization, id_parts(r.id)[5]), []).append(r)
-    found = []
-    for cells in kinds.values():
-        whole = [r for r in cells if r.status is Status.OK] or cells
-        found.append(Recipe(whole[0].id, tuple(cells)))
-    return tuple(sorted(found, key=lambda k: simplicity(next(r for r in k.cells if r.id == k.id))))
-
-
-def weights_of(records: Sequence[RunRecord], policy: Policy) -> dict[str, float]:
-    """The weight of each suite judged, adding up to 1."""
-    suites = sorted({r.suite for r in records if not is_side(r.id)})
-    found = {s: float((policy.suites or {}).get(s, 0.0)) if policy.suites else 1.0 for s in suites}
-    total = sum(found.values())
-    return {s: w / total for s, w in found.items() if w > 0} if total else {}
-
-
-def lacking(recipe: Recipe, suites: Sequence[str], policy: Policy) -> str:
-    """Why a recipe has not the numbers that a choice needs; empty when it has them."""
-    for suite in suites:
-        cells = recipe.of(suite)
-        ok = [r for r in cells if r.status is Status.OK]
-        on = f" on {suite}" if len(suites) > 1 else ""
-        if not cells:
-            return f"It was not run on {suite}, which the policy weighs."
-        if not ok:
-            return f"{str(cells[0].status).capitalize()}{on}: {cells[0].reason or 'no reason was given'}."
-        for r in ok:
-            if quality(r, policy) is None:
-                why = r.not_measured.get("quality", "no such score in its record")
-                return f"Its quality was not measured{on}: {why}."
-            if policy.objective == P95 and r.value(P95) is None:
-                return f"Its {OBJECTIVES[policy.objective]} was not measured{on}."
-            if policy.objective == COST and r.value(COST) is None and cost_line(r, GOODPUT) is None:
-                return f"Its {OBJECTIVES[policy.objective]} was not measured{on}."
-    return ""
-
-
-def basis_of(records: Sequence[RunRecord], policy: Policy) -> str:
-    """The rate that costs are counted with: the goodput where every cell that ended ok has one, else full batches."""
-    ok = [r for r in records if r.status is Status.OK and not is_side(r.id)]
-    return GOODPUT if ok and all(has_goodput(r, policy.service_level) for r in ok) else BATCHED
 
 
 def facts(records: Sequence[RunRecord], rows: Rows, policy: Policy) -> Facts:
@@ -193,54 +123,6 @@ def _valid(record: RunRecord, policy: Policy) -> float | None:
     return 1 - cut.value if cut else None
 
 
-def score_tables(left: Sequence[Recipe], rows: Rows, weights: Mapping[str, float], policy: Policy) -> dict[str, Scores]:
-    """The scores of each suite as a table, in the order of the recipes."""
-    import numpy as np
-
-    made = {}
-    for suite, weight in weights.items():
-        lists: list[list[Json]] = []  # cells mostly hold the same rows in the same order, so few lists are kept
-        groups: dict[Json, Any] = {}
-        found: dict[str, tuple[int, Any]] = {}
-        for r in (r for k in left for r in k.of(suite) if r.status is Status.OK):
-            kept = rows.get(r.id, ())
-            ids = [row["id"] for row in kept]
-            at = next((n for n, known in enumerate(lists) if known == ids), len(lists))
-            if at == len(lists):
-                lists.append(ids)
-                groups |= {row["id"]: group_of(row) for row in kept if row["id"] not in groups}
-            found[r.id] = at, _column(kept, primary(r, policy))
-        order = sorted(groups, key=str)
-        place = {i: n for n, i in enumerate(order)}
-        places = [np.array([place[i] for i in ids], dtype=int) for ids in lists]
-        values = np.full((len(order), len(left)), np.nan)
-        by_seed: dict[str, dict[int, Any]] = {}
-        for n, k in enumerate(left):
-            columns = {}
-            for r in (r for r in k.of(suite) if r.status is Status.OK):
-                at, scores = found[r.id]
-                columns[r.seed] = np.full(len(order), np.nan)
-                columns[r.seed][places[at]] = scores
-            if columns:
-                values[:, n] = np.mean(list(columns.values()), axis=0)
-            if len(columns) > 1:
-                by_seed[k.id] = columns
-        made[suite] = Scores(weight, values, [groups[i] for i in order], by_seed)
-    return made
-
-
-def _column(kept: Sequence[Mapping[str, Json]], name: str) -> Any:
-    """A score of each row; not a number where a row lacks it or has one that cannot be paired."""
-    import numpy as np
-
-    found = [row["scores"].get(name) for row in kept]
-    if not set(map(type, found)) <= {int, float, bool}:
-        found = [v if is_score(v) else math.nan for v in found]
-    values = np.array(found, dtype=float)
-    values[~((values >= 0) & (values <= 1))] = math.nan
-    return values
-
-
 def possible_bests(candidates: Sequence[Candidate]) -> list[int]:
     """The places of candidates that are of highest quality under some limits: no other of higher quality holds every
     limit that they hold."""
@@ -268,15 +150,15 @@ def possible_bests(candidates: Sequence[Candidate]) -> list[int]:
 def _pairs(
     bests: Sequence[int], made: Sequence[Candidate], tables: Mapping[str, Scores], policy: Policy
 ) -> dict[str, dict[str, Pair]]:
-    """Each candidate against those that could be the best, suites put together: differences are weighted, half-widths
-    added as squares (Zou & Donner 2008, Stat. Med. 27:1693), as suites have rows of their own."""
+    """Each candidate against those that could be the best, suites put together: differences are weighted, and
+    half-widths added as squares (Zou & Donner 2008, Stat. Med. 27:1693), as suites have rows of their own."""
     import numpy as np
 
     ids = [c.id for c in made]
     reach = -max(REACH, 2 * policy.margin)
     delta, below, above = (np.zeros((len(ids), len(bests))) for _ in range(3))
     for table in tables.values():
-        d, low, high = _compared(bests, ids, table)
+        d, low, high = compared(bests, ids, table)
         delta += table.weight * d
         below += (table.weight * (d - low)) ** 2
         above += (table.weight * (high - d)) ** 2
@@ -290,36 +172,3 @@ def _pairs(
         }
         for b, best in enumerate(bests)
     }
-
-
-def _compared(bests: Sequence[int], ids: Sequence[str], table: Scores) -> tuple[Any, Any, Any]:
-    """Difference, low and high of each recipe from each of the `bests` in a suite; not a number where they share no
-    rows."""
-    import numpy as np
-
-    at = np.array(bests, dtype=int)
-    has = ~np.isnan(table.values)
-    if has.all() or len(set(table.groups)) == len(table.groups):
-        delta, low, high = paired_columns(table.values, table.values[:, at], table.groups if has.all() else None)
-    else:  # rows of groups, some of them missing: cells that have the same rows are compared together
-        delta, low, high = (np.full((len(ids), len(at)), np.nan) for _ in range(3))
-        of = np.unique(np.packbits(has, axis=0), axis=1, return_inverse=True)[1].ravel()
-        for mine in np.unique(of):
-            for theirs in np.unique(of[at]):
-                columns, others = np.flatnonzero(of == mine), np.flatnonzero(of[at] == theirs)
-                kept = np.flatnonzero(has[:, columns[0]] & has[:, at[others[0]]])
-                if kept.size:
-                    part = np.ix_(columns, others)
-                    scores = table.values[kept]
-                    told = paired_columns(scores[:, columns], scores[:, at[others]], [table.groups[i] for i in kept])
-                    delta[part], low[part], high[part] = told
-    for b, best in enumerate(bests):
-        mine = table.by_seed.get(ids[best], {})
-        for n, i in enumerate(ids if mine else ()):
-            seeds = sorted(set(mine) & set(table.by_seed.get(i, {})))
-            kept = np.flatnonzero(has[:, n] & has[:, best])
-            if len(seeds) > 1 and kept.size and n != best:
-                apart = [(table.by_seed[i][s] - mine[s])[kept].tolist() for s in seeds]
-                mean, around = over_seeds(apart, [table.groups[r] for r in kept], differences=True)
-                delta[n, b], low[n, b], high[n, b] = mean, around.low, around.high
-    return delta, low, high

@@ -86,7 +86,8 @@ class Decision:
     `group` holds the cells that cannot be told apart from the chosen one, it included, simplest first, and
     `confidence` the share of joint draws in which the best is one of them. A recipe judged over several suites or
     seeds stands under the id of its first cell; `judged` has all cells that stand behind it. `notes` say what was not
-    counted, and how numbers were combined."""
+    counted, and how numbers were combined. Where rows were too few to carry a choice, `try_first` is the cell that the
+    rule would have chosen."""
 
     chosen: str | None
     sentences: tuple[str, str, str]
@@ -104,3 +105,4 @@ class Decision:
     ladder: tuple[Rung, ...] = ()
     judged: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    try_first: str | None = None

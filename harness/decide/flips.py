@@ -2,8 +2,8 @@
 
 A stricter limit or margin only takes cells away, and a choice stays as it is until a cell that it rests on goes: the
 best, the first by the objective, the chosen, and those passed on the way. So each such knob is walked from loose to
-strict, from one of these cells' values to the next. For volume and price the choice can change only where two lines of
-cost cross.
+strict, from one of these cells' values to the next. For volume and price the choice can change only where two cost
+lines cross.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ def nearest(
                 yield end, judged
                 return
             until = rests(judged)
+            assert (until - value) * toward >= 0, "a choice rests on cells that it does not have"
             yield until, judged
             value = math.nextafter(until, strictest)
 

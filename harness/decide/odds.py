@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from harness.decide.cells import quality as recorded
-from harness.decide.facts import Candidate, Facts, Recipe, Scores
+from harness.decide.facts import Candidate, Facts
 from harness.decide.findings import Odds
 from harness.decide.policy import COST, P95, Policy
+from harness.decide.recipes import Recipe
 from harness.decide.rule import volume_of
+from harness.decide.tables import Scores
 from harness.types import Status
 
 DRAWS = 2_000
@@ -27,11 +30,32 @@ FRONT_WORK = 200_000  # cells × draws whose fronts are sought; beyond, a part o
 NORMAL_95 = 1.96
 
 
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """The joint draws, each draws × candidates: the quality, and which candidates hold the limits."""
+
+    quality: Any
+    feasible: Any
+
+    def within(self, at: int, points: float) -> float:
+        """The share of draws in which a candidate holds the limits and none that does is better by more than this."""
+        import numpy as np
+
+        top = np.where(self.feasible, self.quality, -math.inf).max(axis=1)
+        return float((self.feasible[:, at] & (self.quality[:, at] >= top - points)).mean())
+
+    def ahead(self, at: int, points: float) -> int:
+        """The candidate that is most often better than another by more than this."""
+        shares = (self.feasible & (self.quality > self.quality[:, [at]] + points)).mean(axis=0)
+        shares[at] = -1.0
+        return int(shares.argmax())
+
+
 def odds(
     facts: Facts, kinds: Sequence[Recipe], tables: Mapping[str, Scores], policy: Policy, draws: int = DRAWS,
     seed: int = 0,
-) -> tuple[dict[str, Odds], Any]:  # fmt: skip
-    """The odds of each candidate, and the place of the best in each draw (-1: none holds the limits). `kinds` and the
+) -> tuple[dict[str, Odds], Draws]:  # fmt: skip
+    """The odds of each candidate, and the draws that they were counted in. `kinds` and the
     columns of `tables` stand in the order of the candidates."""
     import numpy as np
 
@@ -59,7 +83,8 @@ def odds(
         front[inside[pareto(values)]] += 1
     wins = np.bincount(best[best >= 0], minlength=len(them)) / draws
     share = feasible.mean(axis=0)
-    return {c.id: Odds(float(share[n]), float(front[n] / some), float(wins[n])) for n, c in enumerate(them)}, best
+    chances = {c.id: Odds(float(share[n]), float(front[n] / some), float(wins[n])) for n, c in enumerate(them)}
+    return chances, Draws(quality, feasible)
 
 
 def best_by_rule(quality: Any, p95: Any, cost: Any, feasible: Any, policy: Policy) -> Any:

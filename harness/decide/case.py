@@ -1,0 +1,87 @@
+"""All that the sentences of a decision speak of, and how two of its cells compare."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from harness.decide.facts import Candidate, Facts
+from harness.decide.policy import COST, P95, QUALITY, Policy
+from harness.decide.rule import Judgement, score, simple, volume_of
+from harness.decide.tables import Scores
+from harness.statistics import Paired, paired
+from harness.types import RunRecord
+from harness.wording import number
+
+COMPARED = 40  # cells of a large grid that are compared in full for their sentences
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """All that the sentences speak of."""
+
+    rule: Policy
+    facts: Facts
+    found: Judgement
+    cells: Mapping[str, RunRecord]
+    names: Mapping[str, str]
+    tables: Mapping[str, Scores]
+
+    @property
+    def several(self) -> bool:
+        """Whether several suites are judged, so that no two cells can be compared row by row as a whole."""
+        return len(self.tables) > 1
+
+    def pair(self, c: Candidate, against: Candidate | None = None) -> Paired | None:
+        """A candidate against another (the best), in full where a single suite lets it be compared row by row."""
+        import numpy as np
+
+        best = against or self.found.best
+        assert best is not None
+        if self.several:
+            return None
+        (table,) = self.tables.values()
+        mine, other = (self._scores(table, x) for x in (c, best))
+        both = (~np.isnan(mine) & ~np.isnan(other)).nonzero()[0]
+        if not both.size:
+            return None
+        full = paired(mine[both].tolist(), other[both].tolist(), [table.groups[n] for n in both])
+        known = self.facts.pairs.get(best.id, {}).get(c.id)
+        return replace(full, delta=known.delta, low=known.low, high=known.high) if known else full
+
+    def _scores(self, table: Scores, c: Candidate) -> Any:
+        by_seed = table.by_seed.get(c.id)
+        return by_seed[self.cells[c.id].seed] if by_seed else table.values[:, self.place(c)]
+
+    def place(self, c: Candidate) -> int:
+        """The place of a candidate, which is its column."""
+        return next(n for n, other in enumerate(self.facts.candidates) if other.id == c.id)
+
+
+def near(case: Case) -> list[Candidate]:
+    """The candidates whose comparison with the best the sentences tell: in a large grid, those of highest quality."""
+    best = case.found.best
+    enough = {c.id for c in (*case.found.good, *case.found.alike)}
+    them = sorted((c for c in case.found.holding if c is not best), key=lambda c: (-c.quality, *simple(c)))
+    beside = [c for c in them if c.id in enough]
+    chosen = [c for c in them if c is case.found.chosen]
+    some = [*chosen, *beside[:COMPARED], *them[: max(0, COMPARED - len(beside))]]
+    return list({c.id: c for c in some}.values())
+
+
+def within(rule: Policy) -> str:
+    return f"within {100 * rule.margin:g} points of" if rule.margin else "as good as"
+
+
+def more(pair: Paired, rule: Policy) -> int:
+    """The rows that would likely show a difference of the margin; 0 where there are as many already, or no margin."""
+    need = pair.rows_for(rule.margin) if rule.margin else 0
+    return need if need > pair.n else 0
+
+
+def value(c: Candidate, case: Case) -> str:
+    """What a candidate has of the objective, in words."""
+    rule = case.rule
+    unit = {COST: "USD", P95: "ms", QUALITY: "share"}[rule.objective]
+    return number(abs(score(c, rule, volume_of(case.facts, rule))), unit)

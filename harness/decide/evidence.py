@@ -1,0 +1,113 @@
+"""When the evidence carries no choice: nothing was measured that could, or too few rows.
+
+A choice is not carried when, more likely than not, it is wrong in a way that matters: in fewer than half of the joint
+draws the chosen cell holds the limits and is within the margin (at least 5 points) of the highest quality. A cell that
+only might be cheaper is no reason to choose nothing, as the chosen one then loses no quality that counts. More rows
+make this rarer on average: proof gets easier, and cells that only look alike fall away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from harness.decide.case import COMPARED, Case
+from harness.decide.cells import primary, quality, record_value
+from harness.decide.facts import Facts
+from harness.decide.odds import Draws
+from harness.decide.policy import OBJECTIVES, P95, QUALITY, Policy
+from harness.decide.rule import Judgement
+from harness.statistics import POWER, mcnemar_power, rows_needed
+from harness.types import RunRecord, Status
+from harness.wording import number, share, told
+
+LEAST = 0.5  # share of the draws in which a choice must be good enough
+PRACTICAL = 0.05  # differences in quality up to this do not count, nor up to the policy's margin
+
+
+def no_choice(
+    grid: Sequence[RunRecord], known: Facts, found: Judgement, rule: Policy, names: Mapping[str, str],
+    cells: Mapping[str, RunRecord],
+) -> tuple[str, str, str] | None:  # fmt: skip
+    """The sentences where nothing can be recommended whatever the rows say."""
+    ok = [r for r in grid if r.status is Status.OK]
+    if ok and not any(quality(r, rule) for r in ok):
+        fastest = _objective_best(ok, P95 if rule.objective == QUALITY else rule.objective, names)
+        return (
+            "No recommendation: no cell's quality was measured, and speed and cost alone don't say what to ship.",
+            f"For sizing only: {fastest}",
+            "What is missing is quality: run the grid on a trained model.",
+        )
+    if found.best is None:
+        return (
+            "No recommendation: no cell ended ok within the policy's limits.",
+            f"{len(ok)} of {len(grid)} cells ended ok, and each of them breaks a limit or lacks a number.",
+            "The table of cells says for each what stood in its way.",
+        )
+    if found.best.quality == 0:
+        top = cells[found.best.id]
+        m = quality(top, rule)
+        return (
+            f"No recommendation: no cell got a single row of “{primary(top, rule)}” right.",
+            f"All {len(found.holding)} cells that could be chosen score 0 on {m.n if m else 0} rows, so none of them "
+            "does this task yet.",
+            "More training rows or epochs (profile=standard), a larger model, or a score that they do reach "
+            "(policy.metric) would tell more.",
+        )
+    return None
+
+
+def _objective_best(records: Sequence[RunRecord], metric: str, names: Mapping[str, str]) -> str:
+    found = {r.id: m for r in records if (m := record_value(r, metric))}
+    if not found:
+        return f"no {OBJECTIVES[metric]} was measured either."
+    low = min(found, key=lambda i: (found[i].value, i))
+    return f"the lowest {OBJECTIVES[metric]} is that of {names[low]}, {number(found[low].value, found[low].unit)}."
+
+
+def too_few_rows(case: Case) -> tuple[str, str, str] | None:
+    """The sentences where not even a difference of 100 points could be shown."""
+    best = case.found.best
+    assert best is not None
+    m = quality(case.cells[best.id], case.rule)
+    if case.several:
+        return None
+    (table,) = case.tables.values()
+    kept = table.values >= 0
+    at = [case.place(c) for c in case.found.holding[:COMPARED] if c is not best]
+    shared = (kept[:, at] & kept[:, [case.place(best)]]).sum(axis=0).tolist() if at else []
+    scored = max((n for n in shared if n), default=m.n if m else 0)
+    if mcnemar_power(scored, 1.0, 1.0) >= POWER:
+        return None
+    margin = max(case.rule.margin, 0.01)
+    return (
+        "Not enough evidence: too few rows were scored to tell any two cells apart.",
+        f"With {scored} rows even a difference of 100 points could not be shown.",
+        f"About {rows_needed(margin, 0.2):,} rows would show a difference of {share(margin)}, if the cells differ on a "
+        "fifth of them.",
+    )
+
+
+def not_carried(case: Case, draws: Draws) -> tuple[str, str, str] | None:
+    """The sentences where the chosen cell is more likely than not to be wrong in a way that matters; None where it is
+    not, or where no rows were kept that could tell."""
+    found, rule = case.found, case.rule
+    chosen = found.chosen
+    assert chosen is not None
+    if len(found.holding) < 2 or not all(t.groups for t in case.tables.values()):
+        return None
+    practical = max(rule.margin, PRACTICAL)
+    enough = draws.within(case.place(chosen), practical)
+    if enough >= LEAST:
+        return None
+    rival = case.facts.candidates[draws.ahead(case.place(chosen), practical)]
+    name, other, gap = case.names[chosen.id], case.names[rival.id], f"{100 * practical:g} points"
+    pair = case.pair(chosen, rival)
+    rows = max(len(t.groups) for t in case.tables.values())
+    need = max(pair.rows_for(practical) if pair else 0, 2 * rows)
+    against = f": {name} against it has {told(pair)}" if pair else ""
+    return (
+        f"Not enough evidence: in only {share(enough)} of the joint draws of these {rows} rows the cell that the "
+        f"policy would choose, {name}, holds the limits and is within {gap} of the highest quality.",
+        f"{other} is the one most often better by more than that{against}.",
+        f"About {need:,} rows like these would likely settle it; until then, {name} is the one to try first.",
+    )

@@ -1,0 +1,121 @@
+"""One sentence for each cell that is not chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from harness.decide.case import Case, more, value, within
+from harness.decide.facts import Candidate, Facts
+from harness.decide.policy import OBJECTIVES, QUALITY, Policy
+from harness.decide.recipes import Recipe, lacking
+from harness.decide.rule import score, volume_of
+from harness.statistics import Paired
+from harness.wording import number, points, share, told
+
+
+def out(kinds: Sequence[Recipe], known: Facts, rule: Policy, suites: Sequence[str]) -> dict[str, str]:
+    """Why recipes cannot be chosen whatever the others are like."""
+    by_id = {c.id: c for c in known.candidates}
+    found = {}
+    for k in kinds:
+        why = _broken(by_id[k.id], rule) if k.id in by_id else lacking(k, suites, rule) or "Its suite is not judged."
+        if why:
+            found[k.id] = why
+    return found
+
+
+def _broken(c: Candidate, rule: Policy) -> str:
+    """The limit that a candidate breaks; empty where it holds all."""
+    if rule.min_quality is not None and c.lowest_quality < rule.min_quality:
+        return f"Its quality of {share(c.lowest_quality)} is below the floor of {share(rule.min_quality)}."
+    for limit, found, unit, called in (
+        (rule.max_p95_e2e_ms, c.p95_ms, "ms", "p95 response time"),
+        (rule.max_memory_bytes, c.memory_bytes, "bytes", "peak memory"),
+    ):
+        if limit is None:
+            continue
+        if found is None:
+            return f"Its {called} was not measured, and the policy limits it."
+        if found > limit:
+            return f"Its {called} of {number(found, unit)} is above the limit of {number(limit, unit)}."
+    if rule.min_valid is not None and c.valid is None:
+        return "Its share of valid outputs was not measured, and the policy limits it."
+    if rule.min_valid is not None and c.valid is not None and c.valid < rule.min_valid:
+        return f"Its share of valid outputs of {share(c.valid)} is below the limit of {share(rule.min_valid)}."
+    return ""
+
+
+def reasons(case: Case, pairs: Mapping[str, Paired | None]) -> dict[str, str]:
+    """A sentence for each candidate that holds the limits and is not the one chosen."""
+    found, rule, best = case.found, case.rule, case.found.best
+    assert best is not None
+    assert found.chosen is not None
+    enough, same = {c.id for c in found.good}, {c.id for c in found.alike}
+    known, top = case.facts.pairs[best.id], case.names[best.id]
+    said = {}
+    for c in found.holding:
+        pair, brief = pairs.get(c.id), known.get(c.id)
+        if c is found.chosen:
+            continue
+        if c is best or c.id in enough or (c.id in same and _no_worse(c, case)):
+            said[c.id] = _lost(c, case)
+        elif pair is None and brief is None:
+            shared = _shares_rows(c, case)
+            said[c.id] = (
+                f"Shown to be worse than {top} by far more than the margin." if shared
+                else f"It has no scores on the same rows as {top}, so its quality cannot be compared."
+            )  # fmt: skip
+        else:
+            low, high = (pair.low, pair.high) if pair else (brief.low, brief.high) if brief else (0.0, 0.0)
+            words = told(pair) if pair else f"95% interval {points(low)} to {points(high)} points"
+            if high < -rule.margin:
+                by = f" by more than the margin of {100 * rule.margin:g} points" if rule.margin else ""
+                said[c.id] = f"Shown to be worse than {top}{by}: {words}."
+            else:
+                rest = f"; about {need:,} rows would be needed to tell" if pair and (need := more(pair, rule)) else ""
+                said[c.id] = f"Not shown to be {within(rule)} {top}: {words}{rest}."
+    return said
+
+
+def _no_worse(c: Candidate, case: Case) -> bool:
+    """Whether a cell that is not told apart from the best lost to the chosen one by simplicity or the objective, and
+    not for want of proof: one that looks better by the objective, and is more complex, has to be shown good enough."""
+    chosen = case.found.chosen
+    assert chosen is not None
+    volume = volume_of(case.facts, case.rule)
+    return score(c, case.rule, volume) >= score(chosen, case.rule, volume)
+
+
+def _shares_rows(c: Candidate, case: Case) -> bool:
+    best = case.found.best
+    assert best is not None
+    both = [t.values[:, [case.place(c), case.place(best)]] for t in case.tables.values()]
+    return any(bool((columns >= 0).all(axis=1).any()) for columns in both)
+
+
+def _lost(c: Candidate, case: Case) -> str:
+    """Why a cell that was good enough was not the one."""
+    found, rule, chosen = case.found, case.rule, case.found.chosen
+    assert chosen is not None
+    name, volume = case.names[chosen.id], volume_of(case.facts, rule)
+    if c in found.passed:
+        return f"{name} is no worse in quality, p95, memory and cost, and as simple."
+    if rule.objective == QUALITY:
+        best = found.best
+        assert best is not None
+        pair = case.facts.pairs[best.id].get(c.id)
+        if pair and pair.high < 0:
+            worse = f"{points(pair.delta)} points, 95% interval {points(pair.low)} to {points(pair.high)}"
+            return f"Shown to be worse in quality than the best ({worse})."
+        other = "the best" if pair else f"that of {name}"
+        return f"Its quality cannot be told apart from {other}, and {name} is simpler."
+    what, mine, theirs = OBJECTIVES[rule.objective], value(c, case), value(chosen, case)
+    a, b = score(c, rule, volume), score(chosen, rule, volume)
+    simpler = f"{name} is simpler" if c.rank > chosen.rank else f"{name} is no worse in the rest"
+    if a == b:
+        return f"Its {what} is the same, {mine}, and {simpler}."
+    if a < b:
+        return f"Its {what} ({mine}) cannot be told apart from {theirs}, and {simpler}."
+    if mine == theirs:
+        return f"Its {what} is higher by less than this table rounds."
+    return f"Its {what} is higher: {mine} against {theirs}."

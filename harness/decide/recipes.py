@@ -1,0 +1,71 @@
+"""Cells that differ in suite and seed alone are one recipe: one way to build, judged as one candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.decide.cells import quality, simplicity
+from harness.decide.costs import BATCHED, GOODPUT, cost_line, has_goodput
+from harness.decide.policy import COST, OBJECTIVES, P95, Policy
+from harness.types import RunRecord, Status, id_parts, is_side
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """The cells of one way to build, by suite in the order of names and then by seed; `id` is that of the first."""
+
+    id: str
+    cells: tuple[RunRecord, ...]
+
+    def of(self, suite: str) -> tuple[RunRecord, ...]:
+        """Its cells of a suite, by seed."""
+        return tuple(r for r in self.cells if r.suite == suite)
+
+
+def recipes(records: Sequence[RunRecord]) -> tuple[Recipe, ...]:
+    """Cells that differ in suite and seed alone, together; the simplest first."""
+    kinds: dict[tuple[str, ...], list[RunRecord]] = {}
+    for r in sorted(records, key=lambda r: (*simplicity(r)[:2], r.suite, r.seed, r.id)):
+        if not is_side(r.id):
+            kinds.setdefault((r.model, r.adaptation, r.quantization, id_parts(r.id)[5]), []).append(r)
+    found = []
+    for cells in kinds.values():
+        whole = [r for r in cells if r.status is Status.OK] or cells
+        found.append(Recipe(whole[0].id, tuple(cells)))
+    return tuple(sorted(found, key=lambda k: simplicity(next(r for r in k.cells if r.id == k.id))))
+
+
+def weights_of(records: Sequence[RunRecord], policy: Policy) -> dict[str, float]:
+    """The weight of each suite judged, adding up to 1."""
+    suites = sorted({r.suite for r in records if not is_side(r.id)})
+    found = {s: float((policy.suites or {}).get(s, 0.0)) if policy.suites else 1.0 for s in suites}
+    total = sum(found.values())
+    return {s: w / total for s, w in found.items() if w > 0} if total else {}
+
+
+def lacking(recipe: Recipe, suites: Sequence[str], policy: Policy) -> str:
+    """Why a recipe has not the numbers that a choice needs; empty when it has them."""
+    for suite in suites:
+        cells = recipe.of(suite)
+        ok = [r for r in cells if r.status is Status.OK]
+        on = f" on {suite}" if len(suites) > 1 else ""
+        if not cells:
+            return f"It was not run on {suite}, which the policy weighs."
+        if not ok:
+            return f"{str(cells[0].status).capitalize()}{on}: {cells[0].reason or 'no reason was given'}."
+        for r in ok:
+            if quality(r, policy) is None:
+                why = r.not_measured.get("quality", "no such score in its record")
+                return f"Its quality was not measured{on}: {why}."
+            if policy.objective == P95 and r.value(P95) is None:
+                return f"Its {OBJECTIVES[policy.objective]} was not measured{on}."
+            if policy.objective == COST and r.value(COST) is None and cost_line(r, GOODPUT) is None:
+                return f"Its {OBJECTIVES[policy.objective]} was not measured{on}."
+    return ""
+
+
+def basis_of(records: Sequence[RunRecord], policy: Policy) -> str:
+    """The rate that costs are counted with: the goodput where every cell that ended ok has one, else full batches."""
+    ok = [r for r in records if r.status is Status.OK and not is_side(r.id)]
+    return GOODPUT if ok and all(has_goodput(r, policy.service_level) for r in ok) else BATCHED

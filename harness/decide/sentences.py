@@ -1,0 +1,148 @@
+"""The three sentences of a choice: what to ship, why and how sure, and the runner-up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from harness.decide.case import Case, more, value, within
+from harness.decide.cells import primary, quality
+from harness.decide.facts import Candidate
+from harness.decide.findings import Odds
+from harness.decide.policy import COST, OBJECTIVES, QUALITY
+from harness.decide.rule import score, simple, upper, volume_of
+from harness.statistics import Paired
+from harness.types import RunRecord
+from harness.wording import number, share, told
+
+LOW_SCORE = 0.5  # a score that fewer rows than this reach is told beside the recommendation
+LOW_SHOWN = 2  # of them, in the suite's order
+
+
+def what(case: Case, weights: Mapping[str, float]) -> str:
+    """What to ship."""
+    c, rule = case.found.chosen, case.rule
+    assert c is not None
+    record = case.cells[c.id]
+    m = quality(record, rule)
+    assert m is not None
+    if case.several:
+        first = f"Ship {case.names[c.id]} and its likes: a weighted {share(c.quality)} over {len(weights)} suites"
+    else:
+        spread = "" if m.interval is None else f" ({share(m.interval.low)} to {share(m.interval.high)})"
+        first = f"Ship {case.names[c.id]}: {share(c.quality)}{spread} of {m.n} rows pass “{primary(record, rule)}”"
+    if c.p95_ms is not None:
+        first += f", p95 response time {number(c.p95_ms, 'ms')}"
+    if c.cost is not None:
+        first += f", {number(c.cost.usd_per_1000(volume_of(case.facts, rule)), 'USD')} per 1,000 requests"
+    return first + _low_scores(record, primary(record, rule)) + "."
+
+
+def _low_scores(record: RunRecord, judged: str) -> str:
+    """What else the suite scores and most rows fail: a headline must not hide it."""
+    scores = (m for m in record.measurements if m.metric.startswith("quality/") and m.better == "higher")
+    found = {m.metric.removeprefix("quality/"): m.value for m in scores}
+    low = [f"{share(v)} pass “{name}”" for name, v in found.items() if name != judged and v < LOW_SCORE]
+    more = f" and {len(low) - LOW_SHOWN} other scores are as low" if len(low) > LOW_SHOWN else ""
+    return f"; but only {' and '.join(low[:LOW_SHOWN])}{more}, which this policy does not judge" if low else ""
+
+
+def why(case: Case, pairs: Mapping[str, Paired | None]) -> str:
+    """Why that one, beside the cell of highest quality, and what stays open."""
+    found, rule = case.found, case.rule
+    chosen, best = found.chosen, found.best
+    assert chosen is not None
+    assert best is not None
+    pair = pairs.get(chosen.id)
+    words = {QUALITY: "the highest quality"}.get(rule.objective, f"the lowest {OBJECTIVES[rule.objective]}")
+    if len(found.holding) == 1:
+        text = "It is the only cell that ended ok within the policy's limits"
+    elif chosen not in found.shown:
+        text = (
+            f"Its quality cannot be told apart from the highest measured, that of {case.names[best.id]}"
+            + (f": {told(pair)}" if pair else "") + ", and it is simpler"
+        )  # fmt: skip
+    elif len(found.shown) == 1:
+        text = f"It has the highest quality measured, and no other cell was shown to be {within(rule)} it"
+    else:
+        first = "has" if chosen is found.front else "is the simplest that cannot be told apart from"
+        text = f"It {first} {words} of the {len(found.shown)} cells shown to be {within(rule)} the highest quality "
+        text += f"measured, that of {case.names[best.id]}: {told(pair)}" if pair else "measured, its own"
+    return text + _open(case, pairs) + "."
+
+
+def _unclear(case: Case, pairs: Mapping[str, Paired | None]) -> list[Candidate]:
+    """Cells that beat the chosen one by the objective, and are neither shown to be good enough nor to be worse."""
+    found, rule = case.found, case.rule
+    if rule.objective == QUALITY or found.chosen is None:
+        return []
+    volume = volume_of(case.facts, rule)
+    mine, enough = score(found.chosen, rule, volume), {c.id for c in found.good}
+    return [
+        c for c in found.holding
+        if c.id not in enough and c is not found.chosen and score(c, rule, volume) < mine
+        and (p := pairs.get(c.id)) and p.high >= -rule.margin
+    ]  # fmt: skip
+
+
+def _open(case: Case, pairs: Mapping[str, Paired | None]) -> str:
+    """How many cells beat the chosen one by the objective but are not shown to be good enough, and how blind the run
+    is to that."""
+    rule, unclear = case.rule, _unclear(case, pairs)
+    found = [p for c in unclear if (p := pairs[c.id])]
+    if not found:
+        return ""
+    what = "cheaper" if rule.objective == COST else "faster"
+    out = f"; for {len(found)} {what} cell{'s' if len(found) > 1 else ''} that is open"
+    widest = max(found, key=lambda p: p.high - p.low)
+    blind, n, need = widest.smallest(), widest.n, more(widest, rule)
+    if rule.margin < blind < math.inf:
+        out += f", as {n} rows likely show only differences of {100 * blind:.0f} points or more"
+    if need and len(case.found.good) > 1:
+        out += f" and about {need:,} would be needed for {100 * rule.margin:g} points"
+    return out
+
+
+def sure(chances: Mapping[str, Odds], case: Case, confidence: float) -> str:
+    """How sure that is, as a sentence of its own."""
+    chosen, group = case.found.chosen, case.found.group
+    assert chosen is not None
+    own = chances[chosen.id].best
+    if len(case.facts.candidates) == 1:
+        return ""
+    text = f" Were each joint draw of the rows the truth, it would be the policy's choice in {share(own)} of them"
+    if len(group) > 1:
+        others = ", ".join(case.names[c.id] for c in group[1:4]) + (" and others" if len(group) > 4 else "")
+        text += f", and it or one it cannot be told apart from ({others}) in {share(confidence)}; it is the simplest"
+    likely = max(case.facts.candidates, key=lambda c: chances[c.id].best)
+    if likely not in group and chances[likely.id].best > confidence:
+        proof = "" if likely in case.found.good else ", but it is not shown to be good enough, and more complex"
+        text += f". {case.names[likely.id]} would be in {share(chances[likely.id].best)}{proof}"
+    return text + "."
+
+
+def _lower(sentence: str) -> str:
+    return sentence[0].lower() + sentence[1:]
+
+
+def runner_up(case: Case, reasons: Mapping[str, str], pairs: Mapping[str, Paired | None]) -> str:
+    """The runner-up and what it lacks."""
+    found, rule = case.found, case.rule
+    volume = volume_of(case.facts, rule)
+
+    def place(c: Candidate) -> tuple[float, int, str]:
+        return score(c, rule, volume), *simple(c)
+
+    rest = [c for c in (*found.good, *found.group) if c is not found.chosen]
+    if rest:
+        front = min(rest, key=place)
+        tied = [c for c in rest if score(c, rule, volume) <= upper(front, rule, volume)]
+        runner = min(tied, key=simple)
+        return f"The runner-up is {case.names[runner.id]}: {_lower(reasons[runner.id])}"
+    if unclear := [c for c in found.holding if (p := pairs.get(c.id)) and p.high >= -rule.margin]:
+        near = min((c for c in unclear if c is not found.chosen), key=place)
+        return (
+            f"There is no runner-up; of the cells whose quality is open, {case.names[near.id]} comes first by "
+            f"{OBJECTIVES[rule.objective]} ({value(near, case)}), but it is {_lower(reasons[near.id])}"
+        )
+    return "There is no runner-up: each other cell failed, breaks a limit, or could not be shown to be good enough."

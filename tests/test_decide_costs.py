@@ -1,0 +1,117 @@
+"""What cells cost, against sums done by hand: hosted prices, break-even, labelling, and the rate that is priced."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from harness.decide import CostLine, decide
+from harness.decide.costs import break_even, combined, cost_line, hosted_lines
+from harness.types import Measurement, RunRecord
+from tests import records
+from tests.test_decide import cell, run
+
+HOSTED = {
+    "x": {"name": "X", "usd_per_million_input": 0.1, "usd_per_million_output": 0.5, "date": "2026-01-02", "source": "s"}
+}
+MANY = [1] * 90 + [0] * 10
+
+
+def priced(one: RunRecord, **changes: Any) -> RunRecord:
+    return replace(one, config={**one.config, "price": {**one.config["price"], **changes}})
+
+
+def told(one: RunRecord, **numbers: float) -> RunRecord:
+    """A record with these numbers more (`__` stands for a slash)."""
+    made = tuple(Measurement(k.replace("__", "/"), v, "", "lower", 1) for k, v in numbers.items())
+    names = {m.metric for m in made}
+    return replace(one, measurements=(*(m for m in one.measurements if m.metric not in names), *made))
+
+
+def test_break_even_is_where_the_lines_cross() -> None:
+    line = CostLine(0.10, 5.0, "batched")
+    assert break_even(line, 0.15) == pytest.approx(100_000)
+    assert line.usd_per_1000(100_000) == pytest.approx(0.15)
+    assert break_even(line, 0.10) is None
+    assert break_even(line, 0.05) is None
+    assert break_even(CostLine(0.10, 0.0, "batched"), 0.10) == 0.0
+
+
+def test_hosted_prices_are_those_of_the_prompted_cells_tokens() -> None:
+    """1,000 tokens in at $0.10 a million and 100 out at $0.50: $0.00015 a request."""
+    prompt, rows = cell("prompt_rag", "fp16", MANY, 0.1)
+    tuned, more = cell("lora", "fp16", MANY, 0.05)
+    prompt = told(priced(prompt, hosted=HOSTED), prompt_tokens__mean=1000, output_tokens__mean=100)
+    tuned = told(priced(tuned, hosted=HOSTED), prompt_tokens__mean=50, output_tokens__mean=100)
+    found = decide([prompt, tuned], {prompt.id: rows, tuned.id: more}, records.POLICY)
+    (line,) = found.hosted
+    assert (line.name, line.date, line.source) == ("X", "2026-01-02", "s")
+    assert line.usd_per_1000 == pytest.approx(0.15)
+    for i, volume in line.break_even.items():
+        assert volume is not None
+        assert found.costs[i].usd_per_1000(volume) == pytest.approx(0.15)
+    assert found.costs[prompt.id].prompt_tokens == 1000
+
+
+def test_prompts_that_were_not_counted_are_told_as_lacking_and_not_as_free() -> None:
+    prompt, rows = cell("prompt_rag", "fp16", MANY, 0.1)
+    found = decide([priced(prompt, hosted=HOSTED)], {prompt.id: rows}, records.POLICY)
+    assert found.hosted == ()
+    assert found.costs[prompt.id].prompt_tokens is None
+    assert found.costs[prompt.id].output_tokens == 68
+    assert "Hosted prices are not compared: the tokens of the prompts were not counted in this run." in found.notes
+    one, none = CostLine(1.0, 0.0, "batched", 10.0, 5.0), CostLine(1.0, 0.0, "batched", None, 5.0)
+    assert combined([(1.0, one), (1.0, none)]).prompt_tokens is None, "half known is not known"
+    assert hosted_lines([priced(prompt, hosted=HOSTED)], none, {}) == ()
+
+
+def test_labelling_is_paid_once_and_does_not_follow_the_price_of_hardware() -> None:
+    """200 rows at $0.50 are $100: $1 per 1,000 of 100,000 requests, whatever an hour of hardware costs."""
+    base, _ = cell("lora", "fp16", MANY, 1.0)
+    steps = {**base.steps, "adapt": {**base.steps["adapt"], "facts": {"rows": 200}}}
+    free, paid = (
+        cost_line(base, "batched"),
+        cost_line(priced(replace(base, steps=steps), usd_per_labelled_row=0.5), "batched"),
+    )
+    assert free
+    assert paid
+    assert (free.labelling_usd, paid.labelling_usd) == (0.0, 100.0)
+    assert paid.once_usd - free.once_usd == pytest.approx(100)
+    for hourly in (1.0, 3.0):
+        assert paid.usd_per_1000(100_000, hourly) - free.usd_per_1000(100_000, hourly) == pytest.approx(1.0)
+    shown = cost_line(priced(cell("prompt_rag", "fp16", MANY, 1.0)[0], usd_per_labelled_row=0.5), "batched")
+    assert shown
+    assert shown.labelling_usd == 1.0, "the two examples of the prompt"
+    notes = decide(*run((base, [])), records.POLICY).notes
+    assert any(n.startswith("Labelling is not counted") for n in notes)
+
+
+def test_the_goodput_is_priced_only_where_all_cells_have_one_at_the_level() -> None:
+    """10 requests a second, half used, at $3.60 an hour: 200 s for 1,000, $0.20."""
+    level = {"ttft_ms": 500, "token_ms": 50, "share": 0.9}
+    made = []
+    for adaptation in ("prompt_rag", "lora"):
+        one, rows = cell(adaptation, "fp16", MANY, 1.0)
+        one = told(priced(one, usd_per_hour=3.6, utilization=0.5), goodput_requests_per_s=10)
+        params = {**one.config["measure"]["params"], "latency": {"level": level}}
+        made.append((replace(one, config={**one.config, "measure": {**one.config["measure"], "params": params}}), rows))
+    cells, rows = run(*made)
+    for asked, basis in ((None, "goodput"), (level, "goodput"), ({**level, "share": 0.99}, "batched")):
+        found = decide(cells, rows, records.POLICY | {"service_level": asked})
+        assert {c.basis for c in found.costs.values()} == {basis}
+        assert any(("goodput" in n) == (basis == "goodput") for n in found.notes if "measured rate" in n)
+        if basis == "goodput":
+            assert found.costs[cells[0].id].serving_usd_per_1000 == pytest.approx(0.2)
+    without = [cells[0], told(cells[1], goodput_requests_per_s=0)]
+    assert {c.basis for c in decide(without, rows, records.POLICY).costs.values()} == {"batched"}
+
+
+def test_the_volume_of_the_policy_pays_for_what_is_done_once() -> None:
+    one, rows = cell("lora", "fp16", MANY, 1.0)
+    line = decide([one], {one.id: rows}, records.POLICY).costs[one.id]
+    assert line.once_usd == pytest.approx(211 * 0.085 / 3600), "base, training and quantization"
+    assert line.usd_per_1000(100_000) == pytest.approx(1.0)
+    few = decide([one], {one.id: rows}, records.POLICY | {"volume_requests": 10.0})
+    assert f"${line.usd_per_1000(10.0):.2f} per 1,000" in few.sentences[0]

@@ -1,0 +1,174 @@
+"""Seeds, valid outputs, suites' intervals, the ladder and each knob's flip, each by itself."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.decide import Candidate, CostLine, Facts, Pair, Policy, choose, decide, facts, read_policy
+from harness.decide.flips import flips
+from harness.decide.odds import _luck
+from harness.decide.policy import COST
+from harness.decide.tables import Scores
+from harness.statistics import over_seeds, paired
+from harness.types import RunRecord
+from tests import records
+from tests.test_decide import cell, on, run
+
+BALANCED = read_policy(records.POLICY)
+
+
+def seeded(one: tuple[RunRecord, list[dict[str, Any]]], seed: int) -> tuple[RunRecord, list[dict[str, Any]]]:
+    return replace(one[0], seed=seed, id=f"{one[0].id}/seed{seed}"), one[1]
+
+
+def test_seeds_are_one_candidate_with_the_luck_of_training() -> None:
+    passes = [[1] * 80 + [0] * 20, [0] * 10 + [1] * 80 + [0] * 10, [1] * 65 + [0] * 35]
+    tuned = [seeded(cell("lora", "fp16", p, 1.0), n) for n, p in enumerate(passes)]
+    other = [seeded(cell("full_ft", "fp16", [1] * 85 + [0] * 15, 2.0), n) for n in range(3)]
+    cells, rows = run(*tuned, *other)
+    known = facts(cells, rows, BALANCED)
+    assert [c.id for c in known.candidates] == [tuned[0][0].id, other[0][0].id]
+    assert known.candidates[0].quality == pytest.approx(0.75)
+    pair = known.pairs[other[0][0].id][tuned[0][0].id]
+    apart = [[float(a) - float(n < 85) for n, a in enumerate(p)] for p in passes]
+    mean, around = over_seeds(apart, [f"group-{n}" for n in range(100)], differences=True)
+    assert (pair.delta, pair.low, pair.high) == pytest.approx((mean, around.low, around.high))
+    found = decide(cells, rows, records.POLICY)
+    assert found.judged[tuned[0][0].id] == tuple(r.id for r, _ in tuned)
+    assert found.reasons[tuned[1][0].id] == "Judged together with lora/fp16 seed0."
+    assert any("differ in their seed alone are one candidate" in n for n in found.notes)
+
+
+def test_the_luck_of_training_is_drawn_where_seeds_tell_it() -> None:
+    rng = np.random.default_rng(0)
+    far = {n: np.array([float(at < 20 * (n + 1)) for at in range(100)]) for n in range(3)}
+    near = {n: np.array([float(at < 40) for at in range(100)]) for n in range(3)}
+    table = Scores(1.0, np.zeros((100, 3)), list(range(100)), {"far": far, "near": near})
+    luck = _luck(rng, table, ["far", "near", "one"], 4000)
+    assert np.quantile(np.abs(luck[:, 0]), 0.5) > 0.05  # means of 20, 40 and 60%
+    assert np.abs(luck[:, 1:]).max() < 1e-12
+
+
+def test_invalid_outputs_break_a_limit() -> None:
+    many = [1] * 90 + [0] * 10
+    (cut, a), (whole, b) = cell("lora", "fp16", many, 1.0), cell("full_ft", "fp16", many, 2.0)
+    rows = {cut.id: a, whole.id: b}
+    cut = records.with_value(cut, "truncated_share", 0.2)
+    assert decide([cut, whole], rows, records.POLICY).chosen == cut.id
+    found = decide([cut, whole], rows, records.POLICY | {"min_valid": 0.9})
+    assert found.chosen == whole.id
+    assert found.reasons[cut.id] == "Its share of valid outputs of 80% is below the limit of 90%."
+    by_score = records.with_value(whole, "quality/greeting", 0.5)
+    found = decide([cut, by_score], rows, records.POLICY | {"min_valid": 0.6, "valid_metric": "greeting"})
+    assert found.chosen == cut.id
+    assert "50% is below the limit of 60%" in found.reasons[whole.id]
+    lacking = replace(cut, measurements=tuple(m for m in cut.measurements if m.metric != "truncated_share"))
+    found = decide([lacking, whole], rows, records.POLICY | {"min_valid": 0.1})
+    assert found.reasons[cut.id] == "Its share of valid outputs was not measured, and the policy limits it."
+
+
+def test_the_interval_of_weighted_suites_adds_half_widths_as_squares() -> None:
+    a, b = [1] * 150 + [0] * 50, [0] * 9 + [1] * 151 + [0] * 40
+    first = on("a", cell("prompt_rag", "fp16", a, 1.0), cell("lora", "fp16", b, 2.0))
+    second = on("b", cell("prompt_rag", "fp16", a, 1.0), cell("lora", "fp16", [1] * 190 + [0] * 10, 2.0))
+    known = facts(*run(*first, *second), replace(BALANCED, suites={"a": 3, "b": 1}))
+    (top,) = (c for c in known.candidates if "lora" in c.id)
+    (other,) = (c for c in known.candidates if c is not top)
+    assert top.quality == pytest.approx(0.75 * 0.755 + 0.25 * 0.95)
+    assert top.lowest_quality == pytest.approx(0.755)
+    pair = known.pairs[top.id][other.id]
+    each = [paired(a, b), paired(a, [1] * 190 + [0] * 10)]
+    assert pair.delta == pytest.approx(0.75 * each[0].delta + 0.25 * each[1].delta)
+    below = math.hypot(0.75 * (each[0].delta - each[0].low), 0.25 * (each[1].delta - each[1].low))
+    assert pair.low == pytest.approx(pair.delta - below)
+
+
+def states(*cells: tuple[RunRecord, list[dict[str, Any]]], **policy: Any) -> dict[str, str]:
+    return {r.name: r.state for r in decide(*run(*cells), records.POLICY | policy).ladder}
+
+
+def test_the_ladder_says_what_was_taken_and_what_comes_next() -> None:
+    few, many = [1] * 100 + [0] * 100, [1] * 180 + [0] * 20
+    prompt, tuned, small = (
+        cell("prompt_rag", "fp16", few, 1.0), cell("lora", "fp16", many, 1.0), cell("lora", "int8", many, 0.5)
+    )  # fmt: skip
+    full = cell("full_ft", "fp16", many, 2.0)
+    rungs = ("Prompt and retrieval", "LoRA", "Quantization or a smaller model", "Full fine-tuning")
+    for cells, policy, expected in (
+        ((prompt,), {}, ("taken", "next", "not measured", "not measured")),
+        ((prompt,), {"min_quality": 0.4}, ("taken", "not measured", "next", "not measured")),
+        ((prompt, tuned), {}, ("taken", "taken", "next", "not measured")),
+        ((prompt, tuned, small), {}, ("taken", "taken", "taken", "not measured")),
+        ((prompt, tuned, small, full), {}, ("taken", "taken", "taken", "not needed")),
+        ((prompt, tuned, small), {"min_quality": 0.95}, ("taken", "taken", "not needed", "next")),
+        ((tuned,), {}, ("not measured", "taken", "next", "not measured")),
+        ((prompt, full), {}, ("taken", "next", "not measured", "taken")),
+    ):
+        assert tuple(states(*cells, **policy)[r] for r in rungs) == expected, [r.id for r, _ in cells]
+
+
+def two(**changes: Any) -> Facts:
+    """A simple, cheap cell 10 points below another."""
+    a = Candidate("a", 0, 0.8, 0.8, 300.0, 300.0, 3e9, 1.0, CostLine(1.0, 0.0, "batched"))
+    b = Candidate("b", 2, 0.9, 0.9, 200.0, 200.0, 2e9, 1.0, CostLine(0.5, 50.0, "batched"))
+    return Facts((replace(a, **changes), b), {"b": {"a": Pair(-0.1, -0.14, -0.06)}}, 50_000.0)
+
+
+@pytest.mark.parametrize(
+    ("knob", "side", "at"),
+    [
+        ("min_quality", "above", 0.8), ("max_p95_e2e_ms", "below", 300.0), ("max_memory_bytes", "below", 3e9),
+        ("margin", "below", 0.14), ("volume_requests", "above", 100_000.0),
+    ],
+)  # fmt: skip
+def test_each_knob_flips_where_it_should(knob: str, side: str, at: float) -> None:
+    known, policy = two(), Policy(COST, margin=0.15)
+    assert choose(known, policy) == "a"
+    (found,) = (f for f in flips(known, policy, {"a": "A", "b": "B"}, 2.0) if f.knob == knob)
+    assert (found.side, found.to) == (side, "b")
+    assert found.at == pytest.approx(at)
+    assert "B is chosen" in found.sentence
+    beyond: Any = {
+        knob: math.nextafter(found.at, math.inf if side == "above" else 0) * (1.000001 if side == "above" else 0.999999)
+    }
+    within: Any = {knob: found.at * (0.999999 if side == "above" else 1.000001)}
+    assert choose(known, replace(policy, **beyond)) == "b"
+    assert choose(known, replace(policy, **within)) == "a"
+
+
+def test_fewer_requests_flip_to_what_costs_less_to_build() -> None:
+    policy = Policy(COST, margin=0.15, volume_requests=200_000.0)
+    assert choose(two(), policy) == "b"
+    found = [f for f in flips(two(), policy, {"a": "A", "b": "B"}, None) if f.knob == "volume_requests"]
+    assert [(f.side, f.to, f.now) for f in found] == [("below", "a", 200_000.0)]
+    assert found[0].at == pytest.approx(100_000)
+
+
+def test_the_price_of_hardware_flips_where_labelling_weighs_less() -> None:
+    """`a` costs $0.50 of labelling and $0.60 of hardware per 1,000, `b` $1.50 of hardware: alike at 0.5/0.9 of the
+    price."""
+    known = two(cost=CostLine(0.6, 25.0, "batched", labelling_usd=25.0))
+    (found,) = (
+        f for f in flips(known, Policy(COST, margin=0.15), {"a": "A", "b": "B"}, 1.8) if f.knob == "usd_per_hour"
+    )
+    assert (found.side, found.to, found.now) == ("below", "b", 1.8)
+    assert found.at == pytest.approx(1.0)
+
+
+def test_a_limit_that_holds_a_cell_back_flips_where_it_lets_it_in() -> None:
+    known = two()
+    for knob, value, at, side in (
+        ("min_quality", 0.85, 0.8, "below"), ("max_p95_e2e_ms", 250.0, 300.0, "above"),
+        ("max_memory_bytes", 2.5e9, 3e9, "above"), ("margin", 0.1, 0.14, "above"),
+    ):  # fmt: skip
+        changed: Any = {"margin": 0.15, knob: value}
+        policy = Policy(COST, **changed)
+        assert choose(known, policy) == "b"
+        found = [f for f in flips(known, policy, {"a": "A", "b": "B"}, None) if f.knob == knob and f.to == "a"]
+        assert [(f.side, f.now) for f in found] == [(side, value)]
+        assert found[0].at == pytest.approx(at)
