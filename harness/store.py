@@ -182,7 +182,9 @@ class Store:
         shutil.rmtree(self.root / "tmp" / f"{key}-{process}", ignore_errors=True)
 
     def clean(self) -> None:
-        """Removes what killed processes had half built: folders whose key nobody holds the lock of."""
+        """Removes what killed processes had half built, folders whose key nobody holds the lock of, and their lists."""
+        with self.upkeep():
+            pass  # forgets what dead grids needed
         for part in (self.root / "tmp").glob("*"):
             key = part.name.partition("-")[0]
             locks = [lock for kind in StepKind if (lock := self.root / kind / f"{key}.lock").exists()]

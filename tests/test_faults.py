@@ -74,6 +74,7 @@ def test_killed_at_random_moments_nothing_is_lost_or_half(tmp_path: Path, undist
     assert building(tmp_path, *NUMBERS).wait() == 0
     assert held(tmp_path) == undisturbed
     assert not list((tmp_path / "store" / "tmp").iterdir()), "half-built folders were left"
+    assert not list((tmp_path / "store" / "running").iterdir()), "lists of dead grids were left"
 
 
 def test_a_killed_builder_leaves_its_lock_free_and_its_half_is_cleaned(tmp_path: Path) -> None:
