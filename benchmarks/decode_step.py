@@ -34,7 +34,7 @@ SHAPES = {
     "1b": (2048, 5632, 22, 32, 4, 32000),
     "8b": (4096, 14336, 32, 32, 8, 128256),
 }
-WEIGHTS = ("fp16", "int8", "dynamic", "gptq-triton", "gptq-marlin", "awq-triton", "awq-marlin")
+WEIGHTS = ("fp16", "int8", "int8-outliers", "dynamic", "gptq-triton", "gptq-marlin", "awq-triton", "awq-marlin")
 PROMPT, STEPS, GROUP = 128, 128, 128
 CUDA = Context("cuda", "float16", 0, lambda fraction, note: None)
 
@@ -56,14 +56,14 @@ def model_of(shape: str, dtype: torch.dtype) -> LlamaForCausalLM:
 
 def quantized(model: LlamaForCausalLM, weights: str) -> Any:
     """The same model quantized by the harness and loaded as any cell is; 4-bit weights are drawn at random."""
-    method, _, kernel = weights.partition("-")
-    if kernel:
+    made: dict[str, Any] = {"int8": Int8(threshold=0.0), "int8-outliers": Int8(), "dynamic": Dynamic()}
+    if weights not in made:
+        method, _, kernel = weights.partition("-")
         return packed(model, method, kernel)
-    made: dict[str, Any] = {"int8": Int8(threshold=0.0), "dynamic": Dynamic()}
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(f"{folder}/plain")
         words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, unk_token="a")))
-        made[method](Path(folder, "plain"), (), Path(folder, "quantized"), CUDA)
+        made[weights](Path(folder, "plain"), (), Path(folder, "quantized"), CUDA)
         words.save_pretrained(f"{folder}/quantized")
         return load(Path(folder, "quantized"), CUDA).model
 
@@ -89,7 +89,7 @@ def packed(model: Any, method: str, kernel: str) -> Any:
             if part == "g_idx":
                 values.data = torch.arange(old.in_features, device=device, dtype=values.dtype) // GROUP
             elif part == "scales":
-                values.data.copy_(torch.rand(values.shape, device=device) / 100)
+                values.data.copy_(torch.rand(values.shape, device=device) / 400)
             elif part in ("qweight", "qzeros"):
                 values.data.random_(-(2**31), 2**31 - 1)
         model.model.set_submodule(name, new)

@@ -1,6 +1,6 @@
 """`python -m harness`: composes the configuration and hands the grid to its launcher.
 
-Exit codes: 0 all cells ok or unsupported, 1 a cell failed, 2 a user's mistake, 130 stopped by Ctrl-C.
+Exit codes: 0 all cells ok or unsupported, 1 a cell or a round of it failed, 2 a user's mistake, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -29,24 +29,23 @@ def _told(error: BaseException) -> str:
     return " ".join(dict.fromkeys(line for line in lines if line and not line.startswith(noise)))
 
 
-FOR_THIS_MACHINE = {"profile": {"cuda": "standard", "cpu": "quick"}, "engine": {"cuda": "graph", "cpu": "eager"}}
+FOR_THIS_MACHINE = {
+    "HARNESS_PROFILE": {"cuda": "standard", "cpu": "quick"},
+    "HARNESS_ENGINE": {"cuda": "graph", "cpu": "eager"},
+}
 
 
-def _with_choices(arguments: list[str]) -> list[str]:
-    """Adds the default profile and engine for this machine where none is chosen, and says so."""
-    asks = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--version", "--shell-completion", "-sc")
+def _name_defaults(arguments: list[str]) -> None:
+    """Names this machine's profile and engine in the variables that `conf/config.yaml` reads its defaults from: what a
+    command line, a sweep file or the caller's own variable says then wins, as over any default."""
+    asks = ("--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc")
     if any(a.partition("=")[0] in asks for a in arguments):
-        return arguments
+        return
     from harness.environment import detect
 
     device = detect().device
-    unsaid = [g for g in FOR_THIS_MACHINE if not any(a.startswith((f"{g}=", f"+{g}=")) for a in arguments)]
-    chosen = [f"{group}={FOR_THIS_MACHINE[group][device]}" for group in unsaid]
-    if chosen:
-        print(f"{' '.join(chosen)} (the default {'without' if device == 'cpu' else 'with'} a GPU)")
-    # among the other overrides: Hydra's parser takes them in one piece, before its flags or after
-    at = next((n for n, a in enumerate(arguments) if "=" in a and not a.startswith("-")), 0)
-    return [*arguments[:at], *chosen, *arguments[at:]]
+    for variable, choice in FOR_THIS_MACHINE.items():
+        os.environ.setdefault(variable, choice[device])
 
 
 def _with_own_choices(arguments: list[str], packaged: Path) -> list[str]:
@@ -75,7 +74,8 @@ def main(arguments: list[str] | None = None) -> int:
     given = _with_own_choices(list(sys.argv[1:] if arguments is None else arguments), conf)
     if mistakes := misspelt(given, conf):
         return _mistake([f"{mistake} (python -m harness --help)" for mistake in mistakes])
-    sys.argv = ["harness", *_with_choices(given)]
+    _name_defaults(given)
+    sys.argv = ["harness", *given]
     try:
         hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(one_cell)()
     except UserError as error:

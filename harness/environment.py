@@ -79,6 +79,55 @@ def _cores(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
     return cores if quota.strip() == "max" else max(1, min(cores, int(quota) // int(period)))
 
 
+def container_memory(
+    listing: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys/fs/cgroup")
+) -> list[tuple[int, int]]:
+    """(limit, free) in bytes of each control group with a limit that holds this process: its own and those above it,
+    version 2 or 1. Pages of files that the kernel would give up first (`inactive_file`) count as free, as Kubernetes
+    counts them. A container's files show its own group at the top, whatever path the listing names."""
+    found = []
+    for line in listing.read_text().splitlines() if listing.exists() else []:
+        _, controllers, path = line.split(":", 2)  # man 7 cgroups
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top = mounted / "memory" if controllers else mounted
+        names = ("limit_in_bytes", "usage_in_bytes") if controllers else ("max", "current")
+        inner = top / path.lstrip("/")
+        for folder in (f for f in (inner, *inner.parents) if f.is_relative_to(top)):
+            limit, used = (folder / f"memory.{name}" for name in names)
+            if not limit.exists() or not used.exists() or (most := limit.read_text().strip()) == "max":
+                continue
+            stat = dict(row.split() for row in (folder / "memory.stat").read_text().splitlines())
+            spare = int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
+            found.append((int(most), int(most) - int(used.read_text()) + spare))
+    return found
+
+
+def oom_kills(vmstat: Path = Path("/proc/vmstat")) -> int | None:
+    """How many processes the system has killed since it started because memory ran out, a container's limit counted
+    (man 5 proc, `oom_kill`); None where it does not tell."""
+    found = re.search(r"^oom_kill (\d+)$", vmstat.read_text(), re.MULTILINE) if vmstat.exists() else None
+    return int(found.group(1)) if found else None
+
+
+def free_memory() -> int:
+    """Bytes that are left of the machine's memory or of its container's, whichever is less: past the latter the kernel
+    kills."""
+    import psutil
+
+    return min(int(psutil.virtual_memory().available), *(free for _, free in container_memory()), 2**63)
+
+
+def free_gpu_memory() -> int | None:
+    """Bytes free on the first GPU, of the driver; None where it does not tell."""
+    query = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits", "--id=0"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
+        return int(answer.stdout.strip().splitlines()[0]) * 2**20
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return None
+
+
 @cache
 def detect() -> Environment:
     """The environment of this process, found once."""
@@ -93,7 +142,9 @@ def detect() -> Environment:
         hardware=gpu or f"{cpu}, {cores} cores",
         dtype="float16" if gpu else cpu_dtype,
         cpu_count=cores,
-        memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
+        memory_gib=round(
+            min(psutil.virtual_memory().total, *(most for most, _ in container_memory()), 2**63) / 2**30, 1
+        ),
         os=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
         versions=versions(LIBRARIES),

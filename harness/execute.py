@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -52,18 +53,41 @@ def read_measurements(folder: Path) -> tuple[Measurement, ...]:
     )
 
 
-def carry_out(step: Step, parents: list[Step], store: Store, progress: Progress, threads: int) -> None:
-    """Does a step's work into the store, unless it is done. Raises what goes wrong; the store stays as it was."""
+def carry_out(
+    step: Step, parents: list[Step], store: Store, progress: Progress, threads: int, limit_s: float | None = None
+) -> None:
+    """Does a step's work into the store, unless it is done. Raises what goes wrong; the store stays as it was. Work
+    that takes longer than `limit_s`, waiting for others not counted, ends the process with its stack on stderr."""
     environment = detect()
     context = Context(environment.device, environment.dtype, step.seed, progress)
-    folders = [store.folder(p) for p in parents]
-    _set_threads(threads)
+    folders = [store.demand(p) for p in parents]
+    set_threads(threads)
     work = {
         StepKind.KERNELS: _alone, StepKind.BASE: _alone, StepKind.ADAPT: _adapt, StepKind.QUANTIZE: _quantize,
         StepKind.QUALITY: _quality, StepKind.LATENCY: _latency,
     }[step.kind]  # fmt: skip
-    with _machine(step.exclusive):
-        store.build(step, lambda out: work(step, folders, out, context), {**plain(environment), "threads": threads})
+
+    def begun(out: Path) -> Mapping[str, Json]:
+        progress(0.0, "")  # from here on it works: it has waited for whoever else builds this, or times
+        with _limited(limit_s):
+            return work(step, folders, out, context)
+
+    with machine(step.exclusive):
+        store.build(step, begun, {**plain(environment), "threads": threads})
+
+
+@contextlib.contextmanager
+def _limited(seconds: float | None) -> Iterator[None]:
+    """Ends this process after so many seconds, with the stacks of all threads on stderr, be they stuck in a kernel:
+    the clock is a thread of its own, which asks no lock of Python's."""
+    if seconds is None:
+        yield
+        return
+    faulthandler.dump_traceback_later(seconds, exit=True, file=2)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def tidy() -> None:
@@ -80,7 +104,7 @@ def tidy() -> None:
 
 
 @contextlib.contextmanager
-def _machine(alone: bool) -> Iterator[None]:
+def machine(alone: bool) -> Iterator[None]:
     """Holds this machine together with other steps, or alone: a latency is never taken beside another grid's work."""
     lock = Path(tempfile.gettempdir()) / f"harness-{os.getuid()}.lock"
     with lock.open("w") as file:
@@ -88,7 +112,8 @@ def _machine(alone: bool) -> Iterator[None]:
         yield
 
 
-def _set_threads(threads: int) -> None:
+def set_threads(threads: int) -> None:
+    """Has PyTorch compute on so many threads."""
     import torch
 
     torch.set_num_threads(threads)
@@ -137,7 +162,7 @@ def _quantize(step: Step, parents: list[Path], out: Path, context: Context) -> M
 
 def _session(step: Step, folder: Path, context: Context) -> Any:
     assert step.engine is not None, f"a {step.kind} step without its engine"
-    return instantiate(step.engine).start(folder, context)
+    return instantiate(step.engine).start(folder, context, quality=step.kind is StepKind.QUALITY)
 
 
 def _quality(step: Step, parents: list[Path], out: Path, context: Context) -> Mapping[str, Json]:
@@ -147,9 +172,18 @@ def _quality(step: Step, parents: list[Path], out: Path, context: Context) -> Ma
     data = _data(step)
     assert step.suite is not None
     session = _session(step, folder, context)
-    measured = measure(session, parent, folder, data, step.suite.params["task"], context, out)
+    part = step.component.params.get("part")
+    measured = measure(session, parent, folder, data, step.suite.params["task"], context, out, part)
     write_json(out / MEASUREMENTS, plain(measured))
-    return dict(session.loaded.proof)
+    return {**session.loaded.proof, "scoring_digest": data.scoring_digest}
+
+
+def _unpacked(session: Any, folder: Path, over: Callable[[Any], Any], context: Context) -> Any:
+    """The session, or where its weights are packed another of the same artifact whose are not: PEFT needs plain layers
+    beside a base, and what is compared must differ in the adapter alone."""
+    from harness.loading import load
+
+    return over(load(folder, context, packs=False)) if session.loaded.proof.get("packed_layers") else session
 
 
 def _latency(step: Step, parents: list[Path], out: Path, context: Context) -> Mapping[str, Json]:
@@ -168,9 +202,11 @@ def _latency(step: Step, parents: list[Path], out: Path, context: Context) -> Ma
             engine = instantiate(step.engine)
             prompts = prompts_of(session, folder, data, knobs["requests"])
             over = partial(engine.over, context=context)
+            merged = _unpacked(session, folder, over, context)
             measured += adapters.measure(
-                load(base, context, packs=False), folder / "adapter", session, over, prompts, knobs
+                load(base, context, packs=False), folder / "adapter", merged, over, prompts, knobs
             )
+            facts = {**facts, "adapters": "merged and beside its base alike with plain, unpacked weights"}
         except Exception as error:  # beside what was timed already, which it must not take along
             facts = {**facts, "adapters": f"not timed: {type(error).__name__}: {error}"}
     write_json(out / MEASUREMENTS, plain(measured))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import errno
+import math
 import os
 import shutil
 import statistics
@@ -18,20 +19,22 @@ from rich.console import Console
 from harness import ledger, records, report
 from harness.components import instantiate, missing
 from harness.decide import UNQUANTIZED, simple_first
-from harness.environment import Environment, detect
+from harness.environment import Environment, detect, free_gpu_memory
 from harness.errors import UserError
 from harness.launch import Launcher
 from harness.leakage import near
 from harness.measure.load import faults as faults_of_load
+from harness.measure.quality import faults as faults_of_quality
 from harness.plan import Plan, plan
 from harness.progress import Board, clock
-from harness.store import Store
+from harness.store import Store, read_manifest
 from harness.suite import load as load_suite
 from harness.suites import faults_of_output, faults_of_primary
 from harness.types import Cell, Component, Json, Status, SuiteData, digest, plain
+from harness.upkeep import shrink
 
 GROUPS = ("model", "adaptation", "quantization", "suite", "engine", "measure")
-ONE_FOR_ALL = ("policy", "price", "profile", "runner", "store", "curve")
+ONE_FOR_ALL = ("policy", "price", "profile", "runner", "store", "store_limit_gb", "curve")
 FREE_DISK_BYTES = 4 * 2**30
 
 
@@ -46,6 +49,8 @@ class Grid:
     run: Path
     workers: int
     fork_server: bool
+    step_limit_s: float | None = None
+    store_limit_bytes: int | None = None
 
 
 def component(config: Mapping[str, Any]) -> Component:
@@ -141,6 +146,16 @@ def _counts(config: DictConfig) -> list[str]:
     ]
 
 
+def _limits(config: DictConfig) -> list[str]:
+    """A line for each limit that is neither null nor a number above 0."""
+    values = {key: OmegaConf.select(config, key) for key in ("runner.step_limit_minutes", "store_limit_gb")}
+    return [
+        f"{key}={value!r}: must be a number above 0, or null for no limit"
+        for key, value in values.items()
+        if value is not None and not (type(value) in (int, float) and 0 < value < math.inf)
+    ]
+
+
 def _cannot_write(folder: Path) -> str | None:
     """Why a folder cannot be made or written, found without making it: a mistake leaves no run behind."""
     try:
@@ -154,22 +169,26 @@ def _cannot_write(folder: Path) -> str | None:
 
 def _price(price: Mapping[str, Any], environment: Environment) -> tuple[dict[str, Json], list[str]]:
     """The price of this hardware. Each entry of `hardware` names a text to be found in the machine's own name."""
-    if "hardware" not in price:
-        return {}, ["price: this table has no `hardware`; conf/price/hosted.yaml is a part of others, choose list_2026"]
-    table = price["hardware"]
-    wanted = price["use"]
+    table, wanted = price.get("hardware"), price.get("use", "auto")
+    told = f"price table {price.get('name')!r}"
+    if table is None:
+        return {}, [f"{told}: it has no `hardware`; conf/price/hosted.yaml is a part of others, choose list_2026"]
+    if not isinstance(table, Mapping) or not all(isinstance(row, Mapping) for row in table.values()):
+        return {}, [f"{told}: hardware must map each name to its usd_per_hour, source and date"]
+    if unfit := [name for name, row in table.items() if not isinstance(row.get("match", ""), str)]:
+        return {}, [f"{told}: hardware.{name}.match must be a text" for name in unfit]
     if wanted != "auto":
-        if wanted not in table:
-            return {}, [f"price.use={wanted!r}: not in the price table; it has {', '.join(table)}"]
+        if not isinstance(wanted, str) or wanted not in table:
+            return {}, [f"price.use={wanted!r}: not in the price table; it has {', '.join(map(str, table))}"]
         found = wanted
     else:
-        matches = [name for name, row in table.items() if row.get("match", name) in environment.hardware]
+        matches = [name for name, row in table.items() if row.get("match", str(name)) in environment.hardware]
         if not matches and environment.device == "cpu":
             matches = [name for name, row in table.items() if row.get("match") == "cpu"]
         if not matches:
             return {}, [
-                f"price table {price['name']!r}: no price for {environment.hardware!r}; add it to conf/price/"
-                f"{price['name']}.yaml, or choose one of {', '.join(table)} with price.use=NAME"
+                f"price table {price.get('name')!r}: no price for {environment.hardware!r}; add it to conf/price/"
+                f"{price.get('name')}.yaml, or choose one of {', '.join(map(str, table))} with price.use=NAME"
             ]
         found = matches[0]
     row = table[found]
@@ -178,9 +197,9 @@ def _price(price: Mapping[str, Any], environment: Environment) -> tuple[dict[str
         **{k: price.get(k) for k in ("volume_requests", "utilization")},
     }
     faults = [
-        f"price table {price['name']!r}: {key} is {value!r}, and must be a number above 0"
+        f"{told}: {key} is {value!r}, and must be a number above 0"
         for key, value in numbers.items()
-        if not isinstance(value, int | float) or value <= 0
+        if type(value) not in (int, float) or not 0 < value < math.inf
     ]
     label = price.get("usd_per_labelled_row")
     if label is not None and (isinstance(label, bool) or not isinstance(label, int | float) or label < 0):
@@ -188,11 +207,11 @@ def _price(price: Mapping[str, Any], environment: Environment) -> tuple[dict[str
     faults += _hosted_faults(price)
     if faults:
         return {}, faults
-    rest = {k: price[k] for k in ("name", "volume_requests", "utilization")}
+    rest = {k: price.get(k) for k in ("name", "volume_requests", "utilization")}
     rest |= {"usd_per_labelled_row": label, "hosted": price.get("hosted") or {}}
     hourly = row["usd_per_hour"] * (environment.cpu_count if row.get("per_core") else 1)
-    told = {k: v for k, v in row.items() if k not in ("match", "per_core")}
-    return {**rest, "hardware": found, **told, "usd_per_hour": hourly}, []
+    shown = {k: v for k, v in row.items() if k not in ("match", "per_core")}
+    return {**rest, "hardware": found, **shown, "usd_per_hour": hourly}, []
 
 
 def _hosted_faults(price: Mapping[str, Any]) -> list[str]:
@@ -218,8 +237,9 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
     first = plains[0]
     curve, bad_curve = _curve(plains)
     cells = (*cells, *_beside(cells, curve, bool(first["profile"].get("aa_control"))))
-    mistakes = [*bad_curve, *_unset(configs), *(line for config in configs for line in _counts(config))]
+    mistakes = [*bad_curve, *_unset(configs), *(line for c in configs for line in (*_counts(c), *_limits(c)))]
     mistakes += [line for values in plains for line in faults_of_load(values["measure"]["latency"])]
+    mistakes += [line for values in plains for line in faults_of_quality(values["measure"]["quality"])]
     data: dict[str, SuiteData] = {}
 
     def attempt(work: Any, *arguments: Any) -> Any:
@@ -269,27 +289,74 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
     runner = first["runner"]
     choices = {"policy": first["policy"], "price": price, "profile": first["profile"]["name"]}
     on_cpu = environment.device == "cpu"
-    workers = runner["workers"] or (min(environment.cpu_count, 4) if on_cpu else 3)
+    workers = runner["workers"] or default_workers(
+        environment, *((None, None) if on_cpu else (_parameters(cells), free_gpu_memory()))
+    )
     fork_server = on_cpu if runner["fork_server"] is None else bool(runner["fork_server"])
-    return Grid(cells, choices, data, store, run, workers, fork_server)
+    minutes, gigabytes = runner.get("step_limit_minutes"), first.get("store_limit_gb")
+    return Grid(
+        cells, choices, data, store, run, workers, fork_server, minutes and minutes * 60.0,
+        gigabytes and int(gigabytes * 10**9),
+    )  # fmt: skip
+
+
+def default_workers(environment: Environment, parameters: int | None, free_bytes: int | None) -> int:
+    """How many steps at a time, where nobody said: on a CPU one a core, 4 at most. On a GPU as many as would fit its
+    free memory if each trained a model of so many `parameters` (2 GiB and 16 bytes a parameter: weights, gradients and
+    both moments of AdamW in float32), half the cores and 8 at most, at least 1; 3 at most where the size or the free
+    memory is unknown."""
+    if environment.device == "cpu":
+        return min(environment.cpu_count, 4)
+    most = 3
+    if parameters is not None and free_bytes is not None:
+        most = min(8, free_bytes // (2 * 2**30 + 16 * parameters))
+    return max(1, min(most, environment.cpu_count // 2))
+
+
+def _parameters(cells: Sequence[Cell]) -> int | None:
+    """Parameters of the largest model of a grid; None where one does not tell."""
+    models = {digest(plain(c.model)): instantiate(c.model) for c in cells}
+    sizes = [m.parameters() if hasattr(m, "parameters") else None for m in models.values()]
+    return None if None in sizes else max(sizes)
 
 
 def _expected(store: Store) -> dict[tuple[str, str], float]:
     """Seconds that steps of a kind took before in this store, for the time left."""
     seen: dict[tuple[str, str], list[float]] = {}
-    for path in store.root.glob("*/*/manifest.json"):
-        m = json.loads(path.read_text(encoding="utf-8"))
+    for folder in store.builds():
+        try:
+            m = read_manifest(folder)
+        except (FileNotFoundError, ValueError):
+            continue
         seen.setdefault((m["kind"], m["title"].split(" ")[0]), []).append(m["seconds"])
     return {k: statistics.median(v) for k, v in seen.items()}
 
 
 def carry_out(grid: Grid, console: Console) -> int:
-    """Runs a checked grid and returns the exit code: 0 when every cell is ok or unsupported, 1 when one failed."""
+    """Runs a checked grid and returns the exit code: 0 when every cell is ok or unsupported, 1 when one failed, or a
+    later round of one: its record then stands on fewer rounds than were asked for, and says so, and a script that
+    looks at nothing but the code must not take it for the whole. The store is brought below its limit before (what
+    this grid needs stays) and after."""
     environment = detect()
     made = plan(grid.cells, grid.data, environment)
+    with grid.store.hold(made.steps):
+        grid.store.clean()
+        _shrink(grid, console)
+        code = _carry_out(grid, made, environment, console)
+    _shrink(grid, console)
+    return code
+
+
+def _shrink(grid: Grid, console: Console) -> None:
+    gone = shrink(grid.store, grid.store_limit_bytes) if grid.store_limit_bytes else []
+    if gone:
+        console.print(f"store_limit_gb: {len(gone)} builds evicted, the longest unused first", highlight=False)
+
+
+def _carry_out(grid: Grid, made: Plan, environment: Environment, console: Console) -> int:
     ledger.write_cells(grid.run, [c.id for c in grid.cells])
     board = Board(made, console, grid.cells[0].suite.params["primary"], _expected(grid.store), lambda: settle())
-    launcher = Launcher(made, grid.store, environment, grid.workers, grid.fork_server, board)
+    launcher = Launcher(made, grid.store, environment, grid.workers, grid.fork_server, board, grid.step_limit_s)
     board.launcher = launcher
 
     def settle() -> None:
@@ -317,16 +384,19 @@ def carry_out(grid: Grid, console: Console) -> int:
     ledger.export(grid.run, kept)
     page = report.write(grid.run)
     _conclude(made, grid, page, console, clock_since=board.start)
-    return 1 if any(r.status is Status.FAILED for r in kept) else 0
+    return 1 if launcher.failed or any(r.status is Status.FAILED for r in kept) else 0
 
 
 def _announce(made: Plan, launcher: Launcher, environment: Environment, grid: Grid, console: Console) -> None:
     computing = f"computing in {environment.dtype}"
     if environment.device == "cpu" and environment.dtype == "float32":
         computing += " (this CPU has no fast 16-bit arithmetic)"
+    for line in launcher.broken.values():
+        console.print(f"[yellow]broken[/] in the store, built anew: {line}", highlight=False, soft_wrap=True)
+    engines = ", ".join(dict.fromkeys(c.engine.name for c in made.cells))
     console.print(
         f"{len(made.cells)} cells, {len(made.steps)} steps ({len(launcher.done)} already done) on "
-        f"{environment.hardware}, {computing}; profile {grid.choices['profile']}",
+        f"{environment.hardware}, {computing}; profile {grid.choices['profile']}, engine {engines}",
         highlight=False,
     )
 
@@ -370,10 +440,17 @@ def main(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run:
     console = Console()
     grid = check(configs, overrides, run.absolute())
     grid.run.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(configs[0], grid.run / "config.yaml")
+    ledger.write_text(grid.run / "config.yaml", OmegaConf.to_yaml(configs[0]))
     ledger.write_leakage(grid.run, _leakage(grid))
     try:
         return carry_out(grid, console)
     except KeyboardInterrupt:
         console.print(f"\nstopped; what is done is kept in {grid.store.root}. Run the same command again to go on.")
         return 130
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        where = error.filename or grid.store.root
+        raise UserError(
+            f"{where}: cannot be written ({error.strerror}); free space and run again: what is done is kept"
+        ) from error

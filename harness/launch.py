@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Mapping
@@ -21,9 +22,10 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness.environment import Environment
+from harness.environment import Environment, oom_kills
 from harness.errors import HarnessError
 from harness.plan import Plan
+from harness.standing import standing
 from harness.store import Store
 from harness.types import Step, StepKind, plain
 
@@ -44,6 +46,7 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false", "GPTQMODEL_CPU_WORKERS": "2",
     "PYTHONWARNINGS": "ignore:resource_tracker",  # children leave by os._exit, the system frees what they held
 }  # fmt: skip
+GRACE_S = 30.0  # for writing the stacks of a hung step
 
 
 class Watcher(Protocol):
@@ -57,25 +60,30 @@ class Watcher(Protocol):
 
 @dataclass(slots=True, eq=False)
 class _Worker:
-    """A child and what it is doing."""
+    """A child, what it is doing, and whether it did nothing but timings so far: memory and its blocks are then as a
+    server's would be, and no build's."""
 
     process: Any
     pipe: Connection
+    fresh: bool = True
     step: Step | None = None
     started: float = 0.0
+    begun: float | None = None
+    oom_kills: int | None = None
     reason: str | None = None
 
 
 def work(pipe: Connection, store: str) -> None:
     """A child's whole life: steps come through the pipe until one is its last; each one's output goes to its log, its
     progress and its fate back through the pipe."""
-    from harness.execute import carry_out, step_from_json, tidy
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
+        from harness.execute import carry_out, step_from_json, tidy
+
         last = False
         while not last:
-            step, parents, threads, log, last = pipe.recv()
+            step, parents, threads, log, last, limit_s = pipe.recv()
             sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
             os.dup2(sink, 1)
             os.dup2(sink, 2)
@@ -87,6 +95,7 @@ def work(pipe: Connection, store: str) -> None:
                     Store(Path(store)),
                     lambda fraction, note: pipe.send(("progress", fraction, note)),
                     threads,
+                    limit_s,
                 )
             except HarnessError as error:
                 pipe.send(("failed", str(error), ""))
@@ -102,11 +111,23 @@ def work(pipe: Connection, store: str) -> None:
             pipe.send(("done", 1.0, ""))
     except EOFError:
         pass  # the parent has no more work
+    except BaseException as error:  # before a step came: a library that does not import
+        traceback.print_exc()
+        with suppress(OSError):
+            pipe.send(("failed", told(error), ""))
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         pipe.close()
         os._exit(0)  # libraries leave threads that would keep a finished child alive
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the grid's is gone, be it killed: what it holds of memory, device and locks is free."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def told(error: BaseException) -> str:
@@ -117,29 +138,41 @@ def told(error: BaseException) -> str:
     return f"{type(error).__name__}: {said}"
 
 
-def fate(exit_code: int | None) -> str:
-    """What a child's exit without a word means."""
+def fate(exit_code: int | None, log: Path, oom_kills_meanwhile: int | None) -> str:
+    """What a child's exit without a word means, and the last line of its log; of one that took too long the line of
+    code where its main thread, which is dumped last, stood."""
+    text = log.read_text(errors="replace") if log.exists() else ""
+    said = [line.strip() for line in text.splitlines() if line.strip()]
+    tail = f": {said[-1][-300:]} (log: {log})" if said else ""
+    if exit_code == 1 and any(line.startswith("Timeout (") for line in said):  # faulthandler's
+        at = max(i for i, line in enumerate(said) if line.endswith("(most recent call first):"))
+        return f"hung: over runner.step_limit_minutes, at {' '.join(said[at + 1 : at + 2])} (its stack: {log})"
+    if exit_code == -signal.SIGKILL:
+        counted = {None: "out of memory?", 0: "by somebody; the system counts no kill for want of memory"}
+        why = counted.get(oom_kills_meanwhile, "out of memory: the system counts such a kill meanwhile")
+        return f"killed (SIGKILL): {why}{tail}"
     if exit_code is not None and exit_code < 0:
-        name = signal.Signals(-exit_code).name
-        return "killed (SIGKILL): out of memory?" if name == "SIGKILL" else f"crashed ({name})"
-    return f"ended without a word (exit code {exit_code})"
+        return f"crashed ({signal.Signals(-exit_code).name}){tail}"
+    return f"ended without a word (exit code {exit_code}){tail}"
 
 
 class Launcher:
     """Carries out a plan. `workers` ordinary steps at a time. With `fork_server` each step has a process of its own, a
     second after it is wanted; without, interpreters start fresh, which takes many seconds, and one that did its step
-    well is given the next, unless it trained."""
+    well is given the next, unless it trained; only one that timed and did nothing else is given another timing."""
 
     def __init__(
-        self, plan: Plan, store: Store, environment: Environment, workers: int, fork_server: bool, watcher: Watcher
-    ) -> None:
+        self, plan: Plan, store: Store, environment: Environment, workers: int, fork_server: bool, watcher: Watcher,
+        step_limit_s: float | None = None,
+    ) -> None:  # fmt: skip
         self.plan = plan
         self.store = store
         self.environment = environment
         self.workers = workers
         self.watcher = watcher
         self.failed: dict[str, str] = {}
-        self.done = {key for key, step in plan.steps.items() if store.manifest(step)}
+        self.step_limit_s = step_limit_s
+        self.done, self.broken = standing(plan, store)
         self.running: dict[Connection, _Worker] = {}
         self.idle: list[_Worker] = []
         self._context: Any = multiprocessing.get_context("forkserver" if fork_server else "spawn")
@@ -235,9 +268,14 @@ class Launcher:
     def _start(self, step: Step) -> None:
         threads = self.environment.cpu_count if step.exclusive else max(1, self.environment.cpu_count // self.workers)
         parents = [plain(self.plan.steps[p]) for p in step.parents]
-        log = str(self.logs / f"{step.kind}-{step.key}.log")
-        worker = self._given((plain(step), parents, threads, log, self._last(step)))
-        worker.step, worker.started, worker.reason = step, time.monotonic(), None
+        log = self._log(step)
+        with suppress(OSError):  # a full disk, which the step will tell
+            log.write_bytes(b"")  # what an earlier run said explains nothing of this one
+        task = (plain(step), parents, threads, str(log), self._last(step), self.step_limit_s)
+        worker = self._given(task, step.exclusive)
+        worker.fresh = worker.fresh and step.exclusive
+        worker.step, worker.started, worker.begun, worker.reason = step, time.monotonic(), None, None
+        worker.oom_kills = oom_kills()
         self.running[worker.pipe] = worker
         self.watcher.started(step)
 
@@ -245,16 +283,34 @@ class Launcher:
         """Whether the worker of a step takes no other after it."""
         return self._fork_server or step.kind is StepKind.ADAPT
 
-    def _given(self, task: Any) -> _Worker:
-        """A worker that took a task: an idle one unless it has died, else a new one."""
+    def _log(self, step: Step) -> Path:
+        return self.logs / f"{step.kind}-{step.key}.log"
+
+    def _given(self, task: Any, exclusive: bool) -> _Worker:
+        """A worker that took a task: an idle one unless it has died, else a new one. Before an exclusive one, idle
+        workers that did other work go: what they hold of the device would stand beside the timing."""
+        if exclusive:
+            self._retire([w for w in self.idle if not w.fresh])
         while self.idle:
             worker = self.idle.pop()
             with suppress(OSError):
                 worker.pipe.send(task)
                 return worker
         worker = self._hire()
-        worker.pipe.send(task)
+        with suppress(OSError):  # of one that died at once; its end is then heard as any other's
+            worker.pipe.send(task)
         return worker
+
+    def _retire(self, workers: list[_Worker]) -> None:
+        """Lets idle workers go, and waits until they are gone."""
+        self.idle = [w for w in self.idle if w not in workers]
+        for worker in workers:
+            worker.pipe.close()
+        for worker in workers:
+            worker.process.join(timeout=10)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
 
     def _hire(self) -> _Worker:
         ours, theirs = multiprocessing.Pipe()
@@ -276,24 +332,36 @@ class Launcher:
                 self._ended(worker)
                 continue
             if kind == "progress":
+                worker.begun = worker.begun or time.monotonic()
                 self.watcher.progressed(worker.step, first, note)
             elif kind == "failed":
                 worker.reason = first
             elif not self._last(worker.step):
                 self.idle.append(worker)
                 self._ended(worker)
+        self._kill_overdue()
         self.watcher.waited()
+
+    def _kill_overdue(self) -> None:
+        """Kills workers that are past their limit and did not end themselves: stopped, or stuck in the system."""
+        for worker in self.running.values() if self.step_limit_s else ():
+            most = (worker.begun or time.monotonic()) + (self.step_limit_s or 0.0) + GRACE_S
+            if time.monotonic() > most and not worker.reason:
+                worker.reason = "hung: over runner.step_limit_minutes, and it could not end itself; killed"
+                worker.process.kill()
 
     def _ended(self, worker: _Worker) -> None:
         step = worker.step
         assert step
         del self.running[worker.pipe]
         worker.step = None
-        if self.store.manifest(step):
+        if self.store.is_whole(step):
             self.done.add(step.key)
             reason = None
         else:
-            reason = worker.reason or fate(worker.process.exitcode)
+            now = oom_kills()
+            counted = None if now is None or worker.oom_kills is None else now - worker.oom_kills
+            reason = worker.reason or fate(worker.process.exitcode, self._log(step), counted)
             self.failed[step.key] = f"{step.kind}: {reason}"
             self.store.discard(step.key, worker.process.pid)
         self.watcher.ended(step, reason, time.monotonic() - worker.started)

@@ -15,15 +15,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UserError
-from harness.types import Json, RunRecord, Status, plain, record_from_json
+from harness.files import parse, write_whole
+from harness.types import Json, RunRecord, Status, digest, plain, record_from_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,14 +46,10 @@ def slug(cell_id: str) -> str:
 
 
 def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        part.replace(path)
+        write_whole(path, content)
     except OSError as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
         raise UserError(
             f"{path}: cannot be written ({error.strerror or error}); free space or choose another output folder"
         ) from error
@@ -68,7 +63,7 @@ def write_text(path: Path, text: str) -> None:
 
 def _read_json(path: Path, mend: str) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}); {mend}") from error
     except ValueError as error:
@@ -107,20 +102,49 @@ def read_leakage(run: Path) -> dict[str, Any]:
 
 
 def write_record(run: Path, record: RunRecord) -> None:
-    """One file a cell, replaced whole when the cell is measured again."""
-    text = json.dumps(plain(record), indent=1, ensure_ascii=False)
+    """One file a cell, replaced whole when the cell is measured again, with a digest of what it says."""
+    data = json.loads(json.dumps(plain(record)))
+    text = json.dumps({**data, "digest": _sealed(data)}, indent=1, ensure_ascii=False)
     write_text(run / "records" / f"{slug(record.id)}.json", text)
 
 
+def _sealed(data: Mapping[str, Json]) -> str:
+    """A digest over all of a record but the digest itself; half a surrogate pair is its escape, as it is written."""
+    return digest(json.dumps({k: v for k, v in data.items() if k != "digest"}, sort_keys=True))
+
+
+def _faults(record: RunRecord) -> list[str]:
+    """The fields of a record that hold something of another kind: what no version wrote."""
+    texts = ("id", "reason", "model", "adaptation", "quantization", "suite", "profile")
+    found = [name for name in texts if not isinstance(getattr(record, name), str)]
+    found += [n for n in ("steps", "environment", "config") if not isinstance(getattr(record, n), dict)]
+    if type(record.seed) is not int:
+        found.append("seed")
+    if not isinstance(record.not_measured, dict) or not all(isinstance(v, str) for v in record.not_measured.values()):
+        found.append("not_measured")
+    for m in record.measurements:
+        named = (m.metric, m.unit, m.better, *([m.interval.method] if m.interval else []))
+        numbers = (m.value, m.n, *m.samples, *((m.interval.low, m.interval.high) if m.interval else ()))
+        if not all(isinstance(t, str) for t in named) or not all(type(v) in (int, float) for v in numbers):
+            found.append(f"measurement {m.metric!r}")
+    return found
+
+
 def read_record(path: Path) -> RunRecord:
-    """One record. Raises `UserError` where it is no JSON, of another schema, or lacks a field."""
+    """One record. Raises `UserError` where it is no JSON, of another schema, lacks a field, holds one of another kind,
+    or is not as it was written. Records of versions that kept no digest are taken as they are."""
     mend = "move it away and run again to measure that cell anew"
     data = _read_json(path, mend)
     try:
-        return record_from_json(data)
+        record = record_from_json(data)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{path}: not a record that this version reads ({what}); {mend}") from error
+    if found := _faults(record):
+        raise UserError(f"{path}: not a record that this version reads ({', '.join(found)}); {mend}")
+    if "digest" in data and data["digest"] != _sealed(data):
+        raise UserError(f"{path}: its bytes have changed since it was written; {mend}")
+    return record
 
 
 def read_records(run: Path) -> list[RunRecord]:
@@ -165,10 +189,10 @@ def read_rows(run: Path, record: RunRecord) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse(line)
         except ValueError as error:
             raise UserError(f"{path}, row {number}: not JSON ({error}); {mend}") from error
-        if not isinstance(row, dict) or "id" not in row or not isinstance(row.get("scores"), dict):
+        if not isinstance(row, dict) or not isinstance(row.get("id"), str) or not isinstance(row.get("scores"), dict):
             raise UserError(f"{path}, row {number}: not a row with id and scores; {mend}")
         rows.append(row)
     return rows

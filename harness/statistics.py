@@ -8,6 +8,7 @@ differences a t interval with made-up flips, pass/fail tests are exact. Resampli
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,13 @@ def group_of(row: Mapping[str, Any]) -> Hashable:
     """The group of a suite's row: a row without one is a group of its own."""
     group: Hashable = row.get("group") or ("row", row["id"])
     return group
+
+
+def place(row: Mapping[str, Any]) -> float:
+    """Where a suite's row stands in a fixed random order, from 0 to 1: by the hash of its group, so that groups stay
+    whole, and the same on every machine. Parts of a suite are intervals of it."""
+    name = f"order {group_of(row)}".encode("utf-8", "backslashreplace")
+    return int(hashlib.sha256(name).hexdigest()[:12], 16) / 16**12
 
 
 def _sums(values: Sequence[float], groups: Groups) -> tuple[Any, Any]:
@@ -119,6 +127,19 @@ def bootstrap_quantile(samples: Sequence[float], q: float, seed: int = 0) -> Int
         raise ValueError("no samples")
     drawn = np.random.default_rng(seed).choice(values, (RESAMPLES, values.size))
     return _percentiles(np.quantile(drawn, q, axis=1).tolist())
+
+
+def quantile_ratio(a: Sequence[float], b: Sequence[float], q: float, seed: int = 0) -> tuple[float, Interval]:
+    """How many times as large a quantile of `a` is as that of `b`, from samples drawn apart, with its percentile
+    bootstrap, which draws both. Samples must be above 0."""
+    import numpy as np
+
+    over, under = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    if not over.size or not under.size or min(over.min(), under.min()) <= 0:
+        raise ValueError("a ratio takes samples above 0 of both")
+    rng = np.random.default_rng(seed)
+    tops, bottoms = (np.quantile(rng.choice(v, (RESAMPLES, v.size)), q, axis=1) for v in (over, under))
+    return float(np.quantile(over, q) / np.quantile(under, q)), _percentiles((tops / bottoms).tolist())
 
 
 def bootstrap(
@@ -220,6 +241,12 @@ def paired(a_scores: Sequence[float], b_scores: Sequence[float], groups: Groups 
     return _tested(differences, groups, binary, seed)
 
 
+def mean_difference(differences: Sequence[float], groups: Groups = None) -> Paired:
+    """The mean of paired differences of any unit, such as tokens, with its error and interval by the same formula.
+    There is no test: its `p` is 1."""
+    return _difference(differences, groups, binary=False, p=1.0)
+
+
 def _tested(differences: Sequence[float], groups: Groups, binary: bool, seed: int) -> Paired:
     sums, _ = _sums(differences, groups)
     return _difference(differences, groups, binary, _exact_flips(sums) if binary else _random_flips(sums, seed))
@@ -248,35 +275,51 @@ def _difference(differences: Sequence[float], groups: Groups, binary: bool, p: f
 
 
 def paired_columns(scores: Any, against: Any, groups: Groups = None) -> tuple[Any, Any, Any]:
-    """`paired` for many cells at once: difference, low and high of each column of `scores` (rows × cells) from the
-    column `against`, by the same formula and to the same numbers."""
+    """`paired` for many cells at once: difference, low and high (each cells × others) of the columns of `scores` (rows
+    × cells) from those of `against` (rows × others), by the same formula. No number where a pair shares no rows; with
+    `groups`, no row may lack a score.
+
+    The jackknife of `_variance` is a sum of squares of sums of groups, so that all pairs together take few products of
+    matrices: with N rows and mean m, a group of k rows and sum s adds ((k m - s) / (N - k))².
+    """
     import numpy as np
 
-    d = np.asarray(scores, dtype=float) - np.asarray(against, dtype=float)[:, None]
-    n, cells = d.shape
-    place = {g: i for i, g in enumerate(dict.fromkeys(groups if groups is not None else range(n)))}
-    at = np.array([place[g] for g in groups]) if groups is not None else np.arange(n)
-    sizes = np.bincount(at).astype(float)
-    sums = d if len(sizes) == n else np.stack([np.bincount(at, weights=column) for column in d.T], axis=1)
-    whole = ((np.asarray(scores) % 1 == 0).all(axis=0)) & bool((np.asarray(against) % 1 == 0).all())
-    moved = np.maximum((d != 0).sum(axis=0), 1)
-    typical = np.sqrt((d**2).sum(axis=0) / moved)
-    flip = np.where(whole | (typical == 0), 1.0, typical)
-
-    def variance(sums: Any, sizes: Any) -> Any:
-        sums, sizes = np.vstack([sums, flip, -flip]), np.append(sizes, [1.0, 1.0])[:, None]
-        total, rows, parts = sums.sum(axis=0), sizes.sum(), len(sizes)
-        without = (total - sums) / (rows - sizes)
-        return (parts - 1) / parts * ((without - total / rows) ** 2).sum(axis=0)
-
-    middle = d.sum(axis=0) / (n + 2)
-    clustered = variance(sums, sizes)
-    if len(sizes) < n:
-        clustered = np.where(whole, np.maximum(clustered, variance(d, np.ones(n))), clustered)
-    half = _t(len(sizes) + 1.0) * np.sqrt(clustered)
-    delta = d.mean(axis=0) if n else np.zeros(cells)
-    low = np.maximum(-1.0, np.minimum(middle - half, delta))
-    return delta, low, np.minimum(1.0, np.maximum(middle + half, delta))
+    left, right = (np.asarray(x, dtype=float) for x in (scores, against))
+    has, other = ~np.isnan(left), ~np.isnan(right)
+    left, right = np.where(has, left, 0.0), np.where(other, right, 0.0)
+    whole = (left % 1 == 0).all(axis=0)[:, None] & (right % 1 == 0).all(axis=0)
+    here, there = has.astype(float), other.astype(float)
+    rows = here.T @ there
+    total = left.T @ there - here.T @ right
+    squares = np.maximum((left**2).T @ there - 2 * left.T @ right + here.T @ right**2, 0.0)
+    moved = squares.copy()  # of pass/fail scores
+    for n in np.flatnonzero(~whole.all(axis=0)):
+        moved[:, n] = ((left != right[:, [n]]) & has & other[:, [n]]).sum(axis=0)
+    flip = np.where(whole | (moved == 0), 1.0, squares / np.maximum(moved, 1.0))  # its square
+    whole_rows, middle = rows + 2, total / (rows + 2)  # with the flips made up
+    parts, df = whole_rows, rows + 1
+    variance = (squares + 2 * flip - whole_rows * middle**2) / (whole_rows * (whole_rows - 1))
+    place = {g: i for i, g in enumerate(dict.fromkeys(groups if groups is not None else ()))}
+    if groups is not None and len(place) < len(groups):
+        if not (has.all() and other.all()):
+            raise ValueError("rows in groups must all have scores to be compared at once")
+        order = np.argsort(at := np.array([place[g] for g in groups]), kind="stable")
+        starts = np.searchsorted(at[order], np.arange(len(place)))
+        a, b = (np.add.reduceat(x[order], starts, axis=0) for x in (left, right))
+        k, n = np.bincount(at).astype(float), float(len(at) + 2)
+        w = (1 / (n - k) ** 2)[:, None]
+        apart = (w * a**2).sum(axis=0)[:, None] - 2 * a.T @ (w * b) + (w * b**2).sum(axis=0)
+        sums = (w[:, 0] * k) @ a
+        mixed = sums[:, None] - (w[:, 0] * k) @ b
+        made_up = 2 * (middle**2 + flip) / (n - 1) ** 2
+        parts, df = np.full_like(rows, len(place) + 2.0), np.full_like(rows, len(place) + 1.0)
+        clustered = (parts - 1) / parts * (apart - 2 * middle * mixed + middle**2 * (w[:, 0] @ k**2) + made_up)
+        variance = np.where(whole, np.maximum(clustered, variance), clustered)
+    kinds, of = np.unique(df, return_inverse=True)
+    half = np.array([_t(d) for d in kinds])[of].reshape(df.shape) * np.sqrt(np.maximum(variance, 0.0))
+    delta = np.where(rows > 0, total / np.maximum(rows, 1), math.nan)
+    low, high = np.minimum(middle - half, delta), np.maximum(middle + half, delta)
+    return delta, np.maximum(low, -1.0), np.minimum(high, 1.0)
 
 
 def _exact_flips(sums: Any) -> float:

@@ -1,27 +1,43 @@
 """Builds on disk, each under the hash of what it was made from.
 
-A build is written in a temporary folder, its manifest last, and renamed into place, so a folder in the store
-is whole or absent. A lock per key makes two processes that want the same build make it once.
+    <root>/<kind>/<key>/manifest.json    the facts of a build and the SHA-256 of each of its files
+    <root>/<kind>/<key>.lock             held by whoever builds it, freed by the system when that process dies
+    <root>/tmp/<key>-<process>/          a build at work
+    <root>/running/<name>.keys           the builds that a running grid needs, beside a lock that it holds
+    <root>/logs/                         what steps said
+
+A build is written in a temporary folder, synced, its manifest last, and renamed into place, so a folder in the store
+is whole or absent. A lock per key makes two processes that want the same build make it once. A manifest may outlive its
+files (`evict`): its facts go on standing in records, and the files are built again when a step needs them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
+import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from harness.errors import UserError
-from harness.types import Json, Step
+from harness.errors import BrokenArtifact, UserError
+from harness.files import parse, sha256, sync, write_whole
+from harness.types import Json, Step, StepKind, digest
 
 PIECE = 65536
 MANIFEST = "manifest.json"
+KEY = re.compile(r"[0-9a-f]{16}")
+FACTS = {"kind": str, "key": str, "title": str, "preimage": dict, "seconds": int | float, "bytes": int, "facts": dict,
+         "environment": dict, "created_unix": int}  # fmt: skip
 
 
 def folder_bytes(folder: Path) -> int:
@@ -44,14 +60,77 @@ def content(files: Iterable[Path]) -> str:
 
 
 def write_json(path: Path, value: Json) -> None:
-    """Writes JSON through a temporary file, so a reader or a crash never sees half of it."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
-    part.replace(path)
+    """Writes JSON so that a reader or a crash never sees half of it."""
+    write_whole(path, json.dumps(value, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace"))
+
+
+def sealed(manifest: Mapping[str, Json]) -> dict[str, Json]:
+    """A manifest with a digest of itself, so that a changed bit in it is seen too."""
+    bare: dict[str, Json] = json.loads(json.dumps({k: v for k, v in manifest.items() if k != "digest"}))
+    return {**bare, "digest": digest(bare)}
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest in a build's folder. Raises `FileNotFoundError`, and `ValueError` where it is not what was written.
+    One of a version without a digest is taken as it is."""
+    try:
+        found = parse((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(folder / MANIFEST) from None
+    except OSError as error:
+        raise ValueError(f"cannot be read ({error.strerror or error})") from error
+    if not isinstance(found, dict) or not all(isinstance(found.get(k), kind) for k, kind in FACTS.items()):
+        raise ValueError("not a manifest")
+    files = found.get("files", {})
+    if not isinstance(files, dict) or not all(
+        isinstance(f, dict) and {"bytes", "sha256"} <= {*f} for f in files.values()
+    ):
+        raise ValueError("not a manifest: its files lack their sizes or checksums")
+    if "digest" in found and sealed(found)["digest"] != found["digest"]:
+        raise ValueError("its bytes have changed")
+    if (found["kind"], found["key"]) != (folder.parent.name, folder.name):
+        raise ValueError(f"of another build, {found['kind']}/{found['key']}")
+    return found
+
+
+def described(folder: Path) -> dict[str, Json]:
+    """Size and SHA-256 of each file below a folder, once all of it is on the disk."""
+    paths = sorted(folder.rglob("*"))
+    files = [p for p in paths if p.is_file()]
+    for path in (*paths, folder):
+        sync(path)
+    with ThreadPoolExecutor(4) as pool:
+        sums = list(pool.map(sha256, files))
+    return {
+        f.relative_to(folder).as_posix(): {"bytes": f.stat().st_size, "sha256": s}
+        for f, s in zip(files, sums, strict=True)
+    }
+
+
+def faults(folder: Path, thorough: bool = False) -> list[str]:
+    """What is wrong with a build: its manifest, a file that is missing or of another size, and when `thorough` one
+    whose bytes have changed. Nothing for an evicted one. Builds of versions that kept no checksums pass."""
+    try:
+        manifest = read_manifest(folder)
+    except FileNotFoundError:
+        return [f"{MANIFEST}: missing"]
+    except ValueError as error:
+        return [f"{MANIFEST}: {error}"]
+    found = []
+    for name, made in ({} if "evicted_unix" in manifest else manifest.get("files", {})).items():
+        try:
+            size = (folder / name).stat().st_size
+            if size != made["bytes"]:
+                found.append(f"{name}: {size} bytes, {made['bytes']} were built")
+            elif thorough and sha256(folder / name) != made["sha256"]:
+                found.append(f"{name}: its bytes have changed since it was built")
+        except (OSError, ValueError) as error:  # ValueError: no name of a file
+            found.append(f"{name}: {getattr(error, 'strerror', None) or error}")
+    return found
 
 
 class Store:
-    """A folder of builds: `<root>/<kind>/<key>/` with a `manifest.json` in each."""
+    """A folder of builds; see the module."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
@@ -60,7 +139,7 @@ class Store:
         """Makes the folder and tries it; raises `UserError` where nothing can be written."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            probe = self.root / f".probe-{os.getpid()}"
+            probe = self.root / f".probe-{uuid4().hex}"
             probe.write_text("")
             probe.unlink()
         except OSError as error:
@@ -70,14 +149,99 @@ class Store:
         """Where a step's build stands or would stand."""
         return self.root / step.kind / step.key
 
+    def builds(self) -> list[Path]:
+        """The folders of all builds, whole or not. Anything else in the store is somebody else's."""
+        places = [p for kind in StepKind for p in sorted((self.root / kind).glob("*"))]
+        return [p for p in places if KEY.fullmatch(p.name) and p.is_dir() and not p.is_symlink()]
+
     def manifest(self, step: Step) -> Mapping[str, Any] | None:
-        """The manifest of a finished build, or None."""
-        path = self.folder(step) / MANIFEST
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        """The manifest of a finished build, its files evicted or not, or None."""
+        try:
+            return read_manifest(self.folder(step))
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def is_whole(self, step: Step, thorough: bool = False) -> bool:
+        """Whether a build and all its files are there."""
+        manifest = self.manifest(step)
+        return manifest is not None and "evicted_unix" not in manifest and not faults(self.folder(step), thorough)
+
+    def demand(self, step: Step) -> Path:
+        """The folder of a build that another step is to use. Raises `BrokenArtifact` where it is not whole."""
+        if self.is_whole(step):
+            return self.folder(step)
+        told = "; ".join(faults(self.folder(step))) or "its files were evicted"
+        raise BrokenArtifact(f"{step.kind}/{step.key} changed while this grid ran ({told}); run again to build it anew")
+
+    def touch(self, step: Step) -> None:
+        """Notes that a build was used now: the oldest go first when space is wanted."""
+        with contextlib.suppress(OSError):  # gone, or a store that may only be read
+            os.utime(self.folder(step) / MANIFEST)
 
     def discard(self, key: str, process: int) -> None:
         """Removes what a process that was killed had half built."""
         shutil.rmtree(self.root / "tmp" / f"{key}-{process}", ignore_errors=True)
+
+    def clean(self) -> None:
+        """Removes what killed processes had half built: folders whose key nobody holds the lock of."""
+        for part in (self.root / "tmp").glob("*"):
+            key = part.name.partition("-")[0]
+            locks = [lock for kind in StepKind if (lock := self.root / kind / f"{key}.lock").exists()]
+            if KEY.fullmatch(key) and locks:
+                with contextlib.suppress(Timeout), contextlib.ExitStack() as held:
+                    for lock in locks:
+                        held.enter_context(FileLock(lock, timeout=0))
+                    shutil.rmtree(part, ignore_errors=True)
+
+    def remove(self, folder: Path) -> None:
+        """Takes a build away, in one move. Raises `Timeout` while somebody builds it."""
+        with FileLock(folder.with_suffix(".lock"), timeout=0):
+            part = self.root / "tmp" / f"{folder.name}-{uuid4().hex[:8]}"
+            part.parent.mkdir(exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                folder.replace(part)
+            shutil.rmtree(part, ignore_errors=True)
+
+    def evict(self, folder: Path) -> None:
+        """Takes the files of a build and leaves its manifest. Raises `Timeout` while somebody builds it."""
+        with FileLock(folder.with_suffix(".lock"), timeout=0):
+            manifest = read_manifest(folder)
+            used = (folder / MANIFEST).stat()
+            write_json(folder / MANIFEST, sealed({**manifest, "evicted_unix": int(time.time())}))
+            os.utime(folder / MANIFEST, (used.st_atime, used.st_mtime))
+            for path in folder.iterdir():
+                if path.name != MANIFEST:
+                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+    @contextlib.contextmanager
+    def upkeep(self) -> Iterator[set[str]]:
+        """Keeps grids from starting, and gives the keys that running ones need; those of dead ones are forgotten."""
+        folder, needed = self.root / "running", set()
+        with FileLock(self.root / "upkeep.lock"):
+            for path in folder.glob("*.keys"):
+                try:
+                    with FileLock(path.with_suffix(".lock"), timeout=0):
+                        path.unlink()
+                    path.with_suffix(".lock").unlink(missing_ok=True)
+                except Timeout:
+                    needed.update(path.read_text(encoding="utf-8").split())
+            yield needed
+
+    @contextlib.contextmanager
+    def hold(self, keys: Iterable[str]) -> Iterator[None]:
+        """Keeps builds from `upkeep` for as long as a grid runs, or its process lives."""
+        path = self.root / "running" / f"{uuid4().hex}.keys"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_suffix(".lock"))
+        with FileLock(self.root / "upkeep.lock"):
+            lock.acquire()
+            write_whole(path, "\n".join(keys).encode())
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            lock.release()
+            path.with_suffix(".lock").unlink(missing_ok=True)
 
     def build(self, step: Step, work: Callable[[Path], Mapping[str, Json]], environment: Mapping[str, Json]) -> None:
         """Does `work(folder)` unless the build is there; `work` returns the facts for the manifest.
@@ -87,7 +251,7 @@ class Store:
         target = self.folder(step)
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_suffix(".lock")):
-            if (target / MANIFEST).exists():
+            if self.is_whole(step):
                 return
             part = self.root / "tmp" / f"{step.key}-{os.getpid()}"
             shutil.rmtree(part, ignore_errors=True)
@@ -97,11 +261,18 @@ class Store:
                 facts = work(part)
                 manifest = {
                     "kind": step.kind, "key": step.key, "title": step.title, "preimage": step.preimage,
-                    "seconds": round(time.monotonic() - start, 3), "bytes": folder_bytes(part),
-                    "facts": facts, "environment": environment, "created_unix": int(time.time()),
+                    "seconds": round(time.monotonic() - start, 3), "bytes": folder_bytes(part), "facts": facts,
+                    "environment": environment, "created_unix": int(time.time()), "files": described(part),
                 }  # fmt: skip
-                write_json(part / MANIFEST, manifest)
+                write_json(part / MANIFEST, sealed(manifest))
                 shutil.rmtree(target, ignore_errors=True)
                 part.replace(target)
+                sync(target.parent)
             finally:
                 shutil.rmtree(part, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    from harness.upkeep import main
+
+    sys.exit(main())

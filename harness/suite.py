@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
+from harness.files import parse
 from harness.leakage import MODES, TRAINING, overlaps, plain
 from harness.resources import resource
 from harness.types import Article, Component, Overlap, SuiteData
 from harness.types import plain as plain_data
 
 VALIDATION_SHARE = 0.2
+FILES = ("train_file", "eval_file", "knowledge_file", "instructions_file", "output_file", "task_file")
+CODE = ("py", "json", "lark")
 
 
 def suite_folder(params: Mapping[str, Any]) -> Path:
@@ -27,6 +30,20 @@ def suite_folder(params: Mapping[str, Any]) -> Path:
     given = Path(params["folder"])
     here = next((p for p in (given, Path("suites") / given) if p.is_dir()), None)
     return here.absolute() if here else resource("suites") / given
+
+
+def _strays(folder: Path, p: Mapping[str, Any]) -> list[str]:
+    """A line for each file that a suite names, or that is code or a grammar in it, and that stands outside its folder,
+    by its name or through a link: a suite from elsewhere must not reach what is not its own."""
+    named = [(key, p[key]) for key in FILES if p.get(key)]
+    wrong = [f"suite.{key}={name!r}: must be the name of a file" for key, name in named if not isinstance(name, str)]
+    paths = [folder / name for _, name in named if isinstance(name, str)]
+    paths += [path for end in CODE for path in folder.glob(f"*.{end}")]
+    return wrong + [
+        f"{path}: stands outside the suite's folder; copy it into {folder}"
+        for path in paths
+        if "\0" in str(path) or not path.resolve().is_relative_to(folder.resolve())
+    ]
 
 
 def _read_text(path: Path, mistakes: list[str]) -> str:
@@ -48,9 +65,12 @@ def json_lines(path: Path, text: str, mistakes: list[str]) -> Iterator[tuple[int
             continue
         where = f"{path}, row {number}"
         try:
-            row = json.loads(line)
+            row = parse(line)
         except json.JSONDecodeError as error:
             mistakes.append(f"{where}: not JSON ({error.msg} at column {error.colno}); write one object a line")
+            continue
+        except ValueError as error:
+            mistakes.append(f"{where}: not JSON that can be read ({error}); write one object a line")
             continue
         if isinstance(row, dict):
             yield number, row
@@ -69,6 +89,7 @@ def _read_jsonl(path: Path, needed: tuple[str, ...], mistakes: list[str]) -> lis
             continue
         if row.get("group") is not None and not (isinstance(row["group"], str | int) and str(row["group"]).strip()):
             mistakes.append(f"{where}: group is empty or no text; fill it in, or leave it out")
+            continue
         if row["id"] in seen:
             mistakes.append(f"{where}: id {row['id']!r} stands in row {seen[row['id']]} too; make ids unique")
         seen.setdefault(row["id"], number)
@@ -136,6 +157,8 @@ def load(suite: Component) -> SuiteData:
     folder = suite_folder(p)
     if not folder.is_dir():
         raise UserError(f"suite {suite.name}: no folder {p['folder']!r} here or in {resource('suites')}")
+    if strays := _strays(folder, p):
+        raise UserError(strays)
     mistakes: list[str] = []
     message, reply = p["message_field"], p["reply_field"]
     train = _read_jsonl(folder / p["train_file"], ("id", message, reply), mistakes)
@@ -146,7 +169,7 @@ def load(suite: Component) -> SuiteData:
     text = _read_text(folder / p["instructions_file"], mistakes)
     output = _read_text(folder / p["output_file"], mistakes) if p.get("output_file") else ""
     files = [
-        *sorted(p for end in ("py", "json", "lark") for p in folder.glob(f"*.{end}")),
+        *sorted(p for end in CODE for p in folder.glob(f"*.{end}")),
         *([folder / p["task_file"]] if p["task_file"] else []),
     ]
     code = [(file.name, _read_text(file, mistakes)) for file in files]
@@ -197,4 +220,5 @@ def load(suite: Component) -> SuiteData:
         evaluation_digest=_digest(
             evaluation, articles, code, p["max_new_tokens"], output, *(() if held else (p["task"], p["eval_rows"]))
         ),
+        scoring_digest=_digest(p["task"], code, p["max_new_tokens"]),
     )

@@ -217,7 +217,8 @@ class Overlap:
 @dataclass(frozen=True, slots=True)
 class SuiteData:
     """The rows of a suite as plain dictionaries, split. `training_digest` covers what builds see, and
-    `evaluation_digest` what scores see, so that new evaluation rows leave trained models standing.
+    `evaluation_digest` what scores see, so that new evaluation rows leave trained models standing. `scoring_digest`
+    covers how any row is scored: scorers, task file and the limit of tokens, but no row.
 
     `message_field` and `reply_field` name the two fields that training and prompting use, `asked` what a message is
     called in a prompt ("Email"). `output` is the JSON Schema or Lark grammar of an answer, empty where there is none.
@@ -243,6 +244,7 @@ class SuiteData:
     leakage: str
     training_digest: str
     evaluation_digest: str
+    scoring_digest: str = ""
 
 
 Progress = Callable[[float, str], None]
@@ -332,5 +334,6 @@ class Session(Protocol):
         """Seconds from sending a prompt to each token of its answer: `new_tokens` of them, or, with `natural`, up to
         and with the stop token if that comes first."""
 
-    def time_batch(self, prompts: Sequence[str], new_tokens: int) -> list[float]:
-        """Seconds of each step of one batch, the first of which reads the prompts."""
+    def time_batch(self, prompts: Sequence[str], new_tokens: int, read: Callable[[], None] = ...) -> list[float]:
+        """Seconds of each step of one batch, the first of which reads the prompts; `read` is called when they
+        are read, before any other step is launched."""

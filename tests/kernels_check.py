@@ -73,7 +73,8 @@ def check(dtype: torch.dtype, heads: int, kv_heads: int, size: int, capacity: in
         told = ops.attend_slots(query.cpu(), on_cpu(cache), where.cpu(), at.cpu(), size**-0.5)
         for t in cache:
             t[where[0], :, int(at[0]) + 1 :] = float("nan")  # what lies beyond a row's position must not reach it
-        near("attend_slots", kernels.attend_slots(query, cache, where, at, size**-0.5), told)
+        for places in (at, torch.stack([at, at + capacity], dim=1)[:, 0]):  # the latter do not lie side by side
+            near("attend_slots", kernels.attend_slots(query, cache, where, places, size**-0.5), told)
 
 
 def check_dynamic(dtype: torch.dtype, rows: int, size: int, columns: int, biased: bool) -> None:
@@ -88,6 +89,21 @@ def check_dynamic(dtype: torch.dtype, rows: int, size: int, columns: int, biased
     assert torch.equal(found.cpu(), told), f"dynamic_linear {dtype} {rows} x {size} x {columns}"
 
 
+def check_llm_int8(dtype: torch.dtype, rows: int, size: int, columns: int, biased: bool, threshold: float) -> None:
+    """The LLM.int8 product, with outliers in some rows, in other columns each, and in the last column."""
+    made = torch.Generator().manual_seed(rows * size)
+    x = torch.randn(2, rows, size, generator=made)
+    x[0, 0] = 0
+    x[1, :, -1] = 9.0
+    for row in range(rows):
+        x[0, row, 7 * row % size :: 300] = -6.0 - row
+    x = x.to(dtype).to(DEVICE)
+    weight = torch.randint(-127, 128, (columns, size), generator=made, dtype=torch.int8).to(DEVICE)
+    peaks = torch.rand(columns, generator=made).to(DEVICE) / 10
+    bias = torch.randn(columns, generator=made).to(dtype).to(DEVICE) if biased else None
+    near("llm_int8_linear", *both("llm_int8_linear", x, weight, peaks, bias, threshold))
+
+
 if __name__ == "__main__":
     kinds = (torch.float32, torch.float16) if DEVICE == "cpu" else tuple(LIMIT)
     shapes = ((4, 4, 16, 70), (6, 2, 32, 300), (9, 3, 64, 1030))
@@ -95,4 +111,6 @@ if __name__ == "__main__":
         check(dtype, *shape)
     for dtype, shape in itertools.product(kinds, ((1, 576, 40, True), (9, 264, 5000, False), (40, 1536, 576, True))):
         check_dynamic(dtype, *shape)
+        for threshold in (0.0, 6.0):
+            check_llm_int8(dtype, *shape, threshold)
     print("kernels agree")

@@ -26,6 +26,7 @@ HEAVY = {
 }  # fmt: skip
 FOUNDATION = {
     "types",
+    "files",
     "errors",
     "resources",
     "environment",
@@ -35,15 +36,20 @@ FOUNDATION = {
     "prompt",
     "loading",
     "packing",
+    "unpacking",
     "leakage",
     "wording",
 }
 WORKERS = {"adapt", "quantize", "engine", "measure"}
-READERS = {"ledger", "decide", "report"}
+READERS = {"ledger", "decide", "report", "compare", "index", "check"}
 UPPER = {
     "grid",
+    "standing",
+    "upkeep",
+    "reproduce",
     "launch",
     "execute",
+    "export",
     "progress",
     "records",
     "plan",
@@ -55,10 +61,24 @@ UPPER = {
 }
 EXCEPTIONS = {
     ("adapt.prompt_rag", "models.hub"): "an adaptation that keeps the weights links them as a base model is linked",
+    ("adapt.as_is", "models.hub"): "likewise",
     ("quantize.fp16", "models.hub"): "so does a checkpoint that came quantized",
+    ("store", "upkeep"): "`python -m harness.store` is its command line",
     ("report", "ledger"): "a report drawn again reads its records",
+    ("check.subject", "ledger"): "the gate reads run folders",
+    ("check.outputs", "ledger"): "and writes as run folders are written",
     ("report", "decide.facts"): "the function of that name, which the package hands out",
     ("report", "decide"): "a report draws the decision that follows from its records",
+    ("compare", "ledger"): "runs are compared from their records",
+    ("compare", "decide"): "by the scores that decide",
+    ("compare", "report.text"): "with text made safe as in a report",
+    ("compare", "report.markdown"): "likewise",
+    ("index", "ledger"): "an index reads the records of all runs",
+    ("index", "compare"): "which runs compare",
+    ("index", "decide"): "and says what each recommends",
+    ("index", "report.text"): "with text made safe as in a report",
+    ("report.__main__", "compare"): "one command draws one run, several or all of them",
+    ("report.__main__", "index"): "likewise",
     ("loading", "quantize.int4_kernels"): "a GPU loads 4-bit weights for the fastest kernel there is",
     ("loading", "quantize.int8_kernels"): "a CPU loads int8 weights with the kernel that makes them usable",
 }
@@ -174,7 +194,7 @@ def test_planning_and_reading_import_no_heavy_library() -> None:
     code = """
 import sys
 from pathlib import Path
-import harness.decide, harness.ledger, harness.plan, harness.report
+import harness.check.__main__, harness.decide, harness.ledger, harness.plan, harness.report
 from harness.components import resolve
 from harness.resources import resource
 for file in resource("conf").glob("*/*.yaml"):

@@ -145,8 +145,14 @@ def test_many_pairs_at_once_are_the_pairs_one_by_one(graded: bool, grouped: bool
     rng = np.random.default_rng(3)
     scores = rng.random((60, 5)) if graded else (rng.random((60, 5)) < 0.7).astype(float)
     scores[:, 4] = scores[:, 0]
-    groups = [n // 4 for n in range(60)] if grouped else None
-    delta, low, high = paired_columns(scores, scores[:, 0], groups)
+    groups = [int(n**0.7) for n in range(60)] if grouped else None
+    delta, low, high = paired_columns(scores, scores[:, :2], groups)
     for n in range(5):
-        one = paired(scores[:, n].tolist(), scores[:, 0].tolist(), groups)
-        assert (delta[n], low[n], high[n]) == pytest.approx((one.delta, one.low, one.high))
+        for b in range(2):
+            one = paired(scores[:, n].tolist(), scores[:, b].tolist(), groups)
+            assert (delta[n, b], low[n, b], high[n, b]) == pytest.approx((one.delta, one.low, one.high))
+    if not grouped:
+        scores[:7, 3] = scores[5:9, 0] = np.nan
+        delta, low, high = paired_columns(scores, scores[:, :1])
+        one = paired(scores[9:, 3].tolist(), scores[9:, 0].tolist())
+        assert (delta[3, 0], low[3, 0], high[3, 0]) == pytest.approx((one.delta, one.low, one.high))

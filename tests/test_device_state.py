@@ -354,7 +354,7 @@ def test_what_is_timed_is_watched_from_the_warm_up_to_the_last_answer(
     }  # fmt: skip
     data = suite_data(evaluation=({"id": "1", "message": "why?", "reply": "so"},), max_new_tokens=4)
     found, facts = latency.measure(session, folder, data, knobs, CONTEXT)
-    assert done == ["warm-up", "start", *["request"] * 3, "batch", "load", "end", "memory"]
+    assert done == ["warm-up", "start", *["request"] * 3, "batch", "load", "end", "memory", "batch"]
     noise_told: Any = facts["noise"]
     assert noise_told[-1] == "4 warm-up requests did not settle: the last three took 20.0, 40.0 and 80.0 ms"
     assert (values(found)["noisy"][0], values(found)["warmup_requests"][0]) == (1, 4)

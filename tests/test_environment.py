@@ -35,6 +35,7 @@ def with_cpu(monkeypatch: pytest.MonkeyPatch, flags: str, model: str = "Example 
     """A machine without a GPU whose `/proc/cpuinfo` says so."""
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.setattr(environment, "_cores", lambda: 2)
+    monkeypatch.setattr(environment, "container_memory", lambda: [])
     text = f"processor\t: 0\nmodel name\t: {model}\nflags\t\t: {flags}\n\nprocessor\t: 1\nmodel name\t: other\n"
     monkeypatch.setattr(Path, "exists", lambda self: True)
     monkeypatch.setattr(Path, "read_text", lambda self, *_, **__: text)

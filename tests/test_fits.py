@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from harness import environment
 from harness.engine import fits
 from harness.engine.eager import Eager
 from harness.engine.graph import Graph
+from harness.environment import container_memory
 from harness.errors import DoesNotFit
 from harness.launch import told
 from harness.loading import kv_bytes_per_token
@@ -37,6 +39,49 @@ def test_rows_that_do_not_fit_are_refused(
 
 def test_free_memory_is_read() -> None:
     assert 2**20 < fits.free_bytes("cpu") < 2**50
+
+
+GIB = 2**30
+
+
+def group(folder: Path, files: dict[str, object]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / f"memory.{name}").write_text(f"{text}\n")
+
+
+@pytest.mark.parametrize(
+    ("listing", "top", "names"),
+    [
+        ("0::/pod/work\n", "", ("max", "current", "inactive_file")),
+        (
+            "5:devices:/\n4:cpu,memory:/pod/work\n0::/\n",
+            "memory",
+            ("limit_in_bytes", "usage_in_bytes", "total_inactive_file"),
+        ),
+    ],
+)
+def test_a_containers_limit_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listing: str, top: str, names: tuple[str, str, str]
+) -> None:
+    limit, used, spare = names
+    (tmp_path / "cgroup").write_text(listing)
+    root = tmp_path / "fs" / top
+    group(root / "pod/work", {limit: "max" if limit == "max" else 2**63 - 4096, used: GIB, "stat": f"{spare} 0"})
+    group(root / "pod", {limit: 4 * GIB, used: 3 * GIB, "stat": f"anon 5\n{spare} {GIB // 2}"})
+    found = container_memory(tmp_path / "cgroup", tmp_path / "fs")
+    assert (4 * GIB, 3 * GIB // 2) in found
+    assert min(free for _, free in found) == 3 * GIB // 2
+    monkeypatch.setattr(environment, "container_memory", lambda: [(4 * GIB, 1)])
+    assert fits.free_bytes("cpu") == 1
+
+
+def test_a_container_that_shows_only_itself(tmp_path: Path) -> None:
+    """Docker mounts the container's own group as the top, and the listing may name the host's path."""
+    (tmp_path / "cgroup").write_text("0::/system.slice/docker-1234.scope\n")
+    group(tmp_path / "fs", {"max": 8 * GIB, "current": GIB, "stat": "inactive_file 0"})
+    assert container_memory(tmp_path / "cgroup", tmp_path / "fs") == [(8 * GIB, 7 * GIB)]
+    assert container_memory(tmp_path / "no such file", tmp_path / "fs") == []
 
 
 def test_pytorchs_own_error_is_told_as_what_it_is() -> None:

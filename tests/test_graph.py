@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,15 +110,37 @@ def test_a_decoder_that_mixes_rows_is_not_used(tmp_path: Path, monkeypatch: pyte
     assert session.loaded.proof["how"] == "eager: decoded in pieces it gave other logits"
 
 
-def test_quantized_layers_are_called_as_they_are(tmp_path: Path) -> None:
+@pytest.mark.parametrize("share", [2, 3, 8])
+def test_in_16_bits_a_share_of_wrong_rows_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: int
+) -> None:
+    """The last rows, or a group of heads of all of them, turned from another's; one row alone may be rounding."""
+    told = ops.rotate_and_store
+
+    def mixed(heads: Any, *rest: Any) -> Any:
+        query, key, value = heads
+        if query.shape[1] == 1:
+            query = query.clone()
+            rows = slice(query.shape[0] - share, None)
+            query[rows, :, : 2 if share == 8 else None] = query.roll(1, 0)[rows, :, : 2 if share == 8 else None]
+        return told((query, key, value), *rest)
+
+    folder, half = saved(tmp_path, *MODELS["llama"]), replace(CONTEXT, dtype="bfloat16")
+    assert isinstance(Graph().start(folder, half), GraphSession), "what is right passes"
+    monkeypatch.setattr(decoder, "rotate_and_store", mixed)
+    session = Graph().start(folder, half)
+    assert session.loaded.proof["how"] == "eager: decoded in pieces it gave other logits"
+
+
+def test_quantized_layers_give_the_eager_engines_tokens(tmp_path: Path) -> None:
     from harness.quantize.int8 import Int8
 
     parent = saved(tmp_path / "parent", *MODELS["llama"])
     out = tmp_path / "int8"
     out.mkdir()
-    Int8(threshold=0.0)(parent, [], out, CONTEXT)  # with one, which columns are outliers depends on the batch
+    Int8(threshold=0.0)(parent, [], out, CONTEXT)
     tokenizer().save_pretrained(out)
-    told = EagerSession(Eager(batch_size=1, min_prefix=0), load(out, CONTEXT), CONTEXT).generate(PROMPTS, 12)
+    told = Eager(batch_size=1, min_prefix=0).start(out, CONTEXT).generate(PROMPTS, 12)
     session = Graph().start(out, CONTEXT)
     assert isinstance(session, GraphSession)
     assert session.loaded.proof["linear_classes"]["Linear8bitLt"] == 21

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
+from harness.engine.eager import Eager
+from harness.engine.graph import Graph
 from harness.loading import kv_bytes_per_token
-from harness.measure.memory import forget_peak, measure, peak_rss_bytes, rows_that_fit
-from tests.test_graph import MODELS, SHAPE
+from harness.measure.memory import apart, forget_peak, measure, peak_rss_bytes, rows_that_fit
+from tests.test_engine import CONTEXT, PROMPTS
+from tests.test_graph import MODELS, SHAPE, saved
 
 MB = 10**6
 
@@ -52,3 +58,33 @@ def test_a_probe_tells_peaks_and_what_would_fit() -> None:
     fits = found["predicted_rows/80GB"].value - found["predicted_rows/40GB"].value
     assert fits == pytest.approx(40e9 / row, abs=1)
     assert "memory_bytes/peak_rss_loading" not in {m.metric for m in measure(model, "cpu", None, 2, 100)}
+
+
+@pytest.mark.parametrize("engine", [Eager, Graph])
+def test_peaks_of_reading_and_decoding_are_apart(tmp_path: Path, engine: type[Eager] | type[Graph]) -> None:
+    """What only one of the two takes stands in its own peak alone."""
+    if not forget_peak():
+        pytest.skip("this system does not let a process start its peak anew")
+    session: Any = engine().start(saved(tmp_path, *MODELS["llama"]), CONTEXT)
+
+    def peaks(during: str) -> dict[str, float]:
+        forward, calls = torch.nn.Embedding.forward, []
+
+        def heavy(self: Any, ids: Any) -> Any:
+            calls.append(ids.shape)
+            if (during == "prefill") is (ids.shape[-1] > 1) and during:
+                len(b"x" * (300 * MB))
+            return forward(self, ids)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.nn.Embedding, "forward", heavy)
+            found = apart(session, PROMPTS[:2], 3, "cpu")
+        assert calls[-1][-1] == 1, "it decoded"
+        return {m.metric.removeprefix("memory_bytes/peak_"): m.value for m in found}
+
+    usual, reading, decoding = peaks(""), peaks("prefill"), peaks("decode")
+    assert set(usual) == {"prefill", "decode"}
+    assert reading["prefill"] > usual["prefill"] + 250 * MB
+    assert reading["decode"] < usual["decode"] + 50 * MB
+    assert decoding["decode"] > usual["decode"] + 250 * MB
+    assert decoding["prefill"] < usual["prefill"] + 50 * MB

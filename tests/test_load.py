@@ -128,6 +128,15 @@ def test_the_goodput_of_an_engine_is_near_what_it_can_carry() -> None:
     assert {n for n, *_ in session.asked} == {3, 12, 60}
 
 
+def test_a_rush_that_is_over_before_its_queue_is_too_long_is_no_goodput() -> None:
+    """One prompt takes 10 ms: more than 100 requests a second are never carried, however loose the level."""
+    loose = {**KNOBS, "level": {"ttft_ms": 2000.0, "token_ms": 2000.0, "share": 0.95}}
+    session = FakeSession()
+    found = taken(loose, session)
+    assert 60 < found["goodput_requests_per_s"] <= 100 / load.KEPT_UP
+    assert max(n for n, *_ in session.asked) >= 8 * 60, "eight seconds of requests"
+
+
 def test_an_engine_that_cannot_serve_gives_nothing() -> None:
     assert taken(KNOBS, object()) == {}
     assert taken({**KNOBS, "clients": []}) == {}

@@ -39,6 +39,17 @@ def test_samples_are_pooled_and_peaks_kept() -> None:
     assert len(found) == len(pooled(rounds)) == 6
 
 
+def test_what_only_a_later_round_took_is_kept() -> None:
+    """The first round may have failed, or had nothing to count."""
+    rest = [Measurement("adapter/count", 3.0, "adapters", "higher", 1), *quantiles("e2e_natural_ms", [5.0, 7.0])]
+    found = {m.metric: m for m in pooled([taken([10.0], 5e9, 100.0), [*taken([20.0], 5e9, 100.0), *rest]])}
+    assert found["adapter/count"] == rest[0]
+    assert found["e2e_natural_ms/p50"].samples == (5.0, 7.0)
+    assert found["e2e_natural_ms/p95"].value == pytest.approx(6.9)
+    assert found["round_drift"].value == 2.0
+    assert len([m for m in pooled([taken([10.0], 5e9, 1.0), [*rest]]) if m.metric == "e2e_natural_ms/p95"]) == 1
+
+
 def test_one_round_is_as_it_was() -> None:
     one = taken([10.0, 20.0], 5e9, 100.0)
     assert pooled([one]) == one

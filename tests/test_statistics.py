@@ -225,3 +225,18 @@ def test_bootstrap_holds_the_value_and_repeats() -> None:
     for empty in empties:
         with pytest.raises(ValueError, match="no "):
             empty()
+
+
+def test_a_ratio_of_quantiles_has_the_spread_of_both_samples() -> None:
+    rng = random.Random(1)
+    slow, fast = ([scale * rng.lognormvariate(0, 0.1) for _ in range(200)] for scale in (2.0, 1.0))
+    ratio, around = statistics.quantile_ratio(slow, fast, 0.5)
+    assert around.low < 2.0 < around.high
+    assert around.low < ratio < around.high
+    for few in ((slow[:8], fast), (slow, fast[:8])):
+        wide = statistics.quantile_ratio(*few, 0.5)[1]
+        assert wide.high - wide.low > 1.5 * (around.high - around.low)
+    assert statistics.quantile_ratio(fast, fast, 0.95)[0] == 1.0
+    for bad in ([], [0.0, 1.0]):
+        with pytest.raises(ValueError, match="samples above 0"):
+            statistics.quantile_ratio(fast, bad, 0.5)

@@ -198,24 +198,25 @@ def test_a_fifth_of_the_shipped_suite_is_held_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "training", "evaluation"),
+    ("change", "training", "evaluation", "scoring"),
     [
-        (lambda f: write(f / "eval.jsonl", [row(n, "e") for n in range(9)]), False, True),
-        (lambda f: write(f / "train.jsonl", [row(n) for n in range(ROWS + 2)]), True, False),
-        (lambda f: (f / "guide.md").write_text("Greet last."), True, False),
-        (lambda f: (f / "scorers.py").write_text("def style(): ..."), False, True),
-        (lambda f: (f / "task.yaml").write_text("task: other"), False, True),
-        (lambda f: write(f / "kb.jsonl", [{"id": "a1", "title": "Returns", "text": "30 days."}]), True, True),
+        (lambda f: write(f / "eval.jsonl", [row(n, "e") for n in range(9)]), False, True, False),
+        (lambda f: write(f / "train.jsonl", [row(n) for n in range(ROWS + 2)]), True, False, False),
+        (lambda f: (f / "guide.md").write_text("Greet last."), True, False, False),
+        (lambda f: (f / "scorers.py").write_text("def style(): ..."), False, True, True),
+        (lambda f: (f / "task.yaml").write_text("task: other"), False, True, True),
+        (lambda f: write(f / "kb.jsonl", [{"id": "a1", "title": "Returns", "text": "30 days."}]), True, True, False),
     ],
 )
 def test_digests_follow_what_builds_and_scores_see(
-    folder: Path, change: Callable[[Path], None], training: bool, evaluation: bool
+    folder: Path, change: Callable[[Path], None], training: bool, evaluation: bool, scoring: bool
 ) -> None:
     before = read(folder)
     change(folder)
     after = read(folder)
     assert (before.training_digest != after.training_digest) is training
     assert (before.evaluation_digest != after.evaluation_digest) is evaluation
+    assert (before.scoring_digest != after.scoring_digest) is scoring
 
 
 def test_the_same_files_elsewhere_are_the_same_suite(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -15,7 +15,6 @@ from harness.statistics import group_of, over_seeds, paired_columns
 from harness.types import Json, RunRecord, Status, id_parts, is_side
 
 REACH = 0.2  # cells shown to be worse than the best by more than this (or two margins) can never be good enough
-LARGE = 100  # candidates; in a larger grid, cells measured to be far worse than the best are not compared with it
 VOLUME = 1_000_000.0  # where records name no volume
 
 
@@ -143,7 +142,7 @@ def gathered(
     ranks = _ranks(left)
     made = tuple(candidate(k, ranks[k.id], weights, basis, policy) for k in left)
     tables = score_tables(left, rows, weights, policy)
-    pairs = {made[i].id: _pairs(i, made, tables, policy) for i in possible_bests(made)}
+    pairs = _pairs(possible_bests(made), made, tables, policy)
     volumes = [v for r in records if (v := (r.config.get("price") or {}).get("volume_requests"))]
     return Facts(made, pairs, float(volumes[0]) if volumes else VOLUME), tuple(left), tables
 
@@ -200,26 +199,46 @@ def score_tables(left: Sequence[Recipe], rows: Rows, weights: Mapping[str, float
 
     made = {}
     for suite, weight in weights.items():
-        found: dict[str, dict[Json, float]] = {}
+        lists: list[list[Json]] = []  # cells mostly hold the same rows in the same order, so few lists are kept
         groups: dict[Json, Any] = {}
-        for k in left:
-            for r in k.of(suite):
-                name = primary(r, policy)
-                kept = [(row["id"], row) for row in rows.get(r.id, ()) if r.status is Status.OK]
-                found[r.id] = {i: float(row["scores"][name]) for i, row in kept if is_score(row["scores"].get(name))}
-                groups.update({i: group_of(row) for i, row in kept if i not in groups})
+        found: dict[str, tuple[int, Any]] = {}
+        for r in (r for k in left for r in k.of(suite) if r.status is Status.OK):
+            kept = rows.get(r.id, ())
+            ids = [row["id"] for row in kept]
+            at = next((n for n, known in enumerate(lists) if known == ids), len(lists))
+            if at == len(lists):
+                lists.append(ids)
+                groups |= {row["id"]: group_of(row) for row in kept if row["id"] not in groups}
+            found[r.id] = at, _column(kept, primary(r, policy))
         order = sorted(groups, key=str)
+        place = {i: n for n, i in enumerate(order)}
+        places = [np.array([place[i] for i in ids], dtype=int) for ids in lists]
         values = np.full((len(order), len(left)), np.nan)
         by_seed: dict[str, dict[int, Any]] = {}
         for n, k in enumerate(left):
-            ok = [r for r in k.of(suite) if r.status is Status.OK]
-            columns = {r.seed: np.array([found[r.id].get(i, math.nan) for i in order]) for r in ok}
+            columns = {}
+            for r in (r for r in k.of(suite) if r.status is Status.OK):
+                at, scores = found[r.id]
+                columns[r.seed] = np.full(len(order), np.nan)
+                columns[r.seed][places[at]] = scores
             if columns:
-                values[:, n] = np.mean(list(columns.values()), axis=0) if len(columns) > 1 else columns[ok[0].seed]
+                values[:, n] = np.mean(list(columns.values()), axis=0)
             if len(columns) > 1:
                 by_seed[k.id] = columns
         made[suite] = Scores(weight, values, [groups[i] for i in order], by_seed)
     return made
+
+
+def _column(kept: Sequence[Mapping[str, Json]], name: str) -> Any:
+    """A score of each row; not a number where a row lacks it or has one that cannot be paired."""
+    import numpy as np
+
+    found = [row["scores"].get(name) for row in kept]
+    if not set(map(type, found)) <= {int, float, bool}:
+        found = [v if is_score(v) else math.nan for v in found]
+    values = np.array(found, dtype=float)
+    values[~((values >= 0) & (values <= 1))] = math.nan
+    return values
 
 
 def possible_bests(candidates: Sequence[Candidate]) -> list[int]:
@@ -246,52 +265,61 @@ def possible_bests(candidates: Sequence[Candidate]) -> list[int]:
     return found
 
 
-def _pairs(best: int, made: Sequence[Candidate], tables: Mapping[str, Scores], policy: Policy) -> dict[str, Pair]:
-    """Each candidate against one, suites put together: differences are weighted, and half-widths added as squares (Zou
-    & Donner 2008, Stat. Med. 27:1693), as suites have rows of their own."""
+def _pairs(
+    bests: Sequence[int], made: Sequence[Candidate], tables: Mapping[str, Scores], policy: Policy
+) -> dict[str, dict[str, Pair]]:
+    """Each candidate against those that could be the best, suites put together: differences are weighted, half-widths
+    added as squares (Zou & Donner 2008, Stat. Med. 27:1693), as suites have rows of their own."""
     import numpy as np
 
     ids = [c.id for c in made]
     reach = -max(REACH, 2 * policy.margin)
-    near = np.array([len(made) <= LARGE or c.quality - made[best].quality >= 1.5 * reach for c in made])
-    delta, below, above = np.zeros(len(ids)), np.zeros(len(ids)), np.zeros(len(ids))
+    delta, below, above = (np.zeros((len(ids), len(bests))) for _ in range(3))
     for table in tables.values():
-        d, low, high = _compared(best, ids, table, near)
+        d, low, high = _compared(bests, ids, table)
         delta += table.weight * d
         below += (table.weight * (d - low)) ** 2
         above += (table.weight * (high - d)) ** 2
     low, high = delta - np.sqrt(below), delta + np.sqrt(above)
+    known = np.isfinite(delta) & (high >= reach)
     return {
-        i: Pair(float(delta[n]), float(low[n]), float(high[n]))
-        for n, i in enumerate(ids)
-        if n != best and math.isfinite(delta[n]) and high[n] >= reach
+        ids[best]: {
+            ids[n]: Pair(float(delta[n, b]), float(low[n, b]), float(high[n, b]))
+            for n in np.flatnonzero(known[:, b])
+            if n != best
+        }
+        for b, best in enumerate(bests)
     }
 
 
-def _compared(best: int, ids: Sequence[str], table: Scores, near: Any) -> tuple[Any, Any, Any]:
-    """Difference, low and high of each recipe that is `near` from one in a suite; not a number where they share no
+def _compared(bests: Sequence[int], ids: Sequence[str], table: Scores) -> tuple[Any, Any, Any]:
+    """Difference, low and high of each recipe from each of the `bests` in a suite; not a number where they share no
     rows."""
     import numpy as np
 
-    delta, low, high = (np.full(len(ids), np.nan) for _ in range(3))
+    at = np.array(bests, dtype=int)
     has = ~np.isnan(table.values)
-    both = has & has[:, [best]]
-    of: Any = np.zeros(len(ids), dtype=int)
-    if not both.all():
-        of = np.unique(np.packbits(both, axis=0), axis=1, return_inverse=True)[1].ravel()
-    for kind in np.unique(of[near]):
-        columns = np.flatnonzero((of == kind) & near)
-        kept = np.flatnonzero(both[:, columns[0]])
-        if kept.size:
-            part = table.values[np.ix_(kept, columns)]
-            told = paired_columns(part, table.values[kept, best], [table.groups[i] for i in kept])
-            delta[columns], low[columns], high[columns] = told
-    mine = table.by_seed.get(ids[best], {})
-    for n, i in enumerate(ids):
-        seeds = sorted(set(mine) & set(table.by_seed.get(i, {})))
-        kept = np.flatnonzero(both[:, n])
-        if len(seeds) > 1 and kept.size and n != best:
-            apart = [(table.by_seed[i][s] - mine[s])[kept].tolist() for s in seeds]
-            mean, around = over_seeds(apart, [table.groups[r] for r in kept], differences=True)
-            delta[n], low[n], high[n] = mean, around.low, around.high
+    if has.all() or len(set(table.groups)) == len(table.groups):
+        delta, low, high = paired_columns(table.values, table.values[:, at], table.groups if has.all() else None)
+    else:  # rows of groups, some of them missing: cells that have the same rows are compared together
+        delta, low, high = (np.full((len(ids), len(at)), np.nan) for _ in range(3))
+        of = np.unique(np.packbits(has, axis=0), axis=1, return_inverse=True)[1].ravel()
+        for mine in np.unique(of):
+            for theirs in np.unique(of[at]):
+                columns, others = np.flatnonzero(of == mine), np.flatnonzero(of[at] == theirs)
+                kept = np.flatnonzero(has[:, columns[0]] & has[:, at[others[0]]])
+                if kept.size:
+                    part = np.ix_(columns, others)
+                    scores = table.values[kept]
+                    told = paired_columns(scores[:, columns], scores[:, at[others]], [table.groups[i] for i in kept])
+                    delta[part], low[part], high[part] = told
+    for b, best in enumerate(bests):
+        mine = table.by_seed.get(ids[best], {})
+        for n, i in enumerate(ids if mine else ()):
+            seeds = sorted(set(mine) & set(table.by_seed.get(i, {})))
+            kept = np.flatnonzero(has[:, n] & has[:, best])
+            if len(seeds) > 1 and kept.size and n != best:
+                apart = [(table.by_seed[i][s] - mine[s])[kept].tolist() for s in seeds]
+                mean, around = over_seeds(apart, [table.groups[r] for r in kept], differences=True)
+                delta[n, b], low[n, b], high[n, b] = mean, around.low, around.high
     return delta, low, high

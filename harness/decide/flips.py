@@ -1,21 +1,21 @@
 """What would change the choice: for each knob, where the next other cell is chosen on either side, found exactly.
 
-The choice is constant between few points: measured values for limits, ends of intervals for the margin, and where two
-cost lines cross for volume and price. So it is enough to walk over these from where the policy stands, and to ask the
-rule between two of them.
+A stricter limit or margin only takes cells away, and a choice stays as it is until a cell that it rests on goes: the
+best, the first by the objective, the chosen, and those passed on the way. So each such knob is walked from loose to
+strict, from one of these cells' values to the next. For volume and price the choice can change only where two lines of
+cost cross.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 from harness.decide.facts import Candidate, Facts
 from harness.decide.findings import Flip
-from harness.decide.policy import Policy
+from harness.decide.policy import COST, P95, Policy
 from harness.decide.rule import Judgement, choose, judge, volume_of
 from harness.wording import number, significant
 
@@ -45,47 +45,69 @@ def _told(to: str | None, names: Mapping[str, str]) -> str:
     return f"{names[to]} is chosen" if to else "no cell is left"
 
 
-def outward(
-    points: Sequence[float], start: float, ask: Callable[[float], str | None], now: str | None, lowest: float,
-    highest: float,
-) -> list[tuple[float, str, str | None]]:  # fmt: skip
-    """The first point on each side of `start` beyond which another cell is chosen: the point, its side, that cell."""
-    found = []
-    above = [p for p in points if p >= start and p < highest]
-    for at, after in pairwise([*above, highest]):
-        middle = (at + after) / 2 if math.isfinite(after) else 2 * abs(at) + 1
-        if (to := ask(middle)) != now:
-            found.append((at, "above", to))
-            break
-    below = [p for p in reversed(points) if p <= start and p > lowest]
-    for at, after in pairwise([*below, lowest]):
-        if (to := ask((at + after) / 2)) != now:
-            found.append((at, "below", to))
-            break
+def nearest(
+    ask: Callable[[float], Judgement], rests: Callable[[Judgement], float], start: float, loosest: float,
+    strictest: float, now: str,
+) -> list[tuple[float, bool, str | None]]:  # fmt: skip
+    """The first value on each side of `start` beyond which another cell is chosen: the value, whether that side is the
+    stricter one, that cell. A choice found at one value stands up to the value that it `rests` on, toward `strictest`.
+    """
+    toward = strictest - loosest
+    found: list[tuple[float, bool, str | None]] = []
+
+    def walk(value: float, end: float) -> Iterator[tuple[float, Judgement]]:
+        while (end - value) * toward > 0:
+            judged = ask(value)
+            if judged.chosen is None:
+                yield end, judged
+                return
+            until = rests(judged)
+            yield until, judged
+            value = math.nextafter(until, strictest)
+
+    for until, judged in walk(loosest, start):
+        if judged.chosen is None or judged.chosen.id != now:
+            found = [(until, False, judged.chosen.id if judged.chosen else None)]
+    found = [f for f in found if (start - f[0]) * toward >= 0]
+    at = start
+    for until, judged in walk(start, strictest):
+        if judged.chosen is None or judged.chosen.id != now:
+            return [*found, (at, True, judged.chosen.id if judged.chosen else None)]
+        at = until
     return found
+
+
+def _keys(found: Judgement) -> list[Candidate]:
+    """The cells that a choice rests on."""
+    return [c for c in (found.best, found.front, *found.passed, found.chosen) if c is not None]
 
 
 def _limit_flips(
     facts: Facts, policy: Policy, knob: str, unit: str, words: str, points: Sequence[float], now: str,
     names: Mapping[str, str],
 ) -> list[Flip]:  # fmt: skip
+    if not points:
+        return []
     is_floor = knob.startswith("min_")
+    field = next(f for k, _, f, _ in LIMITS if k == knob)
     set_to = getattr(policy, knob)
-    start = set_to if set_to is not None else 0.0 if is_floor else math.inf
-    highest = 1.0 + 1e-9 if is_floor else math.inf
-    lowest = -1e-9 if is_floor else 0.0
+    loosest, strictest = (0.0, 1.0) if is_floor else (points[-1], 0.0)
+    start = loosest if set_to is None else set_to if is_floor else min(set_to, loosest)
 
-    def ask(value: float) -> str | None:
+    def ask(value: float) -> Judgement:
         changed: Any = {knob: value}
-        return choose(facts, replace(policy, **changed))
+        return judge(facts, replace(policy, **changed))
 
-    return [
-        Flip(
-            knob, unit, set_to, at, side, to,
-            f"With a {words} {'above' if side == 'above' else 'below'} {_precise(at, unit)}, {_told(to, names)}.",
-        )
-        for at, side, to in outward(points, start, ask, now, lowest, highest)
-    ]  # fmt: skip
+    def rests(found: Judgement) -> float:
+        values = [getattr(c, field) for c in _keys(found)]
+        return float(min(values) if is_floor else max(values))
+
+    told = []
+    for at, stricter, to in nearest(ask, rests, start, loosest, strictest, now):
+        side = "above" if is_floor == stricter else "below"
+        text = f"With a {words} {side} {_precise(at, unit)}, {_told(to, names)}."
+        told.append(Flip(knob, unit, set_to, at, side, to, text))
+    return told
 
 
 def _precise(value: float, unit: str) -> str:
@@ -94,21 +116,35 @@ def _precise(value: float, unit: str) -> str:
 
 
 def _margin_flips(facts: Facts, policy: Policy, now: str, names: Mapping[str, str]) -> list[Flip]:
-    found = judge(facts, policy)
-    assert found.best is not None
-    pairs = facts.pairs.get(found.best.id, {})
-    points = sorted({v for p in pairs.values() for v in (-p.low, -p.delta) if 0 <= v <= 1})
+    def ask(value: float) -> Judgement:
+        return judge(facts, replace(policy, margin=value))
 
-    def ask(value: float) -> str | None:
-        return choose(facts, replace(policy, margin=value))
+    def rests(found: Judgement) -> float:
+        """The margin below which the first by the objective is no longer good enough, or what is chosen before
+        dominance counts no longer may be."""
+        best, front, chosen = found.best, found.front, (*found.passed, found.chosen)[0]
+        assert best is not None
+        assert front is not None
+        assert chosen is not None
+        pairs = facts.pairs.get(best.id, {})
+        by_quality = policy.objective not in (COST, P95)
 
-    return [
-        Flip(
-            "margin", "share", policy.margin, at, side, to,
-            f"With a margin {side} {100 * at:.1f} points, {_told(to, names)}.",
-        )
-        for at, side, to in outward(points, policy.margin, ask, now, -1e-9, 1.0)
-    ]  # fmt: skip
+        def least(c: Candidate, may_be_alike: bool) -> float:
+            if c is best:
+                return 0.0
+            p = pairs[c.id]
+            alike = -p.delta if p.high >= 0 and may_be_alike else math.inf
+            return alike if by_quality else min(-p.low, alike)
+
+        simpler = chosen.rank < best.rank or chosen.rank < front.rank
+        return max(least(front, front.rank < best.rank), least(chosen, by_quality or simpler), 0.0)
+
+    told = []
+    for at, stricter, to in nearest(ask, rests, policy.margin, 1.0, 0.0, now):
+        side = "below" if stricter else "above"
+        text = f"With a margin {side} {100 * at:.1f} points, {_told(to, names)}."
+        told.append(Flip("margin", "share", policy.margin, at, side, to, text))
+    return told
 
 
 def _line_flips(
@@ -152,13 +188,12 @@ def walk(
 ) -> tuple[float, str | None] | None:  # fmt: skip
     """The first z beyond `start` in the direction of `step` where another cell is chosen, and that cell. Costs are
     `a + b * z`; the choice can change only where the line of the leading cell, its upper end, or that of a cell that
-    stood to be chosen crosses another's, so each step goes to the nearest such crossing."""
+    stood to be chosen crosses that of a rival, so each step goes to the nearest such crossing."""
     z, found = start, ask(start)
     while True:
-        priced = [c for c in found.holding if c.cost is not None]
         leading = [c for c in (found.front, *found.passed, found.chosen) if c is not None and c.cost is not None]
         ends = [line(c, False) for c in leading] + ([line(found.front, True)] if found.front in leading else [])
-        lines = [line(c, False) for c in priced]
+        lines = [line(c, False) for c in _rivals(found) if c.cost is not None]
         crossings = [
             (a - c) / (d - b) for a, b in ends for c, d in lines if b != d and math.isfinite(at := (a - c) / (d - b))
             and at > 0 and (at - z) * step > abs(z) * NEXT_TO
@@ -170,3 +205,19 @@ def walk(
         found = ask(z)
         if found.chosen is None or found.chosen.id != now:
             return at, found.chosen.id if found.chosen else None
+
+
+def _rivals(found: Judgement) -> list[Candidate]:
+    """The cells that costs alone can bring to be chosen: those good enough or alike, and those that are no worse than a
+    cell the choice rests on in all but cost."""
+    near = {c.id for c in (*found.good, *found.alike)}
+    keys = _keys(found)
+    return [c for c in found.holding if c.id in near or any(_no_worse(c, k) for k in keys)]
+
+
+def _no_worse(c: Candidate, key: Candidate) -> bool:
+    return (
+        c.quality >= key.quality and c.rank <= key.rank
+        and (math.inf if c.p95_ms is None else c.p95_ms) <= (math.inf if key.p95_ms is None else key.p95_ms)
+        and (c.memory_bytes or math.inf) <= (key.memory_bytes or math.inf)
+    )  # fmt: skip

@@ -23,7 +23,7 @@ from harness.types import Status
 
 DRAWS = 2_000
 FAMILY = 3  # cells of a family, at least, to tell how much families vary
-FRONT_WORK = 400_000  # cells × draws whose fronts are sought; beyond, a part of the draws is enough
+FRONT_WORK = 200_000  # cells × draws whose fronts are sought; beyond, a part of the draws is enough
 NORMAL_95 = 1.96
 
 

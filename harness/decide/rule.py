@@ -123,7 +123,10 @@ def judge(facts: Facts, policy: Policy, hourly: float = 1.0) -> Judgement:
     chosen = min(able, key=lambda c: (c.rank, score(c, policy, volume, hourly), c.id))
     rivals = [best, *(c for c, _ in paired)]
     passed = []
-    while better := [c for c in rivals if dominates(c, chosen, volume, hourly)]:
+    while better := [
+        c for c in rivals
+        if c.rank <= chosen.rank and c.quality >= chosen.quality and dominates(c, chosen, volume, hourly)
+    ]:  # fmt: skip
         passed.append(chosen)
         chosen = min(better, key=lambda c: (score(c, policy, volume, hourly), *simple(c)))
     mine = score(chosen, policy, volume, hourly)

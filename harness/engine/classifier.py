@@ -57,13 +57,18 @@ class ClassifierSession:
         """Seconds from sending one prompt to its class, the one token that is answered whatever `new_tokens` asks."""
         return self.time_batch([prompt], new_tokens)
 
-    def time_batch(self, prompts: Sequence[str], new_tokens: int) -> list[float]:
-        """Seconds until the classes of one batch have arrived: a single element, as there is a single step."""
+    def time_batch(
+        self, prompts: Sequence[str], new_tokens: int, read: Callable[[], None] = lambda: None
+    ) -> list[float]:
+        """Seconds until the classes of one batch have arrived: a single element, as there is a single step, after which
+        `read` is called."""
         ids = [self._encode(p) for p in prompts]
         self._synchronize()
         start = time.perf_counter()
         self._forward(ids).argmax(dim=-1).tolist()
-        return [time.perf_counter() - start]
+        times = [time.perf_counter() - start]
+        read()
+        return times
 
     def _encode(self, prompt: str) -> list[int]:
         return list(self.tokenizer(prompt, add_special_tokens=False).input_ids)

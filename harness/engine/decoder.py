@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness.engine.ops import add_rms_norm, attend_prompt, attend_slots, rotate_and_store, silu_mul
-from harness.engine.products import joined
+from harness.engine.products import joined, kind
 from harness.engine.shared_prefix import full_attention
 
 PROOF_ROWS, PROOF_TOKENS = 8, 12
@@ -61,6 +61,9 @@ class Decoder:
             turns = model.model.rotary_emb(self.cache[0][0], torch.arange(capacity, device=model.device)[None])
             self.turns = tuple(t[0].contiguous() for t in turns)
         attentions, mlps = [layer.self_attn for layer in self.layers], [layer.mlp for layer in self.layers]
+        every = [p for m in attentions for p in (m.q_proj, m.k_proj, m.v_proj, m.o_proj)]
+        every += [p for m in mlps for p in (m.gate_proj, m.up_proj, m.down_proj)]
+        self.products = sorted({kind(p) for p in every})  # what computes them
         self.heads = [joined([m.q_proj, m.k_proj, m.v_proj]) for m in attentions]
         self.mixes = [joined([m.o_proj]) for m in attentions]
         self.gates = [joined([m.gate_proj, m.up_proj]) for m in mlps]
@@ -97,23 +100,28 @@ class Decoder:
 
     def agrees(self) -> bool:
         """Whether prompts of random tokens, and one more token of each, give the logits of the model's own forward
-        pass. In float32 all must; 16 bits and quantized activations round, which some tokens of a deep model amplify
-        until nothing is left, so there the median row must be four times nearer than one that has lost its context
-        (rows of SmolLM2-135M are 14 times nearer where LLM.int8 rounds, and 60 or more elsewhere). Needs
-        `PROOF_ROWS` slots."""
+        pass of the same prompts and then of the same token: LLM.int8 treats columns by what else is in the batch. In
+        float32 all rows must. 16 bits and quantized activations round, which random tokens amplify: a row of a right
+        model may be lost whole (0.21 of the way to a row without context was seen), so the second worst of eight must
+        be eight times nearer than a row that has lost its context. On SmolLM2-135M (a CPU, six seeds each of bfloat16,
+        LLM.int8 at thresholds 6 and 0, and dynamic INT8) it was 40 times nearer or more; with two rows turned from
+        another's heads, or a group of heads wrong in all layers, at most 4.3 times. Needs `PROOF_ROWS` slots."""
         import torch
 
         device, rows = self.model.device, PROOF_ROWS
         made = torch.Generator().manual_seed(0)
         ids = torch.randint(self.model.config.vocab_size, (rows, PROOF_TOKENS + 1), generator=made).to(device)
         with torch.inference_mode():
-            whole = self.model(ids, use_cache=False).logits[:, -2:].float()
+            read = self.model(ids[:, :-1], use_cache=True)
+            stepped = self.model(ids[:, -1:], past_key_values=read.past_key_values, use_cache=True)
+            told = torch.stack([read.logits[:, -1], stepped.logits[:, -1]], dim=1).float()
             lost = self.model(ids[:, -1:], use_cache=False).logits[:, 0].float()
             slots = torch.arange(rows, device=device)
             places = torch.arange(PROOF_TOKENS + 1, device=device).expand(rows, -1)
             first = self(ids[:, :-1], slots, places[:, :-1], torch.full_like(slots, PROOF_TOKENS - 1))
             second = self(ids[:, -1:], slots, places[:, -1:])
-            far = (torch.stack([first, second], dim=1).float() - whole).norm(dim=-1)
+            far = (torch.stack([first, second], dim=1).float() - told).norm(dim=-1)
         if self.model.dtype == torch.float32 and not getattr(self.model.config, "quantization_config", None):
-            return bool((far <= 1e-3 * whole.norm(dim=-1)).all())
-        return bool(far.median(dim=0).values.max() <= (lost - whole[:, 1]).norm(dim=-1).median() / 4)
+            return bool((far <= 1e-3 * told.norm(dim=-1)).all())
+        second_worst = far.sort(dim=0).values[-2].max()
+        return bool(second_worst <= (lost - told[:, 1]).norm(dim=-1).median() / 8)

@@ -18,6 +18,7 @@ from harness.engine.classifier import ClassifierSession
 from harness.engine.constrained import forbid, matcher
 from harness.engine.fits import require
 from harness.engine.ops import Chooser, check_sampling
+from harness.engine.products import replace_products
 from harness.engine.shared_prefix import RowsCache, full_attention, layers, switch_on
 from harness.loading import Loaded, load
 from harness.types import Completion, Context, Session
@@ -29,7 +30,8 @@ PIECE_TOKENS = 2048  # of prompts read at once: enough for a matrix product's fu
 class Eager:
     """`batch_size` rows decode together; a shared prefix of at least `min_prefix` tokens is computed once (0: never);
     rows that have ended leave the batch when less than `compact_below` of it is still at work. `int4_kernel`: see
-    `harness.loading.load`. `constrained` keeps answers within the suite's output grammar (quality; latencies are taken
+    `harness.loading.load`. `unpack_int4` answers for quality from plain weights on a CPU (`harness.unpacking`).
+    `constrained` keeps answers within the suite's output grammar (quality; latencies are taken
     without it). Tokens are drawn at a `temperature` above 0, of the likeliest that reach `top_p` together; see
     `harness.engine.ops.drawn`."""
 
@@ -37,6 +39,7 @@ class Eager:
     min_prefix: int = 8
     compact_below: float = 0.75
     int4_kernel: str = "auto"
+    unpack_int4: bool = True
     constrained: bool = False
     temperature: float = 0.0
     top_p: float = 1.0
@@ -50,12 +53,14 @@ class Eager:
             raise ValueError(f"batch_size={self.batch_size}: must be 1 or more")
         check_sampling(self.temperature, self.top_p, self.constrained)
 
-    def start(self, folder: Path, context: Context) -> Session:
-        """Loads a model directory and returns a session that answers with it."""
-        return self.over(load(folder, context, self.int4_kernel), context)
+    def start(self, folder: Path, context: Context, quality: bool = False) -> Session:
+        """Loads a model directory and returns a session that answers with it, for `quality` or to be timed."""
+        unpacks = quality and self.unpack_int4
+        return self.over(load(folder, context, self.int4_kernel, unpacks=unpacks), context)
 
     def over(self, loaded: Loaded, context: Context) -> Session:
         """A session that answers with what is loaded already."""
+        replace_products(loaded, context.device)
         if loaded.classes:
             return ClassifierSession(self.batch_size, loaded, context)
         return EagerSession(self, loaded, context)
@@ -303,9 +308,12 @@ class EagerSession:
                 position = position + 1
         return times
 
-    def time_batch(self, prompts: Sequence[str], new_tokens: int) -> list[float]:
+    def time_batch(
+        self, prompts: Sequence[str], new_tokens: int, read: Callable[[], None] = lambda: None
+    ) -> list[float]:
         """Seconds of each step of one batch: element 0 reads the prompts (their shared prefix once) and makes the
-        first token of each, the others make one more token of each. Stop tokens are ignored."""
+        first token of each, the others make one more token of each. Stop tokens are ignored. `read` is called, off the
+        clock, when the prompts are read."""
         import torch
 
         encoded = [self.encode(p) for p in prompts]
@@ -318,9 +326,10 @@ class EagerSession:
             def step_done() -> None:
                 nonlocal last
                 self._synchronize()
-                now = time.perf_counter()
-                times.append(now - last)
-                last = now
+                times.append(time.perf_counter() - last)
+                if len(times) == 1:
+                    read()
+                last = time.perf_counter()
 
             prefix = self._prefix_cache(encoded[0][:length]) if length else None
             own = [e[length:] for e in encoded]

@@ -5,19 +5,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from harness.environment import free_memory
 from harness.errors import DoesNotFit
 from harness.loading import kv_bytes_per_token
 
 
 def free_bytes(device: str) -> int:
-    """Memory that this process may still take: of a GPU what the driver and PyTorch's own reserve have left."""
+    """Memory that this process may still take: of a GPU what the driver and PyTorch's own reserve have left, else what
+    is left of the machine's or of its container's."""
     if device == "cuda":
         import torch
 
         return int(torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated())
-    import psutil
-
-    return int(psutil.virtual_memory().available)
+    return free_memory()
 
 
 def require(model: Any, device: str, rows: int, tokens: int) -> None:

@@ -16,6 +16,7 @@ from harness.engine.classifier import ClassifierSession
 from harness.engine.decoder import PROOF_ROWS, PROOF_TOKENS, unfit
 from harness.engine.eager import Eager, EagerSession
 from harness.engine.ops import check_sampling
+from harness.engine.products import replace_products
 from harness.engine.serving import serve
 from harness.engine.slots import DecoderSlots, power, uncapturable
 from harness.loading import Loaded, load
@@ -25,13 +26,15 @@ from harness.types import Completion, Context, Request, Served, Session
 @dataclass(frozen=True, slots=True)
 class Graph:
     """`batch_size` rows decode together. `capture` puts each shape of a step into a CUDA graph; without a GPU nothing
-    is captured. `int4_kernel`: see `harness.loading.load`. `constrained` keeps answers within the suite's output
-    grammar (quality; by the eager engine, as each token asks the host what is allowed next). Tokens are drawn at a
+    is captured. `int4_kernel`: see `harness.loading.load`. `unpack_int4` answers for quality from plain weights on a
+    CPU (`harness.unpacking`). `constrained` keeps answers within the suite's output grammar (quality; by the eager
+    engine, as each token asks the host what is allowed next). Tokens are drawn at a
     `temperature` above 0, of the likeliest that reach `top_p` together; see `harness.engine.ops.drawn`."""
 
     batch_size: int = 32
     capture: bool = True
     int4_kernel: str = "auto"
+    unpack_int4: bool = True
     constrained: bool = False
     temperature: float = 0.0
     top_p: float = 1.0
@@ -45,12 +48,14 @@ class Graph:
             raise ValueError(f"batch_size={self.batch_size}: must be 1 or more")
         check_sampling(self.temperature, self.top_p, self.constrained)
 
-    def start(self, folder: Path, context: Context) -> Session:
-        """Loads a model directory and returns a session that answers with it."""
-        return self.over(load(folder, context, self.int4_kernel), context)
+    def start(self, folder: Path, context: Context, quality: bool = False) -> Session:
+        """Loads a model directory and returns a session that answers with it, for `quality` or to be timed."""
+        unpacks = quality and self.unpack_int4
+        return self.over(load(folder, context, self.int4_kernel, unpacks=unpacks), context)
 
     def over(self, loaded: Loaded, context: Context) -> Session:
         """A session that answers with what is loaded already."""
+        replace_products(loaded, context.device)
         if loaded.classes:
             return ClassifierSession(self.batch_size, loaded, context)
         eager = Eager(
@@ -64,7 +69,9 @@ class Graph:
             loaded.proof["how"] = f"eager: {why}"
             return EagerSession(eager, loaded, context)
         session = GraphSession(self, EagerSession(eager, loaded, context))
-        if session.slots(PROOF_ROWS, PROOF_TOKENS + 1).decoder.agrees():
+        decoder = session.slots(PROOF_ROWS, PROOF_TOKENS + 1).decoder
+        if decoder.agrees():
+            loaded.proof["products"] = decoder.products
             return session
         loaded.proof["how"] = "eager: decoded in pieces it gave other logits"
         return session.eager
@@ -107,7 +114,8 @@ class GraphSession:
     ) -> list[Completion]:
         """Completions of rendered prompts, in the order given; `progress` hears how many are done. Where tokens are
         drawn, a prompt's place in the list is the key of its noise."""
-        asked = [Request(self.eager.encode(p), max_new_tokens, key=i) for i, p in enumerate(prompts)]
+        told = self.tokenizer(list(prompts), add_special_tokens=False).input_ids if prompts else []
+        asked = [Request(ids, max_new_tokens, key=i) for i, ids in enumerate(told)]
         made = self._serve(asked, min(self.knobs.batch_size, len(asked)), self.eager.stops, progress)
         texts = self.tokenizer.batch_decode([m.tokens for m in made], skip_special_tokens=True)
         return [Completion(t, len(m.tokens), m.finished) for t, m in zip(texts, made, strict=True)]
@@ -122,14 +130,19 @@ class GraphSession:
         """Seconds from sending one prompt to each of its `new_tokens` tokens. Stop tokens are ignored, so that each
         request does the same work, unless its `natural` end is wanted."""
         asked = [Request(self.eager.encode(prompt), new_tokens)]
+        self._warm(asked)
         (served,) = self._serve(asked, 1, self.eager.stops if natural else ())
         return [t - served.sent for t in served.times]
 
-    def time_batch(self, prompts: Sequence[str], new_tokens: int) -> list[float]:
+    def time_batch(
+        self, prompts: Sequence[str], new_tokens: int, read: Callable[[], None] = lambda: None
+    ) -> list[float]:
         """Seconds of each step of one batch: element 0 reads the prompts and makes the first token of each, the others
-        make one more token of each. Stop tokens are ignored."""
+        make one more token of each. Stop tokens are ignored. `read` is called when the reading is launched, before any
+        step is; what it takes counts for the reading."""
         asked = [Request(self.eager.encode(p), new_tokens, key=i) for i, p in enumerate(prompts)]
-        made = self._serve(asked, len(asked))
+        self._warm(asked)
+        made = self._serve(asked, len(asked), admitted=read)
         times = made[0].times
         return [times[0] - made[0].sent, *(b - a for a, b in pairwise(times))]
 
@@ -144,15 +157,27 @@ class GraphSession:
             Request(self.eager.encode(p), new_tokens, at, key=i)
             for i, (p, at) in enumerate(zip(prompts, times, strict=True))
         ]
-        slots = self.slots(clients, max(len(r.prompt) + r.max_new_tokens for r in asked))
-        slots.warm(clients, [len(r.prompt) for r in asked])
-        return serve(slots, asked, (), rows=clients)
+        self._warm(asked, clients)
+        return serve(self.slots(clients, 0), asked, (), rows=clients)
+
+    def _warm(self, asked: Sequence[Request], rows: int | None = None) -> None:
+        """Captures every shape that serving these requests meets before a clock starts."""
+        slots = self.slots(rows or len(asked), max(len(r.prompt) + r.max_new_tokens for r in asked))
+        slots.warm(rows or len(asked), [len(r.prompt) for r in asked])
 
     def _serve(
-        self, asked: Sequence[Request], rows: int, stops: Any = (), progress: Callable[[int], None] = lambda done: None
+        self,
+        asked: Sequence[Request],
+        rows: int,
+        stops: Any = (),
+        progress: Callable[[int], None] = lambda done: None,
+        admitted: Callable[[], None] = lambda: None,
     ) -> list[Served]:
         slots = self.slots(rows, max(len(r.prompt) + r.max_new_tokens for r in asked))
         order = sorted(range(len(asked)), key=lambda i: -len(asked[i].prompt))  # like widths are read together
-        made = serve(slots, [asked[i] for i in order], stops, rows=rows, wait_for=max(1, rows // 4), progress=progress)
+        made = serve(
+            slots, [asked[i] for i in order], stops,
+            rows=rows, wait_for=max(1, rows // 4), progress=progress, admitted=admitted,
+        )  # fmt: skip
         found = dict(zip(order, made, strict=True))
         return [found[i] for i in range(len(asked))]

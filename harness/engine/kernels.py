@@ -16,6 +16,7 @@ BLOCK_KEYS = 64
 EXACT = {"enable_fp_fusion": False}  # round where PyTorch does
 FEW_ROWS = 32  # up to which a product is a matter of reading its weight
 PROGRAMS = 264  # to keep the 132 processors of an H100 busy, twice
+CHUNK = 256  # columns of activations of which is noted whether an outlier is among them
 
 
 @triton.jit
@@ -172,7 +173,7 @@ def attend_slots(query: Any, cache: tuple[Any, Any], slots: Any, positions: Any,
     out = torch.empty((rows, heads, size), dtype=query.dtype, device=query.device)
     group = heads // kv_heads
     _attend_part[(rows, kv_heads, splits)](
-        query, *cache, slots, positions, sums, peaks, parts, scale,
+        query, *cache, slots, positions.contiguous(), sums, peaks, parts, scale,
         query.stride(0), cache[0].stride(0), cache[0].stride(1),
         KV_HEADS=kv_heads, GROUP=group, SIZE=size, SPLITS=splits,
         ROWS=max(16, triton.next_power_of_2(group)), KEYS=BLOCK_KEYS, num_warps=4,
@@ -195,12 +196,9 @@ def _quantize_rows(x, out, scales, size, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _int8_product(
-    a, a_scales, w, w_scales, bias, out, rows, columns, size,
-    BIASED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+def _int8_sums(
+    a, w, m, n, rows, columns, size, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr
 ):  # fmt: skip
-    m = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
-    n = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     total = tl.zeros((ROWS, COLUMNS), tl.int32)
     for start in range(0, size, DEPTH):
         k = start + tl.arange(0, DEPTH)
@@ -208,6 +206,17 @@ def _int8_product(
         place = n[None, :].to(tl.int64) * size + k[:, None]
         right = tl.load(w + place, (n < columns)[None, :] & (k < size)[:, None], 0)
         total += tl.dot(left, right)
+    return total
+
+
+@triton.jit
+def _int8_product(
+    a, a_scales, w, w_scales, bias, out, rows, columns, size,
+    BIASED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    m = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    n = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    total = _int8_sums(a, w, m, n, rows, columns, size, ROWS, COLUMNS, DEPTH)
     kind = out.dtype.element_ty
     made = (total.to(tl.float32) * tl.load(a_scales + m, m < rows, 0.0)[:, None]).to(kind)
     scaled = made.to(tl.float32) * tl.load(w_scales + n, n < columns, 0.0)[None, :]
@@ -237,4 +246,80 @@ def dynamic_linear(x: Any, weight: Any, scale: Any, bias: Any) -> Any:
             small, scales, weight, scale, bias, out, rows, columns, size,
             BIASED=bias is not None, ROWS=high, COLUMNS=wide, DEPTH=256, num_warps=4, num_stages=4, **EXACT,
         )  # fmt: skip
+    return out.view(*x.shape[:-1], columns)
+
+
+@triton.jit
+def _quantize_inliers(
+    x, out, peaks, noted, size, threshold, BLOCK: tl.constexpr, CHUNKS: tl.constexpr, CHUNK: tl.constexpr
+):  # fmt: skip
+    row, at = tl.program_id(0), tl.arange(0, BLOCK)
+    there = at < size
+    v = tl.load(x + row * size + at, there, 0.0).to(tl.float32)
+    apart = tl.abs(v) >= threshold
+    v = tl.where(apart, 0.0, v)
+    peak = tl.max(tl.abs(v), 0)
+    exact = v * tl.div_rn(127.0, tl.maximum(peak, 1e-30))
+    whole = (exact + 12582912.0) - 12582912.0  # 1.5 * 2^23: rounds to the nearest, halves to even
+    tl.store(out + row * size + at, whole.to(tl.int8), there)
+    tl.store(peaks + row, peak)
+    some = tl.max(tl.reshape(apart.to(tl.int32), (CHUNKS, CHUNK)), 1)
+    tl.store(noted + row * CHUNKS + tl.arange(0, CHUNKS), some)
+
+
+@triton.jit
+def _llm_int8_product(
+    x, a, a_peaks, noted, w, w_peaks, bias, out, rows, columns, size, threshold,
+    BIASED: tl.constexpr, APART: tl.constexpr, CHUNKS: tl.constexpr, CHUNK: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    m = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    n = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    total = _int8_sums(a, w, m, n, rows, columns, size, ROWS, COLUMNS, DEPTH).to(tl.float32)
+    right = tl.load(w_peaks + n, n < columns, 0.0)
+    made = total * (tl.load(a_peaks + m, m < rows, 0.0)[:, None] * right[None, :] * (1.0 / 16129.0))
+    if APART:
+        c = tl.arange(0, CHUNKS)
+        some = tl.max(tl.load(noted + m[:, None] * CHUNKS + c[None, :], (m < rows)[:, None], 0), 0)
+        exact = tl.zeros((ROWS, COLUMNS), tl.float32)
+        for chunk in tl.range(0, tl.cdiv(size, CHUNK), num_stages=1):  # rarely anything to do: no buffers for it
+            if tl.sum(tl.where(c == chunk, some, 0), 0) > 0:
+                for start in tl.range(chunk * CHUNK, chunk * CHUNK + CHUNK, DEPTH, num_stages=1):
+                    k = start + tl.arange(0, DEPTH)
+                    v = tl.load(x + m[:, None] * size + k[None, :], (m < rows)[:, None] & (k < size)[None, :], 0.0)
+                    v = tl.where(tl.abs(v.to(tl.float32)) >= threshold, v, 0.0).to(x.dtype.element_ty)
+                    place = n[None, :].to(tl.int64) * size + k[:, None]
+                    part = tl.load(w + place, (n < columns)[None, :] & (k < size)[:, None], 0)
+                    exact += tl.dot(v, part.to(v.dtype), input_precision="ieee")
+        made += exact * (right[None, :] * (1.0 / 127.0))
+    if BIASED:
+        made += tl.load(bias + n, n < columns, 0.0).to(tl.float32)[None, :]
+    there = (m < rows)[:, None] & (n < columns)[None, :]
+    tl.store(out + m[:, None] * columns + n[None, :], made.to(out.dtype.element_ty), there)
+
+
+def llm_int8_linear(x: Any, weight: Any, peaks: Any, bias: Any, threshold: float) -> Any:
+    """See `harness.engine.ops.llm_int8_linear`: two launches, whatever the outliers are."""
+    flat = x.reshape(-1, x.shape[-1])
+    rows, size = flat.shape
+    columns = weight.shape[0]
+    block = max(CHUNK, triton.next_power_of_2(size))
+    small = torch.empty((rows, size), dtype=torch.int8, device=x.device)
+    own = torch.empty(rows, dtype=torch.float32, device=x.device)
+    noted = torch.empty((rows, block // CHUNK), dtype=torch.int32, device=x.device)
+    limit = threshold or float("inf")
+    _quantize_inliers[(rows,)](
+        flat, small, own, noted, size, limit, BLOCK=block, CHUNKS=block // CHUNK, CHUNK=CHUNK,
+        num_warps=min(16, max(4, block // 512)), **EXACT,
+    )  # fmt: skip
+    out = torch.empty((rows, columns), dtype=x.dtype, device=x.device)
+    if rows <= FEW_ROWS:
+        high, wide, deep, stages = 16 if rows <= 16 else 32, 16 if columns <= 4096 else 32, 256, 4
+    else:
+        high, wide, deep, stages = 64 if rows <= 64 else 128, 64, 128, 3
+    _llm_int8_product[(triton.cdiv(columns, wide), triton.cdiv(rows, high))](
+        flat, small, own, noted, weight, peaks, bias, out, rows, columns, size, limit,
+        BIASED=bias is not None, APART=threshold > 0, CHUNKS=block // CHUNK, CHUNK=CHUNK,
+        ROWS=high, COLUMNS=wide, DEPTH=deep, num_warps=8 if high == 128 else 4, num_stages=stages,
+    )  # fmt: skip
     return out.view(*x.shape[:-1], columns)

@@ -4,8 +4,11 @@ elsewhere plain PyTorch, which is what the kernels are tested against."""
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+PIECE_ROWS = 256  # of int8 products on a CPU
 
 # of splitmix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014), signed
 GOLDEN, FIRST, SECOND = 0x9E3779B97F4A7C15 - 2**64, 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
@@ -202,7 +205,57 @@ def dynamic_linear(x: Any, weight: Any, scale: Any, bias: Any) -> Any:
         return fast.dynamic_linear(x, weight, scale, bias)
     import torch
 
-    step = (x.abs().amax(dim=-1, keepdim=True) / 127.5).float().clamp(min=torch.finfo(torch.float32).eps)
-    small = (x * (1.0 / step)).round().clamp(-128, 127)
-    made = ((small.double() @ weight.double().t()).float() * step).to(x.dtype) * scale
-    return (made if bias is None else made + bias).to(x.dtype)
+    def product(rows: Any) -> Any:
+        wide = rows.float()
+        peaks = wide.abs().amax(dim=-1, keepdim=True).to(rows.dtype)
+        step = (peaks / 127.5).float().clamp(min=torch.finfo(torch.float32).eps)
+        small = (wide * (1.0 / step)).round_().clamp_(-128, 127).to(torch.int8)
+        made = (torch._int_mm(small, weight.t()) * step).to(rows.dtype) * scale
+        return (made if bias is None else made + bias).to(rows.dtype)
+
+    return _by_rows(x, len(weight), product)
+
+
+def llm_int8_linear(x: Any, weight: Any, peaks: Any, bias: Any, threshold: float) -> Any:
+    """A linear layer of LLM.int8 (Dettmers et al., arXiv 2208.07339): of `weight` [out, in] in int8, 127 stands for
+    `peaks` [out], and activations [..., in] are quantized to int8 a token at a time. Those of `threshold` or more
+    (0: none) stay in 16 bits and meet the same weights. Returns [..., out].
+
+    bitsandbytes takes a whole column out where any token of a batch has an outlier in it; here it is that token's
+    element alone. For one token that is the same; with many, no token's result depends on its neighbours, and the host
+    need not be asked which columns they are.
+    """
+    if fast := _kernels(x):
+        return fast.llm_int8_linear(x, weight, peaks, bias, threshold)
+    import torch
+
+    def product(rows: Any) -> Any:
+        wide = rows.float()
+        size = wide.abs()
+        own = size.amax(dim=-1, keepdim=True)
+        apart = size >= threshold if threshold and bool((own >= threshold).any()) else None
+        if apart is not None:
+            wide = wide.masked_fill(apart, 0.0)
+            own = size.masked_fill_(apart, 0.0).amax(dim=-1, keepdim=True)
+        small = (wide * (127.0 / own.clamp(min=1e-30))).round_().to(torch.int8)
+        made = torch._int_mm(small, weight.t()) * (own * (peaks / 127**2))
+        if apart is not None:
+            columns = apart.any(dim=0).nonzero()[:, 0]
+            exact = torch.bfloat16 if rows.dtype == torch.bfloat16 else torch.float32  # of 127 times an activation
+            lost = rows.index_select(1, columns).masked_fill(~apart.index_select(1, columns), 0.0).to(exact)
+            made += (lost @ weight.index_select(1, columns).to(exact).t()) * (peaks / 127)
+        return (made if bias is None else made + bias.float()).to(rows.dtype)
+
+    return _by_rows(x, len(weight), product)
+
+
+def _by_rows(x: Any, columns: int, product: Callable[[Any], Any]) -> Any:
+    """A product of `x` [..., in] of so many `columns`, some rows at a time: its float32 temporaries then stay in a
+    core's cache, where those of a whole prompt are taken from the system and given back."""
+    rows = x.reshape(-1, x.shape[-1])
+    if len(rows) <= PIECE_ROWS:
+        return product(rows).view(*x.shape[:-1], columns)
+    made = x.new_empty(len(rows), columns)
+    for start in range(0, len(rows), PIECE_ROWS):
+        made[start : start + PIECE_ROWS] = product(rows[start : start + PIECE_ROWS])
+    return made.view(*x.shape[:-1], columns)

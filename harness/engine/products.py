@@ -1,17 +1,23 @@
 """The matrix products of a decoder: linear layers that share an input, together.
 
-Plain layers become one product. So do torchao's dynamic INT8 layers on a GPU, by two kernels of our own
-(`harness.engine.ops.dynamic_linear`, the same numbers bit for bit): torchao's own forward pass goes through some
-thirty Python calls a layer and asks the host, so that it can be neither fast nor captured. Any other kind of layer
-computes as its library does.
+Plain layers become one product. So do torchao's dynamic INT8 layers and bitsandbytes' LLM.int8, each by operations of
+our own (`harness.engine.ops.dynamic_linear`, `llm_int8_linear`; two kernels on a GPU): their own forward passes go
+through dozens of Python calls a layer and ask the host, so that they can be neither fast nor captured. 4-bit layers of
+the Marlin kernel become one layer of it. Any other kind of layer computes as its library does.
+
+On a CPU the same operations take the place of these layers' forward passes, whatever engine calls them.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from harness.loading import Loaded
 from harness.packing import packed
+
+MARLIN_TILE = 64  # columns that Marlin's layout keeps together
 
 
 def dynamic(linear: Any) -> bool:
@@ -25,15 +31,89 @@ def dynamic(linear: Any) -> bool:
     return plain and by_rows and weight.act_quant_kwargs.mapping_type.name == "SYMMETRIC"
 
 
+def llm_int8(linear: Any) -> bool:
+    """Whether a layer is bitsandbytes' LLM.int8 with its weights quantized."""
+    if type(linear).__name__ != "Linear8bitLt" or linear.state.has_fp16_weights:
+        return False
+    return (linear.weight.SCB if linear.state.SCB is None else linear.state.SCB) is not None
+
+
+def marlin(linear: Any) -> bool:
+    """Whether a layer is gptqmodel's Marlin, of whole tiles and with its groups in order."""
+    if type(linear).__name__ not in ("MarlinLinear", "AwqMarlinLinear") or linear.adapter or linear.bias is not None:
+        return False
+    return linear._marlin_tile_padding is None and not linear.g_idx.numel() and linear.out_features % MARLIN_TILE == 0
+
+
+def kind(linear: Any) -> str:
+    """What computes a layer's product, for the record."""
+    if not dynamic(linear) and not llm_int8(linear):
+        return type(linear).__name__
+    how = "the harness's kernels" if linear.weight.is_cuda else "torch._int_mm"
+    if dynamic(linear):
+        return f"torchao's dynamic INT8 by {how}, the same roundings"
+    at = f", outliers of {linear.state.threshold:g} or more a token" if linear.state.threshold else ""
+    return f"LLM.int8 by {how}{at}"
+
+
+def replace_products(loaded: Loaded, device: str) -> None:
+    """On a CPU has INT8 layers compute by the operations of ours, each where it stands, and tells the proof which."""
+    if device != "cpu":
+        return
+    kinds = set()
+    for module in loaded.model.modules():
+        if dynamic(module):
+            kinds.add(kind(module))
+            module.forward = _dynamic_forward(module)
+        elif llm_int8(module):
+            kinds.add(kind(module))
+            _settle(module)
+            module.forward = _llm_int8_forward(module)
+    if kinds:
+        loaded.proof["products"] = sorted(kinds)
+
+
+def _dynamic_forward(layer: Any) -> Callable[[Any], Any]:
+    """The layer's product with the weight that it has when it is called: one that was joined is not kept twice."""
+    from harness.engine.ops import dynamic_linear
+
+    scale = layer.weight.scale.flatten()
+    return lambda x: dynamic_linear(x, layer.weight.qdata, scale, layer.bias)
+
+
+def _llm_int8_forward(layer: Any) -> Callable[[Any], Any]:
+    from harness.engine.ops import llm_int8_linear
+
+    state, peaks = layer.state, layer.state.SCB.flatten().float()
+    return lambda x: llm_int8_linear(x, state.CB, peaks, layer.bias, state.threshold)
+
+
+def _settle(layer: Any) -> None:
+    """Has a layer of bitsandbytes keep its quantized weight where its first call would put it."""
+    if layer.weight.CB is not None:
+        layer.init_8bit_state()
+
+
 def joined(linears: Sequence[Any]) -> Callable[[Any], list[Any]]:
     """What several linear layers make of one input. Those that become one product then share its weight."""
     import torch
 
     if all(type(m) is torch.nn.Linear and type(m.weight) is torch.nn.Parameter and not packed(m) for m in linears):
         return _joined_plain(linears)
-    if all(dynamic(m) and m.weight.qdata.is_cuda for m in linears):
+    if all(map(dynamic, linears)):
         return _joined_dynamic(linears)
+    if all(map(llm_int8, linears)) and len({m.state.threshold for m in linears}) == 1:
+        return _joined_llm_int8(linears)
+    if len(linears) > 1 and all(map(marlin, linears)):
+        return _joined_marlin(linears)
     return lambda x: [m(x) for m in linears]
+
+
+def _biases(linears: Sequence[Any]) -> Any:
+    """The biases of layers, all of which have one or none, in one tensor."""
+    import torch
+
+    return None if linears[0].bias is None else torch.cat([m.bias.data for m in linears])
 
 
 def _joined_plain(linears: Sequence[Any]) -> Callable[[Any], list[Any]]:
@@ -42,7 +122,7 @@ def _joined_plain(linears: Sequence[Any]) -> Callable[[Any], list[Any]]:
     if len(linears) == 1:
         return lambda x: [linears[0](x)]
     weight = torch.cat([m.weight.data for m in linears])
-    bias = None if linears[0].bias is None else torch.cat([m.bias.data for m in linears])
+    bias = _biases(linears)
     sizes = [m.weight.shape[0] for m in linears]
     for m, part in zip(linears, weight.split(sizes), strict=True):
         m.weight.data = part
@@ -56,8 +136,56 @@ def _joined_dynamic(linears: Sequence[Any]) -> Callable[[Any], list[Any]]:
 
     weight = torch.cat([m.weight.qdata for m in linears])
     scale = torch.cat([m.weight.scale.flatten() for m in linears])
-    bias = None if linears[0].bias is None else torch.cat([m.bias.data for m in linears])
+    bias = _biases(linears)
     sizes = [m.weight.shape[0] for m in linears]
     for m, part in zip(linears, weight.split(sizes), strict=True):
         m.weight.qdata = part
     return lambda x: list(dynamic_linear(x, weight, scale, bias).split(sizes, dim=-1))
+
+
+def _joined_llm_int8(linears: Sequence[Any]) -> Callable[[Any], list[Any]]:
+    import torch
+
+    from harness.engine.ops import llm_int8_linear
+
+    for m in linears:
+        _settle(m)
+    weight = torch.cat([m.weight.data for m in linears])
+    peaks = torch.cat([m.state.SCB.flatten() for m in linears]).float()
+    bias = _biases(linears)
+    sizes, threshold = [m.weight.shape[0] for m in linears], linears[0].state.threshold
+    for m, part in zip(linears, weight.split(sizes), strict=True):
+        m.weight.data = m.state.CB = part
+    return lambda x: list(llm_int8_linear(x, weight, peaks, bias, threshold).split(sizes, dim=-1))
+
+
+def _joined_marlin(linears: Sequence[Any]) -> Callable[[Any], list[Any]]:
+    """Marlin's weights lie in tiles of 64 columns and its scales are permuted within them, so layers side by side are
+    one layer. The layers themselves then take their part of its product."""
+    import torch
+
+    if run_before := vars(linears[0]).get("joined"):
+        return run_before  # type: ignore[no-any-return]
+    one = copy.copy(linears[0])
+    one._parameters, one._buffers = dict(one._parameters), dict(one._buffers)
+    sizes = [m.out_features for m in linears]
+    one.out_features = sum(sizes)
+    for name in ("qweight", "scales", "qzeros"):
+        parts = [getattr(m, name) for m in linears]
+        if parts[0].numel():
+            setattr(one, name, torch.nn.Parameter(torch.cat([p.data for p in parts], dim=1), requires_grad=False))
+
+    def run(x: Any) -> list[Any]:
+        return list(one(x).split(sizes, dim=-1))
+
+    x = torch.randn(3, one.in_features, generator=torch.Generator().manual_seed(0)).to(one.scales)
+    with torch.inference_mode():
+        apart, together = [m(x) for m in linears], run(x)
+    if not all(
+        torch.allclose(a, b, rtol=1e-2, atol=1e-2 * float(a.abs().max())) for a, b in zip(apart, together, strict=True)
+    ):
+        return lambda x: [m(x) for m in linears]
+    for n, m in enumerate(linears):
+        m.qweight, m.scales, m.qzeros = one.qweight, one.scales, one.qzeros
+        m.joined, m.forward = run, lambda x, n=n: run(x)[n]
+    return run

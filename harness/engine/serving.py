@@ -50,10 +50,12 @@ def serve(
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
     progress: Callable[[int], None] = lambda done: None,
+    admitted: Callable[[], None] = lambda: None,
 ) -> list[Served]:
     """Answers in the order of the requests, on the first `rows` slots (None: all). While rows are at work, waiting
     requests are read when `wait_for` slots are free (or as many as there are requests): more at once is better
-    throughput, one is the shortest wait."""
+    throughput, one is the shortest wait. `progress` hears how many are answered, `admitted` is called when the reading
+    of some requests is launched."""
     start = clock()
     found: dict[int, Served] = {}
     waiting = deque(sorted(range(len(requests)), key=lambda i: requests[i].due or 0.0))
@@ -95,6 +97,7 @@ def serve(
                 news.append(_Row(free.pop(), requests[i], found[i], launched=1))
             asked = [r.request for r in news]
             first = slots.admit([r.prompt for r in asked], [r.slot for r in news], [r.key for r in asked])
+            admitted()
             launched.append((first, news))
             live += news
         going = [row for row in live if row.launched < row.request.max_new_tokens]

@@ -13,7 +13,7 @@ from typing import Any
 from harness.engine.decoder import Decoder
 from harness.engine.fits import require
 from harness.engine.ops import GREEDY, Chooser
-from harness.engine.products import dynamic
+from harness.engine.products import dynamic, llm_int8
 from harness.engine.serving import Tokens
 
 PROMPT_TOKENS = 8192  # read at once
@@ -77,11 +77,16 @@ class DecoderSlots:
         widths = {self._width(n) for n in lengths}
         for some in [1 << n for n in range(power(rows).bit_length())]:
             nobody = [self.rows] * some
-            for _ in range(2 if self.capture else 0):
+            for _ in range(self._unused(some, 0)):
                 self._run(some, 0, None, nobody, None)()
             for width in widths if some == 1 or some * min(widths) <= PROMPT_TOKENS else ():
-                for _ in range(2 if self.capture else 0):
+                for _ in range(self._unused(some, width)):
                     self._run(some, width, [[0] * width] * some, nobody, [0] * some)()
+
+    def _unused(self, rows: int, width: int) -> int:
+        """How often a shape must run until its next use replays it."""
+        run = self._runs.get((rows, width))
+        return max(0, 2 - (run.used if run else 0)) if self.capture else 0
 
     def release(self) -> None:
         """Lets go of captured steps, which hold these slots as these hold them: their memory is then free at once."""
@@ -147,7 +152,8 @@ class _Run:
         with torch.inference_mode():
             if self.graph is None and self.owner.capture and self.used:
                 self.graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(self.graph, pool=self.owner._pool):
+                # another thread's call to the driver (gptqmodel's give memory back) must not end this capture
+                with torch.cuda.graph(self.graph, pool=self.owner._pool, capture_error_mode="thread_local"):
                     self.made = self.owner.forward(self.ids, self.slots, self.last, self.keys)
             if self.graph is None:
                 self.made = self.owner.forward(self.ids, self.slots, self.last, self.keys)
@@ -180,8 +186,8 @@ def uncapturable(model: Any) -> str:
     """Why steps of a model cannot be captured, or nothing. A capture that fails would take the process with it, so this
     is known beforehand."""
     for module in model.modules():
-        if getattr(getattr(module, "state", None), "threshold", 0.0):
-            return "LLM.int8 with a threshold asks the host in each layer which columns are outliers"
+        if getattr(getattr(module, "state", None), "threshold", 0.0) and not llm_int8(module):
+            return "bitsandbytes' own LLM.int8 asks the host in each layer which columns are outliers"
         if type(getattr(module, "weight", None)).__name__ == "Int8Tensor" and not dynamic(module):
             return "torchao's INT8 of this kind is not captured"
     return ""

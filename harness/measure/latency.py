@@ -61,6 +61,7 @@ def measure(
         return measured, facts  # what follows is taken once
     room = max(len(session.tokenizer(p, add_special_tokens=False).input_ids) for p in batch) + data.max_new_tokens
     measured += memory.measure(session.model, context.device, loading, max(len(batch), *knobs["clients"], 0), room)
+    measured += memory.apart(session, batch, tokens, context.device)
     if between and steps:
         alone = median(between)
         measured += roofline.measure(session.model, session.loaded.proof["weights_bytes"], context.device, alone)

@@ -18,6 +18,8 @@ from harness.types import Measurement, Served, Session
 
 SEED = 20_240_101  # of arrivals: the same for every cell, so that all face the same rush
 RAISES, HALVINGS = 4, 8  # to find a rate that fails and one that holds
+LASTS_LEVELS, LASTS_ANSWERS = 4, 10  # an open loop lasts at least so many first-token limits, and answers
+KEPT_UP = 0.9  # the share of the rate asked for at which answers must be done
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,12 @@ class Level:
     def holds(self, served: Sequence[Served]) -> bool:
         """Whether some answers are within it."""
         return sum(map(self._good, served)) >= self.share * len(served)
+
+    def sustains(self, rate: float, served: Sequence[Served]) -> bool:
+        """Whether answers to requests that came at `rate` a second are within it, and were done at that rate too: a
+        short rush beyond what an engine carries may be over before its queue is longer than the level allows."""
+        seconds = max(s.times[-1] for s in served) - min(s.sent for s in served)
+        return self.holds(served) and len(served) >= KEPT_UP * rate * seconds
 
     def _good(self, one: Served) -> bool:
         between = (one.times[-1] - one.times[0]) / max(len(one.times) - 1, 1)
@@ -100,7 +108,7 @@ def quantiles(name: str, samples: Sequence[float], keep: bool = True) -> list[Me
 def goodput(
     run: Callable[[float], Sequence[Served]], first: float, level: Level, halvings: int
 ) -> tuple[float, float | None, Sequence[Served]]:
-    """The highest rate tried that holds a service level, the lowest tried that does not (None: none failed), and the
+    """The highest rate tried that sustains a service level, the lowest tried that does not (None: none failed), and the
     answers at the former. `run` serves an open loop at a rate; `first` is the rate to begin with, such as that of a
     closed loop. The bracket is then halved (in the logarithm) `halvings` times. A rate of 0 is that none held.
 
@@ -111,14 +119,14 @@ def goodput(
     rate = first
     for _ in range(HALVINGS):
         served = run(rate)
-        if level.holds(served):
+        if level.sustains(rate, served):
             held = rate, served
             break
         failed, rate = rate, rate / 2
     for _ in range(RAISES if failed is None else 0):
         rate *= 1.5
         served = run(rate)
-        if not level.holds(served):
+        if not level.sustains(rate, served):
             failed = rate
             break
         held = rate, served
@@ -126,7 +134,7 @@ def goodput(
         assert failed is not None
         rate = (held[0] * failed) ** 0.5
         served = run(rate)
-        if level.holds(served):
+        if level.sustains(rate, served):
             held = rate, served
         else:
             failed = rate
@@ -137,7 +145,8 @@ def measure(
     session: Session, prompts: Sequence[str], knobs: Mapping[str, Any], progress: Callable[[float, str], None]
 ) -> list[Measurement]:
     """Closed loops of `clients`, each asking `requests_per_client` times for `output_tokens`, then the goodput of an
-    open loop of `open_requests` (0: not sought) at the service level `level`. Nothing where an engine cannot serve."""
+    open loop of `open_requests` (0: not sought) at the service level `level`; of more where these come too fast to last
+    as long as `LASTS_LEVELS` and `LASTS_ANSWERS` ask for. Nothing where an engine cannot serve."""
     serve = getattr(session, "serve", None)
     if serve is None or not knobs["clients"]:
         return []
@@ -157,13 +166,17 @@ def measure(
         most = max(knobs["clients"])
         level = Level(**knobs["level"])
 
+        answer = next(m.value for m in found if m.metric == f"closed_{most}/e2e_ms/p50")
+        lasts = max(LASTS_LEVELS * level.ttft_ms, LASTS_ANSWERS * answer) / 1e3
+
         def run(at: float) -> Sequence[Served]:
-            due = arrivals(at, knobs["open_requests"])
+            due = arrivals(at, max(knobs["open_requests"], math.ceil(at * lasts)))
             return serve(asked(len(due)), tokens, most, due)  # type: ignore[no-any-return]
 
         best, failed, served = goodput(run, rate, level, knobs["halvings"])
-        found.append(Measurement("goodput_requests_per_s", best, "req/s", "higher", knobs["open_requests"]))
+        n = len(served) or knobs["open_requests"]
+        found.append(Measurement("goodput_requests_per_s", best, "req/s", "higher", n))
         if failed is not None:
-            found.append(Measurement("goodput_failed_at", failed, "req/s", "higher", knobs["open_requests"]))
+            found.append(Measurement("goodput_failed_at", failed, "req/s", "higher", n))
         found += summary("open", served) if served else []
     return found

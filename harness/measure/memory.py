@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.environment import give_memory_back
 from harness.loading import kv_bytes_per_token
-from harness.types import Measurement
+from harness.types import Measurement, Session
 
 BUDGETS_GB = (8, 16, 24, 40, 80)
 
@@ -47,6 +48,32 @@ def peak_of_loading(device: str) -> int | None:
         return loading
     loading = peak_rss_bytes()
     return loading if forget_peak() else None
+
+
+def apart(session: Session, prompts: Sequence[str], tokens: int, device: str) -> list[Measurement]:
+    """The peaks, in bytes, of reading the prompts of one batch and of decoding `tokens` - 1 tokens of each after it,
+    from a batch that is not timed: of resident memory on a CPU, of what PyTorch allocated on a GPU (what a captured
+    step needs beside that lies in its pool and counts as reserved). Nothing where the system does not start peaks anew;
+    a classification head does not decode."""
+    reading: list[Measurement] = []
+
+    def anew() -> bool:
+        return peak_of_loading(device) is not None
+
+    def peak(stage: str) -> Measurement:
+        import torch
+
+        high = torch.cuda.max_memory_allocated() if device == "cuda" else peak_rss_bytes()
+        return Measurement(f"memory_bytes/peak_{stage}", float(high), "bytes", "lower", len(prompts))
+
+    def read() -> None:
+        reading.append(peak("prefill"))
+        anew()
+
+    if not anew():
+        return []
+    steps = session.time_batch(prompts, tokens, read)
+    return [*reading, peak("decode")] if len(steps) > 1 else reading
 
 
 def rows_that_fit(budget: float, peak: float, rows: int, row_bytes: float) -> int:

@@ -12,9 +12,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from harness.errors import UserError
 from harness.measure.fidelity import fidelity
 from harness.prompt import load_prompter, render
-from harness.statistics import bootstrap, group_of, share_interval
+from harness.statistics import bootstrap, group_of, place, share_interval
 from harness.types import Completion, Context, Json, Measurement, Session, SuiteData, plain
 
 ROWS_FILE = "rows.jsonl"
@@ -72,13 +73,36 @@ def _until(text: str, stops: Sequence[str]) -> str:
     return text[: min((at for s in stops if (at := text.find(s)) >= 0), default=len(text))]
 
 
-def measure(
-    session: Session, parent: Path, folder: Path, data: SuiteData, task: str, context: Context, out: Path
-) -> list[Measurement]:
-    """Fidelity first, then the suite. Writes `rows.jsonl`, one object a row with prompt, output and scores.
+def faults(knobs: Mapping[str, Any]) -> list[str]:
+    """A line where `part` is no interval of the rows."""
+    part = knobs.get("part")
+    if part is None:
+        return []
+    numbers = isinstance(part, list) and [p for p in part if isinstance(p, int | float) and not isinstance(p, bool)]
+    if numbers and len(part) == len(numbers) == 2 and 0 <= numbers[0] < numbers[1] <= 1:
+        return []
+    return [f"measure.quality.part={part!r}: give two shares, such as [0.0,0.25], or null for all rows"]
 
-    Raises `BrokenArtifact` for a model that is not its parent any more.
+
+def in_part(rows: Sequence[Mapping[str, Any]], part: Sequence[float]) -> list[int]:
+    """The positions of the rows whose place in the fixed random order lies in [part[0], part[1])."""
+    return [at for at, row in enumerate(rows) if part[0] <= place(row) < part[1]]
+
+
+def measure(
+    session: Session, parent: Path, folder: Path, data: SuiteData, task: str, context: Context, out: Path,
+    part: Sequence[float] | None = None,
+) -> list[Measurement]:  # fmt: skip
+    """Fidelity first, then the suite, or a `part` of its rows. Writes `rows.jsonl`, one object a row with prompt,
+    output and scores.
+
+    Raises `BrokenArtifact` for a model that is not its parent any more, `UserError` for a part that holds no rows.
     """
+    chosen = in_part(data.evaluation, part) if part else []
+    if part and not chosen:
+        raise UserError(
+            f"measure.quality.part={list(part)}: no evaluation rows of {data.name} lie in it; make it larger"
+        )
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
@@ -93,7 +117,8 @@ def measure(
         model=_language_model(session, folder, data, context, kept),
         tasks=[task],
         task_manager=manager,
-        limit=len(data.evaluation) or data.evaluation_limit,
+        limit=None if part else len(data.evaluation) or data.evaluation_limit,
+        samples={task: chosen} if part else None,
         log_samples=True,
         bootstrap_iters=0,
         verbosity="ERROR",
@@ -145,8 +170,10 @@ def _row(sample: Mapping[str, Any], kept: Mapping[str, Any], known: Mapping[str,
     message = sample["arguments"][0][0]
     prompt, made = kept[message]
     scores = {m: sample[m] for m in sample["metrics"]}
+    whole = json.dumps(known.get(str(doc.get("id")), doc), sort_keys=True, default=str)
     return {
         **{k: doc.get(k) for k in KEPT_FIELDS},
+        "example_hash": hashlib.sha256(whole.encode()).hexdigest()[:16],  # the row itself, whatever prompt it is put in
         "id": str(doc.get("id", f"doc-{sample['doc_id']}")),
         "prompt_hash": hashlib.sha256(prompt.encode()).hexdigest()[:16],
         "message": message,

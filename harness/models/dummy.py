@@ -54,12 +54,13 @@ class DummyModel:
 
     def unsupported(self, environment: Environment) -> str | None:
         """A float32 build must fit the memory twice (weights, and the copy being saved)."""
-        need = 2 * 4 * self._parameters() / 2**30
+        need = 2 * 4 * self.parameters() / 2**30
         if environment.device == "cpu" and need > environment.memory_gib:
             return f"needs about {need:.0f} GiB of memory to build, this machine has {environment.memory_gib:.0f}"
         return None
 
-    def _parameters(self) -> int:
+    def parameters(self) -> int:
+        """How many weights the shape has, those of norms left out."""
         head = self.hidden_size // self.heads
         attention = self.hidden_size * head * (2 * self.heads + 2 * self.kv_heads)
         return self.layers * (attention + 3 * self.hidden_size * self.intermediate_size) + (

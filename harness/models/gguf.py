@@ -64,6 +64,11 @@ class PackagedGguf:
         file = self._file()
         return content([file]) if file and file.is_file() else None
 
+    def parameters(self) -> int | None:
+        """At most so many, by the file's size: of 4 bits each."""
+        file = self._file()
+        return 2 * file.stat().st_size if file and file.is_file() else None
+
     def mistakes(self) -> list[str]:
         """What can be seen to be wrong before anything is loaded."""
         file = self._file()

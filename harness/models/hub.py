@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -16,6 +16,11 @@ from harness.types import Context, Json
 
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 KEPT = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")  # read by running what they say
+CONVERT = (
+    'convert it once, where you trust it: python -c "from transformers import AutoModelForCausalLM as M, '
+    "AutoTokenizer as T; [x.from_pretrained('{id}').save_pretrained('converted') for x in (M, T)]\""
+)
 
 
 def link_tree(source: Path, out: Path) -> None:
@@ -32,9 +37,9 @@ def link_tree(source: Path, out: Path) -> None:
 
 
 def copy_tree(source: Path, out: Path) -> None:
-    """Copies the files of a user's folder or of the Hub's cache, links followed: what is theirs is never shared with
-    the store, neither to be written by it nor to change under it."""
-    for path in source.iterdir():
+    """Copies the files of a user's folder or of the Hub's cache that make a model, links followed: what is theirs is
+    never shared with the store, neither to be written by it nor to change under it, and pickles and code stay out."""
+    for path in sorted({p for pattern in KEPT for p in source.glob(pattern)}):
         if path.is_file() and path.name != "manifest.json":
             shutil.copy2(path, out / path.name)
 
@@ -75,7 +80,29 @@ class HubModel:
     def _no_safetensors(self, folder: Path) -> list[str]:
         if list(folder.glob("*.safetensors")):
             return []
-        return [f"model {self.id!r}: no safetensors in {folder}; convert it with save_pretrained() first"]
+        pickled = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLED)
+        lacking = f"model {self.id!r}: no safetensors in {folder}; " + CONVERT.format(id=self.id)
+        return [self._refused(pickled) if pickled else lacking]
+
+    def _refused(self, pickled: Sequence[str]) -> str:
+        return (
+            f"model {self.id!r}: its weights are pickled ({pickled[0]}), which runs whatever code they hold when they "
+            f"are read, and are refused; " + CONVERT.format(id=self.id)
+        )
+
+    def parameters(self) -> int | None:
+        """How many weights, by a folder's size at most (of 16 bits each), or as the Hub counts them; None where it
+        cannot be asked."""
+        local = Path(self.id)
+        if local.is_dir():
+            return sum(f.stat().st_size for f in local.glob("*.safetensors")) // 2
+        from huggingface_hub import model_info
+
+        try:
+            counted = model_info(self.id, revision=self.revision, timeout=10).safetensors
+        except Exception:  # what a network raises differs by library and version
+            return None
+        return counted.total if counted else None
 
     def fingerprint(self) -> str | None:
         """What a folder holds, so that another checkpoint under the same name is built anew; a Hub name has its
@@ -105,7 +132,10 @@ class HubModel:
         if isinstance(try_to_load_from_cache(self.id, "config.json", revision=self.revision), str):
             return []
         try:
-            model_info(self.id, revision=self.revision, timeout=10)
+            files = [s.rfilename for s in model_info(self.id, revision=self.revision, timeout=10).siblings or ()]
+            pickled = [f for f in files if Path(f).suffix in PICKLED and "/" not in f]
+            if pickled and not any(f.endswith(".safetensors") for f in files):
+                return [self._refused(pickled)]
         except GatedRepoError:
             return [f"model {self.id!r}: gated; accept its licence on the Hub and log in with `hf auth login`"]
         except RevisionNotFoundError:

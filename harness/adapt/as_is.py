@@ -1,0 +1,42 @@
+"""Nothing: a checkpoint that is adapted already, such as the one that a release gate is asked about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from harness.models.hub import link_tree
+from harness.prompt import RECIPE, Recipe, describe, load_prompter
+from harness.retrieval import mistakes
+from harness.types import Context, Json, SuiteData
+
+
+@dataclass(frozen=True, slots=True)
+class AsIs:
+    """The recipe beside the weights (`prompt.json`) is kept; without one a message stands alone after the suite's
+    system text, with `top_k` articles retrieved by `retrieval` (`bm25`, `dense`, `hybrid` or `none`)."""
+
+    retrieval: str = "bm25"
+    top_k: int = 1
+
+    VERSION: ClassVar[int] = 1
+    SEEDED: ClassVar[bool] = False
+    LIBRARIES: ClassVar[tuple[str, ...]] = ("bm25s",)
+    REQUIRES: ClassVar[tuple[str, ...]] = ("bm25s",)
+
+    def mistakes(self) -> list[str]:
+        """What can be seen to be wrong before anything is loaded."""
+        return mistakes(self.retrieval)
+
+    def __call__(self, base: Path, data: SuiteData, out: Path, context: Context) -> Mapping[str, Json]:
+        link_tree(base, out)
+        kept = (out / RECIPE).exists()
+        recipe = (
+            load_prompter(out).recipe
+            if kept
+            else Recipe(data.system, (), data.knowledge, self.retrieval, self.top_k, data.asked)
+        )
+        recipe.save(out)
+        return {"trained_parameters": 0, "prompt": describe(recipe), "recipe": "kept" if kept else "the suite's"}

@@ -1,0 +1,143 @@
+"""`python -m harness.check`: is this candidate worse than its baseline?
+
+Exit codes: 0 pass, 1 regressed, 2 a mistake in the command or its files (no baseline, another suite, another schema),
+3 inconclusive or could not measure, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from harness.check import fresh, outputs, rules, subject
+from harness.check.judge import judge
+from harness.check.trial import Judgement
+from harness.errors import UserError
+
+ALL_ROWS = 0
+EXAMPLES = """
+  python -m harness.check outputs/support_tone/TIME --save-baseline baselines/support_tone.json
+  python -m harness.check outputs/support_tone/LATER --baseline baselines/support_tone.json
+  python -m harness.check RUN --baseline OTHER_RUN --cell A --baseline-cell B         one cell against another
+  python -m harness.check --model ./checkpoint --baseline baselines/one_cell.json --budget
+
+exit codes: 0 pass, 1 regressed, 2 mistake in the command or its files, 3 inconclusive or could not measure
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m harness.check", description="The release gate: is this candidate worse than its baseline?",
+        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    add = parser.add_argument
+    add("given", nargs="*", metavar="RUN | KEY=VALUE", help="a run folder; or, with --model, overrides of its grid")
+    add("--baseline", type=Path, help="a baseline file, or a run folder")
+    add("--save-baseline", type=Path, metavar="FILE", help="keep RUN as a baseline; with --baseline, where it passes")
+    add("--model", help="a fresh checkpoint: evaluate it first, as each cell of the baseline was")
+    add("--cell", metavar="ID", help="judge this cell alone")
+    add("--baseline-cell", metavar="ID", help="against this cell of the baseline (default: the one of the same id)")
+    add("--rules", default="default", help="a name in conf/check, or a file (default: default)")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="change one rule, such as quality.margin=0.03")
+    add("--budget", nargs="?", type=int, const=ALL_ROWS, metavar="ROWS",
+        help="with --model: rows in a fixed random order until the verdict is certain, at most about ROWS")  # fmt: skip
+    add("--out", type=Path, help="where check.html, check.md, junit.xml and check.json go (default: RUN/check)")
+    return parser
+
+
+def _mistakes(a: argparse.Namespace, runs: Sequence[str], changes: Sequence[str]) -> list[str]:
+    """What is wrong with a command line by itself."""
+    found = []
+    if a.baseline is None and a.save_baseline is None:
+        found.append(
+            "--baseline is missing: give a baseline file or a run folder, or make one with --save-baseline FILE"
+        )
+    if a.model is None and len(runs) != 1:
+        found.append(f"give one run folder, such as outputs/<sweep>/<time> ({len(runs)} given), or --model DIR")
+    if a.model is not None and runs:
+        found.append(f"--model and a run folder ({runs[0]}): give one of the two")
+    if a.model is None and changes:
+        found.append(f"{changes[0]}: overrides go with --model; to change a rule use --set {changes[0]}")
+    if a.model is None and a.budget is not None:
+        found.append("--budget goes with --model: the rows of a run folder are all answered already")
+    if a.budget is not None and a.budget < 0:
+        found.append(f"--budget {a.budget}: give a number of rows above 0, or none for all")
+    if a.model is not None and a.baseline is None and a.save_baseline is not None:
+        found.append(
+            "--model takes its configuration from --baseline; to make a first baseline run the grid, then save it"
+        )
+    return found
+
+
+def _candidate(a: argparse.Namespace, run: str) -> subject.Side:
+    side = subject.read(Path(run))
+    return side.only(a.cell, "--cell") if a.cell else side
+
+
+def _baseline(a: argparse.Namespace) -> subject.Side:
+    side = subject.read(a.baseline)
+    wanted = a.baseline_cell or a.cell
+    return side.only(wanted, "--baseline-cell" if a.baseline_cell else "--cell") if wanted else side
+
+
+def _judged(a: argparse.Namespace, runs: Sequence[str], changes: Sequence[str]) -> tuple[subject.Side, Judgement, Path]:
+    """The candidate, its judgement, and the folder for what is written."""
+    limits, baseline = rules.load(a.rules, a.set), _baseline(a)
+    if a.model is None:
+        candidate = _candidate(a, runs[0])
+        return candidate, judge(candidate, baseline, limits), Path(runs[0]) / "check"
+    if not Path(a.model).is_dir():
+        raise UserError(f"--model {a.model}: no such folder; give a Hugging Face model directory")
+    out = Path("outputs") / "check" / time.strftime("%Y-%m-%d_%H-%M-%S")
+    model = str(Path(a.model).absolute())
+    if a.budget is None:
+        candidate = fresh.evaluate(model, baseline, changes, out)
+        found = judge(candidate, baseline, limits)
+    else:
+
+        def measure(part: fresh.Part, look: int) -> subject.Side:
+            return fresh.evaluate(model, baseline, changes, out / f"look-{look}", part)
+
+        candidate, found = fresh.within_budget(baseline, limits, a.budget or None, measure)
+    return candidate, replace(found, candidate=a.model), out / "check"
+
+
+def _run(a: argparse.Namespace, console: Console) -> int:
+    changes = [g for g in a.given if "=" in g and not Path(g).exists()]
+    runs = [g for g in a.given if g not in changes]
+    if mistakes := _mistakes(a, runs, changes):
+        raise UserError(mistakes)
+    if a.baseline is None:
+        subject.save(_candidate(a, runs[0]), a.save_baseline)
+        console.print(f"baseline: {a.save_baseline}", highlight=False, soft_wrap=True)
+        return 0
+    candidate, found, folder = _judged(a, runs, changes)
+    page = outputs.write(found, a.out or folder, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()))
+    outputs.show(found, console)
+    console.print(f"page: {page}", highlight=False, soft_wrap=True)
+    if a.save_baseline and found.exit_code == 0:
+        subject.save(candidate, a.save_baseline)
+        console.print(f"baseline: {a.save_baseline}", highlight=False, soft_wrap=True)
+    return found.exit_code
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    try:
+        return _run(_parser().parse_intermixed_args(arguments), Console())
+    except UserError as error:
+        for line in error.mistakes:
+            print(f"harness: {line}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

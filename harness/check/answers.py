@@ -1,0 +1,180 @@
+"""Quality, validity and length: the same rows answered by candidate and baseline, compared pair by pair.
+
+A metric passes where non-inferiority is shown: "worse by the margin or more" is rejected at `alpha`, one-sided. It has
+regressed where that is not shown and "not worse at all" is rejected, corrected by Holm. Between the two it is
+inconclusive. These are the cases of Piaggio et al. (2012, JAMA 308:2594, fig. 1), but that their "worse, and
+non-inferiority open" is called a regression here: a release is held to what is known, and it is known to be worse.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from harness.check.rules import Length, Scores
+from harness.check.subject import Row, Subject, is_number
+from harness.check.trial import Flip, Trial, Verdict
+from harness.statistics import POWER, Paired, detectable_difference, mean_difference, paired
+from harness.types import Json
+
+ENDED, PRIMARY, ALL = "ended", "primary", "all"
+Pairs = Sequence[tuple[Row, Row]]
+
+
+def pairs(candidate: Subject, baseline: Subject) -> tuple[Pairs, list[str]]:
+    """The rows of both, candidate first, in one order, and the ids of baseline rows that the candidate lacks."""
+    found = {row.id: row for row in candidate.rows}
+    order = sorted(baseline.rows, key=lambda row: row.id)
+    return [(found[b.id], b) for b in order if b.id in found], [b.id for b in order if b.id not in found]
+
+
+def chosen(candidate: Subject, baseline: Subject, quality: Scores, validity: Scores) -> list[tuple[str, Scores]]:
+    """The scores that are asked for, each once, with the section whose margin holds for it."""
+    there = sorted({name for row in baseline.rows for name, score in row.scores.items() if is_number(score)})
+    found: dict[str, Scores] = {}
+    for name in quality.scores:
+        wanted = there if name == ALL else [baseline.primary or candidate.primary] if name == PRIMARY else [name]
+        found |= {n: quality for n in wanted if n not in found}
+    found |= {n: validity for n in validity.scores if n not in found and (n == ENDED or n in there)}
+    return list(found.items())
+
+
+def score_trial(name: str, section: Scores, cell: str, rows: Pairs, lower: bool) -> Trial:
+    """One score on paired rows; `lower` says that less of it is better."""
+    trial = Trial(cell, name if name == ENDED else f"quality/{name}", section.blocks, "points", by_rows=True)
+    trial = replace(trial, tolerated=f"{-100 * section.margin:+.1f} points".replace("-", "−"), margin=section.margin)
+    scored = rows if name == ENDED else [(a, b) for a, b in rows if name in a.scores or name in b.scores]
+    if not scored:
+        return replace(trial, sure=Verdict.NOT_MEASURED, note=f"no row has a score {name!r}")
+    after, before = [], []
+    for a, b in scored:
+        now, then = _score(a, name), _score(b, name)
+        if now is None or then is None:
+            return replace(
+                trial, sure=Verdict.NOT_MEASURED, note=f"row {a.id}: {name} is no number from 0 to 1 in both"
+            )
+        after.append(now)
+        before.append(then)
+    pair = paired(before, after, _groups(scored)) if lower else paired(after, before, _groups(scored))
+    same = all(a.answer == b.answer for a, b in scored)
+    n = len(scored)
+    return replace(
+        trial, pair=pair, before=sum(before) / n, after=sum(after) / n,
+        change=pair.delta, low=bound(pair, -1), high=bound(pair, 1), p_worse=p_worse(pair),
+        p_within=p_not_worse(pair, section.margin), same=same,
+        note=f"all {n} answers are the same, letter for letter" if same else "",
+    )  # fmt: skip
+
+
+def _score(row: Row, name: str) -> float | None:
+    score: Json = float(row.finished) if name == ENDED else row.scores.get(name)
+    return float(score) if is_number(score) and 0 <= score <= 1 else None
+
+
+def _groups(rows: Pairs) -> list[tuple[str, str]]:
+    return [("group", b.group) if b.group else ("row", b.id) for _, b in rows]
+
+
+def p_worse(pair: Paired) -> float:
+    """One-sided p of "not worse": flips of sign are symmetric, so half of the two-sided one is exact."""
+    return pair.p / 2 if pair.delta < 0 else 1 - pair.p / 2 if pair.delta > 0 else 1.0
+
+
+def p_not_worse(pair: Paired, margin: float) -> float:
+    """One-sided p of "worse by `margin` or more". For pass/fail rows never below that of the exact binomial test for a
+    candidate that only loses: the t interval lets 48 rows without a flip rule out 5% more often than is true."""
+    from scipy.special import bdtr
+
+    p = pair.p_not_worse(margin)
+    if pair.binary and margin > 0:
+        rows = pair.n / pair.design_effect
+        lost = max(0.0, -pair.delta) * rows
+        p = max(p, float(bdtr(math.ceil(lost - 1e-9), math.floor(rows), margin)))
+    return p
+
+
+def bound(pair: Paired, side: int, q: float = 0.95) -> float:
+    """An end of the 90% interval of a difference: where the one-sided 5% tests turn."""
+    from scipy.special import stdtrit
+
+    if not math.isfinite(pair.error):
+        return side * math.inf
+    return pair.middle + side * float(stdtrit(pair.df, q)) * pair.error
+
+
+def detectable(pair: Paired, margin: float, alpha: float, comparisons: int, power: float = POWER) -> float:
+    """The smallest true drop that this comparison would have called a regression with this power: one that is both
+    shown and too large for non-inferiority to be shown beside it."""
+    from scipy.special import ndtri, stdtrit
+
+    level = alpha / max(comparisons, 1)
+    if not math.isfinite(pair.error):
+        return math.inf
+    if pair.binary:
+        shown = detectable_difference(int(pair.n / pair.design_effect), pair.disagreement, 2 * level, power)
+    else:
+        shown = float(stdtrit(pair.df, 1 - level) + ndtri(power)) * pair.error
+    return max(shown, margin + float(ndtri(power) - stdtrit(pair.df, 1 - alpha)) * pair.error)
+
+
+def length_trial(cell: str, rows: Pairs, rules: Length) -> Trial | None:
+    """The mean length in tokens as a multiple of the baseline's; None where nothing is generated (choices, a head).
+
+    It passes where both bounds are ruled out (Schuirmann's two one-sided tests, 1987, J. Pharmacokinet. Biopharm.
+    15:657), and has regressed where it is shown to lie beyond one.
+    """
+    before = sum(b.tokens for _, b in rows) / max(len(rows), 1)
+    trial = Trial(cell, "output_tokens/mean", rules.blocks, "×", by_rows=True)
+    trial = replace(trial, tolerated=f"{rules.low:g} to {rules.high:g} ×")
+    after = sum(a.tokens for a, _ in rows) / max(len(rows), 1)
+    if not math.isfinite(before) or not math.isfinite(after) or not rows:
+        return replace(trial, sure=Verdict.NOT_MEASURED, note="no numbers of tokens")
+    if before == 0:
+        return None
+    found = mean_difference([(a.tokens - b.tokens) / before for a, b in rows], _groups(rows))
+    short, long = _above(found, rules.low - 1), _above(found, rules.high - 1)  # p of "not above" each bound
+    same = all(a.answer == b.answer for a, b in rows)
+    return replace(
+        trial, before=before, after=after, change=after / before, low=1 + bound(found, -1), high=1 + bound(found, 1),
+        p_worse=min(1.0, 2 * min(1 - short, long)), p_within=max(short, 1 - long),
+        same=same, note="the answers are the same" if same else "",
+    )  # fmt: skip
+
+
+def _above(found: Paired, at: float) -> float:
+    """One-sided p of the hypothesis that a mean difference is at most `at`."""
+    from scipy.special import stdtr
+
+    return float(stdtr(found.df, -(found.middle - at) / found.error)) if math.isfinite(found.error) else 1.0
+
+
+def flips(cell: str, rows: Pairs, scores: Sequence[str], lower: Sequence[str]) -> list[Flip]:
+    """The rows whose scores changed, those that lost first."""
+    found = []
+    for a, b in rows:
+        lost: list[str] = []
+        gained: list[str] = []
+        for name in scores:
+            after, before = _score(a, name), _score(b, name)
+            if after is None or before is None or after == before:
+                continue
+            (lost if (after < before) != (name in lower) else gained).append(name)
+        if lost or gained:
+            found.append(
+                Flip(cell, a.id, _text(a, b, "case") or "", tuple(lost), tuple(gained), _text(a, b, "message"),
+                     _text(b, b, "output"), _text(a, a, "output"))
+            )  # fmt: skip
+    return sorted(found, key=lambda f: (not f.lost, f.row))
+
+
+def _text(first: Row, other: Row, name: str) -> str | None:
+    value = next((v for row in (first, other) if (v := row.shown.get(name)) is not None), None)
+    return None if value is None else str(value)
+
+
+def differing(candidate: Subject, baseline: Subject) -> tuple[list[str], list[str]]:
+    """Ids of rows in both whose evaluation row changed, and of rows that only the candidate has."""
+    before: Mapping[str, Row] = {row.id: row for row in baseline.rows}
+    changed = [r.id for r in candidate.rows if r.id in before and before[r.id].example != r.example]
+    return changed, [r.id for r in candidate.rows if r.id not in before]

@@ -1,0 +1,121 @@
+"""Evaluates a fresh checkpoint as a baseline was: through the ordinary grid, in a process apart, so that what is done
+is kept in the store. With a budget the rows come in parts of a fixed random order, with a look after each."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from harness.check.judge import Looks, certain, judge, settled
+from harness.check.rules import Rules
+from harness.check.subject import Side, Subject, joined, read
+from harness.check.trial import Judgement
+from harness.errors import UserError
+from harness.statistics import place
+from harness.types import Json
+
+GROUPS = ("adaptation", "quantization", "suite", "engine", "measure")
+Part = tuple[float, float] | None
+
+
+def overrides(config: Mapping[str, Json], model: str, own: Sequence[str]) -> list[str]:
+    """The command line that evaluates a model directory as `config` was; `own` come last, and a group chosen there is
+    taken as it is, without the baseline's knobs."""
+    taken = {o.lstrip("+").partition("=")[0] for o in own}
+    told = ["model=hf", f"model.id={quoted(model)}"] if "model" not in taken else []
+    for group in GROUPS:
+        if group not in taken:
+            part = config[group]
+            told += [f"{group}={part['name']}", *_knobs(part["params"], group)]
+    told += [f"{key}={quoted(config[key])}" for key in ("seed", "profile") if key not in taken]
+    return [o for o in told if o.partition("=")[0] not in taken] + list(own)
+
+
+def _knobs(values: Mapping[str, Json], above: str) -> list[str]:
+    found = []
+    for key, value in values.items():
+        name = f"{above}.{key}"
+        found += _knobs(value, name) if isinstance(value, Mapping) else [f"{name}={quoted(value)}"]
+    return found
+
+
+def quoted(value: Json) -> str:
+    """A value as Hydra's override grammar reads it back."""
+    if isinstance(value, str):
+        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    if isinstance(value, list):
+        return "[" + ",".join(map(quoted, value)) + "]"
+    return (
+        {None: "null", True: "true", False: "false"}[value]
+        if value is None or value is True or value is False
+        else repr(value)
+    )
+
+
+def grid(arguments: Sequence[str], run: Path) -> None:
+    """Runs a grid into a folder. Raises `UserError` where it did not run; a failed cell is a record like any other."""
+    command = [sys.executable, "-m", "harness", *arguments, f"hydra.sweep.dir={quoted(str(run))}"]
+    code = subprocess.run(command, check=False).returncode
+    if code == 130:
+        raise KeyboardInterrupt
+    if code not in (0, 1) or not run.is_dir():
+        raise UserError(f"the grid did not run (exit {code}, told above): {' '.join(arguments)}")
+
+
+def evaluate(model: str, baseline: Side, own: Sequence[str], out: Path, part: Part = None) -> Side:
+    """A model directory measured as each cell of the baseline was (on a part of the rows), under the baseline's ids."""
+    cells: list[Subject] = []
+    for at, cell in enumerate(baseline.cells):
+        if part and not _rows(cell, *part):
+            continue
+        some = [f"measure.quality.part=[{part[0]!r},{part[1]!r}]"] if part else []
+        run = out / f"cell-{at + 1}"
+        grid([*overrides(cell.config, model, own), *some], run)
+        (found,) = read(run).cells
+        cells.append(replace(found, id=cell.id))
+    return Side(model, tuple(cells))
+
+
+def _rows(cell: Subject, low: float, high: float) -> list[Any]:
+    """The rows whose place in the fixed random order lies in [low, high)."""
+    return [r for r in cell.rows if low <= place({"id": r.id, "group": r.group}) < high]
+
+
+def within_budget(
+    baseline: Side, rules: Rules, most_rows: int | None, measure: Callable[[Part, int], Side]
+) -> tuple[Side, Judgement]:
+    """Looks after each part until the verdict is certain; `measure` answers for a part and the number of its look. With
+    `most_rows` the last look is when about so many rows of each cell are in, and the error rates hold for that."""
+    fullest = max((len(c.rows) for c in baseline.cells), default=0)
+    end = min(1.0, most_rows / fullest) if most_rows and fullest else 1.0
+    planned = sum(len(_rows(c, 0.0, end)) for c in baseline.cells)
+    if not planned:
+        raise UserError(f"{baseline.source}: no rows lie within this budget; give --budget more rows")
+    looks = rules.budget.looks
+    parts: dict[str, list[Subject]] = {}
+    shares: tuple[float, ...] = ()
+    found: Judgement | None = None
+    low = 0.0
+    for at in range(1, looks + 1):
+        high = end * at / looks
+        asked = sum(len(_rows(c, 0.0, high)) for c in baseline.cells)
+        if at < looks and asked == round(planned * (shares[-1] if shares else 0.0)):
+            continue  # few groups: nothing new in this part
+        for cell in measure((low, high), at).cells:
+            parts.setdefault(cell.id, []).append(cell)
+        low = high
+        share = 1.0 if at == looks else min(asked / planned, 1.0)
+        if shares and share <= shares[-1]:
+            shares = shares[:-1]
+        shares = (*shares, share)
+        now = Side(baseline.source, tuple(replace(c, rows=tuple(_rows(c, 0.0, high))) for c in baseline.cells))
+        candidate = Side("", tuple(joined(p) for p in parts.values()))
+        found = judge(candidate, now, rules, Looks(shares, settled(found) if found else None))
+        if certain(found):
+            break
+    assert found is not None, "one look at least"
+    return candidate, found

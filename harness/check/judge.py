@@ -1,0 +1,212 @@
+"""From two subjects and rules to a judgement. Pure: the same input gives the same verdict, to the letter.
+
+All that could block is one family, corrected by Holm, over all cells and metrics: where nothing changed, the whole gate
+fails with a chance of at most `alpha`. What is only told is a family of its own. To pass, every blocking metric must be
+shown to be good enough at `alpha` by itself, which needs no correction (Berger's intersection-union test, 1982,
+Technometrics 24:295): the gate passes a metric at the edge of its margin with a chance of at most `alpha`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.check.answers import (
+    Pairs,
+    chosen,
+    detectable,
+    differing,
+    flips,
+    length_trial,
+    pairs,
+    score_trial,
+)
+from harness.check.rules import Rules
+from harness.check.sequential import level
+from harness.check.subject import Side, Subject
+from harness.check.timing import latency_trials, limit_trials
+from harness.check.trial import Finding, Flip, Judgement, Trial, Verdict
+from harness.errors import UserError
+
+SHOWN = 3  # ids told in one line
+Settled = Mapping[tuple[str, str], Verdict]
+
+
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """The looks taken so far, as rising shares of the rows that may be looked at, this one last; and what earlier ones
+    have settled. With the share 1.0 alone all rows are in at once."""
+
+    shares: tuple[float, ...] = (1.0,)
+    settled: Settled | None = None
+
+    @property
+    def last(self) -> bool:
+        """Whether no more rows come."""
+        return self.shares[-1] >= 1.0
+
+
+def matched(candidate: Side, baseline: Side) -> list[tuple[Subject | None, Subject]]:
+    """Each cell of the baseline with the candidate's: by id, or the one with the other where each side has one."""
+    if len(candidate.cells) == len(baseline.cells) == 1 and not candidate.missing:
+        return [(candidate.cells[0], baseline.cells[0])]
+    there = {c.id: c for c in candidate.cells}
+    return [(there.get(b.id), b) for b in baseline.cells]
+
+
+def refuse_other_suites(both: Sequence[tuple[Subject | None, Subject]]) -> None:
+    """Raises `UserError` where a candidate answered other rows, or was scored otherwise, than its baseline."""
+    mistakes = []
+    for a, b in both:
+        if a is None or a.failed or b.failed:
+            continue
+        again = "take a new baseline with --save-baseline"
+        if a.suite != b.suite:
+            mistakes.append(f"{a.id}: its suite is {a.suite}, that of the baseline {b.suite}; {again}")
+            continue
+        if a.rows and a.scoring != b.scoring:
+            mistakes.append(
+                f"{a.id}: suite {a.suite} is scored otherwise now (scorers, task or limit of tokens); {again}"
+            )
+        changed, new = differing(a, b)
+        for ids, what in ((changed, "evaluation rows changed"), (new, "evaluation rows are new")):
+            if ids:
+                mistakes.append(f"{a.id}: {len(ids)} {what} since the baseline ({_few(ids)}); {again}")
+    if mistakes:
+        raise UserError(mistakes)
+
+
+def judge(candidate: Side, baseline: Side, rules: Rules, looks: Looks | None = None) -> Judgement:
+    """The verdict on every metric of every cell of the baseline. Raises `UserError` for another suite, or where nothing
+    can be matched."""
+    looks = looks or Looks()
+    both = matched(candidate, baseline)
+    refuse_other_suites(both)
+    if not any(a for a, _ in both):
+        known = ", ".join(b.id for _, b in both)
+        raise UserError(
+            f"{candidate.source}: has none of the baseline's cells ({known}); see --cell and --baseline-cell"
+        )
+    lost = "no record of this cell in the baseline; let that run end"
+    trials: list[Trial] = [_not_measured(i, "cell", lost) for i in baseline.missing]
+    flipped: list[Flip] = []
+    for a, b in both:
+        if a is None or a.failed or b.failed:
+            reason = "no record of this cell; the run is partial" if a is None else a.failed
+            trials.append(_not_measured(b.id, "cell", reason or f"the baseline's own cell {b.failed}"))
+            continue
+        rows, lacking = pairs(a, b)
+        if not rows or lacking:
+            told = f"{len(lacking)} of {len(b.rows)} evaluation rows were not answered ({_few(lacking)})"
+            trials.append(_not_measured(a.id, "rows", told if b.rows else "the baseline has no rows"))
+        if twice := [i for i, n in Counter(r.id for r in (*a.rows, *b.rows)).items() if n > 2]:
+            trials.append(_not_measured(a.id, "rows", f"rows stand there twice ({_few(twice)})"))
+        if rows:
+            trials += _answers(a, b, rows, rules)
+            names = [n for n, _ in chosen(a, b, rules.quality, rules.validity)]
+            flipped += flips(a.id, rows, names, b.lower)
+        trials += latency_trials(a, b, a.id, rules.latency)
+        trials += limit_trials(a, b, a.id, rules.memory, same_machine=True)
+        trials += limit_trials(a, b, a.id, rules.size, same_machine=False)
+    findings = [f for blocks in (True, False) for f in _judged([t for t in trials if t.blocks is blocks], rules, looks)]
+    place = {id(t): at for at, t in enumerate(trials)}
+    findings.sort(key=lambda f: place[id(f.trial)])
+    judged = {b.id for _, b in both} | {a.id for a, _ in both if a}
+    notes = [f"{c.id} is not in the baseline, and was not judged" for c in candidate.cells if c.id not in judged]
+    return Judgement(
+        candidate.source, baseline.source, rules.name, tuple(findings), tuple(flipped), tuple(notes),
+        exit_code(findings, rules), looks.shares[-1],
+    )  # fmt: skip
+
+
+def _not_measured(cell: str, what: str, why: str) -> Trial:
+    return Trial(cell, what, True, "", sure=Verdict.NOT_MEASURED, note=why)
+
+
+def _answers(a: Subject, b: Subject, rows: Pairs, rules: Rules) -> list[Trial]:
+    lower = {*a.lower, *b.lower}
+    wanted = chosen(a, b, rules.quality, rules.validity)
+    found = [score_trial(name, section, a.id, rows, name in lower) for name, section in wanted]
+    length = length_trial(a.id, rows, rules.length)
+    return [*found, *([length] if length else [])]
+
+
+def _judged(trials: Sequence[Trial], rules: Rules, looks: Looks) -> list[Finding]:
+    """Holm's steps down over the trials that were tested, each at the level that this look has for it."""
+    tested = sorted((t for t in trials if t.sure is None), key=lambda t: t.p_worse)
+    rejected, adjusted = set(), {}
+    largest, going = 0.0, True
+    for rank, t in enumerate(tested):
+        left = len(tested) - rank
+        shares = looks.shares if t.by_rows else (1.0,)
+        going = going and t.p_worse <= level(rules.alpha / left, shares) * (1 + 1e-9)
+        if going:
+            rejected.add(id(t))
+        adjusted[id(t)] = largest = max(largest, min(1.0, left * t.p_worse))
+    found = []
+    for t in trials:
+        shares = looks.shares if t.by_rows else (1.0,)
+        within = t.p_within <= level(rules.alpha, shares) * (1 + 1e-9) or (t.same and looks.last)
+        before = (looks.settled or {}).get((t.cell, t.metric))
+        if t.sure is not None:
+            verdict = t.sure
+        elif before in (Verdict.PASS, Verdict.REGRESSED):
+            verdict = before
+        else:
+            worse = Verdict.REGRESSED if id(t) in rejected else Verdict.INCONCLUSIVE
+            verdict = Verdict.PASS if within else worse
+        found.append(Finding(t, verdict, adjusted.get(id(t), float("nan")), _sentence(t, verdict, rules, len(tested))))
+    return found
+
+
+def exit_code(findings: Sequence[Finding], rules: Rules) -> int:
+    """0 pass, 1 regressed, 3 inconclusive or could not measure; only what blocks counts."""
+    seen = {f.verdict for f in findings if f.trial.blocks}
+    if Verdict.REGRESSED in seen:
+        return 1
+    open_ = Verdict.INCONCLUSIVE in seen and rules.inconclusive == "block"
+    judged = seen - {Verdict.NOT_MEASURED}
+    return 3 if open_ or Verdict.NOT_MEASURED in seen or not judged else 0
+
+
+def certain(found: Judgement) -> bool:
+    """Whether more rows could not change the exit code: a regression stands, or nothing that blocks is left open."""
+    blocking = [f for f in found.findings if f.trial.blocks]
+    return found.exit_code == 1 or not any(f.verdict is Verdict.INCONCLUSIVE and f.trial.by_rows for f in blocking)
+
+
+def settled(found: Judgement) -> Settled:
+    """What a later look need not ask again."""
+    return {
+        (f.trial.cell, f.trial.metric): f.verdict
+        for f in found.findings
+        if f.verdict in (Verdict.PASS, Verdict.REGRESSED)
+    }
+
+
+def _few(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:SHOWN]) + (", …" if len(ids) > SHOWN else "")
+
+
+def _sentence(t: Trial, verdict: Verdict, rules: Rules, comparisons: int) -> str:
+    """Why this verdict, and what would settle an open one."""
+    parts = [t.note] if t.note else []
+    if verdict is Verdict.INCONCLUSIVE and t.pair is not None:
+        least = detectable(t.pair, t.margin, rules.alpha, comparisons)
+        parts.append(
+            f"{t.pair.lost} rows lost, {t.pair.gained} gained of {t.pair.n}: neither shown to be worse nor to be "
+            f"within the margin; only a drop of {100 * least:.0f} points would likely have been shown; give more rows"
+            if least <= 1
+            else f"{t.pair.n} rows are too few to show anything; give more rows"
+        )
+    elif verdict is Verdict.INCONCLUSIVE and t.by_rows:
+        parts.append("shown to be neither within the bounds nor beyond them; give more rows")
+    elif verdict is Verdict.INCONCLUSIVE:
+        parts.append(
+            f"neither shown to be beyond {rules.latency.noise:g} times nor to be below {rules.latency.limit:g} times; "
+            "time both again, with more requests (profile.requests, profile.rounds)"
+        )
+    elif t.pair is not None and not t.note:
+        parts.append(f"{t.pair.lost} rows lost, {t.pair.gained} gained of {t.pair.n}")
+    return "; ".join(parts)

@@ -1,0 +1,283 @@
+"""A judgement as people and machines read it: terminal, JUnit XML, Markdown for a pull request, and an HTML page."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as Xml
+
+from harness.check.trial import Finding, Flip, Judgement, Trial, Verdict
+from harness.ledger import write_text
+from harness.resources import resource
+from harness.types import plain
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# What XML does not allow, and what turns text round or hides it, whatever is escaped.
+INVISIBLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufffe\uffff]"
+)
+SHOWN_FLIPS = 50
+SHOWN_CHARACTERS = 1_500
+MARK = {Verdict.PASS: "✓", Verdict.REGRESSED: "✗", Verdict.INCONCLUSIVE: "?", Verdict.NOT_MEASURED: "–"}
+COLOUR = {
+    Verdict.PASS: "green",
+    Verdict.REGRESSED: "red",
+    Verdict.INCONCLUSIVE: "yellow",
+    Verdict.NOT_MEASURED: "yellow",
+}
+OUTCOME = {0: "pass", 1: "regressed", 3: "no verdict"}
+
+
+def visible(text: Any) -> str:
+    """Text as it can be shown anywhere: what is invisible becomes `⟨U+202E⟩`."""
+    return INVISIBLE.sub(lambda m: f"⟨U+{ord(m[0]):04X}⟩", str(text))
+
+
+def headline(found: Judgement) -> str:
+    """The verdict in one line."""
+    named = [f for f in found.findings if f.trial.blocks]
+    if found.exit_code == 1:
+        bad = ", ".join(_names([f for f in named if f.verdict is Verdict.REGRESSED]))
+        return f"Regressed: {bad}"
+    if found.exit_code == 3:
+        lacking = _names([f for f in named if f.verdict is Verdict.NOT_MEASURED])
+        open_ = _names([f for f in named if f.verdict is Verdict.INCONCLUSIVE])
+        parts = [f"could not measure {', '.join(lacking)}"] if lacking else []
+        parts += [f"inconclusive: {', '.join(open_)}"] if open_ else []
+        return f"No verdict: {'; '.join(parts) or 'nothing that blocks was judged'}"
+    warned = _names([f for f in named if f.verdict is Verdict.INCONCLUSIVE])
+    return "Pass" + (f", with a warning: inconclusive {', '.join(warned)}" if warned else "")
+
+
+def _names(findings: Sequence[Finding]) -> list[str]:
+    return list(dict.fromkeys(visible(f.trial.metric) for f in findings))
+
+
+def number(value: float, trial: Trial) -> str:
+    """A value of a metric with its unit."""
+    if not math.isfinite(value):
+        return "–"
+    if trial.unit == "points":
+        return f"{100 * value:.1f}%"
+    if trial.metric.endswith("_ms"):
+        return f"{value:,.1f} ms"
+    if "bytes" in trial.metric:
+        return f"{value / 1e6:,.1f} MB"
+    return f"{value:,.1f}"
+
+
+def change(trial: Trial) -> str:
+    """How it changed, with the 90% interval where there is one."""
+    if not math.isfinite(trial.change):
+        return "–"
+    if trial.unit == "points":
+        text, low, high = (f"{100 * v:+.1f}" for v in (trial.change, trial.low, trial.high))
+        text += " points"
+    else:
+        text, low, high = (f"{v:.3f}" for v in (trial.change, trial.low, trial.high))
+        text += " ×"
+    return (text if trial.sure else f"{text} ({low} to {high})").replace("-", "−")
+
+
+def lines(found: Judgement) -> list[dict[str, str]]:
+    """A row of text for each finding, the same for all outputs."""
+    return [
+        {
+            "cell": visible(f.trial.cell), "metric": visible(f.trial.metric), "before": number(f.trial.before, f.trial),
+            "after": number(f.trial.after, f.trial), "change": change(f.trial), "tolerated": f.trial.tolerated,
+            "verdict": str(f.verdict), "mark": MARK[f.verdict], "why": visible(f.sentence),
+            "blocks": "yes" if f.trial.blocks else "",
+        }
+        for f in found.findings
+    ]  # fmt: skip
+
+
+def subtitle(found: Judgement) -> str:
+    """What was compared with what."""
+    part = "" if found.share >= 1 else f"; stopped early, with {100 * found.share:.0f}% of the rows"
+    return visible(f"{found.candidate} against {found.baseline}, rules {found.rules}{part}")
+
+
+# ----------------------------------------------------------------------------------------------------------- terminal
+
+
+def show(found: Judgement, console: Console) -> None:
+    """A table a cell, and the verdict; a narrow terminal gets neither intervals nor what is tolerated."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    wide = console.width >= 115
+    columns = ("metric", "before", "after", "change", *(("tolerated",) if wide else ()))
+    for cell, rows in groupby(zip(lines(found), found.findings, strict=True), key=lambda pair: pair[0]["cell"]):
+        table = Table(title=escape(cell), title_justify="left", box=None, pad_edge=False)
+        for name in ("", *columns, "verdict"):
+            table.add_column(name, overflow="fold")
+        told = []
+        for line, finding in rows:
+            style = COLOUR[finding.verdict] if finding.trial.blocks else "dim"
+            verdict = f"[{style}]{line['verdict']}[/]" + ("" if finding.trial.blocks else " (told only)")
+            middle = (escape(line[k] if wide else line[k].partition(" (")[0]) for k in columns)
+            table.add_row(f"[{style}]{line['mark']}[/]", *middle, verdict)
+            if line["why"] and finding.verdict is not Verdict.PASS:
+                told.append(f"  {line['metric']}: {line['why']}")
+        console.print(table)
+        for text in told:
+            console.print(escape(text), highlight=False, soft_wrap=True)
+        console.print()
+    for note in found.notes:
+        console.print(escape(visible(note)), highlight=False, soft_wrap=True)
+    if found.flips:
+        lost = sum(bool(f.lost) for f in found.flips)
+        console.print(
+            f"{lost} rows lost a score, {len(found.flips) - lost} only gained; the page shows them", highlight=False
+        )
+    console.print(f"[bold]{escape(headline(found))}[/] (exit {found.exit_code})", highlight=False, soft_wrap=True)
+
+
+# -------------------------------------------------------------------------------------------------------------- files
+
+
+def write(found: Judgement, out: Path, when: str) -> Path:
+    """Writes `check.html`, `check.md`, `junit.xml`, `check.json`; returns the page. `when`: `2026-11-25T01:02:03`."""
+    write_text(out / "check.md", markdown(found))
+    write_text(out / "junit.xml", junit(found, when))
+    write_text(out / "check.json", json.dumps(as_json(found), indent=1, ensure_ascii=False))
+    write_text(out / "check.html", html(found))
+    return out / "check.html"
+
+
+def as_json(found: Judgement) -> Any:
+    """All of a judgement as plain values; numbers that are none are null."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {k: clean(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return [clean(v) for v in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return {"schema": 1, "headline": headline(found), **clean(plain(found))}
+
+
+def junit(found: Judgement, when: str) -> str:
+    """JUnit XML: a suite a cell, a case a metric. What blocks fails (regressed) or errs (no verdict); what is only told
+    is skipped where it does not pass, and so is what the rules let through with a warning."""
+    root = Xml.Element("testsuites")
+    by_cell = [(cell, list(group)) for cell, group in groupby(found.findings, key=lambda f: f.trial.cell)]
+    for at, (cell, findings) in enumerate(by_cell):
+        kinds = [_kind(f, found) for f in findings]
+        suite = Xml.SubElement(root, "testsuite", {
+            "name": _token(cell), "package": "harness.check", "id": str(at), "timestamp": when, "hostname": "localhost",
+            "tests": str(len(kinds)), "time": "0",
+            **{name: str(kinds.count(kind)) for name, kind in
+               (("failures", "failure"), ("errors", "error"), ("skipped", "skipped"))},
+        })  # fmt: skip
+        Xml.SubElement(suite, "properties")
+        for kind, finding in zip(kinds, findings, strict=True):
+            name = {"name": _token(finding.trial.metric), "classname": _token(cell), "time": "0"}
+            case = Xml.SubElement(suite, "testcase", name)
+            if kind == "skipped":
+                Xml.SubElement(case, kind)
+            elif kind:
+                message = visible(f"{finding.verdict}: {change(finding.trial)}")
+                told = Xml.SubElement(case, kind, {"message": message, "type": str(finding.verdict)})
+                told.text = visible(finding.sentence)
+        out = Xml.SubElement(suite, "system-out")
+        out.text = visible(f"{headline(found)}\n{subtitle(found)}")
+        Xml.SubElement(suite, "system-err")
+    Xml.indent(root)
+    return Xml.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _kind(finding: Finding, found: Judgement) -> str:
+    """The element that a case holds; empty for one that passed."""
+    if finding.verdict is Verdict.PASS:
+        return ""
+    warned = finding.verdict is Verdict.INCONCLUSIVE and found.exit_code == 0
+    if not finding.trial.blocks or warned:
+        return "skipped"
+    return "failure" if finding.verdict is Verdict.REGRESSED else "error"
+
+
+def _token(text: str) -> str:
+    """An xs:token, which keeps no runs of spaces."""
+    return " ".join(visible(text).split()) or "cell"
+
+
+def markdown(found: Judgement) -> str:
+    """A comment for a pull request: the verdict, the tables, and which rows flipped by id. Texts of rows stand in the
+    page alone: Markdown of others' making could carry links and images."""
+    parts = [f"### {MARK[_verdict(found)]} {_cell(headline(found))}", "", _cell(subtitle(found)), ""]
+    for cell, group in groupby(lines(found), key=lambda line: line["cell"]):
+        parts += [
+            f"**{_cell(cell)}**",
+            "",
+            "| | metric | before | after | change (90% interval) | tolerated | verdict |",
+        ]
+        parts += ["|---|---|---|---|---|---|---|"]
+        told = []
+        for line in group:
+            shown = [line[k] for k in ("mark", "metric", "before", "after", "change", "tolerated")]
+            verdict = line["verdict"] + ("" if line["blocks"] else " (told only)")
+            parts.append("| " + " | ".join(map(_cell, [*shown, verdict])) + " |")
+            if line["why"] and line["verdict"] != Verdict.PASS:
+                told.append(f"- {_cell(line['metric'])}: {_cell(line['why'])}")
+        parts += ["", *told, ""] if told else [""]
+    parts += [f"- {_cell(visible(note))}" for note in found.notes]
+    lost = [f for f in found.flips if f.lost]
+    if lost:
+        ids = ", ".join(_cell(f"{f.row} ({', '.join(f.lost)})") for f in map(_shown, lost[:10]))
+        parts.append(f"{len(lost)} rows lost a score: {ids}{', …' if len(lost) > 10 else ''}")
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _verdict(found: Judgement) -> Verdict:
+    return {0: Verdict.PASS, 1: Verdict.REGRESSED}.get(found.exit_code, Verdict.INCONCLUSIVE)
+
+
+def _cell(text: str) -> str:
+    """Text that Markdown shows as it is: whatever it reads as markup is escaped, `@name` calls nobody."""
+    escaped = re.sub(r"([\\`*_\[\]|#~!$])", r"\\\1", " ".join(text.split()))
+    escaped = escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return escaped.replace("@", "@\u2060").replace("://", ":\u2060//")
+
+
+def _shown(flip: Flip) -> Flip:
+    """A flip whose texts are visible and of bounded length."""
+
+    def text(value: str | None) -> str | None:
+        if value is None:
+            return None
+        whole = visible(value)
+        over = len(whole) - SHOWN_CHARACTERS
+        return whole if over <= 0 else f"{whole[:SHOWN_CHARACTERS]} … [{over:,} more characters]"
+
+    return Flip(
+        visible(flip.cell), visible(flip.row), visible(flip.case), tuple(map(visible, flip.lost)),
+        tuple(map(visible, flip.gained)), text(flip.message), text(flip.before), text(flip.after),
+    )  # fmt: skip
+
+
+def html(found: Judgement) -> str:
+    """The page: verdict, tables, and the rows that flipped with what was answered. All text is escaped; no script."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(resource("reports")), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    cells = [(cell, list(group)) for cell, group in groupby(lines(found), key=lambda line: line["cell"])]
+    view = {
+        "headline": headline(found), "outcome": OUTCOME[found.exit_code], "exit_code": found.exit_code, "cells": cells,
+        "subtitle": subtitle(found), "notes": list(map(visible, found.notes)),
+        "flips": list(map(_shown, found.flips[:SHOWN_FLIPS])), "hidden": max(0, len(found.flips) - SHOWN_FLIPS),
+        "lost": sum(bool(f.lost) for f in found.flips), "flipped": len(found.flips),
+    }  # fmt: skip
+    return environment.get_template("check.html.j2").render(view)

@@ -1,0 +1,176 @@
+"""What a candidate may lose: `conf/check/*.yaml`, read into frozen data with every mistake told at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UserError
+from harness.resources import resource
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Scores from 0 to 1 that are compared row by row; a drop below `margin` is tolerated."""
+
+    scores: tuple[str, ...]
+    margin: float
+    blocks: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """The mean length of answers lies between `low` and `high` times the baseline's."""
+
+    low: float
+    high: float
+    blocks: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """`noise` is how many times as slow a whole run may be with nothing changed, `limit` what must be ruled out."""
+
+    metrics: tuple[str, ...]
+    noise: float
+    limit: float
+    blocks: bool
+
+    @property
+    def factor(self) -> float:
+        """From where a ratio is nearer to the limit than to noise: their geometric mean."""
+        return math.sqrt(self.noise * self.limit)
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Single numbers: at most `limit` times the baseline's."""
+
+    metrics: tuple[str, ...]
+    limit: float
+    blocks: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How many parts the rows come in, with a look after each."""
+
+    looks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """One file of `conf/check`. `alpha` is the chance of a false alarm in the whole gate where nothing changed, and
+    that of each metric to pass at the very edge of its margin. `inconclusive` is `block` or `warn`."""
+
+    name: str
+    alpha: float
+    inconclusive: str
+    quality: Scores
+    validity: Scores
+    length: Length
+    latency: Latency
+    memory: Limit
+    size: Limit
+    budget: Budget
+
+
+SECTIONS: Mapping[str, Any] = {
+    "quality": Scores, "validity": Scores, "length": Length, "latency": Latency, "memory": Limit, "size": Limit,
+    "budget": Budget,
+}  # fmt: skip
+RANGES = {  # the least and the most of a number, the first left out
+    "alpha": (0.0, 0.5), "margin": (0.0, 1.0), "low": (0.0, 1.0), "high": (1.0, math.inf), "noise": (1.0, math.inf),
+    "limit": (1.0, math.inf), "looks": (1, 20),
+}  # fmt: skip
+
+
+def find(name: str) -> Path:
+    """A rules file: a path, or a name in `conf/check` here or as packaged. Raises `UserError` where there is none."""
+    folders = [Path("conf/check"), resource("conf") / "check"]
+    given = Path(name)
+    for path in (given, *(folder / f"{name}.yaml" for folder in folders)):
+        if path.is_file():
+            return path
+    known = sorted({p.stem for folder in folders for p in folder.glob("*.yaml")})
+    raise UserError(f"--rules {name}: no such file, and not in conf/check; there is {', '.join(known)}")
+
+
+def load(name: str, changes: Sequence[str] = ()) -> Rules:
+    """The rules of a file with `KEY=VALUE` changes. Raises `UserError` with a line a mistake."""
+    import yaml
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    path = find(name)
+    if bare := [c for c in changes if "=" not in c]:
+        raise UserError([f"--set {c}: give KEY=VALUE, such as quality.margin=0.03" for c in bare])
+    try:
+        merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(changes)))
+        values = OmegaConf.to_container(merged, resolve=True)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError) as error:
+        told = " ".join(str(error).split())
+        raise UserError(f"{path}: not YAML that can be read ({told}); see conf/check/default.yaml") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: holds no keys; see conf/check/default.yaml")
+    return read(values, str(path))
+
+
+def read(values: Mapping[Any, Any], where: str) -> Rules:
+    """Rules from plain values; `where` is named in each mistake."""
+    mistakes: list[str] = []
+    top = _known(values, Rules, where, "", mistakes)
+    made: dict[str, Any] = {}
+    for name, kind in SECTIONS.items():
+        if name not in top:
+            continue
+        if not isinstance(top[name], Mapping):
+            mistakes.append(f"{where}: {name} is {top[name]!r}; give its keys as in conf/check/default.yaml")
+            continue
+        made[name] = _known(top[name], kind, where, f"{name}.", mistakes)
+    if top.get("inconclusive") not in ("block", "warn"):
+        mistakes.append(f"{where}: inconclusive is {top.get('inconclusive')!r}; give block or warn")
+    latency = made.get("latency", {})
+    if not mistakes and latency["limit"] <= latency["noise"]:
+        mistakes.append(f"{where}: latency.limit must lie above latency.noise, or nothing could ever pass")
+    if mistakes:
+        raise UserError(mistakes)
+    sections = {name: kind(**made[name]) for name, kind in SECTIONS.items()}
+    return Rules(str(top["name"]), float(top["alpha"]), top["inconclusive"], **sections)
+
+
+def _known(values: Mapping[Any, Any], kind: Any, where: str, above: str, mistakes: list[str]) -> dict[str, Any]:
+    """The keys of a dataclass, checked: none unknown, none lacking, each of its kind and in its range."""
+    names = [f.name for f in fields(kind)]
+    mistakes += [
+        f"{where}: unknown key {above}{key}; known are {', '.join(above + n for n in names)}"
+        for key in values
+        if key not in names
+    ]
+    found: dict[str, Any] = {}
+    for name in names:
+        if name not in values:
+            mistakes.append(f"{where}: {above}{name} is missing; see conf/check/default.yaml")
+            continue
+        value = values[name]
+        if fault := _fault(name, value):
+            mistakes.append(f"{where}: {above}{name} is {value!r}; {fault}")
+        found[name] = tuple(value) if isinstance(value, list) else value
+    return found
+
+
+def _fault(name: str, value: Any) -> str | None:
+    """What is wrong with a value, or None."""
+    if name == "blocks" and not isinstance(value, bool):
+        return "give true or false"
+    if name in ("scores", "metrics") and not (isinstance(value, list) and all(isinstance(v, str) for v in value)):
+        return "give a list of names"
+    if name in RANGES:
+        low, high = RANGES[name]
+        right = isinstance(value, int if name == "looks" else int | float) and not isinstance(value, bool)
+        if not right or not math.isfinite(value) or not low <= value <= high or (value == low and name in ("alpha",)):
+            return f"give a number from {low:g} to {high:g}"
+    return None

@@ -1,0 +1,145 @@
+"""Latency by raw samples, memory and size by thresholds.
+
+Times are compared on one class of hardware only, and worse takes both a factor and a statistical difference, which is
+asv's rule. A run's own samples do not show how far the whole run drifted, so "slower" means beyond `noise`, and
+passing means that `limit` is ruled out. Tests are Welch's t of logarithms, a fifth of the samples trimmed at each end
+(Yuen 1974, Biometrika 61:165), so that a hiccup in one request decides nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from harness.check.rules import Latency, Limit
+from harness.check.subject import Subject
+from harness.check.trial import Trial, Verdict
+
+TRIM = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Slower:
+    """How many times as long the candidate takes, as the logarithm, with its standard error."""
+
+    log: float
+    error: float
+    df: float
+
+    def p_above(self, ratio: float) -> float:
+        """One-sided p of "at most this many times as long"."""
+        return self._tail(self.log - math.log(ratio))
+
+    def p_below(self, ratio: float) -> float:
+        """One-sided p of "at least this many times as long"."""
+        return self._tail(math.log(ratio) - self.log)
+
+    def _tail(self, beyond: float) -> float:
+        from scipy.special import stdtr
+
+        return float(stdtr(self.df, -beyond / self.error)) if self.error else float(beyond <= 0)
+
+    def bound(self, side: int, q: float = 0.95) -> float:
+        """An end of the 90% interval of the ratio."""
+        from scipy.special import stdtrit
+
+        return math.exp(self.log + side * float(stdtrit(self.df, q)) * self.error)
+
+
+def slower(candidate: Sequence[float], baseline: Sequence[float]) -> Slower:
+    """Trimmed means of the logarithms of two lists of times, two samples or more each."""
+    (a, variance_a, df_a), (b, variance_b, df_b) = _trimmed(candidate), _trimmed(baseline)
+    both = variance_a + variance_b
+    df = both**2 / (variance_a**2 / df_a + variance_b**2 / df_b) if both else df_a + df_b
+    return Slower(a - b, math.sqrt(both), df)
+
+
+def _trimmed(times: Sequence[float]) -> tuple[float, float, float]:
+    """Trimmed mean of logarithms, the variance of that mean from the winsorized sample, and its degrees of freedom."""
+    import numpy as np
+
+    logs = np.sort(np.log(np.asarray(times, dtype=float)))
+    cut = math.floor(TRIM * logs.size)
+    kept = logs[cut : logs.size - cut]
+    held = np.clip(logs, kept[0], kept[-1])
+    spread = float(((held - held.mean()) ** 2).sum())
+    return float(kept.mean()), spread / (kept.size * (kept.size - 1)), float(kept.size - 1)
+
+
+def latency_trials(candidate: Subject, baseline: Subject, cell: str, rules: Latency) -> list[Trial]:
+    """A trial for each latency metric."""
+    return [_latency(candidate, baseline, Trial(cell, name, rules.blocks, "×"), rules) for name in rules.metrics]
+
+
+def _latency(candidate: Subject, baseline: Subject, trial: Trial, rules: Latency) -> Trial:
+    name = trial.metric
+    trial = replace(trial, tolerated=f"below {rules.limit:g} ×")
+    if reason := _incomparable(candidate, baseline, name):
+        return replace(trial, sure=Verdict.NOT_MEASURED, note=reason)
+    after, before = candidate.samples[name], baseline.samples[name]
+    found = slower(after, before)
+    drift = max(candidate.drift, baseline.drift)
+    noise = max(rules.noise, drift)
+    wider = noise / rules.noise
+    ratio = math.exp(found.log)
+    near = ratio >= rules.factor
+    disturbed = bool(candidate.noise or baseline.noise)
+    notes = [f"rounds of one run took up to {drift:.2f} times as long as others"] if wider > 1 else []
+    notes += [f"the candidate was timed unsteadily: {line}" for line in candidate.noise]
+    notes += [f"the baseline was timed unsteadily: {line}" for line in baseline.noise]
+    return replace(
+        trial, before=math.exp(_trimmed(before)[0]), after=math.exp(_trimmed(after)[0]), change=ratio,
+        low=found.bound(-1), high=found.bound(1), note="; ".join(notes),
+        # beside other work either side may be slower, or (a core kept awake) faster: that decides nothing
+        p_worse=found.p_above(noise) if near and not disturbed else 1.0,
+        p_within=found.p_below(rules.limit / wider) if not near and not disturbed else 1.0,
+    )  # fmt: skip
+
+
+def _incomparable(candidate: Subject, baseline: Subject, name: str) -> str | None:
+    """Why two lists of times say nothing about each other, or None."""
+    if other := _other_machine(candidate, baseline):
+        return other
+    for side, subject in (("candidate", candidate), ("baseline", baseline)):
+        times = subject.samples.get(name, ())
+        if len(times) < 2:
+            return f"the {side} has {len(times)} raw samples of it; two are the least"
+        if not all(math.isfinite(t) and t > 0 for t in times):
+            return f"the {side} has a time that is no number above 0"
+    knobs = [k for k in baseline.timed if candidate.timed.get(k) != baseline.timed[k]]
+    if knobs:
+        told = ", ".join(f"{k} {baseline.timed[k]} before and {candidate.timed.get(k)} now" for k in knobs)
+        return f"timed otherwise: {told}"
+    return None
+
+
+def _other_machine(candidate: Subject, baseline: Subject) -> str | None:
+    for key in ("device", "hardware"):
+        if candidate.machine.get(key) != baseline.machine.get(key):
+            return f"other hardware: {baseline.machine.get(key)} before, {candidate.machine.get(key)} now"
+    return None
+
+
+def limit_trials(candidate: Subject, baseline: Subject, cell: str, rules: Limit, same_machine: bool) -> list[Trial]:
+    """A trial for each single number that either side has; `same_machine` says that it depends on the hardware."""
+    found = []
+    for name in rules.metrics:
+        if name not in baseline.values and name not in candidate.values:
+            continue
+        trial = Trial(cell, name, rules.blocks, "×", tolerated=f"up to {rules.limit:g} ×")
+        before, after = baseline.values.get(name), candidate.values.get(name)
+        other = _other_machine(candidate, baseline) if same_machine else None
+        if other or before is None or after is None:
+            side = "baseline" if before is None else "candidate"
+            found.append(replace(trial, sure=Verdict.NOT_MEASURED, note=other or f"the {side} has no such number"))
+        elif not (math.isfinite(before) and math.isfinite(after) and before > 0):
+            found.append(replace(trial, sure=Verdict.NOT_MEASURED, note="no numbers to compare"))
+        else:
+            ratio = after / before
+            sure = Verdict.PASS if ratio <= rules.limit else Verdict.REGRESSED
+            found.append(replace(trial, before=before, after=after, change=ratio, low=ratio, high=ratio, sure=sure))
+    if not found:
+        lacking = Trial(cell, rules.metrics[0], rules.blocks, "×", sure=Verdict.NOT_MEASURED)
+        found = [replace(lacking, note="neither side has any of " + ", ".join(rules.metrics))] if rules.metrics else []
+    return found

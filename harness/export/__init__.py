@@ -1,0 +1,1 @@
+"""The deployable folder of a chosen cell: what was measured, laid down to be served without the harness."""

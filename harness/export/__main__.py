@@ -1,0 +1,96 @@
+"""`python -m harness.export RUN --cell best --to DIR`: a deployable folder of a cell, with its model card.
+
+Exit codes: 0 the folder is there and gives the recorded outputs again (or `--check-rows 0` asked for no check), 1 it
+does not, and nothing was written, 2 a user's mistake.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from harness import ledger
+from harness.errors import UserError
+from harness.export import card
+from harness.export.check import check, told
+from harness.export.choice import BEST, build_of, chosen, weights
+from harness.export.folder import SUMS, checksums, lay_out, place
+from harness.export.licences import hub_name, of_data, of_model
+from harness.launch import QUIET
+from harness.report.text import visible
+from harness.store import MANIFEST
+from harness.types import RunRecord, StepKind
+
+CHECKED_ROWS = 4
+
+
+def _preimage(build: Path | None) -> dict[str, Any]:
+    """What a build was made from, as its manifest says."""
+    if build is None:
+        return {}
+    found: dict[str, Any] = json.loads((build / MANIFEST).read_text(encoding="utf-8"))["preimage"]
+    return found
+
+
+def served_as(record: RunRecord) -> str:
+    """A name for servers and repositories, of letters, digits and `._-`."""
+    parts = (record.suite, record.model, record.adaptation, record.quantization)
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts)).strip("-.")[:96] or "model"
+
+
+def export(run: Path, name: str, target: Path, rows: int, store: Path | None, force: bool) -> tuple[bool, str]:
+    """Exports a cell; returns whether the folder is there, and how its check went. Raises `UserError`."""
+    record, reason = chosen(run, name)
+    source, places = weights(record, run, store)
+    outcome = ""
+
+    def fill(part: Path) -> bool:
+        nonlocal outcome
+        deployment = lay_out(source, part, record, served_as(record), hub_name(record) or record.model)
+        print(f"checking {visible(record.id)} ...", file=sys.stderr)
+        found = check(part, record, ledger.read_rows(run, record), rows)
+        outcome = told(found, record) + "".join(f"\n  {line}" for line in found.answers)
+        if not found.passed:
+            return False
+        built, judged = _preimage(source), _preimage(build_of(record, StepKind.QUALITY, places))
+        digests = str(built.get("data", "")), str(judged.get("rows", ""))
+        card.write(part, record, deployment, card.Source(reason, of_model(record), of_data(record), found, *digests))
+        (part / SUMS).write_text(checksums(part), encoding="utf-8")
+        return True
+
+    return place(target, force, fill), outcome
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m harness.export", description="Make a deployable folder of a cell, with its model card."
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, such as outputs/support_tone/TIME")
+    parser.add_argument("--cell", default=BEST, help="a cell's id or short name (lora/int8), or best: the recommended")
+    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="the folder to make")
+    parser.add_argument("--check-rows", type=int, default=CHECKED_ROWS, metavar="N",
+                        help="recorded rows that the folder must answer again (default 4; 0: none)")  # fmt: skip
+    parser.add_argument("--store", type=Path, metavar="DIR", help="where the builds stand (default: the run's own)")
+    parser.add_argument("--force", action="store_true", help="replace an export that is there")
+    given = parser.parse_args(arguments)
+    os.environ.update({k: os.environ.get(k, v) for k, v in QUIET.items()})
+    try:
+        done, outcome = export(given.run, given.cell, given.to, given.check_rows, given.store, given.force)
+    except UserError as error:
+        for line in error.mistakes:
+            print(f"harness: {line}", file=sys.stderr)
+        return 2
+    print(visible(outcome))
+    print(f"exported: {given.to}" if done else "nothing was exported; --check-rows 0 exports without this check")
+    return 0 if done else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

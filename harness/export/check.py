@@ -1,0 +1,173 @@
+"""Does the folder give the recorded outputs again? Its own recipe must make the recorded prompts, all of them, and its
+weights, loaded by the engine that was measured, the recorded answers of the first rows.
+
+Rows are answered in a batch of their own first. Rounding depends on a batch's shape, so where an answer differs, all
+rows are answered as they were when they were measured: on the same machine that repeats every sum.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from harness.components import instantiate
+from harness.environment import detect
+from harness.execute import machine, set_threads
+from harness.suite import load as load_suite
+from harness.types import Completion, Component, Context, RunRecord
+
+Row = Mapping[str, Any]
+BATCHED = (
+    " Rounding follows the shape of a batch: served one at a time, or by another program, some answers take other "
+    "words than those that were scored."
+)
+CONTEXT = 24  # characters shown on each side of where two answers part
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """`asked` rows were answered of `recorded`. `prompts` are rows whose prompt came out differently, `answers` lines
+    that say where an answer parted from the recorded one. `alone` is how many of the first rows did so in a batch of
+    their own, before all were answered as measured. `why` says why nothing was checked; `elsewhere` is what differs
+    here from where the outputs were recorded."""
+
+    asked: int
+    recorded: int
+    prompts: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
+    alone: int = 0
+    why: str = ""
+    elsewhere: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing differs; so it is where nothing was asked."""
+        return not self.prompts and not self.answers
+
+
+def check(folder: Path, record: RunRecord, rows: Sequence[Row], limit: int) -> Checked:
+    """Loads a deployable folder and answers the first `limit` recorded rows with it."""
+    if not rows:
+        return Checked(0, 0, why="this cell has no recorded outputs")
+    if limit < 1:
+        return Checked(0, len(rows), why="--check-rows 0")
+    if any("message" not in r for r in rows):
+        return Checked(0, len(rows), why="the rows are of a version that kept no messages")
+    if all(r["tokens"] == 0 for r in rows):
+        return Checked(0, len(rows), why="the task asks for the likeliest of given choices, which rows do not keep")
+    differs = tuple(str(r["id"]) for r, text in zip(rows, _prompts(folder, rows), strict=True)
+                    if hashlib.sha256(text.encode()).hexdigest()[:16] != r["prompt_hash"])  # fmt: skip
+    elsewhere = tuple(_elsewhere(record))
+    if differs:
+        return Checked(0, len(rows), prompts=differs, elsewhere=elsewhere)
+    with machine(alone=False):
+        answer = _session(folder, record)
+        asked = rows[:limit]  # the first ones: where tokens are drawn, a row's place is the key of its noise
+        parted = _parted(asked, answer([r["prompt"] for r in asked]))
+        alone = len(parted) if len(asked) < len(rows) else 0
+        if alone:
+            asked = rows
+            parted = _parted(rows, answer([r["prompt"] for r in rows]))
+    return Checked(len(asked), len(rows), (), tuple(parted), alone, elsewhere=elsewhere)
+
+
+def _prompts(folder: Path, rows: Sequence[Row]) -> list[str]:
+    """The prompts that the folder's own `recipe.py` makes of the recorded messages."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    recipe = _module(folder / "recipe.py")
+    return [recipe.render(tokenizer, r["message"]) for r in rows]
+
+
+def _module(file: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"deployed_{file.stem}", file)
+    assert spec
+    assert spec.loader
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+def _session(folder: Path, record: RunRecord) -> Any:
+    """The engine that was measured over the folder, as a function from prompts to completions."""
+    environment = detect()
+    set_threads(record.steps["quality"].get("threads") or environment.cpu_count)
+    context = Context(environment.device, environment.dtype, record.seed, lambda share, told: None)
+    session = instantiate(Component(**record.config["engine"])).start(folder, context)
+    limit, output = record.config["suite"]["params"]["max_new_tokens"], ""
+    if record.config["engine"]["params"].get("constrained"):
+        output = load_suite(Component(**record.config["suite"])).output
+    return lambda prompts: session.generate(prompts, limit, output=output)
+
+
+def _parted(rows: Sequence[Row], made: Sequence[Completion]) -> list[str]:
+    """A line for each row whose answer is not the recorded one. A recorded answer may end earlier, at a stop text of
+    its task; the number of its tokens is then that of the whole."""
+    found = []
+    for row, now in zip(rows, made, strict=True):
+        was = str(row["output"])
+        cut = now.text.startswith(was) and now.tokens == row["tokens"] and row["finished"]
+        if now.text != was and not cut:
+            at = next(
+                (i for i, (a, b) in enumerate(zip(was, now.text, strict=False)) if a != b), min(len(was), len(now.text))
+            )
+            near = slice(max(0, at - CONTEXT), at + CONTEXT)
+            found.append(
+                f"row {row['id']}: parts at character {at}: recorded …{was[near]!r}…, now …{now.text[near]!r}…"
+            )
+    return found
+
+
+def _elsewhere(record: RunRecord) -> list[str]:
+    """What is different here from where the outputs were recorded."""
+    here, then = detect(), record.environment
+    found = [f"{what} {then.get(what)} there, {getattr(here, what)} here" for what in ("device", "hardware", "dtype")
+             if then.get(what) != getattr(here, what)]  # fmt: skip
+    versions: Mapping[str, str] = then.get("versions", {})
+    return found + [f"{name} {version} there, {here.versions.get(name, 'none')} here"
+                    for name, version in versions.items() if here.versions.get(name) != version]  # fmt: skip
+
+
+def told(found: Checked, record: RunRecord) -> str:
+    """The outcome in words, for the model card and the terminal."""
+    if not found.asked and not found.prompts:
+        return f"Not checked: {found.why}."
+    if found.prompts:
+        some = ", ".join(found.prompts[:3])
+        return f"{len(found.prompts)} of {found.recorded} prompts came out differently from those recorded ({some})."
+    how = "in a batch of their own"
+    if found.alone:
+        how = f"batched as when they were measured; {found.alone} of the first parted in a batch of their own"
+    if found.passed:
+        return (
+            f"Loaded from this folder, {found.asked} of {found.recorded} recorded rows gave the recorded outputs "
+            f"again, to the letter ({how}), and all {found.recorded} recorded prompts came out the same."
+            + (BATCHED if found.alone else "")
+        )
+    parted = f"{len(found.answers)} of {found.asked} rows gave another output than recorded ({how})."
+    return f"{parted} {expected(found, record)}"
+
+
+def expected(found: Checked, record: RunRecord) -> str:
+    """What differences may come from."""
+    if found.elsewhere:
+        why = f"This is not where they were recorded ({'; '.join(found.elsewhere)}): "
+    else:
+        why = "Nothing that is recorded of the machine or its libraries has changed: "
+    engine: Mapping[str, Any] = record.config["engine"]["params"]
+    dtype = str(record.environment.get("dtype"))
+    if engine.get("temperature"):
+        why += "drawn tokens follow from the seed, and part where rounding moves a chance across a draw; "
+    elif dtype in ("float16", "bfloat16"):
+        why += f"in {dtype}, near ties between two tokens fall either way with other kernels; "
+    else:
+        why += f"in {dtype}, answers part only at exact near ties; "
+    return why + (
+        "answers of other hardware or versions may differ so." if found.elsewhere else "the artifact itself is suspect."
+    )

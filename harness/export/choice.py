@@ -1,0 +1,134 @@
+"""Which cell is exported, where its weights stand, and how to build them again where they stand no more."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness import ledger
+from harness.decide import decide
+from harness.errors import UserError
+from harness.overrides import nearest
+from harness.resources import resource
+from harness.store import MANIFEST
+from harness.types import Json, RunRecord, Status, StepKind, is_side
+from harness.wording import labels
+
+BEST = "best"
+STORE = ".harness/store"
+GROUPS = ("model", "adaptation", "quantization", "suite", "engine", "measure")
+
+
+def chosen(run: Path, name: str) -> tuple[RunRecord, str]:
+    """The record of the cell called `name` (its id, or the short name of reports; `best`: the recommended one), and why
+    it. Raises `UserError` for a cell that there is not, or that has nothing to export."""
+    records = {r.id: r for r in ledger.read_records(run)}
+    if name == BEST:
+        return _recommended(run, records)
+    short = {label: i for i, label in labels(i for i in records if not is_side(i)).items()}
+    found = records.get(name) or records.get(short.get(name, ""))
+    if found is None:
+        raise UserError(f"--cell {name}: no such cell in {run}{nearest(name, list(short))}")
+    if found.status is not Status.OK:
+        raise UserError(f"--cell {name}: the cell {found.status} ({found.reason}), so there is nothing to export")
+    return found, "chosen by name"
+
+
+def _recommended(run: Path, records: Mapping[str, RunRecord]) -> tuple[RunRecord, str]:
+    judged = [r for r in records.values() if not is_side(r.id)]
+    name_one = f"name a cell with --cell; there is {', '.join(sorted(labels(r.id for r in judged).values())) or 'none'}"
+    if pending := [i for i in ledger.read_cells(run) if i not in records]:
+        raise UserError(
+            f"{run}: {len(pending)} cells have not ended, so none is recommended yet; run it on, or {name_one}"
+        )
+    policy = next((r.config["policy"] for r in judged if r.config.get("policy")), {"objective": "quality"})
+    decision = decide(judged, {r.id: ledger.read_rows(run, r) for r in judged}, policy)
+    if decision.chosen is None:
+        raise UserError(f"{run}: {decision.sentences[0].rstrip('.')}; {name_one}")
+    return records[decision.chosen], f"recommended by the policy {policy.get('name', 'of the run')}"
+
+
+def stores(run: Path, given: Path | None) -> list[Path]:
+    """Where the builds of a run may stand: as given, else what its configuration says, which is relative to the folder
+    it was run in: this one, or one above the run folder."""
+    if given:
+        return [given]
+    from omegaconf import OmegaConf
+
+    file = run / "config.yaml"
+    tree: Any = OmegaConf.load(file) if file.is_file() else {}
+    named = Path(str(tree.get("store") or STORE))
+    return [named] if named.is_absolute() else [named, *(above / named for above in run.absolute().parents)]
+
+
+def build_of(record: RunRecord, kind: StepKind, places: Sequence[Path]) -> Path | None:
+    """The folder of a step's build in the first store that has it."""
+    key = record.steps.get(str(kind), {}).get("key")
+    found = (place / str(kind) / str(key) for place in places)
+    return next((f.absolute() for f in found if (f / MANIFEST).is_file()), None)
+
+
+def weights(record: RunRecord, run: Path, given: Path | None) -> tuple[Path, list[Path]]:
+    """The folder of a cell's weights, and the stores that were looked into. Raises `UserError` where they are gone,
+    with the command that builds them again."""
+    places = stores(run, given)
+    found = build_of(record, StepKind.QUANTIZE, places)
+    if found:
+        return found, places
+    key = record.steps.get("quantize", {}).get("key")
+    looked = str(given or places[0])
+    again = command_again(record, looked)
+    mend = f"build them again with\n  {again}\nand export from the run that it makes" if again else "run the grid again"
+    raise UserError(
+        f"{run}: the weights of {record.id} (quantize/{key}) are not in the store {looked}; give --store DIR, or {mend}"
+    )
+
+
+def _changed(now: Mapping[str, Any], was: Mapping[str, Any], above: str) -> Iterator[tuple[str, Json]]:
+    """The dotted keys whose values in `was` differ from those in `now`."""
+    for key, value in was.items():
+        if isinstance(value, Mapping) and isinstance(now.get(key), Mapping):
+            yield from _changed(now[key], value, f"{above}.{key}")
+        elif key not in now or now[key] != value:
+            yield ("" if key in now else "+") + f"{above}.{key}", value
+
+
+def _override(key: str, value: Json) -> str:
+    """One override as Hydra's grammar takes it."""
+
+    def told(v: Json) -> str:
+        if v is None:
+            return "null"
+        if isinstance(v, bool):
+            return str(v).lower()
+        if isinstance(v, str):
+            inner = re.sub(r"(\\*)'", lambda m: 2 * m[1] + "\\'", v)  # backslashes count only before a quote
+            return "'" + re.sub(r"(\\+)$", lambda m: 2 * m[1], inner) + "'"
+        if isinstance(v, Mapping):
+            return "{" + ",".join(f"{k}:{told(w)}" for k, w in v.items()) + "}"
+        return "[" + ",".join(told(w) for w in v) + "]" if isinstance(v, Sequence) else str(v)
+
+    return shlex.quote(f"{key}={told(value)}")
+
+
+def command_again(record: RunRecord, store: str = STORE) -> str | None:
+    """The command that carries out just this cell with the same knobs in a store; None where its choices are gone.
+    Its builds get the same keys as long as the libraries that shape them have the same versions."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    config = record.config
+    names = [f"{group}={config[group]['name']}" for group in GROUPS]
+    names += [f"profile={record.profile}", *([f"seed={record.seed}"] if record.seed else [])]
+    apart = [] if store == STORE else [_override("store", store)]
+    own = [f"hydra.searchpath=[file://{Path('conf').resolve()}]"] if Path("conf").is_dir() else []
+    try:
+        with initialize_config_dir(str(resource("conf").resolve()), version_base="1.3"):
+            now: Any = OmegaConf.to_container(compose("config", [*names, *own]), resolve=True)
+    except Exception:  # a choice of another machine; what Hydra and OmegaConf raise has no common root
+        return None
+    changed = [c for g in GROUPS for c in _changed(now[g], config[g]["params"], g)]
+    return " ".join(["python -m harness", *names, *(_override(k, v) for k, v in changed), *apart])

@@ -1,0 +1,134 @@
+"""Lays a cell's artifact down as a folder that answers by itself: weights, tokenizer, prompt recipe, retrieval index,
+and the small programs that use them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UserError
+from harness.loading import classes_of
+from harness.measure.fidelity import REFERENCE
+from harness.prompt import load_prompter
+from harness.resources import resource
+from harness.retrieval import save
+from harness.store import MANIFEST, folder_bytes, write_json
+from harness.types import Json, RunRecord, plain
+
+SUMS = "SHA256SUMS"
+DEPLOYMENT = "deployment.json"
+PROGRAMS = ("recipe.py", "example.py")
+# Of a build: what only the harness reads, and what a library wrote about its own run. `reference.json` holds rows.
+LEFT_OUT = ("README.md", MANIFEST, REFERENCE, "quant_log.csv")
+NAMES_A_PATH = ("base_model_name_or_path", "_name_or_path")
+
+
+def quantization(folder: Path) -> dict[str, Any]:
+    """A model directory's own `quantization_config`; empty for plain weights."""
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return config.get("quantization_config") or {}
+
+
+def lay_out(source: Path, out: Path, record: RunRecord, served_as: str, base: str) -> dict[str, Json]:
+    """Fills an empty folder from a build of the store; returns what `deployment.json` says. `base` is what the base
+    model is called, in the place of the path that it had in the store.
+
+    Raises `UserError` where the disk is too full.
+    """
+    need, free = folder_bytes(source), shutil.disk_usage(out).free
+    if need > free:
+        raise UserError(f"{out.parent}: {free / 1e9:.1f} GB free and {need / 1e9:.1f} GB are needed; free some")
+    for path in sorted(source.rglob("*")):
+        if path.is_file() and path.name not in LEFT_OUT:
+            target = out / path.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, target)
+    for config in ("config.json", "adapter/adapter_config.json"):
+        _forget_paths(out / config, base)
+    recipe = load_prompter(out).recipe
+    if recipe.method != "none" and recipe.articles:
+        save(recipe.method, recipe.articles, out / "retrieval")
+    for name in PROGRAMS:
+        shutil.copy2(resource("reports") / "deployable" / name, out / name)
+    write_json(out / "record.json", plain(record))
+    deployment = _deployment(out, record, served_as)
+    write_json(out / DEPLOYMENT, deployment)
+    return deployment
+
+
+def _forget_paths(file: Path, base: str) -> None:
+    """Puts the base model's name where a configuration names a folder of this machine."""
+    if not file.is_file():
+        return
+    config = json.loads(file.read_text(encoding="utf-8"))
+    if found := {k: base for k in NAMES_A_PATH if config.get(k)}:
+        write_json(file, {**config, **found})
+
+
+def _deployment(folder: Path, record: RunRecord, served_as: str) -> dict[str, Json]:
+    """What `example.py` must know that no other file says."""
+    engine: Mapping[str, Any] = record.config["engine"]["params"]
+    sampling = {"temperature": engine["temperature"], "top_p": engine["top_p"]} if engine.get("temperature") else None
+    device = str(record.environment.get("device"))
+    facts = record.steps.get("quality", record.steps.get("latency", {})).get("facts") or {}
+    half = "bfloat16" if quantization(folder).get("quant_method") == "torchao" else "float16"
+    dtype = {"cpu": "float32", "cuda": half} | {device: str(facts.get("dtype") or record.environment.get("dtype"))}
+    return {
+        "cell": record.id, "served_as": served_as, "max_new_tokens": record.config["suite"]["params"]["max_new_tokens"],
+        "classes": list(classes_of(folder)), "sampling": sampling, "constrained": bool(engine.get("constrained")),
+        "dtype": dtype,
+    }  # fmt: skip
+
+
+def checksums(folder: Path) -> str:
+    """The lines of `sha256sum` for all files of a folder, which `sha256sum -c SHA256SUMS` checks."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != SUMS)
+    lines = []
+    for file in files:
+        with file.open("rb") as opened:
+            lines.append(
+                f"{hashlib.file_digest(opened, 'sha256').hexdigest()}  {file.relative_to(folder).as_posix()}\n"
+            )
+    return "".join(lines)
+
+
+def place(target: Path, force: bool, fill: Callable[[Path], bool]) -> bool:
+    """Has `fill` make a folder beside `target` and, where that returns True, puts it there whole. What stood there
+    stays until then, and goes only with `force` and if it was an export itself.
+
+    Raises `UserError` for a target that is taken or cannot be written, and what `fill` raises.
+    """
+    if taken := _taken(target, force):
+        raise UserError(taken)
+    part = target.with_name(f".{target.name}.part-{os.getpid()}")
+    old = target.with_name(f".{target.name}.old-{os.getpid()}")
+    try:
+        part.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"--to {target}: cannot be written ({error.strerror}); choose another folder") from error
+    try:
+        if not fill(part):
+            return False
+        if target.exists():
+            target.rename(old)
+        part.rename(target)
+        return True
+    finally:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        for left in (part, old):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _taken(target: Path, force: bool) -> str:
+    """Why a folder cannot be put in a place; empty where it can."""
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return ""
+    if not (target / SUMS).is_file() or not (target / DEPLOYMENT).is_file():
+        return f"--to {target}: holds something that is no export; choose another folder, or remove it yourself"
+    return "" if force else f"--to {target}: holds an export already; choose another folder, or replace it with --force"

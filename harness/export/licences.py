@@ -1,0 +1,91 @@
+"""What is known of the licences of a base model and of the rows it was tuned on, and where that is written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.models.gguf import gguf_file
+from harness.models.hub import HUB_NAME
+from harness.suite import suite_folder
+from harness.types import RunRecord
+
+HEADING = re.compile(r"^#+\s*Licen[cs]e\s*$(.*?)(?=^#|\Z)", re.MULTILINE | re.DOTALL | re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Licence:
+    """What a licence is called (empty: not known), the sentence that says where that comes from, and its identifier as
+    the Hub has them (`other` for one of its maker's own; empty where none is known)."""
+
+    name: str
+    told: str
+    identifier: str = ""
+
+
+def hub_name(record: RunRecord) -> str:
+    """The base model's name on the Hub; empty where it came from a folder or a package."""
+    name = str(record.config["model"]["params"].get("id", ""))
+    return name if HUB_NAME.fullmatch(name) and not Path(name).is_dir() else ""
+
+
+def of_model(record: RunRecord) -> Licence:
+    """The base model's licence, from its GGUF file, its folder's model card, or its card in the Hub's cache."""
+    params: Mapping[str, Any] = record.config["model"]["params"]
+    target = str(record.config["model"]["target"])
+    if target.endswith("DummyModel"):
+        return Licence("", "The weights are random numbers that the harness made: nobody else's licence is on them.")
+    if target.endswith("PackagedGguf"):
+        return _of_gguf(record)
+    card = _card(str(params.get("id", "")), params.get("revision"))
+    if card is None:
+        where = (
+            f"see https://huggingface.co/{hub_name(record)}" if hub_name(record) else f"ask who made {params.get('id')}"
+        )
+        return Licence("", f"Not known here: no model card of the base model was found; {where}.")
+    from huggingface_hub import ModelCard
+
+    data = ModelCard.load(card, ignore_metadata_errors=True).data.to_dict()
+    name = str(data.get("license_name") or data.get("license") or "")
+    told = f"{name}, as its model card says." if name else "Not known: its model card names no licence."
+    return Licence(name, told, str(data.get("license") or ""))
+
+
+def _card(name: str, revision: str | None) -> Path | None:
+    """A model card in a folder or in the Hub's cache; nothing is downloaded."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(name).is_dir():
+        found: Any = Path(name) / "README.md"
+    else:
+        found = try_to_load_from_cache(name, "README.md", revision=revision) if HUB_NAME.fullmatch(name) else None
+    return Path(found) if isinstance(found, str | Path) and Path(found).is_file() else None
+
+
+def _of_gguf(record: RunRecord) -> Licence:
+    """What the metadata of a GGUF file say (`general.license`, as the format defines it)."""
+    import gguf
+
+    params = record.config["model"]["params"]
+    file = Path(params["path"]) if params.get("path") else gguf_file(params["package"])
+    if file is None or not file.is_file():
+        return Licence("", f"Not known here: the GGUF file of {record.model} is not on this machine.")
+    field = gguf.GGUFReader(file).get_field("general.license")
+    name = str(field.contents()) if field else ""
+    told = f"{name}, as the metadata of {file.name} say." if name else f"Not known: {file.name} names no licence."
+    return Licence(name, told, name.lower())
+
+
+def of_data(record: RunRecord) -> Licence:
+    """What the suite's card says of its rows, which are in the weights, and, word for word, in `prompt.json`."""
+    card = suite_folder(record.config["suite"]["params"]) / "card.md"
+    found = HEADING.search(card.read_text(encoding="utf-8")) if card.is_file() else None
+    text = " ".join(found[1].split()) if found else ""
+    if not text or "TO FILL" in text:
+        return Licence(
+            "", f"Not known: the card of suite {record.suite} says nothing of a licence; ask who owns its rows."
+        )
+    return Licence(text, f"{text.rstrip('.')} (the card of suite {record.suite}).")

@@ -1,0 +1,223 @@
+"""One page for all runs of an outputs folder: what each recommends, and how every sweep's numbers moved over time.
+
+A line of a trend joins two runs only where they compare: response time, memory and cost on the same hardware, quality
+on the same evaluation rows. A run that cannot be read is listed with what is wrong with it.
+
+    python -m harness.report --index outputs/
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from harness import ledger
+from harness.compare import rows_digest
+from harness.decide import decide, memory, primary, quality
+from harness.errors import UserError
+from harness.report.text import visible
+from harness.resources import resource
+from harness.types import Measurement, RunRecord, Status, is_side
+from harness.wording import labels, number
+
+PAGE = "index.html"
+DEEP = 4  # folders below the one given
+WIDE, HIGH, EDGE = 640.0, 120.0, 10.0  # of a trend's drawing
+TRENDS: tuple[tuple[str, Callable[[RunRecord], Measurement | None]], ...] = (
+    ("Quality", quality),
+    ("p95 response time", lambda r: r.value("e2e_ms/p95")),
+    ("Peak memory", memory),
+    ("Cost per 1,000 requests", lambda r: r.value("cost_usd_per_1000")),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A run as an index shows it. `wrong` says why it cannot be read; `chosen` is None where nothing is recommended,
+    and `told` then says why."""
+
+    folder: Path
+    sweep: str
+    time: str
+    records: Mapping[str, RunRecord] = field(default_factory=dict)
+    pending: int = 0
+    chosen: str | None = None
+    told: str = ""
+    rows: str = ""
+    wrong: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> list[RunRecord]:
+        """The cells with numbers."""
+        return [r for r in self.records.values() if r.status is Status.OK]
+
+
+def run_folders(root: Path) -> list[Path]:
+    """The run folders below a folder, each sweep's in the order of their names, which are times."""
+    found: list[Path] = []
+    level = [root]
+    for _ in range(DEEP + 1):
+        runs = [f for f in level if (f / "records").is_dir() or (f / ledger.CELLS).exists()]
+        found += runs
+        inside = (p for f in level if f not in runs for p in sorted(f.iterdir()) if p.is_dir() and p.name[:1] != ".")
+        level = list(inside)
+    return sorted(found, key=lambda f: (str(f.parent), f.name))
+
+
+def listed(folder: Path) -> Listed:
+    """What an index says of a run; never raises for a run that is broken."""
+    sweep, time = folder.parent.name, folder.name
+    try:
+        records = {r.id: r for r in ledger.read_records(folder) if not is_side(r.id)}
+        cells = [i for i in ledger.read_cells(folder) if not is_side(i)]
+        rows = {i: ledger.read_rows(folder, r) for i, r in records.items()}
+        pending = sum(i not in records for i in cells)
+        chosen, told = _decision(list(records.values()), rows, pending)
+    except UserError as error:
+        return Listed(folder, sweep, time, wrong=error.mistakes)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # a record's inside, edited by hand
+        return Listed(folder, sweep, time, wrong=(f"{folder}: cannot be judged ({type(error).__name__}: {error})",))
+    first = next(((r, rows[r.id]) for r in records.values() if rows[r.id]), None)
+    digest = f"{rows_digest(*first)} {primary(first[0])}" if first else ""
+    return Listed(folder, sweep, time, records, pending, chosen, told, digest)
+
+
+def _decision(
+    records: Sequence[RunRecord], rows: Mapping[str, Sequence[Mapping[str, Any]]], pending: int
+) -> tuple[str | None, str]:
+    if not records or pending:
+        return None, "Not all cells have ended."
+    policy = next((r.config["policy"] for r in records if r.config.get("policy")), {"objective": "quality"})
+    decision = decide(records, rows, policy)
+    return decision.chosen, decision.sentences[0]
+
+
+def _best(run: Listed, find: Callable[[RunRecord], Measurement | None]) -> Measurement | None:
+    found = [m for r in run.ok if (m := find(r))]
+    return max(found, key=lambda m: m.value if m.better == "higher" else -m.value, default=None)
+
+
+def _alike(a: Listed, b: Listed, title: str) -> bool:
+    """Whether a line may join two runs."""
+    if title == "Quality":
+        return bool(a.rows) and a.rows == b.rows
+
+    def machine(run: Listed) -> set[tuple[str, str]]:
+        return {(str(r.environment.get("device")), str(r.environment.get("hardware"))) for r in run.ok}
+
+    return machine(a) == machine(b)
+
+
+def trend(runs: Sequence[Listed], title: str, find: Callable[[RunRecord], Measurement | None]) -> dict[str, Any] | None:
+    """One measure over the runs of a sweep, of the recommended cell and of the best: places on a `WIDE` × `HIGH`
+    drawing, and the numbers as text. None where fewer than two runs have it."""
+    series: dict[str, list[Measurement | None]] = {
+        "recommended": [find(r.records[r.chosen]) if r.chosen else None for r in runs],
+        "best": [_best(r, find) for r in runs],
+    }
+    values = [m.value for line in series.values() for m in line if m]
+    if sum(m is not None for m in series["best"]) < 2:
+        return None
+    low, high = min(values), max(values)
+    span = (high - low) or abs(high) or 1.0
+    base = (low + high - span) / 2
+
+    def at(n: int, m: Measurement) -> tuple[float, float]:
+        x = EDGE + (WIDE - 2 * EDGE) * n / max(1, len(runs) - 1)
+        return round(x, 1), round(HIGH - EDGE - (HIGH - 2 * EDGE) * (m.value - base) / span, 1)
+
+    breaks = [n for n in range(1, len(runs)) if not _alike(runs[n - 1], runs[n], title)]
+    drawn = {}
+    for name, line in series.items():
+        pieces: list[list[tuple[float, float]]] = [[]]
+        for n, m in enumerate(line):
+            if m is None or n in breaks:
+                pieces.append([])
+            if m is not None:
+                pieces[-1].append(at(n, m))
+        drawn[name] = [p for p in pieces if p]
+    unit = next(m.unit for m in series["best"] if m)
+    rows = [
+        {"time": run.time, "new": n in breaks, **{k: number(m.value, m.unit) if (m := line[n]) else "–"
+                                                  for k, line in series.items()}}
+        for n, run in enumerate(runs)
+    ]  # fmt: skip
+    return {
+        "title": title, "drawn": drawn, "rows": rows, "low": number(low, unit), "high": number(high, unit),
+        "breaks": [round(EDGE + (WIDE - 2 * EDGE) * (n - 0.5) / (len(runs) - 1), 1) for n in breaks],
+    }  # fmt: skip
+
+
+def view(root: Path) -> dict[str, Any]:
+    """Everything that the page shows, as plain values. Raises `UserError` for a folder without runs."""
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; give the one that runs are written to, such as outputs/")
+    every = [listed(f) for f in run_folders(root)]
+    if not every:
+        raise UserError(f"{root}: no run folders in it; give the one that runs are written to, such as outputs/")
+    sweeps = []
+    for name in dict.fromkeys((r.folder.parent, r.sweep) for r in every):
+        runs = [r for r in every if (r.folder.parent, r.sweep) == name]
+        whole = [r for r in runs if not r.wrong and r.ok]
+        sweeps.append(
+            {"name": name[1], "runs": [_line(r, root) for r in reversed(runs)],
+             "trends": [t for title, find in TRENDS if (t := trend(whole, title, find))]}
+        )  # fmt: skip
+    return {
+        "root": str(root), "sweeps": sweeps, "total": len(every), "broken": sum(bool(r.wrong) for r in every),
+        "wide": WIDE, "high": HIGH,
+    }  # fmt: skip
+
+
+def _line(run: Listed, root: Path) -> dict[str, Any]:
+    """A run as the table shows it."""
+    counts = ledger.done(list(run.records.values()))
+    chosen = run.records.get(run.chosen or "")
+    shown = [number(m.value, m.unit) if chosen and (m := find(chosen)) else "–" for _, find in TRENDS]
+    page = run.folder / "report.html"
+    return {
+        "time": run.time, "wrong": run.wrong, "pending": run.pending,
+        "counts": {str(k): v for k, v in counts.items()}, "told": run.told, "values": shown,
+        "chosen": labels(run.records)[run.chosen] if run.chosen else "",
+        "link": quote(page.relative_to(root).as_posix()) if page.is_file() else "",
+        "hardware": ", ".join(sorted({str(r.environment.get("hardware")) for r in run.ok})),
+    }  # fmt: skip
+
+
+def write(root: Path) -> Path:
+    """Draws `index.html` in an outputs folder; returns its path."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    templates = Environment(
+        loader=FileSystemLoader(resource("reports")), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, finalize=lambda v: visible(v) if type(v) is str else v,
+    )  # fmt: skip
+    page = view(root)
+    target = root / PAGE
+    heads = [title for title, _ in TRENDS]
+    ledger.write_text(target, templates.get_template("index.html.j2").render(page, heads=heads))
+    return target
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m harness.report --index", description="Draw one page for all runs of an outputs folder."
+    )
+    parser.add_argument("root", type=Path, metavar="OUTPUTS", help="the folder that runs are written to")
+    root = parser.parse_args(arguments).root
+    try:
+        print(write(root))
+    except UserError as error:
+        print(f"harness: {visible(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

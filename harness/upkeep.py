@@ -1,0 +1,200 @@
+"""`python -m harness.store`: what a store holds, whether it is sound, and how it is kept small.
+
+    python -m harness.store ls                   every build: kind, key, size, last use, whether a grid needs it now
+    python -m harness.store verify               reads every byte and compares it with what was built
+    python -m harness.store gc --keep-days 30    takes away what no grid used for 30 days, and what killed ones left
+    python -m harness.store du                   bytes by kind, files that builds share counted once
+
+Only folders that are builds by name and place are ever touched, and never one that a running grid needs.
+Exit codes: 0 done and sound, 1 a build is broken, 2 a mistake in the command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import Timeout
+from rich.console import Console
+from rich.table import Table
+
+from harness.errors import UserError
+from harness.store import MANIFEST, Store, faults, read_manifest
+from harness.types import StepKind
+
+REBUILT = (StepKind.KERNELS, StepKind.BASE, StepKind.ADAPT, StepKind.QUANTIZE)
+DAY_S = 86400
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """A build in a store: its folder, its title (empty where its manifest is broken), when it was last used, and
+    whether its files were evicted."""
+
+    folder: Path
+    title: str
+    used_unix: float
+    evicted: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.folder.parent.name}/{self.folder.name}"
+
+
+def builds(store: Store) -> list[Build]:
+    """All builds, the longest unused first."""
+    found = []
+    for folder in store.builds():
+        place = folder / MANIFEST
+        with suppress(OSError):  # taken away meanwhile
+            used = (place if place.is_file() else folder).stat().st_mtime
+            try:
+                manifest = read_manifest(folder)
+                found.append(Build(folder, manifest["title"], used, "evicted_unix" in manifest))
+            except (FileNotFoundError, ValueError):
+                found.append(Build(folder, "", used, False))
+    return sorted(found, key=lambda b: (b.used_unix, b.name))
+
+
+def occupied_bytes(folders: Iterable[Path]) -> int:
+    """Bytes on disk below some folders; a file that stands under several names (weights that one build took over from
+    another) is counted once."""
+    sizes: dict[tuple[int, int], int] = {}
+    for folder in folders:
+        for path in folder.rglob("*"):
+            with suppress(OSError):
+                if not path.is_symlink() and path.is_file():
+                    told = path.stat()
+                    sizes[told.st_dev, told.st_ino] = told.st_size
+    return sum(sizes.values())
+
+
+def collect(store: Store, unused_s: float) -> list[Build]:
+    """Takes away builds that were not used for so long, and logs as old; gives those that went."""
+    gone = []
+    before = time.time() - unused_s
+    store.clean()
+    with store.upkeep() as needed:
+        for build in builds(store):
+            if build.used_unix < before and build.folder.name not in needed:
+                with suppress(Timeout):  # at work right now
+                    store.remove(build.folder)
+                    gone.append(build)
+        for log in (store.root / "logs").glob("*.log"):
+            if log.stat().st_mtime < before and log.stem.rpartition("-")[2] not in needed:
+                log.unlink(missing_ok=True)
+    return gone
+
+
+def shrink(store: Store, limit_bytes: int) -> list[Build]:
+    """Evicts what can be built again, longest unused first, until the builds hold no more than the limit or nothing is
+    left that may go; gives those that went. Measurements stay: they are small, and may not come out the same."""
+    gone: list[Build] = []
+    with store.upkeep() as needed:
+        there = builds(store)
+        for build in there:
+            if occupied_bytes(b.folder for b in there) <= limit_bytes:
+                break
+            if StepKind(build.folder.parent.name) not in REBUILT or build.folder.name in needed or build.evicted:
+                continue
+            with suppress(Timeout, FileNotFoundError, ValueError):
+                store.evict(build.folder)
+                gone.append(build)
+    return gone
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:,.1f} MB"
+
+
+def _ls(store: Store, console: Console) -> int:
+    table = Table("build", "what", "size", "unused for", "state")
+    with store.upkeep() as needed:
+        for build in reversed(builds(store)):
+            state = "in use" if build.folder.name in needed else "evicted" if build.evicted else ""
+            days = max(0.0, time.time() - build.used_unix) / DAY_S
+            size = _size(occupied_bytes([build.folder]))
+            table.add_row(build.name, build.title, size, f"{days:.1f} days", state if build.title else "broken")
+    console.print(table)
+    return 0
+
+
+def _verify(store: Store, console: Console) -> int:
+    there = builds(store)
+    table, broken, unknown = Table("build", "what", "broken"), 0, 0
+    for build in there:
+        found = faults(build.folder, thorough=True)
+        unknown += bool(build.title) and "files" not in read_manifest(build.folder)
+        if found:
+            broken += 1
+            table.add_row(build.name, build.title, "\n".join(found))
+    if broken:
+        console.print(table)
+    told = f", {unknown} without checksums (of an earlier version)" if unknown else ""
+    console.print(f"{len(there)} builds: {broken} broken{told}" + ("; the next grid builds them anew" * bool(broken)))
+    return 1 if broken else 0
+
+
+def _du(store: Store, console: Console) -> int:
+    there = [b.folder for b in builds(store)]
+    table = Table("kind", "builds", "size")
+    for kind in StepKind:
+        these = [f for f in there if f.parent.name == kind]
+        table.add_row(str(kind), str(len(these)), _size(occupied_bytes(these)))
+    rest = [store.root / name for name in ("tmp", "logs")]
+    table.add_row("tmp, logs", "", _size(occupied_bytes(rest)))
+    table.add_section()
+    table.add_row("all", str(len(there)), _size(occupied_bytes([*there, *rest])))
+    console.print(table)
+    return 0
+
+
+def _gc(store: Store, console: Console, keep_days: float) -> int:
+    before = occupied_bytes([store.root])
+    gone = collect(store, keep_days * DAY_S)
+    for build in gone:
+        console.print(f"{build.name}  {build.title}", highlight=False)
+    console.print(f"{len(gone)} builds taken away, {_size(before - occupied_bytes([store.root]))} freed")
+    return 0
+
+
+def _days(text: str) -> float:
+    days = float(text)
+    if not 0 <= days < float("inf"):
+        raise ValueError
+    return days
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    told = (__doc__ or "").split("\n\n")
+    parser = argparse.ArgumentParser("python -m harness.store", description=told[0])
+    parser.add_argument("--store", type=Path, default=Path(".harness/store"), metavar="DIR")
+    whole = argparse.ArgumentParser(add_help=False)
+    whole.add_argument("--store", type=Path, default=argparse.SUPPRESS, metavar="DIR")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, about in (("ls", "every build"), ("verify", "read every byte"), ("du", "bytes by kind")):
+        commands.add_parser(name, help=about, parents=[whole])
+    gc = commands.add_parser("gc", help="take away what was long unused", parents=[whole])
+    gc.add_argument("--keep-days", type=_days, required=True, metavar="N", help="keep what was used within N days")
+    try:
+        given = parser.parse_args(arguments)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 2
+    store, console = Store(given.store), Console()
+    try:
+        if not any((store.root / kind).is_dir() for kind in StepKind):
+            raise UserError(f"{store.root}: not a store (no base/, adapt/ ... in it); give one with --store DIR")
+        store.prepare()
+        if given.command == "gc":
+            return _gc(store, console, given.keep_days)
+        return {"ls": _ls, "verify": _verify, "du": _du}[given.command](store, console)
+    except UserError as error:
+        for line in error.mistakes:
+            print(f"harness.store: {line}", file=sys.stderr)
+        return 2

@@ -1,0 +1,488 @@
+"""The release gate from its command line: verdicts, exit codes, and what is never a pass."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from harness.check import fresh, rules, subject
+from harness.check.__main__ import main
+from harness.check.judge import judge, matched
+from harness.check.trial import Verdict
+from harness.errors import UserError
+from harness.types import Measurement, RunRecord, Status
+from tests import gates
+
+
+@pytest.fixture
+def baseline(tmp_path: Path) -> Path:
+    """A baseline file of one cell."""
+    made = gates.rows()
+    run = gates.run(tmp_path / "first", (gates.cell(made), made))
+    assert main([str(run), "--save-baseline", str(tmp_path / "base.json")]) == 0
+    return tmp_path / "base.json"
+
+
+def check(tmp_path: Path, baseline: Path, record: RunRecord, made: gates.Rows, *more: str) -> int:
+    run = gates.run(tmp_path / "second", (record, made))
+    return main([str(run), "--baseline", str(baseline), *more])
+
+
+def verdicts(tmp_path: Path) -> dict[str, str]:
+    found = json.loads((tmp_path / "second/check/check.json").read_text())["findings"]
+    return {f["trial"]["metric"]: f["verdict"] for f in found}
+
+
+def test_the_same_passes(tmp_path: Path, baseline: Path) -> None:
+    made = gates.rows()
+    assert check(tmp_path, baseline, gates.cell(made), made) == 0
+    assert set(verdicts(tmp_path).values()) == {"pass"}
+
+
+def test_a_run_folder_is_a_baseline_too(tmp_path: Path, baseline: Path) -> None:
+    made = gates.rows()
+    assert check(tmp_path, tmp_path / "first", gates.cell(made), made) == 0
+
+
+def test_a_drop_regresses(tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = gates.worse(gates.rows(), 0.15)
+    assert check(tmp_path, baseline, gates.cell(made), made) == 1
+    assert verdicts(tmp_path)["quality/style"] == "regressed"
+    assert "Regressed: quality/style (exit 1)" in capsys.readouterr().out
+
+
+def test_few_rows_are_inconclusive(tmp_path: Path) -> None:
+    made = gates.rows(n=30)
+    first = gates.run(tmp_path / "first", (gates.cell(made), made))
+    changed = gates.worse(made, 0.04)
+    assert check(tmp_path, first, gates.cell(changed), changed) == 3
+    assert verdicts(tmp_path)["quality/style"] == "inconclusive"
+    assert check(tmp_path, first, gates.cell(changed), changed, "--rules", "pull_request") == 0
+
+
+def test_few_rows_with_the_very_same_answers_pass(tmp_path: Path) -> None:
+    """48 rows could not show that at most 5 points are lost, but here nothing came out otherwise."""
+    made = gates.rows(n=48)
+    first = gates.run(tmp_path / "first", (gates.cell(made), made))
+    assert check(tmp_path, first, gates.cell(made), made) == 0
+    other = [{**r, "output": r["output"] + "!"} for r in made]  # the same scores, by other words
+    assert check(tmp_path, first, gates.cell(other), other) == 3
+
+
+def test_answers_that_do_not_end_are_invalid(tmp_path: Path, baseline: Path) -> None:
+    made = [{**r, "finished": i % 3 > 0, "output": r["output"] + "..."} for i, r in enumerate(gates.rows())]
+    assert check(tmp_path, baseline, gates.cell(made), made) == 1
+    assert verdicts(tmp_path)["ended"] == "regressed"
+
+
+def test_blank_answers_are_invalid(tmp_path: Path, baseline: Path) -> None:
+    made = [{**r, "output": " \n" if i % 3 == 0 else r["output"]} for i, r in enumerate(gates.rows())]
+    assert check(tmp_path, baseline, gates.cell(made), made) == 1
+    assert verdicts(tmp_path)["ended"] == "regressed"
+
+
+@pytest.mark.parametrize("factor", [0.6, 1.5])
+def test_answers_of_other_lengths_regress(tmp_path: Path, baseline: Path, factor: float) -> None:
+    made = [{**r, "tokens": factor * r["tokens"], "output": "other"} for r in gates.rows()]
+    assert check(tmp_path, baseline, gates.cell(made), made) == 1
+    assert verdicts(tmp_path)["output_tokens/mean"] == "regressed"
+
+
+@pytest.mark.parametrize(("slower", "code", "verdict"), [(1.08, 0, "pass"), (1.4, 1, "regressed"), (0.5, 0, "pass")])
+def test_times_need_a_factor(tmp_path: Path, baseline: Path, slower: float, code: int, verdict: str) -> None:
+    made = gates.rows()
+    assert check(tmp_path, baseline, gates.cell(made, slower=slower), made) == code
+    assert verdicts(tmp_path)["e2e_ms"] == verdict
+
+
+@pytest.mark.parametrize(
+    ("ratio", "verdict"), [(1.0, "pass"), (1.12, "pass"), (1.14, "pass"), (1.16, "regressed"), (1.3, "regressed")]
+)
+def test_steady_times_are_judged_by_the_factor(baseline: Path, ratio: float, verdict: str) -> None:
+    """Shown to be beyond noise is not enough: the estimate must be nearer to the limit."""
+    side = subject.read(baseline)
+    times = tuple(1_000 + i for i in range(12))
+    before = replace(side.cells[0], samples={"ttft_ms": times, "e2e_ms": times})
+    now = replace(before, samples={**before.samples, "e2e_ms": tuple(ratio * t for t in times)})
+    found = judge(subject.Side("now", (now,)), subject.Side("before", (before,)), rules.load("default"))
+    assert {f.trial.metric: str(f.verdict) for f in found.findings}["e2e_ms"] == verdict
+
+
+def test_a_hiccup_decides_nothing(baseline: Path) -> None:
+    side = subject.read(baseline)
+    times = tuple(1_000 + i for i in range(12))
+    before = replace(side.cells[0], samples={"ttft_ms": times, "e2e_ms": times})
+    now = replace(before, samples={**before.samples, "e2e_ms": (9_000, 8_000, *times[2:])})
+    found = judge(subject.Side("now", (now,)), subject.Side("before", (before,)), rules.load("default"))
+    assert found.exit_code == 0
+
+
+def test_one_of_many_tests_must_be_clearer(baseline: Path) -> None:
+    """9 rows lost and 2 gained have p = 3.3% by themselves, which one in five metrics shows by chance often enough."""
+    side, limits = subject.read(baseline), rules.load("default")
+    rows = [replace(r, scores={"style": int(n >= 2)}) for n, r in enumerate(side.cells[0].rows[:96])]
+    moved = [replace(r, answer="other", scores={"style": int(n < 2 or n >= 11)}) for n, r in enumerate(rows)]
+    before, now = (subject.Side("", (replace(side.cells[0], rows=tuple(some)),)) for some in (rows, moved))
+    (style,) = [f for f in judge(now, before, limits).findings if f.trial.metric == "quality/style"]
+    assert (style.trial.pair.lost, style.trial.pair.gained) == (9, 2)  # type: ignore[union-attr]
+    assert (style.verdict, round(style.p, 3)) == (Verdict.INCONCLUSIVE, 0.164)
+    assert style.trial.p_worse == pytest.approx(0.0327, abs=1e-4)
+
+
+def test_times_of_other_hardware_are_not_compared(tmp_path: Path, baseline: Path) -> None:
+    made = gates.rows()
+    record = gates.cell(made, slower=1.4)
+    elsewhere = replace(record, environment={**record.environment, "hardware": "Another CPU, 64 cores"})
+    assert check(tmp_path, baseline, elsewhere, made) == 3
+    assert verdicts(tmp_path)["e2e_ms"] == "could not measure"
+    assert verdicts(tmp_path)["memory_bytes/peak_rss"] == "could not measure"
+    assert verdicts(tmp_path)["disk_bytes"] == "pass"
+    assert check(tmp_path, baseline, elsewhere, made, "--rules", "answers_only") == 0
+
+
+def test_times_beside_other_work_show_no_regression(tmp_path: Path, baseline: Path) -> None:
+    made = gates.rows()
+    record = gates.cell(made, slower=1.4)
+    latency = {**record.steps["latency"], "facts": {"noise": ["other processes kept 1.50 of 2 cores busy"]}}
+    disturbed = replace(record, steps={**record.steps, "latency": latency})
+    assert check(tmp_path, baseline, disturbed, made) == 3
+    assert verdicts(tmp_path)["e2e_ms"] == "inconclusive"
+
+
+def test_times_beside_other_work_do_not_pass(tmp_path: Path) -> None:
+    """Nor is a candidate slow beside a baseline that was disturbed: on two cores other work made it a third faster."""
+    made = gates.rows()
+    record = gates.cell(made)
+    latency = {**record.steps["latency"], "facts": {"noise": ["other processes kept 0.98 of 2 cores busy"]}}
+    first = gates.run(tmp_path / "first", (replace(record, steps={**record.steps, "latency": latency}), made))
+    for slower in (0.9, 1.4):
+        assert check(tmp_path, first, gates.cell(made, slower=slower), made) == 3
+        assert verdicts(tmp_path)["e2e_ms"] == "inconclusive"
+
+
+def test_a_drifting_run_needs_more(tmp_path: Path, baseline: Path) -> None:
+    made = gates.rows()
+    record = gates.cell(made, slower=1.3)
+    drift = Measurement("round_drift", 1.35, "×", "lower", 2)
+    assert check(tmp_path, baseline, replace(record, measurements=(*record.measurements, drift)), made) == 3
+
+
+@pytest.mark.parametrize("metric", ["disk_bytes", "weights_bytes", "memory_bytes/peak_rss"])
+def test_sizes_have_a_limit(tmp_path: Path, baseline: Path, metric: str) -> None:
+    made = gates.rows()
+
+    def larger(m: Measurement) -> Measurement:
+        return replace(m, value=1.2 * m.value) if m.metric == metric else m
+
+    assert check(tmp_path, baseline, gates.measured(gates.cell(made), larger), made) == 1
+    assert verdicts(tmp_path)[metric] == "regressed"
+
+
+# ---------------------------------------------------------------------------------------------------- never a pass
+
+
+def test_a_partial_run_is_no_pass(tmp_path: Path, baseline: Path) -> None:
+    made = gates.rows()[:-1]
+    assert check(tmp_path, baseline, gates.cell(made), made) == 3
+    assert verdicts(tmp_path)["rows"] == "could not measure"
+
+
+def test_no_rows_are_no_pass(tmp_path: Path, baseline: Path) -> None:
+    assert check(tmp_path, baseline, gates.cell(gates.rows()), []) == 3
+
+
+@pytest.mark.parametrize("score", [math.nan, None, "yes", 7])
+def test_a_score_that_is_no_share_is_no_pass(tmp_path: Path, baseline: Path, score: Any) -> None:
+    made = gates.rows()
+    made[3] = {**made[3], "scores": {**made[3]["scores"], "style": score}}
+    assert check(tmp_path, baseline, gates.cell(gates.rows()), made) == 3
+    assert verdicts(tmp_path)["quality/style"] == "could not measure"
+
+
+@pytest.mark.parametrize("metric", ["disk_bytes", "memory_bytes/peak_rss", "e2e_ms/p50"])
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_number_that_is_none_is_no_pass(tmp_path: Path, baseline: Path, metric: str, gone: bool) -> None:
+    made = gates.rows()
+
+    def spoilt(m: Measurement) -> Measurement | None:
+        if m.metric != metric:
+            return m
+        return None if gone else replace(m, value=math.nan, samples=tuple(math.nan for _ in m.samples))
+
+    assert check(tmp_path, baseline, gates.measured(gates.cell(made), spoilt), made) == 3
+
+
+@pytest.mark.parametrize("status", [Status.FAILED, Status.UNSUPPORTED])
+def test_a_failed_cell_is_no_pass(tmp_path: Path, baseline: Path, status: Status) -> None:
+    record = gates.cell(gates.rows(), status=status, reason="out of memory", measurements=())
+    assert check(tmp_path, baseline, record, []) == 3
+
+
+def test_a_missing_cell_is_no_pass(tmp_path: Path) -> None:
+    made, other = gates.rows(), gates.rows("lora", "gptq")
+    both = (gates.cell(made), made), (gates.cell(other, "lora", "gptq"), other)
+    first = gates.run(tmp_path / "first", *both)
+    assert check(tmp_path, first, *both[0]) == 3
+    assert check(tmp_path, first, *both[0], "--cell", both[0][0].id) == 0
+    assert verdicts(tmp_path)["quality/style"] == "pass"
+
+
+def test_a_cell_still_to_come_is_no_pass(tmp_path: Path, baseline: Path) -> None:
+    """One cell against one is matched whatever its name, but not one of a grid that has not ended."""
+    made = gates.rows("lora", "gptq")
+    run = gates.run(tmp_path / "second", (gates.cell(made, "lora", "gptq"), made))
+    (run / "cells.json").write_text(json.dumps([gates.cell(made).id, gates.cell(made, "lora", "gptq").id]))
+    assert main([str(run), "--baseline", str(baseline)]) == 2
+
+
+def test_a_baseline_that_is_not_whole_is_no_pass(tmp_path: Path) -> None:
+    made = gates.rows()
+    first = gates.run(tmp_path / "first", (gates.cell(made), made))
+    (first / "cells.json").write_text(json.dumps([gates.cell(made).id, "m/lora/awq/support_tone"]))
+    assert check(tmp_path, first, gates.cell(made), made) == 3
+    failed = gates.run(tmp_path / "failed", (gates.cell(made, status=Status.FAILED, reason="killed"), []))
+    assert check(tmp_path, failed, gates.cell(made), made) == 3
+
+
+def test_rows_that_stand_there_twice_are_no_pass(tmp_path: Path, baseline: Path) -> None:
+    made = gates.rows()
+    assert check(tmp_path, baseline, gates.cell(made), [*made, made[0], made[0]]) == 3
+
+
+def test_a_row_that_holds_what_is_none_is_told(
+    tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = [{**r, "tokens": None} for r in gates.rows()]
+    assert check(tmp_path, baseline, gates.cell(gates.rows()), made) == 2
+    assert "holds what is none" in told(capsys)
+
+
+def test_nothing_that_blocks_is_no_pass(tmp_path: Path, baseline: Path) -> None:
+    made = gates.rows()
+    off = [f"--set={s}.blocks=false" for s in ("quality", "validity", "length", "latency", "memory", "size")]
+    assert check(tmp_path, baseline, gates.cell(made), made, *off) == 3
+
+
+# ------------------------------------------------------------------------------------------------------ usage: exit 2
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().err
+
+
+def test_a_changed_row_is_another_suite(tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = gates.rows()
+    made[5] = {**made[5], "example_hash": "0" * 15 + "x"}
+    assert check(tmp_path, baseline, gates.cell(made), made) == 2
+    assert "1 evaluation rows changed since the baseline (row-005)" in told(capsys)
+
+
+def test_a_new_row_is_another_suite(tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = gates.rows(n=201)
+    assert check(tmp_path, baseline, gates.cell(made), made) == 2
+    assert "1 evaluation rows are new since the baseline (row-200)" in told(capsys)
+
+
+def test_another_scorer_is_another_suite(tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = gates.rows()
+    record = gates.cell(made)
+    quality = {**record.steps["quality"], "facts": {"scoring_digest": "e" * 16}}
+    assert check(tmp_path, baseline, replace(record, steps={**record.steps, "quality": quality}), made) == 2
+    assert "scored otherwise now" in told(capsys)
+
+
+def test_another_prompt_is_a_candidate_like_any(tmp_path: Path, baseline: Path) -> None:
+    made = [{**r, "prompt_hash": "another", "prompt": "Be brief. " + r["prompt"]} for r in gates.rows()]
+    assert check(tmp_path, baseline, gates.cell(made), made) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["RUN"], "--baseline is missing"),
+        (["RUN", "--baseline", "nowhere.json"], "no such run folder or baseline"),
+        (["--baseline", "BASE"], "give one run folder"),
+        (["RUN", "--baseline", "BASE", "--budget"], "--budget goes with --model"),
+        (["RUN", "--baseline", "BASE", "--model", "x"], "give one of the two"),
+        (["RUN", "--baseline", "BASE", "quantization=int8"], "overrides go with --model"),
+        (["--model", "no/such", "--baseline", "BASE"], "no such folder"),
+        (["RUN", "--baseline", "BASE", "--cell", "no/such"], "not in"),
+        (["RUN", "--baseline", "BASE", "--rules", "nope"], "there is answers_only, default, pull_request, strict"),
+        (["RUN", "--baseline", "BASE", "--set", "quality.margn=0.1"], "unknown key quality.margn"),
+        (["RUN", "--baseline", "BASE", "--set", "quality.margin=much"], "quality.margin is 'much'"),
+        (["RUN", "--baseline", "BASE", "--set", "latency.limit=1.05"], "must lie above latency.noise"),
+        (["RUN", "--baseline", "BASE", "--set", "alpha"], "give KEY=VALUE"),
+    ],
+)
+def test_mistakes_are_told(
+    tmp_path: Path, baseline: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [{"RUN": str(tmp_path / "first"), "BASE": str(baseline)}.get(a, a) for a in arguments]
+    assert main(given) == 2
+    assert words in told(capsys)
+
+
+def test_rows_of_older_versions_are_refused(tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = [{k: v for k, v in r.items() if k != "example_hash"} for r in gates.rows()]
+    assert check(tmp_path, baseline, gates.cell(made), made) == 2
+    assert "run the grid again" in told(capsys)
+
+
+# ------------------------------------------------------------------------------------------------------ baseline files
+
+
+def test_a_baseline_says_what_its_run_says(tmp_path: Path, baseline: Path) -> None:
+    (kept,), (run,) = subject.read(baseline).cells, subject.read(tmp_path / "first").cells
+    assert {r.id: replace(r, shown={}) for r in run.rows} == {r.id: r for r in kept.rows}
+    assert kept.samples["e2e_ms"] == pytest.approx(run.samples["e2e_ms"], abs=1e-3)
+    assert kept.values == pytest.approx(run.values, rel=1e-5)
+    assert replace(kept, rows=(), samples={}, values={}) == replace(run, rows=(), samples={}, values={})
+
+
+def test_a_baseline_is_small_and_one_changed_row_is_one_changed_line(tmp_path: Path, baseline: Path) -> None:
+    made = gates.rows()
+    made[7] = {**made[7], "output": "Other words."}
+    run = gates.run(tmp_path / "second", (gates.cell(made), made))
+    assert main([str(run), "--save-baseline", str(tmp_path / "other.json")]) == 0
+    before, after = baseline.read_text().split("\n"), (tmp_path / "other.json").read_text().split("\n")
+    changed = [a.strip() for b, a in zip(before, after, strict=True) if a != b]
+    assert len(changed) == 1
+    assert changed[0].startswith('"row-007": [')
+    assert len(baseline.read_bytes()) < 150 * 200 + 6_000
+
+
+@pytest.mark.parametrize("bad", ["missing", "failed", "nan", "part", "rows"])
+def test_a_baseline_must_be_whole(tmp_path: Path, bad: str, capsys: pytest.CaptureFixture[str]) -> None:
+    made = gates.rows(n=20)
+    record = gates.cell(made)
+    if bad == "failed":
+        record = replace(record, status=Status.FAILED, reason="killed")
+    if bad == "nan":
+        made[0]["scores"]["style"] = math.nan
+    if bad == "part":
+        knobs = {"name": "default", "target": "", "params": {"quality": {"part": [0.0, 0.5]}, "latency": {}}}
+        record = replace(record, config={**record.config, "measure": knobs})
+    run = gates.run(tmp_path / "run", (record, [] if bad == "rows" else made))
+    if bad == "missing":
+        (run / "cells.json").write_text(json.dumps([record.id, "m/lora/awq/support_tone"]))
+    assert main([str(run), "--save-baseline", str(tmp_path / "base.json")]) == 2
+    assert not (tmp_path / "base.json").exists()
+    assert told(capsys).count("harness: ") == 1
+
+
+def test_a_baseline_moves_on_only_where_it_passes(tmp_path: Path, baseline: Path) -> None:
+    made = gates.worse(gates.rows(), 0.15)
+    assert check(tmp_path, baseline, gates.cell(made), made, "--save-baseline", str(tmp_path / "next.json")) == 1
+    assert not (tmp_path / "next.json").exists()
+    made = gates.rows()
+    assert check(tmp_path, baseline, gates.cell(made), made, "--save-baseline", str(tmp_path / "next.json")) == 0
+    assert (tmp_path / "next.json").read_text() == baseline.read_text()
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_spoilt_baseline_is_told_in_a_line(tmp_path: Path, baseline: Path, data: st.DataObject) -> None:
+    """Bytes cut or changed, values of other types anywhere: an error in a line, or a baseline that reads."""
+    text = baseline.read_text()
+    if data.draw(st.booleans()):
+        at = data.draw(st.integers(0, len(text) - 1))
+        text = text[:at] + data.draw(st.sampled_from(["", "\x00", "]", "{", "9", '"', "NaN"])) + text[at + 1 :]
+    else:
+        value = json.loads(text)
+        inner = value
+        while True:
+            key = data.draw(st.sampled_from(sorted(inner)))
+            if not isinstance(inner[key], dict) or not inner[key] or data.draw(st.integers(0, 3)) == 0:
+                break
+            inner = inner[key]
+        inner[key] = data.draw(st.sampled_from([None, 1, "x", [], {}, [[]], True, 1e400]))
+        text = json.dumps(value)
+    spoilt = tmp_path / "spoilt.json"
+    spoilt.write_text(text)
+    try:
+        side = subject.read(spoilt)
+        judge(subject.read(tmp_path / "first"), side, rules.load("default"))
+    except UserError:
+        pass
+
+
+# ------------------------------------------------------------------------------------------------------ matching, fresh
+
+
+def test_one_cell_is_matched_with_one(tmp_path: Path, baseline: Path) -> None:
+    made = gates.rows()
+    assert check(tmp_path, baseline, gates.cell(made, "lora", "gptq"), made) in (0, 1)
+    assert verdicts(tmp_path)["disk_bytes"] == "pass"
+
+
+def test_a_cell_of_another_name_is_named(tmp_path: Path) -> None:
+    made = gates.rows()
+    cells = [(gates.cell(made, "lora", q), made) for q in ("fp16", "int8")]
+    run = gates.run(tmp_path / "second", *cells)
+    ids = [record.id for record, _ in cells]
+    argv = [str(run), "--baseline", str(run), "--cell", ids[1], "--baseline-cell", ids[0], "--rules", "answers_only"]
+    assert main(argv) == 0
+    side = subject.read(run)
+    assert [(a.id if a else None, b.id) for a, b in matched(side, side)] == [(i, i) for i in ids]
+
+
+def test_overrides_are_read_back_as_they_were() -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    values = {"a": None, "b": True, "c": 1e-5, "d": 'it\'s a "test": x=1, y', "e": [1, 8], "f": {"g": "x"}, "h": "C:\\"}
+    part = {"name": "lora", "target": "", "params": values}
+    config = dict.fromkeys(fresh.GROUPS, part) | {"seed": 3, "profile": "quick"}
+    made = fresh.overrides(config, "/a b/c=d", ["engine=eager", "adaptation.c=0.5"])
+    parsed = OverridesParser.create().parse_overrides(made)
+    found = {o.key_or_group: o.value() for o in parsed}
+
+    def plain(value: Any) -> Any:
+        return value.text if hasattr(value, "text") else value
+
+    assert plain(found["model.id"]) == "/a b/c=d"
+    assert [plain(found[f"suite.{k}"]) for k in "abcdeh"] == [values[k] for k in "abcdeh"]
+    assert plain(found["suite.f.g"]) == "x"
+    assert found["adaptation.c"] == 0.5
+    assert not any(o.startswith("engine.") for o in made)
+    assert found["seed"] == 3
+
+
+def test_a_budget_stops_when_the_verdict_is_certain(baseline: Path) -> None:
+    side, limits = subject.read(baseline), rules.load("default")
+    asked: list[tuple[float, float]] = []
+
+    def measure(rows: tuple[subject.Row, ...]) -> Any:
+        cell = replace(side.cells[0], rows=rows)
+
+        def part(given: fresh.Part, look: int) -> subject.Side:
+            assert given
+            asked.append(given)
+            return subject.Side("", (replace(cell, rows=tuple(fresh._rows(cell, *given))),))
+
+        return part
+
+    candidate, found = fresh.within_budget(side, limits, None, measure(side.cells[0].rows))
+    assert (found.exit_code, len(asked)) == (0, 2)
+    assert asked == [(0.0, 0.25), (0.25, 0.5)]
+    assert 0.35 < found.share < 0.65
+    assert len(candidate.cells[0].rows) == round(found.share * 200)
+    bad = tuple(replace(r, finished=False, answer="") for r in side.cells[0].rows)
+    asked.clear()
+    _, found = fresh.within_budget(side, limits, None, measure(bad))
+    assert (found.exit_code, len(asked)) == (1, 1)
+    asked.clear()
+    few = tuple(
+        replace(r, answer="", scores={**r.scores, "style": 0}) if n % 25 == 0 else r
+        for n, r in enumerate(side.cells[0].rows)
+    )
+    candidate, found = fresh.within_budget(side, limits, 100, measure(few))
+    assert asked[-1][1] == 0.5
+    assert found.share == 1.0
+    assert not found.having(Verdict.NOT_MEASURED)

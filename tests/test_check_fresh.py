@@ -1,0 +1,80 @@
+"""The release gate from end to end: a tiny random model as baseline, and its own weights as a fresh checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.adapt.as_is import AsIs
+from harness.measure.quality import faults, in_part
+from harness.prompt import RECIPE, Recipe, load_prompter
+from harness.statistics import place
+from harness.types import Context
+from tests.cells import suite_data
+from tests.grids import ROOT, TINY, builds, harness, run_folder
+
+
+def check(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(ROOT), "TMPDIR": str(cwd)}
+    command = [sys.executable, "-m", "harness.check", *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900, check=False)
+
+
+def test_a_fresh_checkpoint_is_judged_whole_and_in_parts(tmp_path: Path) -> None:
+    grid = harness(tmp_path, *TINY, "quantization=fp16", "suite=support_tone")
+    run = run_folder(grid)
+    saved = check(tmp_path, str(run), "--save-baseline", "baselines/tiny.json")
+    assert saved.returncode == 0, saved.stderr
+    record = json.loads(next((run / "records").iterdir()).read_text())
+    model = tmp_path / ".harness/store/quantize" / record["steps"]["quantize"]["key"]
+    fresh = ("--model", str(model), "--baseline", "baselines/tiny.json", "--rules", "answers_only", "adaptation=as_is")
+    whole = check(tmp_path, *fresh, "--out", "whole")
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    found = json.loads((tmp_path / "whole/check.json").read_text())
+    assert {f["verdict"] for f in found["findings"] if f["trial"]["by_rows"]} == {"pass"}
+    before = {b for b in builds(tmp_path) if not b.startswith("quality/")}
+    parts = check(tmp_path, *fresh, "--budget", "--out", "parts")
+    assert parts.returncode == 0, parts.stdout + parts.stderr
+    found = json.loads((tmp_path / "parts/check.json").read_text())
+    assert found["findings"][0]["trial"]["pair"]["n"] == 6
+    assert {b for b in builds(tmp_path) if not b.startswith("quality/")} == before, "parts share all but the answers"
+
+
+def test_parts_hold_each_row_once_and_groups_whole() -> None:
+    rows = [{"id": f"r{i}", "group": f"g{i // 3}"} for i in range(300)]
+    edges = [0.0, 0.25, 0.5, 0.75, 1.0]
+    parts = [in_part(rows, [low, high]) for low, high in pairwise(edges)]
+    assert sorted(at for part in parts for at in part) == list(range(300))
+    assert all(50 <= len(part) <= 100 for part in parts)
+    for part in parts:
+        assert all({at - at % 3, at - at % 3 + 1, at - at % 3 + 2} <= set(part) for at in part)
+    assert place({"id": "a"}) == place({"id": "a", "group": None}) != place({"id": "b"})
+
+
+@pytest.mark.parametrize("part", ["half", [0.5], [0.5, 0.5], [0.0, 1.5], [True, 1], [0.0, None], 0.5])
+def test_a_part_that_is_none_is_told(part: Any) -> None:
+    assert len(faults({"part": part})) == 1
+    assert not faults({"part": None})
+    assert not faults({"part": [0.0, 0.5]})
+    assert not faults({})
+
+
+def test_as_is_keeps_a_recipe_or_takes_the_suites(tmp_path: Path) -> None:
+    context = Context("cpu", "float32", 0, lambda share, text: None)
+    plain, kept = tmp_path / "plain", tmp_path / "kept"
+    for folder in (plain, kept, tmp_path / "one", tmp_path / "two"):
+        folder.mkdir()
+    (plain / "config.json").write_text("{}")
+    Recipe("Be kind.", (), (), "none", 1).save(kept)
+    data = suite_data(system="You answer.", instructions="A long guide.")
+    assert AsIs()(plain, data, tmp_path / "one", context)["recipe"] == "the suite's"
+    assert load_prompter(tmp_path / "one").recipe.system == "You answer."
+    assert AsIs()(kept, data, tmp_path / "two", context)["recipe"] == "kept"
+    assert (tmp_path / "two" / RECIPE).read_text() == (kept / RECIPE).read_text()

@@ -1,0 +1,78 @@
+"""Does the gate cry wolf, and does it see one? Simulated releases; `benchmarks/gate_errors.py` has 10,000 of each."""
+
+from __future__ import annotations
+
+import pytest
+from scipy.special import ndtri
+from scipy.stats import multinomial
+
+from benchmarks.gate_errors import Release, codes, detectable
+from harness.check.answers import p_not_worse
+from harness.check.rules import load
+from harness.check.sequential import level, levels, spent
+from harness.statistics import paired
+
+RUNS = 300
+RULES = load("default")
+
+
+@pytest.mark.parametrize("group", [1, 3])
+@pytest.mark.parametrize("rows", [48, 144])
+def test_no_change_gives_no_alarm(rows: int, group: int) -> None:
+    found, _ = codes(Release(rows=rows, group=group, spread=0.1, drift=1.1), RULES, RUNS)
+    assert found[1] <= 0.05
+
+
+@pytest.mark.parametrize("group", [1, 3])
+@pytest.mark.parametrize("rows", [48, 144, 288])
+def test_twice_the_detectable_drop_is_caught(rows: int, group: int) -> None:
+    plain = Release(rows=rows, group=group)
+    found, _ = codes(Release(rows=rows, group=group, drop=2 * detectable(plain, RULES)), RULES, RUNS)
+    assert found[1] >= 0.95
+
+
+@pytest.mark.parametrize("churn", [0.051, 0.1, 0.2])
+@pytest.mark.parametrize("rows", [72, 144, 288])
+def test_a_drop_of_just_the_margin_passes_in_one_of_twenty(rows: int, churn: float) -> None:
+    """Exactly, summed over all numbers of rows that may be lost and gained."""
+    margin = RULES.quality.margin
+    lose, gain = (churn + margin) / 2, (churn - margin) / 2
+    passed = 0.0
+    for lost in range(round(rows * margin) + 60):
+        for gained in range(max(0, lost - round(rows * margin)), round(rows * gain + 6 * (rows * gain) ** 0.5) + 2):
+            chance = multinomial.pmf([lost, gained, rows - lost - gained], rows, [lose, gain, 1 - lose - gain])
+            if chance > 1e-6:
+                pair = paired(
+                    [0] * lost + [1] * (rows - lost), [1] * lost + [0] * gained + [1] * (rows - lost - gained)
+                )
+                passed += chance * (p_not_worse(pair, margin) <= RULES.alpha)
+    assert 0.01 < passed <= 0.055
+
+
+def test_noise_of_a_tenth_is_no_alarm_and_a_fifth_slower_is_caught() -> None:
+    timed = {"rows": 144, "churn": 0.02, "requests": 66, "spread": 0.1}
+    assert codes(Release(**timed, drift=1.1), RULES, RUNS)[0][1] <= 0.05  # type: ignore[arg-type]
+    assert codes(Release(**timed, slower=1.2), RULES, RUNS)[0][1] >= 0.95  # type: ignore[arg-type]
+
+
+def test_a_budget_keeps_the_errors_and_saves_rows() -> None:
+    found, looked = codes(Release(rows=288), RULES, RUNS, budget=True)
+    assert found[1] <= 0.05
+    assert looked < 0.9
+    worse = 2 * detectable(Release(rows=288), RULES)
+    found, looked = codes(Release(rows=288, drop=worse), RULES, RUNS, budget=True)
+    assert found[1] >= 0.95
+    assert looked < 0.7
+
+
+def test_levels_are_those_of_the_literature() -> None:
+    """Lan and DeMets' bounds of O'Brien and Fleming's kind: five looks at 2.5%, one-sided."""
+    bounds = [-float(ndtri(p)) for p in levels(0.025, (0.2, 0.4, 0.6, 0.8, 1.0))]
+    assert bounds == pytest.approx([4.877, 3.357, 2.680, 2.290, 2.031], abs=0.002)
+
+
+def test_one_look_is_no_correction_and_all_is_spent_at_the_end() -> None:
+    assert level(0.05, (1.0,)) == 0.05
+    assert levels(0.05, (1.0,))[0] == pytest.approx(0.05, abs=1e-6)
+    assert spent(0.05, 1.0) == pytest.approx(0.05)
+    assert spent(0.05, 0.0) == 0.0

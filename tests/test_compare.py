@@ -1,0 +1,249 @@
+"""Runs are compared on the same rows or not at all, and every field that stands in the way is named."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import compare, ledger
+from harness.types import RunRecord, Status
+from tests import records
+from tests.test_report import HOSTILE, Page, folder
+
+CELL = records.cell_id("lora", "int8")
+Changed = Callable[[RunRecord], RunRecord]
+
+
+def run(path: Path, change: Changed = lambda r: r, rows: dict[str, list[dict[str, Any]]] | None = None) -> Path:
+    """The made-up grid as a run folder, each record changed."""
+    cells, made = records.grid()
+    return folder(path, [change(r) for r in cells], made | (rows or {}), records.ids())
+
+
+def with_environment(**changes: Any) -> Changed:
+    return lambda r: replace(r, environment={**r.environment, **changes})
+
+
+def with_config(group: str, **params: Any) -> Changed:
+    def change(r: RunRecord) -> RunRecord:
+        part = dict(r.config[group])
+        part["params"] = {**part["params"], **params}
+        return replace(r, config={**r.config, group: part})
+
+    return change
+
+
+def worse(cell: str, lost: int) -> dict[str, list[dict[str, Any]]]:
+    """A cell's rows of which so many that passed do not any more."""
+    made = {r.id: records.rows(r.adaptation, r.quantization) for r in records.grid()[0]}[cell]
+    for row in [r for r in made if r["scores"]["good"]][:lost]:
+        row["scores"] = row["scores"] | {"good": 0}
+        row["output"] = "a broken answer"
+    return {cell: made}
+
+
+def told(folders: list[Path], *arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    code = compare.main([*map(str, folders), *arguments])
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+def test_a_run_against_itself_shows_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [run(tmp_path / "a"), run(tmp_path / "b")]
+    code, out, _ = told(folders, capsys=capsys)
+    assert code == 0
+    assert "Of 15 comparisons of “good”, 0 shown to be worse, 0 better, 15 not told apart." in out
+    page = compare.view(compare.read(folders))
+    assert {c["delta"] for c in page["changes"]} == {"0"}
+    assert {r["ratio"] for c in page["changes"] for r in c["ratios"]} == {"1.00×"}
+    assert not page["states"] + page["told"] + page["left_out"]
+
+
+def test_a_cell_that_got_worse_is_named_with_the_rows_that_flipped(tmp_path: Path) -> None:
+    folders = [run(tmp_path / "a"), run(tmp_path / "b", rows=worse(CELL, 20))]
+    page = compare.view(compare.read(folders))
+    found = {c["name"]: c for c in page["changes"]}
+    assert found["lora/int8"]["verdict"] == "worse"
+    assert (found["lora/int8"]["lost"], found["lora/int8"]["gained"]) == (20, 0)
+    assert {c["verdict"] for n, c in found.items() if n != "lora/int8"} == {"not told apart"}
+    assert len(found["lora/int8"]["flips"]) == compare.SHOWN_FLIPS
+    assert found["lora/int8"]["more"] == 20 - compare.SHOWN_FLIPS
+    back = compare.view(compare.read(folders[::-1]))
+    assert {c["name"]: c["verdict"] for c in back["changes"]}["lora/int8"] == "better"
+
+
+def test_what_is_shown_is_corrected_for_all_comparisons(tmp_path: Path) -> None:
+    """Seven rows lost and none gained is p = 0.016 alone, which 15 comparisons make 0.23."""
+    page = compare.view(compare.read([run(tmp_path / "a"), run(tmp_path / "b", rows=worse(CELL, 7))]))
+    found = {c["name"]: c for c in page["changes"]}["lora/int8"]
+    assert (found["p"], found["holm"], found["verdict"]) == ("0.016", "0.234", "not told apart")
+
+
+def test_rows_are_paired_by_id_in_whatever_order(tmp_path: Path) -> None:
+    made = {i: rows[::-1] for i, rows in records.grid()[1].items()}
+    page = compare.view(compare.read([run(tmp_path / "a"), run(tmp_path / "b", rows=made)]))
+    assert {(c["gained"], c["lost"], c["n"]) for c in page["changes"]} == {(0, 0, 96)}
+
+
+def test_other_hardware_is_refused_and_leaves_speed_out_anyway(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [run(tmp_path / "a"), run(tmp_path / "b", with_environment(hardware="Other CPU"))]
+    code, _, err = told(folders, capsys=capsys)
+    assert code == 2
+    assert "hardware: Example CPU, 2 cores in the first run, Other CPU in b; --anyway compares" in err
+    code, out, _ = told(folders, "--anyway", capsys=capsys)
+    assert code == 0
+    assert "response times, throughput, memory and cost are left out" in out
+    page = compare.view(compare.read(folders), anyway=True)
+    assert {r["title"] for c in page["changes"] for r in c["ratios"]} == {"On disk", "Answer length"}
+    assert {c["n"] for c in page["changes"]} == {96}
+
+
+def _rows(change: Callable[[dict[str, Any]], Any]) -> dict[str, list[dict[str, Any]]]:
+    made = records.grid()[1]
+    for row in (row for rows in made.values() for row in rows):
+        change(row)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("change", "rows", "field"),
+    [
+        (lambda r: r, _rows(lambda row: row.update(id="x" + row["id"])), "evaluation rows: digest of ids and messages"),
+        (lambda r: r, _rows(lambda row: row.update(message="another")), "evaluation rows: digest of ids and messages"),
+        (with_config("suite", primary="style"), None, "deciding score: good in the first run, style in b"),
+        (lambda r: replace(r, suite="tool_json"), None, "suite: support_tone in the first run, tool_json in b"),
+    ],
+)
+def test_what_measures_something_else_is_refused_even_anyway(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Changed, rows: Any, field: str
+) -> None:
+    folders = [run(tmp_path / "a"), run(tmp_path / "b", change, rows)]
+    for arguments in ((), ("--anyway",)):
+        code, _, err = told(folders, *arguments, capsys=capsys)
+        assert code == 2
+        assert field in err
+        assert "cannot be compared" in err
+        assert not (folders[1] / "compare.html").exists()
+
+
+def test_kept_digests_tell_the_same_rows_with_other_scorers_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def kept(digest: str) -> Changed:
+        def change(r: RunRecord) -> RunRecord:
+            return replace(r, steps={**r.steps, "quality": {**r.steps["quality"], "rows": digest}})
+
+        return change
+
+    folders = [run(tmp_path / "a", kept("1" * 16)), run(tmp_path / "b", kept("2" * 16)), run(tmp_path / "c")]
+    code, _, err = told(folders[:2], capsys=capsys)
+    assert code == 2
+    assert "digest 1111111111111111 in the first run, digest 2222222222222222 in b" in err
+    assert told([folders[0], folders[2]], capsys=capsys)[0] == 0, "a record of before digests has its rows to go by"
+
+
+def test_other_knobs_of_timing_and_price_leave_their_numbers_out(tmp_path: Path) -> None:
+    first = run(tmp_path / "a")
+    timed = run(tmp_path / "b", with_config("measure", latency={"requests": 24, "batch_size": 4}))
+    dearer = run(
+        tmp_path / "c",
+        lambda r: replace(r, config={**r.config, "price": {**r.config["price"], "usd_per_hour": 0.1}}),
+    )
+    newer = run(tmp_path / "d", with_environment(versions={"torch": "2.10.0"}))
+    pages = {f.name: compare.view(compare.read([first, f])) for f in (timed, dearer, newer)}
+    ratios = {n: {r["title"] for c in p["changes"] for r in c["ratios"]} for n, p in pages.items()}
+    assert ratios["b"] == {"On disk", "Answer length"}
+    assert "Cost per 1,000" not in ratios["c"]
+    assert "Whole answer p95" in ratios["c"]
+    assert "Cost per 1,000" in ratios["d"]
+    assert "torch: 2.9.0 in the first run, 2.10.0 in d" in pages["d"]["told"]
+    assert "gptqmodel: 6.0.0 in the first run, none in d" in pages["d"]["told"]
+
+
+def test_a_slower_run_has_its_ratio_with_an_interval(tmp_path: Path) -> None:
+    def slower(r: RunRecord) -> RunRecord:
+        return replace(
+            r,
+            measurements=tuple(
+                replace(m, value=2 * m.value, samples=tuple(2 * s for s in m.samples)) if m.unit == "ms" else m
+                for m in r.measurements
+            ),
+        )
+
+    page = compare.view(compare.read([run(tmp_path / "a"), run(tmp_path / "b", slower)]))
+    ratio = next(r for r in page["changes"][0]["ratios"] if r["title"] == "Whole answer p50")
+    assert ratio["ratio"] == "2.00×"
+    low, high = (float(v) for v in ratio["interval"].split(" to "))
+    assert 1.5 < low < 2 < high < 2.7
+
+
+def test_runs_without_a_common_cell_and_one_run_twice_are_mistakes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = run(tmp_path / "a")
+    assert "given twice" in told([first, tmp_path / "." / "a"], capsys=capsys)[2]
+    other = run(tmp_path / "b", lambda r: replace(r, id="other/" + r.id))
+    code, _, err = told([first, other], capsys=capsys)
+    assert (code, "no cell of" in err) == (2, True)
+    code, _, err = told([first, tmp_path / "nothing"], capsys=capsys)
+    assert (code, "not a run folder" in err) == (2, True)
+
+
+def test_records_of_another_schema_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [run(tmp_path / "a"), run(tmp_path / "b", lambda r: replace(r, schema=7))]
+    code, _, err = told(folders, "--anyway", capsys=capsys)
+    assert code == 2
+    assert "record schema 7, this version reads 1" in err
+
+
+def test_cells_that_failed_or_are_absent_are_told(tmp_path: Path) -> None:
+    def fails(r: RunRecord) -> RunRecord:
+        return records.ended(r.adaptation, r.quantization, Status.FAILED, "out of memory") if r.id == CELL else r
+
+    cells, made = records.grid()
+    less = folder(tmp_path / "c", [r for r in cells if r.quantization != "awq"], made, [])
+    page = compare.view(compare.read([run(tmp_path / "a"), run(tmp_path / "b", fails), less]))
+    states = {s["name"]: s["states"] for s in page["states"]}
+    assert states["lora/int8"] == ["ok", "failed", "ok"]
+    assert states["lora/awq"] == ["ok", "ok", "absent"]
+    assert len(states) == 4
+
+
+def test_hostile_text_is_shown_and_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = _rows(lambda row: row.update(output=HOSTILE, message=HOSTILE, id=row["id"] + HOSTILE))
+    broken = {i: [r | {"scores": r["scores"] | {"good": 0}, "output": HOSTILE * 2} for r in made]
+              for i, made in rows.items()}  # fmt: skip
+    nasty = with_environment(dtype=HOSTILE, versions={HOSTILE: HOSTILE})
+    folders = [run(tmp_path / "a", rows=rows), run(tmp_path / "<script>alert(1)<", nasty, broken)]
+    code, out, _ = told(folders, capsys=capsys)
+    assert code == 0
+    text = (folders[1] / "compare.html").read_text(encoding="utf-8")
+    seen = Page(text)
+    assert (seen.open, seen.wrong) == ([], [])
+    assert not {"script", "img"} & seen.tags
+    assert not {a for a in seen.attributes if a.startswith("on")} | ({"src"} & seen.attributes)
+    assert "default-src 'none'" in text
+    for mark in "\u202e\u202c\x00":
+        assert mark not in text
+        assert mark not in out
+    assert "⟨U+202E⟩" in text
+    told_path = out.rstrip().rpartition("\n")[0]  # the last line is the page's path, no Markdown
+    assert re.search(r"(?<!\\)<(script|img)", told_path) is None
+
+
+def test_the_page_stands_in_the_last_run_or_where_it_is_wanted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [run(tmp_path / "a"), run(tmp_path / "b")]
+    told(folders, capsys=capsys)
+    assert (folders[1] / "compare.html").is_file()
+    told(folders, "--to", str(tmp_path / "own/page.html"), capsys=capsys)
+    assert (tmp_path / "own/page.html").is_file()
+    assert ledger.read_records(folders[1])

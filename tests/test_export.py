@@ -1,0 +1,419 @@
+"""A cell becomes a folder that answers by itself as it was recorded to; what would not is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import harness.export.check as module
+from harness import ledger
+from harness.errors import UserError
+from harness.export import card
+from harness.export.__main__ import main
+from harness.export.check import Checked, _parted, told
+from harness.export.choice import command_again
+from harness.export.folder import DEPLOYMENT, SUMS, checksums, lay_out, place
+from harness.export.licences import Licence, of_data, of_model
+from harness.export.serving import vllm
+from harness.overrides import misspelt
+from harness.prompt import Prompter, Recipe
+from harness.resources import resource
+from harness.retrieval import save
+from harness.suite import load as load_suite
+from harness.types import Cell, Completion, RunRecord, Status, digest, plain
+from tests import records
+from tests.cells import _config, cell
+from tests.grids import ROOT, TINY, harness, run_folder
+from tests.test_report import HOSTILE
+
+Ran = tuple[Path, Path]
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """A folder where two adaptations and two quantizations have run, and the run folder."""
+    cwd = tmp_path_factory.mktemp("export")
+    done = harness(cwd, "+sweep=support_tone", *TINY, "adaptation=prompt_rag,lora", "quantization=fp16,gptq")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return cwd, run_folder(done)
+
+
+@pytest.fixture(scope="module")
+def exported(ran: Ran, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Exports of two cells."""
+    made = {name: tmp_path_factory.mktemp("out") / "deploy" for name in ("prompt_rag/fp16", "lora/gptq")}
+    assert [main([str(ran[1]), "--cell", name, "--to", str(to)]) for name, to in made.items()] == [0, 0]
+    return made
+
+
+def record_of(run: Path, name: str) -> RunRecord:
+    return next(r for r in ledger.read_records(run) if f"{r.adaptation}/{r.quantization}" == name)
+
+
+def answered(folder: Path, message: str) -> str:
+    """What `example.py` prints in a process that cannot import the harness."""
+    code = (
+        "import sys; sys.modules['harness'] = None; sys.path.insert(0, '.');"
+        f"sys.argv = ['example.py', {message!r}]; import example; sys.exit(example.main())"
+    )
+    clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=clean, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", ["prompt_rag/fp16", "lora/gptq"])
+def test_the_folder_answers_as_recorded_without_the_harness(ran: Ran, exported: dict[str, Path], name: str) -> None:
+    first = ledger.read_rows(ran[1], record_of(ran[1], name))[0]
+    assert answered(exported[name], first["message"]).endswith(first["output"] + "\n")
+
+
+def test_the_folder_holds_what_serving_needs_and_nothing_of_this_machine(ran: Ran, exported: dict[str, Path]) -> None:
+    folder = exported["lora/gptq"]
+    files = {f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file()}
+    assert files >= {
+        "model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja", "prompt.json", "README.md",
+        "retrieval/bm25/data.csc.index.npy", "adapter/adapter_model.safetensors", "LICENCES.md", "record.json",
+        "recipe.py", "example.py", "requirements.txt", DEPLOYMENT, SUMS,
+    }  # fmt: skip
+    assert not files & {"manifest.json", "reference.json", "adapter/README.md"}
+    for file in files:
+        assert str(ran[0]).encode() not in (folder / file).read_bytes(), file
+    assert not list(folder.parent.glob(".*")), "no temporary folder is left"
+    assert ledger.read_record(folder / "record.json") == record_of(ran[1], "lora/gptq")
+
+
+def test_checksums_cover_every_file(exported: dict[str, Path]) -> None:
+    folder = exported["lora/gptq"]
+    done = subprocess.run(
+        ["sha256sum", "-c", "--strict", SUMS], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    assert len(done.stdout.splitlines()) == sum(f.is_file() for f in folder.rglob("*")) - 1
+    assert checksums(folder) == (folder / SUMS).read_text()
+
+
+def test_the_card_is_read_by_the_hubs_own_library(ran: Ran, exported: dict[str, Path]) -> None:
+    from huggingface_hub import ModelCard
+
+    record = record_of(ran[1], "lora/gptq")
+    read = ModelCard.load(exported["lora/gptq"] / "README.md")
+    scores = {m.metric: m.value for m in record.measurements if m.metric.startswith("quality/")}
+    found = {f"quality/{r.metric_type}": r.metric_value for r in read.data.eval_results}
+    assert found == pytest.approx(scores, abs=1e-6)
+    assert {r.dataset_revision for r in read.data.eval_results} == {record.steps["quality"]["rows"]}
+    assert read.data.license is None, "random weights have no known licence"
+    for told_of in (
+        record.steps["adapt"]["data"], "18 rows", "32,768 parameters", "gave the recorded outputs", "vllm serve .",
+        "Apache-2.0", "`adapter/`", "bits 4", record.environment["hardware"],
+    ):  # fmt: skip
+        assert told_of in read.text, told_of
+
+
+def test_what_does_not_answer_as_recorded_is_not_exported(
+    ran: Ran, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    key = record_of(ran[1], "lora/fp16").steps["quantize"]["key"]
+    build = tmp_path / "store/quantize" / key
+    shutil.copytree(ran[0] / ".harness/store/quantize" / key, build)
+    weights = load_file(build / "model.safetensors")
+    weights["model.norm.weight"] = -weights["model.norm.weight"]  # the likeliest token becomes the unlikeliest
+    save_file(weights, build / "model.safetensors", {"format": "pt"})
+    asked = [str(ran[1]), "--cell", "lora/fp16", "--store", str(tmp_path / "store"), "--to", str(tmp_path / "out")]
+    assert main(asked) == 1
+    out = capsys.readouterr().out
+    assert "6 of 6 rows gave another output than recorded" in out
+    assert "Nothing that is recorded of the machine or its libraries has changed" in out
+    assert "parts at character 0" in out
+    assert [p.name for p in tmp_path.iterdir()] == ["store"], "nothing was written"
+    assert main([*asked, "--check-rows", "0"]) == 0
+    assert "Not checked: --check-rows 0." in (tmp_path / "out/README.md").read_text()
+
+
+def test_another_prompt_recipe_is_noticed_on_any_row(
+    ran: Ran, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = record_of(ran[1], "lora/fp16").steps["quantize"]["key"]
+    build = tmp_path / "store/quantize" / key
+    shutil.copytree(ran[0] / ".harness/store/quantize" / key, build)
+    recipe = json.loads((build / "prompt.json").read_text())
+    (build / "prompt.json").write_text(json.dumps({**recipe, "asked": "Mail"}))
+    asked = [str(ran[1]), "--cell", "lora/fp16", "--store", str(tmp_path / "store"), "--to", str(tmp_path / "out")]
+    assert main([*asked, "--check-rows", "1"]) == 1
+    assert "6 of 6 prompts came out differently" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_classifier_answers_by_itself_too(ran: Ran, tmp_path: Path) -> None:
+    done = harness(
+        ran[0], "+sweep=ticket_routing", *TINY, "profile.train_rows=60", "adaptation=lora_head", "quantization=int8"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = run_folder(done)
+    assert main([str(run), "--cell", "lora_head/int8", "--to", str(tmp_path / "out")]) == 0
+    (record,) = ledger.read_records(run)
+    first = ledger.read_rows(run, record)[0]
+    assert answered(tmp_path / "out", first["message"]).endswith(first["output"] + "\n")
+    text = (tmp_path / "out/README.md").read_text()
+    assert "pipeline_tag: text-classification" in text
+    assert "vllm serve" not in text
+
+
+def test_drawn_answers_are_drawn_again(ran: Ran, tmp_path: Path) -> None:
+    """A row's place is the key of its noise, so the first rows are drawn as they were among all."""
+    done = harness(ran[0], *TINY, "engine.temperature=3.0", "seed=1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = run_folder(done)
+    (record,) = ledger.read_records(run)
+    assert len({r["output"] for r in ledger.read_rows(run, record)}) == 6, "not one answer for all"
+    assert main([str(run), "--cell", record.id, "--to", str(tmp_path / "out"), "--check-rows", "3"]) == 0
+    text = (tmp_path / "out/README.md").read_text()
+    assert "Answers were drawn (temperature 3.0, top_p 1.0)" in text
+    assert "in a batch of their own" in text
+
+
+def test_rows_that_part_alone_are_answered_as_they_were_measured(
+    ran: Ran, exported: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounding that follows the shape of a batch, which the tiny model does not show."""
+    record = record_of(ran[1], "lora/gptq")
+    rows = ledger.read_rows(ran[1], record)
+    asked: list[int] = []
+
+    def session(folder: Path, record: RunRecord) -> Any:
+        def answer(prompts: list[str]) -> list[Completion]:
+            asked.append(len(prompts))
+            made = [Completion(r["output"], r["tokens"], r["finished"]) for r in rows if r["prompt"] in prompts]
+            return made if len(prompts) == len(rows) else [replace(made[0], text="else"), *made[1:]]
+
+        return answer
+
+    monkeypatch.setattr(module, "_session", session)
+    found = module.check(exported["lora/gptq"], record, rows, 2)
+    assert asked == [2, 6]
+    assert (found.passed, found.asked, found.alone) == (True, 6, 1)
+    asked.clear()
+    assert not module.check(exported["lora/gptq"], record, [rows[0] | {"output": "other"}, *rows[1:]], 2).passed
+    assert asked == [2, 6]
+
+
+def test_weights_that_are_gone_come_with_the_command_that_builds_them_again(
+    ran: Ran, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--cell", "prompt_rag/gptq", "--to", str(tmp_path / "out")]
+    store = tmp_path / "empty"
+    assert main([str(ran[1]), *asked, "--store", str(store)]) == 2
+    err = capsys.readouterr().err
+    assert f"are not in the store {store}" in err
+    command = next(line.strip() for line in err.splitlines() if line.strip().startswith("python -m harness "))
+    done = harness(tmp_path, *shlex.split(command)[3:])
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = run_folder(done)
+    old, new = (record_of(r, "prompt_rag/gptq").steps["quantize"]["key"] for r in (ran[1], run))
+    assert new == old, "the same inputs have the same key"
+    assert main([str(run), *asked]) == 0
+
+
+def test_mistakes_are_told_with_their_mends(ran: Ran, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def says(*arguments: str, run: Path = ran[1]) -> str:
+        assert main([str(run), "--to", str(tmp_path / "out"), *arguments]) == 2
+        return capsys.readouterr().err
+
+    assert "no such cell in" in (err := says("--cell", "lora/fp15"))
+    assert "did you mean lora/fp16?" in err
+    assert "No recommendation" in (err := says())
+    assert "name a cell with --cell; there is lora/fp16, lora/gptq" in err
+    assert "not a run folder" in says(run=tmp_path)
+    failed = records.ended("lora", "awq", Status.FAILED, "out of memory")
+    ledger.write_record(tmp_path / "run", failed)
+    assert "the cell failed (out of memory)" in says("--cell", "lora/awq", run=tmp_path / "run")
+    ledger.write_cells(tmp_path / "run", records.ids())
+    assert "14 cells have not ended" in says(run=tmp_path / "run")
+    assert not (tmp_path / "out").exists()
+
+
+def test_best_is_the_recommended_cell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cells, made = records.grid()
+    for r in cells:
+        ledger.write_record(tmp_path, r)
+        ledger.write_rows(tmp_path, r, made[r.id])
+    assert main([str(tmp_path), "--to", str(tmp_path / "out")]) == 2, "made-up records have no builds"
+    assert "the weights of smollm2_135m/lora/" in capsys.readouterr().err
+
+
+def test_what_stands_there_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+
+    def fill(part: Path, text: str = "new") -> bool:
+        (part / DEPLOYMENT).write_text(text)
+        (part / SUMS).write_text("")
+        return text != "bad"
+
+    def breaks(part: Path) -> bool:
+        fill(part)
+        raise KeyboardInterrupt
+
+    def vanishes(part: Path) -> bool:
+        shutil.rmtree(part)
+        return True
+
+    assert place(target, False, fill)
+    with pytest.raises(UserError, match="replace it with --force"):
+        place(target, False, fill)
+    with pytest.raises(KeyboardInterrupt):
+        place(target, True, breaks)
+    assert not place(target, True, lambda part: fill(part, "bad"))
+    assert (target / DEPLOYMENT).read_text() == "new"
+    assert place(target, True, lambda part: fill(part, "newer"))
+    assert (target / DEPLOYMENT).read_text() == "newer"
+    with pytest.raises(FileNotFoundError):
+        place(target, True, vanishes)
+    assert (target / DEPLOYMENT).read_text() == "newer", "put back"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="something that is no export"):
+        place(tmp_path / "mine", True, fill)
+    with pytest.raises(UserError, match="cannot be written"):
+        place(tmp_path / "mine/thesis.txt/out", False, fill)
+
+
+@pytest.mark.parametrize("method", ["bm25", "none"])
+@pytest.mark.parametrize("top_k", [1, 3])
+def test_the_folders_recipe_asks_as_the_harness_does(tmp_path: Path, method: str, top_k: int) -> None:
+    data = load_suite(cell("suite=support_tone").suite)
+    recipe = Recipe("Be kind.", (("Hi?", "Hello."),), data.knowledge, method, top_k, "Email")
+    recipe.save(tmp_path)
+    save(method, data.knowledge, tmp_path / "retrieval")
+    shutil.copy(resource("reports") / "deployable/recipe.py", tmp_path)
+    messages = [str(r["message"]) for r in data.evaluation]
+    code = "import json, recipe, sys; print(json.dumps([recipe.messages(m) for m in json.load(sys.stdin)]))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, input=json.dumps(messages), capture_output=True,
+                          text=True, check=True)  # fmt: skip
+    prompter = Prompter(recipe)
+    assert json.loads(done.stdout) == [prompter(m) for m in messages]
+    assert ("Facts:" in done.stdout) == (method == "bm25")
+
+
+KNOBS = ("adaptation=lora", "adaptation.rank=8", "profile=standard", "suite.eval_rows=7", "engine.top_p=0.5")
+
+
+@pytest.mark.parametrize("knobs", [("adaptation=prompt_rag",), KNOBS, ("quantization=gptq", "quantization.bits=8")])
+def test_the_command_makes_the_same_cell_again(knobs: tuple[str, ...]) -> None:
+    wanted = cell(*knobs)
+    record = replace(records.record("lora", "fp16"), config=plain(wanted), profile=_config(knobs)["profile"]["name"])
+    arguments = shlex.split(command_again(record) or "")[3:]
+    again = cell(*arguments)
+    assert digest(plain(again)) == digest(plain(wanted))
+    assert isinstance(again, Cell)
+    assert not misspelt(arguments, ROOT / "conf")
+
+
+@pytest.mark.parametrize("odd", ['It\'s "ours": {x}, [y]=$z \\ & co', "a\\'b\\\\", "null", "ż ó\tł"])
+def test_a_command_quotes_what_a_shell_or_hydra_would_read_otherwise(odd: str) -> None:
+    wanted = cell()
+    suite = replace(wanted.suite, params={**wanted.suite.params, "system": odd})
+    record = replace(records.record("lora", "fp16"), config=plain(replace(wanted, suite=suite)), profile="quick")
+    assert cell(*shlex.split(command_again(record) or "")[3:]).suite.params["system"] == odd
+
+
+@pytest.mark.parametrize(
+    ("quantization", "command"),
+    [
+        ({}, "vllm serve . --served-model-name x --dtype float16"),
+        ({"quant_method": "gptq"}, "vllm serve . --served-model-name x"),
+        ({"quant_method": "awq"}, "vllm serve . --served-model-name x"),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "vllm serve . --served-model-name x"),
+        ({"quant_method": "torchao"},
+         "vllm serve . --served-model-name x --quantization torchao --safetensors-load-strategy torchao"),
+        ({"quant_method": "of-tomorrow"}, ""),
+    ],
+)  # fmt: skip
+def test_no_more_is_claimed_of_vllm_than_is_known(quantization: dict[str, Any], command: str) -> None:
+    found = vllm(quantization, (), "x", "float16")
+    assert found.command == command
+    assert found.note
+    assert not vllm(quantization, ("a", "b"), "x", "float16").command
+
+
+def test_an_answer_may_end_at_a_stop_text_and_nowhere_else() -> None:
+    row = {"id": "1", "output": "Yes.", "tokens": 4, "finished": True}
+    assert not _parted([row], [Completion("Yes.", 4, True)])
+    assert not _parted([row], [Completion("Yes.\n\nQ: what", 4, False)]), "cut off at its task's stop text"
+    assert _parted([row], [Completion("Yes.\n\nQ: what", 9, False)])
+    (line,) = _parted([row], [Completion("Yet.", 4, True)])
+    assert "row 1: parts at character 2: recorded …'Yes.'…, now …'Yet.'…" in line
+    assert "character 4" in _parted([row], [Completion("Yes. And", 6, True)])[0]
+
+
+def test_differences_come_with_what_is_expected() -> None:
+    parted = Checked(4, 48, (), ("row 1: parts",), 1, elsewhere=("dtype float16 there, float32 here",))
+    half = records.record("lora", "fp16", environment={**records.ENVIRONMENT, "dtype": "float16"})
+    drawing = {**half.config, "engine": {"name": "eager", "target": "", "params": {"temperature": 0.7}}}
+    assert "near ties between two tokens fall either way" in told(parted, half)
+    assert "not where they were recorded (dtype float16 there, float32 here)" in told(parted, half)
+    assert "drawn tokens follow from the seed" in told(parted, replace(half, config=drawing))
+    assert "the artifact itself is suspect" in told(replace(parted, elsewhere=()), records.record("lora", "fp16"))
+    alone = told(replace(parted, answers=()), half)
+    assert "1 of the first parted in a batch of their own" in alone
+    assert "one at a time, or by another program, some answers take other words" in alone
+
+
+def test_a_licence_is_what_a_model_card_says_or_unknown(tmp_path: Path) -> None:
+    def of(**params: Any) -> Licence:
+        one = records.record("lora", "fp16")
+        model = {"name": "hf", "target": "harness.models.hub.HubModel", "params": {"revision": None, **params}}
+        return of_model(replace(one, config={**one.config, "model": model}))
+
+    assert of(id=str(tmp_path)).name == ""
+    assert "ask who made" in of(id=str(tmp_path)).told
+    assert "see https://huggingface.co/some/model" in of(id="some/model").told
+    (tmp_path / "README.md").write_text("---\nlicense: other\nlicense_name: llama3.2\n---\n# A model\n")
+    assert of(id=str(tmp_path)) == Licence("llama3.2", "llama3.2, as its model card says.", "other")
+    (tmp_path / "README.md").write_text("# A model\n")
+    assert of(id=str(tmp_path)).told == "Not known: its model card names no licence."
+    suite = records.record("lora", "fp16")
+    folder = {"params": {"primary": "good", "folder": "support_tone"}}
+    assert of_data(replace(suite, config={**suite.config, "suite": folder})).name == "Apache-2.0."
+
+
+def test_hostile_names_stay_text_in_the_card(tmp_path: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    nasty = HOSTILE.encode("utf-8", "replace").decode()
+    source = tmp_path / "build"
+    source.mkdir()
+    (source / "config.json").write_text(json.dumps({"_name_or_path": "/secret/place", "architectures": ["X"]}))
+    Recipe("s", (), (), "none", 0).save(source)
+    one = records.record("lora", "int8")
+    suite = {**one.config["suite"], "params": {"primary": "good", "max_new_tokens": 8, "folder": "none"}}
+    model = {"name": nasty, "target": "x", "params": {"note": nasty, "id": nasty}}
+    engine = {"name": nasty, "target": "x", "params": {}}
+    one = replace(one, model=nasty, suite=nasty, not_measured={nasty: nasty},
+                  config={**one.config, "suite": suite, "model": model, "engine": engine})  # fmt: skip
+    out = tmp_path / "out"
+    out.mkdir()
+    deployment = lay_out(source, out, one, "name", "a-base")
+    licence = Licence("", nasty)
+    card.write(out, one, deployment, card.Source(nasty, licence, licence, Checked(0, 0, why=nasty), "", ""))
+    text = (out / "README.md").read_text(encoding="utf-8")
+    body = text.split("---\n")[2]
+    assert re.search(r"(?<!\\)<(script|img)", re.sub(r"`[^`\n]*`", "", body)) is None, "but as code"
+    assert "\u202e" not in body
+    assert ModelCard.load(out / "README.md").data.tags[-1] == nasty, "YAML holds it as a string"
+    assert json.loads((out / "config.json").read_text())["_name_or_path"] == "a-base"
+    assert of_data(one).name == ""

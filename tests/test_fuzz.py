@@ -1,0 +1,253 @@
+"""Every file that we read, cut, flipped and filled with nonsense: only clear errors, never a traceback.
+
+A few hundred inputs a file; HARNESS_FUZZ=100000 sets how many.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from harness import ledger
+from harness.environment import Environment
+from harness.errors import UserError
+from harness.grid import _price
+from harness.store import MANIFEST, Store, faults
+from harness.suite import load
+from harness.types import Component, SuiteData
+from tests import records
+from tests.building import step, work
+from tests.cells import MACHINE
+from tests.grids import ROOT
+from tests.test_suite import params, row, write
+
+EXAMPLES = int(os.environ.get("HARNESS_FUZZ", "150"))
+fuzzed = settings(
+    max_examples=EXAMPLES, deadline=None, derandomize="HARNESS_FUZZ" not in os.environ, database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+)  # fmt: skip
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just(10**400),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+spoilt = st.tuples(
+    st.sampled_from(["cut", "flip", "insert", "double", "replace"]), st.floats(0, 1), st.binary(min_size=1, max_size=6)
+) | st.sampled_from([("deep", 0.0, b""), ("digits", 0.0, b""), ("empty", 0.0, b""), ("bom", 0.0, b"")])
+
+
+def spoil(whole: bytes, how: tuple[str, float, bytes]) -> bytes:
+    """A file's bytes with something wrong."""
+    kind, place, more = how
+    at = int(place * max(0, len(whole) - 1))
+    return {
+        "cut": whole[:at], "flip": whole[:at] + bytes([whole[at] ^ (more or b"1")[0]]) + whole[at + 1 :],
+        "insert": whole[:at] + more + whole[at:], "double": whole + whole[at:], "empty": b"",
+        "replace": whole[:at] + more + whole[at + len(more) :], "deep": b"[" * 100_000 + b"]" * 100_000,
+        "digits": b'{"id": ' + b"9" * 5000 + b"}", "bom": b"\xef\xbb\xbf" + whole,
+    }[kind]  # fmt: skip
+
+
+def grafted(data: Any, place: float, value: Any) -> Any:
+    """A JSON value with one of its parts, anywhere in it, changed for another."""
+    paths: list[tuple[Any, ...]] = [()]
+
+    def walk(at: Any, path: tuple[Any, ...]) -> None:
+        items = at.items() if isinstance(at, dict) else enumerate(at) if isinstance(at, list) else ()
+        for key, inner in items:
+            paths.append((*path, key))
+            walk(inner, paths[-1])
+
+    walk(data, ())
+    made = json.loads(json.dumps(data))
+    path = paths[int(place * (len(paths) - 1))]
+    if not path:
+        return value
+    inner = made
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    return made
+
+
+def only_told(work: Callable[[], Any]) -> None:
+    """Runs something that may refuse in clear lines, and in no other way."""
+    told: tuple[str, ...] = ("nothing",)
+    try:
+        work()
+    except UserError as error:
+        told = error.mistakes
+    assert told
+    assert all(isinstance(m, str) and m for m in told)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    made = records.rows("lora", "int8", 2)
+    ledger.write_cells(folder, ["a", "b"])
+    ledger.write_leakage(folder, {"s": {"rows": {}, "overlaps": [], "mode": "fail"}})
+    ledger.write_rows(folder, records.record("lora", "int8", made), made)
+    ledger.write_record(folder, records.record("lora", "int8", made))
+    return folder
+
+
+READERS: dict[str, Callable[[Path], Any]] = {
+    "cells.json": ledger.read_cells,
+    "leakage.json": ledger.read_leakage,
+    "records/*.json": ledger.read_records,
+    "rows/*.jsonl": lambda run: ledger.read_rows(run, records.record("lora", "int8", records.rows("lora", "int8", 2))),
+}
+
+
+@pytest.mark.parametrize("pattern", ["cells.json", "leakage.json", "records/*.json", "rows/*.jsonl"])
+@given(how=spoilt)
+@fuzzed
+def test_spoilt_run_folders(run: Path, pattern: str, how: tuple[str, float, bytes]) -> None:
+    (path,) = run.glob(pattern)
+    whole = path.read_bytes()
+    try:
+        path.write_bytes(spoil(whole, how))
+        only_told(lambda: READERS[pattern](run))
+    finally:
+        path.write_bytes(whole)
+
+
+@given(place=st.floats(0, 1), value=anything)
+@fuzzed
+def test_records_with_a_field_of_another_kind(run: Path, place: float, value: Any) -> None:
+    """Without its digest, as an earlier version wrote it: what is read has every field of its kind."""
+    (path,) = (run / "records").glob("*.json")
+    whole = path.read_bytes()
+    bare = {k: v for k, v in json.loads(whole).items() if k != "digest"}
+    try:
+        path.write_text(json.dumps(grafted(bare, place, value)))
+        only_told(lambda: ledger.table(ledger.read_records(run)))
+    finally:
+        path.write_bytes(whole)
+
+
+@given(how=spoilt)
+@fuzzed
+def test_spoilt_manifests(tmp_path: Path, how: tuple[str, float, bytes]) -> None:
+    store, one = Store(tmp_path), step(0)
+    if not store.folder(one).exists():
+        store.build(one, lambda out: work(0, out), {})
+        (tmp_path / "kept").write_bytes((store.folder(one) / MANIFEST).read_bytes())
+    (store.folder(one) / MANIFEST).write_bytes(spoil((tmp_path / "kept").read_bytes(), how))
+    assert faults(store.folder(one)) or store.manifest(one)
+
+
+@given(place=st.floats(0, 1), value=anything)
+@fuzzed
+def test_manifests_of_another_make(tmp_path: Path, place: float, value: Any) -> None:
+    """Without a digest, as an earlier version wrote them."""
+    store, one = Store(tmp_path), step(0)
+    if not store.folder(one).exists():
+        store.build(one, lambda out: work(0, out), {})
+        (tmp_path / "kept").write_bytes((store.folder(one) / MANIFEST).read_bytes())
+    bare = {k: v for k, v in json.loads((tmp_path / "kept").read_bytes()).items() if k != "digest"}
+    (store.folder(one) / MANIFEST).write_text(json.dumps(grafted(bare, place, value)))
+    assert faults(store.folder(one), thorough=True) or store.manifest(one)
+
+
+PRICE = {
+    "name": "list", "use": "auto", "volume_requests": 1000, "utilization": 0.5,
+    "hardware": {"a": {"match": "A100", "usd_per_hour": 2.5}, "cpu": {"match": "cpu", "usd_per_hour": 1, "source": ""}},
+}  # fmt: skip
+
+
+@given(place=st.floats(0, 1), value=anything)
+@fuzzed
+def test_price_tables(place: float, value: Any) -> None:
+    made = grafted(PRICE, place, value)
+    for machine in (MACHINE, Environment("cuda", "NVIDIA A100", "float16", 8, 64.0, "Linux", "3.11", {})):
+        found, told = _price(made if isinstance(made, dict) else {}, machine)
+        assert bool(told) != bool(found)
+        assert told or found["usd_per_hour"] > 0
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("suite")
+    write(folder / "train.jsonl", [row(n) for n in range(40)])
+    write(folder / "eval.jsonl", [row(n, "e") for n in range(4)])
+    write(folder / "kb.jsonl", [{"id": "a1", "title": "Returns", "text": "45 days."}])
+    (folder / "guide.md").write_text("Greet first.")
+    (folder / "task.yaml").write_text("task: small")
+    return folder
+
+
+def read(folder: Path, **changes: Any) -> SuiteData:
+    return load(Component("small", "", params(folder, **changes)))
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "eval.jsonl", "kb.jsonl", "guide.md", "task.yaml"])
+@given(how=spoilt)
+@fuzzed
+def test_spoilt_suites(suite: Path, name: str, how: tuple[str, float, bytes]) -> None:
+    whole = (suite / name).read_bytes()
+    try:
+        (suite / name).write_bytes(spoil(whole, how))
+        only_told(lambda: read(suite))
+    finally:
+        (suite / name).write_bytes(whole)
+
+
+@given(place=st.floats(0, 1), value=anything)
+@fuzzed
+def test_suite_rows_of_another_make(suite: Path, place: float, value: Any) -> None:
+    whole = (suite / "train.jsonl").read_bytes()
+    try:
+        rows = grafted([row(n) for n in range(6)], place, value)
+        lines = rows if isinstance(rows, list) else [rows]
+        (suite / "train.jsonl").write_bytes(whole + "".join(json.dumps(r) + "\n" for r in lines).encode())
+        only_told(lambda: read(suite))
+    finally:
+        (suite / "train.jsonl").write_bytes(whole)
+
+
+@pytest.mark.parametrize("key", ["train_file", "eval_file", "knowledge_file", "instructions_file", "task_file"])
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../secret", "link", 3, "x\0y", ["a"]])
+def test_no_path_of_a_suite_leaves_its_folder(tmp_path: Path, suite: Path, key: str, name: Any) -> None:
+    made = tmp_path / "suite"
+    made.mkdir()
+    for file in suite.iterdir():
+        (made / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "secret").write_text('{"id": "1", "message": "m", "reply": "r", "title": "t", "text": "t"}')
+    (made / "link").symlink_to(tmp_path / "secret")
+    with pytest.raises(UserError, match=r"outside the suite's folder|must be the name of a file"):
+        read(made, **{key: name})
+
+
+def test_a_suites_code_is_its_own(tmp_path: Path, suite: Path) -> None:
+    made = tmp_path / "suite"
+    made.mkdir()
+    for file in suite.iterdir():
+        (made / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "elsewhere.py").write_text("")
+    (made / "scorers.py").symlink_to(tmp_path / "elsewhere.py")
+    with pytest.raises(UserError, match=r"scorers\.py: stands outside"):
+        read(made)
+
+
+def test_nothing_is_unpickled_and_no_strangers_code_is_run() -> None:
+    """What could run code out of a file that is read: by name, in every module of the package."""
+    for file in sorted((ROOT / "harness").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            assert not {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"} & {*names}, file
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called not in ("torch.load", "eval", "exec", "yaml.load", "yaml.unsafe_load"), (file, called)
+                trusted = [k for k in node.keywords if k.arg == "trust_remote_code"]
+                assert all(ast.unparse(k.value) == "False" for k in trusted), file

@@ -1,0 +1,131 @@
+"""All runs of an outputs folder on one page: the whole ones judged, the broken ones named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from harness import index, ledger, report
+from harness.types import RunRecord, Status
+from tests import records
+from tests.test_report import HOSTILE, Page, folder
+
+
+def run(path: Path, quality: float = 0.8, hardware: str = "Example CPU, 2 cores", rows: int = 96) -> Path:
+    """Two cells that differ in nothing but speed, so that one of them is recommended."""
+    cells, made = [], {}
+    for quantization in ("fp16", "int8"):
+        made[records.cell_id("lora", quantization)] = records.rows("lora", quantization, rows)
+        one = records.record("lora", quantization, made[records.cell_id("lora", quantization)])
+        one = records.with_value(one, "quality/good", quality)
+        cells.append(replace(one, environment={**one.environment, "hardware": hardware}))
+    return folder(path, cells, made, [r.id for r in cells])
+
+
+def page(root: Path) -> str:
+    return index.write(root).read_text(encoding="utf-8")
+
+
+def test_every_run_is_listed_with_what_it_recommends(tmp_path: Path) -> None:
+    for sweep, time in (("support_tone", "2026-01-02"), ("support_tone", "2026-01-03"), ("tool_json", "2026-01-01")):
+        run(tmp_path / sweep / time)
+    report.write(tmp_path / "support_tone/2026-01-03")
+    found = index.view(tmp_path)
+    assert [(s["name"], [r["time"] for r in s["runs"]]) for s in found["sweeps"]] == [
+        ("support_tone", ["2026-01-03", "2026-01-02"]), ("tool_json", ["2026-01-01"]),
+    ]  # fmt: skip
+    newest, oldest = found["sweeps"][0]["runs"]
+    assert newest["chosen"] in report.three_lines(tmp_path / "support_tone/2026-01-03")[0]
+    assert newest["chosen"].startswith("lora/")
+    assert newest["values"][0] == "80%"
+    assert (newest["link"], oldest["link"]) == ("support_tone/2026-01-03/report.html", "")
+    assert newest["counts"] == {"ok": 2, "failed": 0, "unsupported": 0}
+    text = page(tmp_path)
+    assert '<a href="support_tone/2026-01-03/report.html">2026-01-03</a>' in text
+    assert (Page(text).open, Page(text).wrong) == ([], [])
+
+
+def test_trends_follow_the_recommended_and_the_best_cell(tmp_path: Path) -> None:
+    for at, quality in enumerate((0.5, 0.6, 0.9)):
+        run(tmp_path / "sweep" / f"2026-01-0{at}", quality)
+    (sweep,) = index.view(tmp_path)["sweeps"]
+    trend = {t["title"]: t for t in sweep["trends"]}["Quality"]
+    assert [r["recommended"] for r in trend["rows"]] == ["50%", "60%", "90%"]
+    ((first, second, third),) = trend["drawn"]["recommended"]
+    assert first[0] < second[0] < third[0]
+    assert first[1] > second[1] > third[1], "more is higher"
+    assert not trend["breaks"]
+    drawing = page(tmp_path).split("<svg")[1].split("</svg>")[0]
+    ElementTree.fromstring(f"<svg{drawing}</svg>")
+
+
+def test_a_line_joins_only_runs_that_compare(tmp_path: Path) -> None:
+    """Other hardware breaks speed, other rows break quality."""
+    for time, hardware, rows in (("1", "A", 96), ("2", "A", 96), ("3", "B", 96), ("4", "B", 48)):
+        run(tmp_path / "sweep" / time, hardware=hardware, rows=rows)
+    (sweep,) = index.view(tmp_path)["sweeps"]
+    new = {t["title"]: [r["new"] for r in t["rows"]] for t in sweep["trends"]}
+    assert new["Quality"] == [False, False, False, True]
+    assert new["p95 response time"] == new["Peak memory"] == [False, False, True, False]
+    assert {t["title"]: [len(p) for p in t["drawn"]["best"]] for t in sweep["trends"]}["Quality"] == [3, 1]
+
+
+def test_broken_runs_are_named_and_stop_nothing(tmp_path: Path) -> None:
+    run(tmp_path / "sweep/1")
+    for name, text in (("2", "{"), ("3", '{"schema": 9}'), ("4", "[]")):
+        (tmp_path / "sweep" / name / "records").mkdir(parents=True)
+        (tmp_path / "sweep" / name / "records/x.json").write_text(text)
+    cells, made = records.grid()
+    strange = replace(cells[0], config={**cells[0].config, "suite": {"params": "none"}})
+    folder(tmp_path / "sweep/5", [strange], made, [])
+    found = index.view(tmp_path)
+    wrong = {r["time"]: r["wrong"] for r in found["sweeps"][0]["runs"]}
+    assert not wrong["1"]
+    assert "not JSON" in wrong["2"][0]
+    assert "record schema 9" in wrong["3"][0]
+    assert wrong["4"]
+    assert "cannot be judged" in wrong["5"][0]
+    assert found["broken"] == 4
+    assert "4 of them cannot be read" in page(tmp_path)
+
+
+def test_unfinished_and_failed_runs_say_so(tmp_path: Path) -> None:
+    cells, made = records.grid()
+    folder(tmp_path / "s/1", cells[:3], made, records.ids())
+    failed = [records.ended("lora", "awq", Status.FAILED, "why")]
+    folder(tmp_path / "s/2", failed, {}, [r.id for r in failed])
+    second, first = index.view(tmp_path)["sweeps"][0]["runs"]
+    assert (first["pending"], first["chosen"], first["told"]) == (12, "", "Not all cells have ended.")
+    assert (second["counts"]["failed"], second["chosen"]) == (1, "")
+    assert "No recommendation" in second["told"]
+    assert "12 pending" in page(tmp_path)
+
+
+def test_a_folder_without_runs_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert index.main([str(tmp_path)]) == 2
+    assert "no run folders in it" in capsys.readouterr().err
+    assert index.main([str(tmp_path / "none")]) == 2
+    assert "no such folder" in capsys.readouterr().err
+
+
+def test_hostile_names_are_shown_and_not_run(tmp_path: Path) -> None:
+    name = '"><script>alert(1)<'
+
+    def nasty(r: RunRecord) -> RunRecord:
+        return replace(r, environment={**r.environment, "hardware": HOSTILE})
+
+    cells, made = records.grid()
+    for time in ("1", '" onmouseover="x'):
+        run_folder = folder(tmp_path / name / time, [nasty(r) for r in cells], made, records.ids())
+        ledger.write_text(run_folder / "report.html", "")
+    (tmp_path / name / "2\u202e/records").mkdir(parents=True)
+    (tmp_path / name / "2\u202e/records/x.json").write_text(HOSTILE.encode("utf-8", "replace").decode())
+    text = page(tmp_path)
+    seen = Page(text)
+    assert (seen.open, seen.wrong) == ([], [])
+    assert not {"script", "img"} & seen.tags
+    assert not {a for a in seen.attributes if a.startswith("on")}
+    assert "\u202e" not in text

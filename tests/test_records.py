@@ -1,0 +1,76 @@
+"""What a cell's record says when some of its steps did not end well."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.execute import MEASUREMENTS
+from harness.measure.load import quantiles
+from harness.plan import plan
+from harness.records import ROUNDED, assemble
+from harness.store import Store, write_json
+from harness.types import Cell, Measurement, RunRecord, Status, StepKind, plain
+from tests.cells import MACHINE, cell, data_of
+
+PRICE = {"usd_per_hour": 1.0, "volume_requests": 1000, "utilization": 0.5}
+
+
+def record(root: Path, one: Cell, broken: Collection[str] = ()) -> RunRecord:
+    """The record of a cell whose steps are done but for the `broken` ones, by their names in its chain."""
+    made, store = plan([one], data_of([one]), MACHINE), Store(root)
+    chain = made.chains[one.id]
+    for number, (role, key) in enumerate(chain.items()):
+        step = made.steps[key]
+        found: list[Measurement] = []
+        if step.kind is StepKind.LATENCY:
+            found = quantiles("e2e_ms", [10.0 * number])
+        if step.kind is StepKind.QUALITY:
+            found = [Measurement("quality/style", 0.5, "share", "higher", 8)]
+
+        def work(out: Path, found: list[Measurement] = found) -> dict[str, Any]:
+            write_json(out / MEASUREMENTS, plain(found))
+            return {"weights_disk_bytes": 7}
+
+        if role not in broken:
+            store.build(step, work, {**plain(MACHINE), "threads": 2})
+    failed = {chain[role]: f"{role.split()[0]}: crashed (SIGSEGV)" for role in broken}
+    return assemble(one, made, store, failed, MACHINE, {"policy": {}, "price": PRICE, "profile": "quick"})
+
+
+def test_a_failed_later_round_leaves_what_the_others_took(tmp_path: Path) -> None:
+    three = cell("measure.latency.rounds=3")
+    whole, less = record(tmp_path / "whole", three), record(tmp_path / "less", three, {"latency 2"})
+    assert (whole.status, less.status) == (Status.OK, Status.OK)
+    assert [len(r.value("e2e_ms/p50").samples) for r in (whole, less)] == [3, 2]  # type: ignore[union-attr]
+    assert less.not_measured["round 2"] == "latency: crashed (SIGSEGV); the times are those of the other rounds"
+    assert "round 2" not in whole.not_measured
+    assert less.reason == ""
+
+
+@pytest.mark.parametrize("broken", [{"latency"}, {"latency", "latency 2"}, {"quality"}, {"quality", "latency 2"}])
+def test_what_no_other_step_takes_fails_the_cell(tmp_path: Path, broken: set[str]) -> None:
+    found = record(tmp_path, cell("measure.latency.rounds=2"), broken)
+    assert found.status is Status.FAILED
+    assert "crashed (SIGSEGV)" in found.reason
+
+
+@pytest.mark.parametrize("quantization", ["gptq", "awq"])
+def test_weights_that_were_only_rounded_have_no_quality(tmp_path: Path, quantization: str) -> None:
+    calibrated = cell(f"quantization={quantization}")
+    rounded = replace(
+        calibrated,
+        quantization=replace(calibrated.quantization, params={**calibrated.quantization.params, "calibration_rows": 0}),
+    )
+    assert record(tmp_path / "calibrated", calibrated).value("quality/style")
+    found = record(tmp_path / "rounded", rounded)
+    assert found.status is Status.OK
+    assert found.value("quality/style") is None
+    assert found.not_measured["quality"] == ROUNDED
+    assert found.value("e2e_ms/p50")
+    random = replace(rounded, model=cell("model=dummy_tiny").model, quantization=calibrated.quantization)
+    assert record(tmp_path / "random", random).not_measured["quality"].startswith("random weights")

@@ -1,0 +1,124 @@
+"""`python -m harness.store`: what is old goes, what is needed stays, and what is not the store's is never touched."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.store import MANIFEST, Store
+from harness.upkeep import DAY_S, builds, collect, main, occupied_bytes, shrink
+from tests.building import step, work
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Five builds, each used a day later than the one before; the last one now."""
+    made = Store(tmp_path / "store")
+    for number in range(5):
+        made.build(step(number), lambda out, n=number: work(n, out), {})  # type: ignore[misc]
+        age(made, number, 4 - number)
+    return made
+
+
+def age(store: Store, number: int, days: float) -> None:
+    then = time.time() - days * DAY_S
+    os.utime(store.folder(step(number)) / MANIFEST, (then, then))
+
+
+def names(store: Store) -> set[str]:
+    return {b.folder.name for b in builds(store)}
+
+
+def keys(*numbers: int) -> set[str]:
+    return {step(n).key for n in numbers}
+
+
+def test_gc_takes_what_is_old_and_not_needed(store: Store) -> None:
+    with store.hold(keys(0)):
+        gone = collect(store, 2.5 * DAY_S)
+    assert {b.folder.name for b in gone} == keys(1)
+    assert names(store) == keys(0, 2, 3, 4)
+    assert {b.folder.name for b in collect(store, 2.5 * DAY_S)} == keys(0)
+
+
+def test_a_build_at_work_is_not_taken(store: Store) -> None:
+    from filelock import FileLock
+
+    with FileLock(store.folder(step(0)).with_suffix(".lock")):
+        assert {b.folder.name for b in collect(store, 2.5 * DAY_S)} == keys(1)
+
+
+def test_a_clock_that_jumped_takes_nothing_young(store: Store) -> None:
+    age(store, 0, -400)
+    assert {b.folder.name for b in collect(store, 0.5 * DAY_S)} == keys(1, 2, 3)
+
+
+def test_the_limit_evicts_the_longest_unused_that_can_be_rebuilt(store: Store) -> None:
+    """Steps 0, 1, 2 are builds, 3 and 4 measurements, which stay whatever the limit."""
+    sizes = [occupied_bytes([store.folder(step(n))]) for n in range(5)]
+    assert shrink(store, sum(sizes)) == []
+    age(store, 0, 0.5)
+    with store.hold(keys(1)):
+        assert [b.folder.name for b in shrink(store, sum(sizes) - 1)] == [step(2).key]
+        assert {b.folder.name for b in shrink(store, 1)} == keys(0)
+    assert {b.folder.name for b in shrink(store, 1)} == keys(1)
+    assert shrink(store, 1) == []
+    assert [store.is_whole(step(n), thorough=True) for n in range(5)] == [False, False, False, True, True]
+    assert all(store.manifest(step(n)) for n in range(5))
+
+
+def test_files_under_two_names_count_once(store: Store) -> None:
+    one, two = store.folder(step(0)), store.folder(step(1))
+    before = occupied_bytes([one, two])
+    os.link(one / "a.safetensors", two / "linked.safetensors")
+    assert occupied_bytes([one, two]) == before
+    assert occupied_bytes([two]) > before - occupied_bytes([one])
+
+
+def test_strangers_are_left_alone(store: Store, tmp_path: Path) -> None:
+    """Whatever else stands in the store, and links out of it: a name and a place make a build, nothing else."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / MANIFEST).write_text("mine")
+    (store.root / "adapt" / "0123456789abcdef").symlink_to(outside)
+    for name in ("adapt/my notes", "adapt/0123456789ABCDEF", "photos/0123456789abcdef", "tmp/mine", "adapt/..x"):
+        (store.root / name).mkdir(parents=True)
+        (store.root / name / "file").write_text("mine")
+    strangers = sorted(p for p in store.root.rglob("file"))
+    collect(store, 0)
+    shrink(store, 1)
+    assert sorted(p for p in store.root.rglob("file")) == strangers
+    assert (outside / MANIFEST).read_text() == "mine"
+    assert (store.root / "adapt" / "0123456789abcdef").is_symlink()
+
+
+def test_the_command_line(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def told(*arguments: str) -> tuple[int, str]:
+        code = main([*arguments, "--store", str(store.root)])
+        found = capsys.readouterr()
+        return code, found.out + found.err
+
+    assert told("verify") == (0, "5 builds: 0 broken\n")
+    code, text = told("ls")
+    assert code == 0
+    assert all(step(n).key in text for n in range(5))
+    assert told("du")[0] == 0
+    broken = store.folder(step(0)) / "a.safetensors"
+    broken.write_bytes(broken.read_bytes()[:-1])
+    (store.folder(step(1)) / MANIFEST).write_text("{")
+    code, text = told("verify")
+    assert code == 1
+    assert "5 builds: 2 broken" in text
+    assert "a.safetensors" in text
+    assert "broken" in told("ls")[1]
+    code, text = told("gc", "--keep-days", "0.5")
+    assert (code, names(store)) == (0, keys(1, 4)), "a manifest written just now was used just now"
+    assert "3 builds taken away" in text
+    for wrong in (["gc"], ["gc", "--keep-days", "-1"], ["gc", "--keep-days", "nan"], ["eat"], []):
+        assert told(*wrong)[0] == 2
+    assert main(["du", "--store", str(tmp_path)]) == 2
+    assert "not a store" in capsys.readouterr().err
+    assert not (tmp_path / "running").exists(), "a folder that is no store was written to"
