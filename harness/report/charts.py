@@ -135,7 +135,7 @@ def scatter(run: Run, decision: Decision | None) -> Drawing | None:
 
     def make(width: int) -> Spec:
         height = 400 if width == WIDE else 320
-        data = [
+        data: list[dict[str, Any]] = [
             {"x": x.value, "y": y.value, "x0": _ends(x)[0], "x1": _ends(x)[1], "y0": _ends(y)[0], "y1": _ends(y)[1],
              "kind": parts(r.id)[1], "label": r.quantization, "chosen": r.id == chosen}
             for r, x, y in found
@@ -331,7 +331,9 @@ def costs(
     last = math.ceil(math.log10(max([volume * 30, *ends])))
     volumes = [10 ** (first + (last - first) * n / 40) for n in range(41)]
     shown = dict(list(lines.items())[:drawn_lines])
-    data = [{"name": n, "v": v, "usd": c.usd_per_1000(v)} for n, c in shown.items() for v in volumes]
+    data: list[dict[str, Any]] = [
+        {"name": n, "v": v, "usd": c.usd_per_1000(v)} for n, c in shown.items() for v in volumes
+    ]
     data += [{"name": n, "v": v, "usd": usd} for n, usd in hosted for v in (volumes[0], volumes[-1])]
     names = [*shown, *(n for n, _ in hosted)]
     lead = next(iter(shown.values()))
@@ -411,7 +413,7 @@ def loss(record: RunRecord) -> tuple[str, dict[str, Any]] | None:
     step = record.steps.get("adapt", {})
     facts = step.get("facts") or {}
     noted = [p for p in facts.get("loss_curve") or [] if isinstance(p.get("step"), int | float)]
-    data = [
+    data: list[dict[str, Any]] = [
         {"step": float(p["step"]), "loss": float(p[k]), "rows": rows}
         for k, rows in (("loss", "training"), ("eval_loss", "validation"))
         for p in noted
