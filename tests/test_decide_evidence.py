@@ -64,7 +64,8 @@ def test_more_rows_make_a_lack_of_evidence_rarer() -> None:
         assert more <= few + 0.08, shares  # 1.5 standard errors of a difference
 
 
-def test_the_cell_to_try_and_the_rows_that_would_settle_it_are_told() -> None:
+def test_the_cell_to_try_and_the_rows_that_would_settle_it_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.decide.evidence.LEAST", 0.5)  # a small grid that comes near to the level
     base = [1] * 15 + [0] * 5
     made = [cell("prompt_rag", "fp16", base, 1.0)]
     for n, quantization in enumerate(records.QUANTIZATIONS):
