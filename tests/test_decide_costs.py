@@ -93,10 +93,10 @@ def test_the_goodput_is_priced_only_where_all_cells_have_one_at_the_level() -> N
     level = {"ttft_ms": 500, "token_ms": 50, "share": 0.9}
     made = []
     for adaptation in ("prompt_rag", "lora"):
-        one, rows = cell(adaptation, "fp16", MANY, 1.0)
+        one, kept = cell(adaptation, "fp16", MANY, 1.0)
         one = told(priced(one, usd_per_hour=3.6, utilization=0.5), goodput_requests_per_s=10)
         params = {**one.config["measure"]["params"], "latency": {"level": level}}
-        made.append((replace(one, config={**one.config, "measure": {**one.config["measure"], "params": params}}), rows))
+        made.append((replace(one, config={**one.config, "measure": {**one.config["measure"], "params": params}}), kept))
     cells, rows = run(*made)
     for asked, basis in ((None, "goodput"), (level, "goodput"), ({**level, "share": 0.99}, "batched")):
         found = decide(cells, rows, records.POLICY | {"service_level": asked})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -63,7 +64,8 @@ def test_more_rows_make_a_lack_of_evidence_rarer() -> None:
         assert more <= few + 0.08, shares  # 1.5 standard errors of a difference
 
 
-def test_the_cell_to_try_and_the_rows_that_would_settle_it_are_told() -> None:
+def test_the_cell_to_try_and_the_rows_that_would_settle_it_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.decide.evidence.LEAST", 0.5)  # a small grid that comes near to the level
     base = [1] * 15 + [0] * 5
     made = [cell("prompt_rag", "fp16", base, 1.0)]
     for n, quantization in enumerate(records.QUANTIZATIONS):
@@ -75,6 +77,9 @@ def test_the_cell_to_try_and_the_rows_that_would_settle_it_are_told() -> None:
     assert found.sentences[0].startswith("Not enough evidence: in only ")
     assert "prompt_rag/fp16, holds the limits and is within 5 points" in found.sentences[0]
     assert "prompt_rag/fp16 against it has −5 points" in found.sentences[1]
+    need = re.match(r"About ([\d,]+) rows like these", found.sentences[2])
+    assert need
+    assert 400 < int(need[1].replace(",", "")) < 4000, "enough for 5 points where a third of the rows differ"
     assert "rows like these would likely settle it; until then, prompt_rag/fp16" in found.sentences[2]
     assert found.group[0] == found.try_first
     assert found.confidence is not None

@@ -1,6 +1,6 @@
 """When the evidence carries no choice: nothing was measured that could, or too few rows.
 
-A choice is not carried when, more likely than not, it is wrong in a way that matters: in fewer than half of the joint
+A choice is not carried when it is likelier wrong than right in a way that matters: in fewer than 45% of the joint
 draws the chosen cell holds the limits and is within the margin (at least 5 points) of the highest quality. A cell that
 only might be cheaper is no reason to choose nothing, as the chosen one then loses no quality that counts. More rows
 make this rarer on average: proof gets easier, and cells that only look alike fall away.
@@ -20,7 +20,7 @@ from harness.statistics import POWER, mcnemar_power, rows_needed
 from harness.types import RunRecord, Status
 from harness.wording import number, share, told
 
-LEAST = 0.5  # share of the draws in which a choice must be good enough
+LEAST = 0.45  # share of the draws in which a choice must be good enough
 PRACTICAL = 0.05  # differences in quality up to this do not count, nor up to the policy's margin
 
 
@@ -88,7 +88,7 @@ def too_few_rows(case: Case) -> tuple[str, str, str] | None:
 
 
 def not_carried(case: Case, draws: Draws) -> tuple[str, str, str] | None:
-    """The sentences where the chosen cell is more likely than not to be wrong in a way that matters; None where it is
+    """The sentences where the chosen cell is likelier wrong than right in a way that matters; None where it is
     not, or where no rows were kept that could tell."""
     found, rule = case.found, case.rule
     chosen = found.chosen
