@@ -51,7 +51,8 @@ def detectable(release: Release, rules: Rules) -> float:
 
 def drawn(release: Release, rng: Any) -> tuple[Side, Side]:
     """A candidate and its baseline, drawn."""
-    n, groups = release.rows, np.arange(release.rows) // release.group
+    n = release.rows
+    groups: Any = np.arange(n) // release.group
 
     def changes(gain: float, lose: float) -> Any:
         def luck() -> Any:
