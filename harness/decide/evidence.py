@@ -106,8 +106,8 @@ def not_carried(case: Case, draws: Draws) -> tuple[str, str, str] | None:
     need = max(pair.rows_for(practical) if pair else 0, 2 * rows)
     against = f": {name} against it has {told(pair)}" if pair else ""
     return (
-        f"Not enough evidence: in only {share(enough)} of the joint draws of these {rows} rows the cell that the "
-        f"policy would choose, {name}, holds the limits and is within {gap} of the highest quality.",
+        f"Not enough evidence: with these {rows} rows drawn again as chance might have it, the cell that the policy "
+        f"would choose, {name}, holds the limits and is within {gap} of the highest quality in only {share(enough)}.",
         f"{other} is the one most often better by more than that{against}.",
         f"About {need:,} rows like these would likely settle it; until then, {name} is the one to try first.",
     )

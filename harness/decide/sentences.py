@@ -110,14 +110,14 @@ def sure(chances: Mapping[str, Odds], case: Case, confidence: float) -> str:
     own = chances[chosen.id].best
     if len(case.facts.candidates) == 1:
         return ""
-    text = f" Were each joint draw of the rows the truth, it would be the policy's choice in {share(own)} of them"
+    text = f" With rows and timings drawn again as chance might have it, the policy chooses it in {share(own)} of the draws"
     if len(group) > 1:
         others = ", ".join(case.names[c.id] for c in group[1:4]) + (" and others" if len(group) > 4 else "")
         text += f", and it or one it cannot be told apart from ({others}) in {share(confidence)}; it is the simplest"
     likely = max(case.facts.candidates, key=lambda c: chances[c.id].best)
     if likely not in group and chances[likely.id].best > confidence:
         proof = "" if likely in case.found.good else ", but it is not shown to be good enough, and more complex"
-        text += f". {case.names[likely.id]} would be in {share(chances[likely.id].best)}{proof}"
+        text += f". {case.names[likely.id]} is chosen in {share(chances[likely.id].best)}{proof}"
     return text + "."
 
 
