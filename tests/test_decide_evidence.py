@@ -74,7 +74,7 @@ def test_the_cell_to_try_and_the_rows_that_would_settle_it_are_told(monkeypatch:
     found = decide(*run(*made), records.POLICY)
     assert found.chosen is None
     assert found.try_first == made[0][0].id
-    assert found.sentences[0].startswith("Not enough evidence: in only ")
+    assert found.sentences[0].startswith("Not enough evidence: with these 20 rows drawn again")
     assert "prompt_rag/fp16, holds the limits and is within 5 points" in found.sentences[0]
     assert "prompt_rag/fp16 against it has −5 points" in found.sentences[1]
     need = re.match(r"About ([\d,]+) rows like these", found.sentences[2])

@@ -110,7 +110,8 @@ def sure(chances: Mapping[str, Odds], case: Case, confidence: float) -> str:
     own = chances[chosen.id].best
     if len(case.facts.candidates) == 1:
         return ""
-    text = f" With rows and timings drawn again as chance might have it, the policy chooses it in {share(own)} of the draws"
+    text = " With rows and timings drawn again as chance might have it, "
+    text += f"the policy chooses it in {share(own)} of the draws"
     if len(group) > 1:
         others = ", ".join(case.names[c.id] for c in group[1:4]) + (" and others" if len(group) > 4 else "")
         text += f", and it or one it cannot be told apart from ({others}) in {share(confidence)}; it is the simplest"
