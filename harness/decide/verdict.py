@@ -19,6 +19,7 @@ from harness.decide.ladder import ladder
 from harness.decide.odds import odds
 from harness.decide.policy import COST, OBJECTIVES, P95, QUALITY, Policy, read_policy
 from harness.decide.rule import Judgement, judge, score, simple, upper, volume_of
+from harness.rows import ids
 from harness.statistics import Paired, detectable_difference, rows_needed
 from harness.types import Json, RunRecord, Status, is_side
 from harness.wording import labels, number, points, share, told
@@ -321,7 +322,7 @@ def _no_worse(c: Candidate, case: _Case) -> bool:
 def _shares_rows(c: Candidate, case: _Case) -> bool:
     best = case.found.best
     assert best is not None
-    mine, other = ({row["id"] for row in case.rows.get(i, ())} for i in (c.id, best.id))
+    mine, other = (set(ids(case.rows.get(i, ()))) for i in (c.id, best.id))
     return bool(mine & other)
 
 
