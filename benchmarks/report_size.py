@@ -41,9 +41,8 @@ def main() -> None:
         start, cpu = time.perf_counter(), time.process_time()
         page = report.write(run)
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-        print(
-            f"{asked.cells} cells x {asked.rows} rows: {seconds:.1f} s ({cpu:.1f} s of CPU), page {page.stat().st_size / 1e6:.2f} MB"
-        )
+        megabytes = page.stat().st_size / 1e6
+        print(f"{asked.cells} cells x {asked.rows} rows: {seconds:.1f} s ({cpu:.1f} s of CPU), page {megabytes:.2f} MB")
 
 
 if __name__ == "__main__":
