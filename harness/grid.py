@@ -36,6 +36,7 @@ from harness.upkeep import shrink
 GROUPS = ("model", "adaptation", "quantization", "suite", "engine", "measure")
 ONE_FOR_ALL = ("policy", "price", "profile", "runner", "store", "store_limit_gb", "curve")
 FREE_DISK_BYTES = 4 * 2**30
+REDRAW = 20  # times as long as a drawing takes, the report is left as it is: a twentieth of a grid's time goes into it
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,9 +360,12 @@ def _carry_out(grid: Grid, made: Plan, environment: Environment, console: Consol
     board = Board(made, console, grid.cells[0].suite.params["primary"], _expected(grid.store), lambda: settle())
     launcher = Launcher(made, grid.store, environment, grid.workers, grid.fork_server, board, grid.step_limit_s)
     board.launcher = launcher
+    draw_from = 0.0
 
     def settle() -> None:
-        """Writes the record of each cell that has just finished, and draws the report anew."""
+        """Writes the record of each cell that has just finished, and draws the report anew, unless it was drawn just
+        now: the last drawing is after the last cell."""
+        nonlocal draw_from
         news = [
             c
             for c in made.cells
@@ -373,8 +377,10 @@ def _carry_out(grid: Grid, made: Plan, environment: Environment, console: Consol
                 ledger.write_rows(grid.run, record, rows)
             ledger.write_record(grid.run, record)
             board.cell(record)
-        if news:
+        if news and time.monotonic() >= draw_from:
+            start = time.monotonic()
             report.write(grid.run)
+            draw_from = time.monotonic() + REDRAW * (time.monotonic() - start)
 
     _announce(made, launcher, environment, grid, console)
     with board:

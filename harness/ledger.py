@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import UserError
 from harness.files import parse, write_whole
+from harness.rows import KeptRows, columns
 from harness.types import Json, RunRecord, Status, digest, plain, record_from_json
 
 if TYPE_CHECKING:
@@ -198,6 +199,15 @@ def read_rows(run: Path, record: RunRecord) -> list[dict[str, Any]]:
             raise UserError(f"{path}, row {number}: not a row with id and scores; {mend}")
         rows.append(row)
     return rows
+
+
+def open_rows(run: Path, record: RunRecord) -> KeptRows | list[dict[str, Any]]:
+    """The evaluated rows of a cell with ids, groups and scores as columns, and their texts when they are asked for. A
+    file that cannot be read so is read whole, with the errors of `read_rows`."""
+    path = run / "rows" / f"{slug(record.id)}.jsonl"
+    names = [m.metric.removeprefix("quality/") for m in record.measurements if m.metric.startswith("quality/")]
+    kept = columns(path, names, lambda: read_rows(run, record)) if path.exists() else None
+    return read_rows(run, record) if kept is None else kept
 
 
 def table(records: Sequence[RunRecord]) -> pd.DataFrame:

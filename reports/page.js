@@ -1,7 +1,14 @@
 // What moves on the page: filter and sort the cells, try other limits, look at any row. All text goes in as text.
-(() => {
+(async () => {
   const byId = (id) => document.getElementById(id);
-  const data = JSON.parse(byId("data").textContent);
+  async function unpack(text) {
+    const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
+    const whole = await new Response(stream).text();
+    return whole.split("\n").filter(Boolean).map((line) => JSON.parse(line));
+  }
+  // Where a browser cannot unpack, all that moves stays hidden, and the page is what it is without a script.
+  const [data] = await unpack(JSON.parse(byId("data").textContent).deflate);
   const make = (tag, attributes = {}, ...children) => {
     const node = document.createElement(tag);
     for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
@@ -161,13 +168,6 @@
 
   // ------------------------------------------------------------------------------------------ any row, all cells
 
-  async function unpack(text) {
-    const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
-    const whole = await new Response(stream).text();
-    return whole.split("\n").filter(Boolean).map((line) => JSON.parse(line));
-  }
-
   // Which words of `right` stand not in `left`, in order: the longest common subsequence of words.
   function marked(left, right) {
     const a = left.match(/\s+|\S+/g) || [], b = right.match(/\s+|\S+/g) || [];
@@ -190,13 +190,7 @@
   async function rowViewer() {
     const packed = data.packed;
     if (!packed || !byId("viewer")) return;
-    let rows;
-    try {
-      rows = await unpack(packed.deflate);
-    } catch {
-      byId("row-count").textContent = "This browser cannot unpack the outputs; they stand in rows/.";
-      return;
-    }
+    const rows = await unpack(packed.deflate);
     const names = packed.cells.map((id) => data.names[id] || id);
     for (const [at, label] of names.entries()) byId("row-against").append(make("option", { value: at }, label));
     for (const name of new Set(rows.map((r) => r.case).filter(Boolean))) {
@@ -256,5 +250,6 @@
 
   cellsTable();
   policyPanel();
-  rowViewer().then(() => { document.documentElement.dataset.ready = ""; });
+  await rowViewer();
+  document.documentElement.dataset.ready = "";
 })();

@@ -28,6 +28,7 @@ FOUNDATION = {
     "types",
     "files",
     "errors",
+    "rows",
     "resources",
     "environment",
     "statistics",

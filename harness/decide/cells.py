@@ -3,16 +3,17 @@ another on the same rows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from harness.decide.policy import Policy
-from harness.statistics import Paired, group_of, interaction, paired
+from harness.rows import column, groups, ids
+from harness.statistics import Paired, interaction, paired
 from harness.types import Json, Measurement, RunRecord, Status
 
 MEMORY = ("memory_bytes/cuda_peak_reserved", "memory_bytes/cuda_peak_allocated", "memory_bytes/peak_rss")
 SIMPLE_ADAPTATIONS = ("prompt_rag", "lora", "lora_head", "full_ft")
 UNQUANTIZED = ("fp16", "bf16", "fp32")
-Rows = Mapping[str, Sequence[Mapping[str, Json]]]
+Rows = Mapping[str, Collection[Mapping[str, Json]]]
 
 
 def primary(record: RunRecord, policy: Policy | None = None) -> str:
@@ -51,15 +52,15 @@ def reference(records: Sequence[RunRecord]) -> RunRecord | None:
 def shared_scores(cells: Sequence[RunRecord], rows: Rows, score: str) -> tuple[list[list[float]], list[Json]]:
     """The scores of several cells on the rows that all of them have, a list a cell in the same order of rows, and the
     group of each row: a row without one is a group of its own."""
-    found = [{r["id"]: r for r in rows.get(c.id, ()) if is_score(r["scores"].get(score))} for c in cells]
+    kept = [rows.get(c.id, ()) for c in cells]
+    named = [ids(k) for k in kept]
+    found = [
+        {i: v for i, v in zip(n, column(k, score).tolist(), strict=True) if v == v}  # a score that is a number
+        for n, k in zip(named, kept, strict=True)
+    ]
     shared = sorted(set.intersection(*map(set, found)), key=str) if found else []
-    groups = [group_of(found[0][i]) for i in shared]
-    return [[float(f[i]["scores"][score]) for i in shared] for f in found], groups
-
-
-def is_score(value: Json) -> bool:
-    """Whether a row's score is a number that can be paired."""
-    return isinstance(value, int | float) and 0 <= value <= 1
+    group = dict(zip(named[0], groups(kept[0]), strict=True)) if shared else {}
+    return [[f[i] for i in shared] for f in found], [group[i] for i in shared]
 
 
 def compare(a: RunRecord, b: RunRecord, rows: Rows, score: str) -> Paired | None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.decide.cells import Rows, is_score, primary
+from harness.decide.cells import Rows, primary
 from harness.decide.policy import Policy
 from harness.decide.recipes import Recipe
-from harness.statistics import group_of, over_seeds, paired_columns
+from harness.rows import column
+from harness.rows import groups as groups_of
+from harness.rows import ids as ids_of
+from harness.statistics import over_seeds, paired_columns
 from harness.types import Json, Status
 
 
@@ -31,17 +33,17 @@ def score_tables(left: Sequence[Recipe], rows: Rows, weights: Mapping[str, float
 
     made = {}
     for suite, weight in weights.items():
-        lists: list[list[Json]] = []  # cells mostly hold the same rows in the same order, so few lists are kept
+        lists: list[tuple[Any, ...]] = []  # cells mostly hold the same rows in the same order, so few lists are kept
         groups: dict[Json, Any] = {}
         found: dict[str, tuple[int, Any]] = {}
         for r in (r for k in left for r in k.of(suite) if r.status is Status.OK):
             kept = rows.get(r.id, ())
-            ids = [row["id"] for row in kept]
+            ids = ids_of(kept)
             at = next((n for n, known in enumerate(lists) if known == ids), len(lists))
             if at == len(lists):
                 lists.append(ids)
-                groups |= {row["id"]: group_of(row) for row in kept if row["id"] not in groups}
-            found[r.id] = at, _column(kept, primary(r, policy))
+                groups = dict(zip(ids, groups_of(kept), strict=True)) | groups
+            found[r.id] = at, column(kept, primary(r, policy))
         order = sorted(groups, key=str)
         place = {i: n for n, i in enumerate(order)}
         places = [np.array([place[i] for i in ids], dtype=int) for ids in lists]
@@ -59,18 +61,6 @@ def score_tables(left: Sequence[Recipe], rows: Rows, weights: Mapping[str, float
                 by_seed[k.id] = columns
         made[suite] = Scores(weight, values, [groups[i] for i in order], by_seed)
     return made
-
-
-def _column(kept: Sequence[Mapping[str, Json]], name: str) -> Any:
-    """A score of each row; not a number where a row lacks it or has one that cannot be paired."""
-    import numpy as np
-
-    found = [row["scores"].get(name) for row in kept]
-    if not set(map(type, found)) <= {int, float, bool}:
-        found = [v if is_score(v) else math.nan for v in found]
-    values = np.array(found, dtype=float)
-    values[~((values >= 0) & (values <= 1))] = math.nan
-    return values
 
 
 def compared(bests: Sequence[int], ids: Sequence[str], table: Scores) -> tuple[Any, Any, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import difflib
+import math
 import re
 import zlib
 from collections.abc import Iterable, Sequence
@@ -19,6 +20,7 @@ EXAMPLES = 4
 CHANGED = 3  # rows shown of each direction
 KEPT_CHARACTERS = 4_000  # of an output, for the page's script
 PACKED_BYTES = 620_000  # of compressed outputs in a page
+PACKED_OUTPUTS = 60_000  # in a page: 1,000 rows of the 60 cells that are shown of a large grid
 
 
 def examples(run: Run, decision: Decision | None) -> list[dict[str, Any]]:
@@ -115,27 +117,38 @@ def differing(left: str, right: str) -> tuple[list[tuple[str, bool]], list[tuple
 
 
 def packed(run: Run, ids: Sequence[str], first: Sequence[str] = (), most: int = PACKED_BYTES) -> dict[str, Any] | None:
-    """The outputs of these cells to each row, a JSON line a row, compressed until `most` bytes are full: rows in
-    `first` before others. `left_out` says how many rows the page does not hold; all stand in `rows/`."""
+    """The outputs of these cells to each row, a JSON line a row, compressed until `most` bytes are full or
+    `PACKED_OUTPUTS` are kept: rows in `first` before others. `left_out` says how many rows the page does not hold; all
+    stand in `rows/`."""
     by_cell = {i: {row["id"]: row for row in run.rows[i]} for i in ids if run.rows.get(i)}
     order = list(dict.fromkeys([*first, *(row for found in by_cell.values() for row in found)]))
     if not order:
         return None
     names = list(dict.fromkeys(s for found in by_cell.values() for row in found.values() for s in row["scores"]))
     low = {m.metric.partition("/")[2] for r in run.ok for m in r.measurements if m.better == "lower"}
-    squeeze, kept, count = zlib.compressobj(9, wbits=-15), [], 0
-    for row_id in order:
-        line = canonical(_packed_row([found.get(row_id) for found in by_cell.values()], row_id, names, low))
-        kept.append(squeeze.compress(line.encode("utf-8", errors="backslashreplace") + b"\n"))
-        kept.append(squeeze.flush(zlib.Z_SYNC_FLUSH) if count % 8 == 7 else b"")
-        count += 1
-        if sum(map(len, kept)) > most:
-            break
-    data = b"".join([*kept, squeeze.flush()])
+    lines = (
+        canonical(_packed_row([found.get(row_id) for found in by_cell.values()], row_id, names, low))
+        for row_id in order[: PACKED_OUTPUTS // len(by_cell)]
+    )
+    text, count = deflated((line.encode("utf-8", errors="backslashreplace") + b"\n" for line in lines), most)
     return {
-        "cells": list(by_cell), "scores": names, "rows": count, "left_out": len(order) - count,
-        "deflate": base64.b64encode(data).decode(),
+        "cells": list(by_cell), "scores": names, "rows": count, "left_out": len(order) - count, "deflate": text,
     }  # fmt: skip
+
+
+def deflated(pieces: Iterable[bytes], most: float = math.inf) -> tuple[str, int]:
+    """Pieces as one raw deflate stream in base64 (for the browser's DecompressionStream) until `most` compressed bytes
+    are full, and how many pieces it holds."""
+    squeeze, kept, count, size = zlib.compressobj(9, wbits=-15), [], 0, 0
+    for piece in pieces:
+        kept.append(squeeze.compress(piece))
+        if count % 8 == 7 and most < math.inf:
+            kept.append(squeeze.flush(zlib.Z_SYNC_FLUSH))
+            size = sum(map(len, kept))
+        count += 1
+        if size > most:
+            break
+    return base64.b64encode(b"".join([*kept, squeeze.flush()])).decode(), count
 
 
 def _packed_row(rows: Sequence[Row | None], row_id: Json, names: Sequence[str], low: Iterable[str]) -> Json:

@@ -119,9 +119,11 @@ def seeds(run: Run) -> dict[str, Any]:
     base = next((cells for cells in kinds.values() if against in cells), None)
     lines = []
     for kind, cells in kinds.items():
+        if len(cells) < 2:
+            continue
         name = primary(cells[0])
         own, groups = shared_scores(cells, run.rows, name)
-        if len(cells) < 2 or not groups:
+        if not groups:
             continue
         mean, spread = over_seeds(own, groups)
         line = {

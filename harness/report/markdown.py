@@ -8,6 +8,8 @@ from typing import Any
 
 from harness.report.text import visible
 
+LIKELY = 5  # cells whose odds are told
+
 
 def markdown(page: Mapping[str, Any]) -> str:
     """The short form, for a pull request or a terminal: decision, cells, differences, what went wrong."""
@@ -22,6 +24,7 @@ def markdown(page: Mapping[str, Any]) -> str:
         return f"{value['text']} ({value['interval']})" if value["interval"] else value["text"]
 
     out = [f"# {plain_markdown(page['title'])}", "", *(plain_markdown(s) + "\n" for s in page["sentences"])]
+    out += _argument(page, grid)
     table, heads = page["all_cells"], ("Quality", "Whole answer p95", "Cost per 1,000")
     keep = [n for n, c in enumerate(table["columns"]) if c in heads or c.startswith("Peak memory")]
     out += ["## Cells", ""]
@@ -79,6 +82,21 @@ def markdown(page: Mapping[str, Any]) -> str:
     return "\n".join(out)
 
 
+def _argument(page: Mapping[str, Any], grid: Any) -> list[str]:
+    """How sure the choice is, what would change it, and where it stands on the usual way up."""
+    found, out = page["account"], []
+    if likely := [o for n, o in enumerate(found["odds"]) if o["chosen"] or (n < LIKELY and o["best"] != "0%")]:
+        out += ["## How sure that is", ""]
+        heads = ["Cell", "Best by the policy", "Holds the limits", "On the Pareto front"]
+        out += grid(heads, ([o["name"], o["best"], o["feasible"], o["front"]] for o in likely))
+    if found["flips"]:
+        out += ["## What would change it", "", *(f"- {plain_markdown(f['sentence'])}" for f in found["flips"]), ""]
+    if found["ladder"]:
+        out += ["## The ladder", ""]
+        out += grid(["Step", "State", "Evidence"], ([r.name, r.state, r.sentence] for r in found["ladder"]))
+    return out
+
+
 def _evidence(page: Mapping[str, Any], grid: Any) -> list[str]:
     """What a run measured beside its grid, as far as it did: seeds, learning curves, the A/A control, leakage."""
     out: list[str] = []
@@ -109,6 +127,7 @@ def _evidence(page: Mapping[str, Any], grid: Any) -> list[str]:
         out += [f"## Leakage: {plain_markdown(suite['suite'])}", ""]
         flagged = f"{suite['flagged']} of {suite['rows']['evaluation']} evaluation rows"
         out += [f"{flagged} overlap with what builds saw (leakage={suite['mode']}).", ""]
+        out += [plain_markdown(suite["card"]), ""]
         out += (
             grid(["Evaluation rows against", "Same text", "Same group", "Alike"], counted) if suite["flagged"] else []
         )

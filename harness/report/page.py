@@ -13,7 +13,7 @@ from typing import Any
 from harness import ledger
 from harness.decide import Decision, decide, memory, primary, quality, read_policy
 from harness.report import account, charts, machine
-from harness.report.answers import PACKED_BYTES, changed, examples, packed
+from harness.report.answers import PACKED_BYTES, changed, deflated, examples, packed
 from harness.report.cells import all_cells, heatmaps, scores
 from harness.report.choosing import choosing
 from harness.report.comparisons import against_best, control, differences, learning, quantized, seeds
@@ -134,9 +134,10 @@ def embedded(page: Mapping[str, Any]) -> dict[str, Json]:
 
 
 def script_json(value: Json) -> str:
-    """JSON that stays text inside a script element, whatever it holds."""
+    """JSON for a script element, deflated (1,000 cells: 1.7 MB to 0.2) and in base64: it stays text whatever it
+    holds."""
     text = json.dumps(visible_json(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return json.dumps({"deflate": deflated([text.encode()])[0]})
 
 
 def policy_hash(text: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ class Run:
     folder: Path
     ids: tuple[str, ...]
     records: Mapping[str, RunRecord]
-    rows: Mapping[str, Sequence[Row]]
+    rows: Mapping[str, Collection[Row]]
     names: Mapping[str, str]
     policy: Mapping[str, Json]
     leakage: Mapping[str, Json]
@@ -46,7 +48,8 @@ def read(folder: Path) -> Run:
     beside = tuple(r for r in every.values() if is_side(r.id))
     records = {i: r for i, r in every.items() if not is_side(i)}
     ids = tuple(dict.fromkeys([*(i for i in ledger.read_cells(folder) if not is_side(i)), *records]))
-    rows = {r.id: ledger.read_rows(folder, r) for r in every.values()}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Arrow parses outside the interpreter's lock
+        rows = dict(zip(every, pool.map(lambda r: ledger.open_rows(folder, r), every.values()), strict=True))
     policy = next((r.config["policy"] for r in records.values() if r.config.get("policy")), {"objective": "quality"})
     return Run(folder, ids, records, rows, labels(ids), policy, ledger.read_leakage(folder), beside)
 

@@ -1,0 +1,107 @@
+"""The evaluated rows of a cell, as columns where ids and scores are enough, and whole where texts are wanted: a grid of
+1,000 cells × 5,000 rows has gigabytes of text, and a report shows little of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.files import parse
+from harness.types import Json
+
+BLOCK_BYTES = 8 * 2**20  # as much of a file as is parsed at once; a longer line is read by Python
+Row = Mapping[str, Json]
+
+
+@dataclass(frozen=True, slots=True)
+class KeptRows:
+    """Rows as they stand in a file: their ids, their groups (None: a row without one) and their scores (not a number
+    where a row has none) in its order. Going through it reads the rows whole, once."""
+
+    ids: tuple[str, ...]
+    groups: tuple[Json, ...]
+    scores: Mapping[str, Any]
+    whole: Callable[[], Sequence[Row]]
+    _read: list[Sequence[Row]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __contains__(self, row: object) -> bool:
+        return row in self.rows()
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows())
+
+    def rows(self) -> Sequence[Row]:
+        """The rows whole."""
+        if not self._read:
+            self._read.append(self.whole())
+        return self._read[0]
+
+
+def column(rows: Collection[Row], score: str) -> Any:
+    """A score of each row as an array; not a number where a row lacks it or has one outside 0 to 1, which cannot be
+    paired."""
+    import numpy as np
+
+    if isinstance(rows, KeptRows):
+        values = np.array(rows.scores[score] if score in rows.scores else np.full(len(rows), math.nan), dtype=float)
+    else:
+        found = [row["scores"].get(score) for row in rows]  # type: ignore[union-attr]
+        if not set(map(type, found)) <= {int, float, bool}:
+            found = [v if isinstance(v, int | float) else math.nan for v in found]
+        values = np.array(found, dtype=float)
+    values[~((values >= 0) & (values <= 1))] = math.nan
+    return values
+
+
+def ids(rows: Collection[Row]) -> tuple[Any, ...]:
+    """The ids of rows, in their order."""
+    return rows.ids if isinstance(rows, KeptRows) else tuple(row["id"] for row in rows)
+
+
+def groups(rows: Collection[Row]) -> list[Any]:
+    """The group of each row, as `harness.statistics.group_of` has it: a row without one is a group of its own."""
+    if isinstance(rows, KeptRows):
+        return [g or ("row", i) for g, i in zip(rows.groups, rows.ids, strict=True)]
+    return [row.get("group") or ("row", row["id"]) for row in rows]
+
+
+def columns(path: Path, names: Sequence[str], whole: Callable[[], Sequence[Row]]) -> KeptRows | None:
+    """A file of rows as columns, by Arrow's JSON reader; None for one that it does not read as `whole` would (values of
+    several kinds, a fault that `whole` tells better). Besides `names`, the scores of the first row are read."""
+    import pyarrow as pa
+    import pyarrow.json
+
+    try:
+        with path.open("rb") as file:
+            first: Any = parse(file.readline().decode())
+        own = first["scores"]
+        kinds = {n: pa.bool_() if isinstance(own.get(n), bool) else pa.float64() for n in dict.fromkeys([*own, *names])}
+        group = pa.int64() if isinstance(first.get("group"), int) else pa.string()
+        schema = pa.schema([("id", pa.string()), ("group", group), ("scores", pa.struct(list(kinds.items())))])
+        read = pyarrow.json.read_json(
+            path, pyarrow.json.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
+            pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
+        )  # fmt: skip
+        if not kinds or read["id"].null_count or read["scores"].null_count:
+            return None
+        parts = read["scores"].combine_chunks()
+        parts = parts.chunk(0) if isinstance(parts, pa.ChunkedArray) else parts
+        scores = {n: _numbers(parts.field(n)) for n in kinds}
+        return KeptRows(tuple(read["id"].to_pylist()), tuple(read["group"].to_pylist()), scores, whole)
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, pa.ArrowException):
+        return None
+
+
+def _numbers(values: Any) -> Any:
+    """An Arrow array as numbers; not a number where it has none."""
+    import pyarrow as pa
+
+    if pa.types.is_boolean(values.type):
+        values = values.cast(pa.uint8())
+    return values.cast(pa.float64()).to_numpy(zero_copy_only=False)
