@@ -64,7 +64,7 @@ def test_what_is_wrong_in_every_part_is_told_at_once(tmp_path: Path) -> None:
         "lora: no knob 'rnk'; did you mean rank?",
         "prompt_rag: no knob 'rnk'; there is few_shot, retrieval, top_k",
         "policy: is one for the whole grid, and cannot be swept; run once for each",
-        "price.use='h900': not in the price table; it has h100, a10g, cpu",
+        "price.use='h900': not in the price table; it has h100, h200, a10g, cpu",
         f"store {tmp_path}/file/store: cannot be written (Not a directory); set store=DIR",
     ]
     assert [line for line in lines if line in expected] == expected, lines
@@ -103,7 +103,9 @@ def test_a_price_table_without_this_hardware_and_a_bad_row(tmp_path: Path, monke
     suite_line, price_line = told(tmp_path, "suite.folder=suite", "~price.hardware.cpu", "seed=0")
     assert suite_line == f"{suite}/train.jsonl, row 7: reply missing, empty or not text; fill in each row"
     assert price_line.startswith("price table 'list_2026': no price for '")
-    assert price_line.endswith("; add it to conf/price/list_2026.yaml, or choose one of h100, a10g with price.use=NAME")
+    assert price_line.endswith(
+        "; add it to conf/price/list_2026.yaml, or choose one of h100, h200, a10g with price.use=NAME"
+    )
 
 
 @pytest.mark.parametrize("override", ["sweep=support_tone", "adaptation.rank=3", "quantization=[", "+adaptation=lora"])
