@@ -1,8 +1,8 @@
 """Carries out the steps of `harness.engine.serving` on a decoder, each shape a CUDA graph from its second use on.
 
 A captured step is one launch instead of hundreds: on a fast GPU, launching is most of the time of a small batch.
-Captured shapes are few: batches and prompt widths are padded to powers of two, and what is padded goes to a slot that
-nobody reads.
+Captured shapes are few: batches are padded to powers of two, prompt widths to one of four between two of them, and what
+is padded goes to a slot that nobody reads.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class DecoderSlots:
         made: list[tuple[list[int], Tokens]] = []
         while order:
             width = self._width(len(prompts[order[0]]))
-            some = order[: max(1, PROMPT_TOKENS // width)]
+            some = order[: max(1, power(PROMPT_TOKENS // width + 1) // 2)]  # a power of two: a full batch has no padding
             order = order[len(some) :]
             rows = power(len(some)) if self.capture else len(some)
             padded = [list(prompts[i]) + [0] * (width - len(prompts[i])) for i in some]
@@ -79,7 +79,7 @@ class DecoderSlots:
             nobody = [self.rows] * some
             for _ in range(self._unused(some, 0)):
                 self._run(some, 0, None, nobody, None)()
-            for width in widths if some == 1 or some * min(widths) <= PROMPT_TOKENS else ():
+            for width in [w for w in widths if some == 1 or some * w <= PROMPT_TOKENS]:
                 for _ in range(self._unused(some, width)):
                     self._run(some, width, [[0] * width] * some, nobody, [0] * some)()
 
@@ -93,8 +93,10 @@ class DecoderSlots:
         self._runs.clear()
 
     def _width(self, length: int) -> int:
-        """How wide a prompt is read: few widths where they are captured, its own where they are not."""
-        return min(power(length, MIN_WIDTH), self.capacity) if self.capture else length
+        """How wide a prompt is read: its own width, or where widths are captured the next of four between two powers
+        of two: of more than 128 tokens, at most a fifth is padding."""
+        step = max(MIN_WIDTH, power(length) // 8)
+        return min(-(-length // step) * step, self.capacity) if self.capture else length
 
     def _run(self, rows: int, width: int, ids: Any, slots: list[int], last: Any, keys: Any = None) -> Tokens:
         run = self._runs.get((rows, width)) or _Run(self, rows, width)
