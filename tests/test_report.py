@@ -469,7 +469,7 @@ def test_scores_that_are_better_when_lower_are_told_so(tmp_path: Path) -> None:
         one, measurements=(share, worse, *(m for m in one.measurements if not m.metric.startswith("quality/")))
     )
     found = read(folder(tmp_path / "run", [one], {one.id: rows}, [one.id]))
-    decision, sentences = verdict(found)
+    decision, _, sentences = verdict(found)
     assert "invented" not in " ".join(sentences)
     (line,) = cells.scores(found)["rows"]
     assert [v["level"] for v in line["values"]] == [5, 5]

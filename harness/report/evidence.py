@@ -9,6 +9,7 @@ from typing import Any
 from harness.decide import UNQUANTIZED, primary
 from harness.report.run import Run, parent_of
 from harness.report.text import NONE, facts_text, told
+from harness.rows import column, ids
 from harness.types import Json, RunRecord, StepKind
 from harness.wording import duration, number, size
 
@@ -28,12 +29,10 @@ def leakage(run: Run) -> list[dict[str, Any]]:
         kinds = Counter((o["source"], o["kind"]) for o in found["overlaps"])
         cells = []
         for r in run.ok:
-            name, rows = primary(r), run.rows.get(r.id, ())
-            scored = [(row["id"], row["scores"].get(name)) for row in rows if r.suite == suite]
-            all_, rest = (
-                [v for i, v in scored if isinstance(v, int | float) and (i not in out)] for out in ((), flagged)
-            )
-            if flagged and rest:
+            rows = run.rows.get(r.id, ()) if flagged and r.suite == suite else ()
+            scored = [(i, v) for i, v in zip(ids(rows), column(rows, primary(r)).tolist(), strict=True) if v == v]
+            all_, rest = ([v for i, v in scored if i not in out] for out in ((), flagged))
+            if rest:
                 cells.append(
                     {"name": run.names[r.id], "all": number(sum(all_) / len(all_), "share"),
                      "without": number(sum(rest) / len(rest), "share"), "n": len(all_), "left": len(rest)}
