@@ -39,6 +39,7 @@ FOUNDATION = {
     "packing",
     "unpacking",
     "leakage",
+    "licences",
     "wording",
 }
 WORKERS = {"adapt", "quantize", "engine", "measure"}
