@@ -104,6 +104,14 @@ def test_it_prints_without_what_moves(browser: Any, drawn: Path) -> None:
     assert not tab.locator("nav").is_visible()
     assert tab.locator("#all-cells").is_visible()
     assert tab.pdf().startswith(b"%PDF")
+    assert tab.locator("details:not([open]) >> visible=true").count() == 0, "paper cannot open them"
+    tab.set_viewport_size({"width": 1032, "height": 703})  # A4 landscape less its margins
+    height, legend, grids = tab.evaluate(
+        "['#grid', '#grid .scale', '#grid .grids'].map((q) => document.querySelector(q).getBoundingClientRect())"
+        ".map((box, n) => (n ? box.top : box.height))"
+    )
+    assert height < 703, "the grid and its legend stand on one page"
+    assert legend < grids
 
 
 def test_cells_are_filtered_and_sorted_by_keyboard(browser: Any, drawn: Path) -> None:
