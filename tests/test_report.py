@@ -539,7 +539,10 @@ def test_the_data_card_tells_source_licence_rows_and_digest(tmp_path: Path) -> N
     assert [line[2:4] for line in told(one, licence="")] == [("not stated",) * 2] * 2 + [("example.gguf", "apache-2.0")]
     bare = replace(one, steps={k: {**v, "facts": {}} for k, v in one.steps.items()})
     kept = "not kept by this run; see card.md of the suite support_tone"
-    assert [line[2:4] for line in told(bare)] == [(kept,) * 2] * 2 + [("not stated",) * 2]
+    assert [line[2:4] for line in told(bare)] == [(kept,) * 2] * 2 + [("not kept by this run",) * 2]
+    base_step = {**one.steps["base"], "facts": {"source": "org/name", "licence": ""}}
+    unstated = replace(one, steps={**one.steps, "base": base_step})
+    assert told(unstated, source="", licence="")[2][2:4] == ("org/name", "not stated")
 
 
 def test_leaks_are_listed_with_scores_without_them(tmp_path: Path) -> None:

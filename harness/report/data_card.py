@@ -12,7 +12,7 @@ from harness.types import Json
 SEEN = (("training", "training rows"), ("validation", "validation rows"), ("articles", "articles"))
 DIGESTS = 3  # told of one kind: parts of a learning curve have their own
 QUOTED = 300  # characters of a card
-NOT_STATED = "not stated"
+NOT_STATED, NOT_KEPT = "not stated", "not kept by this run"
 
 
 def data_card(run: Run, suite: str, found: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -23,7 +23,7 @@ def data_card(run: Run, suite: str, found: Mapping[str, Any]) -> list[dict[str, 
     if "licence" in found:
         source, licence = (shorten(found.get(k) or NOT_STATED, most=QUOTED) for k in ("source", "licence"))
     else:  # of a version that kept neither
-        source = licence = f"not kept by this run; see card.md of the suite {folder}"
+        source = licence = f"{NOT_KEPT}; see card.md of the suite {folder}"
     seen = ", ".join(f"{n:,} {what}" for k, what in SEEN if isinstance(n := counts.get(k), int))
     lines = [
         _line("What builds see", seen, source, licence, (r.digest_of("adapt", "data") for r in cells)),
@@ -33,7 +33,9 @@ def data_card(run: Run, suite: str, found: Mapping[str, Any]) -> list[dict[str, 
     for model in dict.fromkeys(r.model for r in cells):
         steps = [r.steps["base"] for r in cells if r.model == model and "base" in r.steps]
         facts: Mapping[str, Json] = next((f for s in steps if (f := s.get("facts"))), {})
-        source, licence = (shorten(facts.get(k) or NOT_STATED, most=QUOTED) for k in ("source", "licence"))
+        source, licence = (
+            shorten(facts[k] or NOT_STATED, most=QUOTED) if k in facts else NOT_KEPT for k in ("source", "licence")
+        )
         lines.append(_line(f"Base model {model}", "", source, licence, (str(s.get("key", "")) for s in steps)))
     return lines
 
