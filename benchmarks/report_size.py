@@ -38,6 +38,12 @@ def main() -> None:
             target.parent.mkdir(exist_ok=True)
             target.write_bytes(texts[n % 15])
         ledger.write_cells(run, ids)
+        near = [
+            {"row": f"row-{n:03}", "source": "training", "kind": "near", "other": "t", "similarity": 0.7}
+            for n in range(20)
+        ]
+        counts = {"training": 648, "validation": 72, "articles": 36, "evaluation": asked.rows}
+        ledger.write_leakage(run, {"support_tone": {"rows": counts, "overlaps": near, "mode": "warn"}})
         start, cpu = time.perf_counter(), time.process_time()
         page = report.write(run)
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu

@@ -126,9 +126,8 @@ def read(folders: Sequence[Path]) -> list[Run]:
 def rows_digest(record: RunRecord, rows: Sequence[Row]) -> str:
     """What tells one set of evaluation rows from another: the digest of rows and scorers that a record keeps, and for
     records from before it did, that of the rows themselves. Empty where nothing was evaluated."""
-    kept = record.steps.get("quality", {}).get("rows")
-    if kept:
-        return str(kept)
+    if kept := record.digest_of("quality", "rows"):
+        return kept
     asked = sorted([str(r["id"]), str(r.get("message") or r["prompt_hash"])] for r in rows)
     text = canonical(asked).encode("utf-8", "backslashreplace")  # half of a surrogate pair is no UTF-8
     return f"of ids and messages {hashlib.sha256(text).hexdigest()[:16]}" if asked else ""

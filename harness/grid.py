@@ -23,6 +23,7 @@ from harness.environment import Environment, detect, free_gpu_memory
 from harness.errors import UserError
 from harness.launch import Launcher
 from harness.leakage import near
+from harness.licences import rows_licence, rows_source
 from harness.measure.load import faults as faults_of_load
 from harness.measure.quality import faults as faults_of_quality
 from harness.plan import Plan, plan
@@ -425,7 +426,8 @@ def _conclude(made: Plan, grid: Grid, page: Path, console: Console, clock_since:
 
 
 def _leakage(grid: Grid) -> dict[str, Json]:
-    """What was found between evaluation rows and what builds see, by suite, for the report."""
+    """What was found between evaluation rows and what builds see, and what is stated of them, by suite, for the
+    report."""
     found = {}
     for data in grid.data.values():
         if data.name in found:
@@ -437,7 +439,7 @@ def _leakage(grid: Grid) -> dict[str, Json]:
             "rows": {"training": len(data.train), "validation": len(data.validation), "articles": len(data.knowledge),
                      "evaluation": len(data.evaluation)},
             "overlaps": [plain(o) for o in (*data.overlaps, *alike) if o.row in kept],
-            "mode": data.leakage,
+            "mode": data.leakage, "source": rows_source(data.folder), "licence": rows_licence(data.folder),
         }  # fmt: skip
     return found
 

@@ -19,7 +19,6 @@ ONE_BATCH = (
     "what ran it answers one batch at a time; engine=graph serves clients side by side where the model allows it"
 )
 ROUNDED = "weights were rounded without calibration (calibration_rows: 0), for sizing only"
-DIGESTS = ("data", "rows")  # of the rows that a build saw, and of those that were evaluated with their scorers
 BUILDS = (StepKind.BASE, StepKind.ADAPT, StepKind.QUANTIZE)
 
 
@@ -82,7 +81,6 @@ def assemble(
                 "key": m["key"], "preimage": m["preimage"], "seconds": m["seconds"], "bytes": m["bytes"],
                 "facts": m["facts"], "shared_by": plan.shared_by(m["key"]), "threads": m["environment"]["threads"],
                 "created_unix": m["created_unix"],
-                **{name: m["preimage"][name] for name in DIGESTS if name in m["preimage"]},
             }
             for k, m in manifests.items()
         },

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,10 @@ Row = Mapping[str, Json]
 @dataclass(frozen=True, slots=True)
 class KeptRows:
     """Rows as they stand in a file: their ids, their groups (None: a row without one) and their scores (not a number
-    where a row has none) in its order. Going through it reads the rows whole, once."""
+    where a row has none) in its order. Going through it reads the rows whole, once; `picked` and `texts` read as much
+    as they are asked for."""
 
+    path: Path
     ids: tuple[str, ...]
     groups: tuple[Json, ...]
     scores: Mapping[str, Any]
@@ -71,11 +73,39 @@ def groups(rows: Collection[Row]) -> list[Any]:
     return [row.get("group") or ("row", row["id"]) for row in rows]
 
 
+def picked(rows: Collection[Row], wanted: Iterable[Json]) -> dict[Json, Row]:
+    """The whole rows of these ids, as far as there are such; of a file, only their lines are parsed."""
+    places = dict(zip(ids(rows), range(len(rows)), strict=True))
+    asked = {i: places[i] for i in wanted if i in places}
+    if isinstance(rows, KeptRows) and not rows._read:
+        try:
+            lines = [line for line in rows.path.read_bytes().split(b"\n") if line.strip()]
+            found: dict[Json, Any] = {i: parse(lines[place].decode()) for i, place in asked.items()}
+            if len(lines) == len(rows) and all(row["id"] == i for i, row in found.items()):
+                return found
+        except (OSError, ValueError, TypeError, KeyError, IndexError):
+            pass  # what is wrong with the file is told where it is read whole
+    return {row["id"]: row for row in rows if row["id"] in asked}
+
+
+def texts(rows: Collection[Row], name: str) -> list[Json]:
+    """A field of each row that is text; None where a row lacks it."""
+    if isinstance(rows, KeptRows) and not rows._read:
+        import pyarrow as pa
+
+        try:
+            found: list[Json] = _arrow(rows.path, {name: pa.string()})[name].to_pylist()
+            if len(found) == len(rows):
+                return found
+        except (OSError, ValueError, pa.ArrowException):
+            pass  # of several kinds, or text that Arrow does not hold
+    return [row.get(name) for row in rows]
+
+
 def columns(path: Path, names: Sequence[str], whole: Callable[[], Sequence[Row]]) -> KeptRows | None:
     """A file of rows as columns, by Arrow's JSON reader; None for one that it does not read as `whole` would (values of
     several kinds, a fault that `whole` tells better). Besides `names`, the scores of the first row are read."""
     import pyarrow as pa
-    import pyarrow.json
 
     try:
         with path.open("rb") as file:
@@ -83,19 +113,26 @@ def columns(path: Path, names: Sequence[str], whole: Callable[[], Sequence[Row]]
         own = first["scores"]
         kinds = {n: pa.bool_() if isinstance(own.get(n), bool) else pa.float64() for n in dict.fromkeys([*own, *names])}
         group = pa.int64() if isinstance(first.get("group"), int) else pa.string()
-        schema = pa.schema([("id", pa.string()), ("group", group), ("scores", pa.struct(list(kinds.items())))])
-        read = pyarrow.json.read_json(
-            path, pyarrow.json.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
-            pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
-        )  # fmt: skip
+        read = _arrow(path, {"id": pa.string(), "group": group, "scores": pa.struct(list(kinds.items()))})
         if not kinds or read["id"].null_count or read["scores"].null_count:
             return None
         parts = read["scores"].combine_chunks()
         parts = parts.chunk(0) if isinstance(parts, pa.ChunkedArray) else parts
         scores = {n: _numbers(parts.field(n)) for n in kinds}
-        return KeptRows(tuple(read["id"].to_pylist()), tuple(read["group"].to_pylist()), scores, whole)
+        return KeptRows(path, tuple(read["id"].to_pylist()), tuple(read["group"].to_pylist()), scores, whole)
     except (OSError, ValueError, TypeError, AttributeError, KeyError, pa.ArrowException):
         return None
+
+
+def _arrow(path: Path, fields: Mapping[str, Any]) -> Any:
+    """These fields of a file of rows, of these Arrow types. Raises what Arrow raises for values of others."""
+    import pyarrow as pa
+    import pyarrow.json
+
+    return pyarrow.json.read_json(
+        path, pyarrow.json.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
+        pyarrow.json.ParseOptions(explicit_schema=pa.schema(fields), unexpected_field_behavior="ignore"),
+    )  # fmt: skip
 
 
 def _numbers(values: Any) -> Any:

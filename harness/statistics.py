@@ -419,23 +419,35 @@ def mcnemar_power(n: int, difference: float, disagreement: float, alpha: float =
     """The chance that exact McNemar shows a true `difference` of shares with `n` rows of which `disagreement` differ:
     summed over how many rows may flip and how many of those each way (Duffy 1984, Biometrics 40:1005)."""
     import numpy as np
-    from scipy.special import bdtr, bdtrik
-    from scipy.stats import binom
+    from scipy.special import bdtr, gammaln, xlog1py, xlogy
 
     psi = max(disagreement, difference)  # a difference of d needs at least d of the rows to differ
     if n < 1 or psi <= 0:
         return 0.0
     spread = 8 * math.sqrt(n * psi * (1 - psi)) + 1
     flips = np.arange(max(1, math.floor(n * psi - spread)), min(n, math.ceil(n * psi + spread)) + 1)
-    few = np.floor(np.nan_to_num(bdtrik(alpha / 2, flips, 0.5), nan=-1.0))  # the smaller side may have this many
-    few = np.where(bdtr(few + 1, flips, 0.5) <= alpha / 2, few + 1, few)
-    few = np.where((few >= 0) & (bdtr(np.maximum(few, 0), flips, 0.5) > alpha / 2), few - 1, few)
+    few = _smaller_side(flips, alpha)
     possible = few >= 0
     toward = (1 + difference / psi) / 2
     shown = np.zeros(len(flips))
     for side in (toward, 1 - toward):
-        shown[possible] += binom.cdf(few[possible], flips[possible], side)
-    return float((binom.pmf(flips, n, psi) * shown).sum())
+        shown[possible] += bdtr(few[possible], flips[possible], side)
+    ways = gammaln(n + 1) - gammaln(flips + 1) - gammaln(n - flips + 1)
+    return float((np.exp(ways + xlogy(flips, psi) + xlog1py(n - flips, -psi)) * shown).sum())
+
+
+def _smaller_side(flips: Any, alpha: float) -> Any:
+    """The most flips that may go one way for exact McNemar to show a difference, by how many there are; -1 where no
+    split shows one. A normal quantile, corrected until it is exact (scipy's bdtrik takes ten times as long)."""
+    import numpy as np
+    from scipy.special import bdtr
+
+    few = np.maximum(np.floor((flips - 1 - _z(1 - alpha / 2) * np.sqrt(flips)) / 2), -1.0)
+    while (more := bdtr(few + 1, flips, 0.5) <= alpha / 2).any():
+        few = few + more
+    while (less := (few >= 0) & (bdtr(np.maximum(few, 0), flips, 0.5) > alpha / 2)).any():
+        few = few - less
+    return few
 
 
 def rows_needed(difference: float, disagreement: float, alpha: float = 0.05, power: float = POWER) -> int:

@@ -26,6 +26,7 @@ from typing import Any
 from harness.errors import UserError
 from harness.leakage import near, plain
 from harness.ledger import write_text
+from harness.licences import rows_licence
 from harness.resources import resource
 from harness.statistics import detectable_difference, group_of, rows_needed
 from harness.suite import hashed, json_lines, load
@@ -397,6 +398,8 @@ def check(name: str) -> tuple[list[str], list[str], list[str]]:
                         "group count as alike")  # fmt: skip
     if "TO FILL" in (where / "card.md").read_text(encoding="utf-8") if (where / "card.md").is_file() else True:
         warnings.append(f"{where / 'card.md'}: not filled in; say what is measured and how the rows were made")
+    elif not rows_licence(where):
+        warnings.append(f"{where / 'card.md'}: states no licence of the rows; write one under a heading 'Licence'")
     alike = near(data.evaluation, every, data.knowledge, data.message_field)
     warnings += [
         f"{where / 'eval.jsonl'}, row {o.row!r}: {o.similarity:.0%} like {o.source} row {o.other!r}" for o in alike

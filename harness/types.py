@@ -178,6 +178,13 @@ class RunRecord:
         """The measurement of that name, if it was taken."""
         return next((m for m in self.measurements if m.metric == metric), None)
 
+    def digest_of(self, kind: str, name: str) -> str:
+        """A digest that a step's key rests on, such as `data` of `adapt` or `rows` of `quality`; empty where the record
+        has none. Earlier versions kept it beside the preimage, or not at all."""
+        step = self.steps.get(kind) or {}
+        preimage = step.get("preimage")
+        return str((preimage.get(name) if isinstance(preimage, Mapping) else "") or step.get(name) or "")
+
 
 def record_from_json(data: Mapping[str, Json]) -> RunRecord:
     """A record from its parsed JSON. Raises `ValueError` for another schema, `KeyError` for a lacking field."""

@@ -120,7 +120,7 @@ def _steps(adaptation: str, quantization: str) -> dict[str, Any]:
         return {"key": key, "seconds": seconds, "bytes": int(BYTES[quantization]), "facts": facts, "shared_by": shared}
 
     return {
-        "base": step("base", {"source": "example.gguf", "parameters": 134_515_008}, 15),
+        "base": step("base", {"source": "example.gguf", "licence": "apache-2.0", "parameters": 134_515_008}, 15),
         "adapt": step("adapt", adapt if adaptation == "prompt_rag" else trained, 5, 188.0),
         "quantize": step("quantize", proof, 1, 20.0),
         "quality": step("quality", {}, 1, 60.0),

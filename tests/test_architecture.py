@@ -39,6 +39,7 @@ FOUNDATION = {
     "packing",
     "unpacking",
     "leakage",
+    "licences",
     "wording",
 }
 WORKERS = {"adapt", "quantize", "engine", "measure"}
@@ -68,7 +69,6 @@ EXCEPTIONS = {
     ("report", "ledger"): "a report drawn again reads its records",
     ("check.subject", "ledger"): "the gate reads run folders",
     ("check.outputs", "ledger"): "and writes as run folders are written",
-    ("report", "decide.facts"): "the function of that name, which the package hands out",
     ("report", "decide"): "a report draws the decision that follows from its records",
     ("compare", "ledger"): "runs are compared from their records",
     ("compare", "decide"): "by the scores that decide",

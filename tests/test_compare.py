@@ -136,13 +136,15 @@ def test_what_measures_something_else_is_refused_even_anyway(
 def test_kept_digests_tell_the_same_rows_with_other_scorers_apart(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def kept(digest: str) -> Changed:
+    def kept(facts: dict[str, Any]) -> Changed:
         def change(r: RunRecord) -> RunRecord:
-            return replace(r, steps={**r.steps, "quality": {**r.steps["quality"], "rows": digest}})
+            return replace(r, steps={**r.steps, "quality": {**r.steps["quality"], **facts}})
 
         return change
 
-    folders = [run(tmp_path / "a", kept("1" * 16)), run(tmp_path / "b", kept("2" * 16)), run(tmp_path / "c")]
+    before = kept({"rows": "1" * 16, "preimage": {}})  # as earlier versions kept it
+    folders = [run(tmp_path / "a", before), run(tmp_path / "b", kept({"preimage": {"rows": "2" * 16}}))]
+    folders.append(run(tmp_path / "c"))
     code, _, err = told(folders[:2], capsys=capsys)
     assert code == 2
     assert "digest 1111111111111111 in the first run, digest 2222222222222222 in b" in err

@@ -113,10 +113,10 @@ def test_the_card_is_read_by_the_hubs_own_library(ran: Ran, exported: dict[str, 
     scores = {m.metric: m.value for m in record.measurements if m.metric.startswith("quality/")}
     found = {f"quality/{r.metric_type}": r.metric_value for r in read.data.eval_results}
     assert found == pytest.approx(scores, abs=1e-6)
-    assert {r.dataset_revision for r in read.data.eval_results} == {record.steps["quality"]["rows"]}
+    assert {r.dataset_revision for r in read.data.eval_results} == {record.digest_of("quality", "rows")}
     assert read.data.license is None, "random weights have no known licence"
     for told_of in (
-        record.steps["adapt"]["data"], "18 rows", "32,768 parameters", "gave the recorded outputs", "vllm serve .",
+        record.digest_of("adapt", "data"), "18 rows", "32,768 parameters", "gave the recorded outputs", "vllm serve .",
         "Apache-2.0", "`adapter/`", "bits 4", record.environment["hardware"],
     ):  # fmt: skip
         assert told_of in read.text, told_of

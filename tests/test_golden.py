@@ -72,6 +72,8 @@ def drawn(case: str, path: Path) -> dict[str, str]:
     overlaps = [{"row": "row-003", "source": "training", "kind": "near", "other": "t-7", "similarity": 0.71}]
     counts = {"training": 300, "validation": 40, "articles": 12, "evaluation": 96}
     found = {"support_tone": {"rows": counts, "overlaps": overlaps, "mode": "warn"}}
+    if case == "whole":  # the other is of a version that kept neither
+        found["support_tone"] |= {"source": "Every message was written for this test.", "licence": "Apache-2.0."}
     ledger.write_leakage(run, found)
     report.write(run)
     made = {f"{case}.{kind}": (run / f"report.{kind}").read_text("utf-8") for kind in ("md", "json", "csv")}

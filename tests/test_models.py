@@ -37,7 +37,7 @@ def test_a_users_folder_is_copied_and_builds_link_weights_alone(checkpoint: Path
     out.mkdir()
     model = HubModel(str(checkpoint))
     assert not model.mistakes()
-    assert model(out, CONTEXT) == {"source": str(checkpoint), "revision": None}
+    assert model(out, CONTEXT) == {"source": str(checkpoint), "revision": None, "licence": ""}
     assert sorted(f.name for f in out.iterdir()) == [
         "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
     ]  # fmt: skip
@@ -58,6 +58,17 @@ def test_links_are_followed(tmp_path: Path) -> None:
     copy_tree(snapshot, out)
     assert not (out / "model.safetensors").is_symlink()
     assert (out / "model.safetensors").read_text() == "weights"
+
+
+def test_a_folder_says_its_licence_where_its_card_does(checkpoint: Path, tmp_path: Path) -> None:
+    def built(out: Path) -> Any:
+        out.mkdir()
+        return HubModel(str(checkpoint))(out, CONTEXT)["licence"]
+
+    assert built(tmp_path / "a") == ""
+    (checkpoint / "README.md").write_text("---\nlicense: other\nlicense_name: llama3.2\n---\n", encoding="utf-8")
+    assert built(tmp_path / "b") == "llama3.2"
+    assert not (tmp_path / "b" / "README.md").exists()
 
 
 def test_files_are_copied_where_they_cannot_be_linked(

@@ -469,7 +469,7 @@ def test_scores_that_are_better_when_lower_are_told_so(tmp_path: Path) -> None:
         one, measurements=(share, worse, *(m for m in one.measurements if not m.metric.startswith("quality/")))
     )
     found = read(folder(tmp_path / "run", [one], {one.id: rows}, [one.id]))
-    decision, sentences = verdict(found)
+    decision, _, sentences = verdict(found)
     assert "invented" not in " ".join(sentences)
     (line,) = cells.scores(found)["rows"]
     assert [v["level"] for v in line["values"]] == [5, 5]
@@ -511,6 +511,38 @@ def test_side_cells_are_no_candidates_but_answer_their_questions(tmp_path: Path)
     assert "Would more training rows help?" in text
     assert "A/A control" in text
     assert verdict(found)[0].chosen == cells[0][0].id  # type: ignore[union-attr]
+
+
+def test_the_data_card_tells_source_licence_rows_and_digest(tmp_path: Path) -> None:
+    def told(one: RunRecord, **stated: str) -> list[tuple[str, ...]]:
+        run = folder(tmp_path / f"run{len(stated)}", [one], {}, [one.id])
+        counts = {"training": 1090, "validation": 20, "articles": 3, "evaluation": 48}
+        ledger.write_leakage(run, {"support_tone": {"rows": counts, "overlaps": [], "mode": "fail", **stated}})
+        (found,) = evidence.leakage(read(run))
+        report.write(run)
+        for line in found["card"]:
+            row = f'<td class="text">{line["source"]}</td><td class="text">{line["licence"]}</td>'
+            assert row in (run / "report.html").read_text()
+            assert f"| {line['source']} | {line['licence']} |".replace("_", "\\_") in (run / "report.md").read_text()
+        return [tuple(line.values()) for line in found["card"]]
+
+    one = records.record("lora", "fp16")
+    steps = {**one.steps, "adapt": {**one.steps["adapt"], "preimage": {"data": "d" * 16}}}
+    steps["quality"] = {**one.steps["quality"], "preimage": {"rows": "e" * 16}}
+    base = one.steps["base"]["key"]
+    seen = "1,090 training rows, 20 validation rows, 3 articles"
+    assert told(replace(one, steps=steps), source="Written by hand.", licence="MIT") == [
+        ("What builds see", seen, "Written by hand.", "MIT", "d" * 16),
+        ("Evaluation rows, with their scorers", "48 rows", "Written by hand.", "MIT", "e" * 16),
+        (f"Base model {one.model}", "–", "example.gguf", "apache-2.0", base),
+    ]
+    assert [line[2:4] for line in told(one, licence="")] == [("not stated",) * 2] * 2 + [("example.gguf", "apache-2.0")]
+    bare = replace(one, steps={k: {**v, "facts": {}} for k, v in one.steps.items()})
+    kept = "not kept by this run; see card.md of the suite support_tone"
+    assert [line[2:4] for line in told(bare)] == [(kept,) * 2] * 2 + [("not kept by this run",) * 2]
+    base_step = {**one.steps["base"], "facts": {"source": "org/name", "licence": ""}}
+    unstated = replace(one, steps={**one.steps, "base": base_step})
+    assert told(unstated, source="", licence="")[2][2:4] == ("org/name", "not stated")
 
 
 def test_leaks_are_listed_with_scores_without_them(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from harness import ledger
 from harness.decide import decide
 from harness.errors import UserError
-from harness.rows import KeptRows, column, groups, ids
+from harness.rows import KeptRows, column, groups, ids, picked, texts
 from tests import records
 
 ONE = '{"id": "a", "group": "g", "output": "x", "scores": {"good": 1, "late": null}}\n'
@@ -44,6 +44,10 @@ def test_columns_say_what_whole_rows_say(tmp_path: Path, second: str, columnar: 
     assert isinstance(rows, KeptRows) == columnar
     assert ids(rows) == ids(whole)
     assert groups(rows) == groups(whole)
+    assert texts(rows, "output") == texts(whole, "output") == ["x", None]
+    if "NaN" not in second:
+        for wanted in ([], ["a"], [ids(rows)[1], "no such row"], ids(rows)):
+            assert picked(rows, wanted) == {row["id"]: row for row in whole if row["id"] in wanted}
     assert list(rows) == whole or "NaN" in second
     for score in ("good", "late", "style", "no such score"):
         assert np.array_equal(column(rows, score), column(whole, score), equal_nan=True)
@@ -69,6 +73,18 @@ def test_a_decision_from_columns_is_that_from_whole_rows(tmp_path: Path) -> None
     opened = {r.id: ledger.open_rows(tmp_path, r) for r in cells}
     assert all(isinstance(o, KeptRows) for o in opened.values())
     assert decide(cells, opened, records.POLICY) == decide(cells, rows, records.POLICY)
+
+
+def test_lines_are_picked_without_the_others(tmp_path: Path) -> None:
+    """A line that columns let pass and Python does not is not looked at; of a file that changed since, all is read."""
+    rows, _ = kept(tmp_path, ONE + '{"id": "b", "scores": {"good": 1}, "output": ["x"]}\n')
+    assert picked(rows, ["a"]) == {"a": json.loads(ONE)}
+    assert texts(rows, "output") == ["x", ["x"]]  # of several kinds, so read whole
+    more = tmp_path / "more"
+    more.mkdir()
+    rows, _ = kept(more, ONE + ONE.replace('"a"', '"b"'))
+    rows.path.write_text('{"id": "0", "scores": {}}\n' + ONE + ONE.replace('"a"', '"b"'), encoding="utf-8")
+    assert picked(rows, ["b"]) == {"b": {**json.loads(ONE), "id": "b"}}
 
 
 def test_texts_are_read_once_and_only_when_asked_for(tmp_path: Path) -> None:

@@ -50,6 +50,13 @@ def test_a_csv_becomes_a_suite_that_the_grid_runs(tmp_path: Path, capsys: pytest
     told = capsys.readouterr()
     assert "0 mistakes" in told.out
     assert "card.md: not filled in" in told.err
+    card = Path("suites/mine/card.md")
+    card.write_text("# mine\n\n## How the rows were made\n\nBy three agents, in\nMay. Checked once.\n")
+    assert main(["check", "mine"]) == 0
+    assert "card.md: states no licence of the rows; write one under a heading 'Licence'" in capsys.readouterr().err
+    card.write_text(card.read_text() + "\n## License\n\nOurs alone.\n")
+    assert main(["check", "mine"]) == 0
+    assert "card.md" not in capsys.readouterr().err
     assert "likely show only differences of" in told.err
     done = harness(tmp_path, "+sweep=mine", "adaptation=prompt_rag", "quantization=fp16", *TINY)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -57,6 +64,7 @@ def test_a_csv_becomes_a_suite_that_the_grid_runs(tmp_path: Path, capsys: pytest
     assert "mine on dummy_tiny" in page
     assert "word_f1" in page
     assert "No message, group or near copy is shared." in page
+    assert '<td class="text">By three agents, in May.</td><td class="text">Ours alone.</td>' in page
 
 
 def test_few_different_replies_are_labels(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,10 +20,10 @@ from harness.decide.facts import Candidate, Facts, Pair, facts
 from harness.decide.findings import CostLine, Decision, Flip, HostedLine, Odds, Rung
 from harness.decide.policy import Policy, read_policy
 from harness.decide.rule import choose
-from harness.decide.verdict import decide
+from harness.decide.verdict import argued, decide
 
 __all__ = [
     "UNQUANTIZED", "Candidate", "CostLine", "Decision", "Facts", "Flip", "HostedLine", "Odds", "Pair", "Policy", "Rung",
-    "choose", "compare", "decide", "facts", "interact", "memory", "primary", "quality", "read_policy", "reference",
-    "shared_scores", "simple_first",
+    "argued", "choose", "compare", "decide", "facts", "interact", "memory", "primary", "quality", "read_policy",
+    "reference", "shared_scores", "simple_first",
 ]  # fmt: skip

@@ -26,6 +26,7 @@ from harness.types import Status
 
 DRAWS = 2_000
 FAMILY = 3  # cells of a family, at least, to tell how much families vary
+SPREAD = 0.05  # the prior's scale: quantizations of an adaptation are about as likely as not to be this far apart
 FRONT_WORK = 200_000  # cells × draws whose fronts are sought; beyond, a part of the draws is enough
 NORMAL_95 = 1.96
 
@@ -157,25 +158,30 @@ def _quality_draws(rng: Any, table: Scores, ids: Sequence[str], draws: int) -> A
 
 def pulled(rng: Any, drawn: Any, measured: Any, families: Sequence[Any]) -> Any:
     """Draws with the cells of a family (those that differ in quantization and knobs alone) pulled toward their mean, as
-    far as their differences may be chance: the highest of several is else believed too much. How much families vary is
-    drawn too, with a flat prior on that standard deviation.
+    far as their differences may be chance: the highest of several is else believed too much. How much a family varies
+    is drawn from its posterior, with a half-Cauchy prior on that standard deviation.
 
-    The normal hierarchical model (Efron & Morris 1975, JASA 70:311; Gelman 2006, Bayesian Analysis 1:515; for many
-    comparisons Gelman, Hill & Yajima 2012, J. Res. Educ. Eff. 5:189), on the differences from the family's mean, in
-    which the luck of rows that all cells share is gone.
+    The normal hierarchical model (Efron & Morris 1975, JASA 70:311; the prior: Gelman 2006, Bayesian Analysis 1:515;
+    for many comparisons Gelman, Hill & Yajima 2012, J. Res. Educ. Eff. 5:189), on the differences from the family's
+    mean, in which the luck of rows that all cells share is gone: k such differences have k-1 degrees of freedom.
     """
     import numpy as np
 
     out = np.array(drawn, dtype=float)
+    spreads = np.geomspace(SPREAD / 100, SPREAD * 10, 80)
+    prior = spreads / (1 + (spreads / SPREAD) ** 2)  # a half-Cauchy's density, times the width of a step
     for family in dict.fromkeys(families):
         at = np.array([n for n, f in enumerate(families) if f == family])
         if len(at) < FAMILY:
             continue
         middle = out[:, at].mean(axis=1, keepdims=True)
         apart, seen = out[:, at] - middle, measured[at] - measured[at].mean()
-        chance = np.maximum(apart.var(axis=0), 1e-12)
-        total = (seen**2).sum() / rng.chisquare(len(at) - 2, len(out))
-        between = np.maximum(total - chance.mean(), 0.0)[:, None]
+        freedom = (len(at) - 1) / len(at)
+        chance = np.maximum(apart.var(axis=0) / freedom, 1e-12)
+        total = spreads[:, None] ** 2 + chance
+        fit = -(freedom * np.log(total) + seen**2 / total).sum(axis=1) / 2
+        density = prior * np.exp(fit - fit.max())
+        between = rng.choice(spreads, len(out), p=density / density.sum())[:, None] ** 2
         keep = between / (between + chance)
         out[:, at] = middle + keep * seen + np.sqrt(keep) * (apart - seen)
     return out

@@ -13,7 +13,7 @@ from harness.decide.case import Case, near
 from harness.decide.cells import Rows, reference
 from harness.decide.costs import GOODPUT, hosted_lines
 from harness.decide.evidence import no_choice, not_carried, too_few_rows
-from harness.decide.facts import gathered
+from harness.decide.facts import Facts, gathered
 from harness.decide.findings import CostLine, Decision, Odds
 from harness.decide.flips import flips
 from harness.decide.ladder import ladder
@@ -25,6 +25,7 @@ from harness.decide.recipes import Recipe, basis_of, recipes, weights_of
 from harness.decide.rule import judge
 from harness.decide.sentences import runner_up, sure, what
 from harness.decide.sentences import why as why_of
+from harness.decide.tables import Scores
 from harness.types import Json, RunRecord, Status, is_side
 from harness.wording import labels
 
@@ -32,11 +33,24 @@ from harness.wording import labels
 def decide(records: Sequence[RunRecord], rows: Rows, policy: Mapping[str, Json]) -> Decision:
     """The decision of one run. `records` may hold cells that stand beside the grid (learning curves), which are never
     chosen. Raises `UserError` for a policy that cannot be read."""
+    return argued(records, rows, policy)[0]
+
+
+def argued(records: Sequence[RunRecord], rows: Rows, policy: Mapping[str, Json]) -> tuple[Decision, Facts]:
+    """The decision, and the facts that it rests on: who lets a reader choose again needs both."""
     rule = read_policy(policy)
     grid = sorted((r for r in records if not is_side(r.id)), key=lambda r: r.id)
+    evidence = gathered(grid, rows, rule)
+    return _decision(records, grid, rows, rule, evidence), evidence[0]
+
+
+def _decision(
+    records: Sequence[RunRecord], grid: Sequence[RunRecord], rows: Rows, rule: Policy,
+    evidence: tuple[Facts, tuple[Recipe, ...], Mapping[str, Scores]],
+) -> Decision:  # fmt: skip
+    known, judged, tables = evidence
     cells, names, kinds = {r.id: r for r in grid}, labels(r.id for r in grid), recipes(grid)
     weights = weights_of(grid, rule)
-    known, judged, tables = gathered(grid, rows, rule)
     found = judge(known, rule)
     against = reference(grid)
     costs = {c.id: c.cost for c in known.candidates if c.cost}

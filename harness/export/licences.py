@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.licences import card_licence, gguf_licence, rows_licence
 from harness.models.gguf import gguf_file
 from harness.models.hub import HUB_NAME
 from harness.suite import suite_folder
 from harness.types import RunRecord
-
-HEADING = re.compile(r"^#+\s*Licen[cs]e\s*$(.*?)(?=^#|\Z)", re.MULTILINE | re.DOTALL | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +44,9 @@ def of_model(record: RunRecord) -> Licence:
             f"see https://huggingface.co/{hub_name(record)}" if hub_name(record) else f"ask who made {params.get('id')}"
         )
         return Licence("", f"Not known here: no model card of the base model was found; {where}.")
-    from huggingface_hub import ModelCard
-
-    data = ModelCard.load(card, ignore_metadata_errors=True).data.to_dict()
-    name = str(data.get("license_name") or data.get("license") or "")
+    name, identifier = card_licence(card)
     told = f"{name}, as its model card says." if name else "Not known: its model card names no licence."
-    return Licence(name, told, str(data.get("license") or ""))
+    return Licence(name, told, identifier)
 
 
 def _card(name: str, revision: str | None) -> Path | None:
@@ -66,25 +61,22 @@ def _card(name: str, revision: str | None) -> Path | None:
 
 
 def _of_gguf(record: RunRecord) -> Licence:
-    """What the metadata of a GGUF file say (`general.license`, as the format defines it)."""
+    """What the metadata of its GGUF file say."""
     import gguf
 
     params = record.config["model"]["params"]
     file = Path(params["path"]) if params.get("path") else gguf_file(params["package"])
     if file is None or not file.is_file():
         return Licence("", f"Not known here: the GGUF file of {record.model} is not on this machine.")
-    field = gguf.GGUFReader(file).get_field("general.license")
-    name = str(field.contents()) if field else ""
+    name = gguf_licence(gguf.GGUFReader(file))
     told = f"{name}, as the metadata of {file.name} say." if name else f"Not known: {file.name} names no licence."
     return Licence(name, told, name.lower())
 
 
 def of_data(record: RunRecord) -> Licence:
     """What the suite's card says of its rows, which are in the weights, and, word for word, in `prompt.json`."""
-    card = suite_folder(record.config["suite"]["params"]) / "card.md"
-    found = HEADING.search(card.read_text(encoding="utf-8")) if card.is_file() else None
-    text = " ".join(found[1].split()) if found else ""
-    if not text or "TO FILL" in text:
+    text = rows_licence(suite_folder(record.config["suite"]["params"]))
+    if not text:
         return Licence(
             "", f"Not known: the card of suite {record.suite} says nothing of a licence; ask who owns its rows."
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from harness.errors import UserError
+from harness.licences import gguf_licence
 from harness.store import content
 from harness.types import Context, Json
 
@@ -93,4 +94,7 @@ class PackagedGguf:
             del model.config.quantization_config
         model.save_pretrained(str(out))
         load_tokenizer(file).save_pretrained(str(out))
-        return {"source": file.name, "parameters": model.num_parameters()}
+        import gguf
+
+        stated = gguf_licence(gguf.GGUFReader(str(file)))  # by the name that transformers read it by: once
+        return {"source": file.name, "licence": stated, "parameters": model.num_parameters()}

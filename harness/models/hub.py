@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import ClassVar
 
 from harness.errors import UserError
+from harness.licences import card_licence
 from harness.store import content
 from harness.types import Context, Json
 
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 KEPT = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+CARD = "README.md"  # read for its licence, and not kept in builds
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")  # read by running what they say
 CONVERT = (
     'convert it once, where you trust it: python -c "from transformers import AutoModelForCausalLM as M, '
@@ -66,7 +68,7 @@ class HubModel:
             from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
             try:
-                local = Path(snapshot_download(self.id, revision=self.revision, allow_patterns=list(KEPT)))
+                local = Path(snapshot_download(self.id, revision=self.revision, allow_patterns=[*KEPT, CARD]))
             except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
                 raise UserError(
                     f"model {self.id!r}: neither a folder here nor to be had from the Hub ({type(error).__name__}); "
@@ -75,7 +77,9 @@ class HubModel:
         if unfit := self._no_safetensors(local):
             raise UserError(unfit)
         copy_tree(local, out)
-        return {"source": self.id, "revision": self.revision}
+        card = local / CARD
+        stated = card_licence(card)[0] if card.is_file() else ""
+        return {"source": self.id, "revision": self.revision, "licence": stated}
 
     def _no_safetensors(self, folder: Path) -> list[str]:
         if list(folder.glob("*.safetensors")):

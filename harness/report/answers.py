@@ -14,6 +14,7 @@ from typing import Any
 from harness.decide import Decision, primary, reference
 from harness.report.run import Row, Run
 from harness.report.text import shorten, visible
+from harness.rows import column, ids, picked, texts
 from harness.types import Json, canonical
 
 EXAMPLES = 4
@@ -28,18 +29,23 @@ def examples(run: Run, decision: Decision | None) -> list[dict[str, Any]]:
     ok = [r for r in run.ok if run.rows.get(r.id)]
     if not ok:
         return []
-    by_cell = {r.id: {row["id"]: row for row in run.rows[r.id]} for r in ok}
-    order = list(dict.fromkeys(i for found in by_cell.values() for i in found))
+    marks: dict[Json, list[float]] = {}
+    case: dict[Json, str] = {}
+    for r in ok:
+        rows = run.rows[r.id]
+        for i, mark in zip(ids(rows), column(rows, primary(r)).tolist(), strict=True):
+            marks.setdefault(i, []).append(mark)
+        if len(case) < len(marks):
+            case = dict(zip(ids(rows), map(str, texts(rows, "case")), strict=True)) | case
 
-    def split(row_id: str) -> float:
-        marks = [found[row_id]["scores"].get(primary(ok[0]), 0) for found in by_cell.values() if row_id in found]
-        marks = [m for m in marks if isinstance(m, int | float)]
-        return abs(sum(marks) / len(marks) - 0.5) if len(marks) > 1 else 1.0
+    def split(row_id: Json) -> float:
+        known = [m for m in marks[row_id] if m == m]  # a score that is a number
+        return abs(sum(known) / len(known) - 0.5) if len(known) > 1 else 1.0
 
-    order.sort(key=lambda i: (split(i), str(i)))
-    case = {i: str(next(f[i] for f in by_cell.values() if i in f).get("case")) for i in order}
+    order = sorted(marks, key=lambda i: (split(i), str(i)))
     first = {case[i]: i for i in reversed(order)}
-    picked = ([i for i in order if first[case[i]] == i] + [i for i in order if first[case[i]] != i])[:EXAMPLES]
+    chosen = ([i for i in order if first[case[i]] == i] + [i for i in order if first[case[i]] != i])[:EXAMPLES]
+    by_cell = {r.id: picked(run.rows[r.id], chosen) for r in ok}
     against = reference(ok)
     wanted = [
         against.id if against else None,
@@ -54,7 +60,7 @@ def examples(run: Run, decision: Decision | None) -> list[dict[str, Any]]:
     roles = {wanted[0]: "reference", wanted[2]: "highest quality", wanted[1]: "chosen"}
     low = {m.metric.partition("/")[2] for r in ok for m in r.measurements if m.better == "lower"}
     made = []
-    for row_id in picked:
+    for row_id in chosen:
         shown = [
             outcome(run.names[i], roles.get(i, ""), by_cell[i][row_id], low) for i in front if row_id in by_cell[i]
         ]
@@ -85,13 +91,14 @@ def changed(run: Run, decision: Decision | None) -> dict[str, Any] | None:
     if other is None or other == decision.reference:
         return None
     score = primary(run.records[other])
-    before, after = ({row["id"]: row for row in run.rows.get(i, ())} for i in (decision.reference, other))
-    both = [(before[i]["scores"].get(score), after[i]["scores"].get(score), i) for i in before if i in after]
-    known = [(a, b, i) for a, b, i in both if isinstance(a, int | float) and isinstance(b, int | float)]
+    kept = [run.rows.get(i, ()) for i in (decision.reference, other)]
+    was, now = (dict(zip(ids(rows), column(rows, score).tolist(), strict=True)) for rows in kept)
+    known = [(was[i], now[i], i) for i in was if i in now and was[i] == was[i] and now[i] == now[i]]  # both are numbers
     gained, lost = [i for a, b, i in known if b > a], [i for a, b, i in known if b < a]
     shown = []
-    for kind, ids in (("lost", lost), ("gained", gained)):
-        for i in ids[:CHANGED]:
+    before, after = (picked(rows, [*lost[:CHANGED], *gained[:CHANGED]]) for rows in kept)
+    for kind, found in (("lost", lost), ("gained", gained)):
+        for i in found[:CHANGED]:
             left, right = (outcome("", "", rows[i]) for rows in (before, after))
             marks = differing(left["text"], right["text"])
             row = after[i]
@@ -116,19 +123,22 @@ def differing(left: str, right: str) -> tuple[list[tuple[str, bool]], list[tuple
     return parts
 
 
-def packed(run: Run, ids: Sequence[str], first: Sequence[str] = (), most: int = PACKED_BYTES) -> dict[str, Any] | None:
+def packed(
+    run: Run, cells: Sequence[str], first: Sequence[str] = (), most: int = PACKED_BYTES
+) -> dict[str, Any] | None:
     """The outputs of these cells to each row, a JSON line a row, compressed until `most` bytes are full or
     `PACKED_OUTPUTS` are kept: rows in `first` before others. `left_out` says how many rows the page does not hold; all
     stand in `rows/`."""
-    by_cell = {i: {row["id"]: row for row in run.rows[i]} for i in ids if run.rows.get(i)}
-    order = list(dict.fromkeys([*first, *(row for found in by_cell.values() for row in found)]))
+    kept = {i: run.rows[i] for i in cells if run.rows.get(i)}
+    order = list(dict.fromkeys([*first, *(row for rows in kept.values() for row in ids(rows))]))
     if not order:
         return None
+    held = order[: PACKED_OUTPUTS // len(kept)]
+    by_cell = {i: picked(rows, held) for i, rows in kept.items()}
     names = list(dict.fromkeys(s for found in by_cell.values() for row in found.values() for s in row["scores"]))
     low = {m.metric.partition("/")[2] for r in run.ok for m in r.measurements if m.better == "lower"}
     lines = (
-        canonical(_packed_row([found.get(row_id) for found in by_cell.values()], row_id, names, low))
-        for row_id in order[: PACKED_OUTPUTS // len(by_cell)]
+        canonical(_packed_row([found.get(row_id) for found in by_cell.values()], row_id, names, low)) for row_id in held
     )
     text, count = deflated((line.encode("utf-8", errors="backslashreplace") + b"\n" for line in lines), most)
     return {

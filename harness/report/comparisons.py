@@ -9,6 +9,7 @@ from harness.decide import Decision, compare, interact, primary, quality, refere
 from harness.report import charts
 from harness.report.run import Run, kin, parent_of, share_of, variant
 from harness.report.text import NONE, p_text, told, told_points
+from harness.rows import ids, texts
 from harness.statistics import Paired, holm, over_seeds
 from harness.types import RunRecord, Status
 from harness.wording import number, points
@@ -202,7 +203,8 @@ def learning(run: Run, margin: float) -> list[dict[str, Any]]:
 
 def same_outputs(run: Run, a: RunRecord, b: RunRecord) -> str:
     """The share of shared rows to which two cells gave the very same answer."""
-    left, right = ({row["id"]: row.get("output") for row in run.rows.get(r.id, ())} for r in (a, b))
+    kept = [run.rows.get(r.id, ()) for r in (a, b)]
+    left, right = (dict(zip(ids(rows), texts(rows, "output"), strict=True)) for rows in kept)
     shared = [i for i in left if i in right]
     return number(sum(left[i] == right[i] for i in shared) / len(shared), "share") if shared else NONE
 

@@ -7,16 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.decide import UNQUANTIZED, primary
+from harness.report.data_card import data_card
 from harness.report.run import Run, parent_of
 from harness.report.text import NONE, facts_text, told
-from harness.types import Json, RunRecord, StepKind
+from harness.rows import column, ids
+from harness.types import RunRecord, StepKind
 from harness.wording import duration, number, size
 
 DRIFTED = 1.1  # times as long in one round as in another
-PARTS = (
-    ("training", "training rows"), ("validation", "validation rows"), ("evaluation", "evaluation rows"),
-    ("articles", "articles"),
-)  # fmt: skip
 LISTED = 20  # overlapping pairs, the rest stands in leakage.json
 
 
@@ -28,19 +26,17 @@ def leakage(run: Run) -> list[dict[str, Any]]:
         kinds = Counter((o["source"], o["kind"]) for o in found["overlaps"])
         cells = []
         for r in run.ok:
-            name, rows = primary(r), run.rows.get(r.id, ())
-            scored = [(row["id"], row["scores"].get(name)) for row in rows if r.suite == suite]
-            all_, rest = (
-                [v for i, v in scored if isinstance(v, int | float) and (i not in out)] for out in ((), flagged)
-            )
-            if flagged and rest:
+            rows = run.rows.get(r.id, ()) if flagged and r.suite == suite else ()
+            scored = [(i, v) for i, v in zip(ids(rows), column(rows, primary(r)).tolist(), strict=True) if v == v]
+            all_, rest = ([v for i, v in scored if i not in out] for out in ((), flagged))
+            if rest:
                 cells.append(
                     {"name": run.names[r.id], "all": number(sum(all_) / len(all_), "share"),
                      "without": number(sum(rest) / len(rest), "share"), "n": len(all_), "left": len(rest)}
                 )  # fmt: skip
         made.append(
             {
-                "suite": suite, "card": card(run, suite, found["rows"]), "rows": found["rows"],
+                "suite": suite, "card": data_card(run, suite, found), "rows": found["rows"],
                 "mode": found["mode"], "cells": cells, "flagged": len(flagged),
                 "counts": [
                     {"source": source, **{k: kinds[source, k] for k in ("exact", "group", "near")}}
@@ -50,19 +46,6 @@ def leakage(run: Run) -> list[dict[str, Any]]:
             }
         )  # fmt: skip
     return made
-
-
-def card(run: Run, suite: str, rows: Mapping[str, Json]) -> str:
-    """The data in a sentence or two: how many rows of each part, and the digests by which they can be told apart."""
-    cells = [r for r in run.records.values() if r.suite == suite]
-    counts = ", ".join(f"{n:,} {what}" for k, what in PARTS if isinstance(n := rows.get(k), int))
-    digests = []
-    for kind, key, what in (("adapt", "data", "what builds see"), ("quality", "rows", "evaluation rows and scorers")):
-        if found := sorted({d for r in cells if isinstance(d := (r.steps.get(kind) or {}).get(key), str)}):
-            digests.append(f"{what} {', '.join(found)}")
-    told = f" Digests: {'; '.join(digests)}." if digests else ""
-    folder = next((f for r in cells if (f := r.config.get("suite", {}).get("params", {}).get("folder"))), suite)
-    return f"{counts}.{told} Source, licence and known limits stand in card.md of the suite {folder}."
 
 
 def proofs(run: Run) -> list[dict[str, str]]:

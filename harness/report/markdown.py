@@ -127,7 +127,10 @@ def _evidence(page: Mapping[str, Any], grid: Any) -> list[str]:
         out += [f"## Leakage: {plain_markdown(suite['suite'])}", ""]
         flagged = f"{suite['flagged']} of {suite['rows']['evaluation']} evaluation rows"
         out += [f"{flagged} overlap with what builds saw (leakage={suite['mode']}).", ""]
-        out += [plain_markdown(suite["card"]), ""]
+        out += grid(
+            ["Data", "Rows", "Source", "Licence", "Digest"],
+            ([d["what"], d["rows"], d["source"], d["licence"], d["digest"]] for d in suite["card"]),
+        )
         out += (
             grid(["Evaluation rows against", "Same text", "Same group", "Alike"], counted) if suite["flagged"] else []
         )

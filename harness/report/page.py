@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import ledger
-from harness.decide import Decision, decide, memory, primary, quality, read_policy
+from harness.decide import Decision, Facts, argued, memory, primary, quality, read_policy
 from harness.report import account, charts, machine
 from harness.report.answers import PACKED_BYTES, changed, deflated, examples, packed
 from harness.report.cells import all_cells, heatmaps, scores
@@ -30,11 +30,12 @@ SHOWN_CELLS = 60  # in the page's tables and drawings; of a larger grid the rest
 SCRIPTS = ("choose.js", "page.js")
 
 
-def verdict(run: Run) -> tuple[Decision | None, list[str]]:
-    """The decision and its three sentences; before the last cell has ended, how far the run is."""
+def verdict(run: Run) -> tuple[Decision | None, Facts | None, list[str]]:
+    """The decision, the facts it rests on and its three sentences; before the last cell has ended, how far the run
+    is."""
     if not run.pending:
-        decision = decide(list(run.records.values()), run.rows, run.policy)
-        return decision, list(decision.sentences)
+        decision, known = argued(list(run.records.values()), run.rows, run.policy)
+        return decision, known, list(decision.sentences)
     ended, bad = len(run.records), len(run.records) - len(run.ok)
     first = f"So far: {ended} of {len(run.ids)} cells have ended" + (
         f", {bad} of them without numbers." if bad else "."
@@ -46,7 +47,7 @@ def verdict(run: Run) -> tuple[Decision | None, list[str]]:
         second = (
             f"Highest quality so far: {run.names[r.id]} with {number(m.value, 'share')} ({interval(m)}) of {m.n} rows."
         )
-    return None, [first, second, "A recommendation is made when all cells have ended."]
+    return None, None, [first, second, "A recommendation is made when all cells have ended."]
 
 
 def headline(run: Run, decision: Decision | None) -> list[dict[str, str]]:
@@ -85,7 +86,7 @@ def thinned(run: Run, decision: Decision | None) -> Run:
 
 def view(run: Run) -> dict[str, Any]:
     """Everything that the page shows, as plain values."""
-    decision, sentences = verdict(run)
+    decision, known, sentences = verdict(run)
     first = next(iter(run.records.values()), None)
     rule = read_policy(run.policy)
     some = thinned(run, decision)
@@ -109,7 +110,7 @@ def view(run: Run) -> dict[str, Any]:
         "ended_badly": [r for r in some.records.values() if r.status is not Status.OK], "steps": steps(some),
         "caveats": caveats(run), "environment": dict(first.environment) if first else {},
         "config": configs(run), "primary": primary(first) if first else "",
-        "choosing": choosing(run, rule) if decision else None,
+        "choosing": choosing(run, rule, known),
         "packed": packed(
             some, [r.id for r in some.ok], [row["id"] for row in flips["rows"]] if flips else (),
             PACKED_BYTES if some is run else PACKED_BYTES // 4,  # facts and tables of a large grid need the room
@@ -177,4 +178,4 @@ def write(run: Path) -> Path:
 
 def three_lines(run: Path) -> Sequence[str]:
     """The decision for a terminal."""
-    return [visible(s) for s in verdict(read(run))[1]]
+    return [visible(s) for s in verdict(read(run))[2]]

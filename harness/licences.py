@@ -1,0 +1,48 @@
+"""What is stated of licence and source of rows and weights: in a suite's `card.md`, a model's card, a GGUF file.
+
+Empty text wherever nothing is stated: a licence is never guessed.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+LICENCE = r"Licen[cs]e"
+MADE = r"How the rows were made"
+SENTENCE = re.compile(r".*?\.(?=\s|$)|.+")
+
+
+def _section(folder: Path, heading: str) -> str:
+    """The text under a heading of a suite's card, on one line; nothing where it waits to be filled."""
+    card = folder / "card.md"
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    found = re.search(rf"^#+\s*{heading}\s*$(.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL | re.IGNORECASE)
+    said = " ".join(found[1].split()) if found else ""
+    return "" if "TO FILL" in said else said
+
+
+def rows_licence(folder: Path) -> str:
+    """What a suite's card says under `Licence`."""
+    return _section(folder, LICENCE)
+
+
+def rows_source(folder: Path) -> str:
+    """The first sentence of what a suite's card says of how its rows were made."""
+    said = _section(folder, MADE)
+    return found[0] if (found := SENTENCE.match(said)) else ""
+
+
+def card_licence(card: Path) -> tuple[str, str]:
+    """What a model card in the Hub's form names: the licence, and its identifier there (`other` for a maker's own)."""
+    from huggingface_hub import ModelCard
+
+    data = ModelCard.load(card, ignore_metadata_errors=True).data.to_dict()
+    return str(data.get("license_name") or data.get("license") or ""), str(data.get("license") or "")
+
+
+def gguf_licence(reader: Any) -> str:
+    """What the metadata of a GGUF file say (`general.license`, as the format defines it)."""
+    field = reader.get_field("general.license")
+    return str(field.contents()) if field else ""
