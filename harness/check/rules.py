@@ -111,6 +111,8 @@ def load(name: str, changes: Sequence[str] = ()) -> Rules:
     try:
         merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(changes)))
         values = OmegaConf.to_container(merged, resolve=True)
+    except RecursionError:
+        raise UserError(f"{path}: nested too deep to be read; see conf/check/default.yaml") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError) as error:
         told = " ".join(str(error).split())
         raise UserError(f"{path}: not YAML that can be read ({told}); see conf/check/default.yaml") from error
