@@ -21,6 +21,7 @@ from harness.models.gguf import PackagedGguf
 from harness.models.hub import HubModel
 from harness.reproduce import of_rows
 from harness.types import RunRecord, Status
+from tests import disks
 from tests.faults import campaign
 from tests.grids import ROOT, TINY, builds, harness, run_folder
 
@@ -181,6 +182,20 @@ def test_killed_at_random_moments_a_grid_loses_nothing(
     """The short form of `python -m tests.faults`."""
     found, told = campaign(tmp_path, 2, 5, *TINY)
     assert any("after:" in line for line in told), "nothing was killed"
+    assert found == {r.id: ledger.read_rows(grid[1], r) for r in [records["prompt_rag", "fp16"]]}
+
+
+def test_a_grid_whose_disk_fills_ends_well_on_a_larger_one(
+    grid: tuple[Path, Path], records: dict[tuple[str, str], RunRecord], tmp_path: Path
+) -> None:
+    """The short form of `python -m tests.disks`: it fills while the quantized model is written."""
+    try:
+        with disks.small_disk(tmp_path / "disk") as disk:
+            found, said = disks.campaign(disk, 25_000_000, *TINY)
+    except PermissionError as error:
+        pytest.skip(str(error))
+    assert "quantize: disk full: " in said
+    assert "free space and run again" in said
     assert found == {r.id: ledger.read_rows(grid[1], r) for r in [records["prompt_rag", "fp16"]]}
 
 
