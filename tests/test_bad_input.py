@@ -46,6 +46,20 @@ def test_misspelt_names_are_told_at_once_with_the_nearest(tmp_path: Path) -> Non
     ]  # fmt: skip
 
 
+def test_own_choices_that_cannot_be_read_are_told_before_hydra_reads_them(tmp_path: Path) -> None:
+    conf = tmp_path / "conf"
+    texts = {
+        "price/latin.yaml": b"name: \xe9", "price/list.yaml": b"- a", "quantization/cut.yaml": b"rank: [",
+        "suite/deep.yaml": b"[" * 3000, "price/empty.yaml": b"", "elsewhere/not_ours.yaml": b"[",
+    }  # fmt: skip
+    for name, text in texts.items():
+        (conf / name).parent.mkdir(parents=True, exist_ok=True)
+        (conf / name).write_bytes(text)
+    lines = told(tmp_path, "price=latin")
+    assert [line.partition(": ")[0] for line in lines] == [str(conf / name) for name in list(texts)[:4]]
+    assert all(line.endswith("; mend it or move it away") for line in lines)
+
+
 def test_what_is_wrong_in_every_part_is_told_at_once(tmp_path: Path) -> None:
     """Both folders are below a regular file, which no one can write to, whatever their rights."""
     (tmp_path / "file").write_text("")

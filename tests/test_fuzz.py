@@ -15,13 +15,16 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from harness import ledger, rows
 from harness.check import rules, subject
 from harness.check.judge import judge
 from harness.environment import Environment
 from harness.errors import UserError
+from harness.files import yaml_keys
 from harness.grid import _price
+from harness.overrides import unreadable
 from harness.store import MANIFEST, Store, faults
 from harness.suite import load
 from harness.suites import read_table, shaped
@@ -255,6 +258,22 @@ PRICE = {
     "name": "list", "use": "auto", "volume_requests": 1000, "utilization": 0.5,
     "hardware": {"a": {"match": "A100", "usd_per_hour": 2.5}, "cpu": {"match": "cpu", "usd_per_hour": 1}},
 }  # fmt: skip
+
+
+@given(how=spoilt)
+@example(how=("deep", 0.0, b""))
+@fuzzed
+def test_spoilt_price_tables(tmp_path: Path, how: tuple[str, float, bytes]) -> None:
+    """As a team's own choices: told before Hydra reads them, or read and judged."""
+    path = tmp_path / "conf/price/mine.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(spoil((ROOT / "conf/price/list_2026.yaml").read_bytes(), how))
+    lines = unreadable(["--config-dir", str(tmp_path / "conf")], ROOT / "conf")
+    if lines:
+        assert all(line.startswith(f"{path}: ") and "\n" not in line for line in lines)
+        return
+    found, told = _price(OmegaConf.to_container(yaml_keys(path)), MACHINE)  # type: ignore[arg-type]
+    assert bool(told) != bool(found)
 
 
 @given(place=anywhere, value=anything)

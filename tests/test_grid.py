@@ -23,7 +23,7 @@ from harness.reproduce import of_rows
 from harness.types import RunRecord, Status
 from tests import disks
 from tests.faults import campaign
-from tests.grids import ROOT, TINY, builds, harness, run_folder
+from tests.grids import ROOT, SECRET, TINY, builds, harness, run_folder
 
 ADAPTATIONS = ("prompt_rag", "lora", "full_ft")
 QUANTIZATIONS = ("fp16", "int8", "gptq", "awq", "dynamic")
@@ -123,6 +123,14 @@ def test_the_table_holds_all(grid: tuple[Path, Path]) -> None:
     assert tidy["quantization"].nunique() == 5
     assert (grid[1] / "config.yaml").is_file()
     assert "dummy_tiny" in (grid[1] / "report.html").read_text(encoding="utf-8")
+
+
+def test_no_secret_of_the_environment_is_written_down(grid: tuple[Path, Path]) -> None:
+    """In no record, row, report, manifest or log."""
+    written = [p for p in grid[0].rglob("*") if p.is_file()]
+    assert {"manifest.json", "config.yaml", "report.html"} <= {p.name for p in written}
+    assert any(p.suffix == ".log" for p in written)
+    assert not [p for p in written if SECRET.encode() in p.read_bytes()]
 
 
 def test_again_does_nothing_again(grid: tuple[Path, Path]) -> None:
