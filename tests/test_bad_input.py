@@ -12,6 +12,8 @@ from threading import Thread
 
 import pytest
 
+from harness.errors import UserError
+from harness.grid import component
 from harness.overrides import misspelt
 from harness.resources import resource
 from tests.grids import ROOT, harness
@@ -58,6 +60,11 @@ def test_own_choices_that_cannot_be_read_are_told_before_hydra_reads_them(tmp_pa
     lines = told(tmp_path, "price=latin")
     assert [line.partition(": ")[0] for line in lines] == [str(conf / name) for name in list(texts)[:4]]
     assert all(line.endswith("; mend it or move it away") for line in lines)
+
+
+def test_a_choice_without_a_name_is_told() -> None:
+    with pytest.raises(UserError, match="the keys _target_, rank has no `name`"):
+        component({"_target_": "harness.adapt.lora.Lora", "rank": 8})
 
 
 def test_what_is_wrong_in_every_part_is_told_at_once(tmp_path: Path) -> None:
