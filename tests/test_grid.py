@@ -188,7 +188,7 @@ def test_killed_at_random_moments_a_grid_loses_nothing(
     grid: tuple[Path, Path], records: dict[tuple[str, str], RunRecord], tmp_path: Path
 ) -> None:
     """The short form of `python -m tests.faults`."""
-    found, told = campaign(tmp_path, 2, 5, *TINY)
+    found, told = campaign(tmp_path, 2, 45, *TINY)
     assert any("after:" in line for line in told), "nothing was killed"
     assert found == {r.id: ledger.read_rows(grid[1], r) for r in [records["prompt_rag", "fp16"]]}
 
