@@ -40,6 +40,8 @@ fuzzed = settings(
     max_examples=EXAMPLES, deadline=None, derandomize="HARNESS_FUZZ" not in os.environ, database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )  # fmt: skip
+# YAML is slow to read: fewer of it where all tests run
+fuzzed_yaml = settings(fuzzed, max_examples=EXAMPLES if "HARNESS_FUZZ" in os.environ else 50)
 
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from([10**400, 2**63]),
@@ -207,7 +209,7 @@ def test_baselines_of_another_make(release: tuple[subject.Side, Path], place: fl
 
 @given(how=spoilt)
 @example(how=("deep", 0.0, b""))
-@fuzzed
+@fuzzed_yaml
 def test_spoilt_rules_of_the_gate(tmp_path: Path, how: tuple[str, float, bytes]) -> None:
     (tmp_path / "mine.yaml").write_bytes(spoil((ROOT / "conf/check/default.yaml").read_bytes(), how))
     only_told(lambda: rules.load(str(tmp_path / "mine.yaml")))
@@ -262,7 +264,7 @@ PRICE = {
 
 @given(how=spoilt)
 @example(how=("deep", 0.0, b""))
-@fuzzed
+@fuzzed_yaml
 def test_spoilt_price_tables(tmp_path: Path, how: tuple[str, float, bytes]) -> None:
     """As a team's own choices: told before Hydra reads them, or read and judged."""
     path = tmp_path / "conf/price/mine.yaml"
