@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 
 from harness.errors import UserError
-from harness.overrides import CONFIG_DIR, misspelt
+from harness.overrides import CONFIG_DIR, misspelt, unreadable
 from harness.resources import resource
 
 
@@ -72,6 +72,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     conf = resource("conf").resolve()
     given = _with_own_choices(list(sys.argv[1:] if arguments is None else arguments), conf)
+    if mistakes := unreadable(given, conf):
+        return _mistake(mistakes)
     if mistakes := misspelt(given, conf):
         return _mistake([f"{mistake} (python -m harness --help)" for mistake in mistakes])
     _name_defaults(given)

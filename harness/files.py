@@ -1,4 +1,5 @@
-"""Files that outlive a crash: written whole or not at all, and on the disk before anything relies on them."""
+"""Files that outlive a crash: written whole or not at all, and on the disk before anything relies on them. And files
+that people write, read with a line for what is wrong."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from harness.types import Json
@@ -48,3 +50,20 @@ def parse(text: str) -> Json:
         return json.loads(text)
     except RecursionError:
         raise ValueError("nested too deep") from None
+
+
+def yaml_keys(path: Path) -> Any:
+    """A YAML file of keys as OmegaConf has it. Raises `ValueError` in a line for anything else."""
+    import yaml
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        found = OmegaConf.load(path)
+    except RecursionError:
+        raise ValueError("nested too deep to be read") from None
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ValueError(f"not YAML that can be read ({' '.join(str(error).split())})") from error
+    if not isinstance(found, DictConfig):
+        raise ValueError("holds no keys")
+    return found

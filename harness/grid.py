@@ -56,7 +56,10 @@ class Grid:
 
 
 def component(config: Mapping[str, Any]) -> Component:
-    """A component from its part of the configuration."""
+    """A component from its part of the configuration. Raises `UserError` where a choice has no name."""
+    if "name" not in config:
+        keys = ", ".join(map(str, config)) or "none"
+        raise UserError(f"a choice with the keys {keys} has no `name`; give it that of its file")
     params = {k: v for k, v in config.items() if k not in ("_target_", "name")}
     return Component(str(config["name"]), str(config.get("_target_", "")), params)
 

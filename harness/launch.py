@@ -8,6 +8,7 @@ nothing else is left to do.
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -133,8 +134,12 @@ def _end_with_parent() -> None:
 def told(error: BaseException) -> str:
     """What an error that nobody foresaw means, in a line."""
     said = next((line for line in str(error).strip().splitlines() if line), "no message")
-    if type(error).__name__ == "OutOfMemoryError":  # PyTorch's; the line says what it needed and what was free
+    # PyTorch has an error of its own on a GPU alone, where the line says what it needed and what was free
+    wanting = isinstance(error, MemoryError) or os.strerror(errno.ENOMEM) in said
+    if wanting or type(error).__name__ == "OutOfMemoryError":
         return f"out of memory: {said}"
+    if os.strerror(errno.ENOSPC) in said:  # not always an OSError: safetensors and tokenizers raise their own
+        return f"disk full: {said}; free space and run again, what is done is kept"
     return f"{type(error).__name__}: {said}"
 
 

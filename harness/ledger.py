@@ -120,16 +120,22 @@ def _faults(record: RunRecord) -> list[str]:
     texts = ("id", "reason", "model", "adaptation", "quantization", "suite", "profile")
     found = [name for name in texts if not isinstance(getattr(record, name), str)]
     found += [n for n in ("steps", "environment", "config") if not isinstance(getattr(record, n), dict)]
-    if type(record.seed) is not int:
+    if not _is_whole(record.seed):
         found.append("seed")
     if not isinstance(record.not_measured, dict) or not all(isinstance(v, str) for v in record.not_measured.values()):
         found.append("not_measured")
     for m in record.measurements:
         named = (m.metric, m.unit, m.better, *([m.interval.method] if m.interval else []))
-        numbers = (m.value, m.n, *m.samples, *((m.interval.low, m.interval.high) if m.interval else ()))
-        if not all(isinstance(t, str) for t in named) or not all(type(v) in (int, float) for v in numbers):
+        numbers = (m.value, *m.samples, *((m.interval.low, m.interval.high) if m.interval else ()))
+        told = all(isinstance(t, str) for t in named) and all(type(v) is float or _is_whole(v) for v in numbers)
+        if not told or not _is_whole(m.n):
             found.append(f"measurement {m.metric!r}")
     return found
+
+
+def _is_whole(value: Json) -> bool:
+    """Whether a value is a whole number that the table's columns of 64 bits hold; Python's have no end."""
+    return type(value) is int and abs(value) < 2**63
 
 
 def read_record(path: Path) -> RunRecord:

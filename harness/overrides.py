@@ -1,7 +1,7 @@
 """Reads the command line before Hydra does, to tell every misspelt name at once, each with the nearest there is.
 
 Hydra stops at the first and suggests nothing. What it alone can judge (its own keys, packages, deletions, syntax) is
-left to it.
+left to it. Choices of a user's own that it could not read are told too.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+from harness.files import yaml_keys
 
 CONFIG_DIR = ("--config-dir", "-cd")
 
@@ -41,6 +43,19 @@ def _knobs(files: Sequence[Path], group: str) -> set[str]:
 
     trees = [OmegaConf.to_container(OmegaConf.load(file)) for file in files]
     return {path for tree in trees if isinstance(tree, Mapping) for path in _paths(tree, group)}
+
+
+def unreadable(arguments: Sequence[str], conf: Path) -> list[str]:
+    """One line for each file of the groups in a user's own folders that is no YAML of keys."""
+    groups = {p.name for p in conf.iterdir() if p.is_dir()}
+    mistakes = []
+    for file in [f for folder in _config_folders(arguments) for f in sorted(folder.glob("*/*.yaml"))]:
+        if file.parent.name in groups:
+            try:
+                yaml_keys(file)
+            except ValueError as error:
+                mistakes.append(f"{file}: {error}; mend it or move it away")
+    return mistakes
 
 
 def misspelt(arguments: Sequence[str], conf: Path) -> list[str]:

@@ -56,7 +56,10 @@ def column(rows: Collection[Row], score: str) -> Any:
         found = [row["scores"].get(score) for row in rows]  # type: ignore[union-attr]
         if not set(map(type, found)) <= {int, float, bool}:
             found = [v if isinstance(v, int | float) else math.nan for v in found]
-        values = np.array(found, dtype=float)
+        try:
+            values = np.array(found, dtype=float)
+        except OverflowError:  # a whole number beyond all floats, which no score is
+            values = np.array([v if abs(v) <= 1 else math.nan for v in found], dtype=float)
     values[~((values >= 0) & (values <= 1))] = math.nan
     return values
 

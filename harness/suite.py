@@ -25,6 +25,12 @@ FILES = ("train_file", "eval_file", "knowledge_file", "instructions_file", "outp
 CODE = ("py", "json", "lark")
 
 
+NEEDED = (
+    "folder", "task", "task_file", "train_file", "eval_file", "knowledge_file", "instructions_file", "system",
+    "message_field", "reply_field", "primary", "max_new_tokens", "train_rows", "eval_rows",
+)  # fmt: skip
+
+
 def suite_folder(params: Mapping[str, Any]) -> Path:
     """The suite's folder: as given or below `suites/` here when that exists, else below the packaged `suites/`."""
     given = Path(params["folder"])
@@ -154,6 +160,10 @@ def load(suite: Component) -> SuiteData:
     training rows or articles. `drop` leaves those training rows and articles out, `warn` leaves them in.
     """
     p = suite.params
+    if lacking := [key for key in NEEDED if key not in p]:
+        raise UserError(
+            [f"suite {suite.name}: {key} is missing; see conf/suite/ticket_routing.yaml" for key in lacking]
+        )
     folder = suite_folder(p)
     if not folder.is_dir():
         raise UserError(f"suite {suite.name}: no folder {p['folder']!r} here or in {resource('suites')}")

@@ -12,6 +12,8 @@ from threading import Thread
 
 import pytest
 
+from harness.errors import UserError
+from harness.grid import component
 from harness.overrides import misspelt
 from harness.resources import resource
 from tests.grids import ROOT, harness
@@ -44,6 +46,25 @@ def test_misspelt_names_are_told_at_once_with_the_nearest(tmp_path: Path) -> Non
         "model=llama: no such choice; there is dummy_1b, dummy_8b, dummy_tiny, hf, smollm2_135m "
         "(python -m harness --help)",
     ]  # fmt: skip
+
+
+def test_own_choices_that_cannot_be_read_are_told_before_hydra_reads_them(tmp_path: Path) -> None:
+    conf = tmp_path / "conf"
+    texts = {
+        "price/latin.yaml": b"name: \xe9", "price/list.yaml": b"- a", "quantization/cut.yaml": b"rank: [",
+        "suite/deep.yaml": b"[" * 3000, "price/empty.yaml": b"", "elsewhere/not_ours.yaml": b"[",
+    }  # fmt: skip
+    for name, text in texts.items():
+        (conf / name).parent.mkdir(parents=True, exist_ok=True)
+        (conf / name).write_bytes(text)
+    lines = told(tmp_path, "price=latin")
+    assert [line.partition(": ")[0] for line in lines] == [str(conf / name) for name in list(texts)[:4]]
+    assert all(line.endswith("; mend it or move it away") for line in lines)
+
+
+def test_a_choice_without_a_name_is_told() -> None:
+    with pytest.raises(UserError, match="the keys _target_, rank has no `name`"):
+        component({"_target_": "harness.adapt.lora.Lora", "rank": 8})
 
 
 def test_what_is_wrong_in_every_part_is_told_at_once(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@ had happened. A short form; HARNESS_FAULTS=N kills N times, and `python -m tests
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +22,10 @@ from harness.plan import Plan
 from harness.standing import standing
 from harness.store import MANIFEST, Store, faults, write_json
 from harness.types import Step, StepKind
+from harness.upkeep import DAY_S
 from tests.building import contents, step, work
+from tests.building import main as building_main
+from tests.disks import resize, small_disk
 from tests.grids import ROOT
 
 KILLS = int(os.environ.get("HARNESS_FAULTS", "12"))
@@ -218,25 +223,37 @@ def test_an_evicted_build_is_made_again_only_for_who_reads_it(built: tuple[Store
     assert standing(made, store) == ({s.key for s in steps[:3]}, {})
 
 
+# --------------------------------------------------------------------------------------------------- clocks that jump
+
+
+def test_a_clock_that_jumps_while_things_are_built_changes_nothing_of_them(
+    tmp_path: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Back and forth by years: durations are measured on another clock, and no date decides what stands."""
+    jumps, real = itertools.cycle((-400 * DAY_S, 0.0, 4000 * DAY_S, -0.5)), time.time
+    monkeypatch.setattr(time, "time", lambda: real() + next(jumps))
+    building_main(str(tmp_path / "store"), str(tmp_path / "run"), *NUMBERS)
+    assert held(tmp_path) == undisturbed
+    store = Store(tmp_path / "store")
+    told = [store.manifest(step(int(n))) for n in NUMBERS]
+    assert all(t and 0 <= t["seconds"] < DAY_S for t in told)
+    assert len({t["created_unix"] // (100 * DAY_S) for t in told if t}) > 1, "no clock jumped"
+    before = [b.stat().st_mtime_ns for b in store.builds()]
+    building_main(str(tmp_path / "store"), str(tmp_path / "run"), *NUMBERS)
+    assert [b.stat().st_mtime_ns for b in store.builds()] == before, "something was built again"
+
+
 # -------------------------------------------------------------------------------------------------------- full disks
 
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
-    """A folder on a disk of its own, whose size `remount` changes."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", disk], capture_output=True, check=False)
-    if done.returncode:
-        pytest.skip(f"needs the right to mount: {done.stderr.decode().strip()}")
+    """A folder on a disk of its own, whose size `resize` changes."""
     try:
-        yield disk
-    finally:
-        subprocess.run(["umount", "-l", disk], check=True)
-
-
-def remount(disk: Path, pages: int) -> None:
-    subprocess.run(["mount", "-o", f"remount,size={4 * pages}k", disk], check=True)
+        with small_disk(tmp_path / "disk") as disk:
+            yield disk
+    except PermissionError as error:
+        pytest.skip(str(error))
 
 
 def test_a_disk_that_fills_at_any_write_leaves_all_whole(small: Path) -> None:
@@ -245,7 +262,7 @@ def test_a_disk_that_fills_at_any_write_leaves_all_whole(small: Path) -> None:
     rows = records_of(run)
     refused: list[str] = []
     for pages in range(1, 400):
-        remount(small, pages)
+        resize(small, f"{4 * pages}k")
         try:
             store.build(wanted, lambda out: work(4, out), {})
             rows()
@@ -265,7 +282,7 @@ def test_a_disk_that_fills_at_any_write_leaves_all_whole(small: Path) -> None:
 
 def test_a_disk_that_may_only_be_read_is_told(small: Path) -> None:
     """As root too, whom no permission keeps out."""
-    remount(small, 100)
+    resize(small, "400k")
     store, run = Store(small / "store"), small / "run"
     store.build(step(4), lambda out: work(4, out), {})
     ledger.write_cells(run, ["a"])

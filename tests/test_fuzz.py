@@ -13,17 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
-from harness import ledger
+from harness import ledger, rows
+from harness.check import rules, subject
+from harness.check.judge import judge
 from harness.environment import Environment
 from harness.errors import UserError
+from harness.files import yaml_keys
 from harness.grid import _price
+from harness.overrides import unreadable
 from harness.store import MANIFEST, Store, faults
 from harness.suite import load
+from harness.suites import read_table, shaped
 from harness.types import Component, SuiteData
-from tests import records
+from tests import gates, records
 from tests.building import step, work
 from tests.cells import MACHINE
 from tests.grids import ROOT
@@ -34,14 +40,17 @@ fuzzed = settings(
     max_examples=EXAMPLES, deadline=None, derandomize="HARNESS_FUZZ" not in os.environ, database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )  # fmt: skip
+# YAML is slow to read: fewer of it where all tests run
+fuzzed_yaml = settings(fuzzed, max_examples=EXAMPLES if "HARNESS_FUZZ" in os.environ else 50)
 
 anything = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just(10**400),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from([10**400, 2**63]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
+anywhere = st.integers(0, 2**16).map(lambda n: n / 2**16)  # drawn evenly, which floats are not
 spoilt = st.tuples(
-    st.sampled_from(["cut", "flip", "insert", "double", "replace"]), st.floats(0, 1), st.binary(min_size=1, max_size=6)
+    st.sampled_from(["cut", "flip", "insert", "double", "replace"]), anywhere, st.binary(min_size=1, max_size=6)
 ) | st.sampled_from([("deep", 0.0, b""), ("digits", 0.0, b""), ("empty", 0.0, b""), ("bom", 0.0, b"")])
 
 
@@ -49,6 +58,7 @@ def spoil(whole: bytes, how: tuple[str, float, bytes]) -> bytes:
     """A file's bytes with something wrong."""
     kind, place, more = how
     at = int(place * max(0, len(whole) - 1))
+    whole = whole or b"\n"
     return {
         "cut": whole[:at], "flip": whole[:at] + bytes([whole[at] ^ (more or b"1")[0]]) + whole[at + 1 :],
         "insert": whole[:at] + more + whole[at:], "double": whole + whole[at:], "empty": b"",
@@ -122,7 +132,7 @@ def test_spoilt_run_folders(run: Path, pattern: str, how: tuple[str, float, byte
         path.write_bytes(whole)
 
 
-@given(place=st.floats(0, 1), value=anything)
+@given(place=anywhere, value=anything)
 @fuzzed
 def test_records_with_a_field_of_another_kind(run: Path, place: float, value: Any) -> None:
     """Without its digest, as an earlier version wrote it: what is read has every field of its kind."""
@@ -147,7 +157,7 @@ def test_spoilt_manifests(tmp_path: Path, how: tuple[str, float, bytes]) -> None
     assert faults(store.folder(one)) or store.manifest(one)
 
 
-@given(place=st.floats(0, 1), value=anything)
+@given(place=anywhere, value=anything)
 @fuzzed
 def test_manifests_of_another_make(tmp_path: Path, place: float, value: Any) -> None:
     """Without a digest, as an earlier version wrote them."""
@@ -160,13 +170,115 @@ def test_manifests_of_another_make(tmp_path: Path, place: float, value: Any) -> 
     assert faults(store.folder(one), thorough=True) or store.manifest(one)
 
 
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> tuple[subject.Side, Path]:
+    """What is judged, and a baseline of the same."""
+    folder, made = tmp_path_factory.mktemp("release"), gates.rows(n=6)
+    side = subject.read(gates.run(folder / "run", (gates.cell(made), made)))
+    subject.save(side, folder / "baseline.json")
+    return side, folder / "baseline.json"
+
+
+def judged(side: subject.Side, path: Path) -> None:
+    """Every verdict on a baseline that reads is one of those that there are, and its exit code says the same."""
+    found = judge(side, subject.read(path), DEFAULT)
+    assert found.findings
+    assert found.exit_code in (0, 1, 3)
+
+
+DEFAULT = rules.load("default")
+
+
+@given(how=spoilt)
+@fuzzed
+def test_spoilt_baselines(release: tuple[subject.Side, Path], how: tuple[str, float, bytes]) -> None:
+    side, path = release
+    spoiled = path.with_name("spoilt.json")
+    spoiled.write_bytes(spoil(path.read_bytes(), how))
+    only_told(lambda: judged(side, spoiled))
+
+
+@given(place=anywhere, value=anything)
+@fuzzed
+def test_baselines_of_another_make(release: tuple[subject.Side, Path], place: float, value: Any) -> None:
+    side, path = release
+    spoiled = path.with_name("grafted.json")
+    spoiled.write_text(json.dumps(grafted(json.loads(path.read_bytes()), place, value)))
+    only_told(lambda: judged(side, spoiled))
+
+
+@given(how=spoilt)
+@example(how=("deep", 0.0, b""))
+@fuzzed_yaml
+def test_spoilt_rules_of_the_gate(tmp_path: Path, how: tuple[str, float, bytes]) -> None:
+    (tmp_path / "mine.yaml").write_bytes(spoil((ROOT / "conf/check/default.yaml").read_bytes(), how))
+    only_told(lambda: rules.load(str(tmp_path / "mine.yaml")))
+
+
+TABLES = {
+    "rows.csv": 'id,group,message,reply\n1,a,"Where, please?",Here.\n2,b,Why?,"So ""it"" is."\n3,b,Who?,Me.\n',
+    "rows.jsonl": '{"message": "Where?", "reply": {"at": 1}}\n{"message": "Why?", "reply": {"at": [2]}}\n',
+}
+
+
+@pytest.mark.parametrize("name", sorted(TABLES))
+@given(how=spoilt)
+@fuzzed
+def test_spoilt_tables_for_a_new_suite(tmp_path: Path, name: str, how: tuple[str, float, bytes]) -> None:
+    path = tmp_path / name
+    path.write_bytes(spoil(TABLES[name].encode(), how))
+    names = {k: k for k in ("id", "group", "case", "message", "reply")}
+    only_told(lambda: shaped(read_table(path), path, names))
+
+
+@given(place=anywhere, value=anything, how=spoilt)
+@fuzzed
+def test_rows_read_as_columns_say_what_rows_read_whole_say(
+    tmp_path: Path, place: float, value: Any, how: tuple[str, float, bytes]
+) -> None:
+    """Or are left to be read whole: what the quick reader takes, it takes alike."""
+    one = records.record("lora", "int8", records.rows("lora", "int8", 3))
+    made = grafted(records.rows("lora", "int8", 3), place, value)
+    text = "".join(json.dumps(r) + "\n" for r in (made if isinstance(made, list) else [made])).encode()
+    path = tmp_path / "rows" / f"{ledger.slug(one.id)}.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(spoil(text, how))
+    read = rows.columns(path, ["style"], lambda: ledger.read_rows(tmp_path, one))
+    if read is None:
+        return
+    try:
+        whole = ledger.read_rows(tmp_path, one)
+    except UserError:
+        return  # the texts that the quick reader skips are at fault; who wants them is told
+    assert list(read.ids) == [r["id"] for r in whole]
+    assert list(read.groups) == [r.get("group") for r in whole]
+    for score in read.scores:
+        assert str(rows.column(read, score)) == str(rows.column(whole, score))
+
+
 PRICE = {
     "name": "list", "use": "auto", "volume_requests": 1000, "utilization": 0.5,
     "hardware": {"a": {"match": "A100", "usd_per_hour": 2.5}, "cpu": {"match": "cpu", "usd_per_hour": 1}},
 }  # fmt: skip
 
 
-@given(place=st.floats(0, 1), value=anything)
+@given(how=spoilt)
+@example(how=("deep", 0.0, b""))
+@fuzzed_yaml
+def test_spoilt_price_tables(tmp_path: Path, how: tuple[str, float, bytes]) -> None:
+    """As a team's own choices: told before Hydra reads them, or read and judged."""
+    path = tmp_path / "conf/price/mine.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(spoil((ROOT / "conf/price/list_2026.yaml").read_bytes(), how))
+    lines = unreadable(["--config-dir", str(tmp_path / "conf")], ROOT / "conf")
+    if lines:
+        assert all(line.startswith(f"{path}: ") and "\n" not in line for line in lines)
+        return
+    found, told = _price(OmegaConf.to_container(yaml_keys(path)), MACHINE)  # type: ignore[arg-type]
+    assert bool(told) != bool(found)
+
+
+@given(place=anywhere, value=anything)
 @fuzzed
 def test_price_tables(place: float, value: Any) -> None:
     made = grafted(PRICE, place, value)
@@ -203,7 +315,7 @@ def test_spoilt_suites(suite: Path, name: str, how: tuple[str, float, bytes]) ->
         (suite / name).write_bytes(whole)
 
 
-@given(place=st.floats(0, 1), value=anything)
+@given(place=anywhere, value=anything)
 @fuzzed
 def test_suite_rows_of_another_make(suite: Path, place: float, value: Any) -> None:
     whole = (suite / "train.jsonl").read_bytes()

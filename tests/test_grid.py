@@ -21,8 +21,9 @@ from harness.models.gguf import PackagedGguf
 from harness.models.hub import HubModel
 from harness.reproduce import of_rows
 from harness.types import RunRecord, Status
+from tests import disks
 from tests.faults import campaign
-from tests.grids import ROOT, TINY, builds, harness, run_folder
+from tests.grids import ROOT, SECRET, TINY, builds, harness, run_folder
 
 ADAPTATIONS = ("prompt_rag", "lora", "full_ft")
 QUANTIZATIONS = ("fp16", "int8", "gptq", "awq", "dynamic")
@@ -124,6 +125,14 @@ def test_the_table_holds_all(grid: tuple[Path, Path]) -> None:
     assert "dummy_tiny" in (grid[1] / "report.html").read_text(encoding="utf-8")
 
 
+def test_no_secret_of_the_environment_is_written_down(grid: tuple[Path, Path]) -> None:
+    """In no record, row, report, manifest or log."""
+    written = [p for p in grid[0].rglob("*") if p.is_file()]
+    assert {"manifest.json", "config.yaml", "report.html"} <= {p.name for p in written}
+    assert any(p.suffix == ".log" for p in written)
+    assert not [p for p in written if SECRET.encode() in p.read_bytes()]
+
+
 def test_again_does_nothing_again(grid: tuple[Path, Path]) -> None:
     before = builds(grid[0])
     done = harness(grid[0], "+sweep=support_tone", *TINY)
@@ -179,8 +188,22 @@ def test_killed_at_random_moments_a_grid_loses_nothing(
     grid: tuple[Path, Path], records: dict[tuple[str, str], RunRecord], tmp_path: Path
 ) -> None:
     """The short form of `python -m tests.faults`."""
-    found, told = campaign(tmp_path, 2, 5, *TINY)
+    found, told = campaign(tmp_path, 2, 45, *TINY)
     assert any("after:" in line for line in told), "nothing was killed"
+    assert found == {r.id: ledger.read_rows(grid[1], r) for r in [records["prompt_rag", "fp16"]]}
+
+
+def test_a_grid_whose_disk_fills_ends_well_on_a_larger_one(
+    grid: tuple[Path, Path], records: dict[tuple[str, str], RunRecord], tmp_path: Path
+) -> None:
+    """The short form of `python -m tests.disks`: it fills while the quantized model is written."""
+    try:
+        with disks.small_disk(tmp_path / "disk") as disk:
+            found, said = disks.campaign(disk, 25_000_000, *TINY)
+    except PermissionError as error:
+        pytest.skip(str(error))
+    assert "quantize: disk full: " in said
+    assert "free space and run again" in said
     assert found == {r.id: ledger.read_rows(grid[1], r) for r in [records["prompt_rag", "fp16"]]}
 
 

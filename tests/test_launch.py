@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from harness.execute import machine
-from harness.launch import GRACE_S, Launcher, _Worker, fate
+from harness.launch import GRACE_S, Launcher, _Worker, fate, told
 from harness.plan import Plan, plan
 from harness.store import Store
 from harness.types import StepKind
@@ -185,6 +185,20 @@ def test_an_end_without_a_word_is_told(tmp_path: Path, code: int, said: str, kil
     log.write_text(said)
     assert fate(code, log, kills) == reason.replace("LOG", str(log))
     assert fate(code, tmp_path / "none", kills).startswith(reason.partition(": row")[0])
+
+
+def test_want_of_memory_and_of_disk_is_told_with_its_mend() -> None:
+    """As Python, PyTorch on a CPU, and a library that raises an error of its own say it."""
+    import torch
+
+    for greedy in (lambda: bytearray(2**60), lambda: torch.empty(2**50)):
+        with pytest.raises((MemoryError, RuntimeError)) as caught:
+            greedy()
+        assert told(caught.value).startswith("out of memory: ")
+    full = Exception("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert told(full).startswith("disk full: ")
+    assert told(full).endswith("free space and run again, what is done is kept")
+    assert told(ValueError("no")) == "ValueError: no"
 
 
 def test_a_step_over_its_limit_ends_with_its_stack(tmp_path: Path) -> None:

@@ -114,6 +114,22 @@ def test_records_of_versions_without_a_digest_are_read(tmp_path: Path) -> None:
     assert ledger.read_record(path) == made
 
 
+@pytest.mark.parametrize(
+    ("number", "whole"),
+    [("value", 10**400), ("value", 2**63), ("n", 2**63), ("n", 2.5), ("n", True), ("low", -(2**63))],
+)
+def test_a_number_that_no_column_holds_is_told(tmp_path: Path, number: str, whole: float) -> None:
+    """JSON and Python have whole numbers without end; a table has 64 bits."""
+    ledger.write_record(tmp_path, records.record("lora", "int8", records.rows("lora", "int8", 2)))
+    (path,) = (tmp_path / "records").iterdir()
+    data = {k: v for k, v in json.loads(path.read_text()).items() if k != "digest"}
+    (inner,) = [m["interval"] if number == "low" else m for m in data["measurements"] if m["interval"]][:1]
+    inner[number] = whole
+    path.write_text(json.dumps(data))
+    with pytest.raises(UserError, match=r"not a record that this version reads .measurement"):
+        ledger.read_record(path)
+
+
 def test_the_table_has_every_cell_and_every_number(tmp_path: Path) -> None:
     pandas = pytest.importorskip("pandas")
     ok = records.record("lora", "int8", records.rows("lora", "int8", 4))

@@ -35,6 +35,7 @@ def kept(path: Path, text: str) -> Any:
         ('{"id": "b", "scores": {"good": true}}\n', False),
         ('{"id": "b", "scores": {"good": "yes"}}\n', False),
         ('{"id": "b", "group": 7, "scores": {"good": 1}}\n', False),
+        ('{"id": "b", "scores": {"good": 1' + "0" * 400 + "}}\n", True),  # beyond all floats, and so no score
         ('{"id": "\\ud800", "scores": {"good": 1}}\n', False),
     ],
 )

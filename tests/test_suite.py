@@ -224,3 +224,10 @@ def test_the_same_files_elsewhere_are_the_same_suite(folder: Path, tmp_path_fact
     for file in folder.iterdir():
         (other / file.name).write_bytes(file.read_bytes())
     assert replace(read(other), folder=folder) == read(folder)
+
+
+def test_every_key_that_a_suite_lacks_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as refused:
+        load(Component("small", "", {"folder": str(tmp_path), "task": "small", "primary": "style"}))
+    assert len(refused.value.mistakes) == 11
+    assert "suite small: train_file is missing; see conf/suite/ticket_routing.yaml" in refused.value.mistakes

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
+from harness.files import yaml_keys
 from harness.resources import resource
 
 
@@ -101,7 +102,6 @@ def find(name: str) -> Path:
 
 def load(name: str, changes: Sequence[str] = ()) -> Rules:
     """The rules of a file with `KEY=VALUE` changes. Raises `UserError` with a line a mistake."""
-    import yaml
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -109,13 +109,11 @@ def load(name: str, changes: Sequence[str] = ()) -> Rules:
     if bare := [c for c in changes if "=" not in c]:
         raise UserError([f"--set {c}: give KEY=VALUE, such as quality.margin=0.03" for c in bare])
     try:
-        merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(changes)))
+        merged = OmegaConf.merge(yaml_keys(path), OmegaConf.from_dotlist(list(changes)))
         values = OmegaConf.to_container(merged, resolve=True)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError) as error:
-        told = " ".join(str(error).split())
-        raise UserError(f"{path}: not YAML that can be read ({told}); see conf/check/default.yaml") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: holds no keys; see conf/check/default.yaml")
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        raise UserError(f"{path}: {' '.join(str(error).split())}; see conf/check/default.yaml") from error
+    assert isinstance(values, dict)
     return read(values, str(path))
 
 
