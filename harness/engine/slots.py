@@ -50,7 +50,9 @@ class DecoderSlots:
         made: list[tuple[list[int], Tokens]] = []
         while order:
             width = self._width(len(prompts[order[0]]))
-            some = order[: max(1, power(PROMPT_TOKENS // width + 1) // 2)]  # a power of two: a full batch has no padding
+            some = order[
+                : max(1, power(PROMPT_TOKENS // width + 1) // 2)
+            ]  # a power of two: a full batch has no padding
             order = order[len(some) :]
             rows = power(len(some)) if self.capture else len(some)
             padded = [list(prompts[i]) + [0] * (width - len(prompts[i])) for i in some]
