@@ -186,7 +186,7 @@ def main() -> None:
                 continue
             slots = DecoderSlots(model, 32, 512, capture=capture)
             if capture:
-                told(**name, agrees=slots.decoder.agrees())
+                told(**name, differs=slots.decoder.differs())
             else:
                 told(**name, repeatable={rows: repeatable(slots, rows, model.config.vocab_size) for rows in (1, 8, 32)})
             for rows in (1, 8, 32):

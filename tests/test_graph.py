@@ -107,7 +107,7 @@ def test_a_decoder_that_mixes_rows_is_not_used(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(decoder, "rotate_and_store", mixed)
     session = Graph().start(saved(tmp_path, *MODELS["llama"]), CONTEXT)
-    assert session.loaded.proof["how"] == "eager: decoded in pieces it gave other logits"
+    assert session.loaded.proof["how"].startswith("eager: decoded in pieces it gave other logits (")
 
 
 @pytest.mark.parametrize("share", [2, 3, 8])
@@ -129,7 +129,7 @@ def test_in_16_bits_a_share_of_wrong_rows_is_enough(
     assert isinstance(Graph().start(folder, half), GraphSession), "what is right passes"
     monkeypatch.setattr(decoder, "rotate_and_store", mixed)
     session = Graph().start(folder, half)
-    assert session.loaded.proof["how"] == "eager: decoded in pieces it gave other logits"
+    assert session.loaded.proof["how"].startswith("eager: decoded in pieces it gave other logits (")
 
 
 def test_quantized_layers_give_the_eager_engines_tokens(tmp_path: Path) -> None:

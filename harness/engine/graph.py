@@ -70,11 +70,11 @@ class Graph:
             return EagerSession(eager, loaded, context)
         session = GraphSession(self, EagerSession(eager, loaded, context))
         decoder = session.slots(PROOF_ROWS, PROOF_TOKENS + 1).decoder
-        if decoder.agrees():
-            loaded.proof["products"] = decoder.products
-            return session
-        loaded.proof["how"] = "eager: decoded in pieces it gave other logits"
-        return session.eager
+        if why := decoder.differs():
+            loaded.proof["how"] = f"eager: decoded in pieces it gave other logits ({why})"
+            return session.eager
+        loaded.proof["products"] = decoder.products
+        return session
 
 
 class GraphSession:
