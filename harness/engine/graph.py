@@ -153,10 +153,8 @@ class GraphSession:
         many are answered side by side; each asks again when it has its answer, or, with `due`, requests come at these
         seconds after the start and wait for a place. Every shape of a step is captured before the clock starts."""
         times: Sequence[float | None] = due or [None] * len(prompts)
-        asked = [
-            Request(self.eager.encode(p), new_tokens, at, key=i)
-            for i, (p, at) in enumerate(zip(prompts, times, strict=True))
-        ]
+        ids = {p: self.eager.encode(p) for p in dict.fromkeys(prompts)}  # a load asks few prompts many times
+        asked = [Request(ids[p], new_tokens, at, key=i) for i, (p, at) in enumerate(zip(prompts, times, strict=True))]
         self._warm(asked, clients)
         return serve(self.slots(clients, 0), asked, (), rows=clients)
 
