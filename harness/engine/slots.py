@@ -16,13 +16,18 @@ from harness.engine.ops import GREEDY, Chooser
 from harness.engine.products import dynamic, llm_int8
 from harness.engine.serving import Tokens
 
-PROMPT_TOKENS = 8192  # read at once
+PROMPT_TOKENS = 8192  # read at once, at most
 MIN_WIDTH = 32
 
 
 def power(n: int, least: int = 1) -> int:
     """The least power of two that is n or more."""
     return max(least, 1 << max(0, n - 1).bit_length())
+
+
+def read_at_once(width: int) -> int:
+    """How many prompts of a width are read together: a power of two, so that a full batch has no padding."""
+    return max(1, power(PROMPT_TOKENS // width + 1) // 2)
 
 
 class DecoderSlots:
@@ -50,9 +55,7 @@ class DecoderSlots:
         made: list[tuple[list[int], Tokens]] = []
         while order:
             width = self._width(len(prompts[order[0]]))
-            some = order[
-                : max(1, power(PROMPT_TOKENS // width + 1) // 2)
-            ]  # a power of two: a full batch has no padding
+            some = order[: read_at_once(width)]
             order = order[len(some) :]
             rows = power(len(some)) if self.capture else len(some)
             padded = [list(prompts[i]) + [0] * (width - len(prompts[i])) for i in some]
@@ -81,7 +84,7 @@ class DecoderSlots:
             nobody = [self.rows] * some
             for _ in range(self._unused(some, 0)):
                 self._run(some, 0, None, nobody, None)()
-            for width in [w for w in widths if some == 1 or some * w <= PROMPT_TOKENS]:
+            for width in [w for w in widths if some <= read_at_once(w)]:
                 for _ in range(self._unused(some, width)):
                     self._run(some, width, [[0] * width] * some, nobody, [0] * some)()
 
