@@ -15,7 +15,7 @@ from harness.types import Measurement, Request, Served
 from tests.test_serving import FakeEngine
 
 KNOBS: dict[str, Any] = {
-    "clients": [1, 4], "requests_per_client": 3, "output_tokens": 5, "open_requests": 60, "halvings": 5,
+    "clients": [1, 4], "requests_per_client": 3, "output_tokens": 5, "open_requests": 60, "precision": 0.05,
     "level": {"ttft_ms": 60.0, "token_ms": 20.0, "share": 0.95},
 }  # fmt: skip
 
@@ -100,19 +100,32 @@ def test_the_goodput_is_found_within_its_bracket(truth: float, first: float) -> 
         tried.append(rate)
         return [good if rate <= truth else bad]
 
-    best, failed, served = goodput(run, first, Level(100, 100, 0.95), halvings=6)
+    best, failed, served = goodput(run, first, Level(100, 100, 0.95), precision=0.02)
     if failed is None:
         assert best == max(tried) <= truth, "all that was tried held"
     else:
-        assert best <= truth < failed
-        assert failed / best < 1.02 if best > first / 250 else True
+        assert best <= truth < failed <= 1.02 * best
         assert served == [good]
 
 
+@pytest.mark.parametrize("truth", [0.85, 0.97, 1.02, 1.2])
+def test_near_what_a_closed_loop_gave_four_rates_are_enough(truth: float) -> None:
+    tried: list[float] = []
+
+    def run(rate: float) -> list[Served]:
+        tried.append(rate)
+        return [Served(0.0, [1], False, [0.01 if rate <= truth else 9.0])]
+
+    best, failed, _ = goodput(run, 1.0, Level(100, 100, 0.95), precision=0.06)
+    assert failed is not None
+    assert best <= truth < failed <= 1.06 * best
+    assert len(tried) == 4
+
+
 def test_no_rate_may_hold() -> None:
-    best, failed, served = goodput(lambda rate: [Served(0.0, [1], False, [9.0])], 8.0, Level(1, 1, 1.0), 5)
+    best, failed, served = goodput(lambda rate: [Served(0.0, [1], False, [9.0])], 8.0, Level(1, 1, 1.0), 0.05)
     assert (best, list(served)) == (0.0, [])
-    assert failed == pytest.approx(8.0 / 2**7)
+    assert failed == pytest.approx(8.0 / 1.25 ** (7 * 8 / 2))
 
 
 def test_the_goodput_of_an_engine_is_near_what_it_can_carry() -> None:
@@ -145,11 +158,12 @@ def test_an_engine_that_cannot_serve_gives_nothing() -> None:
 def test_bad_knobs_are_told_all_at_once() -> None:
     assert load.faults(KNOBS) == []
     wrong = {
-        "clients": [0], "requests_per_client": 0, "open_requests": -1, "halvings": 1.5,
+        "clients": [0], "requests_per_client": 0, "open_requests": -1, "precision": 0.0,
         "level": {"ttft_ms": 0, "token_ms": "fast", "share": 1.5},
     }  # fmt: skip
     told = load.faults(wrong)
     assert [line.split("=")[0].removeprefix("measure.latency.") for line in told] == [
-        "clients", "requests_per_client", "open_requests", "halvings", "level.ttft_ms", "level.token_ms", "level.share",
+        "clients", "requests_per_client", "open_requests", "precision",
+        "level.share", "level.ttft_ms", "level.token_ms",
     ]  # fmt: skip
     assert load.faults({**KNOBS, "clients": 8})

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from statistics import fmean
 
+import numpy
 import pytest
 
 from harness import statistics
@@ -225,6 +226,19 @@ def test_bootstrap_holds_the_value_and_repeats() -> None:
     for empty in empties:
         with pytest.raises(ValueError, match="no "):
             empty()
+
+
+@pytest.mark.parametrize("n", [1, 3, 44, 300])
+@pytest.mark.parametrize("q", [0.5, 0.95])
+def test_the_interval_of_a_quantile_is_what_many_resamples_give(n: int, q: float) -> None:
+    rng = numpy.random.default_rng(n)
+    samples = rng.lognormal(size=n)
+    drawn = numpy.quantile(rng.choice(samples, (40_000, n)), q, axis=1, method="inverted_cdf")
+    found = statistics.bootstrap_quantile(samples.tolist(), q)
+    for end, tail in ((found.low, 0.025), (found.high, 0.975)):
+        assert (drawn < end).mean() <= tail + 0.004
+        assert (drawn <= end).mean() >= tail - 0.004
+    assert found.low <= numpy.quantile(samples, q) <= found.high
 
 
 def test_a_ratio_of_quantiles_has_the_spread_of_both_samples() -> None:

@@ -17,7 +17,7 @@ from harness.statistics import bootstrap_quantile
 from harness.types import Measurement, Served, Session
 
 SEED = 20_240_101  # of arrivals: the same for every cell, so that all face the same rush
-RAISES, HALVINGS = 4, 8  # to find a rate that fails and one that holds
+STEP, STEPS = 1.25, 8  # of the rate, the first and how many, to find one that holds and one that fails
 LASTS_LEVELS, LASTS_ANSWERS = 4, 10  # an open loop lasts at least so many first-token limits, and answers
 KEPT_UP = 0.9  # the share of the rate asked for at which answers must be done
 
@@ -55,13 +55,15 @@ def faults(knobs: Mapping[str, Any]) -> list[str]:
     found = []
     if not isinstance(knobs["clients"], list) or not all(whole(c, 1) for c in knobs["clients"]):
         found.append(f"clients={knobs['clients']!r}: give whole numbers of 1 or more, such as [1, 8, 32]")
-    for name, least in (("requests_per_client", 1), ("open_requests", 0), ("halvings", 0)):
+    for name, least in (("requests_per_client", 1), ("open_requests", 0)):
         if not whole(knobs[name], least):
             found.append(f"{name}={knobs[name]!r}: must be a whole number, {least} or more")
-    for name, most in (("ttft_ms", math.inf), ("token_ms", math.inf), ("share", 1.0)):
-        value = knobs["level"].get(name)
+    shares = {"precision": knobs["precision"], "level.share": knobs["level"].get("share")}
+    times = {f"level.{name}": knobs["level"].get(name) for name in ("ttft_ms", "token_ms")}
+    for name, value in {**shares, **times}.items():
+        most = 1.0 if name in shares else math.inf
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
-            found.append(f"level.{name}={value!r}: must be a number above 0" + (" and up to 1" if most == 1 else ""))
+            found.append(f"{name}={value!r}: must be a number above 0" + (" and up to 1" if most == 1 else ""))
     return [f"measure.latency.{line}" for line in found]
 
 
@@ -106,32 +108,31 @@ def quantiles(name: str, samples: Sequence[float], keep: bool = True) -> list[Me
 
 
 def goodput(
-    run: Callable[[float], Sequence[Served]], first: float, level: Level, halvings: int
+    run: Callable[[float], Sequence[Served]], first: float, level: Level, precision: float
 ) -> tuple[float, float | None, Sequence[Served]]:
     """The highest rate tried that sustains a service level, the lowest tried that does not (None: none failed), and the
     answers at the former. `run` serves an open loop at a rate; `first` is the rate to begin with, such as that of a
-    closed loop. The bracket is then halved (in the logarithm) `halvings` times. A rate of 0 is that none held.
+    closed loop. From there the rate changes in growing steps until one has held and one has failed, and what lies
+    between is halved (in the logarithm) until the latter is at most `precision` above the former. A rate of 0 is that
+    none held.
 
     Goodput as of Zhong et al., "DistServe", arXiv 2401.09670.
     """
     held: tuple[float, Sequence[Served]] = (0.0, ())
     failed: float | None = None
-    rate = first
-    for _ in range(HALVINGS):
+    rate, step = first, STEP
+    for _ in range(STEPS):
         served = run(rate)
         if level.sustains(rate, served):
             held = rate, served
-            break
-        failed, rate = rate, rate / 2
-    for _ in range(RAISES if failed is None else 0):
-        rate *= 1.5
-        served = run(rate)
-        if not level.sustains(rate, served):
+            rate *= step
+        else:
             failed = rate
+            rate /= step
+        if held[0] and failed:
             break
-        held = rate, served
-    for _ in range(halvings if held[0] and failed else 0):
-        assert failed is not None
+        step *= STEP
+    while held[0] and failed and failed > held[0] * (1 + precision):
         rate = (held[0] * failed) ** 0.5
         served = run(rate)
         if level.sustains(rate, served):
@@ -173,7 +174,7 @@ def measure(
             due = arrivals(at, max(knobs["open_requests"], math.ceil(at * lasts)))
             return serve(asked(len(due)), tokens, most, due)  # type: ignore[no-any-return]
 
-        best, failed, served = goodput(run, rate, level, knobs["halvings"])
+        best, failed, served = goodput(run, rate, level, knobs["precision"])
         n = len(served) or knobs["open_requests"]
         found.append(Measurement("goodput_requests_per_s", best, "req/s", "higher", n))
         if failed is not None:
