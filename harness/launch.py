@@ -80,6 +80,7 @@ def work(pipe: Connection, store: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
+        import harness.preload  # noqa: F401  (before the first step comes, and again by nobody)
         from harness.execute import carry_out, step_from_json, tidy
 
         last = False
@@ -163,8 +164,8 @@ def fate(exit_code: int | None, log: Path, oom_kills_meanwhile: int | None) -> s
 
 class Launcher:
     """Carries out a plan. `workers` ordinary steps at a time. With `fork_server` each step has a process of its own, a
-    second after it is wanted; without, interpreters start fresh, which takes many seconds, and one that did its step
-    well is given the next, unless it trained; only one that timed and did nothing else is given another timing."""
+    second after it is wanted; without, interpreters start fresh, which takes many seconds and is begun ahead, and
+    one that did its step well is given the next, unless it trained; only one that did nothing but timings times."""
 
     def __init__(
         self, plan: Plan, store: Store, environment: Environment, workers: int, fork_server: bool, watcher: Watcher,
@@ -198,6 +199,7 @@ class Launcher:
                 self._fail_orphans()
                 for step in self._startable():
                     self._start(step)
+                self._hire_ahead()
                 if not self.running:
                     return self.failed
                 self._listen()
@@ -305,6 +307,18 @@ class Launcher:
         with suppress(OSError):  # of one that died at once; its end is then heard as any other's
             worker.pipe.send(task)
         return worker
+
+    def _hire_ahead(self) -> None:
+        """Has interpreters start, which takes many seconds, while others work: as many as will work side by side, and
+        once all other steps are done or begun, one that does nothing else before it times."""
+        if self._fork_server:
+            return
+        waiting, hired = self._waiting(), [*self.running.values(), *self.idle]
+        if shared := sum(not s.exclusive for s in waiting):
+            wanted = min(self.workers, len(self.running) + shared) - len(hired)
+        else:
+            wanted = int(bool(waiting) and not any(w.fresh for w in hired))
+        self.idle += [self._hire() for _ in range(wanted)]
 
     def _retire(self, workers: list[_Worker]) -> None:
         """Lets idle workers go, and waits until they are gone."""

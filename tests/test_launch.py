@@ -103,7 +103,9 @@ def launcher_of(made: Plan, root: Path) -> Launcher:
 
 def gone(pid: int = 0) -> Any:
     """A process that has ended."""
-    return SimpleNamespace(join=lambda timeout=None: None, is_alive=lambda: False, exitcode=3, pid=pid)
+    return SimpleNamespace(
+        join=lambda timeout=None: None, is_alive=lambda: False, terminate=lambda: None, exitcode=3, pid=pid
+    )
 
 
 def test_an_idle_worker_that_died_is_passed_over(made: Plan, tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ out is proved against the model's own forward pass before it is used (`Decoder.d
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from harness.engine.ops import add_rms_norm, attend_prompt, attend_slots, rotate_and_store, silu_mul
@@ -14,7 +16,7 @@ from harness.engine.products import joined, kind
 from harness.engine.shared_prefix import full_attention
 
 PROOF_ROWS, PROOF_TOKENS = 8, 12
-MIDDLE_ROW, SECOND_WORST_ROW = 0.125, 0.25  # of the way to a row that has lost its context
+SAME, ALIKE = 1e-3, 0.2  # of what a layer does: in float32, and where something rounds more
 
 
 def unfit(model: Any) -> str:
@@ -51,6 +53,7 @@ class Decoder:
 
         self.model = model
         self.layers = list(model.model.layers)
+        self.norms = [*(layer.input_layernorm for layer in self.layers), model.model.norm]  # the last behind them all
         first = self.layers[0].self_attn
         config = model.config.get_text_config(decoder=True)
         self.size = first.head_dim
@@ -76,59 +79,97 @@ class Decoder:
         `ids` and `positions` [rows, tokens], `slots` [rows]; `last` [rows] is where each prompt ends, and what stands
         behind it is padding, None where every row has one token.
         """
-        rows, tokens = ids.shape
-        norms = [layer.input_layernorm for layer in self.layers[1:]] + [self.model.model.norm]
         residual = self.model.model.embed_tokens(ids)
-        x = self.layers[0].input_layernorm(residual)
-        for n, (layer, norm) in enumerate(zip(self.layers, norms, strict=True)):
-            attention, middle = layer.self_attn, layer.post_attention_layernorm
-            query, key, value = (t.view(rows, tokens, -1, self.size) for t in self.heads[n](x))
-            if hasattr(attention, "q_norm"):
-                query, key = attention.q_norm(query), attention.k_norm(key)
-            query, key = rotate_and_store((query, key, value), self.turns, self.cache[n], slots, positions)
-            if last is None:
-                seen = attend_slots(query[:, 0], self.cache[n], slots, positions[:, 0], self.scale)
-            else:
-                seen = attend_prompt(query, key, value, self.scale)
-            (mixed,) = self.mixes[n](seen.reshape(rows, tokens, -1))
-            x, residual = add_rms_norm(mixed, residual, middle.weight, middle.variance_epsilon)
-            gate, up = (t.view(rows * tokens, -1) for t in self.gates[n](x))
-            (made,) = self.downs[n](silu_mul(gate, up).view(rows, tokens, -1))
-            x, residual = add_rms_norm(made, residual, norm.weight, norm.variance_epsilon)
+        x = self.norms[0](residual)
+        for n in range(len(self.layers)):
+            x, residual = self._layer(n, x, residual, slots, positions, last is None)
+        return self._logits(x, last)
+
+    def _layer(self, n: int, x: Any, residual: Any, slots: Any, positions: Any, one: bool) -> tuple[Any, Any]:
+        """What layer `n` makes of its normalised input and the residual stream [rows, tokens, size]: the next layer's.
+        `one` token a row attends to its slot, several to each other."""
+        rows, tokens = positions.shape
+        layer, norm = self.layers[n], self.norms[n + 1]
+        attention, middle = layer.self_attn, layer.post_attention_layernorm
+        query, key, value = (t.view(rows, tokens, -1, self.size) for t in self.heads[n](x))
+        if hasattr(attention, "q_norm"):
+            query, key = attention.q_norm(query), attention.k_norm(key)
+        query, key = rotate_and_store((query, key, value), self.turns, self.cache[n], slots, positions)
+        if one:
+            seen = attend_slots(query[:, 0], self.cache[n], slots, positions[:, 0], self.scale)
+        else:
+            seen = attend_prompt(query, key, value, self.scale)
+        (mixed,) = self.mixes[n](seen.reshape(rows, tokens, -1))
+        x, residual = add_rms_norm(mixed, residual, middle.weight, middle.variance_epsilon)
+        gate, up = (t.view(rows * tokens, -1) for t in self.gates[n](x))
+        (made,) = self.downs[n](silu_mul(gate, up).view(rows, tokens, -1))
+        return add_rms_norm(made, residual, norm.weight, norm.variance_epsilon)
+
+    def _logits(self, x: Any, last: Any) -> Any:
         if last is not None:
             x = x.gather(1, last.view(-1, 1, 1).expand(-1, 1, x.shape[2]))
         return self.model.lm_head(x[:, 0])
 
     def differs(self) -> str:
-        """How prompts of random tokens, and one more token of each, give other logits than the model's own forward
-        pass of the same prompts and then of the same token (LLM.int8 treats columns by what else is in the batch), or
-        nothing where they are the same. In float32 all rows must be. 16 bits and quantized activations round, which
-        random tokens amplify: a row of a right model may be lost whole, so the middle of eight rows must be eight
-        times nearer than a row that has lost its context, and the second worst four times. What was seen of right
-        models and planted bugs stands in DECISIONS.md. Needs `PROOF_ROWS` slots."""
+        """Which part of the model computes otherwise here than in the model itself, and by how much, or nothing.
+
+        Prompts of random tokens, and then one more token of each, go through the model's own forward pass. Each layer
+        is given what the model gave that layer, so that no rounding is handed on from layer to layer: through thirty
+        layers, 16 bits and quantized activations drive random tokens so far apart that a right model cannot be told
+        from a wrong one. What a layer makes may be away from what the model made by so much of what the layer did: 0
+        is the same, 1 as far as if it had done nothing. The embedding and the head are measured by their own length.
+        Needs `PROOF_ROWS` slots. What was seen of right models and planted bugs stands in DECISIONS.md."""
         import torch
 
-        device, rows = self.model.device, PROOF_ROWS
         made = torch.Generator().manual_seed(0)
-        ids = torch.randint(self.model.config.vocab_size, (rows, PROOF_TOKENS + 1), generator=made).to(device)
+        shape = (PROOF_ROWS, PROOF_TOKENS + 1)
+        ids = torch.randint(self.model.config.vocab_size, shape, generator=made).to(self.model.device)
+        places = torch.arange(PROOF_TOKENS + 1, device=ids.device).expand(shape)
+        prompts, following = slice(None, -1), slice(-1, None)
+        plain = self.model.dtype == torch.float32 and not getattr(self.model.config, "quantization_config", None)
+        limit, past = SAME if plain else ALIKE, None
         with torch.inference_mode():
-            read = self.model(ids[:, :-1], use_cache=True)
-            stepped = self.model(ids[:, -1:], past_key_values=read.past_key_values, use_cache=True)
-            told = torch.stack([read.logits[:, -1], stepped.logits[:, -1]], dim=1).float()
-            lost = self.model(ids[:, -1:], use_cache=False).logits[:, 0].float()
-            slots = torch.arange(rows, device=device)
-            places = torch.arange(PROOF_TOKENS + 1, device=device).expand(rows, -1)
-            first = self(ids[:, :-1], slots, places[:, :-1], torch.full_like(slots, PROOF_TOKENS - 1))
-            second = self(ids[:, -1:], slots, places[:, -1:])
-            far = (torch.stack([first, second], dim=1).float() - told).norm(dim=-1)
-        if self.model.dtype == torch.float32 and not getattr(self.model.config, "quantization_config", None):
-            worst = float((far / told.norm(dim=-1)).max())
-            return "" if worst <= 1e-3 else f"a row of float32 is {worst:.2g} of its length away"
-        ranked = far.sort(dim=0).values / (lost - told[:, 1]).norm(dim=-1).median()
-        middle, second_worst = float(ranked[rows // 2].max()), float(ranked[-2].max())
-        if middle <= MIDDLE_ROW and second_worst <= SECOND_WORST_ROW:
-            return ""
-        return (
-            f"of the way to rows without context, the middle row goes {middle:.3f} (limit {MIDDLE_ROW}), "
-            f"the second worst {second_worst:.3f} (limit {SECOND_WORST_ROW})"
-        )
+            for part in (prompts, following):
+                with _handed([*self.layers, self.model.model.norm]) as handed:
+                    read = self.model(ids[:, part], past_key_values=past, use_cache=True)
+                past = read.past_key_values
+                for name, far in self._far(ids[:, part], places[:, part], handed, read.logits[:, -1]):
+                    if not far <= limit:
+                        return f"{name} is {far:.2g} away, limit {limit}"
+        return ""
+
+    def _far(self, ids: Any, places: Any, handed: list[Any], logits: Any) -> Iterator[tuple[str, float]]:
+        """How far the worst row of each part is away, the layers' by what the model `handed` to each of them."""
+        import torch
+
+        rows, tokens = ids.shape
+        slots = torch.arange(rows, device=ids.device)
+        normed = [norm(h) for norm, h in zip(self.norms, handed, strict=True)]
+        embedded = self.model.model.embed_tokens(ids)
+        yield "the embedding", _share(embedded - handed[0], handed[0])
+        for n, (x, residual) in enumerate(zip(normed[:-1], handed[:-1], strict=True)):
+            made, _ = self._layer(n, x, residual, slots, places, tokens == 1)
+            yield f"layer {n}", _share(made - normed[n + 1], self.norms[n + 1](residual) - normed[n + 1])
+        told = self._logits(normed[-1], None if tokens == 1 else torch.full_like(slots, tokens - 1))
+        yield "the head", _share(told - logits, logits)
+
+
+def _share(off: Any, of: Any) -> float:
+    """The longest row of the one by the length of that row of the other."""
+    return float((off.float().flatten(1).norm(dim=1) / of.float().flatten(1).norm(dim=1)).max())
+
+
+@contextmanager
+def _handed(modules: Sequence[Any]) -> Iterator[list[Any]]:
+    """What is handed to each of these modules, in the order in which they are called."""
+    found: list[Any] = []
+
+    def note(module: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        found.append(given[0] if given else named["hidden_states"])
+
+    hooks = [m.register_forward_pre_hook(note, with_kwargs=True) for m in modules]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()

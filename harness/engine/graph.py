@@ -71,7 +71,7 @@ class Graph:
         session = GraphSession(self, EagerSession(eager, loaded, context))
         decoder = session.slots(PROOF_ROWS, PROOF_TOKENS + 1).decoder
         if why := decoder.differs():
-            loaded.proof["how"] = f"eager: decoded in pieces it gave other logits ({why})"
+            loaded.proof["how"] = f"eager: decoded in pieces it computes otherwise ({why})"
             return session.eager
         loaded.proof["products"] = decoder.products
         return session
@@ -91,6 +91,10 @@ class GraphSession:
         self.captured = not why
         self.loaded.proof["how"] = f"not captured: {why}" if why else "CUDA graph"
         self._slots: DecoderSlots | None = None
+
+    def reserve(self, rows: int, tokens: int) -> None:
+        """Has slots for so many rows of so many tokens from the start: larger ones capture every shape anew."""
+        self.slots(rows, tokens)
 
     def slots(self, rows: int, tokens: int) -> DecoderSlots:
         """Slots for so many rows of so many tokens, those there are if they are enough."""

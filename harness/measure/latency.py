@@ -28,6 +28,11 @@ def measure(
     the machine did from the warm-up to the last timed answer."""
     most = max(knobs["requests"], knobs["batch_size"], knobs["natural_requests"])
     prompts = prompts_of(session, folder, data, most)
+    asked = max(len(session.tokenizer(p, add_special_tokens=False).input_ids) for p in prompts)
+    if reserve := getattr(session, "reserve", None):  # before anything is captured, or each larger load captures anew
+        natural = data.max_new_tokens if knobs["natural_requests"] else 0
+        longest = max(knobs["output_tokens"], knobs["batch_tokens"], natural)
+        reserve(max(knobs["batch_size"], *knobs["clients"], 1), asked + longest)
     warm = warm_up(session, prompts, knobs)
     loading = memory.peak_of_loading(context.device)
     watch = device_state.start(context.device)
@@ -59,8 +64,8 @@ def measure(
     measured += [*beside, Measurement("warmup_requests", float(len(warm)), "requests", "lower", 1)]
     if later:
         return measured, facts  # what follows is taken once
-    room = max(len(session.tokenizer(p, add_special_tokens=False).input_ids) for p in batch) + data.max_new_tokens
-    measured += memory.measure(session.model, context.device, loading, max(len(batch), *knobs["clients"], 0), room)
+    room, rows = asked + data.max_new_tokens, max(len(batch), *knobs["clients"], 0)
+    measured += memory.measure(session.model, context.device, loading, rows, room)
     measured += memory.apart(session, batch, min(tokens, 4), context.device)  # three steps hold what fifteen do
     if between and steps:
         alone = median(between)

@@ -18,7 +18,7 @@ from harness.types import Measurement, Served, Session
 
 SEED = 20_240_101  # of arrivals: the same for every cell, so that all face the same rush
 STEP, STEPS = 1.25, 8  # of the rate, the first and how many, to find one that holds and one that fails
-LASTS_LEVELS, LASTS_ANSWERS = 4, 10  # an open loop lasts at least so many first-token limits, and answers
+LASTS_LEVELS, LASTS_ANSWERS = 2, 10  # an open loop lasts at least so many first-token limits, and answers
 KEPT_UP = 0.9  # the share of the rate asked for at which answers must be done
 
 
