@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.quantize.awq_search import TESTED, _Stashed, best_clip
+from harness.quantize.awq_search import TESTED, _Stashed, best_clip, pack
 from harness.quantize.int8_kernels import EXACT, int_mm
 from tests.test_engine import CONTEXT, tokenizer
 from tests.test_graph import MODELS, saved
@@ -58,6 +58,39 @@ def test_clipping_by_gram_matrix_is_gptqmodels_own(processor: Any, tokens: int) 
     assert ours.unique().numel() > 50, "all bounds alike: this data does not tell the methods apart"
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("name", ["torch_awq.AwqTorchLinear", "gemm_awq.AwqGEMMLinear"])
+def test_weights_are_packed_as_gptqmodel_packs_them(name: str, bias: bool, dtype: torch.dtype) -> None:
+    """Bit for bit, of weights that are rounded already, as they are when AWQ packs them; others are cut."""
+    module, kind = name.split(".")
+    theirs = getattr(pytest.importorskip(f"gptqmodel.nn_modules.qlinear.{module}"), kind)
+    assert theirs.pack is not pack, "another test put the replacement in place"
+    generator = torch.Generator().manual_seed(1)
+    scales, zeros = (
+        torch.rand(64, 6, generator=generator) / 9 + 0.01,
+        torch.randint(0, 16, (64, 6), generator=generator),
+    )
+    codes = torch.randint(0, 16, (64, 6, 16), generator=generator)
+    linear = torch.nn.Linear(96, 64, bias=bias, dtype=dtype)
+    linear.weight.data = ((codes - zeros[..., None]) * scales.to(dtype).float()[..., None]).flatten(1).to(dtype)
+
+    def packed(packing: Any) -> dict[str, torch.Tensor]:
+        layer: Any = torch.nn.Module()
+        layer.group_size, layer.bits, layer.in_features = 16, 4, 96
+        packing(layer, linear, scales.to(dtype), zeros.to(dtype))
+        return dict(layer.named_buffers())
+
+    told, made = packed(theirs.pack), packed(pack)
+    assert told.keys() == made.keys()
+    for buffer, kept in told.items():
+        assert kept.dtype == made[buffer].dtype
+        assert torch.equal(kept, made[buffer]), buffer
+    assert len(told["qweight"].unique()) > 500
+    linear.weight.data[:8, 0] = 1e3
+    assert int(packed(pack)["qweight"][0, 0]) == -1, "eight columns at the end of their range"
+
+
 def test_the_stash_is_a_copy_and_still_needed() -> None:
     """`.to(float32).cpu().contiguous()` of a float32 CPU weight is the weight itself; through `_Stashed` it is not."""
     layer = torch.nn.Linear(4, 4)
@@ -89,3 +122,19 @@ def test_without_calibration_weights_are_rounded(tmp_path: Path, method: str) ->
     with torch.inference_mode():
         told, found = (m.model(ids).logits.float() for m in (load(parent, CONTEXT), made))
     assert 0.001 < float((found - told).norm() / told.norm()) < 0.6
+
+
+def test_weights_that_are_16_bits_already_cost_no_disk(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    from harness.quantize.fp16 import Sixteen
+
+    wide = saved(tmp_path / "wide", *MODELS["llama"])
+    half, again = tmp_path / "half", tmp_path / "again"
+    for parent, out in ((wide, half), (half, again)):
+        out.mkdir()
+        Sixteen()(parent, [], out, CONTEXT)
+    files = [folder / "model.safetensors" for folder in (wide, half, again)]
+    assert {t.dtype for t in load_file(files[1]).values()} == {torch.float16}
+    assert files[1].stat().st_ino == files[2].stat().st_ino != files[0].stat().st_ino
+    assert (again / "config.json").read_bytes() == (half / "config.json").read_bytes()

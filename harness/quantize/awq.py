@@ -46,13 +46,13 @@ class Awq:
         options: dict[str, Any] = {}
         if context.device == "cpu":
             options["backend"] = BACKEND.AWQ_TORCH
-        search = "none"
+        search = speed_up(float32=context.device == "cpu" and context.dtype == "float32")
         shape: dict[str, Any] = {"bits": self.bits, "group_size": self.group_size, "offload_to_disk": False}
         shape["device"] = "cuda:0" if context.device == "cuda" else "cpu"
         if self.calibration_rows:
-            search = speed_up(float32=context.device == "cpu" and context.dtype == "float32")
             config = AWQConfig(**shape)
         else:
+            search = "none"
             config = RTNConfig(**shape, format=FORMAT.GEMM, sym=False)
         rows = calibration[: self.calibration_rows]
         facts = {"bits": self.bits, "group_size": self.group_size, "search": search}

@@ -11,12 +11,14 @@ from typing import ClassVar
 from harness.models.hub import link_tree
 from harness.types import Context, Json
 
+SAFETENSORS = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
+
 
 @dataclass(frozen=True, slots=True)
 class Sixteen:
     """Stores the weights in `dtype` (`float16` or `bfloat16`, or `float32` to change nothing). A CPU without fast
-    16-bit arithmetic loads them into float32 to compute; the record names both. A checkpoint that came quantized
-    (by auto-gptq or autoawq, say) is passed on as it is."""
+    16-bit arithmetic loads them into float32 to compute; the record names both. Weights that are so already, and a
+    checkpoint that came quantized (by auto-gptq or autoawq, say), are passed on as they are."""
 
     dtype: str = "float16"
 
@@ -33,8 +35,22 @@ class Sixteen:
             link_tree(model, out)
             method = config["quantization_config"].get("quant_method")
             return {"stored_dtype": f"as it came ({method})", "replaced_modules": None}
+        if _stored(model) == {SAFETENSORS[self.dtype]}:
+            link_tree(model, out)
+            return {"stored_dtype": self.dtype, "replaced_modules": 0}
         from harness.loading import auto_class, torch_dtype
 
         loaded = auto_class(model).from_pretrained(str(model), dtype=torch_dtype(self.dtype))
         loaded.save_pretrained(str(out))
         return {"stored_dtype": self.dtype, "replaced_modules": 0}
+
+
+def _stored(model: Path) -> set[str]:
+    """The dtypes in which a model directory keeps its weights, by their names in safetensors."""
+    from safetensors import safe_open
+
+    found = set()
+    for path in model.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            found |= {str(file.get_slice(name).get_dtype()) for name in file.keys()}  # noqa: SIM118
+    return found
