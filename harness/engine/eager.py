@@ -35,7 +35,7 @@ class Eager:
     without it). Tokens are drawn at a `temperature` above 0, of the likeliest that reach `top_p` together; see
     `harness.engine.ops.drawn`."""
 
-    batch_size: int = 32
+    batch_size: int = 48
     min_prefix: int = 8
     compact_below: float = 0.75
     int4_kernel: str = "auto"
