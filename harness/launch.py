@@ -310,8 +310,8 @@ class Launcher:
 
     def _hire_ahead(self) -> None:
         """Has interpreters start, which takes many seconds, while others work: as many as will work side by side, and
-        once all other steps are done or begun, one that does nothing else before it times."""
-        if self._fork_server:
+        once all other steps are done or begun, one that does nothing else before it times. Never beside a timing."""
+        if self._fork_server or any(s.exclusive for s in self._busy()):
             return
         waiting, hired = self._waiting(), [*self.running.values(), *self.idle]
         if shared := sum(not s.exclusive for s in waiting):

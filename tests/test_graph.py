@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,10 +26,12 @@ from transformers import (
 )
 
 from harness import ledger
-from harness.engine import decoder, ops
+from harness.engine import decoder, graph, ops
 from harness.engine.eager import Eager, EagerSession
 from harness.engine.graph import Graph, GraphSession
+from harness.engine.slots import DecoderSlots
 from harness.loading import load
+from harness.measure.latency import measure
 from tests.grids import TINY, harness, run_folder
 from tests.test_engine import CONTEXT, PROMPTS, tokenizer
 
@@ -179,3 +182,27 @@ def test_a_grid_runs_on_it_and_says_how(tmp_path: Path) -> None:
     page = (run_folder(done) / "report.html").read_text(encoding="utf-8")
     assert "decoded: not captured: no CUDA device" in page
     assert "do not compare" not in page
+
+
+def test_slots_are_made_once_for_the_largest_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Larger slots capture every shape anew, so what a latency will ask is reserved before it begins."""
+    made: list[tuple[int, int]] = []
+
+    class Counted(DecoderSlots):
+        def __init__(self, model: Any, rows: int, capacity: int, **rest: Any) -> None:
+            made.append((rows, capacity))
+            super().__init__(model, rows, capacity, **rest)
+
+    monkeypatch.setattr(graph, "DecoderSlots", Counted)
+    monkeypatch.setattr("harness.measure.latency.prompts_of", lambda *_: PROMPTS[:3])
+    session = Graph().start(saved(tmp_path, *MODELS["llama"]), CONTEXT)
+    assert isinstance(session, GraphSession)
+    knobs = {
+        "requests": 2, "warmup": 1, "warmup_most": 1, "output_tokens": 3, "natural_requests": 1, "batch_size": 3,
+        "batch_tokens": 3, "clients": [1, 16], "requests_per_client": 1, "open_requests": 0,
+    }  # fmt: skip
+    data: Any = SimpleNamespace(max_new_tokens=70)
+    found, _ = measure(session, tmp_path, data, knobs, CONTEXT)
+    assert {m.metric for m in found} > {"closed_16/ttft_ms/p50", "e2e_natural_ms/p50", "batch_step_ms"}
+    assert [rows for rows, _ in made] == [8, 16], "the proof's, and one that all loads fit in"
+    assert made[1][1] >= 70

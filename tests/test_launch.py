@@ -141,6 +141,42 @@ def test_a_timing_gets_a_worker_that_did_nothing_else(
     assert new[1].recv()[0]["key"] == timings[1].key
 
 
+def test_interpreters_start_before_they_are_wanted(made: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as will work at once, and one that did nothing else before the timings; none beside a timing."""
+    launcher = launcher_of(made, tmp_path)
+    hired: list[_Worker] = []
+
+    def hire() -> _Worker:
+        hired.append(_Worker(gone(), Pipe()[0]))
+        return hired[-1]
+
+    monkeypatch.setattr(launcher, "_hire", hire)
+    shared = [s for s in made.steps.values() if not s.exclusive]
+    timing = next(s for s in made.steps.values() if s.exclusive)
+
+    def at_work(step: Any, fresh: bool) -> None:
+        launcher.running = {pipe: _Worker(gone(), pipe, fresh, step) for pipe in Pipe()[:1]}
+        launcher._hire_ahead()
+
+    at_work(shared[0], fresh=False)
+    assert launcher.idle == hired
+    assert len(hired) == 1, "one works, two are wanted"
+    launcher._hire_ahead()
+    launcher.done |= {s.key for s in shared[:-1]}
+    at_work(shared[-1], fresh=False)
+    assert len(hired) == 1, "the one that waits has done nothing else yet"
+    launcher.idle[0].fresh = False
+    launcher._hire_ahead()
+    assert [w.fresh for w in launcher.idle] == [False, True]
+    launcher.idle.clear()
+    at_work(timing, fresh=True)
+    launcher.done.clear()
+    launcher._hire_ahead()
+    launcher._fork_server = True
+    at_work(shared[0], fresh=False)
+    assert len(hired) == 2
+
+
 def test_a_worker_that_dies_at_once_fails_its_step_and_the_rest_goes_on(
     made: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
