@@ -111,6 +111,7 @@ def test_the_head_is_trained_and_saved_beside_the_adapter(base: Path, trained: P
     assert not torch.allclose(merged, fresh, atol=0.05)
 
 
+@pytest.mark.usefixtures("gptqmodel_as_it_came")
 @pytest.mark.parametrize(
     "quantization",
     [
@@ -120,17 +121,8 @@ def test_the_head_is_trained_and_saved_beside_the_adapter(base: Path, trained: P
     ids=lambda q: type(q).__name__,
 )  # fmt: skip
 def test_each_quantization_keeps_the_head_and_compresses_below_it(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quantization: Any
+    trained: Path, tmp_path: Path, quantization: Any
 ) -> None:
-    from gptqmodel.looper.awq_processor import AWQProcessor
-    from gptqmodel.nn_modules.qlinear.torch_awq import AwqTorchLinear
-
-    for owner, name in (
-        (AWQProcessor, "_compute_best_clip"),
-        (AWQProcessor, "_compute_best_scale"),
-        (AwqTorchLinear, "SUPPORTS_DTYPES"),
-    ):
-        monkeypatch.setattr(owner, name, getattr(owner, name))  # this process goes on to other tests
     calibration = [render(tokenizer(), short_chat(DATA, row), reply=row["reply"]) for row in DATA.train]
     quantization(trained, calibration, tmp_path, CONTEXT)
     tokenizer().save_pretrained(tmp_path)

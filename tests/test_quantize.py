@@ -104,6 +104,7 @@ def test_the_stash_is_a_copy_and_still_needed() -> None:
     assert stashed.weight is layer.weight
 
 
+@pytest.mark.usefixtures("gptqmodel_as_it_came")
 @pytest.mark.parametrize("method", ["gptq", "awq"])
 def test_without_calibration_weights_are_rounded(tmp_path: Path, method: str) -> None:
     """What is saved loads as what it says it is, and its answers are the parent's but for 4 bits of rounding."""

@@ -15,6 +15,7 @@ from harness.engine.graph import Graph
 from harness.loading import load
 from harness.packing import packed
 from harness.types import Component, Step, StepKind
+from tests.conftest import keep_gptqmodel
 from tests.test_engine import CONTEXT, PROMPTS, tokenizer
 from tests.test_graph import MODELS, saved
 
@@ -32,7 +33,9 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         quantizer = Gptq(group_size=32, desc_act=ordered, calibration_rows=4 if ordered else 0)
     out = tmp_path_factory.mktemp("model")
     parent = saved(out / "parent", *MODELS["qwen2, with biases"])
-    quantizer(parent, ["a text to calibrate with, long enough to be taken " * 8] * 4, out / "child", CONTEXT)
+    with pytest.MonkeyPatch.context() as patch:
+        keep_gptqmodel(patch)
+        quantizer(parent, ["a text to calibrate with, long enough to be taken " * 8] * 4, out / "child", CONTEXT)
     tokenizer().save_pretrained(out / "child")
     return out / "child"
 
