@@ -9,6 +9,7 @@ nothing else is left to do.
 from __future__ import annotations
 
 import errno
+import importlib
 import multiprocessing
 import os
 import signal
@@ -80,7 +81,7 @@ def work(pipe: Connection, store: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        import harness.preload  # noqa: F401  (before the first step comes, and again by nobody)
+        importlib.import_module("harness.preload")  # while no step has come; the fork server has done it
         from harness.execute import carry_out, step_from_json, tidy
 
         last = False
@@ -165,7 +166,7 @@ def fate(exit_code: int | None, log: Path, oom_kills_meanwhile: int | None) -> s
 class Launcher:
     """Carries out a plan. `workers` ordinary steps at a time. With `fork_server` each step has a process of its own, a
     second after it is wanted; without, interpreters start fresh, which takes many seconds and is begun ahead, and
-    one that did its step well is given the next, unless it trained; only one that did nothing but timings times."""
+    one that did its step well is given the next, unless it trained; a timing goes to one that did nothing else."""
 
     def __init__(
         self, plan: Plan, store: Store, environment: Environment, workers: int, fork_server: bool, watcher: Watcher,

@@ -67,10 +67,8 @@ def test_weights_are_packed_as_gptqmodel_packs_them(name: str, bias: bool, dtype
     theirs = getattr(pytest.importorskip(f"gptqmodel.nn_modules.qlinear.{module}"), kind)
     assert theirs.pack is not pack, "another test put the replacement in place"
     generator = torch.Generator().manual_seed(1)
-    scales, zeros = (
-        torch.rand(64, 6, generator=generator) / 9 + 0.01,
-        torch.randint(0, 16, (64, 6), generator=generator),
-    )
+    scales = torch.rand(64, 6, generator=generator) / 9 + 0.01
+    zeros = torch.randint(0, 16, (64, 6), generator=generator)
     codes = torch.randint(0, 16, (64, 6, 16), generator=generator)
     linear = torch.nn.Linear(96, 64, bias=bias, dtype=dtype)
     linear.weight.data = ((codes - zeros[..., None]) * scales.to(dtype).float()[..., None]).flatten(1).to(dtype)

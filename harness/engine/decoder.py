@@ -130,7 +130,7 @@ class Decoder:
         limit, past = SAME if plain else ALIKE, None
         with torch.inference_mode():
             for part in (prompts, following):
-                with _handed([*self.layers, self.model.model.norm]) as handed:
+                with _handed([*self.layers, self.norms[-1]]) as handed:
                     read = self.model(ids[:, part], past_key_values=past, use_cache=True)
                 past = read.past_key_values
                 for name, far in self._far(ids[:, part], places[:, part], handed, read.logits[:, -1]):

@@ -92,10 +92,6 @@ class GraphSession:
         self.loaded.proof["how"] = f"not captured: {why}" if why else "CUDA graph"
         self._slots: DecoderSlots | None = None
 
-    def reserve(self, rows: int, tokens: int) -> None:
-        """Has slots for so many rows of so many tokens from the start: larger ones capture every shape anew."""
-        self.slots(rows, tokens)
-
     def slots(self, rows: int, tokens: int) -> DecoderSlots:
         """Slots for so many rows of so many tokens, those there are if they are enough."""
         have = self._slots

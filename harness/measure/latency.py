@@ -29,10 +29,11 @@ def measure(
     most = max(knobs["requests"], knobs["batch_size"], knobs["natural_requests"])
     prompts = prompts_of(session, folder, data, most)
     asked = max(len(session.tokenizer(p, add_special_tokens=False).input_ids) for p in prompts)
-    if reserve := getattr(session, "reserve", None):  # before anything is captured, or each larger load captures anew
+    rows = max(knobs["batch_size"], 1, *knobs["clients"])
+    if slots := getattr(session, "slots", None):  # as many as will be asked for: larger ones capture every shape anew
         natural = data.max_new_tokens if knobs["natural_requests"] else 0
         longest = max(knobs["output_tokens"], knobs["batch_tokens"], natural)
-        reserve(max(knobs["batch_size"], *knobs["clients"], 1), asked + longest)
+        slots(rows, asked + longest)
     warm = warm_up(session, prompts, knobs)
     loading = memory.peak_of_loading(context.device)
     watch = device_state.start(context.device)
@@ -64,8 +65,7 @@ def measure(
     measured += [*beside, Measurement("warmup_requests", float(len(warm)), "requests", "lower", 1)]
     if later:
         return measured, facts  # what follows is taken once
-    room, rows = asked + data.max_new_tokens, max(len(batch), *knobs["clients"], 0)
-    measured += memory.measure(session.model, context.device, loading, rows, room)
+    measured += memory.measure(session.model, context.device, loading, rows, asked + data.max_new_tokens)
     measured += memory.apart(session, batch, min(tokens, 4), context.device)  # three steps hold what fifteen do
     if between and steps:
         alone = median(between)

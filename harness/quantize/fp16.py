@@ -37,11 +37,11 @@ class Sixteen:
             return {"stored_dtype": f"as it came ({method})", "replaced_modules": None}
         if _stored(model) == {SAFETENSORS[self.dtype]}:
             link_tree(model, out)
-            return {"stored_dtype": self.dtype, "replaced_modules": 0}
-        from harness.loading import auto_class, torch_dtype
+        else:
+            from harness.loading import auto_class, torch_dtype
 
-        loaded = auto_class(model).from_pretrained(str(model), dtype=torch_dtype(self.dtype))
-        loaded.save_pretrained(str(out))
+            loaded = auto_class(model).from_pretrained(str(model), dtype=torch_dtype(self.dtype))
+            loaded.save_pretrained(str(out))
         return {"stored_dtype": self.dtype, "replaced_modules": 0}
 
 
@@ -52,5 +52,5 @@ def _stored(model: Path) -> set[str]:
     found = set()
     for path in model.glob("*.safetensors"):
         with safe_open(path, framework="pt") as file:
-            found |= {str(file.get_slice(name).get_dtype()) for name in file.keys()}  # noqa: SIM118
+            found |= {str(file.get_slice(name).get_dtype()) for name in file.keys()}  # noqa: SIM118 (no mapping)
     return found
