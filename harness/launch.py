@@ -81,7 +81,8 @@ def work(pipe: Connection, store: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        importlib.import_module("harness.preload")  # while no step has come; the fork server has done it
+        if "harness.preload" not in sys.modules:  # the fork server has done it
+            importlib.import_module("harness.preload").more(lambda: not pipe.poll())
         from harness.execute import carry_out, step_from_json, tidy
 
         last = False
@@ -300,7 +301,8 @@ class Launcher:
         if exclusive:
             self._retire([w for w in self.idle if not w.fresh])
         while self.idle:
-            worker = self.idle.pop()
+            worker = min(self.idle, key=lambda w: w.fresh)  # one that did nothing yet is kept for a timing
+            self.idle.remove(worker)
             with suppress(OSError):
                 worker.pipe.send(task)
                 return worker
@@ -311,14 +313,13 @@ class Launcher:
 
     def _hire_ahead(self) -> None:
         """Has interpreters start, which takes many seconds, while others work: as many as will work side by side, and
-        once all other steps are done or begun, one that does nothing else before it times. Never beside a timing."""
+        one that does nothing else before it times. Never beside a timing."""
         if self._fork_server or any(s.exclusive for s in self._busy()):
             return
-        waiting, hired = self._waiting(), [*self.running.values(), *self.idle]
-        if shared := sum(not s.exclusive for s in waiting):
-            wanted = min(self.workers, len(self.running) + shared) - len(hired)
-        else:
-            wanted = int(bool(waiting) and not any(w.fresh for w in hired))
+        timings = [s.exclusive for s in self._waiting()]
+        fresh = sum(w.fresh for w in self.idle)
+        builders = min(self.workers - len(self.running), timings.count(False)) - (len(self.idle) - fresh)
+        wanted = max(builders, 0) + any(timings) - fresh
         self.idle += [self._hire() for _ in range(wanted)]
 
     def _retire(self, workers: list[_Worker]) -> None:

@@ -16,6 +16,7 @@ from harness.environment import Environment, versions
 from harness.types import Cell, Component, Json, Step, StepKind, SuiteData, digest, is_side, plain
 
 MEASURE_VERSION = 11
+LOAD_VERSION = 2  # of open loops, which not every latency has
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,7 @@ def chain(cell: Cell, data: SuiteData, environment: Environment) -> list[Step]:
                 {
                     **shared, "knobs": plain(timed), "rows": data.evaluation_digest,
                     "hardware": environment.hardware, **later,
+                    **({"load": LOAD_VERSION} if timed.get("open_requests") else {}),
                 },
                 parents=(quantize.key, *compiled, *((base.key,) if beside else ())),
                 suite=cell.suite,

@@ -8,6 +8,7 @@ GPU nothing may wake the driver, which does not survive a fork.
 import contextlib
 import importlib
 import os
+from collections.abc import Callable, Iterable
 
 from harness.environment import detect
 
@@ -17,14 +18,31 @@ PRELOADED = (
     "harness.execute",
 )  # fmt: skip
 ON_CPU = ("torchao.quantization",)  # may ask for the device's capability when imported
+# What some steps import as well. Not gptqmodel, which changes how torch allocates.
+MORE = (
+    "harness.engine.graph", "harness.engine.kernels", "harness.measure.latency", "torchao.quantization", "peft",
+    "bitsandbytes", "lm_eval.evaluator", "harness.measure.quality",
+)  # fmt: skip
 
-with open(os.devnull, "w") as silence:  # the server shares the terminal, and libraries grumble when imported
-    kept = os.dup(2)
-    os.dup2(silence.fileno(), 2)
-    try:
-        for name in (*PRELOADED, *(ON_CPU if detect().device == "cpu" else ())):
-            with contextlib.suppress(ImportError):
-                importlib.import_module(name)
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+
+def bring(names: Iterable[str]) -> None:
+    """Imports modules, those that can be, without a word: the server shares the terminal, and libraries grumble."""
+    with open(os.devnull, "w") as silence:
+        kept = os.dup(2)
+        os.dup2(silence.fileno(), 2)
+        try:
+            for name in names:
+                with contextlib.suppress(Exception):  # who needs it will tell
+                    importlib.import_module(name)
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def more(idle: Callable[[], bool]) -> None:
+    """On a GPU imports, one after the other while a process is `idle`, what some steps will import; never before a
+    fork. On a CPU it would count as memory of steps that do not use it."""
+    bring(name for name in MORE if detect().device == "cuda" and idle())
+
+
+bring((*PRELOADED, *(ON_CPU if detect().device == "cpu" else ())))

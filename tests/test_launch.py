@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
+from importlib import import_module
 from multiprocessing import Pipe
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
+from harness import preload
 from harness.execute import machine
 from harness.launch import GRACE_S, Launcher, _Worker, fate, told
 from harness.plan import Plan, plan
@@ -112,7 +115,7 @@ def test_an_idle_worker_that_died_is_passed_over(made: Plan, tmp_path: Path) -> 
     launcher = launcher_of(made, tmp_path)
     (dead, other), (alive, listening) = Pipe(), Pipe()
     other.close()
-    launcher.idle = [_Worker(None, alive), _Worker(None, dead)]  # the last one is asked first
+    launcher.idle = [_Worker(None, alive), _Worker(None, dead, fresh=False)]  # which is asked first
     assert launcher._given("task", exclusive=False).pipe is alive
     assert listening.recv() == "task"
     assert launcher.idle == []
@@ -160,21 +163,54 @@ def test_interpreters_start_before_they_are_wanted(made: Plan, tmp_path: Path, m
 
     at_work(shared[0], fresh=False)
     assert launcher.idle == hired
-    assert len(hired) == 1, "one works, two are wanted"
+    assert len(hired) == 2, "one works of two that will, and one is for the timings"
     launcher._hire_ahead()
+    assert len(hired) == 2
+    hired[0].fresh = False
+    launcher._hire_ahead()
+    assert len(hired) == 2, "one that has worked will work again"
+    hired[1].fresh = False
+    launcher._hire_ahead()
+    assert [w.fresh for w in launcher.idle] == [False, False, True]
     launcher.done |= {s.key for s in shared[:-1]}
+    launcher.idle = [hired[2]]
     at_work(shared[-1], fresh=False)
-    assert len(hired) == 1, "the one that waits has done nothing else yet"
-    launcher.idle[0].fresh = False
-    launcher._hire_ahead()
-    assert [w.fresh for w in launcher.idle] == [False, True]
+    assert len(hired) == 3, "nothing else is left to build"
     launcher.idle.clear()
     at_work(timing, fresh=True)
     launcher.done.clear()
     launcher._hire_ahead()
     launcher._fork_server = True
     at_work(shared[0], fresh=False)
-    assert len(hired) == 2
+    assert len(hired) == 3
+
+
+def test_a_worker_that_did_nothing_else_is_kept_for_the_timings(
+    made: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher = launcher_of(made, tmp_path)
+    pipes = [Pipe() for _ in range(2)]
+    fresh, used = (_Worker(gone(), here, fresh=f) for (here, _), f in zip(pipes, (True, False), strict=True))
+    for idle in ([fresh, used], [used, fresh]):
+        launcher.idle = idle
+        assert launcher._given("task", exclusive=False) is used
+        assert launcher.idle == [fresh]
+
+
+def test_on_a_gpu_an_idle_process_imports_more_until_a_step_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    came: list[str] = []
+    names = ("json", "no_such_module", "decimal", "fractions")
+
+    def bring(name: str) -> Any:
+        came.append(name)
+        return import_module(name)
+
+    monkeypatch.setattr(preload, "MORE", names)
+    monkeypatch.setattr("importlib.import_module", bring)
+    for device, expected in (("cpu", []), ("cuda", list(names[:3]))):
+        monkeypatch.setattr(preload, "detect", lambda device=device: replace(MACHINE, device=device))
+        preload.more(lambda: len(came) < 3)
+        assert came == expected
 
 
 def test_a_worker_that_dies_at_once_fails_its_step_and_the_rest_goes_on(

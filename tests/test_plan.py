@@ -167,6 +167,16 @@ def test_a_components_version_is_in_its_key(monkeypatch: pytest.MonkeyPatch) -> 
     assert changed(before, keys(cell("quantization=int8"))) == BUILT_ON[QUANTIZE]
 
 
+@pytest.mark.parametrize(("requests", "again"), [(0, set()), (64, {LATENCY})])
+def test_how_open_loops_are_served_is_in_the_keys_of_latencies_that_have_one(
+    requests: int, again: set[StepKind], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = f"profile.open_requests={requests}"
+    before = keys(cell(chosen))
+    monkeypatch.setattr("harness.plan.LOAD_VERSION", 99)
+    assert changed(before, keys(cell(chosen))) == again
+
+
 def test_no_key_holds_a_path() -> None:
     for step in chain(cell("adaptation=lora"), suite_data(), MACHINE):
         assert str(ROOT) not in canonical(step.preimage)

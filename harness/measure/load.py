@@ -17,9 +17,11 @@ from harness.statistics import bootstrap_quantile
 from harness.types import Measurement, Served, Session
 
 SEED = 20_240_101  # of arrivals: the same for every cell, so that all face the same rush
+BEGIN = 0.7  # of what a closed loop answers a second: its clients ask together, which are read at once
 STEP, STEPS = 1.25, 8  # of the rate, the first and how many, to find one that holds and one that fails
-LASTS_LEVELS, LASTS_ANSWERS = 2, 10  # an open loop lasts at least so many first-token limits, and answers
-KEPT_UP = 0.9  # the share of the rate asked for at which answers must be done
+LASTS_LEVELS, LASTS_ANSWERS = 1, 5  # an open loop lasts at least so many first-token limits, and answers
+KEPT_UP = 0.97  # the share of the rate asked for at which first tokens must come
+STRETCH = 64  # requests that come at the rate asked for, whatever chance does within them
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +38,11 @@ class Level:
         return sum(map(self._good, served)) >= self.share * len(served)
 
     def sustains(self, rate: float, served: Sequence[Served]) -> bool:
-        """Whether answers to requests that came at `rate` a second are within it, and were done at that rate too: a
-        short rush beyond what an engine carries may be over before its queue is longer than the level allows."""
-        seconds = max(s.times[-1] for s in served) - min(s.sent for s in served)
+        """Whether answers to requests that came at `rate` a second are within it, and begun at that rate too: a short
+        rush beyond what an engine carries may be over before its queue is longer than the level allows. What the first
+        token of a request that need not wait takes, and what it takes to finish an answer, say nothing of the queue."""
+        least = min(s.times[0] - s.sent for s in served)
+        seconds = max(s.times[0] for s in served) - min(s.sent for s in served) - least
         return self.holds(served) and len(served) >= KEPT_UP * rate * seconds
 
     def _good(self, one: Served) -> bool:
@@ -69,10 +73,12 @@ def faults(knobs: Mapping[str, Any]) -> list[str]:
 
 def arrivals(rate: float, requests: int) -> list[float]:
     """When requests of a Poisson process of `rate` a second are due, in seconds after the start. The process is that
-    in which the last one comes at `requests / rate`, so that few requests have no other rate by chance."""
+    in which each `STRETCH` of them takes as long as the rate says: a loop is too short for chance to even out, and one
+    that begins with a rush or ends with one would be of another rate."""
     import numpy
 
-    due = numpy.cumsum(numpy.random.default_rng(SEED).exponential(1.0, requests))
+    gaps = numpy.random.default_rng(SEED).exponential(1.0, (-(-requests // STRETCH), STRETCH))
+    due = numpy.cumsum(gaps * STRETCH / gaps.sum(axis=1, keepdims=True))[:requests]
     return [float(t) for t in due / due[-1] * requests / rate]
 
 
@@ -111,10 +117,9 @@ def goodput(
     run: Callable[[float], Sequence[Served]], first: float, level: Level, precision: float
 ) -> tuple[float, float | None, Sequence[Served]]:
     """The highest rate tried that sustains a service level, the lowest tried that does not (None: none failed), and the
-    answers at the former. `run` serves an open loop at a rate; `first` is the rate to begin with, such as that of a
-    closed loop. From there the rate changes in growing steps until one has held and one has failed, and what lies
-    between is halved (in the logarithm) until the latter is at most `precision` above the former. A rate of 0 is that
-    none held.
+    answers at the former. `run` serves an open loop at a rate; `first` is the rate to begin with. From there the rate
+    changes in growing steps until one has held and one has failed, and what lies between is halved (in the logarithm)
+    until the latter is at most `precision` above the former. A rate of 0 is that none held.
 
     Goodput as of Zhong et al., "DistServe", arXiv 2401.09670.
     """
@@ -174,7 +179,7 @@ def measure(
             due = arrivals(at, max(knobs["open_requests"], math.ceil(at * lasts)))
             return serve(asked(len(due)), tokens, most, due)  # type: ignore[no-any-return]
 
-        best, failed, served = goodput(run, rate, level, knobs["precision"])
+        best, failed, served = goodput(run, BEGIN * rate, level, knobs["precision"])
         n = len(served) or knobs["open_requests"]
         found.append(Measurement("goodput_requests_per_s", best, "req/s", "higher", n))
         if failed is not None:
