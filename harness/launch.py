@@ -296,10 +296,11 @@ class Launcher:
         return self.logs / f"{step.kind}-{step.key}.log"
 
     def _given(self, task: Any, exclusive: bool) -> _Worker:
-        """A worker that took a task: an idle one unless it has died, else a new one. Before an exclusive one, idle
-        workers that did other work go: what they hold of the device would stand beside the timing."""
+        """A worker that took a task: an idle one unless it has died, else a new one. Before an exclusive one all other
+        idle workers go: what they hold of the device would stand beside the timing."""
         if exclusive:
-            self._retire([w for w in self.idle if not w.fresh])
+            able = [w for w in self.idle if w.fresh]
+            self._retire([w for w in self.idle if w not in able[:1]])
         while self.idle:
             worker = min(self.idle, key=lambda w: w.fresh)  # one that did nothing yet is kept for a timing
             self.idle.remove(worker)

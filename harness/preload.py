@@ -18,10 +18,11 @@ PRELOADED = (
     "harness.execute",
 )  # fmt: skip
 ON_CPU = ("torchao.quantization",)  # may ask for the device's capability when imported
-# What some steps import as well. Not gptqmodel, which changes how torch allocates.
+# What many steps import as well. Nothing that wakes the driver (torchao, bitsandbytes, PEFT, which imports the latter):
+# half a gigabyte of the device for who only waits. Nor gptqmodel, which changes how torch allocates.
 MORE = (
-    "harness.engine.graph", "harness.engine.kernels", "harness.measure.latency", "torchao.quantization", "peft",
-    "bitsandbytes", "lm_eval.evaluator", "harness.measure.quality",
+    "accelerate", "bm25s", "harness.engine.graph", "harness.engine.kernels", "harness.measure.latency",
+    "lm_eval.evaluator", "harness.measure.quality",
 )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import pytest
 
 
 def keep_gptqmodel(patch: pytest.MonkeyPatch) -> None:
-    """Has gptqmodel's methods be its own again when `patch` is undone, whatever `harness.quantize.awq_search` puts in
+    """Has gptqmodel's methods be its own again when `patch` is undone, whatever `harness.quantize.awq_faster` puts in
     their place meanwhile: this process goes on to other tests."""
     from gptqmodel.looper.awq_processor import AWQProcessor
     from gptqmodel.nn_modules.qlinear.gemm_awq import AwqGEMMLinear

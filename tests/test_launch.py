@@ -127,14 +127,17 @@ def test_a_timing_gets_a_worker_that_did_nothing_else(
     """What a build left in memory must not stand in a latency's; one that only timed may time again."""
     launcher = launcher_of(made, tmp_path)
     launcher.logs.mkdir(parents=True)
-    built, timed, new = Pipe(), Pipe(), Pipe()
+    built, timed, waited, new = Pipe(), Pipe(), Pipe(), Pipe()
     timings = [s for s in made.steps.values() if s.exclusive]
-    launcher.idle = [_Worker(gone(), timed[0]), _Worker(gone(), built[0], fresh=False)]
+    launcher.idle = [
+        _Worker(gone(), timed[0]), _Worker(gone(), waited[0]), _Worker(gone(), built[0], fresh=False)
+    ]  # fmt: skip
     launcher._start(timings[0])
     assert timed[1].recv()[0]["key"] == timings[0].key
     assert launcher.idle == []
-    with pytest.raises(EOFError):
-        built[1].recv()
+    for _, gone_too in (built, waited):
+        with pytest.raises(EOFError):
+            gone_too.recv()
     build = next(s for s in made.steps.values() if not s.exclusive)
     launcher.idle = [launcher.running.pop(timed[0])]
     launcher._start(build)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.quantize.awq_search import TESTED, _Stashed, best_clip, pack
+from harness.quantize.awq_faster import TESTED, _Stashed, best_clip, pack
 from harness.quantize.int8_kernels import EXACT, int_mm
 from tests.test_engine import CONTEXT, tokenizer
 from tests.test_graph import MODELS, saved

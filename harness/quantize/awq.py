@@ -41,7 +41,7 @@ class Awq:
         from gptqmodel.quantization import FORMAT
         from gptqmodel.quantization.config import AWQConfig, RTNConfig
 
-        from harness.quantize.awq_search import speed_up
+        from harness.quantize.awq_faster import speed_up
 
         options: dict[str, Any] = {}
         if context.device == "cpu":
