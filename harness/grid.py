@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from harness import ledger, records, report
-from harness.components import instantiate, missing
+from harness.components import instantiate, missing, resolve
 from harness.decide import UNQUANTIZED, simple_first
 from harness.environment import Environment, detect, free_gpu_memory
 from harness.errors import UserError
@@ -295,7 +295,7 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
     choices = {"policy": first["policy"], "price": price, "profile": first["profile"]["name"]}
     on_cpu = environment.device == "cpu"
     workers = runner["workers"] or default_workers(
-        environment, *((None, None) if on_cpu else (_parameters(cells), free_gpu_memory()))
+        environment, *((None, None) if on_cpu else (_parameters(cells), free_gpu_memory())), trains(cells)
     )
     fork_server = on_cpu if runner["fork_server"] is None else bool(runner["fork_server"])
     minutes, gigabytes = runner.get("step_limit_minutes"), first.get("store_limit_gb")
@@ -305,17 +305,24 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
     )  # fmt: skip
 
 
-def default_workers(environment: Environment, parameters: int | None, free_bytes: int | None) -> int:
+def default_workers(
+    environment: Environment, parameters: int | None, free_bytes: int | None, training: bool = True
+) -> int:
     """How many steps at a time, where nobody said: on a CPU one a core, 4 at most. On a GPU as many as would fit its
     free memory if each trained a model of so many `parameters` (2 GiB and 16 bytes a parameter: weights, gradients and
-    both moments of AdamW in float32), half the cores and 8 at most, at least 1; 3 at most where the size or the free
-    memory is unknown."""
+    both moments of AdamW in float32; 4 without any `training`: weights in 16 bits, and as much beside them), half the
+    cores and 8 at most, at least 1; 3 at most where the size or the free memory is unknown."""
     if environment.device == "cpu":
         return min(environment.cpu_count, 4)
     most = 3
     if parameters is not None and free_bytes is not None:
-        most = min(8, free_bytes // (2 * 2**30 + 16 * parameters))
+        most = min(8, free_bytes // (2 * 2**30 + (16 if training else 4) * parameters))
     return max(1, min(most, environment.cpu_count // 2))
+
+
+def trains(cells: Sequence[Cell]) -> bool:
+    """Whether an adaptation of a grid changes weights, for which alone it needs a seed."""
+    return any(getattr(resolve(c.adaptation.target), "SEEDED", True) for c in cells)
 
 
 def _parameters(cells: Sequence[Cell]) -> int | None:

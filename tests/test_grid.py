@@ -15,13 +15,14 @@ import pytest
 
 from harness import ledger
 from harness.environment import detect
-from harness.grid import default_workers
+from harness.grid import default_workers, trains
 from harness.models.dummy import DummyModel
 from harness.models.gguf import PackagedGguf
 from harness.models.hub import HubModel
 from harness.reproduce import of_rows
 from harness.types import RunRecord, Status
 from tests import disks
+from tests.cells import cell
 from tests.faults import campaign
 from tests.grids import ROOT, SECRET, TINY, builds, harness, run_folder
 
@@ -329,6 +330,19 @@ def test_workers_of_a_gpu_follow_from_cores_memory_and_model(
 ) -> None:
     machine = replace(detect(), device="cuda", cpu_count=cores)
     assert default_workers(machine, parameters, None if free_gib is None else free_gib * 2**30) == workers
+
+
+def test_more_steps_fit_a_gpu_where_none_trains() -> None:
+    machine = replace(detect(), device="cuda", cpu_count=16)
+    assert [default_workers(machine, 8_000_000_000, 79 * 2**30, training) for training in (True, False)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("adaptations", "training"),
+    [(["prompt_rag"], False), (["as_is"], False), (["prompt_rag", "lora"], True), (["full_ft"], True)],
+)
+def test_whether_a_grid_trains_is_asked_of_its_adaptations(adaptations: list[str], training: bool) -> None:
+    assert trains([cell(f"adaptation={a}") for a in adaptations]) is training
 
 
 def test_workers_of_a_cpu_are_its_cores_up_to_four() -> None:
