@@ -31,6 +31,11 @@ def resolve(target: str) -> Any:
         ) from error
 
 
+def seeded(component: Component) -> bool:
+    """Whether a seed changes what a component makes: of adaptations those that train."""
+    return bool(getattr(resolve(component.target), "SEEDED", True))
+
+
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a knob's value is of its declared type, for the types that YAML has; any other is left to the class."""
     kinds = get_args(hint) or (hint,)

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from harness import ledger, records, report
-from harness.components import instantiate, missing, resolve
+from harness.components import instantiate, missing, seeded
 from harness.decide import UNQUANTIZED, simple_first
 from harness.environment import Environment, detect, free_gpu_memory
 from harness.errors import UserError
@@ -322,7 +322,7 @@ def default_workers(
 
 def trains(cells: Sequence[Cell]) -> bool:
     """Whether an adaptation of a grid changes weights, for which alone it needs a seed."""
-    return any(getattr(resolve(c.adaptation.target), "SEEDED", True) for c in cells)
+    return any(seeded(c.adaptation) for c in cells)
 
 
 def _parameters(cells: Sequence[Cell]) -> int | None:

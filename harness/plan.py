@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.components import instantiate, resolve, unfit, unsupported
+from harness.components import instantiate, resolve, seeded, unfit, unsupported
 from harness.environment import Environment, versions
 from harness.types import Cell, Component, Json, Step, StepKind, SuiteData, digest, is_side, plain
 
@@ -76,7 +76,7 @@ def chain(cell: Cell, data: SuiteData, environment: Environment) -> list[Step]:
         cell.adaptation,
         {
             "component": _identity(cell.adaptation), "base": base.key, "data": data.training_digest, **where,
-            **({"seed": cell.seed} if getattr(resolve(cell.adaptation.target), "SEEDED", True) else {}),
+            **({"seed": cell.seed} if seeded(cell.adaptation) else {}),
         },
         parents=(base.key,),
         suite=cell.suite,

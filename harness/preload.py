@@ -43,7 +43,8 @@ def bring(names: Iterable[str]) -> None:
 def more(idle: Callable[[], bool]) -> None:
     """On a GPU imports, one after the other while a process is `idle`, what some steps will import; never before a
     fork. On a CPU it would count as memory of steps that do not use it."""
-    bring(name for name in MORE if detect().device == "cuda" and idle())
+    if detect().device == "cuda":
+        bring(name for name in MORE if idle())
 
 
 bring((*PRELOADED, *(ON_CPU if detect().device == "cpu" else ())))
