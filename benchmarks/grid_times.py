@@ -20,7 +20,7 @@ def main(run: Path) -> None:
     steps: dict[str, tuple[str, str, float]] = {}
     spans: list[tuple[float, float]] = []
     apart = 0.0
-    print("| cell | style | facts | p95 ms | tok/s | memory GiB | disk MiB | USD / 1,000 |")
+    print("| cell | style | facts | p95 ms | tok/s | memory GiB | disk MiB | USD / 1,000, full batches |")
     print("|---|---|---|---|---|---|---|---|")
     for r in records:
         for kind, step in r.steps.items():

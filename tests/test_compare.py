@@ -162,9 +162,9 @@ def test_other_knobs_of_timing_and_price_leave_their_numbers_out(tmp_path: Path)
     pages = {f.name: compare.view(compare.read([first, f])) for f in (timed, dearer, newer)}
     ratios = {n: {r["title"] for c in p["changes"] for r in c["ratios"]} for n, p in pages.items()}
     assert ratios["b"] == {"On disk", "Answer length"}
-    assert "Cost per 1,000" not in ratios["c"]
+    assert "Cost per 1,000, full batches" not in ratios["c"]
     assert "Whole answer p95" in ratios["c"]
-    assert "Cost per 1,000" in ratios["d"]
+    assert "Cost per 1,000, full batches" in ratios["d"]
     assert "torch: 2.9.0 in the first run, 2.10.0 in d" in pages["d"]["told"]
     assert "gptqmodel: 6.0.0 in the first run, none in d" in pages["d"]["told"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import json
 import re
 import time
@@ -457,6 +458,30 @@ def test_load_is_told_with_its_service_level_and_what_failed(tmp_path: Path, who
     assert "81.1 ×" in page
     assert "| prompt\\_rag/fp16 | 12.0 ms |" in (run / "report.md").read_text(encoding="utf-8")
     assert 'id="load"' not in (whole / "report.html").read_text(encoding="utf-8")
+
+
+def test_every_table_has_the_cost_that_the_choice_was_made_on(tmp_path: Path) -> None:
+    """At the goodput where every cell has one: 10 requests a second, half used, $3.60 an hour, is $0.20 per 1,000."""
+    cells, rows = records.grid()
+    price = {**cells[0].config["price"], "usd_per_hour": 3.6, "utilization": 0.5, "volume_requests": 1e12}
+    rate = Measurement("goodput_requests_per_s", 10.0, "req/s", "higher", 200)
+    loaded = [
+        replace(r, measurements=(*r.measurements, rate), config={**r.config, "price": price})
+        for r in cells
+        if r.status is Status.OK
+    ]
+    run = folder(tmp_path, loaded, rows, [r.id for r in loaded])
+    report.write(run)
+    assert "$0.200 per 1,000 requests" in (run / "report.md").read_text(encoding="utf-8")
+    found = view(read(run))
+    assert next(c["text"] for c in found["headline"] if c["title"].startswith("Cost")) == "$0.200"
+    column = found["all_cells"]["columns"].index("Cost per 1,000")
+    assert {row["values"][column]["text"] for row in found["all_cells"]["rows"]} == {"$0.200"}
+    table = csv.DictReader((run / "report.csv").read_text(encoding="utf-8").splitlines())
+    assert [float(line["cost_usd_per_1000"]) for line in table] == pytest.approx([0.2] * len(loaded))
+    without = [loaded[0], *(replace(r, measurements=r.measurements[:-1]) for r in loaded[1:])]
+    batched = view(read(folder(tmp_path / "batched", without, rows, [r.id for r in loaded])))
+    assert "$0.200" not in {row["values"][column]["text"] for row in batched["all_cells"]["rows"]}
 
 
 def test_scores_that_are_better_when_lower_are_told_so(tmp_path: Path) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from harness.decide.cells import quality, simplicity
 from harness.decide.costs import BATCHED, GOODPUT, cost_line, has_goodput
 from harness.decide.policy import COST, OBJECTIVES, P95, Policy
-from harness.types import RunRecord, Status, id_parts, is_side
+from harness.types import Interval, Measurement, RunRecord, Status, id_parts, is_side
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,3 +69,26 @@ def basis_of(records: Sequence[RunRecord], policy: Policy) -> str:
     """The rate that costs are counted with: the goodput where every cell that ended ok has one, else full batches."""
     ok = [r for r in records if r.status is Status.OK and not is_side(r.id)]
     return GOODPUT if ok and all(has_goodput(r, policy.service_level) for r in ok) else BATCHED
+
+
+def as_counted(records: Mapping[str, RunRecord], policy: Policy) -> dict[str, RunRecord]:
+    """The records with `cost_usd_per_1000` as a decision counts it, for tables that stand beside one: at the goodput
+    where every cell has one, with labelling, over the policy's volume. A record itself holds the price of full batches,
+    since a goodput counts only where all have it. Not to be decided on again."""
+    basis = basis_of(list(records.values()), policy)
+    return {i: _with_cost(r, basis, policy.volume_requests) for i, r in records.items()}
+
+
+def _with_cost(record: RunRecord, basis: str, volume: float | None) -> RunRecord:
+    line, held = cost_line(record, basis), record.value(COST)
+    paying = volume or (record.config.get("price") or {}).get("volume_requests")
+    if line is None or not paying:
+        return record
+    usd = line.usd_per_1000(paying)
+    around = held.interval if held and basis == BATCHED else None
+    if held and around:
+        around = Interval(around.low + usd - held.value, around.high + usd - held.value, around.method)
+    rate = record.value("goodput_requests_per_s")
+    n = rate.n if rate and basis == GOODPUT else held.n if held else 1
+    rest = tuple(m for m in record.measurements if m.metric != COST)
+    return replace(record, measurements=(*rest, Measurement(COST, usd, "USD", "lower", n, around)))

@@ -25,7 +25,7 @@ SPEED = (
     ("e2e_ms/p95", "Whole answer, p95"), ("throughput_tokens_per_s", "Throughput, batched"),
     ("goodput_requests_per_s", "Goodput"), ("memory_bytes/cuda_peak_reserved", "Peak memory, GPU"),
     ("memory_bytes/peak_rss", "Peak memory, process"), ("weights_bytes", "Weights in memory"),
-    ("disk_bytes", "Weights on disk"), ("cost_usd_per_1000", "Cost per 1,000 requests"),
+    ("disk_bytes", "Weights on disk"), ("cost_usd_per_1000", "Cost per 1,000 requests, full batches"),
     ("output_tokens/mean", "Answer length, mean"), ("truncated_share", "Answers cut off"),
     ("fidelity/perplexity_ratio", "Perplexity against the unquantized parent"),
     ("fidelity/token_agreement", "Same next token as the unquantized parent"),

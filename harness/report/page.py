@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import ledger
-from harness.decide import Decision, Facts, argued, memory, primary, quality, read_policy
+from harness.decide import Decision, Facts, argued, as_counted, memory, primary, quality, read_policy
 from harness.report import account, charts, machine
 from harness.report.answers import PACKED_BYTES, changed, deflated, examples, packed
 from harness.report.cells import all_cells, heatmaps, scores
@@ -48,6 +48,11 @@ def verdict(run: Run) -> tuple[Decision | None, Facts | None, list[str]]:
             f"Highest quality so far: {run.names[r.id]} with {number(m.value, 'share')} ({interval(m)}) of {m.n} rows."
         )
     return None, None, [first, second, "A recommendation is made when all cells have ended."]
+
+
+def counted(run: Run) -> Run:
+    """The run with each cell's cost as the decision counts it: what tables show, and nothing is decided on."""
+    return replace(run, records=as_counted(run.records, read_policy(run.policy)))
 
 
 def headline(run: Run, decision: Decision | None) -> list[dict[str, str]]:
@@ -87,6 +92,7 @@ def thinned(run: Run, decision: Decision | None) -> Run:
 def view(run: Run) -> dict[str, Any]:
     """Everything that the page shows, as plain values."""
     decision, known, sentences = verdict(run)
+    run = counted(run)
     first = next(iter(run.records.values()), None)
     rule = read_policy(run.policy)
     some = thinned(run, decision)
@@ -167,12 +173,12 @@ def html(page: Mapping[str, Any]) -> str:
 def write(run: Path) -> Path:
     """Draws `report.html`, `report.md`, `report.json` and `report.csv` in the run folder; returns the page's path."""
     found = read(run)
-    page = view(found)
+    page, shown = view(found), counted(found)
     target = run / "report.html"
     ledger.write_text(target, html(page))
     ledger.write_text(run / "report.md", markdown(page))
-    ledger.write_text(run / "report.json", machine.as_json(found, page))
-    ledger.write_text(run / "report.csv", machine.as_csv(found, page))
+    ledger.write_text(run / "report.json", machine.as_json(shown, page))
+    ledger.write_text(run / "report.csv", machine.as_csv(shown, page))
     return target
 
 
