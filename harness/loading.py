@@ -6,6 +6,7 @@ GPTQ and AWQ (checkpoints that auto-gptq and autoawq wrote load the same way).
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from dataclasses import dataclass
@@ -132,7 +133,7 @@ def load(
     from transformers import AutoTokenizer
 
     from harness.quantize.int4_kernels import FALLBACK, choose
-    from harness.quantize.int8_kernels import use_fast_cpu_kernel
+    from harness.quantize.int8_kernels import read_layer_by_layer, use_fast_cpu_kernel
 
     if context.device == "cpu":
         use_fast_cpu_kernel()
@@ -148,9 +149,10 @@ def load(
 
     def read(kernel: str) -> Any:
         chosen = {"quantization_config": _kernel(folder, kernel)} if kernel else {}
-        return auto_class(folder).from_pretrained(
-            str(folder), dtype=torch_dtype(dtype), output_loading_info=True, **options, **chosen
-        )
+        with read_layer_by_layer() if method == "torchao" else contextlib.nullcontext():
+            return auto_class(folder).from_pretrained(
+                str(folder), dtype=torch_dtype(dtype), output_loading_info=True, **options, **chosen
+            )
 
     kernel, why = "", ""
     if context.device == "cuda" and method in ("gptq", "awq"):

@@ -123,6 +123,33 @@ def test_without_calibration_weights_are_rounded(tmp_path: Path, method: str) ->
     assert 0.001 < float((found - told).norm() / told.norm()) < 0.6
 
 
+def test_torchaos_layers_are_each_read_alone_and_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchao.prototype.safetensors import safetensors_support
+    from transformers import AutoModelForCausalLM
+    from transformers.integrations import torchao
+
+    from harness.loading import load
+    from harness.quantize.dynamic import Dynamic
+
+    Dynamic()(saved(tmp_path / "parent", *MODELS["qwen2, with biases"]), (), tmp_path / "child", CONTEXT)
+    tokenizer().save_pretrained(tmp_path / "child")
+    theirs = AutoModelForCausalLM.from_pretrained(str(tmp_path / "child"), dtype=torch.float32)
+    searched: list[int] = []
+
+    def unflatten(tensors: Any, metadata: Any) -> Any:
+        searched.append(len(metadata))
+        return safetensors_support.unflatten_tensor_state_dict(tensors, metadata)
+
+    monkeypatch.setattr(torchao, "unflatten_tensor_state_dict", unflatten)
+    ours = load(tmp_path / "child", CONTEXT).model
+    assert searched
+    assert max(searched) <= 3, "a layer's weight, its bias and the list of both"
+    assert torchao.unflatten_tensor_state_dict is unflatten, "theirs again"
+    ids = torch.arange(1, 20)[None]
+    with torch.inference_mode():
+        assert torch.equal(ours(ids).logits, theirs(ids).logits)
+
+
 def test_weights_that_are_16_bits_already_cost_no_disk(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
