@@ -15,8 +15,8 @@ from harness.components import instantiate, resolve, seeded, unfit, unsupported
 from harness.environment import Environment, versions
 from harness.types import Cell, Component, Json, Step, StepKind, SuiteData, digest, is_side, plain
 
-MEASURE_VERSION = 11
-LOAD_VERSION = 2  # of open loops, which not every latency has
+MEASURE_VERSION = 12
+LOAD_VERSION = 3  # of open loops, which not every latency has
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +118,8 @@ def chain(cell: Cell, data: SuiteData, environment: Environment) -> list[Step]:
     beside = _served_beside(cell)
     left = {"rounds", *(() if beside else ("adapters",))}  # more rounds leave those done as they are
     timed = {k: v for k, v in knobs["latency"].items() if k not in left}
+    if timed.get("open_requests"):
+        timed["own_ends"] = bool(measured)  # of answers that mean something
     for number in range(1, knobs["latency"]["rounds"] + 1):
         later = {"round": number} if number > 1 else {}
         measured.append(

@@ -94,7 +94,9 @@ def test_the_goodput_is_priced_only_where_all_cells_have_one_at_the_level() -> N
     made = []
     for adaptation in ("prompt_rag", "lora"):
         one, kept = cell(adaptation, "fp16", MANY, 1.0)
-        one = told(priced(one, usd_per_hour=3.6, utilization=0.5), goodput_requests_per_s=10)
+        one = told(
+            priced(one, usd_per_hour=3.6, utilization=0.5), **{"goodput_requests_per_s": 10, "open/tokens/mean": 70}
+        )
         params = {**one.config["measure"]["params"], "latency": {"level": level}}
         made.append((replace(one, config={**one.config, "measure": {**one.config["measure"], "params": params}}), kept))
     cells, rows = run(*made)
@@ -104,8 +106,10 @@ def test_the_goodput_is_priced_only_where_all_cells_have_one_at_the_level() -> N
         assert any(("goodput" in n) == (basis == "goodput") for n in found.notes if "measured rate" in n)
         if basis == "goodput":
             assert found.costs[cells[0].id].serving_usd_per_1000 == pytest.approx(0.2)
-    without = [cells[0], told(cells[1], goodput_requests_per_s=0)]
-    assert {c.basis for c in decide(without, rows, records.POLICY).costs.values()} == {"batched"}
+    cut = replace(cells[1], measurements=tuple(m for m in cells[1].measurements if m.metric != "open/tokens/mean"))
+    meaningless = replace(cells[1], not_measured={"cost_usd_per_1000": "needs the length of real replies"})
+    for other in (told(cells[1], goodput_requests_per_s=0), cut, meaningless):
+        assert {c.basis for c in decide([cells[0], other], rows, records.POLICY).costs.values()} == {"batched"}
 
 
 def test_the_volume_of_the_policy_pays_for_what_is_done_once() -> None:

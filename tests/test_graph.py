@@ -184,7 +184,18 @@ def test_a_grid_runs_on_it_and_says_how(tmp_path: Path) -> None:
     assert "do not compare" not in page
 
 
-def test_slots_are_made_once_for_the_largest_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_load_ends_where_answers_end_if_that_is_wanted(tmp_path: Path) -> None:
+    session = Graph().start(saved(tmp_path, *MODELS["llama"]), CONTEXT)
+    assert isinstance(session, GraphSession)
+    session.eager.stops = set(range(session.model.config.vocab_size))
+    for natural, tokens in ((False, 5), (True, 1)):
+        served = session.serve(PROMPTS[:3], 5, 2, natural=natural)
+        assert [len(s.times) for s in served] == [tokens] * 3
+        assert [s.finished for s in served] == [natural] * 3
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_slots_are_made_once_for_the_largest_load(own: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Larger slots capture every shape anew, so what a latency will ask is reserved before it begins."""
     made: list[tuple[int, int]] = []
 
@@ -198,11 +209,14 @@ def test_slots_are_made_once_for_the_largest_load(tmp_path: Path, monkeypatch: p
     session = Graph().start(saved(tmp_path, *MODELS["llama"]), CONTEXT)
     assert isinstance(session, GraphSession)
     knobs = {
-        "requests": 2, "warmup": 1, "warmup_most": 1, "output_tokens": 3, "natural_requests": 1, "batch_size": 3,
-        "batch_tokens": 3, "clients": [1, 16], "requests_per_client": 1, "open_requests": 0,
+        "requests": 2, "warmup": 1, "warmup_most": 1, "output_tokens": 3, "natural_requests": int(not own),
+        "batch_size": 3, "batch_tokens": 3, "clients": [1, 16], "requests_per_client": 1, "precision": 1.0,
+        "level": {"ttft_ms": 20.0, "token_ms": 9000.0, "share": 0.01},
+        **({"open_requests": 4, "own_ends": True} if own else {"open_requests": 0}),
     }  # fmt: skip
     data: Any = SimpleNamespace(max_new_tokens=70)
     found, _ = measure(session, tmp_path, data, knobs, CONTEXT)
-    assert {m.metric for m in found} > {"closed_16/ttft_ms/p50", "e2e_natural_ms/p50", "batch_step_ms"}
+    ends = {"natural_16/e2e_ms/p50", "goodput_requests_per_s"} if own else {"e2e_natural_ms/p50"}
+    assert {m.metric for m in found} > {"closed_16/ttft_ms/p50", "batch_step_ms", *ends}
     assert [rows for rows, _ in made] == [8, 16], "the proof's, and one that all loads fit in"
     assert made[1][1] >= 70

@@ -27,11 +27,15 @@ class FakeSession:
         self.asked: list[tuple[int, int, int]] = []
 
     def serve(
-        self, prompts: Sequence[str], new_tokens: int, clients: int, due: Sequence[float] | None = None
-    ) -> list[Served]:
+        self, prompts: Sequence[str], new_tokens: int, clients: int, due: Sequence[float] | None = None,
+        natural: bool = False,
+    ) -> list[Served]:  # fmt: skip
+        """Answers to their own end have as many tokens as their prompt has characters, and the stop token."""
         self.asked.append((len(prompts), new_tokens, clients))
         times: Sequence[float | None] = due or [None] * len(prompts)
-        return FakeEngine(clients).run(*(Request([-1, 9], new_tokens, at) for at in times))
+        ends = [len(p) if natural else -1 for p in prompts]
+        asked = [Request([end, 9], new_tokens, at) for end, at in zip(ends, times, strict=True)]
+        return FakeEngine(clients).run(*asked)
 
 
 def values(found: Sequence[Measurement]) -> dict[str, float]:
@@ -177,6 +181,20 @@ def test_a_rush_that_is_over_before_its_queue_is_too_long_is_no_goodput() -> Non
     found = taken(loose, session)
     assert 60 < found["goodput_requests_per_s"] <= 100 / load.KEPT_UP
     assert max(n for n, *_ in session.asked) >= 2 * 60, "two seconds of requests"
+
+
+def test_answers_to_their_own_end_are_what_an_open_loop_is_asked_for() -> None:
+    """Of 200 and 20 tokens: each alone takes 10 ms and 2 ms a token, so four at a time cannot have 100 a second."""
+    session: Any = FakeSession()
+    found = values(measure(session, ["a" * 200, "b" * 20], KNOBS, lambda fraction, note: None, longest=100))
+    fixed = taken(KNOBS)
+    assert found["open/tokens/mean"] == pytest.approx((100 + 21) / 2), "cut at the longest; the stop token counts"
+    assert fixed["open/tokens/mean"] == KNOBS["output_tokens"]
+    assert found["goodput_requests_per_s"] < 0.6 * fixed["goodput_requests_per_s"]
+    assert {tokens for n, tokens, _ in session.asked if n not in (3, 12)} == {100}
+    assert found["closed_4/e2e_ms/p50"] == fixed["closed_4/e2e_ms/p50"], "closed loops do the same work in every cell"
+    assert found["natural_4/requests_per_s"] < fixed["closed_4/requests_per_s"]
+    assert "natural_4/requests_per_s" not in fixed
 
 
 def test_an_engine_that_cannot_serve_gives_nothing() -> None:

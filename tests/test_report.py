@@ -465,8 +465,9 @@ def test_every_table_has_the_cost_that_the_choice_was_made_on(tmp_path: Path) ->
     cells, rows = records.grid()
     price = {**cells[0].config["price"], "usd_per_hour": 3.6, "utilization": 0.5, "volume_requests": 1e12}
     rate = Measurement("goodput_requests_per_s", 10.0, "req/s", "higher", 200)
+    long = Measurement("open/tokens/mean", 70.0, "tokens", "lower", 200)
     loaded = [
-        replace(r, measurements=(*r.measurements, rate), config={**r.config, "price": price})
+        replace(r, measurements=(*r.measurements, long, rate), config={**r.config, "price": price})
         for r in cells
         if r.status is Status.OK
     ]

@@ -60,7 +60,7 @@ def lacking(recipe: Recipe, suites: Sequence[str], policy: Policy) -> str:
                 return f"Its quality was not measured{on}: {why}."
             if policy.objective == P95 and r.value(P95) is None:
                 return f"Its {OBJECTIVES[policy.objective]} was not measured{on}."
-            if policy.objective == COST and r.value(COST) is None and cost_line(r, GOODPUT) is None:
+            if policy.objective == COST and r.value(COST) is None and not has_goodput(r, policy.service_level):
                 return f"Its {OBJECTIVES[policy.objective]} was not measured{on}."
     return ""
 

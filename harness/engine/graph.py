@@ -147,16 +147,18 @@ class GraphSession:
         return [times[0] - made[0].sent, *(b - a for a, b in pairwise(times))]
 
     def serve(
-        self, prompts: Sequence[str], new_tokens: int, clients: int, due: Sequence[float] | None = None
-    ) -> list[Served]:
-        """Answers of `new_tokens` tokens each, stop tokens ignored, with the times of their tokens. `clients` is how
-        many are answered side by side; each asks again when it has its answer, or, with `due`, requests come at these
-        seconds after the start and wait for a place. Every shape of a step is captured before the clock starts."""
+        self, prompts: Sequence[str], new_tokens: int, clients: int, due: Sequence[float] | None = None,
+        natural: bool = False,
+    ) -> list[Served]:  # fmt: skip
+        """Answers of `new_tokens` tokens each, stop tokens ignored, or up to their `natural` end, with the times of
+        their tokens. `clients` is how many are answered side by side; each asks again when it has its answer, or, with
+        `due`, requests come at these seconds after the start and wait for a place. Every shape of a step is captured
+        before the clock starts."""
         times: Sequence[float | None] = due or [None] * len(prompts)
         ids = {p: self.eager.encode(p) for p in dict.fromkeys(prompts)}  # a load asks few prompts many times
         asked = [Request(ids[p], new_tokens, at, key=i) for i, (p, at) in enumerate(zip(prompts, times, strict=True))]
         self._warm(asked, clients)
-        return serve(self.slots(clients, 0), asked, (), rows=clients)
+        return serve(self.slots(clients, 0), asked, self.eager.stops if natural else (), rows=clients)
 
     def _warm(self, asked: Sequence[Request], rows: int | None = None) -> None:
         """Captures every shape that serving these requests meets before a clock starts."""

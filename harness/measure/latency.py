@@ -23,17 +23,20 @@ def measure(
     """Times `requests` single prompts of `output_tokens` tokens each after a warm-up, then one batch of
     `batch_size` prompts: the reading of all prompts, and `batch_tokens` - 1 decode steps, whose median gives
     the throughput. `natural_requests` are timed to their natural end too, up to the suite's limit of tokens. A
-    classification head answers in one step and has nothing between tokens. Then comes `harness.measure.load`. The
-    prompts are evaluation messages under the artifact's own recipe. The facts beside the measurements are what else
-    the machine did from the warm-up to the last timed answer."""
-    most = max(knobs["requests"], knobs["batch_size"], knobs["natural_requests"])
+    classification head answers in one step and has nothing between tokens. Then comes `harness.measure.load`, with
+    `own_ends` on answers that end by themselves. The prompts are evaluation messages under the artifact's own recipe.
+    The facts beside the measurements are what else the machine did from the warm-up to the last timed answer."""
+    serves = bool(knobs["clients"]) and hasattr(session, "serve")
+    longest = data.max_new_tokens if serves and knobs.get("own_ends") else 0
+    most = max(
+        knobs["requests"], knobs["batch_size"], knobs["natural_requests"], knobs["open_requests"] if serves else 0
+    )
     prompts = prompts_of(session, folder, data, most)
     asked = max(len(session.tokenizer(p, add_special_tokens=False).input_ids) for p in prompts)
     rows = max(knobs["batch_size"], 1, *knobs["clients"])
     if slots := getattr(session, "slots", None):  # as many as will be asked for: larger ones capture every shape anew
         natural = data.max_new_tokens if knobs["natural_requests"] else 0
-        longest = max(knobs["output_tokens"], knobs["batch_tokens"], natural)
-        slots(rows, asked + longest)
+        slots(rows, asked + max(knobs["output_tokens"], knobs["batch_tokens"], natural, longest))
     warm = warm_up(session, prompts, knobs)
     loading = memory.peak_of_loading(context.device)
     watch = device_state.start(context.device)
@@ -60,7 +63,7 @@ def measure(
         Measurement("weights_bytes", float(session.loaded.proof["weights_bytes"]), "bytes", "lower", 1),
     ]
     later = knobs.get("round", 1) > 1
-    measured += [] if later else load.measure(session, prompts, knobs, context.progress)
+    measured += [] if later else load.measure(session, prompts, knobs, context.progress, longest)
     beside, facts = device_state.end(watch, unsettled(warm, knobs))
     measured += [*beside, Measurement("warmup_requests", float(len(warm)), "requests", "lower", 1)]
     if later:

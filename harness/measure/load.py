@@ -17,7 +17,8 @@ from harness.statistics import bootstrap_quantile
 from harness.types import Measurement, Served, Session
 
 SEED = 20_240_101  # of arrivals: the same for every cell, so that all face the same rush
-BEGIN = 0.7  # of what a closed loop answers a second: its clients ask together, which are read at once
+BEGIN = 1.0  # of what a closed loop answers a second, whose answers end one by one
+BEGIN_FIXED = 0.7  # and whose answers all end together: its clients then ask together, and are read at once
 STEP, STEPS = 1.25, 8  # of the rate, the first and how many, to find one that holds and one that fails
 LASTS_LEVELS, LASTS_ANSWERS = 1, 5  # an open loop lasts at least so many first-token limits, and answers
 KEPT_UP = 0.97  # the share of the rate asked for at which first tokens must come
@@ -148,16 +149,19 @@ def goodput(
 
 
 def measure(
-    session: Session, prompts: Sequence[str], knobs: Mapping[str, Any], progress: Callable[[float, str], None]
-) -> list[Measurement]:
+    session: Session, prompts: Sequence[str], knobs: Mapping[str, Any], progress: Callable[[float, str], None],
+    longest: int = 0,
+) -> list[Measurement]:  # fmt: skip
     """Closed loops of `clients`, each asking `requests_per_client` times for `output_tokens`, then the goodput of an
     open loop of `open_requests` (0: not sought) at the service level `level`; of more where these come too fast to last
-    as long as `LASTS_LEVELS` and `LASTS_ANSWERS` ask for. Nothing where an engine cannot serve."""
+    as long as `LASTS_LEVELS` and `LASTS_ANSWERS` ask for. With `longest`, what an open loop asks for is answered to its
+    own end or up to so many tokens, as a service would, after a closed loop of such answers (`natural_<clients>`);
+    without it, by `output_tokens` tokens. Nothing where an engine cannot serve."""
     serve = getattr(session, "serve", None)
     if serve is None or not knobs["clients"]:
         return []
     found: list[Measurement] = []
-    tokens, rate = knobs["output_tokens"], 0.0
+    tokens = knobs["output_tokens"]
 
     def asked(n: int) -> list[str]:
         return [prompts[i % len(prompts)] for i in range(n)]
@@ -166,23 +170,29 @@ def measure(
         progress(0.92, f"{clients} clients")
         served = serve(asked(clients * knobs["requests_per_client"]), tokens, clients)
         found += summary(f"closed_{clients}", served)
-        rate = found[-1].value
     if knobs["open_requests"]:
         progress(0.96, "open loop")
         most = max(knobs["clients"])
         level = Level(**knobs["level"])
-
-        answer = next(m.value for m in found if m.metric == f"closed_{most}/e2e_ms/p50")
+        natural, name = bool(longest), f"{'natural' if longest else 'closed'}_{most}"
+        if natural:
+            tokens = longest
+            found += summary(name, serve(asked(most * knobs["requests_per_client"]), tokens, most, natural=True))
+        closed = {m.metric: m.value for m in found}
+        answer, rate = closed[f"{name}/e2e_ms/p50"], closed[f"{name}/requests_per_s"]
         lasts = max(LASTS_LEVELS * level.ttft_ms, LASTS_ANSWERS * answer) / 1e3
 
         def run(at: float) -> Sequence[Served]:
             due = arrivals(at, max(knobs["open_requests"], math.ceil(at * lasts)))
-            return serve(asked(len(due)), tokens, most, due)  # type: ignore[no-any-return]
+            return serve(asked(len(due)), tokens, most, due, natural)  # type: ignore[no-any-return]
 
-        best, failed, served = goodput(run, BEGIN * rate, level, knobs["precision"])
+        first = (BEGIN if natural else BEGIN_FIXED) * rate
+        best, failed, served = goodput(run, first, level, knobs["precision"])
         n = len(served) or knobs["open_requests"]
         found.append(Measurement("goodput_requests_per_s", best, "req/s", "higher", n))
         if failed is not None:
             found.append(Measurement("goodput_failed_at", failed, "req/s", "higher", n))
-        found += summary("open", served) if served else []
+        if served:
+            tokens = sum(len(s.times) for s in served) / n
+            found += [*summary("open", served), Measurement("open/tokens/mean", tokens, "tokens", "lower", n)]
     return found
