@@ -6,6 +6,7 @@ GPU nothing may wake the driver, which does not survive a fork.
 """
 
 import contextlib
+import gc
 import importlib
 import os
 from collections.abc import Callable, Iterable
@@ -48,3 +49,5 @@ def more(idle: Callable[[], bool]) -> None:
 
 
 bring((*PRELOADED, *(ON_CPU if detect().device == "cpu" else ())))
+gc.collect()
+gc.freeze()  # 400,000 objects that live as long as the process; each collection of a child would walk and copy them
