@@ -39,7 +39,8 @@ LEFT_OUT = {
     QUALITY: "quality and answer length are left out",
 }  # fmt: skip
 SIZED = (
-    ("throughput_tokens_per_s", "Throughput, batched", (SPEED,)), ("goodput_requests_per_s", "Goodput", (SPEED,)),
+    ("throughput_tokens_per_s", "Throughput, batched", (SPEED,)),
+    ("goodput_requests_per_s", "Goodput", (SPEED, QUALITY)),
     ("memory_bytes/cuda_peak_reserved", "Peak memory, GPU", (SPEED,)),
     ("memory_bytes/peak_rss", "Peak memory, process", (SPEED,)), ("disk_bytes", "On disk", ()),
     ("cost_usd_per_1000", "Cost per 1,000, full batches", (SPEED, COST, QUALITY)),

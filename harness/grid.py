@@ -17,9 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from harness import ledger, records, report
-from harness.components import instantiate, missing, seeded
+from harness.components import instantiate, missing
 from harness.decide import UNQUANTIZED, simple_first
-from harness.environment import Environment, detect, free_gpu_memory
+from harness.environment import Environment, detect
 from harness.errors import UserError
 from harness.launch import Launcher
 from harness.leakage import near
@@ -33,6 +33,7 @@ from harness.suite import load as load_suite
 from harness.suites import faults_of_output, faults_of_primary
 from harness.types import Cell, Component, Json, Status, SuiteData, digest, plain
 from harness.upkeep import shrink
+from harness.workers import workers_of
 
 GROUPS = ("model", "adaptation", "quantization", "suite", "engine", "measure")
 ONE_FOR_ALL = ("policy", "price", "profile", "runner", "store", "store_limit_gb", "curve")
@@ -294,43 +295,13 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
     runner = first["runner"]
     choices = {"policy": first["policy"], "price": price, "profile": first["profile"]["name"]}
     on_cpu = environment.device == "cpu"
-    workers = runner["workers"] or default_workers(
-        environment, *((None, None) if on_cpu else (_parameters(cells), free_gpu_memory())), trains(cells)
-    )
+    workers = runner["workers"] or workers_of(cells, environment)
     fork_server = on_cpu if runner["fork_server"] is None else bool(runner["fork_server"])
     minutes, gigabytes = runner.get("step_limit_minutes"), first.get("store_limit_gb")
     return Grid(
         cells, choices, data, store, run, workers, fork_server, minutes and minutes * 60.0,
         gigabytes and int(gigabytes * 10**9),
     )  # fmt: skip
-
-
-def default_workers(
-    environment: Environment, parameters: int | None, free_bytes: int | None, training: bool = True
-) -> int:
-    """How many steps at a time, where nobody said: on a CPU one a core, 4 at most. On a GPU as many as would fit its
-    free memory if each trained a model of so many `parameters` (2 GiB and 16 bytes a parameter: weights, gradients and
-    both moments of AdamW in float32; 4 without any `training`: weights in 16 bits, and as much beside them), half the
-    cores and 8 at most, at least 1; 3 at most where the size or the free memory is unknown."""
-    if environment.device == "cpu":
-        return min(environment.cpu_count, 4)
-    most = 3
-    if parameters is not None and free_bytes is not None:
-        most = min(8, free_bytes // (2 * 2**30 + (16 if training else 4) * parameters))
-    return max(1, min(most, environment.cpu_count // 2))
-
-
-def trains(cells: Sequence[Cell]) -> bool:
-    """Whether an adaptation of a grid changes weights, for which alone it needs a seed."""
-    return any(seeded(c.adaptation) for c in cells)
-
-
-def _parameters(cells: Sequence[Cell]) -> int | None:
-    """Parameters of the largest model of a grid; None where one does not tell."""
-    models = {digest(plain(c.model)): instantiate(c.model) for c in cells}
-    sizes: list[int | None] = [m.parameters() if hasattr(m, "parameters") else None for m in models.values()]
-    known = [size for size in sizes if size is not None]
-    return max(known) if len(known) == len(sizes) else None
 
 
 def _expected(store: Store) -> dict[tuple[str, str], float]:

@@ -46,6 +46,7 @@ WORKERS = {"adapt", "quantize", "engine", "measure"}
 READERS = {"ledger", "decide", "report", "compare", "index", "check"}
 UPPER = {
     "grid",
+    "workers",
     "standing",
     "upkeep",
     "reproduce",

@@ -15,12 +15,12 @@ import pytest
 
 from harness import ledger
 from harness.environment import detect
-from harness.grid import default_workers, trains
 from harness.models.dummy import DummyModel
 from harness.models.gguf import PackagedGguf
 from harness.models.hub import HubModel
 from harness.reproduce import of_rows
 from harness.types import RunRecord, Status
+from harness.workers import default_workers, trains
 from tests import disks
 from tests.cells import cell
 from tests.faults import campaign

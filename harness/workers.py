@@ -1,0 +1,44 @@
+"""How many steps of a grid work side by side, where nobody said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.components import instantiate, seeded
+from harness.environment import Environment, free_gpu_memory
+from harness.types import Cell, digest, plain
+
+
+def workers_of(cells: Sequence[Cell], environment: Environment) -> int:
+    """How many, for these cells on this machine."""
+    on_cpu = environment.device == "cpu"
+    size, free = (None, None) if on_cpu else (parameters(cells), free_gpu_memory())
+    return default_workers(environment, size, free, trains(cells))
+
+
+def default_workers(
+    environment: Environment, parameters: int | None, free_bytes: int | None, training: bool = True
+) -> int:
+    """How many steps at a time, where nobody said: on a CPU one a core, 4 at most. On a GPU as many as would fit its
+    free memory if each trained a model of so many `parameters` (2 GiB and 16 bytes a parameter: weights, gradients and
+    both moments of AdamW in float32; 4 without any `training`: weights in 16 bits, and as much beside them), half the
+    cores and 8 at most, at least 1; 3 at most where the size or the free memory is unknown."""
+    if environment.device == "cpu":
+        return min(environment.cpu_count, 4)
+    most = 3
+    if parameters is not None and free_bytes is not None:
+        most = min(8, free_bytes // (2 * 2**30 + (16 if training else 4) * parameters))
+    return max(1, min(most, environment.cpu_count // 2))
+
+
+def trains(cells: Sequence[Cell]) -> bool:
+    """Whether an adaptation of a grid changes weights, for which alone it needs a seed."""
+    return any(seeded(c.adaptation) for c in cells)
+
+
+def parameters(cells: Sequence[Cell]) -> int | None:
+    """Parameters of the largest model of a grid; None where one does not tell."""
+    models = {digest(plain(c.model)): instantiate(c.model) for c in cells}
+    sizes: list[int | None] = [m.parameters() if hasattr(m, "parameters") else None for m in models.values()]
+    known = [size for size in sizes if size is not None]
+    return max(known) if len(known) == len(sizes) else None
