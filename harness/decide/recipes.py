@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -85,6 +86,8 @@ def _with_cost(record: RunRecord, basis: str, volume: float | None) -> RunRecord
     if line is None or not paying:
         return record
     usd = line.usd_per_1000(paying)
+    if held and math.isclose(held.value, usd):
+        return record
     around = held.interval if held and basis == BATCHED else None
     if held and around:
         around = Interval(around.low + usd - held.value, around.high + usd - held.value, around.method)
