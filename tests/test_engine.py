@@ -69,12 +69,12 @@ def test_batches_change_nothing(folder: Path, alone: list[str], knobs: dict[str,
 
 
 def test_the_prefix_is_shared_where_attention_allows(folder: Path, tmp_path: Path) -> None:
-    assert start(folder).shares_prefix
+    assert start(folder).no_prefix
     torch.manual_seed(3)
     MistralForCausalLM(shape(MistralConfig, sliding_window=8)).save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
     sliding = start(tmp_path)
-    assert not sliding.shares_prefix
+    assert not sliding.no_prefix
     single = Eager(batch_size=1, min_prefix=0).start(tmp_path, CONTEXT)
     reference = [single.generate([p], 12)[0].text for p in PROMPTS]
     assert [c.text for c in sliding.generate(PROMPTS, 12)] == reference
@@ -86,7 +86,7 @@ def test_attention_that_loses_the_prefix_is_not_switched_on(
 ) -> None:
     """In 16 bits too: rounding must not hide it, nor keep a right one from being used."""
     context = Context("cpu", dtype, 0, CONTEXT.progress)
-    assert EagerSession(Eager(), load(folder, context), context).shares_prefix
+    assert EagerSession(Eager(), load(folder, context), context).no_prefix
     attend = shared_prefix_module.attend
 
     def lossy(module: Any, query: Any, key: Any, *rest: Any, **options: Any) -> Any:
@@ -96,7 +96,7 @@ def test_attention_that_loses_the_prefix_is_not_switched_on(
         return attend(module, query, key, *rest, **options)
 
     monkeypatch.setattr(shared_prefix_module, "attend", lossy)
-    assert not EagerSession(Eager(), load(folder, context), context).shares_prefix
+    assert not EagerSession(Eager(), load(folder, context), context).no_prefix
 
 
 @pytest.mark.parametrize("tokens", [1, 60, 130])

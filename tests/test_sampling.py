@@ -204,7 +204,7 @@ def test_shared_prefixes_pieces_and_compacted_batches_change_no_draw(
     monkeypatch.setattr("harness.engine.eager.PIECE_TOKENS", 60)
     session = Eager(**WARM, **knobs).start(folder, CONTEXT)
     assert isinstance(session, EagerSession)
-    assert session.shares_prefix == (knobs.get("min_prefix") != 0)
+    assert bool(session.no_prefix) == (knobs.get("min_prefix") != 0)
     assert session.generate(prompts, 40) == told
 
 

@@ -83,7 +83,7 @@ class EagerSession:
         self.tokenizer = loaded.tokenizer
         self.device = context.device
         self.chooser = Chooser(knobs.temperature, knobs.top_p, context.seed)
-        self.shares_prefix = bool(knobs.min_prefix) and switch_on(self.model)
+        self.no_prefix = switch_on(self.model) if knobs.min_prefix else []  # empty: rows hold their prefixes themselves
         eos = self.model.generation_config.eos_token_id
         stops = eos if isinstance(eos, list) else [eos]
         self.stops = {s for s in [*stops, self.tokenizer.eos_token_id] if s is not None}
@@ -253,15 +253,16 @@ class EagerSession:
         return torch.cat(chosen)
 
     def _row_cache(self, prefix: Any, rows: int, capacity: int) -> Any:
-        """The cache of a batch that goes on from the prefix: shared where attention knows how, else repeated."""
+        """The cache of a batch that goes on from the prefix, if there is one: shared where attention knows how, which
+        also sets room aside for all tokens, else repeated."""
         import copy
 
         from transformers import DynamicCache
 
+        if self.no_prefix:
+            return RowsCache(layers(prefix) if prefix else self.no_prefix, rows, capacity)
         if prefix is None:
             return DynamicCache()
-        if self.shares_prefix:
-            return RowsCache(layers(prefix), rows, capacity)
         cache = copy.deepcopy(prefix)
         cache.batch_repeat_interleave(rows)
         return cache

@@ -75,6 +75,8 @@ def attend(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, *
     packed = query.reshape(rows, kv_heads, group * tokens, size)
     mask = attention_mask.expand(rows, 1, tokens, key.shape[2]).repeat(1, 1, group, 1)
     own, own_lse = flash(packed, key, value, attn_mask=mask, scale=scale)
+    if not prefix[0].shape[2]:
+        return own.reshape(rows, heads, tokens, size).transpose(1, 2).contiguous(), None
     across = packed.transpose(0, 1).reshape(1, kv_heads, rows * group * tokens, size)
     shared, shared_lse = flash(across, *prefix, scale=scale)
     shared = shared.view(kv_heads, rows, group * tokens, size).transpose(0, 1)
@@ -91,22 +93,23 @@ def full_attention(config: Any) -> bool:
     return kinds == {"full_attention"} and not getattr(config, "sliding_window", None)
 
 
-def switch_on(model: Any) -> bool:
+def switch_on(model: Any) -> list[tuple[Any, Any]]:
     """Makes a model attend this way where it can: plain full attention through transformers' interface, on a CPU.
-    Proved on a short prompt against the model's own attention; returns whether it holds."""
+    Proved on a short prompt against the model's own attention; returns the prefix of rows that share none, by layer,
+    or nothing where it does not hold."""
     import torch
     from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
     from transformers.masking_utils import sdpa_mask
 
     config = model.config
     if model.device.type != "cpu" or not full_attention(config):
-        return False
+        return []
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     before = config._attn_implementation
     model.set_attn_implementation(NAME)
     if config._attn_implementation != NAME:
-        return False
+        return []
     ids = torch.arange(1, 13, device=model.device)[None]
     try:
         with torch.inference_mode():
@@ -126,9 +129,10 @@ def switch_on(model: Any) -> bool:
         holds = float((parted - whole).norm() / whole.norm()) <= limit
     except (AttributeError, TypeError, RuntimeError, NotImplementedError):
         holds = False
-    if not holds:
-        model.set_attn_implementation(before)
-    return holds
+    if holds:
+        return [(keys[:, :, :0].clone(), values[:, :, :0].clone()) for keys, values in layers(first)]
+    model.set_attn_implementation(before)
+    return []
 
 
 def layers(cache: Any) -> list[tuple[Any, Any]]:
