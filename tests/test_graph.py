@@ -192,6 +192,7 @@ def test_a_load_ends_where_answers_end_if_that_is_wanted(tmp_path: Path) -> None
         served = session.serve(PROMPTS[:3], 5, 2, natural=natural)
         assert [len(s.times) for s in served] == [tokens] * 3
         assert [s.finished for s in served] == [natural] * 3
+        assert len(session.time_tokens(PROMPTS[0], 5, natural)) == tokens
 
 
 @pytest.mark.parametrize("own", [False, True])

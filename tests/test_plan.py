@@ -177,6 +177,16 @@ def test_how_open_loops_are_served_is_in_the_keys_of_latencies_that_have_one(
     assert changed(before, keys(cell(chosen))) == again
 
 
+@pytest.mark.parametrize(
+    ("overrides", "own"),
+    [((), True), (("model=dummy_1b",), False), (("quantization=gptq", "quantization.calibration_rows=0"), False)],
+)
+def test_an_open_loop_lets_answers_end_where_their_ends_mean_something(overrides: tuple[str, ...], own: bool) -> None:
+    steps = chain(cell("profile.open_requests=64", *overrides), suite_data(), MACHINE)
+    (timed,) = [s for s in steps if s.kind is LATENCY]
+    assert timed.component.params["own_ends"] is own
+
+
 def test_no_key_holds_a_path() -> None:
     for step in chain(cell("adaptation=lora"), suite_data(), MACHINE):
         assert str(ROOT) not in canonical(step.preimage)

@@ -193,6 +193,6 @@ def measure(
         if failed is not None:
             found.append(Measurement("goodput_failed_at", failed, "req/s", "higher", n))
         if served:
-            tokens = sum(len(s.times) for s in served) / n
-            found += [*summary("open", served), Measurement("open/tokens/mean", tokens, "tokens", "lower", n)]
+            mean = sum(len(s.times) for s in served) / n
+            found += [*summary("open", served), Measurement("open/tokens/mean", mean, "tokens", "lower", n)]
     return found
