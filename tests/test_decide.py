@@ -64,6 +64,16 @@ def test_the_cheapest_cell_shown_to_be_good_enough_is_chosen() -> None:
     assert len(found.sentences) == 3
 
 
+def test_a_dearer_cell_that_is_open_is_told_to_be_dearer() -> None:
+    best, dearer = (
+        cell("lora", "fp16", [1] * 37 + [0] * 11, 0.1),
+        cell("lora", "gptq", [0] * 10 + [1] * 36 + [0] * 2, 0.2),
+    )
+    found = decide(*run(best, dearer), records.POLICY)
+    assert found.chosen == best[0].id
+    assert "($0.200), but its cost per 1,000 requests is higher: $0.200 against $0.100." in found.sentences[2]
+
+
 def test_a_cheaper_cell_is_not_chosen_for_being_measured_on_few_rows() -> None:
     best, open_, worse = (
         cell("full_ft", "fp16", [1] * 37 + [0] * 11, 0.121),

@@ -142,8 +142,10 @@ def runner_up(case: Case, reasons: Mapping[str, str], pairs: Mapping[str, Paired
         return f"The runner-up is {case.names[runner.id]}: {_lower(reasons[runner.id])}"
     if unclear := [c for c in found.holding if (p := pairs.get(c.id)) and p.high >= -rule.margin]:
         near = min((c for c in unclear if c is not found.chosen), key=place)
+        lost = _lower(reasons[near.id])
+        lost = f"it is {lost}" if lost.startswith(("shown", "not shown")) else lost
         return (
             f"There is no runner-up; of the cells whose quality is open, {case.names[near.id]} comes first by "
-            f"{OBJECTIVES[rule.objective]} ({value(near, case)}), but it is {_lower(reasons[near.id])}"
+            f"{OBJECTIVES[rule.objective]} ({value(near, case)}), but {lost}"
         )
     return "There is no runner-up: each other cell failed, breaks a limit, or could not be shown to be good enough."
