@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import ledger
-from harness.decide import decide, primary
+from harness.decide import decide, policy_of, primary
 from harness.errors import UserError
 from harness.report.markdown import plain_markdown
 from harness.report.text import shorten, visible
@@ -266,7 +266,7 @@ def changes(runs: Sequence[Run], found: Sequence[Difference]) -> list[Change]:
 def recommended(run: Run, names: Mapping[str, str]) -> str:
     """The cell that a run recommends, or its first sentence."""
     judged = list(run.records.values())
-    policy = next((r.config["policy"] for r in judged if r.config.get("policy")), {"objective": "quality"})
+    policy = policy_of(judged)
     decision = decide(judged, run.rows, policy)
     return names[decision.chosen] if decision.chosen else decision.sentences[0]
 

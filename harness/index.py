@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from harness import ledger
 from harness.compare import rows_digest
-from harness.decide import as_counted, decide, memory, primary, quality, read_policy
+from harness.decide import as_counted, decide, memory, policy_of, primary, quality, read_policy
 from harness.errors import UserError
 from harness.report.text import visible
 from harness.resources import resource
@@ -78,7 +78,7 @@ def listed(folder: Path) -> Listed:
         rows = {i: ledger.read_rows(folder, r) for i, r in records.items()}
         pending = sum(i not in records for i in cells)
         chosen, told = _decision(list(records.values()), rows, pending)
-        records = as_counted(records, read_policy(_policy(records.values())))
+        records = as_counted(records, read_policy(policy_of(records.values())))
     except UserError as error:
         return Listed(folder, sweep, time, wrong=error.mistakes)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # a record's inside, edited by hand
@@ -93,12 +93,8 @@ def _decision(
 ) -> tuple[str | None, str]:
     if not records or pending:
         return None, "Not all cells have ended."
-    decision = decide(records, rows, _policy(records))
+    decision = decide(records, rows, policy_of(records))
     return decision.chosen, decision.sentences[0]
-
-
-def _policy(records: Iterable[RunRecord]) -> Mapping[str, Any]:
-    return next((r.config["policy"] for r in records if r.config.get("policy")), {"objective": "quality"})
 
 
 def _best(run: Listed, find: Callable[[RunRecord], Measurement | None]) -> Measurement | None:

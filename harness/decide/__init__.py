@@ -18,13 +18,13 @@ from harness.decide.cells import (
 )
 from harness.decide.facts import Candidate, Facts, Pair, facts
 from harness.decide.findings import CostLine, Decision, Flip, HostedLine, Odds, Rung
-from harness.decide.policy import Policy, read_policy
+from harness.decide.policy import Policy, policy_of, read_policy
 from harness.decide.recipes import as_counted
 from harness.decide.rule import choose
 from harness.decide.verdict import argued, decide
 
 __all__ = [
     "UNQUANTIZED", "Candidate", "CostLine", "Decision", "Facts", "Flip", "HostedLine", "Odds", "Pair", "Policy", "Rung",
-    "argued", "as_counted", "choose", "compare", "decide", "facts", "interact", "memory", "primary", "quality",
-    "read_policy", "reference", "shared_scores", "simple_first",
+    "argued", "as_counted", "choose", "compare", "decide", "facts", "interact", "memory", "policy_of", "primary",
+    "quality", "read_policy", "reference", "shared_scores", "simple_first",
 ]  # fmt: skip

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.decide.findings import CostLine, HostedLine
+from harness.decide.policy import COST
 from harness.types import Json, RunRecord, Status
 
 BATCHED, GOODPUT = "batched", "goodput"
@@ -22,7 +23,7 @@ def has_goodput(record: RunRecord, level: Mapping[str, float] | None) -> bool:
     same = level is None or {k: float(v) for k, v in level.items()} == {
         k: float(v) for k, v in (latency.get("level") or {}).items()
     }
-    real = record.value("open/tokens/mean") is not None and "cost_usd_per_1000" not in record.not_measured
+    real = record.value("open/tokens/mean") is not None and COST not in record.not_measured
     return found is not None and found.value > 0 and same and real
 
 
@@ -35,7 +36,7 @@ def cost_line(record: RunRecord, basis: str) -> CostLine | None:
     seconds = sum(_owed_seconds(record.steps[k], record.environment) for k in BUILDS if k in record.steps)
     building = seconds * hourly / 3600
     rate = record.value("goodput_requests_per_s" if basis == GOODPUT else "throughput_requests_per_s")
-    recorded = record.value("cost_usd_per_1000")
+    recorded = record.value(COST)
     if basis == BATCHED and recorded is not None:  # holds the batched rate's price and the building of that volume
         serving = max(recorded.value - 1000 * building / price["volume_requests"], 0.0)
     elif rate is not None and rate.value > 0:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 
 from harness.errors import UserError
-from harness.types import Json
+from harness.types import Json, RunRecord
 
 COST, P95, QUALITY = "cost_usd_per_1000", "e2e_ms/p95", "quality"
 OBJECTIVES = {COST: "cost per 1,000 requests", P95: "p95 response time", QUALITY: "quality"}
@@ -43,6 +43,11 @@ class Policy:
     volume_requests: float | None = None
     service_level: Mapping[str, float] | None = None
     suites: Mapping[str, float] | None = None
+
+
+def policy_of(records: Iterable[RunRecord]) -> Mapping[str, Json]:
+    """The values of the policy that records were taken under: the first that names one, else quality alone."""
+    return next((r.config["policy"] for r in records if r.config.get("policy")), {"objective": "quality"})
 
 
 def read_policy(values: Mapping[str, Json]) -> Policy:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from harness.decide.cells import quality, simplicity
 from harness.decide.costs import BATCHED, GOODPUT, cost_line, has_goodput
 from harness.decide.policy import COST, OBJECTIVES, P95, Policy
-from harness.types import Interval, Measurement, RunRecord, Status, id_parts, is_side
+from harness.types import Measurement, RunRecord, Status, id_parts, is_side
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +88,11 @@ def _with_cost(record: RunRecord, basis: str, volume: float | None) -> RunRecord
     usd = line.usd_per_1000(paying)
     if held and math.isclose(held.value, usd):
         return record
-    around = held.interval if held and basis == BATCHED else None
-    if held and around:
-        around = Interval(around.low + usd - held.value, around.high + usd - held.value, around.method)
-    rate = record.value("goodput_requests_per_s")
-    n = rate.n if rate and basis == GOODPUT else held.n if held else 1
+    around, rate = None, held
+    if basis == GOODPUT:
+        rate = record.value("goodput_requests_per_s")
+    elif held and held.interval:
+        low, high = held.interval.low - held.value, held.interval.high - held.value
+        around = replace(held.interval, low=usd + low, high=usd + high)
     rest = tuple(m for m in record.measurements if m.metric != COST)
-    return replace(record, measurements=(*rest, Measurement(COST, usd, "USD", "lower", n, around)))
+    return replace(record, measurements=(*rest, Measurement(COST, usd, "USD", "lower", rate.n if rate else 1, around)))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import ledger
-from harness.decide import decide
+from harness.decide import decide, policy_of
 from harness.errors import UserError
 from harness.overrides import nearest
 from harness.resources import resource
@@ -44,7 +44,7 @@ def _recommended(run: Path, records: Mapping[str, RunRecord]) -> tuple[RunRecord
         raise UserError(
             f"{run}: {len(pending)} cells have not ended, so none is recommended yet; run it on, or {name_one}"
         )
-    policy = next((r.config["policy"] for r in judged if r.config.get("policy")), {"objective": "quality"})
+    policy = policy_of(judged)
     decision = decide(judged, {r.id: ledger.read_rows(run, r) for r in judged}, policy)
     if decision.chosen is None:
         raise UserError(f"{run}: {decision.sentences[0].rstrip('.')}; {name_one}")

@@ -26,7 +26,7 @@ def measure(
     classification head answers in one step and has nothing between tokens. Then comes `harness.measure.load`, with
     `own_ends` on answers that end by themselves. The prompts are evaluation messages under the artifact's own recipe.
     The facts beside the measurements are what else the machine did from the warm-up to the last timed answer."""
-    serves = bool(knobs["clients"]) and hasattr(session, "serve")
+    serves = load.server(session, knobs) is not None
     longest = data.max_new_tokens if serves and knobs.get("own_ends") else 0
     most = max(
         knobs["requests"], knobs["batch_size"], knobs["natural_requests"], knobs["open_requests"] if serves else 0

@@ -148,6 +148,11 @@ def goodput(
     return held[0], failed, held[1]
 
 
+def server(session: Session, knobs: Mapping[str, Any]) -> Callable[..., Sequence[Served]] | None:
+    """What answers a load; None where an engine cannot serve or no clients are asked for."""
+    return getattr(session, "serve", None) if knobs["clients"] else None
+
+
 def measure(
     session: Session, prompts: Sequence[str], knobs: Mapping[str, Any], progress: Callable[[float, str], None],
     longest: int = 0,
@@ -157,8 +162,8 @@ def measure(
     as long as `LASTS_LEVELS` and `LASTS_ANSWERS` ask for. With `longest`, what an open loop asks for is answered to its
     own end or up to so many tokens, as a service would, after a closed loop of such answers (`natural_<clients>`);
     without it, by `output_tokens` tokens. Nothing where an engine cannot serve."""
-    serve = getattr(session, "serve", None)
-    if serve is None or not knobs["clients"]:
+    serve = server(session, knobs)
+    if serve is None:
         return []
     found: list[Measurement] = []
     tokens = knobs["output_tokens"]
@@ -184,7 +189,7 @@ def measure(
 
         def run(at: float) -> Sequence[Served]:
             due = arrivals(at, max(knobs["open_requests"], math.ceil(at * lasts)))
-            return serve(asked(len(due)), tokens, most, due, natural)  # type: ignore[no-any-return]
+            return serve(asked(len(due)), tokens, most, due, natural)
 
         first = (BEGIN if natural else BEGIN_FIXED) * rate
         best, failed, served = goodput(run, first, level, knobs["precision"])

@@ -41,22 +41,22 @@ def table(run: Run) -> list[dict[str, Json]]:
     return lines
 
 
-def as_json(run: Run, page: Mapping[str, Any]) -> str:
+def as_json(page: Mapping[str, Any]) -> str:
     """Decision, facts, policy and table as one document."""
     document = {
         "format": FORMAT, "run": page["run"], "sentences": page["sentences"], "pending": page["pending"],
         "decision": plain(page["decision"]), **(page["choosing"] or {"facts": None, "policy": plain(page["policy"])}),
-        "cells": table(run), "caveats": page["caveats"], "not_measured": page["not_measured"],
+        "cells": page["table"], "caveats": page["caveats"], "not_measured": page["not_measured"],
     }  # fmt: skip
     return json.dumps(finite(document), indent=1, ensure_ascii=False) + "\n"
 
 
-def as_csv(run: Run, page: Mapping[str, Any]) -> str:
+def as_csv(page: Mapping[str, Any]) -> str:
     """A line a cell, with the decision's odds and its reason against the cell. Text that a spreadsheet would take for
     a formula gets an apostrophe."""
     decision, out = page["decision"], io.StringIO()
     lines = []
-    for line in table(run):
+    for line in page["table"]:
         odds = decision.odds.get(line["cell"]) if decision else None
         lines.append(
             line | {

@@ -50,11 +50,6 @@ def verdict(run: Run) -> tuple[Decision | None, Facts | None, list[str]]:
     return None, None, [first, second, "A recommendation is made when all cells have ended."]
 
 
-def counted(run: Run) -> Run:
-    """The run with each cell's cost as the decision counts it: what tables show, and nothing is decided on."""
-    return replace(run, records=as_counted(run.records, read_policy(run.policy)))
-
-
 def headline(run: Run, decision: Decision | None) -> list[dict[str, str]]:
     """The four numbers of the chosen cell beside those of the reference."""
     if decision is None or decision.chosen is None or decision.reference is None:
@@ -92,9 +87,9 @@ def thinned(run: Run, decision: Decision | None) -> Run:
 def view(run: Run) -> dict[str, Any]:
     """Everything that the page shows, as plain values."""
     decision, known, sentences = verdict(run)
-    run = counted(run)
-    first = next(iter(run.records.values()), None)
     rule = read_policy(run.policy)
+    run = replace(run, records=as_counted(run.records, rule))  # what is shown, and nothing is decided on
+    first = next(iter(run.records.values()), None)
     some = thinned(run, decision)
     table, flips = all_cells(run), changed(run, decision)
     return {
@@ -114,7 +109,7 @@ def view(run: Run) -> dict[str, Any]:
         "curves": charts.losses(some), "flips": flips, "examples": examples(some, decision),
         "not_measured": not_measured(some),
         "ended_badly": [r for r in some.records.values() if r.status is not Status.OK], "steps": steps(some),
-        "caveats": caveats(run), "environment": dict(first.environment) if first else {},
+        "table": machine.table(run), "caveats": caveats(run), "environment": dict(first.environment) if first else {},
         "config": configs(run), "primary": primary(first) if first else "",
         "choosing": choosing(run, rule, known),
         "packed": packed(
@@ -172,13 +167,12 @@ def html(page: Mapping[str, Any]) -> str:
 
 def write(run: Path) -> Path:
     """Draws `report.html`, `report.md`, `report.json` and `report.csv` in the run folder; returns the page's path."""
-    found = read(run)
-    page, shown = view(found), counted(found)
+    page = view(read(run))
     target = run / "report.html"
     ledger.write_text(target, html(page))
     ledger.write_text(run / "report.md", markdown(page))
-    ledger.write_text(run / "report.json", machine.as_json(shown, page))
-    ledger.write_text(run / "report.csv", machine.as_csv(shown, page))
+    ledger.write_text(run / "report.json", machine.as_json(page))
+    ledger.write_text(run / "report.csv", machine.as_csv(page))
     return target
 
 

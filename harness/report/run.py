@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import ledger
-from harness.decide import UNQUANTIZED
+from harness.decide import UNQUANTIZED, policy_of
 from harness.types import Json, RunRecord, Status, id_parts, is_side
 from harness.wording import labels
 
@@ -50,7 +50,7 @@ def read(folder: Path) -> Run:
     ids = tuple(dict.fromkeys([*(i for i in ledger.read_cells(folder) if not is_side(i)), *records]))
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Arrow parses outside the interpreter's lock
         rows = dict(zip(every, pool.map(lambda r: ledger.open_rows(folder, r), every.values()), strict=True))
-    policy = next((r.config["policy"] for r in records.values() if r.config.get("policy")), {"objective": "quality"})
+    policy = policy_of(records.values())
     return Run(folder, ids, records, rows, labels(ids), policy, ledger.read_leakage(folder), beside)
 
 
