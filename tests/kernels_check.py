@@ -106,7 +106,7 @@ def check_llm_int8(dtype: torch.dtype, rows: int, size: int, columns: int, biase
 
 if __name__ == "__main__":
     kinds = (torch.float32, torch.float16) if DEVICE == "cpu" else tuple(LIMIT)
-    shapes = ((4, 4, 16, 70), (6, 2, 32, 300), (9, 3, 64, 1030))
+    shapes = ((4, 4, 16, 70), (6, 2, 32, 300), (9, 3, 64, 1030), (5, 1, 32, 40))  # the last of one part a row
     for dtype, shape in itertools.product(kinds, shapes):
         check(dtype, *shape)
     for dtype, shape in itertools.product(kinds, ((1, 576, 40, True), (9, 264, 5000, False), (40, 1536, 576, True))):

@@ -81,13 +81,17 @@ class Decoder:
         """
         residual = self.model.model.embed_tokens(ids)
         x = self.norms[0](residual)
-        for n in range(len(self.layers)):
+        for n in range(len(self.layers) - 1):
             x, residual = self._layer(n, x, residual, slots, positions, last is None)
-        return self._logits(x, last)
+        x, _ = self._layer(len(self.layers) - 1, x, residual, slots, positions, last is None, last)
+        return self.model.lm_head(x[:, 0])
 
-    def _layer(self, n: int, x: Any, residual: Any, slots: Any, positions: Any, one: bool) -> tuple[Any, Any]:
+    def _layer(
+        self, n: int, x: Any, residual: Any, slots: Any, positions: Any, one: bool, last: Any = None
+    ) -> tuple[Any, Any]:
         """What layer `n` makes of its normalised input and the residual stream [rows, tokens, size]: the next layer's.
-        `one` token a row attends to its slot, several to each other."""
+        `one` token a row attends to its slot, several to each other. With `last` [rows], what is made of that token of
+        each row alone: behind the last layer nobody asks for the others."""
         rows, tokens = positions.shape
         layer, norm = self.layers[n], self.norms[n + 1]
         attention, middle = layer.self_attn, layer.post_attention_layernorm
@@ -99,16 +103,14 @@ class Decoder:
             seen = attend_slots(query[:, 0], self.cache[n], slots, positions[:, 0], self.scale)
         else:
             seen = attend_prompt(query, key, value, self.scale)
-        (mixed,) = self.mixes[n](seen.reshape(rows, tokens, -1))
-        x, residual = add_rms_norm(mixed, residual, middle.weight, middle.variance_epsilon)
-        gate, up = (t.view(rows * tokens, -1) for t in self.gates[n](x))
-        (made,) = self.downs[n](silu_mul(gate, up).view(rows, tokens, -1))
-        return add_rms_norm(made, residual, norm.weight, norm.variance_epsilon)
-
-    def _logits(self, x: Any, last: Any) -> Any:
+        seen = seen.reshape(rows, tokens, -1)
         if last is not None:
-            x = x.gather(1, last.view(-1, 1, 1).expand(-1, 1, x.shape[2]))
-        return self.model.lm_head(x[:, 0])
+            seen, residual = _ends(seen, last), _ends(residual, last)
+        (mixed,) = self.mixes[n](seen)
+        x, residual = add_rms_norm(mixed, residual, middle.weight, middle.variance_epsilon)
+        gate, up = (t.flatten(0, 1) for t in self.gates[n](x))
+        (made,) = self.downs[n](silu_mul(gate, up).view(*x.shape[:2], -1))
+        return add_rms_norm(made, residual, norm.weight, norm.variance_epsilon)
 
     def differs(self) -> str:
         """Which part of the model computes otherwise here than in the model itself, and by how much, or nothing.
@@ -150,8 +152,12 @@ class Decoder:
         for n, (x, residual) in enumerate(zip(normed[:-1], handed[:-1], strict=True)):
             made, _ = self._layer(n, x, residual, slots, places, tokens == 1)
             yield f"layer {n}", _share(made - normed[n + 1], self.norms[n + 1](residual) - normed[n + 1])
-        told = self._logits(normed[-1], None if tokens == 1 else torch.full_like(slots, tokens - 1))
-        yield "the head", _share(told - logits, logits)
+        yield "the head", _share(self.model.lm_head(normed[-1][:, -1]) - logits, logits)
+
+
+def _ends(x: Any, last: Any) -> Any:
+    """Of `x` [rows, tokens, size] each row's token `last` [rows] alone: [rows, 1, size]."""
+    return x.gather(1, last.view(-1, 1, 1).expand(-1, 1, x.shape[2]))
 
 
 def _share(off: Any, of: Any) -> float:

@@ -63,61 +63,61 @@ def silu_mul(gate: Any, up: Any) -> Any:
 
 
 @triton.jit
+def _turn(given, made, there, c, s, SIZE: tl.constexpr):
+    a = tl.load(given, there, 0.0).to(tl.float32)
+    b = tl.load(given + SIZE // 2, there, 0.0).to(tl.float32)
+    kind = given.dtype.element_ty
+    first, second = (a * c - b * s).to(kind), (b * c + a * s).to(kind)
+    tl.store(made, first, there)  # not in place: lanes that hold the same elements would race
+    tl.store(made + SIZE // 2, second, there)
+    return first, second
+
+
+@triton.jit
 def _rotate_and_store(
     query, key, value, turned_query, turned_key, cos, sin, keys, values, slots, positions,
     tokens, query_token, key_token, value_token, slot_stride, head_stride,
-    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, SIZE: tl.constexpr,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, SIZE: tl.constexpr, MOST: tl.constexpr, KV_MOST: tl.constexpr,
 ):  # fmt: skip
-    token, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    slot = tl.load(slots + token // tokens)
+    token = tl.program_id(0).to(tl.int64)
     position = tl.load(positions + token)
-    half = tl.arange(0, SIZE // 2)
-    if head < HEADS + KV_HEADS:
-        if head < HEADS:
-            base = query + token * query_token + head * SIZE
-            turned = turned_query + (token * HEADS + head) * SIZE
-        else:
-            base = key + token * key_token + (head - HEADS) * SIZE
-            turned = turned_key + (token * KV_HEADS + head - HEADS) * SIZE
-        a = tl.load(base + half).to(tl.float32)
-        b = tl.load(base + SIZE // 2 + half).to(tl.float32)
-        c = tl.load(cos + position * SIZE + half).to(tl.float32)
-        s = tl.load(sin + position * SIZE + half).to(tl.float32)
-        kind = base.dtype.element_ty
-        first, second = (a * c - b * s).to(kind), (b * c + a * s).to(kind)
-        tl.store(turned + half, first)  # not in place: lanes that hold the same elements would race
-        tl.store(turned + SIZE // 2 + half, second)
-        if head >= HEADS:
-            place = keys + slot * slot_stride + (head - HEADS) * head_stride + position * SIZE
-            tl.store(place + half, first)
-            tl.store(place + SIZE // 2 + half, second)
-    else:
-        whole = tl.arange(0, SIZE)
-        v = tl.load(value + token * value_token + (head - HEADS - KV_HEADS) * SIZE + whole)
-        place = values + slot * slot_stride + (head - HEADS - KV_HEADS) * head_stride + position * SIZE
-        tl.store(place + whole, v)
+    half, whole = tl.arange(0, SIZE // 2)[None, :], tl.arange(0, SIZE)[None, :]
+    c = tl.load(cos + position * SIZE + half).to(tl.float32)
+    s = tl.load(sin + position * SIZE + half).to(tl.float32)
+    h, kv = tl.arange(0, MOST)[:, None], tl.arange(0, KV_MOST)[:, None]
+    at = h * SIZE + half
+    _turn(query + token * query_token + at, turned_query + token * HEADS * SIZE + at, h < HEADS, c, s, SIZE)
+    at, there = kv * SIZE + half, kv < KV_HEADS
+    first, second = _turn(
+        key + token * key_token + at, turned_key + token * KV_HEADS * SIZE + at, there, c, s, SIZE
+    )  # fmt: skip
+    place = tl.load(slots + token // tokens) * slot_stride + position * SIZE + kv * head_stride
+    tl.store(keys + place + half, first, there)
+    tl.store(keys + place + SIZE // 2 + half, second, there)
+    v = tl.load(value + token * value_token + kv * SIZE + whole, there, 0.0)
+    tl.store(values + place + whole, v, there)
 
 
 def rotate_and_store(
     query: Any, key: Any, value: Any, turns: tuple[Any, Any], cache: tuple[Any, Any], slots: Any, positions: Any
 ) -> tuple[Any, Any]:
-    """See `harness.engine.ops.rotate_and_store`. Heads of a token stand side by side, tokens at any distance (the three
-    may be parts of one product)."""
+    """See `harness.engine.ops.rotate_and_store`: a program a token. Heads of a token stand side by side, tokens at any
+    distance (the three may be parts of one product)."""
     rows, tokens, heads, size = query.shape
     kv_heads = key.shape[2]
     turned = tuple(torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (query, key))
     distances = (t.stride(1 if tokens > 1 else 0) for t in (query, key, value))  # one token alone may have any
-    _rotate_and_store[(rows * tokens, heads + 2 * kv_heads)](
+    _rotate_and_store[(rows * tokens,)](
         query, key, value, *turned, *turns, *cache, slots, positions.contiguous(),
-        tokens, *distances, cache[0].stride(0), cache[0].stride(1),
-        HEADS=heads, KV_HEADS=kv_heads, SIZE=size, num_warps=1,
+        tokens, *distances, cache[0].stride(0), cache[0].stride(1), HEADS=heads, KV_HEADS=kv_heads, SIZE=size,
+        MOST=triton.next_power_of_2(heads), KV_MOST=triton.next_power_of_2(kv_heads), num_warps=4,
     )  # fmt: skip
     return turned[0], turned[1]
 
 
 @triton.jit
 def _attend_part(
-    query, keys, values, slots, positions, sums, peaks, parts, scale, query_row, slot_stride, head_stride,
+    query, keys, values, slots, positions, sums, peaks, parts, out, scale, query_row, slot_stride, head_stride,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, SIZE: tl.constexpr, SPLITS: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
@@ -144,9 +144,13 @@ def _attend_part(
         total = total * shrink + tl.sum(weights, 1)
         peak = higher
     place = (row * KV_HEADS * GROUP + heads) * SPLITS + split
-    tl.store(peaks + place, peak, g < GROUP)
-    tl.store(sums + place, total, g < GROUP)
-    tl.store(parts + place[:, None] * SIZE + d[None, :], found, (g < GROUP)[:, None])
+    if SPLITS == 1:  # nothing to merge
+        made = (found / total[:, None]).to(out.dtype.element_ty)
+        tl.store(out + place[:, None] * SIZE + d[None, :], made, (g < GROUP)[:, None])
+    else:
+        tl.store(peaks + place, peak, g < GROUP)
+        tl.store(sums + place, total, g < GROUP)
+        tl.store(parts + place[:, None] * SIZE + d[None, :], found, (g < GROUP)[:, None])
 
 
 @triton.jit
@@ -173,12 +177,13 @@ def attend_slots(query: Any, cache: tuple[Any, Any], slots: Any, positions: Any,
     out = torch.empty((rows, heads, size), dtype=query.dtype, device=query.device)
     group = heads // kv_heads
     _attend_part[(rows, kv_heads, splits)](
-        query, *cache, slots, positions.contiguous(), sums, peaks, parts, scale,
+        query, *cache, slots, positions.contiguous(), sums, peaks, parts, out, scale,
         query.stride(0), cache[0].stride(0), cache[0].stride(1),
         KV_HEADS=kv_heads, GROUP=group, SIZE=size, SPLITS=splits,
         ROWS=max(16, triton.next_power_of_2(group)), KEYS=BLOCK_KEYS, num_warps=4,
     )  # fmt: skip
-    _merge_parts[(rows * heads,)](sums, peaks, parts, out, SIZE=size, SPLITS=splits, num_warps=1)
+    if splits > 1:
+        _merge_parts[(rows * heads,)](sums, peaks, parts, out, SIZE=size, SPLITS=splits, num_warps=1)
     return out
 
 

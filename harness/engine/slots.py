@@ -149,13 +149,11 @@ class _Run:
         import torch
 
         if slots != self.was:
-            self.slots.copy_(torch.tensor(slots))
+            _put(slots, self.slots)
             self.was = slots
-        if self.ids is not None and self.last is not None:
-            self.ids.copy_(torch.tensor(ids))
-            self.last.copy_(torch.tensor(last))
-        if self.keys is not None and keys is not None:
-            self.keys.copy_(torch.tensor(keys))
+        for given, there in ((ids, self.ids), (last, self.last), (keys, self.keys)):
+            if there is not None and given is not None:
+                _put(given, there)
         with torch.inference_mode():
             if self.graph is None and self.owner.capture and self.used:
                 self.graph = torch.cuda.CUDAGraph()
@@ -168,6 +166,13 @@ class _Run:
                 self.graph.replay()
         self.used += 1
         return _sent(self.made)
+
+
+def _put(given: Any, there: Any) -> None:
+    """Writes numbers of the host into a tensor, without waiting for what the device does before."""
+    import torch
+
+    there.copy_(torch.tensor(given, pin_memory=there.is_cuda), non_blocking=True)
 
 
 def _sent(made: Any) -> Tokens:
