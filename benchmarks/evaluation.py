@@ -1,21 +1,26 @@
 """Rows a second of an evaluation: this repository's engines beside lm-eval's `hf` model at its best batch size.
 
     python benchmarks/evaluation.py MODEL_FOLDER [--rows 48] [--tokens 64] [--batches 1 8 16 32] [--peer-batches ...]
-        [--engines eager graph] [--suite NAME]
+        [--engines eager graph hf hf-there] [--rounds 3] [--suite NAME]
 
 Prompts of 128 tokens that share no prefix, or with `--suite` that suite's evaluation rows under the recipe of an
-artifact of the store, as a grid evaluates them; greedy, the same model and dtype, in one process, one after the other;
-each is measured on `--rows` rows, after a batch of others has warmed it up. Prints a JSON line a measurement.
+artifact of the store, as a grid evaluates them; greedy, the same model and dtype, one after the other. Each is measured
+in a process of its own, on `--rows` rows, after a batch of others has warmed it up: the engines in the environment that
+the harness gives its steps, lm-eval in this one (`hf`) and, if asked for, in the harness's (`hf-there`). Prints a JSON
+line a measurement; rates are compared by the best median of each.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -26,8 +31,9 @@ from omegaconf import OmegaConf
 
 from harness.engine.eager import Eager
 from harness.engine.graph import Graph
-from harness.environment import detect
+from harness.environment import Environment, detect
 from harness.grid import component
+from harness.launch import CHILD_ENVIRONMENT
 from harness.loading import load as load_model
 from harness.measure.latency import prompts_of
 from harness.resources import resource
@@ -36,6 +42,7 @@ from harness.types import Context
 
 PROMPT = 128
 ENGINES: dict[str, Any] = {"eager": Eager, "graph": Graph}
+PEERS = ("hf", "hf-there")
 
 
 def prompts(tokenizer: Any, rows: int) -> list[str]:
@@ -60,22 +67,42 @@ def timed(rows: list[str], batch: int, run: Callable[[list[str]], list[int]]) ->
     """Seconds of the first half of the rows, and the tokens made in them, after a batch of the others."""
     half = len(rows) // 2
     run(rows[half : half + min(half, batch)])
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
     tokens = sum(run(rows[:half]))
     seconds = time.perf_counter() - start
+    peak = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else 0.0
     return {
         "seconds": round(seconds, 3), "rows_per_s": round(half / seconds, 3),
-        "tokens_per_s": round(tokens / seconds, 1), "peak_gb": round(peak(), 2),
+        "tokens_per_s": round(tokens / seconds, 1), "peak_gb": round(peak, 2),
     }  # fmt: skip
 
 
-def peak() -> float:
-    """Gigabytes that PyTorch has held at most on a GPU since the last call; 0 on a CPU."""
-    if not torch.cuda.is_available():
-        return 0.0
-    most = torch.cuda.max_memory_allocated() / 1e9
-    torch.cuda.reset_peak_memory_stats()
-    return most
+def measure(chosen: argparse.Namespace, name: str, batch: int, environment: Environment) -> dict[str, float]:
+    """One engine at one batch size, in this process."""
+    context = Context(environment.device, environment.dtype, 0, lambda fraction, note: None)
+    session = ENGINES.get(name, Eager)(batch_size=batch).start(chosen.folder, context)
+    tokenizer = session.tokenizer
+    rows = (
+        of_suite(chosen.suite, chosen.folder, session, 2 * chosen.rows)
+        if chosen.suite
+        else prompts(tokenizer, 2 * chosen.rows)
+    )
+    if name not in PEERS:
+        generate = session.generate
+        return timed(rows, batch, lambda texts: [c.tokens for c in generate(texts, chosen.tokens)])
+    del session  # with its model
+    model = load_model(chosen.folder, context, packs=False).model
+    model.set_attn_implementation("sdpa")
+    peer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch)
+
+    def theirs(texts: list[str]) -> list[int]:
+        asked = {"until": ["\x00"], "max_gen_toks": chosen.tokens, "do_sample": False}
+        requests = [Instance("generate_until", {}, (t, asked), n) for n, t in enumerate(texts)]
+        return [len(tokenizer(t).input_ids) for t in peer.generate_until(requests, disable_tqdm=True)]
+
+    return timed(rows, batch, theirs)
 
 
 def main() -> None:
@@ -84,49 +111,34 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", type=int, default=48)
     parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--suite")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 16, 32])
     parser.add_argument("--peer-batches", type=int, nargs="+", help="of lm-eval's hf model; as --batches if not given")
-    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
+    parser.add_argument("--engines", nargs="+", choices=(*ENGINES, *PEERS), default=["eager", "graph", "hf"])
+    parser.add_argument("--one", nargs=2, metavar=("ENGINE", "BATCH"), help="measure only this, in this process")
     chosen = parser.parse_args()
     environment = detect()
-    context = Context(environment.device, environment.dtype, 0, lambda fraction, note: None)
+    if chosen.one:
+        name, batch = chosen.one[0], int(chosen.one[1])
+        print(json.dumps({"engine": name, "batch": batch, **measure(chosen, name, batch, environment)}))
+        return
     print(
         json.dumps({"hardware": environment.hardware, "dtype": environment.dtype, "threads": torch.get_num_threads()})
     )
-    best: dict[str, float] = {}
-    for name in chosen.engines:
-        for batch in chosen.batches:
-            session = ENGINES[name](batch_size=batch).start(chosen.folder, context)
-            rows = (
-                of_suite(chosen.suite, chosen.folder, session, 2 * chosen.rows)
-                if chosen.suite
-                else prompts(session.tokenizer, 2 * chosen.rows)
-            )
-
-            def ours(texts: list[str], session: Any = session) -> list[int]:
-                return [c.tokens for c in session.generate(texts, chosen.tokens)]
-
-            found = timed(rows, batch, ours)
-            print(json.dumps({"engine": name, "batch": batch, **found}), flush=True)
-            best[name] = max(best.get(name, 0.0), found["rows_per_s"])
-            tokenizer = session.tokenizer
-            del session, ours
-            gc.collect()
-    model = load_model(chosen.folder, context, packs=False).model
-    model.set_attn_implementation("sdpa")
-    for batch in chosen.peer_batches or chosen.batches:
-        peer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch)
-
-        def theirs(texts: list[str], peer: Any = peer) -> list[int]:
-            asked = {"until": ["\x00"], "max_gen_toks": chosen.tokens, "do_sample": False}
-            requests = [Instance("generate_until", {}, (t, asked), n) for n, t in enumerate(texts)]
-            return [len(tokenizer(t).input_ids) for t in peer.generate_until(requests, disable_tqdm=True)]
-
-        found = timed(rows, batch, theirs)
-        print(json.dumps({"engine": "lm-eval hf", "batch": batch, **found}), flush=True)
-        best["hf"] = max(best.get("hf", 0.0), found["rows_per_s"])
-    print(json.dumps({f"{name}_over_hf": round(best[name] / best["hf"], 2) for name in chosen.engines}))
+    found: dict[tuple[str, int], list[float]] = {}
+    for _ in range(chosen.rounds):
+        for name in chosen.engines:
+            for batch in chosen.peer_batches if name in PEERS and chosen.peer_batches else chosen.batches:
+                there = {**os.environ, **({} if name == "hf" else CHILD_ENVIRONMENT[environment.device])}
+                command = [sys.executable, *sys.argv, "--one", name, str(batch)]
+                said = subprocess.run(command, env=there, stdout=subprocess.PIPE, text=True, check=True).stdout
+                line = said.splitlines()[-1]
+                print(line, flush=True)
+                found.setdefault((name, batch), []).append(json.loads(line)["rows_per_s"])
+    best = {name: max(median(rates) for (who, _), rates in found.items() if who == name) for name, _ in found}
+    peers = [name for name in best if name in PEERS]
+    print(json.dumps({f"{a}_over_{b}": round(best[a] / best[b], 2) for b in peers for a in best if a not in PEERS}))
 
 
 if __name__ == "__main__":
