@@ -63,18 +63,22 @@ def check(dtype: torch.dtype, heads: int, kv_heads: int, size: int, capacity: in
         kept = on_cpu(cache)
         told = ops.rotate_and_store(on_cpu(parts), on_cpu(turns), kept, where.cpu(), positions.cpu())
         found = kernels.rotate_and_store(parts[0], parts[1], parts[2], turns, cache, where, positions)
-        for a, b in zip((*found, *cache), (*told, *kept), strict=True):
+        for a, b in zip((found, *cache), (told, *kept), strict=True):
             near("rotate_and_store", a, b)
 
-    for lengths in ([0, 1, capacity - 1], [capacity // 2, 63, 64]):
-        at = torch.tensor(lengths, device=DEVICE).clamp(max=capacity - 1)
-        query = normal(len(lengths), heads, size)
+    for starts, tokens in (
+        ([0, 1, capacity - 1], 1), ([capacity // 2, 63, 64], 1),
+        ([0, 1, capacity - 37], 37), ([capacity // 2, 0, 5], min(150, capacity // 2)),
+    ):  # fmt: skip
+        first = torch.tensor(starts, device=DEVICE).clamp(max=capacity - tokens)
+        at = first[:, None] + torch.arange(tokens, device=DEVICE)
+        query = normal(rows, tokens, heads, size)
         cache = normal(slots, kv_heads, capacity, size), normal(slots, kv_heads, capacity, size)
-        told = ops.attend_slots(query.cpu(), on_cpu(cache), where.cpu(), at.cpu(), size**-0.5)
+        told = ops.attend(query.cpu(), on_cpu(cache), where.cpu(), at.cpu(), size**-0.5)
         for t in cache:
-            t[where[0], :, int(at[0]) + 1 :] = float("nan")  # what lies beyond a row's position must not reach it
-        for places in (at, torch.stack([at, at + capacity], dim=1)[:, 0]):  # the latter do not lie side by side
-            near("attend_slots", kernels.attend_slots(query, cache, where, places, size**-0.5), told)
+            t[where[0], :, int(at[0, -1]) + 1 :] = float("nan")  # what lies beyond a row's position must not reach it
+        for places in (at, torch.stack([at, at + capacity], dim=2)[:, :, 0]):  # the latter do not lie side by side
+            near("attend", kernels.attend(query, cache, where, places, size**-0.5), told)
 
 
 def check_dynamic(dtype: torch.dtype, rows: int, size: int, columns: int, biased: bool) -> None:

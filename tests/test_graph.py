@@ -82,6 +82,33 @@ def test_it_gives_the_tokens_of_the_eager_engine(tmp_path: Path, name: str) -> N
     assert session.loaded.proof["how"] == "not captured: no CUDA device"
 
 
+def test_a_shared_prefix_is_read_once_and_changes_no_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the slots held before: another prefix, prompts without one, timed requests."""
+    folder = saved(tmp_path, *MODELS["llama"])
+    eager = EagerSession(Eager(batch_size=1, min_prefix=0), load(folder, CONTEXT), CONTEXT)
+    session = Graph(batch_size=8).start(folder, CONTEXT)
+    assert isinstance(session, GraphSession)
+    (fresh,) = session.serve(PROMPTS[:1], 5, clients=1)
+    sizes: list[int] = []
+    called = decoder.Decoder.__call__
+
+    def seen(self: Any, ids: Any, *rest: Any) -> Any:
+        sizes.append(ids.numel() if ids.shape[1] > 1 else 0)
+        return called(self, ids, *rest)
+
+    monkeypatch.setattr(decoder.Decoder, "__call__", seen)
+    for beginning in ("abcde " * 9, "abcde " * 9, "bcdea " * 9, "", "edcba " * 20, "abcde " * 6):
+        prompts = [beginning + p for p in longer()]
+        told = [eager.generate([p], 30)[0] for p in prompts]
+        sizes.clear()
+        assert session.generate(prompts, 30) == told
+        own = sum(len(eager.encode(p)) for p in longer())
+        assert sum(sizes) < 3 * own + len(eager.encode(beginning)), "padding of each, and the prefix once"
+    (after,) = session.serve(PROMPTS[:1], 5, clients=1)
+    assert after.tokens == fresh.tokens
+    assert session.generate(prompts, 30) == told
+
+
 @pytest.mark.parametrize(
     ("config", "model", "rest", "why"),
     [

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from harness.engine.ops import add_rms_norm, attend_prompt, attend_slots, rotate_and_store, silu_mul
+from harness.engine.ops import add_rms_norm, attend, rotate_and_store, silu_mul
 from harness.engine.products import joined, kind
 from harness.engine.shared_prefix import full_attention
 
@@ -74,7 +74,7 @@ class Decoder:
         self.downs = [joined([m.down_proj]) for m in mlps]
 
     def __call__(self, ids: Any, slots: Any, positions: Any, last: Any = None) -> Any:
-        """Logits [rows, vocabulary] after one more token a row, or after prompts that begin at position 0.
+        """Logits [rows, vocabulary] after one more token a row, or after prompts, or what follows on their beginnings.
 
         `ids` and `positions` [rows, tokens], `slots` [rows]; `last` [rows] is where each prompt ends, and what stands
         behind it is padding, None where every row has one token.
@@ -82,28 +82,24 @@ class Decoder:
         residual = self.model.model.embed_tokens(ids)
         x = self.norms[0](residual)
         for n in range(len(self.layers) - 1):
-            x, residual = self._layer(n, x, residual, slots, positions, last is None)
-        x, _ = self._layer(len(self.layers) - 1, x, residual, slots, positions, last is None, last)
+            x, residual = self._layer(n, x, residual, slots, positions)
+        x, _ = self._layer(len(self.layers) - 1, x, residual, slots, positions, last)
         return self.model.lm_head(x[:, 0])
 
     def _layer(
-        self, n: int, x: Any, residual: Any, slots: Any, positions: Any, one: bool, last: Any = None
-    ) -> tuple[Any, Any]:
+        self, n: int, x: Any, residual: Any, slots: Any, positions: Any, last: Any = None
+    ) -> tuple[Any, Any]:  # fmt: skip
         """What layer `n` makes of its normalised input and the residual stream [rows, tokens, size]: the next layer's.
-        `one` token a row attends to its slot, several to each other. With `last` [rows], what is made of that token of
-        each row alone: behind the last layer nobody asks for the others."""
+        With `last` [rows], what is made of that token of each row alone: behind the last layer nobody asks for the
+        others."""
         rows, tokens = positions.shape
         layer, norm = self.layers[n], self.norms[n + 1]
         attention, middle = layer.self_attn, layer.post_attention_layernorm
         query, key, value = (t.view(rows, tokens, -1, self.size) for t in self.heads[n](x))
         if hasattr(attention, "q_norm"):
             query, key = attention.q_norm(query), attention.k_norm(key)
-        query, key = rotate_and_store((query, key, value), self.turns, self.cache[n], slots, positions)
-        if one:
-            seen = attend_slots(query[:, 0], self.cache[n], slots, positions[:, 0], self.scale)
-        else:
-            seen = attend_prompt(query, key, value, self.scale)
-        seen = seen.reshape(rows, tokens, -1)
+        query = rotate_and_store((query, key, value), self.turns, self.cache[n], slots, positions)
+        seen = attend(query, self.cache[n], slots, positions, self.scale).reshape(rows, tokens, -1)
         if last is not None:
             seen, residual = _ends(seen, last), _ends(residual, last)
         (mixed,) = self.mixes[n](seen)
@@ -144,13 +140,12 @@ class Decoder:
         """How far the worst row of each part is away, the layers' by what the model `handed` to each of them."""
         import torch
 
-        rows, tokens = ids.shape
-        slots = torch.arange(rows, device=ids.device)
+        slots = torch.arange(len(ids), device=ids.device)
         normed = [norm(h) for norm, h in zip(self.norms, handed, strict=True)]
         embedded = self.model.model.embed_tokens(ids)
         yield "the embedding", _share(embedded - handed[0], handed[0])
         for n, (x, residual) in enumerate(zip(normed[:-1], handed[:-1], strict=True)):
-            made, _ = self._layer(n, x, residual, slots, places, tokens == 1)
+            made, _ = self._layer(n, x, residual, slots, places)
             yield f"layer {n}", _share(made - normed[n + 1], self.norms[n + 1](residual) - normed[n + 1])
         yield "the head", _share(self.model.lm_head(normed[-1][:, -1]) - logits, logits)
 

@@ -108,7 +108,7 @@ class EagerSession:
         done: dict[int, Completion] = {}
         guide = matcher(self.tokenizer, sorted(self.stops), output) if self.knobs.constrained and output else None
         with torch.inference_mode():
-            length = self._worthwhile_prefix(encoded)
+            length = self.worthwhile_prefix(encoded)
             prefix = self._prefix_cache(encoded[0][:length]) if length else None
             order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]))  # what memory fits them fits all
             for start in range(0, len(order), self.knobs.batch_size):
@@ -153,7 +153,8 @@ class EagerSession:
                 progress(len(found))
         return [found[i] for i in range(len(pairs))]
 
-    def _worthwhile_prefix(self, encoded: list[list[int]]) -> int:
+    def worthwhile_prefix(self, encoded: Sequence[Sequence[int]]) -> int:
+        """How many leading tokens of these prompts are computed once."""
         length = shared_prefix(encoded) if len(encoded) > 1 and full_attention(self.model.config) else 0
         return length if self.knobs.min_prefix and length >= self.knobs.min_prefix else 0
 
@@ -318,7 +319,7 @@ class EagerSession:
         import torch
 
         encoded = [self.encode(p) for p in prompts]
-        length = self._worthwhile_prefix(encoded)
+        length = self.worthwhile_prefix(encoded)
         times: list[float] = []
         with torch.inference_mode():
             self._synchronize()

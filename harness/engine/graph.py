@@ -25,13 +25,15 @@ from harness.types import Completion, Context, Request, Served, Session
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """`batch_size` rows decode together. `capture` puts each shape of a step into a CUDA graph; without a GPU nothing
+    """`batch_size` rows decode together; for quality, a shared prefix of at least `min_prefix` tokens is computed once
+    (0: never). `capture` puts each shape of a step into a CUDA graph; without a GPU nothing
     is captured. `int4_kernel`: see `harness.loading.load`. `unpack_int4` answers for quality from plain weights on a
     CPU (`harness.unpacking`). `constrained` keeps answers within the suite's output grammar (quality; by the eager
     engine, as each token asks the host what is allowed next). Tokens are drawn at a
     `temperature` above 0, of the likeliest that reach `top_p` together; see `harness.engine.ops.drawn`."""
 
     batch_size: int = 32
+    min_prefix: int = 32
     capture: bool = True
     int4_kernel: str = "auto"
     unpack_int4: bool = True
@@ -39,7 +41,7 @@ class Graph:
     temperature: float = 0.0
     top_p: float = 1.0
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "llguidance")
     REQUIRES: ClassVar[tuple[str, ...]] = ("llguidance",)
 
@@ -60,6 +62,7 @@ class Graph:
             return ClassifierSession(self.batch_size, loaded, context)
         eager = Eager(
             self.batch_size,
+            self.min_prefix,
             int4_kernel=self.int4_kernel,
             constrained=self.constrained,
             temperature=self.temperature,
@@ -115,8 +118,10 @@ class GraphSession:
         """Completions of rendered prompts, in the order given; `progress` hears how many are done. Where tokens are
         drawn, a prompt's place in the list is the key of its noise."""
         told = self.tokenizer(list(prompts), add_special_tokens=False).input_ids if prompts else []
-        asked = [Request(ids, max_new_tokens, key=i) for i, ids in enumerate(told)]
-        made = self._serve(asked, min(self.knobs.batch_size, len(asked)), self.eager.stops, progress)
+        shared = self.eager.worthwhile_prefix(told)
+        asked = [Request(ids[shared:], max_new_tokens, key=i) for i, ids in enumerate(told)]
+        prefix = told[0][:shared] if told else []
+        made = self._serve(asked, min(self.knobs.batch_size, len(asked)), self.eager.stops, progress, prefix=prefix)
         texts = self.tokenizer.batch_decode([m.tokens for m in made], skip_special_tokens=True)
         return [Completion(t, len(m.tokens), m.finished) for t, m in zip(texts, made, strict=True)]
 
@@ -163,6 +168,7 @@ class GraphSession:
     def _warm(self, asked: Sequence[Request], rows: int | None = None) -> None:
         """Captures every shape that serving these requests meets before a clock starts."""
         slots = self.slots(rows or len(asked), max(len(r.prompt) + r.max_new_tokens for r in asked))
+        slots.share(())
         slots.warm(rows or len(asked), [len(r.prompt) for r in asked])
 
     def _serve(
@@ -172,8 +178,10 @@ class GraphSession:
         stops: Any = (),
         progress: Callable[[int], None] = lambda done: None,
         admitted: Callable[[], None] = lambda: None,
+        prefix: Sequence[int] = (),
     ) -> list[Served]:
-        slots = self.slots(rows, max(len(r.prompt) + r.max_new_tokens for r in asked))
+        slots = self.slots(rows, len(prefix) + max(len(r.prompt) + r.max_new_tokens for r in asked))
+        slots.share(prefix)
         order = sorted(range(len(asked)), key=lambda i: -len(asked[i].prompt))  # like widths are read together
         made = serve(
             slots, [asked[i] for i in order], stops,

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 BLOCK_KEYS = 64
+PROMPT_ROWS = 64  # queries of a prompt in one program: its tokens by the heads that share their keys
 EXACT = {"enable_fp_fusion": False}  # round where PyTorch does
 FEW_ROWS = 32  # up to which a product is a matter of reading its weight
 PROGRAMS = 264  # to keep the 132 processors of an H100 busy, twice
@@ -63,19 +64,16 @@ def silu_mul(gate: Any, up: Any) -> Any:
 
 
 @triton.jit
-def _turn(given, made, there, c, s, SIZE: tl.constexpr):
+def _turned(given, there, c, s, SIZE: tl.constexpr):
     a = tl.load(given, there, 0.0).to(tl.float32)
     b = tl.load(given + SIZE // 2, there, 0.0).to(tl.float32)
     kind = given.dtype.element_ty
-    first, second = (a * c - b * s).to(kind), (b * c + a * s).to(kind)
-    tl.store(made, first, there)  # not in place: lanes that hold the same elements would race
-    tl.store(made + SIZE // 2, second, there)
-    return first, second
+    return (a * c - b * s).to(kind), (b * c + a * s).to(kind)
 
 
 @triton.jit
 def _rotate_and_store(
-    query, key, value, turned_query, turned_key, cos, sin, keys, values, slots, positions,
+    query, key, value, turned, cos, sin, keys, values, slots, positions,
     tokens, query_token, key_token, value_token, slot_stride, head_stride,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, SIZE: tl.constexpr, MOST: tl.constexpr, KV_MOST: tl.constexpr,
 ):  # fmt: skip
@@ -85,72 +83,75 @@ def _rotate_and_store(
     c = tl.load(cos + position * SIZE + half).to(tl.float32)
     s = tl.load(sin + position * SIZE + half).to(tl.float32)
     h, kv = tl.arange(0, MOST)[:, None], tl.arange(0, KV_MOST)[:, None]
-    at = h * SIZE + half
-    _turn(query + token * query_token + at, turned_query + token * HEADS * SIZE + at, h < HEADS, c, s, SIZE)
-    at, there = kv * SIZE + half, kv < KV_HEADS
-    first, second = _turn(
-        key + token * key_token + at, turned_key + token * KV_HEADS * SIZE + at, there, c, s, SIZE
-    )  # fmt: skip
-    place = tl.load(slots + token // tokens) * slot_stride + position * SIZE + kv * head_stride
-    tl.store(keys + place + half, first, there)
-    tl.store(keys + place + SIZE // 2 + half, second, there)
+    first, second = _turned(query + token * query_token + h * SIZE + half, h < HEADS, c, s, SIZE)
+    place = turned + token * HEADS * SIZE + h * SIZE + half  # not in place: lanes with the same elements would race
+    tl.store(place, first, h < HEADS)
+    tl.store(place + SIZE // 2, second, h < HEADS)
+    there = kv < KV_HEADS
+    slot = tl.load(slots + token // tokens) * slot_stride + position * SIZE + kv * head_stride
+    first, second = _turned(key + token * key_token + kv * SIZE + half, there, c, s, SIZE)
+    tl.store(keys + slot + half, first, there)
+    tl.store(keys + slot + SIZE // 2 + half, second, there)
     v = tl.load(value + token * value_token + kv * SIZE + whole, there, 0.0)
-    tl.store(values + place + whole, v, there)
+    tl.store(values + slot + whole, v, there)
 
 
 def rotate_and_store(
     query: Any, key: Any, value: Any, turns: tuple[Any, Any], cache: tuple[Any, Any], slots: Any, positions: Any
-) -> tuple[Any, Any]:
+) -> Any:
     """See `harness.engine.ops.rotate_and_store`: a program a token. Heads of a token stand side by side, tokens at any
     distance (the three may be parts of one product)."""
     rows, tokens, heads, size = query.shape
     kv_heads = key.shape[2]
-    turned = tuple(torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (query, key))
+    turned = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     distances = (t.stride(1 if tokens > 1 else 0) for t in (query, key, value))  # one token alone may have any
     _rotate_and_store[(rows * tokens,)](
-        query, key, value, *turned, *turns, *cache, slots, positions.contiguous(),
+        query, key, value, turned, *turns, *cache, slots, positions.contiguous(),
         tokens, *distances, cache[0].stride(0), cache[0].stride(1), HEADS=heads, KV_HEADS=kv_heads, SIZE=size,
         MOST=triton.next_power_of_2(heads), KV_MOST=triton.next_power_of_2(kv_heads), num_warps=4,
     )  # fmt: skip
-    return turned[0], turned[1]
+    return turned
 
 
 @triton.jit
 def _attend_part(
-    query, keys, values, slots, positions, sums, peaks, parts, out, scale, query_row, slot_stride, head_stride,
+    query, keys, values, slots, positions, sums, peaks, parts, out, scale, tokens, slot_stride, head_stride,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, SIZE: tl.constexpr, SPLITS: tl.constexpr,
-    ROWS: tl.constexpr, KEYS: tl.constexpr,
+    TOKENS: tl.constexpr, HEADS: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
-    row, kv, split = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
-    length = tl.load(positions + row) + 1
+    row, kv = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    split, block = tl.program_id(2) % SPLITS, tl.program_id(2) // SPLITS
+    r, d, n = tl.arange(0, TOKENS * HEADS), tl.arange(0, SIZE), tl.arange(0, KEYS)
+    token, g = block * TOKENS + r // HEADS, r % HEADS
+    there = (token < tokens) & (g < GROUP)
+    position = tl.load(positions + row * tokens + token, there, 0)
+    length = tl.max(position, 0) + 1
     share = tl.cdiv(tl.cdiv(length, SPLITS), KEYS) * KEYS
     start, stop = split * share, tl.minimum(split * share + share, length)
-    g, d, n = tl.arange(0, ROWS), tl.arange(0, SIZE), tl.arange(0, KEYS)
-    heads = kv * GROUP + g
-    q = tl.load(query + row * query_row + heads[:, None] * SIZE + d[None, :], (g < GROUP)[:, None], 0.0)
+    head = (row * tokens + token) * KV_HEADS * GROUP + kv * GROUP + g
+    q = tl.load(query + head[:, None] * SIZE + d[None, :], there[:, None], 0.0)
     base = tl.load(slots + row) * slot_stride + kv * head_stride
-    peak = tl.full((ROWS,), float("-inf"), tl.float32)
-    total = tl.zeros((ROWS,), tl.float32)
-    found = tl.zeros((ROWS, SIZE), tl.float32)
+    peak = tl.full((TOKENS * HEADS,), float("-inf"), tl.float32)
+    total = tl.zeros((TOKENS * HEADS,), tl.float32)
+    found = tl.zeros((TOKENS * HEADS, SIZE), tl.float32)
     for at in range(start, stop, KEYS):
-        there = at + n < stop
-        k = tl.load(keys + base + (at + n)[None, :] * SIZE + d[:, None], there[None, :], 0.0)
+        k = tl.load(keys + base + (at + n)[None, :] * SIZE + d[:, None], (at + n < stop)[None, :], 0.0)
         scores = tl.dot(q, k, input_precision="ieee") * scale
-        scores = tl.where(there[None, :], scores, float("-inf"))
+        scores = tl.where((at + n)[None, :] <= position[:, None], scores, float("-inf"))
         higher = tl.maximum(peak, tl.max(scores, 1))
         shrink, weights = tl.exp(peak - higher), tl.exp(scores - higher[:, None])
-        v = tl.load(values + base + (at + n)[:, None] * SIZE + d[None, :], there[:, None], 0.0)
+        v = tl.load(values + base + (at + n)[:, None] * SIZE + d[None, :], (at + n < stop)[:, None], 0.0)
         found = found * shrink[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
         total = total * shrink + tl.sum(weights, 1)
         peak = higher
-    place = (row * KV_HEADS * GROUP + heads) * SPLITS + split
+    place = head * SPLITS + split
     if SPLITS == 1:  # nothing to merge
         made = (found / total[:, None]).to(out.dtype.element_ty)
-        tl.store(out + place[:, None] * SIZE + d[None, :], made, (g < GROUP)[:, None])
+        tl.store(out + place[:, None] * SIZE + d[None, :], made, there[:, None])
     else:
-        tl.store(peaks + place, peak, g < GROUP)
-        tl.store(sums + place, total, g < GROUP)
-        tl.store(parts + place[:, None] * SIZE + d[None, :], found, (g < GROUP)[:, None])
+        tl.store(peaks + place, peak, there)
+        tl.store(sums + place, total, there)
+        tl.store(parts + place[:, None] * SIZE + d[None, :], found, there[:, None])
 
 
 @triton.jit
@@ -165,22 +166,30 @@ def _merge_parts(sums, peaks, parts, out, SIZE: tl.constexpr, SPLITS: tl.constex
     tl.store(out + head * SIZE + d, merged.to(out.dtype.element_ty))
 
 
-def attend_slots(query: Any, cache: tuple[Any, Any], slots: Any, positions: Any, scale: float) -> Any:
-    """See `harness.engine.ops.attend_slots`. A row's keys are split among programs and the parts merged by their peaks
-    (Dao et al., "Flash-Decoding", 2023); only the keys that a row has are read."""
-    rows, heads, size = query.shape
+def attend(query: Any, cache: tuple[Any, Any], slots: Any, positions: Any, scale: float) -> Any:
+    """See `harness.engine.ops.attend`. A program takes some tokens of a row with all heads that share their keys. Of a
+    row with one token the keys are split among programs and the parts merged by their peaks (Dao et al.,
+    "Flash-Decoding", 2023). Only the keys that a row has are read."""
+    query = query.contiguous()
+    rows, tokens, heads, size = query.shape
     kv_heads = cache[0].shape[1]
-    most = triton.next_power_of_2(triton.cdiv(cache[0].shape[2], BLOCK_KEYS))
-    splits = min(most, 16, triton.next_power_of_2(triton.cdiv(PROGRAMS, rows * kv_heads)))
-    sums, peaks = torch.empty((2, rows, heads, splits), dtype=torch.float32, device=query.device)
-    parts = torch.empty((rows, heads, splits, size), dtype=torch.float32, device=query.device)
-    out = torch.empty((rows, heads, size), dtype=query.dtype, device=query.device)
     group = heads // kv_heads
-    _attend_part[(rows, kv_heads, splits)](
+    beside = triton.next_power_of_2(group)
+    if tokens == 1:
+        most = triton.next_power_of_2(triton.cdiv(cache[0].shape[2], BLOCK_KEYS))
+        splits = min(most, 16, triton.next_power_of_2(triton.cdiv(PROGRAMS, rows * kv_heads)))
+        together, beside = 1, max(16, beside)
+    else:  # float32 has no tensor cores: more than 16 take a minute to compile
+        splits, together = 1, max(1, (16 if query.dtype == torch.float32 else PROMPT_ROWS) // beside)
+    many = tokens == 1 and splits == 1
+    sums, peaks = torch.empty((2, rows, heads, splits), dtype=torch.float32, device=query.device)
+    parts = torch.empty((rows, heads, splits, size) if splits > 1 else 0, dtype=torch.float32, device=query.device)
+    out = torch.empty_like(query)
+    _attend_part[(rows, kv_heads, splits * triton.cdiv(tokens, together))](
         query, *cache, slots, positions.contiguous(), sums, peaks, parts, out, scale,
-        query.stride(0), cache[0].stride(0), cache[0].stride(1),
-        KV_HEADS=kv_heads, GROUP=group, SIZE=size, SPLITS=splits,
-        ROWS=max(16, triton.next_power_of_2(group)), KEYS=BLOCK_KEYS, num_warps=4,
+        tokens, cache[0].stride(0), cache[0].stride(1),
+        KV_HEADS=kv_heads, GROUP=group, SIZE=size, SPLITS=splits, TOKENS=together, HEADS=beside,
+        KEYS=BLOCK_KEYS // 2 if many else BLOCK_KEYS, num_warps=2 if many else 4, num_stages=2 if many else 3,
     )  # fmt: skip
     if splits > 1:
         _merge_parts[(rows * heads,)](sums, peaks, parts, out, SIZE=size, SPLITS=splits, num_warps=1)

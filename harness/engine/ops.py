@@ -143,24 +143,23 @@ def silu_mul(gate: Any, up: Any) -> Any:
 
 def rotate_and_store(
     heads: tuple[Any, Any, Any], turns: tuple[Any, Any], cache: tuple[Any, Any], slots: Any, positions: Any
-) -> tuple[Any, Any]:
+) -> Any:
     """Queries and keys turned by their positions (RoPE, Su et al., arXiv 2104.09864, halves apart as in Llama), and
     keys and values written into their slots.
 
     `heads` are queries, keys and values [rows, tokens, heads, size], `turns` the cosines and sines [positions, size],
     `cache` keys and values [slots, heads, capacity, size], `slots` [rows] and `positions` [rows, tokens] where to
-    write. Returns the turned queries and keys.
+    write. Returns the turned queries.
     """
     query, key, value = heads
     if fast := _kernels(query):
-        found: tuple[Any, Any] = fast.rotate_and_store(query, key, value, turns, cache, slots, positions)
-        return found
+        return fast.rotate_and_store(query, key, value, turns, cache, slots, positions)
     cos, sin = (t[positions].unsqueeze(2).to(query.dtype) for t in turns)
     turned = tuple(t * cos + _half_turned(t) * sin for t in (query, key))
     places = slots[:, None].expand_as(positions)
     cache[0][places, :, positions] = turned[1]
     cache[1][places, :, positions] = value
-    return turned[0], turned[1]
+    return turned[0]
 
 
 def _half_turned(x: Any) -> Any:
@@ -170,37 +169,30 @@ def _half_turned(x: Any) -> Any:
     return torch.cat((-second, first), dim=-1)
 
 
-def attend_slots(query: Any, cache: tuple[Any, Any], slots: Any, positions: Any, scale: float) -> Any:
-    """One new token a row against all tokens of its slot up to and with its own position.
+def attend(query: Any, cache: tuple[Any, Any], slots: Any, positions: Any, scale: float) -> Any:
+    """New tokens of each row against all tokens of its slot up to and with their own positions, which are in it.
 
-    `query` [rows, heads, size]; `slots` and `positions` [rows]. Returns [rows, heads, size].
+    `query` [rows, tokens, heads, size], `cache` keys and values [slots, kv heads, capacity, size]; `slots` [rows] and
+    `positions` [rows, tokens]. Returns [rows, tokens, heads, size].
     """
     if fast := _kernels(query):
-        return fast.attend_slots(query, cache, slots, positions, scale)
+        return fast.attend(query, cache, slots, positions, scale)
     import torch
     from torch.nn.functional import scaled_dot_product_attention
 
-    rows, heads, size = query.shape
+    rows, tokens, heads, size = query.shape
     most = int(positions.max()) + 1
     first, last = int(slots[0]), int(slots[-1]) + 1
     side_by_side = last - first == rows and bool((slots.diff() == 1).all())
     keys, values = (t[first:last, :, :most] if side_by_side else t[slots, :, :most] for t in cache)
-    grouped = query.reshape(rows, keys.shape[1], heads // keys.shape[1], size)
-    seen = torch.arange(most, device=query.device) <= positions[:, None]
-    found = scaled_dot_product_attention(grouped, keys, values, attn_mask=seen[:, None, None], scale=scale)
-    return found.reshape(rows, heads, size)
-
-
-def attend_prompt(query: Any, key: Any, value: Any, scale: float) -> Any:
-    """Causal attention within prompts [rows, tokens, heads, size] that begin at position 0."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.nn.functional import scaled_dot_product_attention
-
-    q, k, v = (t.transpose(1, 2) for t in (query, key, value))
-    # cuDNN's own fails on parts of one product ("mha_graph.execute", torch 2.11 on an H100)
-    with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
-        seen = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
-    return seen.transpose(1, 2)
+    # heads that share their keys stand beside each other as tokens do
+    shape = rows, keys.shape[1], heads // keys.shape[1], tokens
+    seen = (torch.arange(most, device=query.device) <= positions[:, :, None])[:, None, None]
+    found = scaled_dot_product_attention(
+        query.transpose(1, 2).reshape(*shape[:2], -1, size), keys, values,
+        attn_mask=seen.expand(rows, 1, *shape[2:], most).flatten(2, 3), scale=scale,
+    )  # fmt: skip
+    return found.view(rows, heads, tokens, size).transpose(1, 2)
 
 
 def dynamic_linear(x: Any, weight: Any, scale: Any, bias: Any) -> Any:

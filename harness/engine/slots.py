@@ -46,8 +46,27 @@ class DecoderSlots:
         self._tokens = torch.zeros(rows + 1, dtype=torch.long, device=self.device)
         self._positions = torch.zeros(rows + 1, dtype=torch.long, device=self.device)
         self._keys = torch.zeros(rows + 1, dtype=torch.long, device=self.device)
+        self._prefix: tuple[int, ...] = ()  # which stands in all slots
+        self._begin = torch.zeros((), dtype=torch.long, device=self.device)  # its length
         self._runs: dict[tuple[int, int], _Run] = {}
         self._pool = torch.cuda.graph_pool_handle() if capture else None
+
+    def share(self, prefix: Sequence[int]) -> None:
+        """Reads what all prompts to come begin with into every slot, once; they are then admitted without it. Nothing
+        of what is in the slots may be wanted any more."""
+        import torch
+
+        if tuple(prefix) == self._prefix:
+            return
+        self._prefix = ()
+        self._begin.zero_()
+        if prefix:
+            self.admit([prefix], [self.rows], [0])
+            with torch.inference_mode():
+                for kept in (t for layer in self.decoder.cache for t in layer):
+                    kept[:-1, :, : len(prefix)] = kept[-1:, :, : len(prefix)]
+                self._begin.fill_(len(prefix))
+        self._prefix = tuple(prefix)
 
     def admit(self, prompts: Sequence[Sequence[int]], slots: Sequence[int], keys: Sequence[int]) -> Tokens:
         """Reads prompts, those of like width together; see `harness.engine.serving.Slots`."""
@@ -101,7 +120,7 @@ class DecoderSlots:
         """How wide a prompt is read: its own width, or where widths are captured the next of four between two powers
         of two: of more than 128 tokens, at most a fifth is padding."""
         step = max(MIN_WIDTH, power(length) // 8)
-        return min(-(-length // step) * step, self.capacity) if self.capture else length
+        return min(-(-length // step) * step, self.capacity - len(self._prefix)) if self.capture else length
 
     def _run(self, rows: int, width: int, ids: Any, slots: list[int], last: Any, keys: Any = None) -> Tokens:
         run = self._runs.get((rows, width)) or _Run(self, rows, width)
@@ -117,8 +136,8 @@ class DecoderSlots:
             positions = self._positions[slots]
             logits = self.decoder(self._tokens[slots][:, None], slots, positions[:, None])
         else:
-            places = torch.arange(ids.shape[1], device=self.device).expand(ids.shape)
-            positions = last
+            places = (self._begin + torch.arange(ids.shape[1], device=self.device)).expand(ids.shape)
+            positions = self._begin + last
             logits = self.decoder(ids, slots, places, last)
             if keys is not None:
                 self._keys[slots] = keys

@@ -39,13 +39,14 @@ def test_captured_or_not_the_tokens_are_the_eager_engines(tmp_path: Path, name: 
     """In float32, every row."""
     folder = saved(tmp_path, *MODELS[name])
     eager = EagerSession(Eager(batch_size=1, min_prefix=0), load(folder, CUDA), CUDA)
-    told = [eager.generate([p], 60)[0] for p in longer()]
+    asked = [[f"{beginning}{p}" for p in longer()] for beginning in ("", "abcde " * 9, "bcdea " * 9)]
+    told = [[eager.generate([p], 60)[0] for p in prompts] for prompts in asked]
     for capture in (True, False):
         session = Graph(batch_size=4, capture=capture).start(folder, CUDA)
         assert isinstance(session, GraphSession)
         assert session.captured is capture
         for _ in range(3):  # the second use of a shape is captured, the third replayed
-            assert session.generate(longer(), 60) == told
+            assert [session.generate(prompts, 60) for prompts in asked] == told
 
 
 @pytest.mark.parametrize("knobs", [{"temperature": 0.8}, {"temperature": 1.5, "top_p": 0.9}])
@@ -86,11 +87,12 @@ def test_each_part_of_a_step_gives_the_same_bits(rows: int) -> None:
     x, wide = normal(rows, 2048), normal(rows, 5632)
     cache = normal(33, 4, 512, 64), normal(33, 4, 512, 64)
     at, slot = torch.randint(100, 400, (rows,), device="cuda"), torch.randperm(32, device="cuda")[:rows]
-    query, ties = normal(rows, 32, 64), normal(rows, 32000).round()
+    query, prompts, ties = normal(rows, 32, 64), normal(rows, 40, 32, 64), normal(rows, 32000).round()
     parts: dict[str, Callable[[], Any]] = {
         **{f"{n} by 2048": partial(torch.nn.functional.linear, x, normal(n, 2048)) for n in (2048, 3072, 11264, 32000)},
         "2048 by 5632": partial(torch.nn.functional.linear, wide, normal(2048, 5632)),
-        "attention": lambda: ops.attend_slots(query, cache, slot, at, 0.125),
+        "attention": lambda: ops.attend(query[:, None], cache, slot, at[:, None], 0.125),
+        "attention of prompts": lambda: ops.attend(prompts, cache, slot, at[:, None] + torch.arange(40).cuda(), 0.125),
         "norm": lambda: ops.add_rms_norm(x, x, x[0], 1e-5)[0],
         "argmax": lambda: ties.argmax(dim=-1),
     }
