@@ -82,30 +82,33 @@ def _rotate_and_store(
     half, whole = tl.arange(0, SIZE // 2)[None, :], tl.arange(0, SIZE)[None, :]
     c = tl.load(cos + position * SIZE + half).to(tl.float32)
     s = tl.load(sin + position * SIZE + half).to(tl.float32)
-    h, kv = tl.arange(0, MOST)[:, None], tl.arange(0, KV_MOST)[:, None]
-    first, second = _turned(query + token * query_token + h * SIZE + half, h < HEADS, c, s, SIZE)
-    place = turned + token * HEADS * SIZE + h * SIZE + half  # not in place: lanes with the same elements would race
-    tl.store(place, first, h < HEADS)
-    tl.store(place + SIZE // 2, second, h < HEADS)
-    there = kv < KV_HEADS
-    slot = tl.load(slots + token // tokens) * slot_stride + position * SIZE + kv * head_stride
-    first, second = _turned(key + token * key_token + kv * SIZE + half, there, c, s, SIZE)
-    tl.store(keys + slot + half, first, there)
-    tl.store(keys + slot + SIZE // 2 + half, second, there)
-    v = tl.load(value + token * value_token + kv * SIZE + whole, there, 0.0)
-    tl.store(values + slot + whole, v, there)
+    if tl.program_id(1) == 0:  # its queries, else its keys and values
+        h = tl.arange(0, MOST)[:, None]
+        first, second = _turned(query + token * query_token + h * SIZE + half, h < HEADS, c, s, SIZE)
+        place = turned + token * HEADS * SIZE + h * SIZE + half  # not in place: lanes with the same elements would race
+        tl.store(place, first, h < HEADS)
+        tl.store(place + SIZE // 2, second, h < HEADS)
+    else:
+        kv = tl.arange(0, KV_MOST)[:, None]
+        there = kv < KV_HEADS
+        slot = tl.load(slots + token // tokens) * slot_stride + position * SIZE + kv * head_stride
+        left, right = _turned(key + token * key_token + kv * SIZE + half, there, c, s, SIZE)
+        tl.store(keys + slot + half, left, there)
+        tl.store(keys + slot + SIZE // 2 + half, right, there)
+        v = tl.load(value + token * value_token + kv * SIZE + whole, there, 0.0)
+        tl.store(values + slot + whole, v, there)
 
 
 def rotate_and_store(
     query: Any, key: Any, value: Any, turns: tuple[Any, Any], cache: tuple[Any, Any], slots: Any, positions: Any
 ) -> Any:
-    """See `harness.engine.ops.rotate_and_store`: a program a token. Heads of a token stand side by side, tokens at any
-    distance (the three may be parts of one product)."""
+    """See `harness.engine.ops.rotate_and_store`: two programs a token. Heads of a token stand side by side, tokens at
+    any distance (the three may be parts of one product)."""
     rows, tokens, heads, size = query.shape
     kv_heads = key.shape[2]
     turned = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     distances = (t.stride(1 if tokens > 1 else 0) for t in (query, key, value))  # one token alone may have any
-    _rotate_and_store[(rows * tokens,)](
+    _rotate_and_store[(rows * tokens, 2)](
         query, key, value, turned, *turns, *cache, slots, positions.contiguous(),
         tokens, *distances, cache[0].stride(0), cache[0].stride(1), HEADS=heads, KV_HEADS=kv_heads, SIZE=size,
         MOST=triton.next_power_of_2(heads), KV_MOST=triton.next_power_of_2(kv_heads), num_warps=4,
