@@ -13,7 +13,7 @@ import pytest
 from harness import compare, ledger
 from harness.types import RunRecord, Status
 from tests import records
-from tests.test_report import HOSTILE, Page, folder
+from tests.pages import HOSTILE, Page, folder
 
 CELL = records.cell_id("lora", "int8")
 Changed = Callable[[RunRecord], RunRecord]

@@ -34,7 +34,7 @@ from harness.types import Cell, Completion, RunRecord, Status, digest, plain
 from tests import records
 from tests.cells import _config, cell
 from tests.grids import ROOT, TINY, harness, run_folder
-from tests.test_report import HOSTILE
+from tests.pages import HOSTILE
 
 Ran = tuple[Path, Path]
 

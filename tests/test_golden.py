@@ -19,7 +19,7 @@ import pytest
 from harness import ledger, report
 from harness.types import Status
 from tests import records
-from tests.test_report import folder
+from tests.pages import folder
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = ("whole", "partial")

@@ -11,7 +11,7 @@ import pytest
 from harness import index, ledger, report
 from harness.types import RunRecord, Status
 from tests import records
-from tests.test_report import HOSTILE, Page, folder
+from tests.pages import HOSTILE, Page, folder
 
 
 def run(path: Path, quality: float = 0.8, hardware: str = "Example CPU, 2 cores", rows: int = 96) -> Path:

@@ -20,7 +20,7 @@ from harness.decide import Candidate, CostLine, Facts, Pair, Policy, choose
 from harness.decide.rule import judge, volume_of
 from harness.types import plain
 from tests import records
-from tests.test_report import HOSTILE, folder
+from tests.pages import HOSTILE, folder
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt-get install chromium)")

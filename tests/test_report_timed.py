@@ -1,0 +1,165 @@
+"""What a report tells of timings: how and beside what they were taken, adapters, load, and the cost that follows."""
+
+from __future__ import annotations
+
+import csv
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import report
+from harness.report import evidence
+from harness.report.page import view
+from harness.report.run import read
+from harness.types import Measurement, RunRecord, Status
+from tests import records
+from tests.pages import HOSTILE, Page, folder, page
+
+
+def test_steps_that_were_launched_otherwise_are_not_compared_silently(tmp_path: Path) -> None:
+    def launched(how: str, cells: list[RunRecord]) -> list[RunRecord]:
+        return [replace(r, steps={**r.steps, "latency": {"facts": {"how": how}}}) for r in cells]
+
+    cells, rows = records.grid()
+    alike = folder(tmp_path / "alike", launched("CUDA graph", cells), rows, records.ids())
+    assert not [c for c in evidence.caveats(read(alike)) if "launched alike" in c]
+    mixed = launched("CUDA graph", cells[:-1]) + launched("not captured: it asks the host", cells[-1:])
+    (told,) = [
+        c for c in evidence.caveats(read(folder(tmp_path / "mixed", mixed, rows, records.ids()))) if "alike" in c
+    ]
+    assert "not captured: it asks the host (full_ft/dynamic)" in told
+
+
+def test_a_machine_that_changed_its_pace_is_told(tmp_path: Path) -> None:
+    cells, rows = records.grid()
+    drifts = [1.02, 1.31, *[1.0] * 13]
+    timed = [
+        replace(r, measurements=(*r.measurements, Measurement("round_drift", d, "×", "lower", 2)))
+        for r, d in zip(cells, drifts, strict=True)
+    ]
+    run = folder(tmp_path, timed, rows, records.ids())
+    (told,) = [c for c in evidence.caveats(read(run)) if "pace" in c]
+    assert "timed: prompt_rag/int8 took over 10% longer" in told
+
+
+def test_a_lora_beside_its_base_is_told(tmp_path: Path) -> None:
+    cells, rows = records.grid()
+    times = {
+        "load_ms": 311.0, "swap_ms": 15.5, "step_ms/beside": 66.0, "step_ms/merged": 47.2, "batch_step_ms/each": 182.0,
+        "batch_step_ms/one": 75.8,
+    }  # fmt: skip
+    made = [Measurement(f"adapter/{k}", v, "ms", "lower", 8) for k, v in times.items()]
+    made += [
+        Measurement("adapter/bytes", 9.8e6, "bytes", "lower", 1),
+        Measurement("adapter/count", 4, "adapters", "higher", 1),
+    ]
+    tuned = [
+        replace(r, measurements=(*r.measurements, *made)) if r.adaptation == "lora" and r.quantization == "fp16" else r
+        for r in cells
+    ]
+    run = folder(tmp_path / "tuned", tuned, rows, records.ids())
+    text = page(run)
+    for told in (
+        "lora/fp16: an adapter takes 10 MB; one more is loaded in 311 ms and another chosen in 15.5 ms.",
+        "A token takes 66.0 ms with the adapter beside its base and 47.2 ms merged.",
+        "Of 4 rows with an adapter each, a step takes 182 ms, and 75.8 ms where all have one",
+    ):
+        assert told in text, told
+    assert "an adapter takes 10 MB" in (run / "report.md").read_text(encoding="utf-8").replace("\\", "")
+    assert "A LoRA beside its base" not in page(folder(tmp_path / "none", cells, rows, records.ids()))
+
+
+def test_cells_timed_beside_other_work_are_named_with_what_it_was(tmp_path: Path) -> None:
+    def noisy(r: RunRecord, flag: float, facts: Any) -> RunRecord:
+        measured = {
+            "noisy": (flag, "flag"), "other_work/cores": (0.4321, "cores"), "warmup_requests": (7.0, "requests"),
+            "clock_mhz/sm": (1410.0, "MHz"), "temperature_c": (61.0, "°C"),
+        }  # fmt: skip
+        more = (Measurement(name, value, unit, "lower", 1) for name, (value, unit) in measured.items())
+        return replace(r, measurements=(*r.measurements, *more), steps={**r.steps, "latency": {"facts": facts}})
+
+    cells, rows = records.grid()
+    quiet = [noisy(r, 0.0, {"noise": []}) for r in cells]
+    run = folder(tmp_path / "quiet", quiet, rows, records.ids())
+    assert not [c for c in evidence.caveats(read(run)) if "other work" in c]
+    text = page(run)
+    for odd in ("noisy", "other_work", "0.4321", "0.432", "warmup_requests", "1,410", "clock_mhz", "temperature_c"):
+        assert odd not in text, odd
+    found = [
+        noisy(cells[0], 1.0, {"noise": ["other processes kept 0.43 of 2 cores busy", HOSTILE]}),
+        noisy(cells[1], 1.0, {"noise": HOSTILE}),
+        noisy(cells[2], 1.0, None),
+        *quiet[3:],
+    ]
+    run = folder(tmp_path / "noisy", found, rows, records.ids())
+    (told,) = [c for c in evidence.caveats(read(run)) if "other work" in c]
+    assert "hold still: prompt_rag/fp16 (other processes kept 0.43 of 2 cores busy, </pre>" in told
+    assert "; prompt_rag/int8 (no reason kept); prompt_rag/gptq (no reason kept). These" in told
+    assert "prompt_rag/awq" not in told
+    text = page(run)
+    seen = Page(text)
+    assert (seen.open, seen.wrong) == ([], [])
+    assert "img" not in seen.tags
+    assert text.count("<script") == 2
+    assert "kept 0.43 of 2 cores busy, &lt;/pre&gt;" in text
+    markdown = (run / "report.md").read_text(encoding="utf-8")
+    assert "prompt\\_rag/fp16 (other processes kept 0.43 of 2 cores busy, " in markdown
+    assert re.search(r"(?<!\\)<(script|img)", markdown) is None
+    assert "\u202e" not in text + markdown
+
+
+def test_load_is_told_with_its_service_level_and_what_failed(tmp_path: Path) -> None:
+    cells, rows = records.grid()
+    found = {
+        "closed_1/ttft_ms/p95": (12.0, "ms"), "closed_8/tokens_per_s": (812.0, "tok/s"),
+        "goodput_requests_per_s": (3.4, "req/s"), "goodput_failed_at": (3.6, "req/s"), "host_bound": (1.0, "flag"),
+        "kv_bytes_per_token": (23_040.0, "bytes"), "predicted_rows/8GB": (0.0, "rows"),
+        "predicted_rows/80GB": (12_345.0, "rows"), "times_limit": (81.1, "×"),
+    }  # fmt: skip
+    made = tuple(Measurement(name, value, unit, "higher", 200) for name, (value, unit) in found.items())
+    level = {"level": {"ttft_ms": 500, "token_ms": 100, "share": 0.95}, "open_requests": 200}
+    config = {**cells[0].config, "measure": {"params": {"latency": {**level, "output_tokens": 32}}}}
+    first = replace(cells[0], measurements=(*cells[0].measurements, *made), config=config)
+    run = folder(tmp_path / "loaded", [first, *cells[1:]], rows, records.ids())
+    text = page(run)
+    section = text[text.index('id="load"') : text.index('id="scores"')]
+    for told in (
+        "1 client: first token p95", "8 clients: throughput", "12.0 ms", "812", "3.40 req/s", "not at 3.60 req/s",
+        "95% of the requests with the first token within 500 ms and tokens at most 100 ms apart",
+    ):  # fmt: skip
+        assert told in section, told
+    assert section.count("<tr>") == 3 + 1, "two heads, and the one cell that was measured in both"
+    assert "<td>23 kB</td><td>does not fit</td><td>12,345</td>" in section
+    assert "200 tokens at most" in section
+    assert "Host-bound: prompt_rag/fp16. A step takes" in text
+    assert "81.1 ×" in text
+    assert "| prompt\\_rag/fp16 | 12.0 ms |" in (run / "report.md").read_text(encoding="utf-8")
+    assert 'id="load"' not in page(folder(tmp_path / "none", cells, rows, records.ids()))
+
+
+def test_every_table_has_the_cost_that_the_choice_was_made_on(tmp_path: Path) -> None:
+    """At the goodput where every cell has one: 10 requests a second, half used, $3.60 an hour, is $0.20 per 1,000."""
+    cells, rows = records.grid()
+    price = {**cells[0].config["price"], "usd_per_hour": 3.6, "utilization": 0.5, "volume_requests": 1e12}
+    rate = Measurement("goodput_requests_per_s", 10.0, "req/s", "higher", 200)
+    long = Measurement("open/tokens/mean", 70.0, "tokens", "lower", 200)
+    loaded = [
+        replace(r, measurements=(*r.measurements, long, rate), config={**r.config, "price": price})
+        for r in cells
+        if r.status is Status.OK
+    ]
+    run = folder(tmp_path, loaded, rows, [r.id for r in loaded])
+    report.write(run)
+    assert "$0.200 per 1,000 requests" in (run / "report.md").read_text(encoding="utf-8")
+    found = view(read(run))
+    assert next(c["text"] for c in found["headline"] if c["title"].startswith("Cost")) == "$0.200"
+    column = found["all_cells"]["columns"].index("Cost per 1,000")
+    assert {row["values"][column]["text"] for row in found["all_cells"]["rows"]} == {"$0.200"}
+    table = csv.DictReader((run / "report.csv").read_text(encoding="utf-8").splitlines())
+    assert [float(line["cost_usd_per_1000"]) for line in table] == pytest.approx([0.2] * len(loaded))
+    without = [loaded[0], *(replace(r, measurements=r.measurements[:-1]) for r in loaded[1:])]
+    batched = view(read(folder(tmp_path / "batched", without, rows, [r.id for r in loaded])))
+    assert "$0.200" not in {row["values"][column]["text"] for row in batched["all_cells"]["rows"]}
