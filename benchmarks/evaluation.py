@@ -82,20 +82,22 @@ def timed(rows: list[str], batch: int, run: Callable[[list[str]], list[int]]) ->
 def measure(chosen: argparse.Namespace, name: str, batch: int, environment: Environment) -> dict[str, float]:
     """One engine at one batch size, in this process."""
     context = Context(environment.device, environment.dtype, 0, lambda fraction, note: None)
-    session = ENGINES.get(name, Eager)(batch_size=batch).start(chosen.folder, context)
-    tokenizer = session.tokenizer
+    of_peer = name in PEERS
+    loaded: Any = (
+        load_model(chosen.folder, context, packs=False)
+        if of_peer
+        else ENGINES[name](batch_size=batch).start(chosen.folder, context)
+    )
+    tokenizer = loaded.tokenizer
     rows = (
-        of_suite(chosen.suite, chosen.folder, session, 2 * chosen.rows)
+        of_suite(chosen.suite, chosen.folder, loaded, 2 * chosen.rows)
         if chosen.suite
         else prompts(tokenizer, 2 * chosen.rows)
     )
-    if name not in PEERS:
-        generate = session.generate
-        return timed(rows, batch, lambda texts: [c.tokens for c in generate(texts, chosen.tokens)])
-    del session  # with its model
-    model = load_model(chosen.folder, context, packs=False).model
-    model.set_attn_implementation("sdpa")
-    peer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch)
+    if not of_peer:
+        return timed(rows, batch, lambda texts: [c.tokens for c in loaded.generate(texts, chosen.tokens)])
+    loaded.model.set_attn_implementation("sdpa")
+    peer = HFLM(pretrained=loaded.model, tokenizer=tokenizer, batch_size=batch)
 
     def theirs(texts: list[str]) -> list[int]:
         asked = {"until": ["\x00"], "max_gen_toks": chosen.tokens, "do_sample": False}

@@ -86,9 +86,7 @@ class Decoder:
         x, _ = self._layer(len(self.layers) - 1, x, residual, slots, positions, last)
         return self.model.lm_head(x[:, 0])
 
-    def _layer(
-        self, n: int, x: Any, residual: Any, slots: Any, positions: Any, last: Any = None
-    ) -> tuple[Any, Any]:  # fmt: skip
+    def _layer(self, n: int, x: Any, residual: Any, slots: Any, positions: Any, last: Any = None) -> tuple[Any, Any]:
         """What layer `n` makes of its normalised input and the residual stream [rows, tokens, size]: the next layer's.
         With `last` [rows], what is made of that token of each row alone: behind the last layer nobody asks for the
         others."""

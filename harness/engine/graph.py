@@ -26,11 +26,11 @@ from harness.types import Completion, Context, Request, Served, Session
 @dataclass(frozen=True, slots=True)
 class Graph:
     """`batch_size` rows decode together; for quality, a shared prefix of at least `min_prefix` tokens is computed once
-    (0: never). `capture` puts each shape of a step into a CUDA graph; without a GPU nothing
-    is captured. `int4_kernel`: see `harness.loading.load`. `unpack_int4` answers for quality from plain weights on a
-    CPU (`harness.unpacking`). `constrained` keeps answers within the suite's output grammar (quality; by the eager
-    engine, as each token asks the host what is allowed next). Tokens are drawn at a
-    `temperature` above 0, of the likeliest that reach `top_p` together; see `harness.engine.ops.drawn`."""
+    (0: never). `capture` puts each shape of a step into a CUDA graph; without a GPU nothing is captured. `int4_kernel`:
+    see `harness.loading.load`. `unpack_int4` answers for quality from plain weights on a CPU (`harness.unpacking`).
+    `constrained` keeps answers within the suite's output grammar (quality; by the eager engine, as each token asks the
+    host what is allowed next). Tokens are drawn at a `temperature` above 0, of the likeliest that reach `top_p`
+    together; see `harness.engine.ops.drawn`."""
 
     batch_size: int = 32
     min_prefix: int = 32
@@ -95,8 +95,9 @@ class GraphSession:
         self.loaded.proof["how"] = f"not captured: {why}" if why else "CUDA graph"
         self._slots: DecoderSlots | None = None
 
-    def slots(self, rows: int, tokens: int) -> DecoderSlots:
-        """Slots for so many rows of so many tokens, those there are if they are enough."""
+    def slots(self, rows: int, tokens: int, prefix: Sequence[int] = ()) -> DecoderSlots:
+        """Slots for so many rows of so many tokens, those there are if they are enough. What is to be served on them
+        begins with `prefix`, which is in them already."""
         have = self._slots
         if have is None or have.rows < rows or have.capacity < tokens:
             rows, tokens = (max(rows, have.rows), max(tokens, have.capacity)) if have else (rows, tokens)
@@ -106,6 +107,7 @@ class GraphSession:
             self._slots = have = DecoderSlots(
                 self.model, power(rows), power(tokens, 64), capture=self.captured, chooser=self.eager.chooser
             )
+        have.share(prefix)
         return have
 
     def generate(
@@ -168,7 +170,6 @@ class GraphSession:
     def _warm(self, asked: Sequence[Request], rows: int | None = None) -> None:
         """Captures every shape that serving these requests meets before a clock starts."""
         slots = self.slots(rows or len(asked), max(len(r.prompt) + r.max_new_tokens for r in asked))
-        slots.share(())
         slots.warm(rows or len(asked), [len(r.prompt) for r in asked])
 
     def _serve(
@@ -180,8 +181,7 @@ class GraphSession:
         admitted: Callable[[], None] = lambda: None,
         prefix: Sequence[int] = (),
     ) -> list[Served]:
-        slots = self.slots(rows, len(prefix) + max(len(r.prompt) + r.max_new_tokens for r in asked))
-        slots.share(prefix)
+        slots = self.slots(rows, len(prefix) + max(len(r.prompt) + r.max_new_tokens for r in asked), prefix)
         order = sorted(range(len(asked)), key=lambda i: -len(asked[i].prompt))  # like widths are read together
         made = serve(
             slots, [asked[i] for i in order], stops,
