@@ -1,6 +1,6 @@
 """How near the memory limit a decode step comes, on a GPU: random weights in the shape of a model, no download.
 
-    python benchmarks/decode_step.py 1b 8b [--weights fp16 gptq-marlin ...] [--generate] [--out FILE]
+    python benchmarks/decode_step.py 1b 8b [--weights fp16 gptq-marlin ...] [--group 128] [--generate] [--out FILE]
 
 The limit is the bytes that a step must read (weights without the embedding table, and keys and values) over the
 bandwidth of a device-to-device copy measured in the same process. Prints a JSON line a measurement.
@@ -35,7 +35,7 @@ SHAPES = {
     "8b": (4096, 14336, 32, 32, 8, 128256),
 }
 WEIGHTS = ("fp16", "int8", "int8-outliers", "dynamic", "gptq-triton", "gptq-marlin", "awq-triton", "awq-marlin")
-PROMPT, STEPS, GROUP = 128, 128, 128
+PROMPT, STEPS = 128, 128
 CUDA = Context("cuda", "float16", 0, lambda fraction, note: None)
 
 
@@ -54,12 +54,12 @@ def model_of(shape: str, dtype: torch.dtype) -> LlamaForCausalLM:
     return made.eval()
 
 
-def quantized(model: LlamaForCausalLM, weights: str) -> Any:
+def quantized(model: LlamaForCausalLM, weights: str, group: int) -> Any:
     """The same model quantized by the harness and loaded as any cell is; 4-bit weights are drawn at random."""
     made: dict[str, Any] = {"int8": Int8(threshold=0.0), "int8-outliers": Int8(), "dynamic": Dynamic()}
     if weights not in made:
         method, _, kernel = weights.partition("-")
-        return packed(model, method, kernel)
+        return packed(model, method, kernel, group)
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(f"{folder}/plain")
         words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, unk_token="a")))
@@ -68,14 +68,15 @@ def quantized(model: LlamaForCausalLM, weights: str) -> Any:
         return load(Path(folder, "quantized"), CUDA).model
 
 
-def packed(model: Any, method: str, kernel: str) -> Any:
-    """The model with its linear layers replaced as transformers replaces them for a checkpoint of GPTQ or AWQ."""
+def packed(model: Any, method: str, kernel: str, group: int) -> Any:
+    """The model with its linear layers replaced as transformers replaces them for a checkpoint of GPTQ or AWQ, `group`
+    weights to a scale."""
     from gptqmodel.utils.importer import hf_select_quant_linear_v2
     from gptqmodel.utils.model import hf_gptqmodel_post_init
 
     device = model.device
     named = {"triton": "awq_gemm_triton" if method == "awq" else "gptq_triton"}.get(kernel, f"{method}_{kernel}")
-    shape = {"bits": 4, "group_size": GROUP, "desc_act": False, "sym": method == "gptq"}
+    shape = {"bits": 4, "group_size": group, "desc_act": False, "sym": method == "gptq"}
     made = hf_select_quant_linear_v2(
         **shape, format="gptq" if method == "gptq" else "gemm", quant_method=method, backend=named, pack=False,
         device_map={"": str(device)}, zero_point=True if method == "awq" else None,
@@ -87,7 +88,7 @@ def packed(model: Any, method: str, kernel: str) -> Any:
         new = made(**shape, **sizes, register_buffers=True, dtype=model.dtype).to(device)
         for part, values in [*new.named_parameters(), *new.named_buffers()]:
             if part == "g_idx":
-                values.data = torch.arange(old.in_features, device=device, dtype=values.dtype) // GROUP
+                values.data = torch.arange(old.in_features, device=device, dtype=values.dtype) // group
             elif part == "scales":
                 values.data.copy_(torch.rand(values.shape, device=device) / 400)
             elif part in ("qweight", "qzeros"):
@@ -158,6 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shapes", nargs="+", choices=SHAPES)
     parser.add_argument("--weights", nargs="+", choices=WEIGHTS, default=["fp16"])
+    parser.add_argument("--group", type=int, default=128, help="4-bit weights to a scale")
     parser.add_argument("--generate", action="store_true", help="time transformers' generate() too")
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
@@ -174,7 +176,7 @@ def main() -> None:
     for shape, weights in itertools.product(chosen.shapes, chosen.weights):
         model = model_of(shape, torch.float16)
         if weights != "fp16":
-            model = quantized(model, weights)
+            model = quantized(model, weights, chosen.group)
         read = step_bytes(model, weight_bytes(model))
         limit = read / rate
         name = {"shape": shape, "weights": weights}

@@ -156,7 +156,7 @@ def load(
 
     kernel, why = "", ""
     if context.device == "cuda" and method in ("gptq", "awq"):
-        kernel, why = choose(int4_kernel, dtype)
+        kernel, why = choose(int4_kernel, folder, dtype)
     try:
         model, info = read(kernel)
     except (NotImplementedError, ValueError) as error:

@@ -91,7 +91,7 @@ def chain(cell: Cell, data: SuiteData, environment: Environment) -> list[Step]:
         suite=cell.suite,
         seed=cell.seed,
     )
-    kernels = _kernels(cell, environment)
+    kernels = _kernels(cell, environment, base)
     compiled = tuple(k.key for k in kernels)
     shared = {
         "model": quantize.key, "engine": _identity(cell.engine), "version": MEASURE_VERSION, **where,
@@ -114,7 +114,7 @@ def chain(cell: Cell, data: SuiteData, environment: Environment) -> list[Step]:
             )
         )
     if is_side(cell.variant):
-        return [*kernels, base, adapt, quantize, *measured]
+        return [base, *kernels, adapt, quantize, *measured]
     beside = _served_beside(cell)
     left = {"rounds", *(() if beside else ("adapters",))}  # more rounds leave those done as they are
     timed = {k: v for k, v in knobs["latency"].items() if k not in left}
@@ -139,7 +139,7 @@ def chain(cell: Cell, data: SuiteData, environment: Environment) -> list[Step]:
                 exclusive=True,
             )
         )  # fmt: skip
-    return [*kernels, base, adapt, quantize, *measured]
+    return [base, *kernels, adapt, quantize, *measured]
 
 
 def only_rounded(cell: Cell) -> bool:
@@ -174,16 +174,17 @@ def _in_rounds(steps: Mapping[str, Step]) -> dict[str, Step]:
     return made
 
 
-def _kernels(cell: Cell, environment: Environment) -> list[Step]:
-    """The step that compiles what a cell's weights are multiplied with, where it does not come compiled."""
+def _kernels(cell: Cell, environment: Environment, base: Step) -> list[Step]:
+    """The step that compiles what a cell's weights are multiplied with, where it does not come compiled: which that is
+    follows from the shapes of its base model."""
     if environment.device != "cuda" or not getattr(resolve(cell.quantization.target), "INT4", False):
         return []
     chosen = Component(
         "kernels", "harness.quantize.int4_kernels.Compile", {"kernel": cell.engine.params.get("int4_kernel", "auto")}
     )
     where = {"dtype": environment.dtype, "hardware": environment.hardware}
-    preimage = {"component": _identity(chosen), **where}
-    return [_step(StepKind.KERNELS, "kernels · 4-bit products", chosen, preimage, parents=(), seed=0)]
+    preimage = {"component": _identity(chosen), "base": base.key, **where}
+    return [_step(StepKind.KERNELS, "kernels · 4-bit products", chosen, preimage, parents=(base.key,), seed=0)]
 
 
 def plan(cells: Sequence[Cell], data: Mapping[str, SuiteData], environment: Environment) -> Plan:

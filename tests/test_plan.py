@@ -293,4 +293,6 @@ def test_kernels_are_compiled_once_before_what_needs_them() -> None:
     assert sorted({s.title.split("/")[1] for s in needing}) == ["awq", "gptq"]
     assert {s.kind for s in needing} == {QUALITY, LATENCY}
     assert len(needing) == 12
+    (of,) = compiling.parents  # whose shapes say which
+    assert made.steps[of].kind is BASE
     assert not [s for s in plan(cells, data_of(cells), MACHINE).steps.values() if s.kind is KERNELS]

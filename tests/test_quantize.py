@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from harness.quantize.awq_faster import TESTED, _Stashed, best_clip, pack
+from harness.quantize.int4_kernels import choose
 from harness.quantize.int8_kernels import EXACT, int_mm
 from tests.test_engine import CONTEXT, tokenizer
 from tests.test_graph import MODELS, saved
@@ -164,3 +165,32 @@ def test_weights_that_are_16_bits_already_cost_no_disk(tmp_path: Path) -> None:
     assert {t.dtype for t in load_file(files[1]).values()} == {torch.float16}
     assert files[1].stat().st_ino == files[2].stat().st_ino != files[0].stat().st_ino
     assert (again / "config.json").read_bytes() == (half / "config.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("hidden", "inner", "heads", "pads"),
+    [
+        (2048, 5632, (32, 4), ""),
+        (576, 1536, (9, 3), "layers.0.self_attn.q_proj (576 to 576)"),
+        (512, 1376, (8, 1), "layers.0.mlp.gate_proj (512 to 1376)"),
+    ],
+)
+def test_marlin_is_taken_where_it_pads_no_layer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hidden: int, inner: int, heads: tuple[int, int], pads: str
+) -> None:
+    """As gptqmodel itself chooses; which is known before anything is compiled."""
+    from transformers import LlamaConfig
+
+    extension = pytest.importorskip("gptqmodel.extension")
+    compiled: list[str] = []
+    monkeypatch.setattr(extension, "load", lambda name: compiled.append(name))
+    many, few = heads
+    LlamaConfig(
+        hidden_size=hidden, intermediate_size=inner, num_attention_heads=many, num_key_value_heads=few,
+        num_hidden_layers=2, vocab_size=99, architectures=["LlamaForCausalLM"],
+        quantization_config={"quant_method": "gptq", "bits": 4},
+    ).save_pretrained(tmp_path)  # fmt: skip
+    chosen = choose("auto", tmp_path, "float16")
+    assert chosen == (("triton", f"marlin would pad {pads} at every step") if pads else ("marlin", ""))
+    assert compiled == ([] if pads else ["marlin_fp16"])
+    assert choose("marlin", tmp_path, "float16") == ("marlin", "")

@@ -16,13 +16,15 @@ from harness.types import Context, Json
 FASTEST, FALLBACK = "marlin", "triton"
 
 
-def choose(wanted: str, dtype: str) -> tuple[str, str]:
-    """gptqmodel's kernel for GPTQ and AWQ, and why it is not the fastest, where it is not. For `auto` that is Marlin
-    (Frantar et al., arXiv 2408.11743), which gptqmodel compiles with nvcc at its first use, in minutes, and keeps in
-    the user's cache; where that fails, Triton's."""
+def choose(wanted: str, model: Path, dtype: str) -> tuple[str, str]:
+    """gptqmodel's kernel for the GPTQ or AWQ weights of a model directory, and why it is not the fastest, where it is
+    not. For `auto` that is Marlin (Frantar et al., arXiv 2408.11743), which gptqmodel compiles with nvcc at its first
+    use, in minutes, and keeps in the user's cache; Triton's where Marlin would pad a layer, or cannot be compiled."""
     if wanted != "auto":
         return wanted, ""
     prepare()
+    if why := padded(model):
+        return FALLBACK, why
     from gptqmodel import extension
 
     name = f"marlin_{'bf16' if dtype == 'bfloat16' else 'fp16'}"
@@ -35,15 +37,30 @@ def choose(wanted: str, dtype: str) -> tuple[str, str]:
     return FASTEST, ""
 
 
+def padded(model: Path) -> str:
+    """Which layer of a model directory Marlin would pad at every step, or nothing: its tiles are 64 by 128. gptqmodel
+    pads where Marlin is asked for by name, which takes longer than Triton's kernel (see DECISIONS.md)."""
+    import torch
+    from gptqmodel.utils.marlin import marlin_is_tile_aligned
+    from transformers import AutoConfig, AutoModel
+
+    with torch.device("meta"):
+        layers = AutoModel.from_config(AutoConfig.from_pretrained(str(model))).named_modules()
+    for name, layer in layers:
+        if isinstance(layer, torch.nn.Linear) and not marlin_is_tile_aligned(layer.out_features, layer.in_features):
+            return f"{FASTEST} would pad {name} ({layer.in_features} to {layer.out_features}) at every step"
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Compile:
-    """The step that compiles it, beside the first builds."""
+    """The step that compiles it for a base model, beside the first builds."""
 
     kernel: str = "auto"
 
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "gptqmodel")
 
-    def __call__(self, out: Path, context: Context) -> Mapping[str, Json]:
+    def __call__(self, base: Path, out: Path, context: Context) -> Mapping[str, Json]:
         start = time.monotonic()
-        kernel, why = choose(self.kernel, context.dtype)
+        kernel, why = choose(self.kernel, base, context.dtype)
         return {"kernel": kernel, "why": why, "compile_seconds": round(time.monotonic() - start, 1)}
