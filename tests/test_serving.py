@@ -19,9 +19,11 @@ PROMPT_S, STEP_S = 0.010, 0.002
 @dataclass
 class FakeEngine:
     """Reads prompts in 10 ms each and makes one more token of any batch in 2 ms, one launch after the other. The prompt
-    [n, token] is answered with n tokens and then the stop token; n < 0 never stops."""
+    [n, token] is answered with n tokens and then the stop token; n < 0 never stops. If not `ahead`, a
+    launch takes the time of its work."""
 
     rows: int
+    ahead: bool = True
     now: float = 0.0
     busy_until: float = 0.0
     held: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -39,6 +41,9 @@ class FakeEngine:
             left, token = self.held[slot]
             self.held[slot] = (left - 1, token)
             tokens.append(STOP if left == 0 else token)
+
+        if not self.ahead:
+            self.now = done
 
         def wait() -> list[int]:
             self.now = max(self.now, done)
@@ -73,6 +78,16 @@ def test_one_request_alone() -> None:
     assert found.tokens == [7, 7, 7, 7]
     assert not found.finished
     assert [kind for kind, *_ in engine.calls] == ["admit", "step", "step", "step"], "not a step more than was asked"
+
+
+def test_tokens_of_steps_that_do_not_run_by_themselves_are_read_before_the_next() -> None:
+    """As on a CPU, where a step has been computed when it is launched: none is computed in vain, and no token arrives
+    with the one after it."""
+    engine = FakeEngine(2, ahead=False)
+    first, second = engine.run(Request([-1, 7], 4), Request([1, 8], 9))
+    assert ms(first.times) == [20, 22, 24, 26]
+    assert ms(second.times) == [20, 22]
+    assert [slots for kind, _, slots in engine.calls if kind == "step"] == [(0, 1), (0,), (0,)]
 
 
 def test_a_stop_token_is_found_one_step_late_and_costs_that_step_alone() -> None:
@@ -133,6 +148,7 @@ def test_waiting_for_several_slots_reads_their_prompts_together() -> None:
 
 
 @given(
+    ahead=st.booleans(),
     rows=st.integers(1, 5),
     wait_for=st.integers(1, 5),
     asked=st.lists(
@@ -140,9 +156,9 @@ def test_waiting_for_several_slots_reads_their_prompts_together() -> None:
     ),
 )
 def test_every_request_gets_its_own_answer_whatever_the_slots(
-    rows: int, wait_for: int, asked: list[tuple[int, int, float | None]]
+    ahead: bool, rows: int, wait_for: int, asked: list[tuple[int, int, float | None]]
 ) -> None:
-    engine = FakeEngine(rows)
+    engine = FakeEngine(rows, ahead)
     requests = [Request([n, i + 1], most, due) for i, (n, most, due) in enumerate(asked)]
     found = engine.run(*requests, wait_for=wait_for)
     for i, (served, (n, most, due)) in enumerate(zip(found, asked, strict=True)):

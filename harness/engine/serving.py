@@ -1,8 +1,8 @@
 """Serves requests on slots: who gets one, when a step is launched, what is done with its tokens. Pure but for a clock.
 
-A step is launched before the tokens of the step before it are looked at, so a GPU never waits for the host to find a
-stop token; a row that has ended is computed once more than needed, and that token is dropped. A slot that falls free
-goes to the next request at once, so no batch waits for its longest row.
+Where steps run by themselves once launched, one is launched before the tokens of the step before it are looked at, so
+a GPU never waits for the host to find a stop token; a row that has ended is computed once more than needed, and that
+token is dropped. A slot that falls free goes to the next request at once, so no batch waits for its longest row.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ Tokens = Callable[[], list[int]]  # waits for a launched step and gives the new 
 
 
 class Slots(Protocol):
-    """What carries steps out. Both calls launch work in order and return at once where a device allows it."""
+    """What carries steps out. Both calls launch work in order; where `ahead` is set, they return before it is done."""
 
     rows: int
+    ahead: bool
 
     def admit(self, prompts: Sequence[Sequence[int]], slots: Sequence[int], keys: Sequence[int]) -> Tokens:
         """Reads prompts into free slots; gives the first token of each. `keys` are those of their requests."""
@@ -86,6 +87,10 @@ def serve(
                 live.remove(row)
                 free.append(row.slot)  # not before its client has the answer: in a closed loop that is who asks next
 
+    def read_but(some: int) -> None:
+        while len(launched) > some:
+            read()
+
     while waiting or live or launched:
         ready = len(list(islice(takewhile(due, waiting), len(free))))
         if ready and (not live or ready >= min(wait_for, len(waiting))):
@@ -100,13 +105,14 @@ def serve(
             admitted()
             launched.append((first, news))
             live += news
+            if not slots.ahead:
+                read_but(0)
         going = [row for row in live if row.launched < row.request.max_new_tokens]
         if going:
             for row in going:
                 row.launched += 1
             launched.append((slots.step([row.slot for row in going]), going))
-        while len(launched) > (1 if going else 0):
-            read()
+        read_but(1 if going and slots.ahead else 0)
         if waiting and not live and not launched:
             ahead = (requests[waiting[0]].due or 0.0) - (clock() - start)
             if ahead > 0:

@@ -39,7 +39,7 @@ class DecoderSlots:
         self.rows = rows
         self.capacity = capacity
         self.device = model.device
-        self.capture = capture
+        self.capture = self.ahead = capture
         require(model, self.device.type, rows + 1, capacity)
         self.chooser = chooser
         self.decoder = Decoder(model, rows + 1, capacity)  # the last slot is for padding
