@@ -78,8 +78,36 @@ def render(tokenizer: Any, chat: Sequence[ChatMessage], *, reply: str | None = N
         text = "\n\n".join(m["content"] for m in chat) + "\n\n"
         return text if reply is None else text + reply + (tokenizer.eos_token or "")
     if reply is None:
-        return str(tokenizer.apply_chat_template(list(chat), tokenize=False, add_generation_prompt=True))
-    return str(tokenizer.apply_chat_template([*chat, {"role": "assistant", "content": reply}], tokenize=False))
+        return _templated(tokenizer, chat, add_generation_prompt=True)
+    return _templated(tokenizer, [*chat, {"role": "assistant", "content": reply}])
+
+
+def _templated(tokenizer: Any, chat: Sequence[ChatMessage], **options: Any) -> str:
+    """Chat messages in the tokenizer's own template; where that knows no system turn (Gemma 2's), what it would say
+    stands before the first message."""
+    from jinja2 import TemplateError
+
+    try:
+        return str(tokenizer.apply_chat_template(list(chat), tokenize=False, **options))
+    except TemplateError:
+        if chat[0]["role"] != "system":
+            raise
+        system, first, *others = chat
+        first = {**first, "content": f"{system['content']}\n\n{first['content']}"}
+        return str(tokenizer.apply_chat_template([first, *others], tokenize=False, **options))
+
+
+def stops(model: Any, tokenizer: Any) -> set[int]:
+    """The tokens that end an answer: those of the model's generation config, the tokenizer's end of text, and what
+    closes a reply in the chat template, which a model learns to write. A base model's config need not name the last."""
+    own = model.generation_config.eos_token_id if model.generation_config else None
+    found = {*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id}
+    if getattr(tokenizer, "chat_template", None) is not None:
+        reply = "This is the reply."
+        closed = render(tokenizer, [{"role": "user", "content": "A question?"}], reply=reply)
+        first = tokenizer(closed.rpartition(reply)[2].strip(), add_special_tokens=False).input_ids[:1]
+        found |= {token for token in first if token in tokenizer.added_tokens_decoder}
+    return {token for token in found if token is not None}
 
 
 def short_chat(data: SuiteData, row: Mapping[str, Any]) -> list[ChatMessage]:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from jinja2 import TemplateError
 
 from harness.prompt import (
     IGNORED,
@@ -19,6 +20,7 @@ from harness.prompt import (
     load_prompter,
     render,
     short_chat,
+    stops,
 )
 from harness.types import Article
 from tests.cells import suite_data
@@ -37,6 +39,8 @@ class Fake:
         self.chat_template = "a template" if template else None
         self.eos_token = "<eos>"
         self.closing, self.opening = closing, opening
+        self.eos_token_id = 1
+        self.added_tokens_decoder = {ord("<"): "<", 1: "<eos>"}
 
     def apply_chat_template(
         self, chat: list[ChatMessage], *, tokenize: bool, add_generation_prompt: bool = False
@@ -121,3 +125,37 @@ def test_what_a_manifest_says_of_a_recipe() -> None:
     assert describe(Recipe("s", (("a", "b"),), ARTICLES, "bm25", 2)) == {
         "examples": 1, "retrieval": "bm25", "top_k": 2,
     }  # fmt: skip
+
+
+def test_a_template_without_a_system_turn_gets_it_in_the_first_message() -> None:
+    class NoSystem(Fake):
+        def apply_chat_template(self, chat: list[ChatMessage], **options: Any) -> str:
+            if chat[0]["role"] == "system":
+                raise TemplateError("System role not supported")
+            return super().apply_chat_template(chat, **options)
+
+    assert render(NoSystem(), CHAT) == "<user>Be kind.\n\nHello?<end>\n<assistant>"
+    assert render(NoSystem(), CHAT, reply="Hi.") == "<user>Be kind.\n\nHello?<end>\n<assistant>Hi.<end>\n"
+
+    class NoReply(Fake):
+        def apply_chat_template(self, chat: list[ChatMessage], **options: Any) -> str:
+            raise TemplateError("no")
+
+    with pytest.raises(TemplateError, match="no"):
+        render(NoReply(), CHAT[1:])
+
+
+@pytest.mark.parametrize(
+    ("own", "template", "closing", "found"),
+    [
+        (7, True, "<end>\n", {7, 1, ord("<")}),
+        ([7, 8], True, "<end>\n", {7, 8, 1, ord("<")}),
+        (None, False, "<end>\n", {1}),
+        (1, True, "\n\n", {1}),
+        (1, True, " end of turn", {1}),
+    ],
+)
+def test_an_answer_ends_where_its_turn_is_closed(own: Any, template: bool, closing: str, found: set[int]) -> None:
+    """By a token made for that: words and line breaks that close a turn stand in answers too."""
+    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=own))
+    assert stops(model, Fake(template, closing)) == found

@@ -8,16 +8,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, TrainingArguments
 
 from harness.adapt import training
 from harness.adapt.full_ft import FullFt
 from harness.adapt.lora import ADAPTER, Lora, merge
 from harness.adapt.training import collate, completion_loss
+from harness.engine.eager import Eager, EagerSession
 from harness.prompt import IGNORED
 from harness.types import Context
 from tests.cells import suite_data
-from tests.test_engine import shape, tokenizer
+from tests.test_engine import CONTEXT, shape, tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +95,29 @@ def test_training_computes_in_the_dtype_of_its_context(
     assert computed == {(grad, getattr(torch, dtype)) for grad in (True, False)}
     assert facts["loss"] == "completion"
     assert {t.dtype for t in load_file(tmp_path / "model.safetensors").values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("adaptation", [Lora(rank=4, epochs=1), FullFt(epochs=1)])
+def test_one_device_trains_and_what_closes_a_reply_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adaptation: Any
+) -> None:
+    """Trainer would spread a model over all devices of a machine. A base model's end of text is not what closes a turn
+    of its template."""
+    torch.manual_seed(0)
+    base, out = tmp_path / "base", tmp_path / "out"
+    LlamaForCausalLM(shape(LlamaConfig)).save_pretrained(base)
+    words = tokenizer()
+    words.add_special_tokens({"additional_special_tokens": ["~"]})
+    words.chat_template = "{% for m in messages %}{{ m.content }}~{% endfor %}"
+    words.save_pretrained(base)
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda arguments: arguments.__dict__.get("_n_gpu", 2)))
+    rows = tuple({"message": f"question {i}", "reply": f"answer {i}"} for i in range(4))
+    adaptation(base, suite_data(train=rows, validation=rows[:1]), out, CONTEXT)
+    ends = GenerationConfig.from_pretrained(out).eos_token_id
+    assert ends == sorted([0, words.convert_tokens_to_ids("~")])
+    session = Eager().start(out, CONTEXT)
+    assert isinstance(session, EagerSession)
+    assert session.stops == set(ends)
 
 
 def test_a_merge_rounds_nothing(base: Path, tmp_path: Path) -> None:

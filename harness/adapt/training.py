@@ -17,7 +17,7 @@ from typing import Any
 
 from harness.environment import give_memory_back
 from harness.errors import BrokenArtifact
-from harness.prompt import IGNORED, Prompter, Recipe, describe, encode, encode_class, padding
+from harness.prompt import IGNORED, Prompter, Recipe, describe, encode, encode_class, padding, stops
 from harness.types import Context, Json, SuiteData
 
 SHAPE_STEP = 32  # tokens
@@ -185,6 +185,8 @@ def train(
         load_best_model_at_end=several, metric_for_best_model="eval_loss", prediction_loss_only=True,
         remove_unused_columns=False, report_to=[], disable_tqdm=True, dataloader_pin_memory=False,
     )  # fmt: skip
+    assert arguments.device.type == context.device  # looks at the machine, before
+    arguments._n_gpu = 1  # one device trains: what Trainer would wrap the model in for several knows no decoder
     trainer = CompletionTrainer(
         model=model, args=arguments, train_dataset=fit, eval_dataset=validation,
         data_collator=lambda batch: collate(pad, batch),
@@ -210,9 +212,12 @@ def train(
 
 
 def finish(model: Any, trained: Trained, out: Path) -> Mapping[str, Json]:
-    """Writes the model directory with its prompt recipe."""
+    """Writes the model directory with its prompt recipe. Its generation config names what ends a reply, so that whoever
+    serves it stops there."""
     import torch
 
+    if getattr(model, "generation_config", None):
+        model.generation_config.eos_token_id = sorted(stops(model, trained.tokenizer))
     model.to(torch.float32).save_pretrained(str(out))
     trained.tokenizer.save_pretrained(str(out))
     trained.recipe.save(out)
