@@ -10,8 +10,10 @@ import contextlib
 import json
 from collections import Counter
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from harness.errors import BrokenArtifact
 from harness.packing import pack
@@ -67,12 +69,36 @@ def weight_bytes(model: Any) -> int:
     return sum(seen.values())
 
 
+def takes(model: Any, option: str) -> bool:
+    """Whether a model's forward pass has a parameter of this name; of one with adapters, the model's below them."""
+    below = getattr(model, "get_base_model", lambda: model)()
+    return option in signature(below.forward).parameters
+
+
 def kv_bytes_per_token(model: Any) -> int:
-    """Bytes of keys and values that one token of one row holds in all layers, in the dtype computed in."""
-    config = model.config.get_text_config(decoder=True)
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * heads * size * model.dtype.itemsize)
+    """Bytes of keys and values that one token of one row holds in all layers: how much a cache grows by one. Counted
+    once a model, in a cache of two tokens; states that do not grow with the text count nothing."""
+    if model not in _KV_BYTES:
+        _KV_BYTES[model] = _growth(model)
+    return _KV_BYTES[model]
+
+
+_KV_BYTES: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+
+
+def _growth(model: Any) -> int:
+    import torch
+    from transformers import DynamicCache
+
+    decoder = getattr(model, "get_base_model", lambda: model)().base_model  # whatever head stands on it
+    cache = DynamicCache(config=model.config)
+    held: list[int] = []
+    for _ in range(2):
+        with torch.inference_mode():
+            decoder(torch.zeros(1, 1, dtype=torch.long, device=model.device), past_key_values=cache)
+        tensors = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]
+        held.append(sum(t.nbytes for t in tensors if isinstance(t, torch.Tensor)))
+    return held[1] - held[0]
 
 
 def torch_dtype(name: str) -> Any:
@@ -85,6 +111,12 @@ def torch_dtype(name: str) -> Any:
 def _config(folder: Path) -> dict[str, Json]:
     config: dict[str, Json] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return config
+
+
+def stored_dtype(folder: Path) -> str | None:
+    """What a model directory says its weights are stored in; checkpoints of transformers 4 name it otherwise."""
+    config = _config(folder)
+    return config.get("dtype") or config.get("torch_dtype")
 
 
 def classes_of(folder: Path) -> tuple[str, ...]:
@@ -144,7 +176,7 @@ def load(
         options = {"device_map": {"": 0}}
         if method == "torchao":
             dtype = "bfloat16"  # see harness.quantize.dynamic
-        elif not method and _config(folder).get("dtype") == "bfloat16":
+        elif not method and stored_dtype(folder) == "bfloat16":
             dtype = "bfloat16"  # what it was stored in, and a GPU computes in either
 
     def read(kernel: str) -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from harness.loading import stored_dtype
 from harness.quantize.awq_faster import TESTED, _Stashed, best_clip, pack
 from harness.quantize.int4_kernels import choose
 from harness.quantize.int8_kernels import EXACT, int_mm
@@ -194,3 +196,10 @@ def test_marlin_is_taken_where_it_pads_no_layer(
     assert chosen == (("triton", f"marlin would pad {pads} at every step") if pads else ("marlin", ""))
     assert compiled == ([] if pads else ["marlin_fp16"])
     assert choose("marlin", tmp_path, "float16") == ("marlin", "")
+
+
+@pytest.mark.parametrize(("key", "found"), [("dtype", "bfloat16"), ("torch_dtype", "bfloat16"), ("other", None)])
+def test_what_weights_are_stored_in_is_read_by_either_name(tmp_path: Path, key: str, found: str | None) -> None:
+    """A GPU computes in it."""
+    (tmp_path / "config.json").write_text(json.dumps({key: "bfloat16"}))
+    assert stored_dtype(tmp_path) == found

@@ -25,7 +25,7 @@ def unfit(model: Any) -> str:
     layers = getattr(inner, "layers", None)
     if layers is None or not all(hasattr(inner, part) for part in ("embed_tokens", "norm", "rotary_emb")):
         return "its parts are not those of a Llama"
-    if not full_attention(model.config):
+    if not full_attention(model):
         return "its attention sees a window"
     wanted: tuple[tuple[str, set[str]], ...] = (
         ("", {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}),

@@ -16,11 +16,13 @@ from typing import Any, ClassVar
 
 from harness.engine.classifier import ClassifierSession
 from harness.engine.constrained import forbid, matcher
-from harness.engine.fits import require
+from harness.engine.fits import require, within_context
 from harness.engine.ops import Chooser, check_sampling
 from harness.engine.products import replace_products
 from harness.engine.shared_prefix import RowsCache, full_attention, layers, switch_on
-from harness.loading import Loaded, load
+from harness.errors import UserError
+from harness.loading import Loaded, load, takes
+from harness.prompt import stops
 from harness.types import Completion, Context, Session
 
 PIECE_TOKENS = 2048  # of prompts read at once: enough for a matrix product's full rate on a CPU
@@ -44,7 +46,7 @@ class Eager:
     temperature: float = 0.0
     top_p: float = 1.0
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "llguidance")
     REQUIRES: ClassVar[tuple[str, ...]] = ("llguidance",)
 
@@ -82,11 +84,14 @@ class EagerSession:
         self.model = loaded.model
         self.tokenizer = loaded.tokenizer
         self.device = context.device
+        if not takes(self.model, "past_key_values"):
+            raise UserError(
+                f"{type(self.model).__name__} keeps what it has read in no cache of keys and values (past_key_values), "
+                "which decoding here needs; choose a model that does"
+            )
         self.chooser = Chooser(knobs.temperature, knobs.top_p, context.seed)
         self.no_prefix = switch_on(self.model) if knobs.min_prefix else []  # empty: rows hold their prefixes themselves
-        eos = self.model.generation_config.eos_token_id
-        stops = eos if isinstance(eos, list) else [eos]
-        self.stops = {s for s in [*stops, self.tokenizer.eos_token_id] if s is not None}
+        self.stops = stops(self.model, self.tokenizer)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a rendered prompt, which already holds its special tokens."""
@@ -105,6 +110,7 @@ class EagerSession:
         import torch
 
         encoded = [self.encode(p) for p in prompts]
+        within_context(self.model, max(map(len, encoded), default=0), max_new_tokens)
         done: dict[int, Completion] = {}
         guide = matcher(self.tokenizer, sorted(self.stops), output) if self.knobs.constrained and output else None
         with torch.inference_mode():
@@ -131,23 +137,21 @@ class EagerSession:
 
         asked = [self.encode(prompt) for prompt, _ in pairs]
         whole = [self.encode(prompt + continuation) for prompt, continuation in pairs]
+        within_context(self.model, max(map(len, whole)), 0)
         order = sorted(range(len(pairs)), key=lambda i: -len(whole[i]))
         found: dict[int, tuple[float, bool]] = {}
-        pad = next(iter(self.stops), 0)
         with torch.inference_mode():
             for start in range(0, len(order), self.knobs.batch_size):
                 rows = order[start : start + self.knobs.batch_size]
-                width = len(whole[rows[0]])
-                ids = torch.tensor([whole[i] + [pad] * (width - len(whole[i])) for i in rows], device=self.device)
-                mask = torch.tensor([[1] * len(whole[i]) + [0] * (width - len(whole[i])) for i in rows])
-                longest = max(len(whole[i]) - len(asked[i]) for i in rows) + max(width - len(whole[i]) for i in rows)
-                kept = min(width, max(2, longest + 1))
-                logits = self.model(ids, attention_mask=mask.to(self.device), logits_to_keep=kept).logits
-                for at, i in enumerate(rows):
-                    first = min(len(asked[i]), len(whole[i]) - 1)
-                    wanted = torch.tensor(whole[i][first:], device=self.device)
-                    shift = width - kept
-                    chances = logits[at, first - 1 - shift : len(whole[i]) - 1 - shift].float().log_softmax(dim=-1)
+                answers = [whole[i][min(len(asked[i]), len(whole[i]) - 1) :] for i in rows]
+                ids, own = self._padded([whole[i] for i in rows])
+                logits = self.model(
+                    ids, attention_mask=own, position_ids=(own.cumsum(dim=1) - 1).clamp(min=0),
+                    logits_to_keep=max(map(len, answers)) + 1,
+                ).logits  # fmt: skip
+                for at, (i, answer) in enumerate(zip(rows, answers, strict=True)):
+                    wanted = torch.tensor(answer, device=self.device)
+                    chances = logits[at, -1 - len(answer) : -1].float().log_softmax(dim=-1)
                     total = float(chances.gather(1, wanted[:, None]).sum())
                     found[i] = (total, bool((chances.argmax(dim=-1) == wanted).all()))
                 progress(len(found))
@@ -155,14 +159,14 @@ class EagerSession:
 
     def worthwhile_prefix(self, encoded: Sequence[Sequence[int]]) -> int:
         """How many leading tokens of these prompts are computed once."""
-        length = shared_prefix(encoded) if len(encoded) > 1 and full_attention(self.model.config) else 0
+        length = shared_prefix(encoded) if len(encoded) > 1 and full_attention(self.model) else 0
         return length if self.knobs.min_prefix and length >= self.knobs.min_prefix else 0
 
     def _prefix_cache(self, tokens: list[int]) -> Any:
         import torch
         from transformers import DynamicCache
 
-        cache = DynamicCache()
+        cache = DynamicCache(config=self.model.config)
         self.model(torch.tensor([tokens], device=self.device), past_key_values=cache, logits_to_keep=1)
         return cache
 
@@ -183,9 +187,7 @@ class EagerSession:
 
         rows, width = len(suffixes), max(len(s) for s in suffixes)
         require(self.model, self.device, rows, width + max_new_tokens)
-        pad = next(iter(self.stops), 0)
-        ids = torch.tensor([[pad] * (width - len(s)) + s for s in suffixes], device=self.device)
-        own = torch.tensor([[0] * (width - len(s)) + [1] * len(s) for s in suffixes], device=self.device)
+        ids, own = self._padded(suffixes)
         positions = (own.cumsum(dim=1) - 1).clamp(min=0) + prefix_length
         cache = self._row_cache(prefix, rows, width + max_new_tokens)
         names = torch.tensor(keys, device=self.device)
@@ -223,6 +225,15 @@ class EagerSession:
             own = torch.cat([own, own.new_ones(len(live), 1)], dim=1)
             positions = positions[:, -1:] + 1
         return list(zip(made, ended, strict=True))
+
+    def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Any, Any]:
+        """Token ids of rows, padded on the left to the longest, and which of them are their own."""
+        import torch
+
+        width, pad = max(map(len, rows)), next(iter(self.stops), 0)
+        ids = torch.tensor([[pad] * (width - len(r)) + [*r] for r in rows], device=self.device)
+        own = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows], device=self.device)
+        return ids, own
 
     def _next(self, ids: Any, mask: Any, positions: Any, cache: Any, keys: Any, guides: Sequence[Any] = ()) -> Any:
         """The next token of each row, of those that its guide allows."""
@@ -263,7 +274,7 @@ class EagerSession:
         if self.no_prefix:
             return RowsCache(layers(prefix) if prefix else self.no_prefix, rows, capacity)
         if prefix is None:
-            return DynamicCache()
+            return DynamicCache(config=self.model.config)
         cache = copy.deepcopy(prefix)
         cache.batch_repeat_interleave(rows)
         return cache
@@ -295,7 +306,7 @@ class EagerSession:
 
         ids = torch.tensor([self.encode(prompt)], device=self.device)
         key, position = ids.new_zeros(1), ids.new_full((1,), ids.shape[1] - 1)
-        cache = DynamicCache()
+        cache = DynamicCache(config=self.model.config)
         times: list[float] = []
         with torch.inference_mode():
             self._synchronize()

@@ -1,5 +1,5 @@
-"""Refuses work that memory cannot hold before it starts: on a GPU it would fail in the middle, and on a CPU take the
-machine with it."""
+"""Refuses work that memory, or a model's context, cannot hold, before it starts: on a GPU it would fail in the middle,
+and on a CPU take the machine with it."""
 
 from __future__ import annotations
 
@@ -28,4 +28,15 @@ def require(model: Any, device: str, rows: int, tokens: int) -> None:
             f"out of memory before the start: {rows} rows of {tokens:,} tokens need {needed / 2**30:.1f} GiB for keys "
             f"and values, and {free / 2**30:.1f} GiB are free; lower engine.batch_size (or measure.latency.clients), "
             "suite.max_new_tokens, or what prompts carry (adaptation.few_shot, adaptation.top_k)"
+        )
+
+
+def within_context(model: Any, prompt: int, new: int) -> None:
+    """Raises `DoesNotFit` where a prompt of so many tokens and an answer of so many new ones are longer than the text
+    that a model was made for: behind it some models fail and others go on with nonsense."""
+    limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if limit and prompt + new > limit:
+        raise DoesNotFit(
+            f"longer than the model's context: prompts of up to {prompt:,} tokens and {new:,} new ones, where it holds "
+            f"{limit:,}; lower what prompts carry (adaptation.few_shot, adaptation.top_k) or suite.max_new_tokens"
         )

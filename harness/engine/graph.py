@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from harness.engine.classifier import ClassifierSession
 from harness.engine.decoder import PROOF_ROWS, PROOF_TOKENS, unfit
 from harness.engine.eager import Eager, EagerSession
+from harness.engine.fits import within_context
 from harness.engine.ops import check_sampling
 from harness.engine.products import replace_products
 from harness.engine.serving import serve
@@ -41,7 +42,7 @@ class Graph:
     temperature: float = 0.0
     top_p: float = 1.0
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "llguidance")
     REQUIRES: ClassVar[tuple[str, ...]] = ("llguidance",)
 
@@ -120,6 +121,7 @@ class GraphSession:
         """Completions of rendered prompts, in the order given; `progress` hears how many are done. Where tokens are
         drawn, a prompt's place in the list is the key of its noise."""
         told = self.tokenizer(list(prompts), add_special_tokens=False).input_ids if prompts else []
+        within_context(self.model, max(map(len, told), default=0), max_new_tokens)
         shared = self.eager.worthwhile_prefix(told)
         asked = [Request(ids[shared:], max_new_tokens, key=i) for i, ids in enumerate(told)]
         prefix = told[0][:shared] if told else []

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from harness.loading import takes
+
 NAME = "harness_shared_prefix"
 
 
@@ -86,11 +88,13 @@ def attend(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, *
     return merged.reshape(rows, heads, tokens, size).transpose(1, 2).contiguous(), None
 
 
-def full_attention(config: Any) -> bool:
-    """Whether every layer sees all tokens: then padding between a prefix and a row's own tokens does no harm. A window
-    would count it."""
+def full_attention(model: Any) -> bool:
+    """Whether every layer sees all tokens, at the positions it is told: then padding between a prefix and a row's own
+    tokens does no harm. A window would count it, and so would scores that fall with distance (ALiBi)."""
+    config = model.config.get_text_config(decoder=True)
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    return kinds == {"full_attention"} and not getattr(config, "sliding_window", None)
+    told = takes(model, "position_ids") and not getattr(config, "alibi", False)
+    return kinds == {"full_attention"} and not getattr(config, "sliding_window", None) and told
 
 
 def switch_on(model: Any) -> list[tuple[Any, Any]]:
@@ -102,7 +106,7 @@ def switch_on(model: Any) -> list[tuple[Any, Any]]:
     from transformers.masking_utils import sdpa_mask
 
     config = model.config
-    if model.device.type != "cpu" or not full_attention(config):
+    if model.device.type != "cpu" or not full_attention(model):
         return []
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, sdpa_mask)
