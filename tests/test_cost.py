@@ -19,15 +19,22 @@ def measured(**values: float) -> list[Measurement]:
 
 
 def test_a_batch_is_its_prefill_and_its_steps() -> None:
-    """8 replies of 11 tokens: 200 ms to the first, 10 more steps of 30 ms, 500 ms in all: 16 requests a second."""
-    found = measured(batch_prefill_ms=200, batch_step_ms=30, output_tokens__mean=11)
+    """8 replies of 10 tokens: 200 ms to the first, 9 more steps of 30 ms and one for the stop token, 500 ms in all: 16
+    requests a second. Cut at 11 tokens, it is as long."""
+    found = measured(batch_prefill_ms=200, batch_step_ms=30, output_tokens__mean=10, truncated_share=0)
+    assert requests_per_second(found, 8) == pytest.approx(16)
+    found = measured(batch_prefill_ms=200, batch_step_ms=30, output_tokens__mean=11, truncated_share=1)
+    assert requests_per_second(found, 8) == pytest.approx(16)
+    found = measured(batch_prefill_ms=200, batch_step_ms=30, output_tokens__mean=10.5, truncated_share=0.5)
     assert requests_per_second(found, 8) == pytest.approx(16)
 
 
-def test_a_reply_of_one_token_costs_no_step() -> None:
-    for tokens in (0, 0.5, 1):
-        found = measured(batch_prefill_ms=250, batch_step_ms=30, output_tokens__mean=tokens)
-        assert requests_per_second(found, 1) == pytest.approx(4)
+def test_an_answer_that_is_chosen_costs_no_step() -> None:
+    """A stop token at once is the first token; a class is the only one."""
+    found = measured(batch_prefill_ms=250, batch_step_ms=30, output_tokens__mean=0, truncated_share=0)
+    assert requests_per_second(found, 1) == pytest.approx(4)
+    found = measured(batch_prefill_ms=250, output_tokens__mean=1, truncated_share=0)
+    assert requests_per_second(found, 1) == pytest.approx(4)
 
 
 @pytest.mark.parametrize("lacking", ["batch_prefill_ms", "batch_step_ms", "output_tokens/mean"])

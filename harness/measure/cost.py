@@ -9,16 +9,18 @@ from harness.types import Measurement
 
 
 def requests_per_second(measured: Sequence[Measurement], batch_size: int) -> float | None:
-    """The rate of full batches of replies of the mean length seen on the suite: `batch / (prefill + (tokens - 1) *
-    step)`, with prefill and step as timed for a batch. None where one of them was not measured and is needed: a
-    classification head has no step after the first."""
+    """The rate of full batches of replies of the mean length seen on the suite: `batch / (prefill + steps * step)`,
+    with prefill and step as timed for a batch. The prefill makes the first token and each step one more, up to the stop
+    token where a reply ends by itself, which is not counted in its length. A classification head has no step. None
+    where something was not measured and is needed."""
     found = {m.metric: m.value for m in measured}
     if not {"batch_prefill_ms", "output_tokens/mean"} <= found.keys():
         return None
-    steps = max(found["output_tokens/mean"] - 1, 0)
-    if steps and "batch_step_ms" not in found:
-        return None
-    return 1e3 * batch_size / (found["batch_prefill_ms"] + steps * found.get("batch_step_ms", 0.0))
+    tokens, prefill = found["output_tokens/mean"], found["batch_prefill_ms"]
+    if "batch_step_ms" not in found:
+        return 1e3 * batch_size / prefill if tokens <= 1 else None
+    ended = 1 - found.get("truncated_share", 0.0)
+    return 1e3 * batch_size / (prefill + max(tokens + ended - 1, 0) * found["batch_step_ms"])
 
 
 def cost_per_1000(rate: float, build_seconds: float, price: Mapping[str, Any]) -> float:

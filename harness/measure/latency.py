@@ -33,7 +33,7 @@ def measure(
     )
     prompts = prompts_of(session, folder, data, most)
     asked = max(len(session.tokenizer(p, add_special_tokens=False).input_ids) for p in prompts)
-    rows = max(knobs["batch_size"], 1, *knobs["clients"])
+    rows = max(knobs["batch_size"], 1, *(knobs["clients"] if serves else ()))
     if slots := getattr(session, "slots", None):  # as many as will be asked for: larger ones capture every shape anew
         natural = data.max_new_tokens if knobs["natural_requests"] else 0
         slots(rows, asked + max(knobs["output_tokens"], knobs["batch_tokens"], natural, longest))
@@ -73,8 +73,9 @@ def measure(
     if between and steps:
         alone = median(between)
         measured += roofline.measure(session.model, session.loaded.proof["weights_bytes"], context.device, alone)
-        slow = roofline.host_bound(measured[-1].value, alone, 1e3 * median(steps))
-        measured.append(Measurement("host_bound", float(slow), "flag", "lower", 1))
+        if measured[-1].metric == "times_limit":
+            slow = roofline.host_bound(measured[-1].value, alone, 1e3 * median(steps))
+            measured.append(Measurement("host_bound", float(slow), "flag", "lower", 1))
     return measured, facts
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -22,9 +20,9 @@ ROWS_FILE = "rows.jsonl"
 KEPT_FIELDS = ("id", "group", "case", "topic")
 
 
-def _language_model(session: Session, folder: Path, data: SuiteData, context: Context, kept: dict[str, Any]) -> Any:
-    """lm-eval's model interface over a session. `kept` receives prompt and completion by what lm-eval asks; for a task
-    of choices, the likeliest."""
+def _language_model(session: Session, folder: Path, data: SuiteData, context: Context, kept: dict[int, Any]) -> Any:
+    """lm-eval's model interface over a session. `kept` receives prompt and completion by the number that lm-eval gives
+    a row; for a task of choices, the likeliest."""
     from lm_eval.api.model import LM
 
     prompter = load_prompter(folder)
@@ -42,8 +40,9 @@ def _language_model(session: Session, folder: Path, data: SuiteData, context: Co
             ends = [[s for s in _list(r.args[1].get("until")) if s] for r in requests]
             texts = [_until(c.text, stops) for c, stops in zip(made, ends, strict=True)]
             for r, prompt, completion, text in zip(requests, prompts, made, texts, strict=True):
-                ended = completion.finished or text != completion.text
-                kept[r.args[0]] = (prompt, replace(completion, text=text, finished=ended))
+                if text != completion.text:  # what a server would have made, that looks at texts as they come
+                    completion = Completion(text, _length(session, text), True)
+                kept[r.doc_id] = (prompt, completion)
             return texts
 
         def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
@@ -51,17 +50,22 @@ def _language_model(session: Session, folder: Path, data: SuiteData, context: Co
             chat = getattr(session.tokenizer, "chat_template", None) is not None
             pairs = [(p, a if chat else r.args[1]) for p, a, r in zip(prompts, answers, requests, strict=True)]
             found = session.loglikelihood(pairs, told(requests))
-            best: dict[str, float] = {}
+            best: dict[int, float] = {}
             for r, prompt, answer, (chance, _) in zip(requests, prompts, answers, found, strict=True):
-                if chance > best.get(r.args[0], -math.inf):
-                    best[r.args[0]] = chance
-                    kept[r.args[0]] = (prompt, Completion(answer, 0, True))
+                if r.doc_id not in best or chance > best[r.doc_id]:
+                    best[r.doc_id] = chance
+                    kept[r.doc_id] = (prompt, Completion(answer, 0, True))
             return found
 
         def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
             raise NotImplementedError("perplexity of whole texts is not measured; choose a task that asks or generates")
 
     return EngineLM()
+
+
+def _length(session: Session, text: str) -> int:
+    """The tokens of a text."""
+    return len(session.tokenizer(text, add_special_tokens=False).input_ids)
 
 
 def _list(value: Any) -> list[str]:
@@ -112,7 +116,7 @@ def measure(
         manager = TaskManager(include_path=str(data.folder))
     rules = manager.load(task)["tasks"][task]
     closeness = fidelity(session.model, parent)
-    kept: dict[str, Any] = {}
+    kept: dict[int, Any] = {}
     results = simple_evaluate(
         model=_language_model(session, folder, data, context, kept),
         tasks=[task],
@@ -131,7 +135,7 @@ def measure(
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     n = len(rows)
     lengths = [r["tokens"] for r in rows]
-    asked = [len(session.tokenizer(r["prompt"], add_special_tokens=False).input_ids) for r in rows]
+    asked = [_length(session, r["prompt"]) for r in rows]
     return [
         *summarize(rows, rules.aggregation(), rules.higher_is_better()),
         *closeness,
@@ -164,11 +168,11 @@ def summarize(
     return found
 
 
-def _row(sample: Mapping[str, Any], kept: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Json]:
+def _row(sample: Mapping[str, Any], kept: Mapping[int, Any], known: Mapping[str, Any]) -> dict[str, Json]:
     doc = sample["doc"]
     doc = {**doc, **known.get(doc.get("id"), {})}  # lm-eval's datasets drop a field that the first row lacks
     message = sample["arguments"][0][0]
-    prompt, made = kept[message]
+    prompt, made = kept[sample["doc_id"]]
     scores = {m: sample[m] for m in sample["metrics"]}
     whole = json.dumps(known.get(str(doc.get("id")), doc), sort_keys=True, default=str)
     return {
