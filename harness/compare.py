@@ -153,7 +153,7 @@ def _fields(record: RunRecord) -> dict[str, tuple[str, str]]:
     versions: Mapping[str, str] = env.get("versions", {})
     return {
         "suite": (record.suite, REFUSED),
-        "deciding score": (primary(record), REFUSED),
+        "deciding score": (primary(record, None), REFUSED),
         "device": (str(env.get("device")), SPEED),
         "hardware": (str(env.get("hardware")), SPEED),
         "timed requests": (_timing(record), SPEED),
@@ -252,7 +252,7 @@ def changes(runs: Sequence[Run], found: Sequence[Difference]) -> list[Change]:
         for i, r in first.ok.items():
             if i not in run.ok:
                 continue
-            score = primary(r)
+            score = primary(r, None)
             was, now = _scored(first.rows[i], score), _scored(run.rows[i], score)
             other = sum(was[k].get("prompt_hash") != now[k].get("prompt_hash") for k in was if k in now)
             made.append(
@@ -293,7 +293,7 @@ def view(runs: Sequence[Run], anyway: bool = False) -> dict[str, Any]:
     made = changes(runs, found)
     ids = list(dict.fromkeys(i for run in runs for i in run.records))
     names = labels(ids)
-    first, score = runs[0], next((primary(r) for r in runs[0].ok.values()), "")
+    first, score = runs[0], next((primary(r, None) for r in runs[0].ok.values()), "")
     states = [
         {"name": names[i], "states": [str(run.records[i].status) if i in run.records else "absent" for run in runs]}
         for i in ids

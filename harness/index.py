@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from harness import ledger
 from harness.compare import rows_digest
-from harness.decide import as_counted, decide, memory, policy_of, primary, quality, read_policy
+from harness.decide import Policy, as_counted, decide, memory, policy_of, primary, quality, read_policy
 from harness.errors import UserError
 from harness.report.text import visible
 from harness.resources import resource
@@ -28,11 +28,12 @@ from harness.wording import labels, number
 PAGE = "index.html"
 DEEP = 4  # folders below the one given
 WIDE, HIGH, EDGE = 640.0, 120.0, 10.0  # of a trend's drawing
-TRENDS: tuple[tuple[str, Callable[[RunRecord], Measurement | None]], ...] = (
+Find = Callable[[RunRecord, Policy | None], Measurement | None]
+TRENDS: tuple[tuple[str, Find], ...] = (
     ("Quality", quality),
-    ("p95 response time", lambda r: r.value("e2e_ms/p95")),
-    ("Peak memory", memory),
-    ("Cost per 1,000 requests", lambda r: r.value("cost_usd_per_1000")),
+    ("p95 response time", lambda r, _: r.value("e2e_ms/p95")),
+    ("Peak memory", lambda r, _: memory(r)),
+    ("Cost per 1,000 requests", lambda r, _: r.value("cost_usd_per_1000")),
 )
 
 
@@ -49,6 +50,7 @@ class Listed:
     chosen: str | None = None
     told: str = ""
     rows: str = ""
+    policy: Policy | None = None
     wrong: tuple[str, ...] = ()
 
     @property
@@ -78,14 +80,15 @@ def listed(folder: Path) -> Listed:
         rows = {i: ledger.read_rows(folder, r) for i, r in records.items()}
         pending = sum(i not in records for i in cells)
         chosen, told = _decision(list(records.values()), rows, pending)
-        records = as_counted(records, read_policy(policy_of(records.values())))
+        policy = read_policy(policy_of(records.values()))
+        records = as_counted(records, policy)
     except UserError as error:
         return Listed(folder, sweep, time, wrong=error.mistakes)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # a record's inside, edited by hand
         return Listed(folder, sweep, time, wrong=(f"{folder}: cannot be judged ({type(error).__name__}: {error})",))
     first = next(((r, rows[r.id]) for r in records.values() if rows[r.id]), None)
-    digest = f"{rows_digest(*first)} {primary(first[0])}" if first else ""
-    return Listed(folder, sweep, time, records, pending, chosen, told, digest)
+    digest = f"{rows_digest(*first)} {primary(first[0], policy)}" if first else ""
+    return Listed(folder, sweep, time, records, pending, chosen, told, digest, policy)
 
 
 def _decision(
@@ -97,8 +100,8 @@ def _decision(
     return decision.chosen, decision.sentences[0]
 
 
-def _best(run: Listed, find: Callable[[RunRecord], Measurement | None]) -> Measurement | None:
-    found = [m for r in run.ok if (m := find(r))]
+def _best(run: Listed, find: Find) -> Measurement | None:
+    found = [m for r in run.ok if (m := find(r, run.policy))]
     return max(found, key=lambda m: m.value if m.better == "higher" else -m.value, default=None)
 
 
@@ -113,11 +116,11 @@ def _alike(a: Listed, b: Listed, title: str) -> bool:
     return machine(a) == machine(b)
 
 
-def trend(runs: Sequence[Listed], title: str, find: Callable[[RunRecord], Measurement | None]) -> dict[str, Any] | None:
+def trend(runs: Sequence[Listed], title: str, find: Find) -> dict[str, Any] | None:
     """One measure over the runs of a sweep, of the recommended cell and of the best: places on a `WIDE` × `HIGH`
     drawing, and the numbers as text. None where fewer than two runs have it."""
     series: dict[str, list[Measurement | None]] = {
-        "recommended": [find(r.records[r.chosen]) if r.chosen else None for r in runs],
+        "recommended": [find(r.records[r.chosen], r.policy) if r.chosen else None for r in runs],
         "best": [_best(r, find) for r in runs],
     }
     values = [m.value for line in series.values() for m in line if m]
@@ -178,7 +181,7 @@ def _line(run: Listed, root: Path) -> dict[str, Any]:
     """A run as the table shows it."""
     counts = ledger.done(list(run.records.values()))
     chosen = run.records.get(run.chosen or "")
-    shown = [number(m.value, m.unit) if chosen and (m := find(chosen)) else "–" for _, find in TRENDS]
+    shown = [number(m.value, m.unit) if chosen and (m := find(chosen, run.policy)) else "–" for _, find in TRENDS]
     page = run.folder / "report.html"
     return {
         "time": run.time, "wrong": run.wrong, "pending": run.pending,

@@ -62,6 +62,17 @@ def test_trends_follow_the_recommended_and_the_best_cell(tmp_path: Path) -> None
     ElementTree.fromstring(f"<svg{drawing}</svg>")
 
 
+def test_the_score_shown_is_the_one_that_the_policy_decides_by(tmp_path: Path) -> None:
+    for time, metric in (("1", None), ("2", "style")):
+        for r in ledger.read_records(run(tmp_path / "sweep" / time, 0.5)):
+            policy = records.POLICY | {"metric": metric}
+            style = records.with_value(r, "quality/style", 0.9)
+            ledger.write_record(tmp_path / "sweep" / time, replace(style, config={**r.config, "policy": policy}))
+    (sweep,) = index.view(tmp_path)["sweeps"]
+    rows = {t["title"]: t for t in sweep["trends"]}["Quality"]["rows"]
+    assert [(r["best"], r["new"]) for r in rows] == [("50%", False), ("90%", True)]
+
+
 def test_a_line_joins_only_runs_that_compare(tmp_path: Path) -> None:
     """Other hardware breaks speed, other rows break quality."""
     for time, hardware, rows in (("1", "A", 96), ("2", "A", 96), ("3", "B", 96), ("4", "B", 48)):

@@ -387,3 +387,25 @@ def test_leaks_are_listed_with_scores_without_them(tmp_path: Path) -> None:
     assert line["without"] == f"{100 * (good - 10) / (len(rows) - 10):.0f}%"
     report.write(run)
     assert "10 evaluation rows overlap." in page(run)
+
+
+def test_a_report_shows_the_score_that_its_policy_decides_by(tmp_path: Path) -> None:
+    cells, rows = records.grid()
+    judged = [replace(r, config={**r.config, "policy": records.POLICY | {"metric": "style"}}) for r in cells]
+    run = folder(tmp_path / "run", judged, rows, records.ids())
+    shown, best = view(read(run)), max(judged, key=lambda r: r.value("quality/style").value)  # type: ignore[union-attr]
+    said = re.match(r"Ship lora/fp16: (\d+%) .* pass “style”", shown["sentences"][0])
+    assert said
+    assert (shown["headline"][0]["title"], shown["headline"][0]["text"]) == ("Quality by “style”", said[1])
+    assert (shown["primary"], shown["differences"]["score"], shown["flips"]["score"]) == ("style",) * 3
+    assert [c["name"] for c in shown["scores"]["columns"] if c["primary"]] == ["style"]
+    own = {r.id: number(r.value("quality/style").value, "share") for r in judged}  # type: ignore[union-attr]
+    assert {row["id"]: row["values"][0]["text"] for row in shown["all_cells"]["rows"]} == own
+    assert {line["cell"]: number(line["quality"], "share") for line in shown["table"]} == own
+    assert [c["text"] for row in shown["heatmaps"][0]["rows"] for c in row["cells"]] == [own[i] for i in records.ids()]
+    assert shown["dumbbells"].rows[0][:2] == (shown["names"][best.id], own[best.id])
+    assert {row[0]: row[2].partition(" (")[0] for row in shown["scatter"].rows} == {
+        shown["names"][i]: text for i, text in own.items()
+    }
+    partial = view(read(folder(tmp_path / "partial", judged[:9], rows, records.ids())))
+    assert own[max(judged[:9], key=lambda r: r.value("quality/style").value).id] in partial["sentences"][1]  # type: ignore[union-attr]

@@ -16,15 +16,15 @@ UNQUANTIZED = ("fp16", "bf16", "fp32")
 Rows = Mapping[str, Collection[Mapping[str, Json]]]
 
 
-def primary(record: RunRecord, policy: Policy | None = None) -> str:
+def primary(record: RunRecord, policy: Policy | None) -> str:
     """The name of the score that stands for quality: the policy's, else the suite's."""
     chosen = policy.metric if policy else None
     name = chosen or record.config.get("suite", {}).get("params", {}).get("primary", "good")
     return str(name).removeprefix("quality/")
 
 
-def quality(record: RunRecord, policy: Policy | None = None) -> Measurement | None:
-    """The measurement that stands for quality."""
+def quality(record: RunRecord, policy: Policy | None) -> Measurement | None:
+    """The measurement that stands for quality; None where the record has no such score."""
     return record.value(f"quality/{primary(record, policy)}")
 
 
@@ -74,8 +74,3 @@ def interact(cells: Sequence[RunRecord], rows: Rows, score: str) -> Paired | Non
     in 16 bits) have; None unless there are four cells and such rows."""
     scores, groups = shared_scores(cells, rows, score)
     return interaction(scores[0], scores[1], scores[2], scores[3], groups) if len(scores) == 4 and groups else None
-
-
-def record_value(record: RunRecord, metric: str, policy: Policy | None = None) -> Measurement | None:
-    """A measurement by the name that policies use."""
-    return quality(record, policy) if metric == "quality" else record.value(metric)

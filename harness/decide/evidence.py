@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from harness.decide.case import COMPARED, Case
-from harness.decide.cells import primary, quality, record_value
+from harness.decide.cells import primary, quality
 from harness.decide.facts import Facts
 from harness.decide.odds import Draws
 from harness.decide.policy import OBJECTIVES, P95, QUALITY, Policy
@@ -57,7 +57,7 @@ def no_choice(
 
 
 def _objective_best(records: Sequence[RunRecord], metric: str, names: Mapping[str, str]) -> str:
-    found = {r.id: m for r in records if (m := record_value(r, metric))}
+    found = {r.id: m for r in records if (m := r.value(metric))}
     if not found:
         return f"no {OBJECTIVES[metric]} was measured either."
     low = min(found, key=lambda i: (found[i].value, i))

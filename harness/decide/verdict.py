@@ -33,12 +33,11 @@ from harness.wording import labels
 def decide(records: Sequence[RunRecord], rows: Rows, policy: Mapping[str, Json]) -> Decision:
     """The decision of one run. `records` may hold cells that stand beside the grid (learning curves), which are never
     chosen. Raises `UserError` for a policy that cannot be read."""
-    return argued(records, rows, policy)[0]
+    return argued(records, rows, read_policy(policy))[0]
 
 
-def argued(records: Sequence[RunRecord], rows: Rows, policy: Mapping[str, Json]) -> tuple[Decision, Facts]:
+def argued(records: Sequence[RunRecord], rows: Rows, rule: Policy) -> tuple[Decision, Facts]:
     """The decision, and the facts that it rests on: who lets a reader choose again needs both."""
-    rule = read_policy(policy)
     grid = sorted((r for r in records if not is_side(r.id)), key=lambda r: r.id)
     evidence = gathered(grid, rows, rule)
     return _decision(records, grid, rows, rule, evidence), evidence[0]

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from harness.decide import Decision, primary, reference
+from harness.decide import Decision, reference
 from harness.report.run import Row, Run
 from harness.report.text import shorten, visible
 from harness.rows import column, ids, picked, texts
@@ -33,7 +33,7 @@ def examples(run: Run, decision: Decision | None) -> list[dict[str, Any]]:
     case: dict[Json, str] = {}
     for r in ok:
         rows = run.rows[r.id]
-        for i, mark in zip(ids(rows), column(rows, primary(r)).tolist(), strict=True):
+        for i, mark in zip(ids(rows), column(rows, run.score(r)).tolist(), strict=True):
             marks.setdefault(i, []).append(mark)
         if len(case) < len(marks):
             case = dict(zip(ids(rows), map(str, texts(rows, "case")), strict=True)) | case
@@ -90,7 +90,7 @@ def changed(run: Run, decision: Decision | None) -> dict[str, Any] | None:
     other = decision.chosen if decision.chosen != decision.reference else decision.best
     if other is None or other == decision.reference:
         return None
-    score = primary(run.records[other])
+    score = run.score(run.records[other])
     kept = [run.rows.get(i, ()) for i in (decision.reference, other)]
     was, now = (dict(zip(ids(rows), column(rows, score).tolist(), strict=True)) for rows in kept)
     known = [(was[i], now[i], i) for i in was if i in now and was[i] == was[i] and now[i] == now[i]]  # both are numbers

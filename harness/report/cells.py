@@ -6,7 +6,7 @@ import math
 import re
 from typing import Any
 
-from harness.decide import Decision, memory, primary, quality
+from harness.decide import Decision, memory
 from harness.report.run import Run, parts, state
 from harness.report.text import told
 
@@ -41,7 +41,7 @@ def heatmaps(run: Run, decision: Decision | None) -> list[dict[str, Any]]:
         rows = list(dict.fromkeys(a for a, _ in inside))
         columns = list(dict.fromkeys(q for _, q in inside))
         for title, note, find in (
-            ("Quality", "share of rows that pass, with its 95% interval", quality),
+            ("Quality", "share of rows that pass, with its 95% interval", run.quality),
             ("p95 response time", "one request at a time, from request to last token", lambda r: r.value("e2e_ms/p95")),
             ("Peak memory", "while answering", memory),
             ("Cost per 1,000 requests", "machine time and amortised build", lambda r: r.value("cost_usd_per_1000")),
@@ -75,7 +75,7 @@ def all_cells(run: Run) -> dict[str, Any]:
     lines = []
     for i in run.ids:
         r = run.records.get(i)
-        values = [told(quality(r) if r else None)] + [told(r.value(m) if r else None) for m, _ in columns]
+        values = [told(run.quality(r) if r else None)] + [told(r.value(m) if r else None) for m, _ in columns]
         lines.append({"id": i, "name": run.names[i], "state": state(run, i), "values": values})
     heads = ["Quality", *(title for _, title in columns)]
     return {"columns": heads, "rows": lines}
@@ -92,7 +92,7 @@ def scores(run: Run) -> dict[str, Any]:
             for m in found
         ]
         lines.append({"name": run.names[r.id], "n": max((m.n for m in found if m), default=0), "values": values})
-    main = {primary(r) for r in run.ok}
+    main = {run.score(r) for r in run.ok}
     return {
         "columns": [{"name": n.partition("/")[2], "primary": n.partition("/")[2] in main} for n in names],
         "rows": [line for line in lines if line["n"]],

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from harness.decide import UNQUANTIZED, primary
+from harness.decide import UNQUANTIZED
 from harness.report.data_card import data_card
 from harness.report.run import Run, parent_of
 from harness.report.text import NONE, facts_text, told
@@ -27,7 +27,7 @@ def leakage(run: Run) -> list[dict[str, Any]]:
         cells = []
         for r in run.ok:
             rows = run.rows.get(r.id, ()) if flagged and r.suite == suite else ()
-            scored = [(i, v) for i, v in zip(ids(rows), column(rows, primary(r)).tolist(), strict=True) if v == v]
+            scored = [(i, v) for i, v in zip(ids(rows), column(rows, run.score(r)).tolist(), strict=True) if v == v]
             all_, rest = ([v for i, v in scored if i not in out] for out in ((), flagged))
             if rest:
                 cells.append(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import ledger
-from harness.decide import Decision, Facts, argued, as_counted, memory, primary, quality, read_policy
+from harness.decide import Decision, Facts, argued, as_counted, memory
 from harness.report import account, charts, machine
 from harness.report.answers import PACKED_BYTES, changed, deflated, examples, packed
 from harness.report.cells import all_cells, heatmaps, scores
@@ -40,7 +40,7 @@ def verdict(run: Run) -> tuple[Decision | None, Facts | None, list[str]]:
     first = f"So far: {ended} of {len(run.ids)} cells have ended" + (
         f", {bad} of them without numbers." if bad else "."
     )
-    scored = [(m, r) for r in run.ok if (m := quality(r))]
+    scored = [(m, r) for r in run.ok if (m := run.quality(r))]
     second = "No quality has been measured yet."
     if scored:
         m, r = max(scored, key=lambda pair: pair[0].value)
@@ -57,7 +57,7 @@ def headline(run: Run, decision: Decision | None) -> list[dict[str, str]]:
     mine, base = run.records[decision.chosen], run.records[decision.reference]
     cards = []
     for title, find in (
-        ("Quality", quality), ("p95 response time", lambda r: r.value("e2e_ms/p95")),
+        (f"Quality by “{run.score(mine)}”", run.quality), ("p95 response time", lambda r: r.value("e2e_ms/p95")),
         ("Peak memory", memory), ("Cost per 1,000 requests", lambda r: r.value("cost_usd_per_1000")),
     ):  # fmt: skip
         a, b = find(mine), find(base)
@@ -77,7 +77,7 @@ def thinned(run: Run, decision: Decision | None) -> Run:
     if len(run.ids) <= SHOWN_CELLS:
         return run
     named = [decision.chosen, decision.best, decision.reference, *decision.group] if decision else []
-    ranked = sorted(run.ok, key=lambda r: -(m.value if (m := quality(r)) else -1.0))
+    ranked = sorted(run.ok, key=lambda r: -(m.value if (m := run.quality(r)) else -1.0))
     first = dict.fromkeys([*(i for i in named if i), *(r.id for r in ranked), *run.ids])
     kept = set(list(first)[:SHOWN_CELLS])
     ids = tuple(i for i in run.ids if i in kept)
@@ -87,7 +87,7 @@ def thinned(run: Run, decision: Decision | None) -> Run:
 def view(run: Run) -> dict[str, Any]:
     """Everything that the page shows, as plain values."""
     decision, known, sentences = verdict(run)
-    rule = read_policy(run.policy)
+    rule = run.policy
     run = replace(run, records=as_counted(run.records, rule))  # what is shown, and nothing is decided on
     first = next(iter(run.records.values()), None)
     some = thinned(run, decision)
@@ -110,7 +110,7 @@ def view(run: Run) -> dict[str, Any]:
         "not_measured": not_measured(some),
         "ended_badly": [r for r in some.records.values() if r.status is not Status.OK], "steps": steps(some),
         "table": machine.table(run), "caveats": caveats(run), "environment": dict(first.environment) if first else {},
-        "config": configs(run), "primary": primary(first) if first else "",
+        "config": configs(run), "primary": run.score(first) if first else "",
         "choosing": choosing(run, rule, known),
         "packed": packed(
             some, [r.id for r in some.ok], [row["id"] for row in flips["rows"]] if flips else (),
