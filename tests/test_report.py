@@ -243,6 +243,29 @@ def test_a_quantization_that_erases_the_fine_tuning_is_called_so(tmp_path: Path)
     assert lines["lora/gptq"]["lost"] == 40
 
 
+def test_what_a_quantization_took_is_told_of_its_own_knobs(tmp_path: Path) -> None:
+    cells, rows = [], {}
+    for adaptation, bits, passes in (
+        ("prompt_rag", 0, 30), ("lora", 0, 80), ("prompt_rag", 4, 30), ("lora", 4, 40), ("prompt_rag", 8, 30),
+        ("lora", 8, 80),
+    ):  # fmt: skip
+        own = [
+            {**r, "scores": {"good": int(i < passes)}}
+            for i, r in enumerate(records.rows(adaptation, "gptq" if bits else "fp16"))
+        ]
+        made = records.record(adaptation, "gptq" if bits else "fp16", own)
+        if bits:
+            variant = f"quantization.bits={bits}"
+            made = replace(made, id=f"{made.id}/{variant}", config={**made.config, "variant": variant})
+        cells.append(made)
+        rows[made.id] = own
+    run = read(folder(tmp_path / "run", cells, rows, [c.id for c in cells]))
+    taken = {line["name"]: line["taken"] for line in comparisons.quantized(run, 0.05)["rows"] if line["taken"]}
+    assert {name: t["delta"] for name, t in taken.items()} == {
+        "lora/gptq quantization.bits=4": "−42", "lora/gptq quantization.bits=8": "0",
+    }  # fmt: skip
+
+
 def seeded(number: int, passes: list[int]) -> tuple[RunRecord, list[dict[str, Any]]]:
     rows = [
         {**r, "scores": {**r["scores"], "good": p}}

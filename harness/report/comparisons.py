@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.decide import Decision, compare, interact, reference, shared_scores
 from harness.report import charts
-from harness.report.run import Run, kin, parent_of, share_of, variant
+from harness.report.run import Run, compression, kin, parent_of, share_of, variant
 from harness.report.text import NONE, p_text, told, told_points
 from harness.rows import ids, texts
 from harness.statistics import Paired, holm, over_seeds
@@ -66,7 +66,7 @@ def against_best(run: Run, decision: Decision | None, margin: float) -> charts.D
 def quantized(run: Run, margin: float) -> dict[str, Any]:
     """Each quantized cell against its own adaptation unquantized: is it shown to be no worse by the margin, what share
     of the outputs stayed the same, and how much of the adaptation's gain is gone."""
-    ok = {(*kin(r), r.adaptation, r.quantization): r for r in run.ok}
+    ok = {(*kin(r), r.adaptation, *compression(r)): r for r in run.ok}
     against = reference(run.ok)
     pairs: dict[str, Paired] = {}
     taken: dict[str, Paired] = {}
@@ -84,9 +84,7 @@ def quantized(run: Run, margin: float) -> dict[str, Any]:
         }  # fmt: skip
         if against and r.adaptation != against.adaptation:
             four = [
-                ok.get((*kin(r), a, q))
-                for q in (r.quantization, parent.quantization)
-                for a in (r.adaptation, against.adaptation)
+                ok.get((*kin(c), a, *compression(c))) for c in (r, parent) for a in (r.adaptation, against.adaptation)
             ]
             found = interact([c for c in four if c], run.rows, run.score(r))
             if found:

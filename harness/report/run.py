@@ -96,3 +96,8 @@ def kin(r: RunRecord) -> tuple[Any, ...]:
     """What cells have in common that differ in adaptation and quantization alone."""
     others = [knob for knob in variant(r).split(",") if not knob.startswith("quantization.")]
     return r.model, r.suite, r.seed, ",".join(others)
+
+
+def compression(r: RunRecord) -> tuple[str, str]:
+    """How a cell was quantized: by what, and its knobs that were swept."""
+    return r.quantization, ",".join(k for k in variant(r).split(",") if k.startswith("quantization."))
