@@ -286,6 +286,27 @@ def test_seeds_are_told_together_with_both_kinds_of_luck(tmp_path: Path) -> None
     assert "Over training seeds" in page(run)
 
 
+def test_the_headline_of_several_seeds_is_their_mean_with_the_luck_of_training(tmp_path: Path) -> None:
+    def cell(adaptation: str, seed: int, passes: int) -> tuple[RunRecord, list[dict[str, Any]]]:
+        rows = [{**r, "scores": {"good": int(i < passes)}} for i, r in enumerate(records.rows(adaptation, "fp16"))]
+        made = records.record(adaptation, "fp16", rows)
+        return replace(made, seed=seed, id=made.id + (f"/seed{seed}" if seed else "")), rows
+
+    cells = [cell("prompt_rag", 0, 20), *(cell("lora", n, k) for n, k in enumerate((60, 88, 90)))]
+    cells[2] = records.with_value(cells[2][0], "e2e_ms/p95", 9000), cells[2][1]
+    run = read(folder(tmp_path / "run", [c for c, _ in cells], {c.id: r for c, r in cells}, [c.id for c, _ in cells]))
+    shown = view(run)
+    (line,) = shown["seeds"]["rows"]
+    quality, p95 = shown["headline"][:2]
+    low, high = line["interval"].split(" to ")
+    assert (line["mean"], int(low) < 45, high) == ("83%", True, "100%")
+    assert shown["sentences"][0].startswith(f"Ship lora/fp16: 83% ({low}% to {high}) of 96 rows over 3 seeds pass")
+    assert (quality["title"], quality["text"], quality["interval"], quality["change"]) == (
+        "Quality by “good”, mean of 3 seeds", "83%", line["interval"], "+62 points",
+    )  # fmt: skip
+    assert f"p95 response time {p95['text']}," in shown["sentences"][0]
+
+
 def test_swept_knobs_are_no_seeds_and_have_their_own_parents(tmp_path: Path) -> None:
     cells, rows = [], {}
     for rank, passes in ((8, 10), (16, 50)):

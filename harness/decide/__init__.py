@@ -12,6 +12,7 @@ from harness.decide.cells import (
     memory,
     primary,
     quality,
+    quality_over_seeds,
     reference,
     shared_scores,
     simple_first,
@@ -26,5 +27,5 @@ from harness.decide.verdict import argued, decide
 __all__ = [
     "UNQUANTIZED", "Candidate", "CostLine", "Decision", "Facts", "Flip", "HostedLine", "Odds", "Pair", "Policy", "Rung",
     "argued", "as_counted", "choose", "compare", "decide", "facts", "interact", "memory", "policy_of", "primary",
-    "quality", "read_policy", "reference", "shared_scores", "simple_first",
+    "quality", "quality_over_seeds", "read_policy", "reference", "shared_scores", "simple_first",
 ]  # fmt: skip

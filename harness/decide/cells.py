@@ -3,11 +3,13 @@ another on the same rows."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 from harness.decide.policy import Policy
 from harness.rows import column, groups, ids
-from harness.statistics import Paired, interaction, paired
+from harness.statistics import Paired, interaction, over_seeds, paired
 from harness.types import Json, Measurement, RunRecord, Status
 
 MEMORY = ("memory_bytes/cuda_peak_reserved", "memory_bytes/cuda_peak_allocated", "memory_bytes/peak_rss")
@@ -61,6 +63,19 @@ def shared_scores(cells: Sequence[RunRecord], rows: Rows, score: str) -> tuple[l
     shared = sorted(set.intersection(*map(set, found)), key=str) if found else []
     group = dict(zip(named[0], groups(kept[0]), strict=True)) if shared else {}
     return [[f[i] for i in shared] for f in found], [group[i] for i in shared]
+
+
+def quality_over_seeds(cells: Sequence[RunRecord], rows: Rows, policy: Policy | None) -> Measurement | None:
+    """The quality of cells that differ in their seed alone: of several the mean, with the luck of training in its
+    interval where rows were kept. None where no cell has such a score."""
+    found = [m for c in cells if (m := quality(c, policy))]
+    if len(found) < 2:
+        return found[0] if found else None
+    scores, groups = shared_scores(cells, rows, primary(cells[0], policy))
+    if not groups:
+        return replace(found[0], value=math.fsum(m.value for m in found) / len(found), interval=None)
+    mean, around = over_seeds(scores, groups)
+    return replace(found[0], value=mean, interval=around, n=len(groups))
 
 
 def compare(a: RunRecord, b: RunRecord, rows: Rows, score: str) -> Paired | None:

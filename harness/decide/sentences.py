@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from harness.decide.case import Case, more, value, within
-from harness.decide.cells import primary, quality
+from harness.decide.cells import Rows, primary, quality_over_seeds
 from harness.decide.facts import Candidate
 from harness.decide.findings import Odds
 from harness.decide.policy import COST, OBJECTIVES, QUALITY
@@ -19,18 +19,18 @@ LOW_SCORE = 0.5  # a score that fewer rows than this reach is told beside the re
 LOW_SHOWN = 2  # of them, in the suite's order
 
 
-def what(case: Case, weights: Mapping[str, float]) -> str:
-    """What to ship."""
+def what(case: Case, weights: Mapping[str, float], seeds: Sequence[RunRecord], rows: Rows) -> str:
+    """What to ship: the chosen cell, whose records on the first suite judged are `seeds`."""
     c, rule = case.found.chosen, case.rule
     assert c is not None
-    record = case.cells[c.id]
-    m = quality(record, rule)
+    record, m = seeds[0], quality_over_seeds(seeds, rows, rule)
     assert m is not None
     if case.several:
         first = f"Ship {case.names[c.id]} and its likes: a weighted {share(c.quality)} over {len(weights)} suites"
     else:
         spread = "" if m.interval is None else f" ({share(m.interval.low)} to {share(m.interval.high)})"
-        first = f"Ship {case.names[c.id]}: {share(c.quality)}{spread} of {m.n} rows pass “{primary(record, rule)}”"
+        of = f"of {m.n} rows" + (f" over {len(seeds)} seeds" if len(seeds) > 1 else "")
+        first = f"Ship {case.names[c.id]}: {share(m.value)}{spread} {of} pass “{primary(record, rule)}”"
     if c.p95_ms is not None:
         first += f", p95 response time {number(c.p95_ms, 'ms')}"
     if c.cost is not None:

@@ -83,12 +83,15 @@ def _decision(
             odds=_zero(kinds) | chances, group=group, confidence=confidence,
             ladder=ladder(records, rows, rule, cells[chosen.id], names),
         )  # fmt: skip
+    kind = next(k for k in kinds if k.id == chosen.id)
+    seeds = [r for r in kind.of(next(iter(weights))) if r.status is Status.OK]
     price = (cells[chosen.id].config.get("price") or {}).get("usd_per_hour")
     return replace(
         base,
         chosen=chosen.id,
         sentences=(
-            what(case, weights), why_of(case, pairs) + sure(chances, case, confidence), runner_up(case, reasons, pairs)
+            what(case, weights, seeds, rows), why_of(case, pairs) + sure(chances, case, confidence),
+            runner_up(case, reasons, pairs),
         ),
         reasons=_for_all({i: t for i, t in reasons.items() if i != chosen.id}, kinds, names, chosen.id),
         best=found.best.id,

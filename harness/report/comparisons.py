@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from harness.decide import Decision, compare, interact, reference, shared_scores
+from harness.decide import Decision, compare, interact, quality_over_seeds, reference, shared_scores
 from harness.report import charts
 from harness.report.run import Run, compression, kin, parent_of, share_of, variant
-from harness.report.text import NONE, p_text, told, told_points
+from harness.report.text import NONE, interval, p_text, told, told_points
 from harness.rows import ids, texts
 from harness.statistics import Paired, holm, over_seeds
 from harness.types import RunRecord, Status
@@ -118,12 +118,12 @@ def seeds(run: Run) -> dict[str, Any]:
             continue
         name = run.score(cells[0])
         own, groups = shared_scores(cells, run.rows, name)
-        if not groups:
+        together = quality_over_seeds(cells, run.rows, run.policy)
+        if not groups or together is None:
             continue
-        mean, spread = over_seeds(own, groups)
         line = {
-            "name": "/".join(filter(None, kind[2:])), "mean": number(mean, "share"), "n": len(groups),
-            "interval": f"{number(spread.low, 'share')} to {number(spread.high, 'share')}",
+            "name": "/".join(filter(None, kind[2:])), "mean": told(together)["text"], "n": len(groups),
+            "interval": interval(together),
             "each": ", ".join(f"{r.seed}: {number(sum(v) / len(v), 'share')}" for r, v in zip(cells, own, strict=True)),
             "delta": "", "low": "", "high": "",
         }  # fmt: skip
