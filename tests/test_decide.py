@@ -143,6 +143,14 @@ def test_ties_go_to_the_simpler_cell() -> None:
     assert decide([awq, plain], {awq.id: c, plain.id: d}, records.POLICY).chosen == plain.id
 
 
+def test_how_often_a_cell_is_the_best_is_not_called_a_choice() -> None:
+    """A draw is taken for the truth: nothing is shown in it, and a simpler cell that is alike does not win."""
+    found = decide(*records.grid(), records.POLICY)
+    assert found.chosen is not None
+    assert f"it is the best by the policy in {100 * found.odds[found.chosen].best:.0f}% of the" in found.sentences[1]
+    assert "choose" not in found.sentences[1].partition("With rows and timings drawn again")[2]
+
+
 @pytest.mark.parametrize("objective", ["cost_usd_per_1000", "e2e_ms/p95", "quality"])
 def test_the_order_of_records_and_rows_changes_nothing(objective: str) -> None:
     cells, rows = records.grid()

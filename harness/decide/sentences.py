@@ -111,14 +111,14 @@ def sure(chances: Mapping[str, Odds], case: Case, confidence: float) -> str:
     if len(case.facts.candidates) == 1:
         return ""
     text = " With rows and timings drawn again as chance might have it, "
-    text += f"the policy chooses it in {share(own)} of the draws"
+    text += f"it is the best by the policy in {share(own)} of the draws"
     if len(group) > 1:
         others = ", ".join(case.names[c.id] for c in group[1:4]) + (" and others" if len(group) > 4 else "")
         text += f", and it or one it cannot be told apart from ({others}) in {share(confidence)}; it is the simplest"
     likely = max(case.facts.candidates, key=lambda c: chances[c.id].best)
     if likely not in group and chances[likely.id].best > confidence:
         proof = "" if likely in case.found.good else ", but it is not shown to be good enough, and more complex"
-        text += f". {case.names[likely.id]} is chosen in {share(chances[likely.id].best)}{proof}"
+        text += f". {case.names[likely.id]} is the best in {share(chances[likely.id].best)}{proof}"
     return text + "."
 
 
