@@ -150,10 +150,11 @@ def caveats(run: Run) -> list[str]:
         if note := config.get("model", {}).get("params", {}).get("note"):
             found.append(f"About {r.model}: {note}")
         if price := config.get("price"):
+            paying = run.policy.volume_requests or price.get("volume_requests", 0)
             found.append(
                 f"Cost is priced at ${price.get('usd_per_hour')} an hour for {price.get('hardware')} "
                 f"({price.get('source')}, {price.get('date')}), with building spread over "
-                f"{price.get('volume_requests', 0):,} requests; times are from {env.get('hardware', 'other hardware')}."
+                f"{paying:,.0f} requests; times are from {env.get('hardware', 'other hardware')}."
             )
         if r.value("memory_bytes/peak_rss"):
             found.append("Peak memory is that of the whole process: weights, Python and its libraries.")
