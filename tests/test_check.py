@@ -203,6 +203,17 @@ def test_a_score_that_is_no_share_is_no_pass(tmp_path: Path, baseline: Path, sco
     assert verdicts(tmp_path)["quality/style"] == "could not measure"
 
 
+def test_pass_and_fail_are_scores_like_one_and_zero(tmp_path: Path, baseline: Path) -> None:
+    made = gates.worse(gates.rows(), 0.15)
+    said = [{**r, "scores": {k: bool(v) for k, v in r["scores"].items()}} for r in gates.rows()]
+    run = gates.run(tmp_path / "said", (gates.cell(said), said))
+    assert main([str(run), "--baseline", str(run)]) == 0
+    assert main([str(run), "--save-baseline", str(tmp_path / "said.json")]) == 0
+    assert (tmp_path / "said.json").read_text() == baseline.read_text()
+    assert check(tmp_path, tmp_path / "said.json", gates.cell(made), made) == 1
+    assert verdicts(tmp_path)["quality/style"] == "regressed"
+
+
 @pytest.mark.parametrize("metric", ["disk_bytes", "memory_bytes/peak_rss", "e2e_ms/p50"])
 @pytest.mark.parametrize("gone", [True, False])
 def test_a_number_that_is_none_is_no_pass(tmp_path: Path, baseline: Path, metric: str, gone: bool) -> None:
