@@ -131,7 +131,9 @@ def _told_inputs(record: RunRecord, cell: Cell, data: SuiteData, console: Consol
 
 
 def _compared(record: RunRecord, before: Path, run: Path, console: Console) -> int:
-    (again,) = ledger.read_records(run)
+    again = next((r for r in ledger.read_records(run) if r.id == record.id), None)
+    if again is None:
+        raise UserError(f"{run}: the cell left no record {record.id}; give --out a folder of its own")
     if again.status is not Status.OK:
         console.print(f"the cell {again.status}: {again.reason}", highlight=False)
         return 1

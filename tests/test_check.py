@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -433,6 +434,19 @@ def test_overrides_are_read_back_as_they_were() -> None:
     assert found["adaptation.c"] == 0.5
     assert not any(o.startswith("engine.") for o in made)
     assert found["seed"] == 3
+
+
+@pytest.mark.parametrize("quantizations", [(), ("int8", "gptq")])
+def test_a_fresh_checkpoint_is_one_cell_for_each_of_the_baseline(
+    tmp_path: Path, baseline: Path, quantizations: Sequence[str], capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    made = gates.rows()
+    cells = [(gates.cell(made, "lora", q), made) for q in quantizations]
+    monkeypatch.setattr(fresh, "grid", lambda arguments, run: gates.run(run, *cells))
+    monkeypatch.chdir(tmp_path)
+    assert main(["--model", str(tmp_path), "--baseline", str(baseline), "quantization=int8,gptq"]) == 2
+    assert f"has {len(cells)} (" in told(capsys)
 
 
 def test_a_budget_stops_when_the_verdict_is_certain(baseline: Path) -> None:
