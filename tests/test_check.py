@@ -319,6 +319,7 @@ def test_another_prompt_is_a_candidate_like_any(tmp_path: Path, baseline: Path) 
         (["RUN", "--baseline", "nowhere.json"], "no such run folder or baseline"),
         (["--baseline", "BASE"], "give one run folder"),
         (["RUN", "--baseline", "BASE", "--budget"], "--budget goes with --model"),
+        (["--model", "x", "--baseline", "BASE", "--budget", "--save-baseline", "NEW"], "leave --budget out"),
         (["RUN", "--baseline", "BASE", "--model", "x"], "give one of the two"),
         (["RUN", "--baseline", "BASE", "quantization=int8"], "overrides go with --model"),
         (["--model", "no/such", "--baseline", "BASE"], "no such folder"),
@@ -393,6 +394,23 @@ def test_a_baseline_moves_on_only_where_it_passes(tmp_path: Path, baseline: Path
     made = gates.rows()
     assert check(tmp_path, baseline, gates.cell(made), made, "--save-baseline", str(tmp_path / "next.json")) == 0
     assert (tmp_path / "next.json").read_text() == baseline.read_text()
+
+
+def test_one_cell_does_not_take_the_place_of_a_baseline_of_several(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, two = gates.rows(), tmp_path / "two.json"
+    cells = [(gates.cell(made, a), made) for a in ("lora", "full_ft")]
+    run, cell = str(gates.run(tmp_path / "run", *cells)), cells[0][0].id
+    assert main([run, "--save-baseline", str(two)]) == 0
+    before = two.read_text()
+    for named in (["--cell", cell], ["--cell", cell, "--baseline-cell", cell]):
+        assert main([run, "--baseline", str(two), *named, "--save-baseline", str(two)]) == 2
+        assert "holds 2 cells" in told(capsys)
+    assert two.read_text() == before
+    assert main([run, "--baseline", str(two), "--cell", cell, "--save-baseline", str(tmp_path / "one.json")]) == 0
+    one = ["--baseline", str(tmp_path / "one.json"), "--cell", cell, "--save-baseline", str(tmp_path / "one.json")]
+    assert main([run, *one]) == 0
 
 
 # ------------------------------------------------------------------------------------------------------ matching, fresh
