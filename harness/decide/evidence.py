@@ -46,8 +46,9 @@ def no_choice(
     if found.best.quality == 0:
         top = cells[found.best.id]
         m = quality(top, rule)
+        where = " within the policy's limits" if any(c.quality for c in known.candidates) else ""
         return (
-            f"No recommendation: no cell got a single row of “{primary(top, rule)}” right.",
+            f"No recommendation: no cell{where} got a single row of “{primary(top, rule)}” right.",
             f"All {len(found.holding)} cells that could be chosen score 0 on {m.n if m else 0} rows, so none of them "
             "does this task yet.",
             "More training rows or epochs (profile=standard), a larger model, or a score that they do reach "

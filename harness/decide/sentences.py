@@ -57,11 +57,17 @@ def why(case: Case, pairs: Mapping[str, Paired | None]) -> str:
     words = {QUALITY: "the highest quality"}.get(rule.objective, f"the lowest {OBJECTIVES[rule.objective]}")
     if len(found.holding) == 1:
         text = "It is the only cell that ended ok within the policy's limits"
+    elif found.passed:
+        text = f"The rule comes to {case.names[found.passed[0].id]} first, and this one is no worse in quality, p95, "
+        text += "memory and cost, and as simple"
+        text += f"; against the highest quality, that of {case.names[best.id]}: {told(pair)}" if pair else ""
     elif chosen not in found.shown:
         text = (
             f"Its quality cannot be told apart from the highest measured, that of {case.names[best.id]}"
             + (f": {told(pair)}" if pair else "") + ", and it is simpler"
         )  # fmt: skip
+        if found.front and chosen.rank >= best.rank:
+            text += f" than {case.names[found.front.id]}, which has {words} of those good enough"
     elif len(found.shown) == 1:
         text = f"It has the highest quality measured, and no other cell was shown to be {within(rule)} it"
     else:
@@ -114,11 +120,14 @@ def sure(chances: Mapping[str, Odds], case: Case, confidence: float) -> str:
     text += f"it is the best by the policy in {share(own)} of the draws"
     if len(group) > 1:
         others = ", ".join(case.names[c.id] for c in group[1:4]) + (" and others" if len(group) > 4 else "")
-        text += f", and it or one it cannot be told apart from ({others}) in {share(confidence)}; it is the simplest"
+        text += f", and it or one it cannot be told apart from ({others}) in {share(confidence)}"
+        text += "; it is the simplest" if chosen.rank < min(c.rank for c in group[1:]) else "; none of them is simpler"
     likely = max(case.facts.candidates, key=lambda c: chances[c.id].best)
     if likely not in group and chances[likely.id].best > confidence:
-        proof = "" if likely in case.found.good else ", but it is not shown to be good enough, and more complex"
-        text += f". {case.names[likely.id]} is the best in {share(chances[likely.id].best)}{proof}"
+        text += f". {case.names[likely.id]} is the best in {share(chances[likely.id].best)}"
+        if likely not in case.found.good:
+            text += ", but it is not shown to be good enough"
+            text += ", and more complex" if likely.rank > chosen.rank else ""
     return text + "."
 
 
