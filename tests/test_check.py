@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from harness.check import fresh, rules, subject
+from harness.check import fresh, outputs, rules, subject
 from harness.check.__main__ import main
 from harness.check.judge import judge, matched
 from harness.check.trial import Verdict
@@ -54,6 +54,26 @@ def test_a_drop_regresses(tmp_path: Path, baseline: Path, capsys: pytest.Capture
     assert check(tmp_path, baseline, gates.cell(made), made) == 1
     assert verdicts(tmp_path)["quality/style"] == "regressed"
     assert "Regressed: quality/style (exit 1)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("invented", "change", "code"), [(60, "+27.5 points (+21.9 to +32.5)", 1), (5, "+0.0", 0)])
+def test_more_of_what_should_be_less_is_told_as_more(tmp_path: Path, invented: int, change: str, code: int) -> None:
+    def run(name: str, bad: int) -> Path:
+        made = [
+            {**r, "scores": {**r["scores"], "invented": int(i < bad)}, "output": f"{r['output']} {i < bad}"}
+            for i, r in enumerate(gates.rows())
+        ]
+        record = gates.cell(made)
+        lower = tuple(replace(m, better="lower") if m.metric == "quality/invented" else m for m in record.measurements)
+        return gates.run(tmp_path / name, (replace(record, measurements=lower), made))
+
+    candidate, before = subject.read(run("candidate", invented)), subject.read(run("before", 5))
+    found = judge(candidate, before, rules.load("strict"))
+    (line,) = [x for x in outputs.lines(found) if x["metric"] == "quality/invented"]
+    assert (line["before"], line["after"]) == ("2.5%", f"{invented / 2:.1f}%")
+    assert line["change"].startswith(change)
+    assert line["tolerated"].startswith("+")
+    assert (line["verdict"], found.exit_code) == (("regressed", 1) if code else ("pass", 0))
 
 
 def test_few_rows_are_inconclusive(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from harness.report import answers, cells, comparisons, evidence
 from harness.report.__main__ import main
 from harness.report.page import policy_hash, verdict, view
 from harness.report.run import parts, read
-from harness.types import RunRecord, Status
+from harness.types import Measurement, RunRecord, Status
 from harness.wording import number
 from tests import records
 from tests.pages import HOSTILE, Page, folder, page
@@ -345,6 +345,18 @@ def test_scores_that_are_better_when_lower_are_told_so(tmp_path: Path) -> None:
     missed = [e["front"][0]["missed"] for e in answers.examples(found, decision)]
     assert [] in missed
     assert all(m in ([], ["invented"]) for m in missed)
+
+
+def test_answers_that_changed_miss_no_score_of_which_less_is_better(whole: Path, tmp_path: Path) -> None:
+    cells, rows = records.grid()
+    less = Measurement("quality/invented", 0.0, "share", "lower", 96)
+    cells = [replace(r, measurements=(*r.measurements, less)) for r in cells]
+    rows = {i: [{**r, "scores": {**r["scores"], "invented": 0}} for r in made] for i, made in rows.items()}
+    shown = view(read(folder(tmp_path / "run", cells, rows, records.ids())))["flips"]["rows"]
+    before = view(read(whole))["flips"]["rows"]
+    assert [r[side]["missed"] for r in shown for side in ("left", "right")] == [
+        r[side]["missed"] for r in before for side in ("left", "right")
+    ]
 
 
 def test_labels_as_a_row_score_break_no_report(tmp_path: Path) -> None:
