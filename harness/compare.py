@@ -134,14 +134,15 @@ def rows_digest(record: RunRecord, rows: Sequence[Row]) -> str:
     return f"of ids and messages {hashlib.sha256(text).hexdigest()[:16]}" if asked else ""
 
 
-def _timing(record: RunRecord) -> str:
+def timing(record: RunRecord) -> str:
     """The knobs that a latency follows from."""
     knobs: Mapping[str, Json] = record.config.get("measure", {}).get("params", {}).get("latency", {})
     named = ("output_tokens", "batch_size", "batch_tokens")
     return ", ".join(f"{k} {knobs[k]}" for k in named if k in knobs)
 
 
-def _price(record: RunRecord) -> str:
+def price_of(record: RunRecord) -> str:
+    """The prices that a cost follows from."""
     price: Mapping[str, Json] = record.config.get("price") or {}
     return ", ".join(f"{k} {price[k]}" for k in ("usd_per_hour", "volume_requests", "utilization") if k in price)
 
@@ -156,8 +157,8 @@ def _fields(record: RunRecord) -> dict[str, tuple[str, str]]:
         "deciding score": (primary(record, None), REFUSED),
         "device": (str(env.get("device")), SPEED),
         "hardware": (str(env.get("hardware")), SPEED),
-        "timed requests": (_timing(record), SPEED),
-        "price": (_price(record), COST),
+        "timed requests": (timing(record), SPEED),
+        "price": (price_of(record), COST),
         "dtype": (str(env.get("dtype")), TOLD),
         "engine": (f"{engine.get('name')} {canonical(engine.get('params', {}))}", TOLD),
         "profile": (record.profile, TOLD),

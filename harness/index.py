@@ -1,7 +1,8 @@
 """One page for all runs of an outputs folder: what each recommends, and how every sweep's numbers moved over time.
 
-A line of a trend joins two runs only where they compare: response time, memory and cost on the same hardware, quality
-on the same evaluation rows. A run that cannot be read is listed with what is wrong with it.
+A line of a trend joins two runs only where they compare: response time, memory and cost on the same hardware with the
+same timed requests, cost at the same prices and volume, quality on the same evaluation rows. A run that cannot be read
+is listed with what is wrong with it.
 
     python -m harness.report --index outputs/
 """
@@ -17,7 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from harness import ledger
-from harness.compare import rows_digest
+from harness.compare import price_of, rows_digest, timing
 from harness.decide import Policy, as_counted, decide, memory, policy_of, primary, quality, read_policy
 from harness.errors import UserError
 from harness.report.text import visible
@@ -28,12 +29,13 @@ from harness.wording import labels, number
 PAGE = "index.html"
 DEEP = 4  # folders below the one given
 WIDE, HIGH, EDGE = 640.0, 120.0, 10.0  # of a trend's drawing
+COST = "Cost per 1,000 requests"
 Find = Callable[[RunRecord, Policy | None], Measurement | None]
 TRENDS: tuple[tuple[str, Find], ...] = (
     ("Quality", quality),
     ("p95 response time", lambda r, _: r.value("e2e_ms/p95")),
     ("Peak memory", lambda r, _: memory(r)),
-    ("Cost per 1,000 requests", lambda r, _: r.value("cost_usd_per_1000")),
+    (COST, lambda r, _: r.value("cost_usd_per_1000")),
 )
 
 
@@ -110,10 +112,15 @@ def _alike(a: Listed, b: Listed, title: str) -> bool:
     if title == "Quality":
         return bool(a.rows) and a.rows == b.rows
 
-    def machine(run: Listed) -> set[tuple[str, str]]:
-        return {(str(r.environment.get("device")), str(r.environment.get("hardware"))) for r in run.ok}
+    def taken(run: Listed) -> set[tuple[str, ...]]:
+        volume = str(run.policy and run.policy.volume_requests)
+        return {
+            (str(r.environment.get("device")), str(r.environment.get("hardware")), timing(r),
+             *((price_of(r), volume) if title == COST else ()))
+            for r in run.ok
+        }  # fmt: skip
 
-    return machine(a) == machine(b)
+    return taken(a) == taken(b)
 
 
 def trend(runs: Sequence[Listed], title: str, find: Find) -> dict[str, Any] | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
 from harness import index, ledger, report
+from harness.index import COST
 from harness.types import RunRecord, Status
 from tests import records
 from tests.pages import HOSTILE, Page, folder
@@ -82,6 +84,26 @@ def test_a_line_joins_only_runs_that_compare(tmp_path: Path) -> None:
     assert new["Quality"] == [False, False, False, True]
     assert new["p95 response time"] == new["Peak memory"] == [False, False, True, False]
     assert {t["title"]: [len(p) for p in t["drawn"]["best"]] for t in sweep["trends"]}["Quality"] == [3, 1]
+
+
+@pytest.mark.parametrize(
+    ("group", "knobs", "broken"),
+    [
+        ("measure", {"params": {"latency": {"output_tokens": 64}}}, ["p95 response time", "Peak memory", COST]),
+        ("price", {"usd_per_hour": 8.5}, [COST]),
+        ("policy", {"volume_requests": 1000}, [COST]),
+        ("policy", {"margin": 0.1}, []),
+    ],
+)
+def test_a_line_ends_where_runs_were_timed_or_priced_otherwise(
+    tmp_path: Path, group: str, knobs: dict[str, Any], broken: list[str]
+) -> None:
+    run(tmp_path / "sweep/1")
+    for r in ledger.read_records(run(tmp_path / "sweep/2")):
+        config = {**r.config, group: {**r.config[group], **knobs}}
+        ledger.write_record(tmp_path / "sweep/2", replace(r, config=config))
+    (sweep,) = index.view(tmp_path)["sweeps"]
+    assert [t["title"] for t in sweep["trends"] if t["breaks"]] == broken
 
 
 def test_broken_runs_are_named_and_stop_nothing(tmp_path: Path) -> None:
