@@ -11,13 +11,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from harness import ledger
-from harness.decide import decide, policy_of, primary
+from harness.decide import Rows, decide, policy_of, primary
 from harness.errors import UserError
 from harness.report.markdown import plain_markdown
 from harness.report.text import shorten, visible
@@ -50,12 +50,14 @@ SIZED = (
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run folder as read; `name` is what it is called beside the others. Cells beside the grid are left away."""
+    """A run folder as read; `name` is what it is called beside the others, `pending` are the cells that left no record
+    yet. Cells beside the grid are left away."""
 
     folder: Path
     name: str
     records: Mapping[str, RunRecord]
     rows: Mapping[str, Sequence[Row]]
+    pending: tuple[str, ...] = ()
 
     @property
     def ok(self) -> dict[str, RunRecord]:
@@ -116,7 +118,9 @@ def read(folders: Sequence[Path]) -> list[Run]:
     for folder, name in zip(folders, names, strict=True):
         try:
             records = {r.id: r for r in ledger.read_records(folder) if not is_side(r.id)}
-            runs.append(Run(folder, name, records, {i: ledger.read_rows(folder, r) for i, r in records.items()}))
+            rows = {i: ledger.read_rows(folder, r) for i, r in records.items()}
+            pending = tuple(i for i in ledger.read_cells(folder) if not is_side(i) and i not in records)
+            runs.append(Run(folder, name, records, rows, pending))
         except UserError as error:
             mistakes += error.mistakes
     if mistakes:
@@ -264,12 +268,16 @@ def changes(runs: Sequence[Run], found: Sequence[Difference]) -> list[Change]:
     return [replace(c, p_holm=adjusted.get(str(n), 1.0)) for n, c in enumerate(made)]
 
 
-def recommended(run: Run, names: Mapping[str, str]) -> str:
-    """The cell that a run recommends, or its first sentence."""
-    judged = list(run.records.values())
-    policy = policy_of(judged)
-    decision = decide(judged, run.rows, policy)
-    return names[decision.chosen] if decision.chosen else decision.sentences[0]
+def recommendation(records: Mapping[str, RunRecord], rows: Rows, pending: Collection[str]) -> tuple[str | None, str]:
+    """The cell that a run recommends, None where it recommends nothing, and the first sentence of its decision."""
+    if not records or pending:
+        return None, "Not all cells have ended."
+    decision = decide(list(records.values()), rows, policy_of(records.values()))
+    return decision.chosen, decision.sentences[0]
+
+
+def _state(run: Run, cell: str) -> str:
+    return str(run.records[cell].status) if cell in run.records else "pending" if cell in run.pending else "absent"
 
 
 def summary(made: Sequence[Change], score: str) -> str:
@@ -295,12 +303,13 @@ def view(runs: Sequence[Run], anyway: bool = False) -> dict[str, Any]:
     ids = list(dict.fromkeys(i for run in runs for i in run.records))
     names = labels(ids)
     first, score = runs[0], next((primary(r, None) for r in runs[0].ok.values()), "")
-    states = [
-        {"name": names[i], "states": [str(run.records[i].status) if i in run.records else "absent" for run in runs]}
-        for i in ids
-    ]
+    states = [{"name": names[i], "states": [_state(run, i) for run in runs]} for i in ids]
+    told = [recommendation(r.records, r.rows, r.pending) for r in runs]
     return {
-        "runs": [{"name": r.name, "folder": str(r.folder), "recommends": recommended(r, names)} for r in runs],
+        "runs": [
+            {"name": r.name, "folder": str(r.folder), "recommends": names[chosen] if chosen else why}
+            for r, (chosen, why) in zip(runs, told, strict=True)
+        ],
         "first": first.name, "score": score, "summary": summary(made, score),
         "changes": [_told(c, names) for c in made],
         "left_out": sorted({f"{d.told}: {LEFT_OUT[d.effect]}" for d in found if d.effect in LEFT_OUT}),

@@ -18,8 +18,8 @@ from typing import Any
 from urllib.parse import quote
 
 from harness import ledger
-from harness.compare import price_of, rows_digest, timing
-from harness.decide import Policy, as_counted, decide, memory, policy_of, primary, quality, read_policy
+from harness.compare import price_of, recommendation, rows_digest, timing
+from harness.decide import Policy, as_counted, memory, policy_of, primary, quality, read_policy
 from harness.errors import UserError
 from harness.report.text import visible
 from harness.resources import resource
@@ -80,8 +80,8 @@ def listed(folder: Path) -> Listed:
         records = {r.id: r for r in ledger.read_records(folder) if not is_side(r.id)}
         cells = [i for i in ledger.read_cells(folder) if not is_side(i)]
         rows = {i: ledger.read_rows(folder, r) for i, r in records.items()}
-        pending = sum(i not in records for i in cells)
-        chosen, told = _decision(list(records.values()), rows, pending)
+        pending = [i for i in cells if i not in records]
+        chosen, told = recommendation(records, rows, pending)
         policy = read_policy(policy_of(records.values()))
         records = as_counted(records, policy)
     except UserError as error:
@@ -90,16 +90,7 @@ def listed(folder: Path) -> Listed:
         return Listed(folder, sweep, time, wrong=(f"{folder}: cannot be judged ({type(error).__name__}: {error})",))
     first = next(((r, rows[r.id]) for r in records.values() if rows[r.id]), None)
     digest = f"{rows_digest(*first)} {primary(first[0], policy)}" if first else ""
-    return Listed(folder, sweep, time, records, pending, chosen, told, digest, policy)
-
-
-def _decision(
-    records: Sequence[RunRecord], rows: Mapping[str, Sequence[Mapping[str, Any]]], pending: int
-) -> tuple[str | None, str]:
-    if not records or pending:
-        return None, "Not all cells have ended."
-    decision = decide(records, rows, policy_of(records))
-    return decision.chosen, decision.sentences[0]
+    return Listed(folder, sweep, time, records, len(pending), chosen, told, digest, policy)
 
 
 def _best(run: Listed, find: Find) -> Measurement | None:
