@@ -280,8 +280,8 @@ def _state(run: Run, cell: str) -> str:
     return str(run.records[cell].status) if cell in run.records else "pending" if cell in run.pending else "absent"
 
 
-def summary(made: Sequence[Change], score: str) -> str:
-    """What was found, in a sentence or two."""
+def summary(made: Sequence[Change], scores: str) -> str:
+    """What was found by these scores, in a sentence or two."""
     told = [c for c in made if c.pair]
     if not told:
         return "No cell has scored rows in both runs, so quality was not compared."
@@ -291,7 +291,7 @@ def summary(made: Sequence[Change], score: str) -> str:
         f" These rows would likely show differences of {points(blind).lstrip('+')} points or more." if blind < 1 else ""
     )
     return (
-        f"Of {len(told)} comparisons of “{score}”, {count['worse']} shown to be worse, {count['better']} better, "
+        f"Of {len(told)} comparisons of {scores}, {count['worse']} shown to be worse, {count['better']} better, "
         f"{count['not told apart']} not told apart.{least}"
     )
 
@@ -302,7 +302,8 @@ def view(runs: Sequence[Run], anyway: bool = False) -> dict[str, Any]:
     made = changes(runs, found)
     ids = list(dict.fromkeys(i for run in runs for i in run.records))
     names = labels(ids)
-    first, score = runs[0], next((primary(r, None) for r in runs[0].ok.values()), "")
+    first = runs[0]
+    scores = " and ".join(dict.fromkeys(f"“{primary(first.ok[c.cell], None)}”" for c in made))
     states = [{"name": names[i], "states": [_state(run, i) for run in runs]} for i in ids]
     told = [recommendation(r.records, r.rows, r.pending) for r in runs]
     return {
@@ -310,7 +311,7 @@ def view(runs: Sequence[Run], anyway: bool = False) -> dict[str, Any]:
             {"name": r.name, "folder": str(r.folder), "recommends": names[chosen] if chosen else why}
             for r, (chosen, why) in zip(runs, told, strict=True)
         ],
-        "first": first.name, "score": score, "summary": summary(made, score),
+        "first": first.name, "scores": scores, "summary": summary(made, scores),
         "changes": [_told(c, names) for c in made],
         "left_out": sorted({f"{d.told}: {LEFT_OUT[d.effect]}" for d in found if d.effect in LEFT_OUT}),
         "told": [d.told for d in found if d.effect == TOLD],
@@ -357,7 +358,7 @@ def markdown(page: Mapping[str, Any]) -> str:
     out += [*(f"- differs: {plain_markdown(d)}" for d in page["told"]), ""]
     if any(c["n"] for c in page["changes"]):
         out += grid(
-            ["Cell", "Run", page["score"], "95% interval", "p (Holm)", "Gained", "Lost", "Rows", "Verdict"],
+            ["Cell", "Run", page["scores"], "95% interval", "p (Holm)", "Gained", "Lost", "Rows", "Verdict"],
             ([c["name"], c["run"], c["delta"], f"{c['low']} to {c['high']}", c["holm"], c["gained"], c["lost"], c["n"],
               c["verdict"]] for c in page["changes"]),
         )  # fmt: skip
