@@ -18,7 +18,7 @@ from harness.report import answers, cells, comparisons, evidence
 from harness.report.__main__ import main
 from harness.report.page import policy_hash, verdict, view
 from harness.report.run import parts, read
-from harness.types import Measurement, RunRecord, Status
+from harness.types import Interval, Measurement, RunRecord, Status
 from harness.wording import number
 from tests import records
 from tests.pages import HOSTILE, Page, folder, page
@@ -204,6 +204,17 @@ def test_the_command_draws_and_tells_mistakes(whole: Path, tmp_path: Path, capsy
 )  # fmt: skip
 def test_numbers_read_well(value: float, unit: str, text: str) -> None:
     assert number(value, unit) == text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text"), [(950, 1020, "950 ms to 1.02 s"), (950, 990, "950 to 990"), (1100, 1220, "1.10 to 1.22")]
+)
+def test_an_interval_keeps_units_that_differ(tmp_path: Path, low: float, high: float, text: str) -> None:
+    one = records.with_value(records.record("lora", "fp16"), "e2e_ms/p95", (low + high) / 2, Interval(low, high, "b"))
+    (p95,) = [
+        h for h in cells.heatmaps(read(folder(tmp_path / "run", [one], {}, [one.id])), None) if "p95" in h["title"]
+    ]
+    assert p95["rows"][0]["cells"][0]["interval"] == text
 
 
 def test_what_quantization_took_is_shown_against_the_same_adaptation(whole: Path) -> None:

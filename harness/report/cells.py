@@ -33,6 +33,11 @@ def level(value: float, best: float, worst: float, better: str) -> int:
     return round(5 * (1 - math.log(value / best) / math.log(max(4.0, worst / best))))
 
 
+def bare(interval: str) -> str:
+    """An interval without its unit, which stands above it, unless its ends have different ones."""
+    return re.sub(r"^([^A-Za-z]+ to [^A-Za-z]+) [A-Za-z]+$", r"\1", re.sub("[$%]", "", interval))
+
+
 def heatmaps(run: Run, decision: Decision | None) -> list[dict[str, Any]]:
     """The grid as small tables: one a measure for each model, suite and seed."""
     made = []
@@ -56,7 +61,7 @@ def heatmaps(run: Run, decision: Decision | None) -> list[dict[str, Any]]:
                     m = found.get(i or "")
                     cell: dict[str, Any] = told(m) | {"level": None, "note": "", "chosen": False}
                     if m:
-                        cell["interval"] = re.sub(r"[$%]| [A-Za-z]+$", "", cell["interval"])  # the unit stands above it
+                        cell["interval"] = bare(cell["interval"])
                         cell["level"] = level(m.value, min(values), max(values), m.better)
                         best = max(values) if m.better == "higher" else min(values)
                         cell["note"] = "best" if m.value == best else ""
