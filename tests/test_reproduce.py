@@ -86,7 +86,8 @@ def test_differences_name_their_place() -> None:
 def test_what_cannot_be_reproduced_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     failed = records.ended("lora", "awq", Status.FAILED, "killed")
     alone = records.record("lora", "int8", records.rows("lora", "int8", 2))
-    for one in (failed, alone):
+    sized = replace(records.record("lora", "fp16"), steps={k: v for k, v in alone.steps.items() if k != "quality"})
+    for one in (failed, alone, sized):
         ledger.write_record(tmp_path, one)
     (tmp_path / "bad.json").write_text("{")
     told = []
@@ -95,7 +96,8 @@ def test_what_cannot_be_reproduced_is_told(tmp_path: Path, capsys: pytest.Captur
         told.append(capsys.readouterr().err)
     assert all(line.startswith("harness.reproduce: ") and line.count("\n") == 1 for line in told)
     assert "only an ok one can be reproduced" in told[2]
-    assert "its rows are not beside it" in told[3]
+    assert "nothing was scored in that cell" in told[3]
+    assert "its rows are not beside it" in told[4]
     assert main([]) == 2
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError):
