@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,8 @@ TRENDS: tuple[tuple[str, Find], ...] = (
 @dataclass(frozen=True, slots=True)
 class Listed:
     """A run as an index shows it. `wrong` says why it cannot be read; `chosen` is None where nothing is recommended,
-    and `told` then says why."""
+    and `told` then says why. `rows`, `timed` and `priced` tell runs that compare from others: the evaluation rows and
+    their score, the machines and timed requests of its cells, and their prices and volume."""
 
     folder: Path
     sweep: str
@@ -53,6 +54,8 @@ class Listed:
     told: str = ""
     rows: str = ""
     policy: Policy | None = None
+    timed: Collection[tuple[str, ...]] = ()
+    priced: Collection[tuple[str, ...]] = ()
     wrong: tuple[str, ...] = ()
 
     @property
@@ -83,6 +86,9 @@ def listed(folder: Path) -> Listed:
         pending = [i for i in cells if i not in records]
         chosen, told = recommendation(records, rows, pending)
         policy = read_policy(policy_of(records.values()))
+        ok = [r for r in records.values() if r.status is Status.OK]
+        timed = {(str(r.environment.get("device")), str(r.environment.get("hardware")), timing(r)) for r in ok}
+        priced = {(price_of(r), str(policy.volume_requests)) for r in ok}
         records = as_counted(records, policy)
     except UserError as error:
         return Listed(folder, sweep, time, wrong=error.mistakes)
@@ -90,7 +96,7 @@ def listed(folder: Path) -> Listed:
         return Listed(folder, sweep, time, wrong=(f"{folder}: cannot be judged ({type(error).__name__}: {error})",))
     first = next(((r, rows[r.id]) for r in records.values() if rows[r.id]), None)
     digest = f"{rows_digest(*first)} {primary(first[0], policy)}" if first else ""
-    return Listed(folder, sweep, time, records, len(pending), chosen, told, digest, policy)
+    return Listed(folder, sweep, time, records, len(pending), chosen, told, digest, policy, timed, priced)
 
 
 def _best(run: Listed, find: Find) -> Measurement | None:
@@ -102,16 +108,7 @@ def _alike(a: Listed, b: Listed, title: str) -> bool:
     """Whether a line may join two runs."""
     if title == "Quality":
         return bool(a.rows) and a.rows == b.rows
-
-    def taken(run: Listed) -> set[tuple[str, ...]]:
-        volume = str(run.policy and run.policy.volume_requests)
-        return {
-            (str(r.environment.get("device")), str(r.environment.get("hardware")), timing(r),
-             *((price_of(r), volume) if title == COST else ()))
-            for r in run.ok
-        }  # fmt: skip
-
-    return taken(a) == taken(b)
+    return a.timed == b.timed and (title != COST or a.priced == b.priced)
 
 
 def trend(runs: Sequence[Listed], title: str, find: Find) -> dict[str, Any] | None:

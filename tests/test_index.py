@@ -125,6 +125,15 @@ def test_broken_runs_are_named_and_stop_nothing(tmp_path: Path) -> None:
     assert "4 of them cannot be read" in page(tmp_path)
 
 
+def test_a_broken_inside_stops_no_trend(tmp_path: Path) -> None:
+    for time in "123":
+        run(tmp_path / "sweep" / time)
+    for r in ledger.read_records(tmp_path / "sweep/2"):
+        ledger.write_record(tmp_path / "sweep/2", replace(r, config={**r.config, "measure": "none"}))
+    (sweep,) = index.view(tmp_path)["sweeps"]
+    assert [bool(r["wrong"]) for r in sweep["runs"]] == [False, True, False]
+
+
 def test_unfinished_and_failed_runs_say_so(tmp_path: Path) -> None:
     cells, made = records.grid()
     folder(tmp_path / "s/1", cells[:3], made, records.ids())
