@@ -11,13 +11,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from harness import ledger
-from harness.decide import decide, policy_of, primary
+from harness.decide import Rows, decide, policy_of, primary
 from harness.errors import UserError
 from harness.report.markdown import plain_markdown
 from harness.report.text import shorten, visible
@@ -50,12 +50,14 @@ SIZED = (
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run folder as read; `name` is what it is called beside the others. Cells beside the grid are left away."""
+    """A run folder as read; `name` is what it is called beside the others, `pending` are the cells that left no record
+    yet. Cells beside the grid are left away."""
 
     folder: Path
     name: str
     records: Mapping[str, RunRecord]
     rows: Mapping[str, Sequence[Row]]
+    pending: tuple[str, ...] = ()
 
     @property
     def ok(self) -> dict[str, RunRecord]:
@@ -116,7 +118,9 @@ def read(folders: Sequence[Path]) -> list[Run]:
     for folder, name in zip(folders, names, strict=True):
         try:
             records = {r.id: r for r in ledger.read_records(folder) if not is_side(r.id)}
-            runs.append(Run(folder, name, records, {i: ledger.read_rows(folder, r) for i, r in records.items()}))
+            rows = {i: ledger.read_rows(folder, r) for i, r in records.items()}
+            pending = tuple(i for i in ledger.read_cells(folder) if not is_side(i) and i not in records)
+            runs.append(Run(folder, name, records, rows, pending))
         except UserError as error:
             mistakes += error.mistakes
     if mistakes:
@@ -134,14 +138,15 @@ def rows_digest(record: RunRecord, rows: Sequence[Row]) -> str:
     return f"of ids and messages {hashlib.sha256(text).hexdigest()[:16]}" if asked else ""
 
 
-def _timing(record: RunRecord) -> str:
+def timing(record: RunRecord) -> str:
     """The knobs that a latency follows from."""
     knobs: Mapping[str, Json] = record.config.get("measure", {}).get("params", {}).get("latency", {})
     named = ("output_tokens", "batch_size", "batch_tokens")
     return ", ".join(f"{k} {knobs[k]}" for k in named if k in knobs)
 
 
-def _price(record: RunRecord) -> str:
+def price_of(record: RunRecord) -> str:
+    """The prices that a cost follows from."""
     price: Mapping[str, Json] = record.config.get("price") or {}
     return ", ".join(f"{k} {price[k]}" for k in ("usd_per_hour", "volume_requests", "utilization") if k in price)
 
@@ -153,11 +158,11 @@ def _fields(record: RunRecord) -> dict[str, tuple[str, str]]:
     versions: Mapping[str, str] = env.get("versions", {})
     return {
         "suite": (record.suite, REFUSED),
-        "deciding score": (primary(record), REFUSED),
+        "deciding score": (primary(record, None), REFUSED),
         "device": (str(env.get("device")), SPEED),
         "hardware": (str(env.get("hardware")), SPEED),
-        "timed requests": (_timing(record), SPEED),
-        "price": (_price(record), COST),
+        "timed requests": (timing(record), SPEED),
+        "price": (price_of(record), COST),
         "dtype": (str(env.get("dtype")), TOLD),
         "engine": (f"{engine.get('name')} {canonical(engine.get('params', {}))}", TOLD),
         "profile": (record.profile, TOLD),
@@ -252,7 +257,7 @@ def changes(runs: Sequence[Run], found: Sequence[Difference]) -> list[Change]:
         for i, r in first.ok.items():
             if i not in run.ok:
                 continue
-            score = primary(r)
+            score = primary(r, None)
             was, now = _scored(first.rows[i], score), _scored(run.rows[i], score)
             other = sum(was[k].get("prompt_hash") != now[k].get("prompt_hash") for k in was if k in now)
             made.append(
@@ -263,16 +268,20 @@ def changes(runs: Sequence[Run], found: Sequence[Difference]) -> list[Change]:
     return [replace(c, p_holm=adjusted.get(str(n), 1.0)) for n, c in enumerate(made)]
 
 
-def recommended(run: Run, names: Mapping[str, str]) -> str:
-    """The cell that a run recommends, or its first sentence."""
-    judged = list(run.records.values())
-    policy = policy_of(judged)
-    decision = decide(judged, run.rows, policy)
-    return names[decision.chosen] if decision.chosen else decision.sentences[0]
+def recommendation(records: Mapping[str, RunRecord], rows: Rows, pending: Collection[str]) -> tuple[str | None, str]:
+    """The cell that a run recommends, None where it recommends nothing, and the first sentence of its decision."""
+    if not records or pending:
+        return None, "Not all cells have ended."
+    decision = decide(list(records.values()), rows, policy_of(records.values()))
+    return decision.chosen, decision.sentences[0]
 
 
-def summary(made: Sequence[Change], score: str) -> str:
-    """What was found, in a sentence or two."""
+def _state(run: Run, cell: str) -> str:
+    return str(run.records[cell].status) if cell in run.records else "pending" if cell in run.pending else "absent"
+
+
+def summary(made: Sequence[Change], scores: str) -> str:
+    """What was found by these scores, in a sentence or two."""
     told = [c for c in made if c.pair]
     if not told:
         return "No cell has scored rows in both runs, so quality was not compared."
@@ -282,7 +291,7 @@ def summary(made: Sequence[Change], score: str) -> str:
         f" These rows would likely show differences of {points(blind).lstrip('+')} points or more." if blind < 1 else ""
     )
     return (
-        f"Of {len(told)} comparisons of “{score}”, {count['worse']} shown to be worse, {count['better']} better, "
+        f"Of {len(told)} comparisons of {scores}, {count['worse']} shown to be worse, {count['better']} better, "
         f"{count['not told apart']} not told apart.{least}"
     )
 
@@ -293,14 +302,16 @@ def view(runs: Sequence[Run], anyway: bool = False) -> dict[str, Any]:
     made = changes(runs, found)
     ids = list(dict.fromkeys(i for run in runs for i in run.records))
     names = labels(ids)
-    first, score = runs[0], next((primary(r) for r in runs[0].ok.values()), "")
-    states = [
-        {"name": names[i], "states": [str(run.records[i].status) if i in run.records else "absent" for run in runs]}
-        for i in ids
-    ]
+    first = runs[0]
+    scores = " and ".join(dict.fromkeys(f"“{primary(first.ok[c.cell], None)}”" for c in made))
+    states = [{"name": names[i], "states": [_state(run, i) for run in runs]} for i in ids]
+    told = [recommendation(r.records, r.rows, r.pending) for r in runs]
     return {
-        "runs": [{"name": r.name, "folder": str(r.folder), "recommends": recommended(r, names)} for r in runs],
-        "first": first.name, "score": score, "summary": summary(made, score),
+        "runs": [
+            {"name": r.name, "folder": str(r.folder), "recommends": names[chosen] if chosen else why}
+            for r, (chosen, why) in zip(runs, told, strict=True)
+        ],
+        "first": first.name, "scores": scores, "summary": summary(made, scores),
         "changes": [_told(c, names) for c in made],
         "left_out": sorted({f"{d.told}: {LEFT_OUT[d.effect]}" for d in found if d.effect in LEFT_OUT}),
         "told": [d.told for d in found if d.effect == TOLD],
@@ -347,7 +358,7 @@ def markdown(page: Mapping[str, Any]) -> str:
     out += [*(f"- differs: {plain_markdown(d)}" for d in page["told"]), ""]
     if any(c["n"] for c in page["changes"]):
         out += grid(
-            ["Cell", "Run", page["score"], "95% interval", "p (Holm)", "Gained", "Lost", "Rows", "Verdict"],
+            ["Cell", "Run", page["scores"], "95% interval", "p (Holm)", "Gained", "Lost", "Rows", "Verdict"],
             ([c["name"], c["run"], c["delta"], f"{c['low']} to {c['high']}", c["holm"], c["gained"], c["lost"], c["n"],
               c["verdict"]] for c in page["changes"]),
         )  # fmt: skip

@@ -1,7 +1,8 @@
 """One page for all runs of an outputs folder: what each recommends, and how every sweep's numbers moved over time.
 
-A line of a trend joins two runs only where they compare: response time, memory and cost on the same hardware, quality
-on the same evaluation rows. A run that cannot be read is listed with what is wrong with it.
+A line of a trend joins two runs only where they compare: response time, memory and cost on the same hardware with the
+same timed requests, cost at the same prices and volume, quality on the same evaluation rows. A run that cannot be read
+is listed with what is wrong with it.
 
     python -m harness.report --index outputs/
 """
@@ -10,15 +11,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from harness import ledger
-from harness.compare import rows_digest
-from harness.decide import as_counted, decide, memory, policy_of, primary, quality, read_policy
+from harness.compare import price_of, recommendation, rows_digest, timing
+from harness.decide import Policy, as_counted, memory, policy_of, primary, quality, read_policy
 from harness.errors import UserError
 from harness.report.text import visible
 from harness.resources import resource
@@ -28,18 +29,21 @@ from harness.wording import labels, number
 PAGE = "index.html"
 DEEP = 4  # folders below the one given
 WIDE, HIGH, EDGE = 640.0, 120.0, 10.0  # of a trend's drawing
-TRENDS: tuple[tuple[str, Callable[[RunRecord], Measurement | None]], ...] = (
+COST = "Cost per 1,000 requests"
+Find = Callable[[RunRecord, Policy | None], Measurement | None]
+TRENDS: tuple[tuple[str, Find], ...] = (
     ("Quality", quality),
-    ("p95 response time", lambda r: r.value("e2e_ms/p95")),
-    ("Peak memory", memory),
-    ("Cost per 1,000 requests", lambda r: r.value("cost_usd_per_1000")),
+    ("p95 response time", lambda r, _: r.value("e2e_ms/p95")),
+    ("Peak memory", lambda r, _: memory(r)),
+    (COST, lambda r, _: r.value("cost_usd_per_1000")),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
     """A run as an index shows it. `wrong` says why it cannot be read; `chosen` is None where nothing is recommended,
-    and `told` then says why."""
+    and `told` then says why. `rows`, `timed` and `priced` tell runs that compare from others: the evaluation rows and
+    their score, the machines and timed requests of its cells, and their prices and volume."""
 
     folder: Path
     sweep: str
@@ -49,6 +53,9 @@ class Listed:
     chosen: str | None = None
     told: str = ""
     rows: str = ""
+    policy: Policy | None = None
+    timed: Collection[tuple[str, ...]] = ()
+    priced: Collection[tuple[str, ...]] = ()
     wrong: tuple[str, ...] = ()
 
     @property
@@ -76,29 +83,24 @@ def listed(folder: Path) -> Listed:
         records = {r.id: r for r in ledger.read_records(folder) if not is_side(r.id)}
         cells = [i for i in ledger.read_cells(folder) if not is_side(i)]
         rows = {i: ledger.read_rows(folder, r) for i, r in records.items()}
-        pending = sum(i not in records for i in cells)
-        chosen, told = _decision(list(records.values()), rows, pending)
-        records = as_counted(records, read_policy(policy_of(records.values())))
+        pending = [i for i in cells if i not in records]
+        chosen, told = recommendation(records, rows, pending)
+        policy = read_policy(policy_of(records.values()))
+        ok = [r for r in records.values() if r.status is Status.OK]
+        timed = {(str(r.environment.get("device")), str(r.environment.get("hardware")), timing(r)) for r in ok}
+        priced = {(price_of(r), str(policy.volume_requests)) for r in ok}
+        records = as_counted(records, policy)
     except UserError as error:
         return Listed(folder, sweep, time, wrong=error.mistakes)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # a record's inside, edited by hand
         return Listed(folder, sweep, time, wrong=(f"{folder}: cannot be judged ({type(error).__name__}: {error})",))
     first = next(((r, rows[r.id]) for r in records.values() if rows[r.id]), None)
-    digest = f"{rows_digest(*first)} {primary(first[0])}" if first else ""
-    return Listed(folder, sweep, time, records, pending, chosen, told, digest)
+    digest = f"{rows_digest(*first)} {primary(first[0], policy)}" if first else ""
+    return Listed(folder, sweep, time, records, len(pending), chosen, told, digest, policy, timed, priced)
 
 
-def _decision(
-    records: Sequence[RunRecord], rows: Mapping[str, Sequence[Mapping[str, Any]]], pending: int
-) -> tuple[str | None, str]:
-    if not records or pending:
-        return None, "Not all cells have ended."
-    decision = decide(records, rows, policy_of(records))
-    return decision.chosen, decision.sentences[0]
-
-
-def _best(run: Listed, find: Callable[[RunRecord], Measurement | None]) -> Measurement | None:
-    found = [m for r in run.ok if (m := find(r))]
+def _best(run: Listed, find: Find) -> Measurement | None:
+    found = [m for r in run.ok if (m := find(r, run.policy))]
     return max(found, key=lambda m: m.value if m.better == "higher" else -m.value, default=None)
 
 
@@ -106,18 +108,14 @@ def _alike(a: Listed, b: Listed, title: str) -> bool:
     """Whether a line may join two runs."""
     if title == "Quality":
         return bool(a.rows) and a.rows == b.rows
-
-    def machine(run: Listed) -> set[tuple[str, str]]:
-        return {(str(r.environment.get("device")), str(r.environment.get("hardware"))) for r in run.ok}
-
-    return machine(a) == machine(b)
+    return a.timed == b.timed and (title != COST or a.priced == b.priced)
 
 
-def trend(runs: Sequence[Listed], title: str, find: Callable[[RunRecord], Measurement | None]) -> dict[str, Any] | None:
+def trend(runs: Sequence[Listed], title: str, find: Find) -> dict[str, Any] | None:
     """One measure over the runs of a sweep, of the recommended cell and of the best: places on a `WIDE` × `HIGH`
     drawing, and the numbers as text. None where fewer than two runs have it."""
     series: dict[str, list[Measurement | None]] = {
-        "recommended": [find(r.records[r.chosen]) if r.chosen else None for r in runs],
+        "recommended": [find(r.records[r.chosen], r.policy) if r.chosen else None for r in runs],
         "best": [_best(r, find) for r in runs],
     }
     values = [m.value for line in series.values() for m in line if m]
@@ -178,7 +176,7 @@ def _line(run: Listed, root: Path) -> dict[str, Any]:
     """A run as the table shows it."""
     counts = ledger.done(list(run.records.values()))
     chosen = run.records.get(run.chosen or "")
-    shown = [number(m.value, m.unit) if chosen and (m := find(chosen)) else "–" for _, find in TRENDS]
+    shown = [number(m.value, m.unit) if chosen and (m := find(chosen, run.policy)) else "–" for _, find in TRENDS]
     page = run.folder / "report.html"
     return {
         "time": run.time, "wrong": run.wrong, "pending": run.pending,

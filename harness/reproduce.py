@@ -9,7 +9,7 @@ Another processor, another number of threads or another library version may roun
 token then falls otherwise; what differs is told first. Times are shown beside each other and not judged.
 
 Exit codes: 0 every row has the same prompt and scores, 1 some have not or the cell failed, 2 it cannot be reproduced
-here: no record of an `ok` cell, or other data or model files.
+here: no record of an `ok` cell with scored rows, or other data or model files.
 """
 
 from __future__ import annotations
@@ -131,7 +131,9 @@ def _told_inputs(record: RunRecord, cell: Cell, data: SuiteData, console: Consol
 
 
 def _compared(record: RunRecord, before: Path, run: Path, console: Console) -> int:
-    (again,) = ledger.read_records(run)
+    again = next((r for r in ledger.read_records(run) if r.id == record.id), None)
+    if again is None:
+        raise UserError(f"{run}: the cell left no record {record.id}; give --out a folder of its own")
     if again.status is not Status.OK:
         console.print(f"the cell {again.status}: {again.reason}", highlight=False)
         return 1
@@ -158,7 +160,9 @@ def reproduce(path: Path, out: Path, dry_run: bool, console: Console) -> int:
         raise UserError(f"{path}: that cell {record.status} ({record.reason}); only an ok one can be reproduced")
     cell = cell_of(record, path)
     before = path.resolve().parent.parent
-    if StepKind.QUALITY in record.steps and not ledger.read_rows(before, record):
+    if StepKind.QUALITY not in record.steps:
+        raise UserError(f"{path}: nothing was scored in that cell, so there are no rows to compare; run its grid again")
+    if not ledger.read_rows(before, record):
         raise UserError(f"{path}: its rows are not beside it in {before / 'rows'}; keep the run folder together")
     if lacking := [m for c in (cell.model, cell.adaptation, cell.quantization, cell.engine) for m in missing(c)]:
         raise UserError(lacking)

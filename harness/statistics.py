@@ -96,7 +96,8 @@ def share_interval(scores: Sequence[float], groups: Groups = None) -> Interval:
     That number is the one whose binomial variance is the variance seen between groups, with a t quantile in place of
     the normal one for having estimated it (Korn & Graubard 1998, Survey Methodology 24:193, who do the same with
     Clopper-Pearson's interval). Groups never make pass/fail rows worth more than independent ones, nor any rows worth
-    less than one a group.
+    less than one a group. Graded scores that hardly vary are worth at most the square of the number of groups: the mean
+    is then known to about as much as one group of another score would have moved it.
     """
     if not len(scores):
         raise ValueError("no scores")
@@ -110,7 +111,7 @@ def share_interval(scores: Sequence[float], groups: Groups = None) -> Interval:
         effective = float(g)  # nothing was seen of how rows of a group hang together
     else:
         effective = mean * (1 - mean) / variance if variance > 0 else math.inf
-        effective = min(effective * (_z() / _t(g - 1)) ** 2, n if binary else 1e9)
+        effective = min(effective * (_z() / _t(g - 1)) ** 2, n if binary else g**2)
         effective = max(effective, min(float(g), 2.0))
     found = wilson(mean * effective, effective)
     return Interval(found.low, found.high, "wilson" if g == n else "wilson, clustered")

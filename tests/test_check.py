@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.check import fresh, rules, subject
+from harness.check import fresh, outputs, rules, subject
 from harness.check.__main__ import main
 from harness.check.judge import judge, matched
 from harness.check.trial import Verdict
@@ -53,6 +54,26 @@ def test_a_drop_regresses(tmp_path: Path, baseline: Path, capsys: pytest.Capture
     assert check(tmp_path, baseline, gates.cell(made), made) == 1
     assert verdicts(tmp_path)["quality/style"] == "regressed"
     assert "Regressed: quality/style (exit 1)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("invented", "change", "code"), [(60, "+27.5 points (+21.9 to +32.5)", 1), (5, "+0.0", 0)])
+def test_more_of_what_should_be_less_is_told_as_more(tmp_path: Path, invented: int, change: str, code: int) -> None:
+    def run(name: str, bad: int) -> Path:
+        made = [
+            {**r, "scores": {**r["scores"], "invented": int(i < bad)}, "output": f"{r['output']} {i < bad}"}
+            for i, r in enumerate(gates.rows())
+        ]
+        record = gates.cell(made)
+        lower = tuple(replace(m, better="lower") if m.metric == "quality/invented" else m for m in record.measurements)
+        return gates.run(tmp_path / name, (replace(record, measurements=lower), made))
+
+    candidate, before = subject.read(run("candidate", invented)), subject.read(run("before", 5))
+    found = judge(candidate, before, rules.load("strict"))
+    (line,) = [x for x in outputs.lines(found) if x["metric"] == "quality/invented"]
+    assert (line["before"], line["after"]) == ("2.5%", f"{invented / 2:.1f}%")
+    assert line["change"].startswith(change)
+    assert line["tolerated"].startswith("+")
+    assert (line["verdict"], found.exit_code) == (("regressed", 1) if code else ("pass", 0))
 
 
 def test_few_rows_are_inconclusive(tmp_path: Path) -> None:
@@ -203,6 +224,17 @@ def test_a_score_that_is_no_share_is_no_pass(tmp_path: Path, baseline: Path, sco
     assert verdicts(tmp_path)["quality/style"] == "could not measure"
 
 
+def test_pass_and_fail_are_scores_like_one_and_zero(tmp_path: Path, baseline: Path) -> None:
+    made = gates.worse(gates.rows(), 0.15)
+    said = [{**r, "scores": {k: bool(v) for k, v in r["scores"].items()}} for r in gates.rows()]
+    run = gates.run(tmp_path / "said", (gates.cell(said), said))
+    assert main([str(run), "--baseline", str(run)]) == 0
+    assert main([str(run), "--save-baseline", str(tmp_path / "said.json")]) == 0
+    assert (tmp_path / "said.json").read_text() == baseline.read_text()
+    assert check(tmp_path, tmp_path / "said.json", gates.cell(made), made) == 1
+    assert verdicts(tmp_path)["quality/style"] == "regressed"
+
+
 @pytest.mark.parametrize("metric", ["disk_bytes", "memory_bytes/peak_rss", "e2e_ms/p50"])
 @pytest.mark.parametrize("gone", [True, False])
 def test_a_number_that_is_none_is_no_pass(tmp_path: Path, baseline: Path, metric: str, gone: bool) -> None:
@@ -307,6 +339,7 @@ def test_another_prompt_is_a_candidate_like_any(tmp_path: Path, baseline: Path) 
         (["RUN", "--baseline", "nowhere.json"], "no such run folder or baseline"),
         (["--baseline", "BASE"], "give one run folder"),
         (["RUN", "--baseline", "BASE", "--budget"], "--budget goes with --model"),
+        (["--model", "x", "--baseline", "BASE", "--budget", "--save-baseline", "NEW"], "leave --budget out"),
         (["RUN", "--baseline", "BASE", "--model", "x"], "give one of the two"),
         (["RUN", "--baseline", "BASE", "quantization=int8"], "overrides go with --model"),
         (["--model", "no/such", "--baseline", "BASE"], "no such folder"),
@@ -383,6 +416,23 @@ def test_a_baseline_moves_on_only_where_it_passes(tmp_path: Path, baseline: Path
     assert (tmp_path / "next.json").read_text() == baseline.read_text()
 
 
+def test_one_cell_does_not_take_the_place_of_a_baseline_of_several(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, two = gates.rows(), tmp_path / "two.json"
+    cells = [(gates.cell(made, a), made) for a in ("lora", "full_ft")]
+    run, cell = str(gates.run(tmp_path / "run", *cells)), cells[0][0].id
+    assert main([run, "--save-baseline", str(two)]) == 0
+    before = two.read_text()
+    for named in (["--cell", cell], ["--cell", cell, "--baseline-cell", cell]):
+        assert main([run, "--baseline", str(two), *named, "--save-baseline", str(two)]) == 2
+        assert "holds 2 cells" in told(capsys)
+    assert two.read_text() == before
+    assert main([run, "--baseline", str(two), "--cell", cell, "--save-baseline", str(tmp_path / "one.json")]) == 0
+    one = ["--baseline", str(tmp_path / "one.json"), "--cell", cell, "--save-baseline", str(tmp_path / "one.json")]
+    assert main([run, *one]) == 0
+
+
 # ------------------------------------------------------------------------------------------------------ matching, fresh
 
 
@@ -422,6 +472,19 @@ def test_overrides_are_read_back_as_they_were() -> None:
     assert found["adaptation.c"] == 0.5
     assert not any(o.startswith("engine.") for o in made)
     assert found["seed"] == 3
+
+
+@pytest.mark.parametrize("quantizations", [(), ("int8", "gptq")])
+def test_a_fresh_checkpoint_is_one_cell_for_each_of_the_baseline(
+    tmp_path: Path, baseline: Path, quantizations: Sequence[str], capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    made = gates.rows()
+    cells = [(gates.cell(made, "lora", q), made) for q in quantizations]
+    monkeypatch.setattr(fresh, "grid", lambda arguments, run: gates.run(run, *cells))
+    monkeypatch.chdir(tmp_path)
+    assert main(["--model", str(tmp_path), "--baseline", str(baseline), "quantization=int8,gptq"]) == 2
+    assert f"has {len(cells)} (" in told(capsys)
 
 
 def test_a_budget_stops_when_the_verdict_is_certain(baseline: Path) -> None:

@@ -218,6 +218,25 @@ def test_cells_that_failed_or_are_absent_are_told(tmp_path: Path) -> None:
     assert len(states) == 4
 
 
+def test_a_run_that_has_not_ended_recommends_nothing(tmp_path: Path) -> None:
+    cells, made = records.grid()
+    partial = folder(tmp_path / "b", cells[:4], made, records.ids())
+    page = compare.view(compare.read([run(tmp_path / "a"), partial]))
+    assert [r["recommends"] for r in page["runs"]] == ["lora/fp16", "Not all cells have ended."]
+    assert {s["name"]: s["states"] for s in page["states"]}["lora/fp16"] == ["ok", "pending"]
+
+
+def test_the_scores_of_several_suites_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cells, made = records.grid()
+    other = [with_config("suite", primary="style")(replace(r, suite="o", id=r.id.replace("support_tone", "o")))
+             for r in cells]  # fmt: skip
+    rows = made | {r.id: made[r.id.replace("/o", "/support_tone")] for r in other}
+    folders = [folder(tmp_path / name, cells + other, rows, [r.id for r in cells + other]) for name in "ab"]
+    code, out, _ = told(folders, capsys=capsys)
+    assert (code, out.count("Of 30 comparisons of “good” and “style”, 0 shown")) == (0, 1)
+    assert "<h2>“good” and “style” on the same rows</h2>" in (folders[1] / "compare.html").read_text(encoding="utf-8")
+
+
 def test_hostile_text_is_shown_and_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = _rows(lambda row: row.update(output=HOSTILE, message=HOSTILE, id=row["id"] + HOSTILE))
     broken = {i: [r | {"scores": r["scores"] | {"good": 0}, "output": HOSTILE * 2} for r in made]

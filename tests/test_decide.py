@@ -143,6 +143,14 @@ def test_ties_go_to_the_simpler_cell() -> None:
     assert decide([awq, plain], {awq.id: c, plain.id: d}, records.POLICY).chosen == plain.id
 
 
+def test_how_often_a_cell_is_the_best_is_not_called_a_choice() -> None:
+    """A draw is taken for the truth: nothing is shown in it, and a simpler cell that is alike does not win."""
+    found = decide(*records.grid(), records.POLICY)
+    assert found.chosen is not None
+    assert f"it is the best by the policy in {100 * found.odds[found.chosen].best:.0f}% of the" in found.sentences[1]
+    assert "choose" not in found.sentences[1].partition("With rows and timings drawn again")[2]
+
+
 @pytest.mark.parametrize("objective", ["cost_usd_per_1000", "e2e_ms/p95", "quality"])
 def test_the_order_of_records_and_rows_changes_nothing(objective: str) -> None:
     cells, rows = records.grid()
@@ -315,3 +323,60 @@ def test_the_headline_tells_what_most_rows_fail() -> None:
     many = [replace(facts, metric=f"quality/recall_{n}", value=0.1) for n in range(5)]
     crowd = decide([replace(low_facts, measurements=(*low_facts.measurements, *many))], {best.id: rows}, records.POLICY)
     assert "6% pass “facts” and 10% pass “recall_0” and 4 other scores are as low, which" in crowd.sentences[0]
+
+
+def timed(
+    quantization: str, passes: list[int], cost: float, p95: float, size: float
+) -> tuple[RunRecord, list[dict[str, Any]]]:
+    """A LoRA of some cost, p95 and memory."""
+    one, rows = cell("lora", quantization, passes, cost)
+    one = records.with_value(one, "e2e_ms/p95", p95, Interval(0.98 * p95, 1.02 * p95, "bootstrap"))
+    return replace(records.with_value(one, "memory_bytes/peak_rss", size), steps={}), rows
+
+
+def test_a_cell_that_dominates_the_first_is_not_called_simpler_than_it() -> None:
+    best = timed("int8", [1] * 260 + [0] * 28, 0.03, 3000, 2e9)
+    shown = timed("gptq", [1] * 256 + [0] * 32, 0.02, 2500, 1.5e9)
+    alike = timed("awq", [0] * 20 + [1] * 257 + [0] * 11, 0.015, 2400, 1.4e9)
+    found = decide(*run(best, shown, alike), records.POLICY)
+    assert found.chosen == alike[0].id
+    assert found.sentences[1].startswith(
+        "The rule comes to lora/gptq first, and this one is no worse in quality, p95, memory and cost, and as simple; "
+        "against the highest quality, that of lora/int8: −1 points, 95% interval "
+    )
+
+
+def test_what_a_cell_is_simpler_than_is_said() -> None:
+    best = cell("lora", "fp16", [1] * 260 + [0] * 28, 10.0)
+    front, rows = cell("full_ft", "int8", [1] * 260 + [0] * 28, 1.0)
+    front = records.with_value(front, "cost_usd_per_1000", 1.0, Interval(0.9, 1.1, "bootstrap"))
+    alike = cell("lora", "int8", [0] * 20 + [1] * 257 + [0] * 11, 1.05)
+    found = decide(*run(best, (front, rows), alike), records.POLICY)
+    assert found.chosen == alike[0].id
+    assert ", and it is simpler than full_ft/int8, which has the lowest cost per 1,000 requests" in found.sentences[1]
+
+
+@pytest.mark.parametrize(
+    ("passes", "slower", "why"),
+    [
+        (256, 1.0, "Its quality is lower: 89% against 90%."),
+        (260, 1.2, "Its quality cannot be told apart from the best, and lora/awq is no worse in the rest."),
+        (260, 0.8, "Its quality cannot be told apart from the best, and as both are as simple, lora/awq comes first by "
+         "name."),
+    ],
+)  # fmt: skip
+def test_by_quality_an_equally_complex_cell_is_not_called_simpler(passes: int, slower: float, why: str) -> None:
+    top = timed("awq", [1] * 260 + [0] * 28, 0.03, 3000, 2e9)
+    other = timed("int8", [1] * passes + [0] * (288 - passes), 0.04, slower * 3000, 2e9)
+    found = decide(*run(top, other), records.POLICY | {"objective": "quality"})
+    assert (found.chosen, found.reasons[other[0].id]) == (top[0].id, why)
+    assert "it is the simplest" not in found.sentences[1]
+    assert "none of them is simpler" in found.sentences[1]
+
+
+def test_a_cell_that_breaks_a_limit_may_have_got_rows_right() -> None:
+    none, large = timed("int8", [0] * 96, 0.02, 2500, 2e9), timed("fp16", [1] * 80 + [0] * 16, 0.02, 2500, 9e9)
+    found = decide(*run(none, large), records.POLICY | {"max_memory_bytes": 6e9})
+    assert found.sentences[0] == (
+        "No recommendation: no cell within the policy's limits got a single row of “good” right."
+    )

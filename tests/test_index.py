@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
 from harness import index, ledger, report
+from harness.index import COST
 from harness.types import RunRecord, Status
 from tests import records
 from tests.pages import HOSTILE, Page, folder
@@ -62,6 +64,17 @@ def test_trends_follow_the_recommended_and_the_best_cell(tmp_path: Path) -> None
     ElementTree.fromstring(f"<svg{drawing}</svg>")
 
 
+def test_the_score_shown_is_the_one_that_the_policy_decides_by(tmp_path: Path) -> None:
+    for time, metric in (("1", None), ("2", "style")):
+        for r in ledger.read_records(run(tmp_path / "sweep" / time, 0.5)):
+            policy = records.POLICY | {"metric": metric}
+            style = records.with_value(r, "quality/style", 0.9)
+            ledger.write_record(tmp_path / "sweep" / time, replace(style, config={**r.config, "policy": policy}))
+    (sweep,) = index.view(tmp_path)["sweeps"]
+    rows = {t["title"]: t for t in sweep["trends"]}["Quality"]["rows"]
+    assert [(r["best"], r["new"]) for r in rows] == [("50%", False), ("90%", True)]
+
+
 def test_a_line_joins_only_runs_that_compare(tmp_path: Path) -> None:
     """Other hardware breaks speed, other rows break quality."""
     for time, hardware, rows in (("1", "A", 96), ("2", "A", 96), ("3", "B", 96), ("4", "B", 48)):
@@ -71,6 +84,26 @@ def test_a_line_joins_only_runs_that_compare(tmp_path: Path) -> None:
     assert new["Quality"] == [False, False, False, True]
     assert new["p95 response time"] == new["Peak memory"] == [False, False, True, False]
     assert {t["title"]: [len(p) for p in t["drawn"]["best"]] for t in sweep["trends"]}["Quality"] == [3, 1]
+
+
+@pytest.mark.parametrize(
+    ("group", "knobs", "broken"),
+    [
+        ("measure", {"params": {"latency": {"output_tokens": 64}}}, ["p95 response time", "Peak memory", COST]),
+        ("price", {"usd_per_hour": 8.5}, [COST]),
+        ("policy", {"volume_requests": 1000}, [COST]),
+        ("policy", {"margin": 0.1}, []),
+    ],
+)
+def test_a_line_ends_where_runs_were_timed_or_priced_otherwise(
+    tmp_path: Path, group: str, knobs: dict[str, Any], broken: list[str]
+) -> None:
+    run(tmp_path / "sweep/1")
+    for r in ledger.read_records(run(tmp_path / "sweep/2")):
+        config = {**r.config, group: {**r.config[group], **knobs}}
+        ledger.write_record(tmp_path / "sweep/2", replace(r, config=config))
+    (sweep,) = index.view(tmp_path)["sweeps"]
+    assert [t["title"] for t in sweep["trends"] if t["breaks"]] == broken
 
 
 def test_broken_runs_are_named_and_stop_nothing(tmp_path: Path) -> None:
@@ -90,6 +123,15 @@ def test_broken_runs_are_named_and_stop_nothing(tmp_path: Path) -> None:
     assert "cannot be judged" in wrong["5"][0]
     assert found["broken"] == 4
     assert "4 of them cannot be read" in page(tmp_path)
+
+
+def test_a_broken_inside_stops_no_trend(tmp_path: Path) -> None:
+    for time in "123":
+        run(tmp_path / "sweep" / time)
+    for r in ledger.read_records(tmp_path / "sweep/2"):
+        ledger.write_record(tmp_path / "sweep/2", replace(r, config={**r.config, "measure": "none"}))
+    (sweep,) = index.view(tmp_path)["sweeps"]
+    assert [bool(r["wrong"]) for r in sweep["runs"]] == [False, True, False]
 
 
 def test_unfinished_and_failed_runs_say_so(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from harness.report import answers, cells, comparisons, evidence
 from harness.report.__main__ import main
 from harness.report.page import policy_hash, verdict, view
 from harness.report.run import parts, read
-from harness.types import RunRecord, Status
+from harness.types import Interval, Measurement, RunRecord, Status
 from harness.wording import number
 from tests import records
 from tests.pages import HOSTILE, Page, folder, page
@@ -206,6 +206,17 @@ def test_numbers_read_well(value: float, unit: str, text: str) -> None:
     assert number(value, unit) == text
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "text"), [(950, 1020, "950 ms to 1.02 s"), (950, 990, "950 to 990"), (1100, 1220, "1.10 to 1.22")]
+)
+def test_an_interval_keeps_units_that_differ(tmp_path: Path, low: float, high: float, text: str) -> None:
+    one = records.with_value(records.record("lora", "fp16"), "e2e_ms/p95", (low + high) / 2, Interval(low, high, "b"))
+    (p95,) = [
+        h for h in cells.heatmaps(read(folder(tmp_path / "run", [one], {}, [one.id])), None) if "p95" in h["title"]
+    ]
+    assert p95["rows"][0]["cells"][0]["interval"] == text
+
+
 def test_what_quantization_took_is_shown_against_the_same_adaptation(whole: Path) -> None:
     shown = view(read(whole))
     lines = {line["name"]: line for line in shown["quantized"]["rows"]}
@@ -243,6 +254,29 @@ def test_a_quantization_that_erases_the_fine_tuning_is_called_so(tmp_path: Path)
     assert lines["lora/gptq"]["lost"] == 40
 
 
+def test_what_a_quantization_took_is_told_of_its_own_knobs(tmp_path: Path) -> None:
+    cells, rows = [], {}
+    for adaptation, bits, passes in (
+        ("prompt_rag", 0, 30), ("lora", 0, 80), ("prompt_rag", 4, 30), ("lora", 4, 40), ("prompt_rag", 8, 30),
+        ("lora", 8, 80),
+    ):  # fmt: skip
+        own = [
+            {**r, "scores": {"good": int(i < passes)}}
+            for i, r in enumerate(records.rows(adaptation, "gptq" if bits else "fp16"))
+        ]
+        made = records.record(adaptation, "gptq" if bits else "fp16", own)
+        if bits:
+            variant = f"quantization.bits={bits}"
+            made = replace(made, id=f"{made.id}/{variant}", config={**made.config, "variant": variant})
+        cells.append(made)
+        rows[made.id] = own
+    run = read(folder(tmp_path / "run", cells, rows, [c.id for c in cells]))
+    taken = {line["name"]: line["taken"] for line in comparisons.quantized(run, 0.05)["rows"] if line["taken"]}
+    assert {name: t["delta"] for name, t in taken.items()} == {
+        "lora/gptq quantization.bits=4": "−42", "lora/gptq quantization.bits=8": "0",
+    }  # fmt: skip
+
+
 def seeded(number: int, passes: list[int]) -> tuple[RunRecord, list[dict[str, Any]]]:
     rows = [
         {**r, "scores": {**r["scores"], "good": p}}
@@ -261,6 +295,27 @@ def test_seeds_are_told_together_with_both_kinds_of_luck(tmp_path: Path) -> None
     assert high - low > 40  # three seeds ten points apart are little to go by
     report.write(run)
     assert "Over training seeds" in page(run)
+
+
+def test_the_headline_of_several_seeds_is_their_mean_with_the_luck_of_training(tmp_path: Path) -> None:
+    def cell(adaptation: str, seed: int, passes: int) -> tuple[RunRecord, list[dict[str, Any]]]:
+        rows = [{**r, "scores": {"good": int(i < passes)}} for i, r in enumerate(records.rows(adaptation, "fp16"))]
+        made = records.record(adaptation, "fp16", rows)
+        return replace(made, seed=seed, id=made.id + (f"/seed{seed}" if seed else "")), rows
+
+    cells = [cell("prompt_rag", 0, 20), *(cell("lora", n, k) for n, k in enumerate((60, 88, 90)))]
+    cells[2] = records.with_value(cells[2][0], "e2e_ms/p95", 9000), cells[2][1]
+    run = read(folder(tmp_path / "run", [c for c, _ in cells], {c.id: r for c, r in cells}, [c.id for c, _ in cells]))
+    shown = view(run)
+    (line,) = shown["seeds"]["rows"]
+    quality, p95 = shown["headline"][:2]
+    low, high = line["interval"].split(" to ")
+    assert (line["mean"], int(low) < 45, high) == ("83%", True, "100%")
+    assert shown["sentences"][0].startswith(f"Ship lora/fp16: 83% ({low}% to {high}) of 96 rows over 3 seeds pass")
+    assert (quality["title"], quality["text"], quality["interval"], quality["change"]) == (
+        "Quality by “good”, mean of 3 seeds", "83%", line["interval"], "+62 points",
+    )  # fmt: skip
+    assert f"p95 response time {p95['text']}," in shown["sentences"][0]
 
 
 def test_swept_knobs_are_no_seeds_and_have_their_own_parents(tmp_path: Path) -> None:
@@ -301,6 +356,18 @@ def test_scores_that_are_better_when_lower_are_told_so(tmp_path: Path) -> None:
     missed = [e["front"][0]["missed"] for e in answers.examples(found, decision)]
     assert [] in missed
     assert all(m in ([], ["invented"]) for m in missed)
+
+
+def test_answers_that_changed_miss_no_score_of_which_less_is_better(whole: Path, tmp_path: Path) -> None:
+    cells, rows = records.grid()
+    less = Measurement("quality/invented", 0.0, "share", "lower", 96)
+    cells = [replace(r, measurements=(*r.measurements, less)) for r in cells]
+    rows = {i: [{**r, "scores": {**r["scores"], "invented": 0}} for r in made] for i, made in rows.items()}
+    shown = view(read(folder(tmp_path / "run", cells, rows, records.ids())))["flips"]["rows"]
+    before = view(read(whole))["flips"]["rows"]
+    assert [r[side]["missed"] for r in shown for side in ("left", "right")] == [
+        r[side]["missed"] for r in before for side in ("left", "right")
+    ]
 
 
 def test_labels_as_a_row_score_break_no_report(tmp_path: Path) -> None:
@@ -387,3 +454,25 @@ def test_leaks_are_listed_with_scores_without_them(tmp_path: Path) -> None:
     assert line["without"] == f"{100 * (good - 10) / (len(rows) - 10):.0f}%"
     report.write(run)
     assert "10 evaluation rows overlap." in page(run)
+
+
+def test_a_report_shows_the_score_that_its_policy_decides_by(tmp_path: Path) -> None:
+    cells, rows = records.grid()
+    judged = [replace(r, config={**r.config, "policy": records.POLICY | {"metric": "style"}}) for r in cells]
+    run = folder(tmp_path / "run", judged, rows, records.ids())
+    shown, best = view(read(run)), max(judged, key=lambda r: r.value("quality/style").value)  # type: ignore[union-attr]
+    said = re.match(r"Ship lora/fp16: (\d+%) .* pass “style”", shown["sentences"][0])
+    assert said
+    assert (shown["headline"][0]["title"], shown["headline"][0]["text"]) == ("Quality by “style”", said[1])
+    assert (shown["primary"], shown["differences"]["score"], shown["flips"]["score"]) == ("style",) * 3
+    assert [c["name"] for c in shown["scores"]["columns"] if c["primary"]] == ["style"]
+    own = {r.id: number(r.value("quality/style").value, "share") for r in judged}  # type: ignore[union-attr]
+    assert {row["id"]: row["values"][0]["text"] for row in shown["all_cells"]["rows"]} == own
+    assert {line["cell"]: number(line["quality"], "share") for line in shown["table"]} == own
+    assert [c["text"] for row in shown["heatmaps"][0]["rows"] for c in row["cells"]] == [own[i] for i in records.ids()]
+    assert shown["dumbbells"].rows[0][:2] == (shown["names"][best.id], own[best.id])
+    assert {row[0]: row[2].partition(" (")[0] for row in shown["scatter"].rows} == {
+        shown["names"][i]: text for i, text in own.items()
+    }
+    partial = view(read(folder(tmp_path / "partial", judged[:9], rows, records.ids())))
+    assert own[max(judged[:9], key=lambda r: r.value("quality/style").value).id] in partial["sentences"][1]  # type: ignore[union-attr]

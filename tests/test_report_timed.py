@@ -163,3 +163,28 @@ def test_every_table_has_the_cost_that_the_choice_was_made_on(tmp_path: Path) ->
     without = [loaded[0], *(replace(r, measurements=r.measurements[:-1]) for r in loaded[1:])]
     batched = view(read(folder(tmp_path / "batched", without, rows, [r.id for r in loaded])))
     assert "$0.200" not in {row["values"][column]["text"] for row in batched["all_cells"]["rows"]}
+
+
+def test_what_a_policy_says_of_volume_is_what_the_caveat_says(tmp_path: Path) -> None:
+    for volume, said in ((None, "100,000"), (1000, "1,000")):
+        one = records.record("lora", "fp16")
+        one = replace(one, config={**one.config, "policy": records.POLICY | {"volume_requests": volume}})
+        shown = view(read(folder(tmp_path / said, [one], {one.id: records.rows("lora", "fp16")}, [one.id])))
+        (told,) = [c for c in shown["caveats"] if "building spread over" in c]
+        assert f"spread over {said} requests;" in told
+        assert f"volume of {said}." in shown["costs"].note
+
+
+@pytest.mark.parametrize(
+    ("floor", "usd", "said"), [(0.999, 1000.0, "–"), (0.0, 1000.0, "the first request"), (0.0, 0.0001, "never")]
+)
+def test_never_cheaper_is_said_only_of_a_recommended_cell(tmp_path: Path, floor: float, usd: float, said: str) -> None:
+    hosted = {"x": {"name": "X", "usd_per_million_input": usd, "usd_per_million_output": usd, "source": "s",
+                    "date": "2026-01-01"}}  # fmt: skip
+    one, prompt = records.record("prompt_rag", "fp16"), Measurement("prompt_tokens/mean", 200.0, "tokens", "lower", 96)
+    config = {**one.config, "policy": records.POLICY | {"min_quality": floor},
+              "price": {**one.config["price"], "hosted": hosted}}  # fmt: skip
+    one = replace(one, measurements=(*one.measurements, prompt), config=config)
+    rows = {one.id: records.rows("prompt_rag", "fp16")}
+    text = page(folder(tmp_path / "run", [one], rows, [one.id]))
+    assert re.findall(r'<th scope="row">X</th><td>[^<]*</td><td class="text">([^<]*)<', text) == [said]

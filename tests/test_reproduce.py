@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from harness import ledger
 from harness.errors import UserError
 from harness.plan import plan
-from harness.reproduce import cell_of, differences, is_input, main, of_machines, of_rows, of_steps
+from harness.reproduce import _compared, cell_of, differences, is_input, main, of_machines, of_rows, of_steps
 from harness.types import RunRecord, Status, plain
-from tests import records
+from tests import gates, records
 from tests.cells import MACHINE, cell, data_of, suite_data
 
 
@@ -85,7 +86,8 @@ def test_differences_name_their_place() -> None:
 def test_what_cannot_be_reproduced_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     failed = records.ended("lora", "awq", Status.FAILED, "killed")
     alone = records.record("lora", "int8", records.rows("lora", "int8", 2))
-    for one in (failed, alone):
+    sized = replace(records.record("lora", "fp16"), steps={k: v for k, v in alone.steps.items() if k != "quality"})
+    for one in (failed, alone, sized):
         ledger.write_record(tmp_path, one)
     (tmp_path / "bad.json").write_text("{")
     told = []
@@ -94,8 +96,18 @@ def test_what_cannot_be_reproduced_is_told(tmp_path: Path, capsys: pytest.Captur
         told.append(capsys.readouterr().err)
     assert all(line.startswith("harness.reproduce: ") and line.count("\n") == 1 for line in told)
     assert "only an ok one can be reproduced" in told[2]
-    assert "its rows are not beside it" in told[3]
+    assert "nothing was scored in that cell" in told[3]
+    assert "its rows are not beside it" in told[4]
     assert main([]) == 2
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError):
         cell_of(replace(alone, config={}), Path("x"))
+
+
+def test_the_record_made_anew_is_found_beside_others(tmp_path: Path) -> None:
+    made = gates.rows(n=20)
+    one, other = gates.cell(made), gates.cell(made, "full_ft")
+    out = gates.run(tmp_path / "out", (other, gates.worse(made, 0.5)), (one, made))
+    assert _compared(one, out, out, Console(quiet=True)) == 0
+    with pytest.raises(UserError, match="left no record"):
+        _compared(gates.cell(made, "prompt_rag"), out, out, Console(quiet=True))

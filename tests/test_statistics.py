@@ -148,6 +148,16 @@ def test_the_effective_number_of_rows_by_hand() -> None:
     )
 
 
+@pytest.mark.parametrize(("rows", "half"), [(2, 0.3499), (100, 0.0098)])
+def test_graded_scores_without_variance_are_not_known_exactly(rows: int, half: float) -> None:
+    for scores in ([0.5] * rows, [0.5 + 1e-9 * (i % 2) for i in range(rows)]):
+        found = statistics.share_interval(scores)
+        assert (found.low, found.high) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-4)
+    varied = [0.1, 0.5, 0.7, 0.9] * 25
+    found = statistics.share_interval(varied)
+    assert (found.low, found.high) == pytest.approx((0.491, 0.608), abs=1e-3), "others are as they were"
+
+
 def test_groups_widen_what_rows_alone_make_narrow() -> None:
     scores, groups = [1, 1, 1, 1, 0, 0, 0, 0] * 10, [i // 4 for i in range(80)]
     apart, together = statistics.share_interval(scores), statistics.share_interval(scores, groups)

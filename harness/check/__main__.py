@@ -68,6 +68,8 @@ def _mistakes(a: argparse.Namespace, runs: Sequence[str], changes: Sequence[str]
         found.append("--budget goes with --model: the rows of a run folder are all answered already")
     if a.budget is not None and a.budget < 0:
         found.append(f"--budget {a.budget}: give a number of rows above 0, or none for all")
+    if a.budget is not None and a.save_baseline is not None:
+        found.append("--budget and --save-baseline: a baseline holds all rows; leave --budget out to move it on")
     if a.model is not None and a.baseline is None and a.save_baseline is not None:
         found.append(
             "--model takes its configuration from --baseline; to make a first baseline run the grid, then save it"
@@ -83,6 +85,11 @@ def _candidate(a: argparse.Namespace, run: str) -> subject.Side:
 def _baseline(a: argparse.Namespace) -> subject.Side:
     side = subject.read(a.baseline)
     wanted = a.baseline_cell or a.cell
+    if wanted and len(side.cells) > 1 and a.save_baseline and a.save_baseline.resolve() == a.baseline.resolve():
+        raise UserError(
+            f"--save-baseline {a.save_baseline}: it holds {len(side.cells)} cells, and {wanted} alone would take their "
+            "place; give another file, or judge all cells"
+        )
     return side.only(wanted, "--baseline-cell" if a.baseline_cell else "--cell") if wanted else side
 
 

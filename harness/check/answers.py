@@ -41,9 +41,12 @@ def chosen(candidate: Subject, baseline: Subject, quality: Scores, validity: Sco
 
 
 def score_trial(name: str, section: Scores, cell: str, rows: Pairs, lower: bool) -> Trial:
-    """One score on paired rows; `lower` says that less of it is better."""
+    """One score on paired rows; `lower` says that less of it is better: `pair` is then turned round, so that below 0 is
+    worse, while `change` is what the score did."""
     trial = Trial(cell, name if name == ENDED else f"quality/{name}", section.blocks, "points", by_rows=True)
-    trial = replace(trial, tolerated=f"{-100 * section.margin:+.1f} points".replace("-", "−"), margin=section.margin)
+    sign = -1 if lower else 1
+    tolerated = f"{-100 * sign * section.margin:+.1f} points".replace("-", "−")
+    trial = replace(trial, tolerated=tolerated, margin=section.margin)
     scored = rows if name == ENDED else [(a, b) for a, b in rows if name in a.scores or name in b.scores]
     if not scored:
         return replace(trial, sure=Verdict.NOT_MEASURED, note=f"no row has a score {name!r}")
@@ -57,11 +60,13 @@ def score_trial(name: str, section: Scores, cell: str, rows: Pairs, lower: bool)
         after.append(now)
         before.append(then)
     pair = paired(before, after, _groups(scored)) if lower else paired(after, before, _groups(scored))
+    low, high = sorted((sign * bound(pair, -1), sign * bound(pair, 1)))
     same = all(a.answer == b.answer for a, b in scored)
     n = len(scored)
     return replace(
         trial, pair=pair, before=sum(before) / n, after=sum(after) / n,
-        change=pair.delta, low=bound(pair, -1), high=bound(pair, 1), p_worse=p_worse(pair),
+        change=sign * pair.delta + 0.0,  # a change of nothing has no sign
+        low=low, high=high, p_worse=p_worse(pair),
         p_within=p_not_worse(pair, section.margin), same=same,
         note=f"all {n} answers are the same, letter for letter" if same else "",
     )  # fmt: skip

@@ -67,7 +67,8 @@ def grid(arguments: Sequence[str], run: Path) -> None:
 
 
 def evaluate(model: str, baseline: Side, own: Sequence[str], out: Path, part: Part = None) -> Side:
-    """A model directory measured as each cell of the baseline was (on a part of the rows), under the baseline's ids."""
+    """A model directory measured as each cell of the baseline was (on a part of the rows), under the baseline's ids.
+    Raises `UserError` where overrides make another number of cells than one of it."""
     cells: list[Subject] = []
     for at, cell in enumerate(baseline.cells):
         if part and not _rows(cell, *part):
@@ -75,8 +76,14 @@ def evaluate(model: str, baseline: Side, own: Sequence[str], out: Path, part: Pa
         some = [f"measure.quality.part=[{part[0]!r},{part[1]!r}]"] if part else []
         run = out / f"cell-{at + 1}"
         grid([*overrides(cell.config, model, own), *some], run)
-        (found,) = read(run).cells
-        cells.append(replace(found, id=cell.id))
+        found = read(run).cells
+        if len(found) != 1:
+            made = ", ".join(c.id for c in found) or "none"
+            raise UserError(
+                f"{cell.id} of the baseline is one cell, and its grid has {len(found)} ({made}); give overrides that "
+                "sweep nothing"
+            )
+        cells.append(replace(found[0], id=cell.id))
     return Side(model, tuple(cells))
 
 

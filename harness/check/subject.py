@@ -215,15 +215,19 @@ def _cell_json(cell: Subject) -> Json:
         "values": {k: float(f"{v:.6g}") for k, v in cell.values.items()},
         "samples": {k: [round(s, 3) for s in v] for k, v in cell.samples.items()},
         "rows": {
-            row.id: [row.answer, int(row.tokens), int(row.finished), [row.scores.get(s) for s in scores]]
+            row.id: [row.answer, int(row.tokens), int(row.finished), [_plain(row.scores.get(s)) for s in scores]]
             for row in cell.rows
         },
     }  # fmt: skip
 
 
+def _plain(score: Json) -> Json:
+    return int(score) if isinstance(score, bool) else score
+
+
 def is_number(score: Json) -> bool:
-    """Whether a score is one number, as those that are compared row by row are."""
-    return isinstance(score, int | float) and not isinstance(score, bool | str)
+    """Whether a score is one number or pass/fail, as those that are compared row by row are."""
+    return isinstance(score, int | float)
 
 
 def _lines(value: Json, depth: int = 0, most: int = 4) -> str:

@@ -7,11 +7,13 @@ policy.
 
 from harness.decide.cells import (
     UNQUANTIZED,
+    Rows,
     compare,
     interact,
     memory,
     primary,
     quality,
+    quality_over_seeds,
     reference,
     shared_scores,
     simple_first,
@@ -24,7 +26,7 @@ from harness.decide.rule import choose
 from harness.decide.verdict import argued, decide
 
 __all__ = [
-    "UNQUANTIZED", "Candidate", "CostLine", "Decision", "Facts", "Flip", "HostedLine", "Odds", "Pair", "Policy", "Rung",
-    "argued", "as_counted", "choose", "compare", "decide", "facts", "interact", "memory", "policy_of", "primary",
-    "quality", "read_policy", "reference", "shared_scores", "simple_first",
+    "UNQUANTIZED", "Candidate", "CostLine", "Decision", "Facts", "Flip", "HostedLine", "Odds", "Pair", "Policy", "Rows",
+    "Rung", "argued", "as_counted", "choose", "compare", "decide", "facts", "interact", "memory", "policy_of",
+    "primary", "quality", "quality_over_seeds", "read_policy", "reference", "shared_scores", "simple_first",
 ]  # fmt: skip

@@ -3,11 +3,13 @@ another on the same rows."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 from harness.decide.policy import Policy
 from harness.rows import column, groups, ids
-from harness.statistics import Paired, interaction, paired
+from harness.statistics import Paired, interaction, over_seeds, paired
 from harness.types import Json, Measurement, RunRecord, Status
 
 MEMORY = ("memory_bytes/cuda_peak_reserved", "memory_bytes/cuda_peak_allocated", "memory_bytes/peak_rss")
@@ -16,15 +18,15 @@ UNQUANTIZED = ("fp16", "bf16", "fp32")
 Rows = Mapping[str, Collection[Mapping[str, Json]]]
 
 
-def primary(record: RunRecord, policy: Policy | None = None) -> str:
+def primary(record: RunRecord, policy: Policy | None) -> str:
     """The name of the score that stands for quality: the policy's, else the suite's."""
     chosen = policy.metric if policy else None
     name = chosen or record.config.get("suite", {}).get("params", {}).get("primary", "good")
     return str(name).removeprefix("quality/")
 
 
-def quality(record: RunRecord, policy: Policy | None = None) -> Measurement | None:
-    """The measurement that stands for quality."""
+def quality(record: RunRecord, policy: Policy | None) -> Measurement | None:
+    """The measurement that stands for quality; None where the record has no such score."""
     return record.value(f"quality/{primary(record, policy)}")
 
 
@@ -63,6 +65,19 @@ def shared_scores(cells: Sequence[RunRecord], rows: Rows, score: str) -> tuple[l
     return [[f[i] for i in shared] for f in found], [group[i] for i in shared]
 
 
+def quality_over_seeds(cells: Sequence[RunRecord], rows: Rows, policy: Policy | None) -> Measurement | None:
+    """The quality of cells that differ in their seed alone: of several the mean, with the luck of training in its
+    interval where rows were kept. None where no cell has such a score."""
+    found = [m for c in cells if (m := quality(c, policy))]
+    if len(found) < 2:
+        return found[0] if found else None
+    scores, groups = shared_scores(cells, rows, primary(cells[0], policy))
+    if not groups:
+        return replace(found[0], value=math.fsum(m.value for m in found) / len(found), interval=None)
+    mean, around = over_seeds(scores, groups)
+    return replace(found[0], value=mean, interval=around, n=len(groups))
+
+
 def compare(a: RunRecord, b: RunRecord, rows: Rows, score: str) -> Paired | None:
     """`a` against `b` on the rows that both have; None where there are none with a score from 0 to 1."""
     (left, right), groups = shared_scores([a, b], rows, score)
@@ -74,8 +89,3 @@ def interact(cells: Sequence[RunRecord], rows: Rows, score: str) -> Paired | Non
     in 16 bits) have; None unless there are four cells and such rows."""
     scores, groups = shared_scores(cells, rows, score)
     return interaction(scores[0], scores[1], scores[2], scores[3], groups) if len(scores) == 4 and groups else None
-
-
-def record_value(record: RunRecord, metric: str, policy: Policy | None = None) -> Measurement | None:
-    """A measurement by the name that policies use."""
-    return quality(record, policy) if metric == "quality" else record.value(metric)

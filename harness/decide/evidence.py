@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from harness.decide.case import COMPARED, Case
-from harness.decide.cells import primary, quality, record_value
+from harness.decide.cells import primary, quality
 from harness.decide.facts import Facts
 from harness.decide.odds import Draws
 from harness.decide.policy import OBJECTIVES, P95, QUALITY, Policy
@@ -46,8 +46,9 @@ def no_choice(
     if found.best.quality == 0:
         top = cells[found.best.id]
         m = quality(top, rule)
+        where = " within the policy's limits" if any(c.quality for c in known.candidates) else ""
         return (
-            f"No recommendation: no cell got a single row of “{primary(top, rule)}” right.",
+            f"No recommendation: no cell{where} got a single row of “{primary(top, rule)}” right.",
             f"All {len(found.holding)} cells that could be chosen score 0 on {m.n if m else 0} rows, so none of them "
             "does this task yet.",
             "More training rows or epochs (profile=standard), a larger model, or a score that they do reach "
@@ -57,7 +58,7 @@ def no_choice(
 
 
 def _objective_best(records: Sequence[RunRecord], metric: str, names: Mapping[str, str]) -> str:
-    found = {r.id: m for r in records if (m := record_value(r, metric))}
+    found = {r.id: m for r in records if (m := r.value(metric))}
     if not found:
         return f"no {OBJECTIVES[metric]} was measured either."
     low = min(found, key=lambda i: (found[i].value, i))

@@ -8,7 +8,7 @@ from harness.decide.case import Case, more, value, within
 from harness.decide.facts import Candidate, Facts
 from harness.decide.policy import OBJECTIVES, QUALITY, Policy
 from harness.decide.recipes import Recipe, lacking
-from harness.decide.rule import score, volume_of
+from harness.decide.rule import dominates, score, volume_of
 from harness.statistics import Paired
 from harness.wording import number, points, share, told
 
@@ -107,15 +107,30 @@ def _lost(c: Candidate, case: Case) -> str:
         if pair and pair.high < 0:
             worse = f"{points(pair.delta)} points, 95% interval {points(pair.low)} to {points(pair.high)}"
             return f"Shown to be worse in quality than the best ({worse})."
+        if c.quality < chosen.quality and c.rank == chosen.rank:
+            return f"Its quality is lower{_apart(share(c.quality), share(chosen.quality))}."
         other = "the best" if pair else f"that of {name}"
-        return f"Its quality cannot be told apart from {other}, and {name} is simpler."
+        return f"Its quality cannot be told apart from {other}, and {_instead(c, case)}."
     what, mine, theirs = OBJECTIVES[rule.objective], value(c, case), value(chosen, case)
     a, b = score(c, rule, volume), score(chosen, rule, volume)
-    simpler = f"{name} is simpler" if c.rank > chosen.rank else f"{name} is no worse in the rest"
     if a == b:
-        return f"Its {what} is the same, {mine}, and {simpler}."
+        return f"Its {what} is the same, {mine}, and {_instead(c, case)}."
     if a < b:
-        return f"Its {what} ({mine}) cannot be told apart from {theirs}, and {simpler}."
-    if mine == theirs:
-        return f"Its {what} is higher by less than this table rounds."
-    return f"Its {what} is higher: {mine} against {theirs}."
+        return f"Its {what} ({mine}) cannot be told apart from {theirs}, and {_instead(c, case)}."
+    return f"Its {what} is higher{_apart(mine, theirs)}."
+
+
+def _apart(mine: str, theirs: str) -> str:
+    return f": {mine} against {theirs}" if mine != theirs else " by less than this table rounds"
+
+
+def _instead(c: Candidate, case: Case) -> str:
+    """What speaks for the chosen cell against one that the objective does not tell apart from it."""
+    chosen = case.found.chosen
+    assert chosen is not None
+    name = case.names[chosen.id]
+    if c.rank > chosen.rank:
+        return f"{name} is simpler"
+    if dominates(chosen, c, volume_of(case.facts, case.rule)):
+        return f"{name} is no worse in the rest"
+    return f"as both are as simple, {name} comes first by name"

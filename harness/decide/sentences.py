@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from harness.decide.case import Case, more, value, within
-from harness.decide.cells import primary, quality
+from harness.decide.cells import Rows, primary, quality_over_seeds
 from harness.decide.facts import Candidate
 from harness.decide.findings import Odds
 from harness.decide.policy import COST, OBJECTIVES, QUALITY
@@ -19,18 +19,18 @@ LOW_SCORE = 0.5  # a score that fewer rows than this reach is told beside the re
 LOW_SHOWN = 2  # of them, in the suite's order
 
 
-def what(case: Case, weights: Mapping[str, float]) -> str:
-    """What to ship."""
+def what(case: Case, weights: Mapping[str, float], seeds: Sequence[RunRecord], rows: Rows) -> str:
+    """What to ship: the chosen cell, whose records on the first suite judged are `seeds`."""
     c, rule = case.found.chosen, case.rule
     assert c is not None
-    record = case.cells[c.id]
-    m = quality(record, rule)
+    record, m = seeds[0], quality_over_seeds(seeds, rows, rule)
     assert m is not None
     if case.several:
         first = f"Ship {case.names[c.id]} and its likes: a weighted {share(c.quality)} over {len(weights)} suites"
     else:
         spread = "" if m.interval is None else f" ({share(m.interval.low)} to {share(m.interval.high)})"
-        first = f"Ship {case.names[c.id]}: {share(c.quality)}{spread} of {m.n} rows pass “{primary(record, rule)}”"
+        of = f"of {m.n} rows" + (f" over {len(seeds)} seeds" if len(seeds) > 1 else "")
+        first = f"Ship {case.names[c.id]}: {share(m.value)}{spread} {of} pass “{primary(record, rule)}”"
     if c.p95_ms is not None:
         first += f", p95 response time {number(c.p95_ms, 'ms')}"
     if c.cost is not None:
@@ -57,11 +57,17 @@ def why(case: Case, pairs: Mapping[str, Paired | None]) -> str:
     words = {QUALITY: "the highest quality"}.get(rule.objective, f"the lowest {OBJECTIVES[rule.objective]}")
     if len(found.holding) == 1:
         text = "It is the only cell that ended ok within the policy's limits"
+    elif found.passed:
+        text = f"The rule comes to {case.names[found.passed[0].id]} first, and this one is no worse in quality, p95, "
+        text += "memory and cost, and as simple"
+        text += f"; against the highest quality, that of {case.names[best.id]}: {told(pair)}" if pair else ""
     elif chosen not in found.shown:
         text = (
             f"Its quality cannot be told apart from the highest measured, that of {case.names[best.id]}"
             + (f": {told(pair)}" if pair else "") + ", and it is simpler"
         )  # fmt: skip
+        if found.front and chosen.rank >= best.rank:
+            text += f" than {case.names[found.front.id]}, which has {words} of those good enough"
     elif len(found.shown) == 1:
         text = f"It has the highest quality measured, and no other cell was shown to be {within(rule)} it"
     else:
@@ -111,14 +117,17 @@ def sure(chances: Mapping[str, Odds], case: Case, confidence: float) -> str:
     if len(case.facts.candidates) == 1:
         return ""
     text = " With rows and timings drawn again as chance might have it, "
-    text += f"the policy chooses it in {share(own)} of the draws"
+    text += f"it is the best by the policy in {share(own)} of the draws"
     if len(group) > 1:
         others = ", ".join(case.names[c.id] for c in group[1:4]) + (" and others" if len(group) > 4 else "")
-        text += f", and it or one it cannot be told apart from ({others}) in {share(confidence)}; it is the simplest"
+        text += f", and it or one it cannot be told apart from ({others}) in {share(confidence)}"
+        text += "; it is the simplest" if chosen.rank < min(c.rank for c in group[1:]) else "; none of them is simpler"
     likely = max(case.facts.candidates, key=lambda c: chances[c.id].best)
     if likely not in group and chances[likely.id].best > confidence:
-        proof = "" if likely in case.found.good else ", but it is not shown to be good enough, and more complex"
-        text += f". {case.names[likely.id]} is chosen in {share(chances[likely.id].best)}{proof}"
+        text += f". {case.names[likely.id]} is the best in {share(chances[likely.id].best)}"
+        if likely not in case.found.good:
+            text += ", but it is not shown to be good enough"
+            text += ", and more complex" if likely.rank > chosen.rank else ""
     return text + "."
 
 

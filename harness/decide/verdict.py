@@ -33,12 +33,11 @@ from harness.wording import labels
 def decide(records: Sequence[RunRecord], rows: Rows, policy: Mapping[str, Json]) -> Decision:
     """The decision of one run. `records` may hold cells that stand beside the grid (learning curves), which are never
     chosen. Raises `UserError` for a policy that cannot be read."""
-    return argued(records, rows, policy)[0]
+    return argued(records, rows, read_policy(policy))[0]
 
 
-def argued(records: Sequence[RunRecord], rows: Rows, policy: Mapping[str, Json]) -> tuple[Decision, Facts]:
+def argued(records: Sequence[RunRecord], rows: Rows, rule: Policy) -> tuple[Decision, Facts]:
     """The decision, and the facts that it rests on: who lets a reader choose again needs both."""
-    rule = read_policy(policy)
     grid = sorted((r for r in records if not is_side(r.id)), key=lambda r: r.id)
     evidence = gathered(grid, rows, rule)
     return _decision(records, grid, rows, rule, evidence), evidence[0]
@@ -84,12 +83,15 @@ def _decision(
             odds=_zero(kinds) | chances, group=group, confidence=confidence,
             ladder=ladder(records, rows, rule, cells[chosen.id], names),
         )  # fmt: skip
+    kind = next(k for k in kinds if k.id == chosen.id)
+    seeds = [r for r in kind.of(next(iter(weights))) if r.status is Status.OK]
     price = (cells[chosen.id].config.get("price") or {}).get("usd_per_hour")
     return replace(
         base,
         chosen=chosen.id,
         sentences=(
-            what(case, weights), why_of(case, pairs) + sure(chances, case, confidence), runner_up(case, reasons, pairs)
+            what(case, weights, seeds, rows), why_of(case, pairs) + sure(chances, case, confidence),
+            runner_up(case, reasons, pairs),
         ),
         reasons=_for_all({i: t for i, t in reasons.items() if i != chosen.id}, kinds, names, chosen.id),
         best=found.best.id,

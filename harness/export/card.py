@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.decide import primary
+from harness.decide import policy_of, primary, read_policy
 from harness.export.check import Checked, told
 from harness.export.folder import quantization
 from harness.export.licences import Licence, hub_name
@@ -99,12 +99,13 @@ def view(folder: Path, record: RunRecord, deployment: Mapping[str, Any], source:
     stored, classes = quantization(folder), deployment["classes"]
     trained = record.steps.get("adapt", {}).get("facts") or {}
     versions: Mapping[str, str] = record.environment.get("versions", {})
+    decides = primary(record, read_policy(policy_of([record])))
     searched = {"bm25": "bm25s", "dense": "sentence-transformers"}
     finders = [library for name, library in searched.items() if (folder / "retrieval" / name).is_dir()]
     needed = ("torch", "transformers", "accelerate", *libraries(stored), *finders)
     return {
         "name": deployment["served_as"], "record": record, "source": source, "deployment": deployment, "recipe": recipe,
-        "classes": classes, "checked": told(source.checked, record), "primary": primary(record),
+        "classes": classes, "checked": told(source.checked, record), "primary": decides,
         "scores": [_line(m.metric.partition("/")[2], m) for m in _scores(record)],
         "speed": [_line(title, m) for name, title in SPEED if (m := record.value(name))],
         "note": config["model"]["params"].get("note", ""), "trained": trained, "facts": facts,

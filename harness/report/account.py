@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.decide import Decision, quality
+from harness.decide import Decision
 from harness.report import charts
 from harness.report.run import Run
 from harness.report.text import NONE
@@ -59,7 +59,7 @@ def cost_chart(run: Run, decision: Decision | None) -> charts.Drawing | None:
     """Cost over volume of the chosen cell, those named beside it, and the cheapest of each adaptation."""
     if decision is None or not decision.costs:
         return None
-    volume = run.policy.get("volume_requests") or next(
+    volume = run.policy.volume_requests or next(
         (v for r in run.records.values() if (v := (r.config.get("price") or {}).get("volume_requests"))), 0
     )
     adaptations = dict.fromkeys(r.adaptation for r in run.ok)
@@ -69,7 +69,7 @@ def cost_chart(run: Run, decision: Decision | None) -> charts.Drawing | None:
         for a in adaptations
     ]  # fmt: skip
     first = [i for i in (decision.chosen, decision.best, decision.reference, *cheapest) if i in decision.costs]
-    rest = sorted(decision.costs, key=lambda i: -(m.value if (m := quality(run.records[i])) else 0.0))
+    rest = sorted(decision.costs, key=lambda i: -(m.value if (m := run.quality(run.records[i])) else 0.0))
     ids = list(dict.fromkeys([*[i for i in first if i], *rest]))[: charts.DRAWN]
     drawn = list(dict.fromkeys(i for i in first if i))[: charts.LINES]
     even = [(v, i) for v, i in break_even(decision) if i in drawn] if decision.chosen else []

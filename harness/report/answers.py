@@ -8,10 +8,10 @@ import difflib
 import math
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from harness.decide import Decision, primary, reference
+from harness.decide import Decision, reference
 from harness.report.run import Row, Run
 from harness.report.text import shorten, visible
 from harness.rows import column, ids, picked, texts
@@ -33,7 +33,7 @@ def examples(run: Run, decision: Decision | None) -> list[dict[str, Any]]:
     case: dict[Json, str] = {}
     for r in ok:
         rows = run.rows[r.id]
-        for i, mark in zip(ids(rows), column(rows, primary(r)).tolist(), strict=True):
+        for i, mark in zip(ids(rows), column(rows, run.score(r)).tolist(), strict=True):
             marks.setdefault(i, []).append(mark)
         if len(case) < len(marks):
             case = dict(zip(ids(rows), map(str, texts(rows, "case")), strict=True)) | case
@@ -58,7 +58,7 @@ def examples(run: Run, decision: Decision | None) -> list[dict[str, Any]]:
     ]
     front = list(dict.fromkeys(i for i in wanted if i in by_cell))[:4]
     roles = {wanted[0]: "reference", wanted[2]: "highest quality", wanted[1]: "chosen"}
-    low = {m.metric.partition("/")[2] for r in ok for m in r.measurements if m.better == "lower"}
+    low = _lower(run)
     made = []
     for row_id in chosen:
         shown = [
@@ -73,7 +73,13 @@ def examples(run: Run, decision: Decision | None) -> list[dict[str, Any]]:
     return made
 
 
-def outcome(name: str, role: str, row: Row, low: Iterable[str] = ()) -> dict[str, Any]:
+def _lower(run: Run) -> set[str]:
+    """The scores of which less is better."""
+    every = (m for r in run.ok for m in r.measurements if m.better == "lower")
+    return {m.metric.removeprefix("quality/") for m in every if m.metric.startswith("quality/")}
+
+
+def outcome(name: str, role: str, row: Row, low: Collection[str]) -> dict[str, Any]:
     """One cell's answer to a row, and the scores it missed; of those in `low`, less is better."""
     missed = [k for k, v in row["scores"].items() if (v not in (0, False) if k in low else v in (0, False))]
     return {
@@ -90,7 +96,7 @@ def changed(run: Run, decision: Decision | None) -> dict[str, Any] | None:
     other = decision.chosen if decision.chosen != decision.reference else decision.best
     if other is None or other == decision.reference:
         return None
-    score = primary(run.records[other])
+    score, low = run.score(run.records[other]), _lower(run)
     kept = [run.rows.get(i, ()) for i in (decision.reference, other)]
     was, now = (dict(zip(ids(rows), column(rows, score).tolist(), strict=True)) for rows in kept)
     known = [(was[i], now[i], i) for i in was if i in now and was[i] == was[i] and now[i] == now[i]]  # both are numbers
@@ -99,7 +105,7 @@ def changed(run: Run, decision: Decision | None) -> dict[str, Any] | None:
     before, after = (picked(rows, [*lost[:CHANGED], *gained[:CHANGED]]) for rows in kept)
     for kind, found in (("lost", lost), ("gained", gained)):
         for i in found[:CHANGED]:
-            left, right = (outcome("", "", rows[i]) for rows in (before, after))
+            left, right = (outcome("", "", rows[i], low) for rows in (before, after))
             marks = differing(left["text"], right["text"])
             row = after[i]
             shown.append(
@@ -136,7 +142,7 @@ def packed(
     held = order[: PACKED_OUTPUTS // len(kept)]
     by_cell = {i: picked(rows, held) for i, rows in kept.items()}
     names = list(dict.fromkeys(s for found in by_cell.values() for row in found.values() for s in row["scores"]))
-    low = {m.metric.partition("/")[2] for r in run.ok for m in r.measurements if m.better == "lower"}
+    low = _lower(run)
     lines = (
         canonical(_packed_row([found.get(row_id) for found in by_cell.values()], row_id, names, low)) for row_id in held
     )
@@ -161,7 +167,7 @@ def deflated(pieces: Iterable[bytes], most: float = math.inf) -> tuple[str, int]
     return base64.b64encode(b"".join([*kept, squeeze.flush()])).decode(), count
 
 
-def _packed_row(rows: Sequence[Row | None], row_id: Json, names: Sequence[str], low: Iterable[str]) -> Json:
+def _packed_row(rows: Sequence[Row | None], row_id: Json, names: Sequence[str], low: Collection[str]) -> Json:
     """A row: equal outputs once, and for each cell which of them is its own (-1: none) and what scores it missed."""
     texts: dict[str, int] = {}
     own, missed, cut = [], [], []

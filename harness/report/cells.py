@@ -6,7 +6,7 @@ import math
 import re
 from typing import Any
 
-from harness.decide import Decision, memory, primary, quality
+from harness.decide import Decision, memory
 from harness.report.run import Run, parts, state
 from harness.report.text import told
 
@@ -33,6 +33,11 @@ def level(value: float, best: float, worst: float, better: str) -> int:
     return round(5 * (1 - math.log(value / best) / math.log(max(4.0, worst / best))))
 
 
+def bare(interval: str) -> str:
+    """An interval without its unit, which stands above it, unless its ends have different ones."""
+    return re.sub(r"^([^A-Za-z]+ to [^A-Za-z]+) [A-Za-z]+$", r"\1", re.sub("[$%]", "", interval))
+
+
 def heatmaps(run: Run, decision: Decision | None) -> list[dict[str, Any]]:
     """The grid as small tables: one a measure for each model, suite and seed."""
     made = []
@@ -41,7 +46,7 @@ def heatmaps(run: Run, decision: Decision | None) -> list[dict[str, Any]]:
         rows = list(dict.fromkeys(a for a, _ in inside))
         columns = list(dict.fromkeys(q for _, q in inside))
         for title, note, find in (
-            ("Quality", "share of rows that pass, with its 95% interval", quality),
+            ("Quality", "share of rows that pass, with its 95% interval", run.quality),
             ("p95 response time", "one request at a time, from request to last token", lambda r: r.value("e2e_ms/p95")),
             ("Peak memory", "while answering", memory),
             ("Cost per 1,000 requests", "machine time and amortised build", lambda r: r.value("cost_usd_per_1000")),
@@ -56,7 +61,7 @@ def heatmaps(run: Run, decision: Decision | None) -> list[dict[str, Any]]:
                     m = found.get(i or "")
                     cell: dict[str, Any] = told(m) | {"level": None, "note": "", "chosen": False}
                     if m:
-                        cell["interval"] = re.sub(r"[$%]| [A-Za-z]+$", "", cell["interval"])  # the unit stands above it
+                        cell["interval"] = bare(cell["interval"])
                         cell["level"] = level(m.value, min(values), max(values), m.better)
                         best = max(values) if m.better == "higher" else min(values)
                         cell["note"] = "best" if m.value == best else ""
@@ -75,7 +80,7 @@ def all_cells(run: Run) -> dict[str, Any]:
     lines = []
     for i in run.ids:
         r = run.records.get(i)
-        values = [told(quality(r) if r else None)] + [told(r.value(m) if r else None) for m, _ in columns]
+        values = [told(run.quality(r) if r else None)] + [told(r.value(m) if r else None) for m, _ in columns]
         lines.append({"id": i, "name": run.names[i], "state": state(run, i), "values": values})
     heads = ["Quality", *(title for _, title in columns)]
     return {"columns": heads, "rows": lines}
@@ -92,7 +97,7 @@ def scores(run: Run) -> dict[str, Any]:
             for m in found
         ]
         lines.append({"name": run.names[r.id], "n": max((m.n for m in found if m), default=0), "values": values})
-    main = {primary(r) for r in run.ok}
+    main = {run.score(r) for r in run.ok}
     return {
         "columns": [{"name": n.partition("/")[2], "primary": n.partition("/")[2] in main} for n in names],
         "rows": [line for line in lines if line["n"]],

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.decide import CostLine, Decision, primary, quality
+from harness.decide import CostLine, Decision
 from harness.report.run import Run, parts
 from harness.report.text import facts_text, told, visible, visible_json
 from harness.types import Json, Measurement, RunRecord
@@ -117,11 +117,11 @@ def front(found: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 def scatter(run: Run, decision: Decision | None) -> Drawing | None:
     """Quality over cost, or over p95 where no cost was measured, with both intervals and the Pareto front."""
     metric = next(
-        (m for m in ("cost_usd_per_1000", "e2e_ms/p95") if any(r.value(m) and quality(r) for r in run.ok)), None
+        (m for m in ("cost_usd_per_1000", "e2e_ms/p95") if any(r.value(m) and run.quality(r) for r in run.ok)), None
     )
     if metric is None:
         return None
-    every = [(r, x, y) for r in run.ok if (x := r.value(metric)) and (y := quality(r))]
+    every = [(r, x, y) for r in run.ok if (x := r.value(metric)) and (y := run.quality(r))]
     found = every[:DRAWN]
     unit = found[0][1].unit
     across = ticks(0, max(_ends(x)[1] for _, x, _ in found))
@@ -131,6 +131,7 @@ def scatter(run: Run, decision: Decision | None) -> Drawing | None:
     kinds = list(dict.fromkeys(parts(r.id)[1] for r, *_ in found))
     chosen = decision.chosen if decision else None
     what = "Cost per 1,000 requests" if unit == "USD" else "p95 response time"
+    passing = f"rows that pass “{run.score(found[0][0])}”"
     best = front([(x.value, y.value) for _, x, y in every])
 
     def make(width: int) -> Spec:
@@ -152,9 +153,8 @@ def scatter(run: Run, decision: Decision | None) -> Drawing | None:
             d["far"] = m["far"]
         x = {"field": "x", "type": "quantitative", "scale": {"domain": [across[0], across[-1]], "nice": False}}
         y = {"field": "y", "type": "quantitative", "scale": {"domain": [up[0], up[-1]], "nice": False, "zero": False}}
-        score = f"Rows that pass “{primary(found[0][0])}”"
         thin = across if width == WIDE else across[:: 1 + len(across) // 5]
-        x["axis"], y["axis"] = axis(thin, unit, what), axis(up, "share", score)
+        x["axis"], y["axis"] = axis(thin, unit, what), axis(up, "share", f"R{passing[1:]}")
         colour = {"field": "kind", "scale": {"domain": kinds, "range": list(COLOURS[: len(kinds)])}, "legend": None}
         shape = {"field": "kind", "scale": {"domain": kinds, "range": [SHAPES[n % 4] for n in range(len(kinds))]}}
         line = [{"x": a, "y": b} for a, b in best]
@@ -189,7 +189,7 @@ def scatter(run: Run, decision: Decision | None) -> Drawing | None:
     left = f" {len(found)} of {len(every)} cells are drawn." if len(found) < len(every) else ""
     made = drawn(
         make, "Quality against " + ("cost" if unit == "USD" else "p95 response time"),
-        f"{len(found)} cells by {what} and by the share of rows that pass “{primary(found[0][0])}”, with 95% intervals."
+        f"{len(found)} cells by {what} and by the share of {passing}, with 95% intervals."
         f"{left}", ("Cell", what, "Quality", "On the front"), rows,
         "Up and to the left is better. Bars are 95% intervals: cells whose bars overlap widely may not differ. The "
         "dashed line joins the cells that no other beats in both (the Pareto front)"

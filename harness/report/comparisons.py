@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from harness.decide import Decision, compare, interact, primary, quality, reference, shared_scores
+from harness.decide import Decision, compare, interact, quality_over_seeds, reference, shared_scores
 from harness.report import charts
-from harness.report.run import Run, kin, parent_of, share_of, variant
-from harness.report.text import NONE, p_text, told, told_points
+from harness.report.run import Run, compression, kin, parent_of, share_of, variant
+from harness.report.text import NONE, interval, p_text, told, told_points
 from harness.rows import ids, texts
 from harness.statistics import Paired, holm, over_seeds
 from harness.types import RunRecord, Status
@@ -19,7 +19,7 @@ def differences(run: Run) -> dict[str, Any]:
     """Each cell against the reference on the same rows, corrected for all of these comparisons."""
     against = reference(list(run.records.values()))
     others = [r for r in run.ok if against and r.id != against.id and r.suite == against.suite]
-    pairs = {r.id: pair for r in others if against and (pair := compare(r, against, run.rows, primary(against)))}
+    pairs = {r.id: pair for r in others if against and (pair := compare(r, against, run.rows, run.score(against)))}
     adjusted = holm({i: pair.p for i, pair in pairs.items()})
     lines = []
     for i, pair in pairs.items():
@@ -33,7 +33,7 @@ def differences(run: Run) -> dict[str, Any]:
             }
         )  # fmt: skip
     return {
-        "reference": run.names[against.id] if against else "", "score": primary(against) if against else "",
+        "reference": run.names[against.id] if against else "", "score": run.score(against) if against else "",
         "rows": lines,
     }  # fmt: skip
 
@@ -44,12 +44,13 @@ def against_best(run: Run, decision: Decision | None, margin: float) -> charts.D
     base = reference(run.ok)
     top = run.records.get((decision.best if decision else None) or "")
     if top is None:
-        top = max((r for r in run.ok if quality(r)), key=_score, default=None)
+        scored = [(m.value, r) for r in run.ok if (m := run.quality(r))]
+        top = max(scored, key=lambda pair: pair[0], default=(0.0, None))[1]
     if base is None or top is None or base.suite != top.suite:
         return None
-    name, lines = primary(top), []
+    name, lines = run.score(top), []
     for r in run.ok:
-        own = compare(r, base, run.rows, name) if r.suite == base.suite and quality(r) else None
+        own = compare(r, base, run.rows, name) if r.suite == base.suite and run.quality(r) else None
         pair = compare(r, top, run.rows, name) if own and r is not top else None
         if own is None:
             continue
@@ -62,22 +63,17 @@ def against_best(run: Run, decision: Decision | None, margin: float) -> charts.D
     return charts.dumbbells(lines, run.names[base.id], run.names[top.id], margin) if len(lines) > 1 else None
 
 
-def _score(r: RunRecord) -> float:
-    m = quality(r)
-    return m.value if m else -1.0
-
-
 def quantized(run: Run, margin: float) -> dict[str, Any]:
     """Each quantized cell against its own adaptation unquantized: is it shown to be no worse by the margin, what share
     of the outputs stayed the same, and how much of the adaptation's gain is gone."""
-    ok = {(*kin(r), r.adaptation, r.quantization): r for r in run.ok}
+    ok = {(*kin(r), r.adaptation, *compression(r)): r for r in run.ok}
     against = reference(run.ok)
     pairs: dict[str, Paired] = {}
     taken: dict[str, Paired] = {}
     lines = []
     for r in run.ok:
         parent = parent_of(run, r)
-        pair = compare(r, parent, run.rows, primary(r)) if parent else None
+        pair = compare(r, parent, run.rows, run.score(r)) if parent else None
         if pair is None or parent is None:
             continue
         pairs[r.id] = pair
@@ -88,11 +84,9 @@ def quantized(run: Run, margin: float) -> dict[str, Any]:
         }  # fmt: skip
         if against and r.adaptation != against.adaptation:
             four = [
-                ok.get((*kin(r), a, q))
-                for q in (r.quantization, parent.quantization)
-                for a in (r.adaptation, against.adaptation)
+                ok.get((*kin(c), a, *compression(c))) for c in (r, parent) for a in (r.adaptation, against.adaptation)
             ]
-            found = interact([c for c in four if c], run.rows, primary(r))
+            found = interact([c for c in four if c], run.rows, run.score(r))
             if found:
                 taken[r.id] = found
                 line["taken"] = told_points(found.delta, found)
@@ -122,14 +116,14 @@ def seeds(run: Run) -> dict[str, Any]:
     for kind, cells in kinds.items():
         if len(cells) < 2:
             continue
-        name = primary(cells[0])
+        name = run.score(cells[0])
         own, groups = shared_scores(cells, run.rows, name)
-        if not groups:
+        together = quality_over_seeds(cells, run.rows, run.policy)
+        if not groups or together is None:
             continue
-        mean, spread = over_seeds(own, groups)
         line = {
-            "name": "/".join(filter(None, kind[2:])), "mean": number(mean, "share"), "n": len(groups),
-            "interval": f"{number(spread.low, 'share')} to {number(spread.high, 'share')}",
+            "name": "/".join(filter(None, kind[2:])), "mean": told(together)["text"], "n": len(groups),
+            "interval": interval(together),
             "each": ", ".join(f"{r.seed}: {number(sum(v) / len(v), 'share')}" for r, v in zip(cells, own, strict=True)),
             "delta": "", "low": "", "high": "",
         }  # fmt: skip
@@ -148,7 +142,7 @@ def control(run: Run) -> list[dict[str, str]]:
     lines = []
     for r in run.side:
         twin = run.records.get(r.id.rpartition("/")[0])
-        pair = compare(r, twin, run.rows, primary(r)) if twin and r.id.endswith("/again") else None
+        pair = compare(r, twin, run.rows, run.score(r)) if twin and r.id.endswith("/again") else None
         if pair and twin:
             lines.append(
                 {
@@ -170,8 +164,8 @@ def learning(run: Run, margin: float) -> list[dict[str, Any]]:
         lines = []
         before: RunRecord | None = None
         for cell in sorted([*parts_of, r], key=share_of):
-            m = quality(cell)
-            pair = compare(cell, before, run.rows, primary(r)) if before else None
+            m = run.quality(cell)
+            pair = compare(cell, before, run.rows, run.score(r)) if before else None
             trained = (cell.steps.get("adapt", {}).get("facts") or {}).get("rows")
             lines.append(
                 {
@@ -197,7 +191,7 @@ def learning(run: Run, margin: float) -> list[dict[str, Any]]:
             answer = f"Open: with {last.n} evaluation rows neither can be shown" + (
                 f"; about {need:,} would." if need > last.n else "."
             )
-        made.append({"name": run.names[r.id], "lines": lines, "answer": answer, "score": primary(r)})
+        made.append({"name": run.names[r.id], "lines": lines, "answer": answer, "score": run.score(r)})
     return made
 
 

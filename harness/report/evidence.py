@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from harness.decide import UNQUANTIZED, primary
+from harness.decide import UNQUANTIZED
 from harness.report.data_card import data_card
 from harness.report.run import Run, parent_of
 from harness.report.text import NONE, facts_text, told
@@ -27,7 +27,7 @@ def leakage(run: Run) -> list[dict[str, Any]]:
         cells = []
         for r in run.ok:
             rows = run.rows.get(r.id, ()) if flagged and r.suite == suite else ()
-            scored = [(i, v) for i, v in zip(ids(rows), column(rows, primary(r)).tolist(), strict=True) if v == v]
+            scored = [(i, v) for i, v in zip(ids(rows), column(rows, run.score(r)).tolist(), strict=True) if v == v]
             all_, rest = ([v for i, v in scored if i not in out] for out in ((), flagged))
             if rest:
                 cells.append(
@@ -150,10 +150,11 @@ def caveats(run: Run) -> list[str]:
         if note := config.get("model", {}).get("params", {}).get("note"):
             found.append(f"About {r.model}: {note}")
         if price := config.get("price"):
+            paying = run.policy.volume_requests or price.get("volume_requests", 0)
             found.append(
                 f"Cost is priced at ${price.get('usd_per_hour')} an hour for {price.get('hardware')} "
                 f"({price.get('source')}, {price.get('date')}), with building spread over "
-                f"{price.get('volume_requests', 0):,} requests; times are from {env.get('hardware', 'other hardware')}."
+                f"{paying:,.0f} requests; times are from {env.get('hardware', 'other hardware')}."
             )
         if r.value("memory_bytes/peak_rss"):
             found.append("Peak memory is that of the whole process: weights, Python and its libraries.")

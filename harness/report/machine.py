@@ -9,7 +9,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from harness.decide import quality
 from harness.report.cells import COLUMNS
 from harness.report.run import Run, state
 from harness.types import Json, plain
@@ -32,7 +31,9 @@ def table(run: Run) -> list[dict[str, Json]]:
     for i in run.ids:
         r = run.records.get(i)
         line: dict[str, Json] = {"cell": i, "name": run.names[i], "state": state(run, i)}
-        for name, m in [("quality", quality(r) if r else None), *((c, r.value(c) if r else None) for c, _ in COLUMNS)]:
+        found = {"quality": run.quality(r), **{c: r.value(c) for c, _ in COLUMNS}} if r else {}
+        for name in ("quality", *(c for c, _ in COLUMNS)):
+            m = found.get(name)
             line |= {
                 name: m.value if m else None, f"{name}/low": m.interval.low if m and m.interval else None,
                 f"{name}/high": m.interval.high if m and m.interval else None,

@@ -8,10 +8,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from harness import ledger
-from harness.decide import Decision, Facts, argued, as_counted, memory, primary, quality, read_policy
+from harness.decide import Decision, Facts, argued, as_counted, memory, quality_over_seeds
 from harness.report import account, charts, machine
 from harness.report.answers import PACKED_BYTES, changed, deflated, examples, packed
 from harness.report.cells import all_cells, heatmaps, scores
@@ -23,7 +24,7 @@ from harness.report.run import Run, read
 from harness.report.serving import adapters, rooms, under_load
 from harness.report.text import NONE, interval, told, visible, visible_json
 from harness.resources import resource
-from harness.types import Json, Status
+from harness.types import Json, Measurement, RunRecord, Status
 from harness.wording import number, points
 
 SHOWN_CELLS = 60  # in the page's tables and drawings; of a larger grid the rest stands in the filtered table
@@ -40,7 +41,7 @@ def verdict(run: Run) -> tuple[Decision | None, Facts | None, list[str]]:
     first = f"So far: {ended} of {len(run.ids)} cells have ended" + (
         f", {bad} of them without numbers." if bad else "."
     )
-    scored = [(m, r) for r in run.ok if (m := quality(r))]
+    scored = [(m, r) for r in run.ok if (m := run.quality(r))]
     second = "No quality has been measured yet."
     if scored:
         m, r = max(scored, key=lambda pair: pair[0].value)
@@ -51,20 +52,33 @@ def verdict(run: Run) -> tuple[Decision | None, Facts | None, list[str]]:
 
 
 def headline(run: Run, decision: Decision | None) -> list[dict[str, str]]:
-    """The four numbers of the chosen cell beside those of the reference."""
+    """The four numbers of the chosen cell beside those of the reference; quality and p95 of several seeds are their
+    means, as the decision counts them."""
     if decision is None or decision.chosen is None or decision.reference is None:
         return []
     mine, base = run.records[decision.chosen], run.records[decision.reference]
-    cards = []
+
+    def seeds(r: RunRecord) -> list[RunRecord]:
+        of = next((ids for ids in decision.judged.values() if r.id in ids), ())
+        return [o for i in of if (o := run.records[i]).suite == r.suite and o.status is Status.OK]
+
+    def p95(r: RunRecord) -> Measurement | None:
+        found = [m for o in seeds(r) if (m := o.value("e2e_ms/p95"))]
+        if len(found) < 2:
+            return r.value("e2e_ms/p95")
+        return replace(found[0], value=fmean(m.value for m in found), interval=None)
+
+    mean, cards = f", mean of {n} seeds" if (n := len(seeds(mine))) > 1 else "", []
     for title, find in (
-        ("Quality", quality), ("p95 response time", lambda r: r.value("e2e_ms/p95")),
+        (f"Quality by “{run.score(mine)}”{mean}", lambda r: quality_over_seeds(seeds(r), run.rows, run.policy)),
+        (f"p95 response time{mean}", p95),
         ("Peak memory", memory), ("Cost per 1,000 requests", lambda r: r.value("cost_usd_per_1000")),
     ):  # fmt: skip
         a, b = find(mine), find(base)
         if a is None:
             continue
         change = ""
-        if b is not None and mine is not base:
+        if b is not None and base not in seeds(mine):
             ratio = f"{100 * (a.value / b.value - 1):+.0f}%".replace("-", "−") if b.value else NONE
             change = f"{points(a.value - b.value)} points" if a.unit == "share" else ratio
         cards.append({"title": title, **told(a), "base": told(b)["text"], "change": change})
@@ -77,7 +91,7 @@ def thinned(run: Run, decision: Decision | None) -> Run:
     if len(run.ids) <= SHOWN_CELLS:
         return run
     named = [decision.chosen, decision.best, decision.reference, *decision.group] if decision else []
-    ranked = sorted(run.ok, key=lambda r: -(m.value if (m := quality(r)) else -1.0))
+    ranked = sorted(run.ok, key=lambda r: -(m.value if (m := run.quality(r)) else -1.0))
     first = dict.fromkeys([*(i for i in named if i), *(r.id for r in ranked), *run.ids])
     kept = set(list(first)[:SHOWN_CELLS])
     ids = tuple(i for i in run.ids if i in kept)
@@ -87,7 +101,7 @@ def thinned(run: Run, decision: Decision | None) -> Run:
 def view(run: Run) -> dict[str, Any]:
     """Everything that the page shows, as plain values."""
     decision, known, sentences = verdict(run)
-    rule = read_policy(run.policy)
+    rule = run.policy
     run = replace(run, records=as_counted(run.records, rule))  # what is shown, and nothing is decided on
     first = next(iter(run.records.values()), None)
     some = thinned(run, decision)
@@ -110,7 +124,7 @@ def view(run: Run) -> dict[str, Any]:
         "not_measured": not_measured(some),
         "ended_badly": [r for r in some.records.values() if r.status is not Status.OK], "steps": steps(some),
         "table": machine.table(run), "caveats": caveats(run), "environment": dict(first.environment) if first else {},
-        "config": configs(run), "primary": primary(first) if first else "",
+        "config": configs(run), "primary": run.score(first) if first else "",
         "choosing": choosing(run, rule, known),
         "packed": packed(
             some, [r.id for r in some.ok], [row["id"] for row in flips["rows"]] if flips else (),

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from harness import ledger
-from harness.decide import UNQUANTIZED, policy_of
-from harness.types import Json, RunRecord, Status, id_parts, is_side
+from harness.decide import UNQUANTIZED, Policy, policy_of, primary, quality, read_policy
+from harness.types import Json, Measurement, RunRecord, Status, id_parts, is_side
 from harness.wording import labels
 
 Row = Mapping[str, Json]
@@ -27,7 +27,7 @@ class Run:
     records: Mapping[str, RunRecord]
     rows: Mapping[str, Collection[Row]]
     names: Mapping[str, str]
-    policy: Mapping[str, Json]
+    policy: Policy
     leakage: Mapping[str, Json]
     side: tuple[RunRecord, ...] = ()
 
@@ -41,6 +41,14 @@ class Run:
         """Cells with numbers, in the grid's order."""
         return [r for r in self.records.values() if r.status is Status.OK]
 
+    def score(self, record: RunRecord) -> str:
+        """The name of the score that the run is decided by: the policy's, else that of the cell's suite."""
+        return primary(record, self.policy)
+
+    def quality(self, record: RunRecord) -> Measurement | None:
+        """The measurement of that score; None where the cell has none."""
+        return quality(record, self.policy)
+
 
 def read(folder: Path) -> Run:
     """Everything that a report needs. Raises `UserError` for a folder or file that cannot be read."""
@@ -50,7 +58,7 @@ def read(folder: Path) -> Run:
     ids = tuple(dict.fromkeys([*(i for i in ledger.read_cells(folder) if not is_side(i)), *records]))
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Arrow parses outside the interpreter's lock
         rows = dict(zip(every, pool.map(lambda r: ledger.open_rows(folder, r), every.values()), strict=True))
-    policy = policy_of(records.values())
+    policy = read_policy(policy_of(records.values()))
     return Run(folder, ids, records, rows, labels(ids), policy, ledger.read_leakage(folder), beside)
 
 
@@ -88,3 +96,8 @@ def kin(r: RunRecord) -> tuple[Any, ...]:
     """What cells have in common that differ in adaptation and quantization alone."""
     others = [knob for knob in variant(r).split(",") if not knob.startswith("quantization.")]
     return r.model, r.suite, r.seed, ",".join(others)
+
+
+def compression(r: RunRecord) -> tuple[str, str]:
+    """How a cell was quantized: by what, and its knobs that were swept."""
+    return r.quantization, ",".join(k for k in variant(r).split(",") if k.startswith("quantization."))
