@@ -6,6 +6,7 @@ from typing import Any
 
 from harness.decide import Decision
 from harness.report import charts
+from harness.report.drawing import Drawing
 from harness.report.run import Run
 from harness.report.text import NONE
 from harness.wording import number, share
@@ -55,7 +56,7 @@ def break_even(decision: Decision) -> list[tuple[float, str]]:
     return sorted(found)
 
 
-def cost_chart(run: Run, decision: Decision | None) -> charts.Drawing | None:
+def cost_chart(run: Run, decision: Decision | None) -> Drawing | None:
     """Cost over volume of the chosen cell, those named beside it, and the cheapest of each adaptation."""
     if decision is None or not decision.costs:
         return None

@@ -7,6 +7,7 @@ from typing import Any
 
 from harness.decide import Decision, compare, interact, quality_over_seeds, reference, shared_scores
 from harness.report import charts
+from harness.report.drawing import Drawing
 from harness.report.run import Run, compression, kin, parent_of, share_of, variant
 from harness.report.text import NONE, interval, p_text, told, told_points
 from harness.rows import ids, texts
@@ -38,7 +39,7 @@ def differences(run: Run) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def against_best(run: Run, decision: Decision | None, margin: float) -> charts.Drawing | None:
+def against_best(run: Run, decision: Decision | None, margin: float) -> Drawing | None:
     """Each cell beside the baseline, and its paired difference from the cell of highest quality; None where no two
     cells answered the same rows."""
     base = reference(run.ok)
