@@ -6,12 +6,18 @@ import csv
 import json
 import random
 import string
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from harness.suites import main
+from harness.measure import quality
+from harness.suite import load
+from harness.suites import config_of, main
+from harness.types import Completion, Context, SuiteData
 from tests.grids import TINY, harness, run_folder
 
 LABELS = ("billing", "sales", "help")
@@ -266,3 +272,39 @@ def test_a_grammar_is_asked_for_where_answers_are_to_be_constrained(tmp_path: Pa
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [json.loads(line) for line in next((run_folder(done) / "rows").glob("*.jsonl")).read_text().splitlines()]
     assert {row["output"] for row in rows} <= {"yes", "no"}
+
+
+class Parrot:
+    """A session that answers every prompt with the same words."""
+
+    model: Any = None
+    loaded: Any = None
+
+    @staticmethod
+    def tokenizer(text: str, add_special_tokens: bool) -> Any:
+        return SimpleNamespace(input_ids=text.split())
+
+    def generate(self, prompts: Sequence[str], *_: Any) -> list[Completion]:
+        return [Completion("Answer 7: do that.", 4, True) for _ in prompts]
+
+
+def scored(data: SuiteData, out: Path, patch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The rows that a quality step of the suite `mine` leaves."""
+    patch.setattr(quality, "fidelity", lambda *_: [])
+    patch.setattr(quality, "load_prompter", lambda _: lambda message: [{"role": "user", "content": message}])
+    context = Context("cpu", "float32", 0, lambda *_: None)
+    parrot: Any = Parrot()
+    quality.measure(parrot, out, out, data, "mine", context, out)
+    return [json.loads(line) for line in (out / quality.ROWS_FILE).read_text().splitlines()]
+
+
+def test_the_evaluation_file_is_what_is_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the suite's task, alone, reads `eval.jsonl`."""
+    assert main(["new", "mine", "--from", str(table()), *NAMES]) == 0
+    folder, suite = Path("suites/mine"), config_of("mine")
+    hard = (folder / "eval.jsonl").read_text().splitlines()[3:9]
+    (folder / "hard.jsonl").write_text("\n".join(hard[::-1]))
+    data = load(replace(suite, params={**suite.params, "eval_file": "hard.jsonl", "eval_rows": 5}))
+    rows = scored(data, tmp_path, monkeypatch)
+    assert [r["id"] for r in rows] == [json.loads(line)["id"] for line in hard[:0:-1]]
+    assert [r["message"] for r in rows] == [row["message"] for row in data.evaluation]
