@@ -30,7 +30,7 @@ from harness.plan import Plan, plan
 from harness.progress import Board, clock
 from harness.store import Store, read_manifest
 from harness.suite import load as load_suite
-from harness.suites import faults_of_output, faults_of_primary
+from harness.suites.check import faults_of_output, faults_of_primary
 from harness.types import Cell, Component, Json, Status, SuiteData, digest, plain
 from harness.upkeep import shrink
 from harness.workers import workers_of

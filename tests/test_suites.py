@@ -16,7 +16,8 @@ import pytest
 
 from harness.measure import quality
 from harness.suite import load
-from harness.suites import config_of, main
+from harness.suites.__main__ import main
+from harness.suites.check import config_of
 from harness.types import Completion, Context, SuiteData
 from tests.grids import TINY, harness, run_folder
 
@@ -173,7 +174,7 @@ def test_a_broken_task_grammar_or_configuration_is_told(capsys: pytest.CaptureFi
     Path("suites/mine/answer.json").write_text('{"type": 7}')
     for text, told in (
         (settings.replace("primary: exact", "primary: exact: yes"), "cannot be read"),
-        (settings.replace("message_field: message\n", ""), "no message_field"),
+        (settings.replace("message_field: message\n", ""), "suite mine: message_field is missing"),
         (settings.replace("primary: exact", "primary: nothing"), "no score of mine; it has exact, word_f1"),
         (settings.replace("output_file: null", "output_file: answer.json"), "answer.json: "),
     ):
