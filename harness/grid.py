@@ -8,7 +8,7 @@ import os
 import shutil
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from rich.console import Console
 
 from harness import ledger, records, report
 from harness.components import instantiate, missing
-from harness.decide import UNQUANTIZED, simple_first
+from harness.decide import UNQUANTIZED, Policy, read_policy, simple_first
 from harness.environment import Environment, detect
 from harness.errors import UserError
 from harness.launch import Launcher
@@ -30,7 +30,7 @@ from harness.plan import Plan, plan
 from harness.progress import Board, clock
 from harness.store import Store, read_manifest
 from harness.suite import load as load_suite
-from harness.suites.check import faults_of_output, faults_of_primary
+from harness.suites.check import faults_of_output, faults_of_score
 from harness.types import Cell, Component, Json, Status, SuiteData, digest, plain
 from harness.upkeep import shrink
 from harness.workers import workers_of
@@ -162,6 +162,16 @@ def _limits(config: DictConfig) -> list[str]:
     ]
 
 
+def _judged(policy: Policy, data: Collection[SuiteData]) -> list[str]:
+    """A line for each suite that lacks the score which a policy judges it by, and one where it judges none of them."""
+    weights = policy.suites
+    judged = [d for d in data if weights is None or weights.get(d.name)]
+    if data and not judged:
+        return [f"policy.suites: weighs {', '.join(weights)}, and none of this grid; give its suite a weight, or null"]
+    score = (policy.metric or "").removeprefix("quality/")
+    return [line for d in judged for line in faults_of_score(d, score, "policy.metric")] if score else []
+
+
 def _cannot_write(folder: Path) -> str | None:
     """Why a folder cannot be made or written, found without making it: a mistake leaves no run behind."""
     try:
@@ -263,7 +273,7 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
             rows = attempt(load_suite, cell.suite)
             if rows is not None:
                 data[key] = rows
-                mistakes.extend(attempt(faults_of_primary, rows, cell.suite.params["primary"]) or [])
+                mistakes.extend(attempt(faults_of_score, rows, cell.suite.params["primary"], "suite.primary") or [])
         for part in (cell.model, cell.adaptation, cell.quantization, cell.engine):
             if (name := digest(plain(part))) in seen:
                 continue
@@ -275,6 +285,8 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
                 mistakes.extend(attempt(missing, part) or [])
                 mistakes.extend(made.mistakes() if hasattr(made, "mistakes") else [])
     mistakes += _constraints(cells, data)
+    if policy := attempt(read_policy, first["policy"]):
+        mistakes.extend(attempt(_judged, policy, data.values()) or [])
     mistakes += [
         f"{group}: is one for the whole grid, and cannot be swept; "
         + ("give all shares in brackets, '+curve=[0.25,0.5,1.0]'" if group == "curve" else "run once for each")

@@ -111,6 +111,27 @@ def test_files_and_folders_are_checked(tmp_path: Path) -> None:
     assert len(lines) == 6
 
 
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("policy.margin=abc", "policy balanced: margin 'abc'; give a share from 0 to 1"),
+        ("policy.objective=foo",
+         "policy balanced: objective 'foo'; choose cost_usd_per_1000, e2e_ms/p95, quality"),
+        ("policy.suites=5", "policy balanced: suites 5; give suite names with weights of 0 or more, or null"),
+        ("policy.volume_requests=0", "policy balanced: volume_requests 0; give a number above 0 or null"),
+        ("policy.metric=nope",
+         "policy.metric=nope: no score of ticket_routing; it has accuracy, parseable, recall_billing"),
+        ("policy.metric=quality/macro_f1",
+         "policy.metric=macro_f1: is no number a row, so cells cannot be paired; take accuracy, parseable, "),
+        ("policy.suites={support_tone: 1}",
+         "policy.suites: weighs support_tone, and none of this grid; give its suite a weight, or null"),
+    ],
+)  # fmt: skip
+def test_a_policy_that_cannot_decide_is_told_before_anything_runs(tmp_path: Path, override: str, line: str) -> None:
+    (found,) = told(tmp_path, override, "suite=ticket_routing", "profile.eval_rows=2", "model=dummy_tiny")
+    assert found.startswith(line)
+
+
 def test_a_price_table_without_this_hardware_and_a_bad_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     suite = tmp_path / "suite"

@@ -54,10 +54,10 @@ def scorers_of(folder: Path) -> Any:
     return module
 
 
-def faults_of_primary(data: SuiteData, primary: str, module: Any = None) -> list[str]:
-    """Why a score cannot decide: no evaluation row has it, or it is no number a row. Runs the suite's scorers
-    (`module`, if they are loaded) on its reference replies until one has the score; tasks that lm-eval brings along are
-    left to it."""
+def faults_of_score(data: SuiteData, score: str, key: str, module: Any = None) -> list[str]:
+    """Why a score, named by a key of the configuration, cannot decide: no evaluation row has it, or it is no number a
+    row. Runs the suite's scorers (`module`, if they are loaded) on its reference replies until one has the score; tasks
+    that lm-eval brings along are left to it. Raises `UserError` for scorers that cannot be run."""
     where, seen = data.folder / "scorers.py", {}
     if not data.evaluation or not where.is_file():
         return []
@@ -67,13 +67,13 @@ def faults_of_primary(data: SuiteData, primary: str, module: Any = None) -> list
             seen.update(module.process_results(dict(row), [row.get(data.reply_field) or ""]))
         except Exception as error:
             return [f"{where}: raises {type(error).__name__}: {error} on row {row['id']!r}; mend it"]
-        if primary in seen:
+        if score in seen:
             break
     numbers = [name for name, value in seen.items() if isinstance(value, int | float)]
-    if primary not in seen:
-        return [f"suite.primary={primary}: no score of {data.name}; it has {', '.join(numbers)}"]
-    if primary not in numbers:
-        return [f"suite.primary={primary}: is no number a row, so cells cannot be paired; take {', '.join(numbers)}"]
+    if score not in seen:
+        return [f"{key}={score}: no score of {data.name}; it has {', '.join(numbers)}"]
+    if score not in numbers:
+        return [f"{key}={score}: is no number a row, so cells cannot be paired; take {', '.join(numbers)}"]
     return []
 
 
@@ -132,7 +132,7 @@ def check(name: str) -> tuple[list[str], list[str], list[str]]:
     data = load(suite)
     primary, where = suite.params["primary"], data.folder
     module = scorers_of(where)
-    mistakes = faults_of_primary(data, primary, module) or _references(data, module, primary, where)
+    mistakes = faults_of_score(data, primary, "suite.primary", module) or _references(data, module, primary, where)
     mistakes += [*faults_of_output(data, suite), *_task(data, suite, module)]
     every = (*data.train, *data.validation)
     for o in data.overlaps:
