@@ -35,7 +35,8 @@ from harness.types import Cell, Component, Json, Status, SuiteData, digest, plai
 from harness.upkeep import shrink
 from harness.workers import workers_of
 
-GROUPS = ("model", "adaptation", "quantization", "suite", "engine", "measure")
+NAMED = ("model", "adaptation", "quantization", "suite")  # in a cell's id
+GROUPS = (*NAMED, "engine", "measure")
 ONE_FOR_ALL = ("policy", "price", "profile", "runner", "store", "store_limit_gb", "curve")
 FREE_DISK_BYTES = 4 * 2**30
 REDRAW = 20  # times as long as a drawing takes, the report is left as it is: a twentieth of a grid's time goes into it
@@ -66,14 +67,22 @@ def component(config: Mapping[str, Any]) -> Component:
 
 
 def _cells(configs: Sequence[Mapping[str, Any]], overrides: Sequence[Sequence[str]]) -> tuple[Cell, ...]:
-    """A cell a configuration; knobs that were swept singly tell cells of the same choices apart."""
+    """A cell a configuration; knobs that were swept singly, and choices whose names are in no cell's id, tell cells
+    apart. Raises `UserError` for two cells of one id that are not the same: of two choices with one name, one would
+    stand for both."""
     common = set.intersection(*(set(o) for o in overrides)) if overrides else set()
-    cells = []
+    cells: dict[str, Cell] = {}
     for config, own in zip(configs, overrides, strict=True):
         parts = {group: component(config[group]) for group in GROUPS}
-        swept = [o for o in own if o not in common and o.split("=")[0] not in (*GROUPS, "seed")]
-        cells.append(Cell(**parts, seed=config["seed"], variant=",".join(swept)))
-    return tuple({c.id: c for c in cells}.values())
+        swept = [o for o in own if o not in common and o.split("=")[0] not in (*NAMED, "seed")]
+        cell = Cell(**parts, seed=config["seed"], variant=",".join(swept))
+        if (other := cells.setdefault(cell.id, cell)) != cell:
+            group = next((g for g in GROUPS if getattr(cell, g) != getattr(other, g)), "seed")
+            raise UserError(
+                f"{group}: two choices that differ have one name, so both would be the cell {cell.id}; give each the "
+                f"`name` of its file in conf/{group}/"
+            )
+    return tuple(cells.values())
 
 
 def _beside(cells: Sequence[Cell], curve: Sequence[float], control: bool) -> list[Cell]:
@@ -164,10 +173,9 @@ def _limits(config: DictConfig) -> list[str]:
 
 def _judged(policy: Policy, data: Collection[SuiteData]) -> list[str]:
     """A line for each suite that lacks the score which a policy judges it by, and one where it judges none of them."""
-    weights = policy.suites
-    judged = [d for d in data if weights is None or weights.get(d.name)]
+    judged = [d for d in data if policy.suites is None or policy.suites.get(d.name)]
     if data and not judged:
-        return [f"policy.suites: weighs {', '.join(weights)}, and none of this grid; give its suite a weight, or null"]
+        return [f"policy.suites: {policy.suites} weighs no suite of this grid; give one a weight above 0, or null"]
     score = (policy.metric or "").removeprefix("quality/")
     return [line for d in judged for line in faults_of_score(d, score, "policy.metric")] if score else []
 

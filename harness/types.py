@@ -68,8 +68,8 @@ class Cell:
 
     @property
     def id(self) -> str:
-        """`model/adaptation/quantization/suite`, the seed when it is not 0, and the variant where single knobs were
-        swept (`quantization.bits=8`): for people and file names."""
+        """`model/adaptation/quantization/suite`, the seed when it is not 0, and the variant where single knobs,
+        engines or measures were swept (`quantization.bits=8`): for people and file names."""
         parts = [self.model.name, self.adaptation.name, self.quantization.name, self.suite.name]
         parts += [f"seed{self.seed}"] if self.seed else []
         return "/".join([*parts, *([self.variant] if self.variant else [])])

@@ -13,7 +13,7 @@ from threading import Thread
 import pytest
 
 from harness.errors import UserError
-from harness.grid import component
+from harness.grid import GROUPS, _cells, component
 from harness.overrides import misspelt
 from harness.resources import resource
 from tests.grids import ROOT, harness
@@ -65,6 +65,30 @@ def test_own_choices_that_cannot_be_read_are_told_before_hydra_reads_them(tmp_pa
 def test_a_choice_without_a_name_is_told() -> None:
     with pytest.raises(UserError, match="the keys _target_, rank has no `name`"):
         component({"_target_": "harness.adapt.lora.Lora", "rank": 8})
+
+
+def test_two_choices_of_one_name_are_told(tmp_path: Path) -> None:
+    """A copied file in which the name was left: one of the two would be built, and stand for both."""
+    lora = (CONF / "adaptation/lora.yaml").read_text(encoding="utf-8")
+    (tmp_path / "conf/adaptation").mkdir(parents=True)
+    (tmp_path / "conf/adaptation/lora8.yaml").write_text(lora.replace("rank: 16", "rank: 8"))
+    (line,) = told(tmp_path, "adaptation=lora,lora8")
+    assert line == (
+        "adaptation: two choices that differ have one name, so both would be the cell "
+        "smollm2_135m/lora/fp16/support_tone; give each the `name` of its file in conf/adaptation/"
+    )
+
+
+def test_every_choice_that_is_swept_tells_cells_apart() -> None:
+    def ids(*swept: str) -> list[str]:
+        configs = [{"seed": 0, **{g: {"name": "one"} for g in GROUPS}} for _ in swept]
+        for config, choice in zip(configs, swept, strict=True):
+            group, _, name = choice.partition("=")
+            config[group] = {"name": name}
+        return [c.id for c in _cells(configs, [[choice] for choice in swept])]
+
+    assert ids("engine=eager", "engine=graph") == ["one/one/one/one/engine=eager", "one/one/one/one/engine=graph"]
+    assert ids("model=a", "model=b", "model=a") == ["a/one/one/one", "b/one/one/one"]
 
 
 def test_what_is_wrong_in_every_part_is_told_at_once(tmp_path: Path) -> None:
@@ -124,7 +148,7 @@ def test_files_and_folders_are_checked(tmp_path: Path) -> None:
         ("policy.metric=quality/macro_f1",
          "policy.metric=macro_f1: is no number a row, so cells cannot be paired; take accuracy, parseable, "),
         ("policy.suites={support_tone: 1}",
-         "policy.suites: weighs support_tone, and none of this grid; give its suite a weight, or null"),
+         "policy.suites: {'support_tone': 1} weighs no suite of this grid; give one a weight above 0, or null"),
     ],
 )  # fmt: skip
 def test_a_policy_that_cannot_decide_is_told_before_anything_runs(tmp_path: Path, override: str, line: str) -> None:
