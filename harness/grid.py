@@ -30,7 +30,7 @@ from harness.plan import Plan, plan
 from harness.progress import Board, clock
 from harness.store import Store, read_manifest
 from harness.suite import load as load_suite
-from harness.suites.check import faults_of_output, faults_of_score
+from harness.suites.check import faults_of_output, faults_of_score, faults_of_task
 from harness.types import Cell, Component, Json, Status, SuiteData, digest, plain
 from harness.upkeep import shrink
 from harness.workers import workers_of
@@ -281,7 +281,9 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
             rows = attempt(load_suite, cell.suite)
             if rows is not None:
                 data[key] = rows
-                mistakes.extend(attempt(faults_of_score, rows, cell.suite.params["primary"], "suite.primary") or [])
+                primary = cell.suite.params["primary"]
+                faults = attempt(faults_of_score, rows, primary, "suite.primary")
+                mistakes.extend(faults_of_task(rows, cell.suite) if faults == [] else faults or [])
         for part in (cell.model, cell.adaptation, cell.quantization, cell.engine):
             if (name := digest(plain(part))) in seen:
                 continue

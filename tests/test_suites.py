@@ -183,6 +183,26 @@ def test_a_broken_task_grammar_or_configuration_is_told(capsys: pytest.CaptureFi
         assert told in capsys.readouterr().err
 
 
+def test_a_task_that_cannot_be_asked_is_told_before_anything_is_trained(tmp_path: Path) -> None:
+    assert main(["new", "mine", "--from", str(table()), *NAMES]) == 0
+    task, rows = Path("suites/mine/task.yaml"), Path("suites/mine/eval.jsonl")
+    whole, held = task.read_text(), rows.read_text()
+    first = json.loads(held.split("\n")[0])["id"]
+    timed = [json.dumps({**json.loads(x), "seen": n or "late"}) + "\n" for n, x in enumerate(held.splitlines())]
+    for text, lines, override, told in (
+        (whole.replace("metric_list:", "metric_list: ["), held, "", "task.yaml: lm-eval cannot read it (ParserError: "),
+        (whole.replace("{{message}}", "{{question}}"), held, "", "(UndefinedError: 'question' is undefined); mend it"),
+        (whole, held, "suite.task=nope", "task.yaml: has no task 'nope'; its first key is `task: nope`, or set suite."),
+        (whole, "".join(timed), "", f" seen is 1, and of another type in row {first!r}; write it alike in all rows"),
+    ):
+        task.write_text(text)
+        rows.write_text(lines)
+        done = harness(tmp_path, "suite=mine", *TINY, *([override] if override else []))
+        assert done.returncode == 2, done.stdout + done.stderr
+        (line,) = done.stderr.splitlines()
+        assert told in line
+
+
 def test_a_score_that_is_no_number_a_row_cannot_decide(tmp_path: Path) -> None:
     done = harness(tmp_path, "+sweep=ticket_routing", "adaptation=prompt_rag", "suite.primary=macro_f1", *TINY)
     assert done.returncode == 2

@@ -11,6 +11,7 @@ from typing import Any
 from harness.errors import UserError
 from harness.leakage import near
 from harness.licences import rows_licence
+from harness.measure.quality import task_of
 from harness.resources import resource
 from harness.statistics import detectable_difference, group_of, rows_needed
 from harness.suite import load
@@ -107,20 +108,41 @@ def faults_of_output(data: SuiteData, suite: Component) -> list[str]:
     return [f"{data.folder / suite.params['output_file']}: {fault}" for fault in found]
 
 
-def _task(data: SuiteData, suite: Component, module: Any) -> list[str]:
-    """What lm-eval says of the suite's task."""
+def _mixed(data: SuiteData, file: Path) -> list[str]:
+    """A line for each field whose values are of several types, which lm-eval's tables cannot hold."""
+    first: dict[str, tuple[type, str]] = {}
+    found: dict[str, str] = {}
+    for row in data.evaluation:
+        for field, value in row.items():
+            kind = float if type(value) is int else type(value)
+            known, other = first.setdefault(field, (kind, row["id"])) if value is not None else (kind, "")
+            if kind is not known:
+                found.setdefault(field, f"{file}, row {row['id']!r}: {field} is {value!r}, and of another type in row "
+                                        f"{other!r}; write it alike in all rows")  # fmt: skip
+    return list(found.values())
+
+
+def faults_of_task(data: SuiteData, suite: Component) -> list[str]:
+    """Why lm-eval cannot ask and score the suite's rows by its task file; nothing for a task that lm-eval brings along.
+    Runs the suite's code, and takes a second for the import of lm-eval."""
     if not suite.params["task_file"]:
         return []
     where, task = data.folder / suite.params["task_file"], suite.params["task"]
+    if mixed := _mixed(data, data.folder / str(suite.params["eval_file"])):
+        return mixed
     try:
         from lm_eval.tasks import TaskManager
 
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
         manager = TaskManager(include_path=str(data.folder), include_defaults=False)
         if task not in manager.all_tasks:
-            return [f"{where}: has no task {task!r}; its first key is `task: {task}`"]
-        listed = set(manager.load(task)["tasks"][task].aggregation())
-        given = {k for r in data.evaluation for k in module.process_results(dict(r), [r.get(data.reply_field) or ""])}
+            manager.load(str(where))  # which raises where the file is none of a task
+            return [f"{where}: has no task {task!r}; its first key is `task: {task}`, or set suite.task"]
+        rules, _ = task_of(data, task)
+        listed, given = set(rules.aggregation()), set()
+        rules.doc_to_text(rules.eval_docs[0])
+        if rules.config.process_results and rules.OUTPUT_TYPE == "generate_until":
+            given = {k for r in data.evaluation for k in rules.process_results(r, [r.get(data.reply_field) or ""])}
     except Exception as error:  # whatever lm-eval and a suite's own code raise
         return [f"{where}: lm-eval cannot read it ({' '.join(f'{type(error).__name__}: {error}'.split())}); mend it"]
     return [f"{where}: score {k} is not in metric_list; add it" for k in sorted(given - listed)]
@@ -133,7 +155,7 @@ def check(name: str) -> tuple[list[str], list[str], list[str]]:
     primary, where = suite.params["primary"], data.folder
     module = scorers_of(where)
     mistakes = faults_of_score(data, primary, "suite.primary", module) or _references(data, module, primary, where)
-    mistakes += [*faults_of_output(data, suite), *_task(data, suite, module)]
+    mistakes += [*faults_of_output(data, suite), *faults_of_task(data, suite)]
     every = (*data.train, *data.validation)
     for o in data.overlaps:
         mistakes.append(f"{where / 'eval.jsonl'}, row {o.row!r}: same {'text' if o.kind == 'exact' else 'group'} as "
