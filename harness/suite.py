@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
-from harness.files import parse
+from harness.files import parse, sha256
 from harness.leakage import MODES, TRAINING, overlaps, plain
 from harness.resources import resource
 from harness.types import Article, Component, Overlap, SuiteData
@@ -22,9 +22,7 @@ from harness.types import plain as plain_data
 
 VALIDATION_SHARE = 0.2
 FILES = ("train_file", "eval_file", "knowledge_file", "instructions_file", "output_file", "task_file")
-CODE = ("py", "json", "lark")
-
-
+CARD = "card.md"
 NEEDED = (
     "folder", "task", "task_file", "train_file", "eval_file", "knowledge_file", "instructions_file", "system",
     "message_field", "reply_field", "primary", "max_new_tokens", "train_rows", "eval_rows",
@@ -38,13 +36,42 @@ def suite_folder(params: Mapping[str, Any]) -> Path:
     return here.absolute() if here else resource("suites") / given
 
 
+def _others(folder: Path, p: Mapping[str, Any]) -> list[Path]:
+    """The files of a suite's folder, and below it, that its task and scorers may read: all but the card, the
+    instructions and the rows, which are hashed as such."""
+    apart = (CARD, p["instructions_file"], p["train_file"], p["eval_file"], p["knowledge_file"])
+    hidden = (".", "__pycache__")
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path not in {folder / name for name in apart if name}
+        and not any(part.startswith(hidden) for part in path.relative_to(folder).parts)
+        and path.is_file()
+    ]
+
+
+def _code(folder: Path, p: Mapping[str, Any], mistakes: list[str]) -> list[tuple[str, str]]:
+    """What scores rest on beside the rows: code and the task file as they stand, of any other file its SHA-256. Scorers
+    that name the training file read it, beyond the rows that are trained on too."""
+    texts = sorted({*folder.glob("*.py"), *([folder / p["task_file"]] if p["task_file"] else [])})
+    found = [(file.name, _read_text(file, mistakes)) for file in texts]
+    train = folder / p["train_file"]
+    read = [train] if train.is_file() and any(train.name in text for _, text in found) else []
+    for file in sorted({*_others(folder, p), *read} - {*texts}):
+        try:
+            found.append((file.relative_to(folder).as_posix(), sha256(file)))
+        except OSError as error:
+            mistakes.append(f"{file}: cannot be read ({error.strerror}); mend it or move it away")
+    return found
+
+
 def _strays(folder: Path, p: Mapping[str, Any]) -> list[str]:
-    """A line for each file that a suite names, or that is code or a grammar in it, and that stands outside its folder,
+    """A line for each file that a suite names, or that its scorers may read in it, and that stands outside its folder,
     by its name or through a link: a suite from elsewhere must not reach what is not its own."""
     named = [(key, p[key]) for key in FILES if p.get(key)]
     wrong = [f"suite.{key}={name!r}: must be the name of a file" for key, name in named if not isinstance(name, str)]
     paths = [folder / name for _, name in named if isinstance(name, str)]
-    paths += [path for end in CODE for path in folder.glob(f"*.{end}")]
+    paths += [] if wrong else _others(folder, p)
     return wrong + [
         f"{path}: stands outside the suite's folder; copy it into {folder}"
         for path in paths
@@ -178,11 +205,7 @@ def load(suite: Component) -> SuiteData:
     )
     text = _read_text(folder / p["instructions_file"], mistakes)
     output = _read_text(folder / p["output_file"], mistakes) if p.get("output_file") else ""
-    files = [
-        *sorted(p for end in CODE for p in folder.glob(f"*.{end}")),
-        *([folder / p["task_file"]] if p["task_file"] else []),
-    ]
-    code = [(file.name, _read_text(file, mistakes)) for file in files]
+    code = _code(folder, p, mistakes)
     mistakes += [
         f"suite.{limit}={p[limit]!r}: must be a whole number above 0, or null for all rows"
         for limit in ("train_rows", "eval_rows")
@@ -228,7 +251,7 @@ def load(suite: Component) -> SuiteData:
         leakage=mode,
         training_digest=_digest(fit, validation, plain_data(shelf), text, p["system"], p.get("asked"), message, reply),
         evaluation_digest=_digest(
-            evaluation, articles, code, p["max_new_tokens"], output, *(() if held else (p["task"], p["eval_rows"]))
+            evaluation, articles, p["task"], code, p["max_new_tokens"], output, *(() if held else (p["eval_rows"],))
         ),
         scoring_digest=_digest(p["task"], code, p["max_new_tokens"]),
     )

@@ -206,6 +206,11 @@ def test_a_fifth_of_the_shipped_suite_is_held_out() -> None:
         (lambda f: (f / "scorers.py").write_text("def style(): ..."), False, True, True),
         (lambda f: (f / "task.yaml").write_text("task: other"), False, True, True),
         (lambda f: write(f / "kb.jsonl", [{"id": "a1", "title": "Returns", "text": "30 days."}]), True, True, False),
+        (lambda f: (f / "_common.yaml").write_text("max_gen_toks: 7"), False, True, True),  # which the task may include
+        (lambda f: (f / "words.txt").write_text("kind"), False, True, True),
+        (lambda f: [(f / "lists").mkdir(), (f / "lists/words.bin").write_bytes(b"\xff")], False, True, True),
+        (lambda f: (f / "card.md").write_text("Ours."), False, False, False),
+        (lambda f: [(f / "__pycache__").mkdir(), (f / "__pycache__/x.pyc").write_bytes(b"\xff")], False, False, False),
     ],
 )
 def test_digests_follow_what_builds_and_scores_see(
@@ -217,6 +222,24 @@ def test_digests_follow_what_builds_and_scores_see(
     assert (before.training_digest != after.training_digest) is training
     assert (before.evaluation_digest != after.evaluation_digest) is evaluation
     assert (before.scoring_digest != after.scoring_digest) is scoring
+
+
+def test_the_name_of_the_task_is_in_how_it_is_scored(folder: Path) -> None:
+    one, other = read(folder), read(folder, task="other")
+    assert one.training_digest == other.training_digest
+    assert one.evaluation_digest != other.evaluation_digest
+    assert one.scoring_digest != other.scoring_digest
+
+
+def test_training_rows_that_scorers_read_are_in_how_they_score(folder: Path) -> None:
+    """Those beyond `train_rows` too: a label that stands in one of them is one that an answer may be."""
+    (folder / "scorers.py").write_text('LABELS = open("train.jsonl")')
+    before = read(folder, train_rows=ROWS)
+    write(folder / "train.jsonl", [row(n) for n in range(ROWS + 1)])
+    after = read(folder, train_rows=ROWS)
+    assert before.training_digest == after.training_digest
+    assert before.evaluation_digest != after.evaluation_digest
+    assert before.scoring_digest != after.scoring_digest
 
 
 def test_the_same_files_elsewhere_are_the_same_suite(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
