@@ -447,14 +447,32 @@ def _leakage(grid: Grid) -> dict[str, Json]:
     return found
 
 
-def main(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run: Path) -> int:
-    """A whole grid; the launcher that Hydra calls ends with this exit code."""
+def run_folder(run: Path, fresh: bool) -> Path:
+    """Makes a run's folder and returns it: where one is there already and it must be `fresh`, as that of another grid
+    started in the same second, one beside it. Raises `UserError` where it cannot be made."""
+    path, number = run, 1
+    while True:
+        try:
+            path.mkdir(parents=True, exist_ok=not fresh)
+            return path
+        except OSError as error:
+            if not (fresh and path.is_dir()):
+                raise UserError(
+                    f"output folder {run}: cannot be written ({error.strerror}); set outputs=DIR"
+                ) from error
+        number += 1
+        path = run.with_name(f"{run.name}-{number}")
+
+
+def main(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run: Path, fresh: bool = False) -> int:
+    """A whole grid in the folder `run`, or, where that is there and it must be `fresh`, one beside it; the launcher
+    that Hydra calls ends with this exit code."""
     console = Console()
     grid = check(configs, overrides, run.absolute())
-    grid.run.mkdir(parents=True, exist_ok=True)
-    ledger.write_text(grid.run / "config.yaml", OmegaConf.to_yaml(configs[0]))
-    ledger.write_leakage(grid.run, _leakage(grid))
+    grid = replace(grid, run=run_folder(grid.run, fresh))
     try:
+        ledger.write_text(grid.run / "config.yaml", OmegaConf.to_yaml(configs[0]))
+        ledger.write_leakage(grid.run, _leakage(grid))
         return carry_out(grid, console)
     except KeyboardInterrupt:
         console.print(f"\nstopped; what is done is kept in {grid.store.root}. Run the same command again to go on.")

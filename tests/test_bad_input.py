@@ -13,10 +13,10 @@ from threading import Thread
 import pytest
 
 from harness.errors import UserError
-from harness.grid import GROUPS, _cells, component
+from harness.grid import GROUPS, _cells, component, run_folder
 from harness.overrides import misspelt
 from harness.resources import resource
-from tests.grids import ROOT, harness
+from tests.grids import PATHS, ROOT, harness
 
 CONF = resource("conf")
 
@@ -180,6 +180,36 @@ def test_what_hydra_alone_can_judge_is_one_line_too(tmp_path: Path, override: st
     (line,) = told(tmp_path, override)
     assert len(line) < 300
     assert "full_key" not in line
+
+
+def test_an_output_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    """Though whoever asks may write there by its rights."""
+    (line,) = told(tmp_path, "outputs=/proc/out", "model=dummy_tiny")
+    assert line.startswith("output folder /proc/out/single/")
+    assert line.endswith("; set outputs=DIR")
+
+
+def test_a_run_gets_a_folder_of_its_own_unless_one_is_named(tmp_path: Path) -> None:
+    """Two grids may start in one second; a folder that is named is gone on with."""
+    run = tmp_path / "outputs/single/2026-01-01_00-00-00"
+    assert [run_folder(run, fresh=True).name for _ in range(3)] == [run.name, f"{run.name}-2", f"{run.name}-3"]
+    assert run_folder(run, fresh=False) == run
+    (tmp_path / "file").write_text("")
+    for fresh in (True, False):
+        with pytest.raises(UserError, match=r"output folder .*file: cannot be written"):
+            run_folder(tmp_path / "file", fresh)
+
+
+@pytest.mark.parametrize(("override", "fresh"), [("seed=0", True), ("hydra.sweep.dir=named", False)])
+def test_a_folder_of_the_time_must_be_fresh(tmp_path: Path, override: str, fresh: bool) -> None:
+    code = (
+        "import harness.grid, harness.__main__\n"
+        "harness.grid.main = lambda configs, overrides, run, fresh: print(run, fresh) or 0\n"
+        f"harness.__main__.main(['{override}'])"
+    )
+    environment = {**os.environ, "PYTHONPATH": PATHS}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.endswith(f" {fresh}\n"), done.stdout + done.stderr
 
 
 def test_a_mistake_harms_nothing_that_was_there(tmp_path: Path) -> None:
