@@ -120,9 +120,11 @@ def _read_jsonl(path: Path, needed: tuple[str, ...], mistakes: list[str]) -> lis
         if lacking:
             mistakes.append(f"{where}: {', '.join(lacking)} missing, empty or not text; fill in each row")
             continue
-        if row.get("group") is not None and not (isinstance(row["group"], str | int) and str(row["group"]).strip()):
-            mistakes.append(f"{where}: group is empty or no text; fill it in, or leave it out")
-            continue
+        if row.get("group") is not None:
+            if not (isinstance(row["group"], str | int) and str(row["group"]).strip()):
+                mistakes.append(f"{where}: group is empty or no text; fill it in, or leave it out")
+                continue
+            row["group"] = str(row["group"])  # 7 and "7" are one group, and 0 is one
         if row["id"] in seen:
             mistakes.append(f"{where}: id {row['id']!r} stands in row {seen[row['id']]} too; make ids unique")
         seen.setdefault(row["id"], number)
@@ -158,7 +160,7 @@ def hashed(name: str) -> float:
 
 
 def _is_validation(row: Mapping[str, Any]) -> bool:
-    return hashed(str(row.get("group") or row["id"])) < VALIDATION_SHARE
+    return hashed(row.get("group") or row["id"]) < VALIDATION_SHARE
 
 
 def _digest(*parts: Any) -> str:

@@ -114,6 +114,18 @@ def test_a_file_that_is_not_utf8_is_told(folder: Path, name: str) -> None:
     assert line.endswith("); save it as UTF-8")
 
 
+@pytest.mark.parametrize(("trained", "asked"), [(7, "7"), ("7", 7), (0, 0), (0, "0")])
+def test_a_group_is_its_text(folder: Path, trained: Any, asked: Any) -> None:
+    """A customer's number is written with quotes in one file and without in the other."""
+    write(folder / "train.jsonl", [row(n, **({"group": trained} if n < 30 else {})) for n in range(2 * ROWS)])
+    held(group=asked)(folder)
+    (line,) = told(folder)
+    assert line.startswith(f"{folder}/eval.jsonl, row 'e2': its group is also that of training row 't0'; keep a group")
+    data = read(folder, leakage="warn")
+    assert len({r["id"] for r in data.train if r["group"] == str(trained)}) in (0, 30), "a group is on one side"
+    assert not {r["group"] for r in read(folder, leakage="drop").train} & {str(trained)}
+
+
 def test_several_mistakes_are_told_at_once(folder: Path) -> None:
     line_two("{")(folder)
     held(group="t-group3")(folder)

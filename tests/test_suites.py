@@ -152,6 +152,14 @@ def test_replies_that_are_objects_become_json_and_bad_quotes_are_told(capsys: py
     assert "bad.csv, row" in capsys.readouterr().err
 
 
+def test_numbers_are_groups_and_ids_too() -> None:
+    lines([{"id": i, "message": f"Ticket {i * 7919}", "reply": f"Answer {i}.", "group": i // 3} for i in range(60)])
+    assert main(["new", "mine", "--from", "rows.jsonl"]) == 0
+    texts = [Path(f"suites/mine/{side}.jsonl").read_text().splitlines() for side in ("train", "eval")]
+    made = [json.loads(text) for side in texts for text in side]
+    assert {(r["id"], r["group"]) for r in made} == {(str(i), str(i // 3)) for i in range(60)}
+
+
 def test_canned_replies_are_labels_that_pass_their_own_check() -> None:
     canned = ('"Refund sent."', "Please call us.", "`See the manual`")
     lines([{"message": f"Ticket {i * 7919}", "reply": canned[i % 3]} for i in range(90)])

@@ -131,11 +131,11 @@ def shaped(rows: Sequence[tuple[str, dict[str, Any]]], source: Path, names: Mapp
         for k, v in (("message", message), ("reply", reply)):
             if not v.strip():
                 mistakes.append(f"{where}: {k} is empty; fill it in or delete the row")
-        if names["group"] in columns and not str(row.get(names["group"]) or "").strip():
+        if names["group"] in columns and not _text(row.get(names["group"])).strip():
             mistakes.append(f"{where}: group is empty; fill it in, or leave the column out")
         if None in row:
             mistakes.append(f"{where}: more cells than the header has columns; quote cells that hold commas")
-        key = str(row.get(names["id"]) or f"row-{number:05d}")
+        key = _text(row.get(names["id"])) or f"row-{number:05d}"
         if key in seen:
             mistakes.append(f"{where}: id {key!r} stands in {seen[key].rpartition(', ')[2]} too; make ids unique")
         seen.setdefault(key, where)
@@ -145,10 +145,10 @@ def shaped(rows: Sequence[tuple[str, dict[str, Any]]], source: Path, names: Mapp
             mistakes.append(
                 f"{where}: the message of {other.rpartition(', ')[2]} with another reply; keep the one that is right"
             )
-        group = str(row.get(names["group"]) or hashlib.sha256(said.encode()).hexdigest()[:12])
+        group = _text(row.get(names["group"])) or hashlib.sha256(said.encode()).hexdigest()[:12]
         entry = {"id": key, "group": group, "message": message.strip(), "reply": reply.strip()}
-        if row.get(names["case"]):
-            entry["case"] = str(row[names["case"]])
+        if case := _text(row.get(names["case"])):
+            entry["case"] = case
         made.append(entry)
     if mistakes:
         raise UserError(mistakes)
