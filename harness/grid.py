@@ -150,8 +150,8 @@ def _counts(config: DictConfig) -> list[str]:
     if type(warmup := OmegaConf.select(config, "measure.latency.warmup")) is int:
         latency["warmup_most"] = max(warmup, 0)
     least = {"seed": 0, "suite.max_new_tokens": 1, **{f"measure.latency.{k}": n for k, n in latency.items()}}
-    if config.runner.workers is not None:
-        least["runner.workers"] = 1
+    optional = {"runner.workers": 1, "adaptation.few_shot": 0, "adaptation.top_k": 1}
+    least |= {key: n for key, n in optional.items() if OmegaConf.select(config, key) is not None}
     values = {key: OmegaConf.select(config, key) for key in least}
     return [
         f"{key}={value!r}: must be a whole number, {least[key]} or more"
@@ -259,8 +259,14 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
     plains: list[dict[str, Any]] = [OmegaConf.to_container(c, resolve=True) for c in configs]  # type: ignore[misc]
     cells = _cells(plains, overrides)
     first = plains[0]
+    if shapeless := [
+        f"measure.{part}={values['measure'].get(part)!r}: must be keys with values; see conf/measure/default.yaml"
+        for values in plains
+        for part in ("quality", "latency")
+        if not isinstance(values["measure"].get(part), dict)
+    ]:
+        raise UserError(list(dict.fromkeys(shapeless)))
     curve, bad_curve = _curve(plains)
-    cells = (*cells, *_beside(cells, curve, bool(first["profile"].get("aa_control"))))
     mistakes = [*bad_curve, *_unset(configs), *(line for c in configs for line in (*_counts(c), *_limits(c)))]
     mistakes += [line for values in plains for line in faults_of_load(values["measure"]["latency"])]
     mistakes += [line for values in plains for line in faults_of_quality(values["measure"]["quality"])]
@@ -314,6 +320,8 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
         mistakes.append(f"output folder {run}: cannot be written ({reason}); set outputs=DIR")
     if mistakes:
         raise UserError(list(dict.fromkeys(mistakes)))
+    cells = (*cells, *_beside(cells, curve, bool(first["profile"].get("aa_control"))))
+    data |= {key: load_suite(c.suite) for c in cells if (key := digest(plain(c.suite))) not in data}
     runner = first["runner"]
     choices = {"policy": first["policy"], "price": price, "profile": first["profile"]["name"]}
     on_cpu = environment.device == "cpu"

@@ -95,7 +95,7 @@ def misspelt(arguments: Sequence[str], conf: Path) -> list[str]:
             continue
         if key in groups:
             choices = list(groups[key])
-            value = override.value()
+            value = "null" if override.value() is None else override.value()
             given = list(override.sweep_string_iterator()) if isinstance(value, ChoiceSweep) else [value]
             mistakes += [
                 f"{key}={name}: no such choice{nearest(name, choices)}"

@@ -22,6 +22,8 @@ from harness.types import plain as plain_data
 
 VALIDATION_SHARE = 0.2
 FILES = ("train_file", "eval_file", "knowledge_file", "instructions_file", "output_file", "task_file")
+NULLABLE = ("eval_file", "knowledge_file", "output_file", "task_file")
+TEXTS = ("folder", "task", *FILES, "system", "asked", "message_field", "reply_field", "primary")
 CARD = "card.md"
 NEEDED = (
     "folder", "task", "task_file", "train_file", "eval_file", "knowledge_file", "instructions_file", "system",
@@ -34,6 +36,18 @@ def suite_folder(params: Mapping[str, Any]) -> Path:
     given = Path(params["folder"])
     here = next((p for p in (given, Path("suites") / given) if p.is_dir()), None)
     return here.absolute() if here else resource("suites") / given
+
+
+def _no_texts(p: Mapping[str, Any]) -> list[str]:
+    """A line for each key whose value is not the text that it must be; only a system text may be an empty one."""
+    return [
+        f"suite.{key}={p[key]!r}: must be {'the name of a file' if key in FILES else 'text'}"
+        + (", or null" if key in NULLABLE else "")
+        for key in TEXTS
+        if key in p
+        and not (isinstance(p[key], str) and (p[key].strip() or key == "system"))
+        and not (p[key] is None and key in NULLABLE)
+    ]
 
 
 def _others(folder: Path, p: Mapping[str, Any]) -> list[Path]:
@@ -68,11 +82,8 @@ def _code(folder: Path, p: Mapping[str, Any], mistakes: list[str]) -> list[tuple
 def _strays(folder: Path, p: Mapping[str, Any]) -> list[str]:
     """A line for each file that a suite names, or that its scorers may read in it, and that stands outside its folder,
     by its name or through a link: a suite from elsewhere must not reach what is not its own."""
-    named = [(key, p[key]) for key in FILES if p.get(key)]
-    wrong = [f"suite.{key}={name!r}: must be the name of a file" for key, name in named if not isinstance(name, str)]
-    paths = [folder / name for _, name in named if isinstance(name, str)]
-    paths += [] if wrong else _others(folder, p)
-    return wrong + [
+    paths = [*(folder / p[key] for key in FILES if p.get(key)), *_others(folder, p)]
+    return [
         f"{path}: stands outside the suite's folder; copy it into {folder}"
         for path in paths
         if "\0" in str(path) or not path.resolve().is_relative_to(folder.resolve())
@@ -184,15 +195,18 @@ def _without(
 def load(suite: Component) -> SuiteData:
     """The rows of a suite, limited to its `train_rows` and `eval_rows` (None: all).
 
-    Raises `UserError` with one line a mistake: missing, empty or unreadable files, rows that are no JSON
-    objects or lack a field, duplicate ids, and, where `leakage` is `fail`, evaluation rows that also stand among the
-    training rows or articles. `drop` leaves those training rows and articles out, `warn` leaves them in.
+    Raises `UserError` with one line a mistake: keys that are missing or of another type, missing, empty or unreadable
+    files, rows that are no JSON objects or lack a field, duplicate ids, and, where `leakage` is `fail`, evaluation
+    rows that also stand among the training rows or articles. `drop` leaves those training rows and articles out, `warn`
+    leaves them in.
     """
     p = suite.params
     if lacking := [key for key in NEEDED if key not in p]:
         raise UserError(
             [f"suite {suite.name}: {key} is missing; see conf/suite/ticket_routing.yaml" for key in lacking]
         )
+    if no_texts := _no_texts(p):
+        raise UserError(no_texts)
     folder = suite_folder(p)
     if not folder.is_dir():
         raise UserError(f"suite {suite.name}: no folder {p['folder']!r} here or in {resource('suites')}")

@@ -19,6 +19,7 @@ from harness.resources import resource
 from tests.grids import PATHS, ROOT, harness
 
 CONF = resource("conf")
+HELP = "(python -m harness --help)"
 
 
 def told(cwd: Path, *arguments: str) -> list[str]:
@@ -180,6 +181,25 @@ def test_what_hydra_alone_can_judge_is_one_line_too(tmp_path: Path, override: st
     (line,) = told(tmp_path, override)
     assert len(line) < 300
     assert "full_key" not in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("profile=thorough", "engine.batch_size=abc", "suite.eval_rows=abc", "measure.latency.requests=2"),
+         ["suite.eval_rows='abc': must be a whole number above 0, or null for all rows",
+          "eager: batch_size='abc': must be int"]),
+        (("adaptation.top_k=-1", "adaptation.few_shot=-1"),
+         ["adaptation.few_shot=-1: must be a whole number, 0 or more",
+          "adaptation.top_k=-1: must be a whole number, 1 or more"]),
+        (("profile=null", "engine=null"),
+         [f"profile=null: no such choice; there is quick, standard, thorough {HELP}",
+          f"engine=null: no such choice; there is eager, graph {HELP}"]),
+        (("measure.latency=null",), ["measure.latency=None: must be keys with values; see conf/measure/default.yaml"]),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_type_is_told(tmp_path: Path, arguments: tuple[str, ...], expected: list[str]) -> None:
+    assert told(tmp_path, "model=dummy_tiny", *arguments) == expected
 
 
 def test_an_output_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:

@@ -18,21 +18,21 @@ from harness.types import Component, SuiteData
 ROWS = 40
 
 
-def params(folder: Path | str, **changes: Any) -> dict[str, Any]:
+def params(folder: Any, **changes: Any) -> dict[str, Any]:
     """A suite's configuration."""
     return {
-        "folder": str(folder), "task": "small", "task_file": "task.yaml", "train_file": "train.jsonl",
-        "eval_file": "eval.jsonl", "knowledge_file": "kb.jsonl", "instructions_file": "guide.md", "system": "Be kind.",
-        "message_field": "message", "reply_field": "reply", "primary": "style", "max_new_tokens": 16,
-        "train_rows": None, "eval_rows": None, **changes,
+        "folder": str(folder) if isinstance(folder, Path) else folder, "task": "small", "task_file": "task.yaml",
+        "train_file": "train.jsonl", "eval_file": "eval.jsonl", "knowledge_file": "kb.jsonl",
+        "instructions_file": "guide.md", "system": "Be kind.", "message_field": "message", "reply_field": "reply",
+        "primary": "style", "max_new_tokens": 16, "train_rows": None, "eval_rows": None, **changes,
     }  # fmt: skip
 
 
-def read(folder: Path | str, **changes: Any) -> SuiteData:
+def read(folder: Any, **changes: Any) -> SuiteData:
     return load(Component("small", "", params(folder, **changes)))
 
 
-def told(folder: Path | str, **changes: Any) -> list[str]:
+def told(folder: Any, **changes: Any) -> list[str]:
     """The mistakes that a suite is refused for."""
     with pytest.raises(UserError) as refused:
         read(folder, **changes)
@@ -167,6 +167,28 @@ def test_too_few_rows_to_hold_some_out_are_told(folder: Path) -> None:
     (line,) = told(folder, train_rows=1)
     assert line.startswith(f"{folder}/train.jsonl: 1 rows hold too few groups to set a fifth of them apart")
     assert line.endswith("; give 20 groups or more, or raise suite.train_rows")
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"folder": 123}, "suite.folder=123: must be text"),
+        ({"folder": ""}, "suite.folder='': must be text"),
+        ({"task": None}, "suite.task=None: must be text"),
+        ({"primary": ["a"]}, "suite.primary=['a']: must be text"),
+        ({"message_field": None}, "suite.message_field=None: must be text"),
+        ({"system": None}, "suite.system=None: must be text"),
+        ({"asked": [1]}, "suite.asked=[1]: must be text"),
+        ({"train_file": None}, "suite.train_file=None: must be the name of a file"),
+        ({"eval_file": 5}, "suite.eval_file=5: must be the name of a file, or null"),
+    ],
+)
+def test_a_key_that_is_no_text_is_told(folder: Path, change: dict[str, Any], line: str) -> None:
+    assert told(**{"folder": folder, **change}) == [line]
+
+
+def test_a_system_text_may_be_empty(folder: Path) -> None:
+    assert read(folder, system="").system == ""
 
 
 @pytest.mark.parametrize("limit", ["train_rows", "eval_rows"])
