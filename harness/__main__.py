@@ -29,6 +29,13 @@ def _told(error: BaseException) -> str:
     return " ".join(dict.fromkeys(line for line in lines if line and not line.startswith(noise)))
 
 
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: OmegaConf, stopped at a bad moment, fails over its own tidying up."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 FOR_THIS_MACHINE = {
     "HARNESS_PROFILE": {"cuda": "standard", "cpu": "quick"},
     "HARNESS_ENGINE": {"cuda": "graph", "cpu": "eager"},
@@ -94,7 +101,12 @@ def main(arguments: list[str] | None = None) -> int:
         return _mistake([f"{_told(error)} (python -m harness --help lists what may be chosen)"])
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0
-    except Exception:
+    except BaseException as error:
+        if _interrupted(error):
+            print("harness: stopped", file=sys.stderr)
+            return 130
+        if not isinstance(error, Exception):
+            raise
         traceback.print_exc()
         return 1
     return 0

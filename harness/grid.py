@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import math
-import os
 import shutil
 import statistics
 import time
@@ -21,6 +20,7 @@ from harness.components import instantiate, missing
 from harness.decide import UNQUANTIZED, Policy, read_policy, simple_first
 from harness.environment import Environment, detect
 from harness.errors import UserError
+from harness.files import cannot_write
 from harness.launch import Launcher
 from harness.leakage import near
 from harness.licences import rows_licence, rows_source
@@ -180,17 +180,6 @@ def _judged(policy: Policy, data: Collection[SuiteData]) -> list[str]:
     return [line for d in judged for line in faults_of_score(d, score, "policy.metric")] if score else []
 
 
-def _cannot_write(folder: Path) -> str | None:
-    """Why a folder cannot be made or written, found without making it: a mistake leaves no run behind."""
-    try:
-        there = next(p for p in (folder, *folder.parents) if p.exists())
-    except OSError as error:
-        return str(error.strerror)
-    if not there.is_dir():
-        return f"{there} is a file"
-    return None if os.access(there, os.W_OK | os.X_OK) else f"no right to write in {there}"
-
-
 def _price(price: Mapping[str, Any], environment: Environment) -> tuple[dict[str, Json], list[str]]:
     """The price of this hardware. Each entry of `hardware` names a text to be found in the machine's own name."""
     table, wanted = price.get("hardware"), price.get("use", "auto")
@@ -316,7 +305,7 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
     if store.root.is_dir() and (free := shutil.disk_usage(store.root).free) < FREE_DISK_BYTES:
         needed = f"{FREE_DISK_BYTES / 2**30:.0f} GiB are needed for builds"
         mistakes.append(f"store {store.root}: {free / 2**30:.1f} GiB free, {needed}; free some, or set store=DIR")
-    if reason := _cannot_write(run):
+    if reason := cannot_write(run):
         mistakes.append(f"output folder {run}: cannot be written ({reason}); set outputs=DIR")
     if mistakes:
         raise UserError(list(dict.fromkeys(mistakes)))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
-from harness.files import parse, sha256
+from harness.files import parse, sha256, unread
 from harness.leakage import MODES, TRAINING, overlaps, plain
 from harness.resources import resource
 from harness.types import Article, Component, Overlap, SuiteData
@@ -75,7 +75,7 @@ def _code(folder: Path, p: Mapping[str, Any], mistakes: list[str]) -> list[tuple
         try:
             found.append((file.relative_to(folder).as_posix(), sha256(file)))
         except OSError as error:
-            mistakes.append(f"{file}: cannot be read ({error.strerror}); mend it or move it away")
+            mistakes.append(unread(file, error))
     return found
 
 
@@ -92,14 +92,13 @@ def _strays(folder: Path, p: Mapping[str, Any]) -> list[str]:
 
 def _read_text(path: Path, mistakes: list[str]) -> str:
     """A file's text, or nothing and a mistake."""
-    if not path.is_file():
-        mistakes.append(f"{path}: missing; a suite needs this file")
-        return ""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        mistakes.append(f"{path}: missing; a suite needs this file")
     except (OSError, UnicodeDecodeError) as error:
-        mistakes.append(f"{path}: cannot be read as UTF-8 text ({error}); save it as UTF-8")
-        return ""
+        mistakes.append(unread(path, error))
+    return ""
 
 
 def json_lines(path: Path, text: str, mistakes: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -202,6 +202,24 @@ def test_a_value_of_another_type_is_told(tmp_path: Path, arguments: tuple[str, .
     assert told(tmp_path, "model=dummy_tiny", *arguments) == expected
 
 
+@pytest.mark.parametrize("way", ["raise stop", "raise AttributeError('flags') from stop", "[].flags"])
+def test_a_command_that_is_stopped_before_it_begins_says_so(tmp_path: Path, way: str) -> None:
+    """OmegaConf, stopped at a bad moment, fails over its own tidying up."""
+    code = (
+        "import sys, harness.grid, harness.__main__\n"
+        "def stopped(*_):\n"
+        "    try:\n"
+        "        raise KeyboardInterrupt\n"
+        "    except KeyboardInterrupt as stop:\n"
+        f"        {way}\n"
+        "harness.grid.main = stopped\n"
+        "sys.exit(harness.__main__.main([]))"
+    )
+    environment = {**os.environ, "PYTHONPATH": PATHS}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "harness: stopped\n")
+
+
 def test_an_output_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     """Though whoever asks may write there by its rights."""
     (line,) = told(tmp_path, "outputs=/proc/out", "model=dummy_tiny")

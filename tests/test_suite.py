@@ -126,6 +126,19 @@ def test_a_group_is_its_text(folder: Path, trained: Any, asked: Any) -> None:
     assert not {r["group"] for r in read(folder, leakage="drop").train} & {str(trained)}
 
 
+def test_a_byte_order_mark_is_no_text(folder: Path) -> None:
+    before = read(folder)
+    for name in ("train.jsonl", "eval.jsonl", "kb.jsonl", "guide.md", "task.yaml"):
+        (folder / name).write_bytes(b"\xef\xbb\xbf" + (folder / name).read_bytes())
+    assert read(folder) == before
+
+
+def test_a_folder_in_a_files_place_is_told_as_one(folder: Path) -> None:
+    (folder / "train.jsonl").unlink()
+    (folder / "train.jsonl").mkdir()
+    assert told(folder) == [f"{folder}/train.jsonl: cannot be read (Is a directory); give a file that can be"]
+
+
 def test_several_mistakes_are_told_at_once(folder: Path) -> None:
     line_two("{")(folder)
     held(group="t-group3")(folder)

@@ -109,7 +109,8 @@ def test_every_bad_row_is_told_at_once_and_nothing_is_written(capsys: pytest.Cap
     ("arguments", "told"),
     [
         (["new", "Mine", "--from", "rows.csv"], "suite name 'Mine': use lower-case letters"),
-        (["new", "mine", "--from", "gone.csv"], "gone.csv: cannot be read"),
+        (["new", "mine", "--from", "gone.csv"], "gone.csv: cannot be read (No such file or directory); give a"),
+        (["new", "mine", "--from", "."], ".: cannot be read (Is a directory); give a file that can be"),
         (["new", "mine", "--from", "rows.csv"], "no column 'message'; name the one that holds the message "
          "with --message (there is ticket, answer, customer)"),
         (["new", "mine", "--from", "rows.csv", *NAMES, "--case", "kind"], "no column 'kind'; name the one that holds"),
@@ -226,6 +227,25 @@ def test_a_suite_is_never_written_over(capsys: pytest.CaptureFixture[str]) -> No
     assert main(["new", "mine", "--from", str(table(60)), *NAMES]) == 2
     assert "is there already" in capsys.readouterr().err
     assert Path("suites/mine/train.jsonl").read_bytes() == before
+
+
+def test_where_a_part_cannot_be_written_no_part_is(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("conf").write_text("of something else")
+    assert main(["new", "mine", "--from", str(table()), *NAMES]) == 2
+    assert "conf/suite/mine.yaml: cannot be written (conf is a file); move that away" in capsys.readouterr().err
+    assert sorted(p.name for p in Path().iterdir()) == ["conf", "rows.csv"]
+    Path("conf").unlink()
+    assert main(["new", "mine", "--from", str(table()), *NAMES]) == 0
+
+
+@pytest.mark.parametrize("replies", ["Answer {i}: do that.", "same"])
+def test_rows_that_begin_with_a_byte_order_mark_are_read(replies: str) -> None:
+    """By the scorers of both templates too."""
+    lines([{"message": f"Ticket {i * 7919}", "reply": replies.format(i=i)} for i in range(60)])
+    assert main(["new", "mine", "--from", "rows.jsonl"]) == 0
+    for path in Path("suites/mine").glob("*.jsonl"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert main(["check", "mine"]) == 0
 
 
 def test_check_tells_what_scorers_and_rows_disagree_on(capsys: pytest.CaptureFixture[str]) -> None:

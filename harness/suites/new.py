@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
+from harness.files import cannot_write, unread
 from harness.leakage import plain
 from harness.ledger import write_text
 from harness.resources import resource
@@ -85,7 +86,7 @@ def read_table(path: Path) -> list[tuple[str, dict[str, Any]]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 text ({error}); save it as UTF-8") from error
+        raise UserError(unread(path, error)) from error
     if path.suffix.lower() in (".csv", ".tsv"):
         mark = "\t" if path.suffix.lower() == ".tsv" else ","
         table = csv.DictReader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
@@ -185,6 +186,9 @@ def new(name: str, source: Path, names: Mapping[str, str], share: float, system:
     )
     if taken := [p for p in (folder, config, sweep) if p.exists()]:
         raise UserError(f"{taken[0]}: is there already; choose another name, or delete it")
+    for path in (folder, config, sweep):
+        if reason := cannot_write(path.parent):
+            raise UserError(f"{path}: cannot be written ({reason}); move that away, or work in another folder")
     if not 0 < share < 1:
         raise UserError(f"--eval-share {share}: give a share between 0 and 1")
     every = shaped(read_table(source), source, names)
