@@ -357,3 +357,13 @@ def test_the_evaluation_file_is_what_is_scored(tmp_path: Path, monkeypatch: pyte
     rows = scored(data, tmp_path, monkeypatch)
     assert [r["id"] for r in rows] == [json.loads(line)["id"] for line in hard[:0:-1]]
     assert [r["message"] for r in rows] == [row["message"] for row in data.evaluation]
+
+
+def test_check_names_the_files_that_the_configuration_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new", "mine", "--from", str(table()), *NAMES]) == 0
+    folder, config = Path("suites/mine"), Path("conf/suite/mine.yaml")
+    train = json.loads((folder / "train.jsonl").read_text().split("\n")[0])
+    Path(folder / "hard.jsonl").write_text(json.dumps({**train, "id": "x"}))
+    config.write_text(config.read_text().replace("eval.jsonl", "hard.jsonl"))
+    assert main(["check", "mine"]) == 2
+    assert "suites/mine/hard.jsonl, row 'x': same text as training row" in capsys.readouterr().err

@@ -78,12 +78,12 @@ def faults_of_score(data: SuiteData, score: str, key: str, module: Any = None) -
     return []
 
 
-def _references(data: SuiteData, module: Any, primary: str, where: Path) -> list[str]:
+def _references(data: SuiteData, module: Any, suite: Component) -> list[str]:
     """What the suite's own scorers say of its own reference replies."""
-    found = []
-    for file, rows in (("train", (*data.train, *data.validation)), ("eval", data.evaluation)):
+    found, primary = [], suite.params["primary"]
+    for file, rows in (("train_file", (*data.train, *data.validation)), ("eval_file", data.evaluation)):
         for row in rows:
-            at = f"{where / file}.jsonl, row {row['id']!r}"
+            at = f"{data.folder / suite.params[file]}, row {row['id']!r}"
             reply = row.get(data.reply_field)
             try:
                 if faults := module.check(dict(row)) if hasattr(module, "check") else []:
@@ -154,11 +154,11 @@ def check(name: str) -> tuple[list[str], list[str], list[str]]:
     data = load(suite)
     primary, where = suite.params["primary"], data.folder
     module = scorers_of(where)
-    mistakes = faults_of_score(data, primary, "suite.primary", module) or _references(data, module, primary, where)
+    mistakes = faults_of_score(data, primary, "suite.primary", module) or _references(data, module, suite)
     mistakes += [*faults_of_output(data, suite), *faults_of_task(data, suite)]
-    every = (*data.train, *data.validation)
+    every, held = (*data.train, *data.validation), where / str(suite.params["eval_file"])
     for o in data.overlaps:
-        mistakes.append(f"{where / 'eval.jsonl'}, row {o.row!r}: same {'text' if o.kind == 'exact' else 'group'} as "
+        mistakes.append(f"{held}, row {o.row!r}: same {'text' if o.kind == 'exact' else 'group'} as "
                         f"{o.source} row {o.other!r}; remove one, or set leakage=drop")  # fmt: skip
     warnings = []
     n = len(data.evaluation)
@@ -177,9 +177,7 @@ def check(name: str) -> tuple[list[str], list[str], list[str]]:
     elif not rows_licence(where):
         warnings.append(f"{where / 'card.md'}: states no licence of the rows; write one under a heading 'Licence'")
     alike = near(data.evaluation, every, data.knowledge, data.message_field)
-    warnings += [
-        f"{where / 'eval.jsonl'}, row {o.row!r}: {o.similarity:.0%} like {o.source} row {o.other!r}" for o in alike
-    ]
+    warnings += [f"{held}, row {o.row!r}: {o.similarity:.0%} like {o.source} row {o.other!r}" for o in alike]
     facts = [
         f"{len(data.train)} training, {len(data.validation)} validation and {n} evaluation rows in {len(groups)} "
         f"groups, {len(data.knowledge)} articles; deciding score {primary}"
