@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 
 from harness.errors import UserError
-from harness.overrides import CONFIG_DIR, misspelt, unreadable
+from harness.overrides import CONFIG_DIR, config_folders, misspelt, unreadable
 from harness.resources import resource
 
 
@@ -27,6 +27,13 @@ def _told(error: BaseException) -> str:
     causes = (error, error.__cause__)
     lines = [line.strip() for e in causes if e is not None for line in str(e).splitlines()]
     return " ".join(dict.fromkeys(line for line in lines if line and not line.startswith(noise)))
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: OmegaConf, stopped at a bad moment, fails over its own tidying up."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 FOR_THIS_MACHINE = {
@@ -55,6 +62,13 @@ def _with_own_choices(arguments: list[str], packaged: Path) -> list[str]:
     return arguments if named or own == packaged or not own.is_dir() else [*arguments, "--config-dir", str(own)]
 
 
+def _own_first(arguments: list[str], packaged: Path) -> tuple[Path, list[str]]:
+    """Where Hydra looks first, and the arguments that have it look in `packaged` then: of two choices of one name it
+    takes the first, and a file of one's own must not be passed over without a word."""
+    own = next((f.resolve() for f in reversed(config_folders(arguments)) if f.is_dir()), packaged)
+    return own, arguments if own == packaged else [*arguments, "--config-dir", str(packaged)]
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     import hydra
@@ -77,16 +91,22 @@ def main(arguments: list[str] | None = None) -> int:
     if mistakes := misspelt(given, conf):
         return _mistake([f"{mistake} (python -m harness --help)" for mistake in mistakes])
     _name_defaults(given)
+    first, given = _own_first(given, conf)
     sys.argv = ["harness", *given]
     try:
-        hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(one_cell)()
+        hydra.main(version_base="1.3", config_path=str(first), config_name="config")(one_cell)()
     except UserError as error:
         return _mistake(list(error.mistakes))
     except (HydraException, OmegaConfBaseException) as error:
         return _mistake([f"{_told(error)} (python -m harness --help lists what may be chosen)"])
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0
-    except Exception:
+    except BaseException as error:
+        if _interrupted(error):
+            print("harness: stopped", file=sys.stderr)
+            return 130
+        if not isinstance(error, Exception):
+            raise
         traceback.print_exc()
         return 1
     return 0

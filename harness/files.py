@@ -38,10 +38,28 @@ def write_whole(path: Path, content: bytes) -> None:
     sync(path.parent)
 
 
+def cannot_write(folder: Path) -> str | None:
+    """Why a folder cannot be made or written, found without making it: a mistake leaves nothing behind."""
+    try:
+        there = next(p for p in (folder, *folder.parents) if p.exists())
+    except OSError as error:
+        return str(error.strerror)
+    if not there.is_dir():
+        return f"{there} is a file"
+    return None if os.access(there, os.W_OK | os.X_OK) else f"no right to write in {there}"
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file's bytes in hex, about 1 GB a second."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def unread(path: Path, error: OSError | UnicodeDecodeError) -> str:
+    """A line that says why a file could not be read as text, and how to mend that."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"{path}: cannot be read as UTF-8 text ({error}); save it as UTF-8"
+    return f"{path}: cannot be read ({error.strerror}); give a file that can be"
 
 
 def parse(text: str) -> Json:

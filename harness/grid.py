@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import errno
 import math
-import os
 import shutil
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,10 @@ from rich.console import Console
 
 from harness import ledger, records, report
 from harness.components import instantiate, missing
-from harness.decide import UNQUANTIZED, simple_first
+from harness.decide import UNQUANTIZED, Policy, read_policy, simple_first
 from harness.environment import Environment, detect
 from harness.errors import UserError
+from harness.files import cannot_write
 from harness.launch import Launcher
 from harness.leakage import near
 from harness.licences import rows_licence, rows_source
@@ -30,12 +30,13 @@ from harness.plan import Plan, plan
 from harness.progress import Board, clock
 from harness.store import Store, read_manifest
 from harness.suite import load as load_suite
-from harness.suites import faults_of_output, faults_of_primary
+from harness.suites.check import faults_of_output, faults_of_score, faults_of_task
 from harness.types import Cell, Component, Json, Status, SuiteData, digest, plain
 from harness.upkeep import shrink
 from harness.workers import workers_of
 
-GROUPS = ("model", "adaptation", "quantization", "suite", "engine", "measure")
+NAMED = ("model", "adaptation", "quantization", "suite")  # in a cell's id
+GROUPS = (*NAMED, "engine", "measure")
 ONE_FOR_ALL = ("policy", "price", "profile", "runner", "store", "store_limit_gb", "curve")
 FREE_DISK_BYTES = 4 * 2**30
 REDRAW = 20  # times as long as a drawing takes, the report is left as it is: a twentieth of a grid's time goes into it
@@ -66,14 +67,22 @@ def component(config: Mapping[str, Any]) -> Component:
 
 
 def _cells(configs: Sequence[Mapping[str, Any]], overrides: Sequence[Sequence[str]]) -> tuple[Cell, ...]:
-    """A cell a configuration; knobs that were swept singly tell cells of the same choices apart."""
+    """A cell a configuration; knobs that were swept singly, and choices whose names are in no cell's id, tell cells
+    apart. Raises `UserError` for two cells of one id that are not the same: of two choices with one name, one would
+    stand for both."""
     common = set.intersection(*(set(o) for o in overrides)) if overrides else set()
-    cells = []
+    cells: dict[str, Cell] = {}
     for config, own in zip(configs, overrides, strict=True):
         parts = {group: component(config[group]) for group in GROUPS}
-        swept = [o for o in own if o not in common and o.split("=")[0] not in (*GROUPS, "seed")]
-        cells.append(Cell(**parts, seed=config["seed"], variant=",".join(swept)))
-    return tuple({c.id: c for c in cells}.values())
+        swept = [o for o in own if o not in common and o.split("=")[0] not in (*NAMED, "seed")]
+        cell = Cell(**parts, seed=config["seed"], variant=",".join(swept))
+        if (other := cells.setdefault(cell.id, cell)) != cell:
+            group = next((g for g in GROUPS if getattr(cell, g) != getattr(other, g)), "seed")
+            raise UserError(
+                f"{group}: two choices that differ have one name, so both would be the cell {cell.id}; give each the "
+                f"`name` of its file in conf/{group}/"
+            )
+    return tuple(cells.values())
 
 
 def _beside(cells: Sequence[Cell], curve: Sequence[float], control: bool) -> list[Cell]:
@@ -141,8 +150,8 @@ def _counts(config: DictConfig) -> list[str]:
     if type(warmup := OmegaConf.select(config, "measure.latency.warmup")) is int:
         latency["warmup_most"] = max(warmup, 0)
     least = {"seed": 0, "suite.max_new_tokens": 1, **{f"measure.latency.{k}": n for k, n in latency.items()}}
-    if config.runner.workers is not None:
-        least["runner.workers"] = 1
+    optional = {"runner.workers": 1, "adaptation.few_shot": 0, "adaptation.top_k": 1}
+    least |= {key: n for key, n in optional.items() if OmegaConf.select(config, key) is not None}
     values = {key: OmegaConf.select(config, key) for key in least}
     return [
         f"{key}={value!r}: must be a whole number, {least[key]} or more"
@@ -162,15 +171,13 @@ def _limits(config: DictConfig) -> list[str]:
     ]
 
 
-def _cannot_write(folder: Path) -> str | None:
-    """Why a folder cannot be made or written, found without making it: a mistake leaves no run behind."""
-    try:
-        there = next(p for p in (folder, *folder.parents) if p.exists())
-    except OSError as error:
-        return str(error.strerror)
-    if not there.is_dir():
-        return f"{there} is a file"
-    return None if os.access(there, os.W_OK | os.X_OK) else f"no right to write in {there}"
+def _judged(policy: Policy, data: Collection[SuiteData]) -> list[str]:
+    """A line for each suite that lacks the score which a policy judges it by, and one where it judges none of them."""
+    judged = [d for d in data if policy.suites is None or policy.suites.get(d.name)]
+    if data and not judged:
+        return [f"policy.suites: {policy.suites} weighs no suite of this grid; give one a weight above 0, or null"]
+    score = (policy.metric or "").removeprefix("quality/")
+    return [line for d in judged for line in faults_of_score(d, score, "policy.metric")] if score else []
 
 
 def _price(price: Mapping[str, Any], environment: Environment) -> tuple[dict[str, Json], list[str]]:
@@ -241,8 +248,14 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
     plains: list[dict[str, Any]] = [OmegaConf.to_container(c, resolve=True) for c in configs]  # type: ignore[misc]
     cells = _cells(plains, overrides)
     first = plains[0]
+    if shapeless := [
+        f"measure.{part}={values['measure'].get(part)!r}: must be keys with values; see conf/measure/default.yaml"
+        for values in plains
+        for part in ("quality", "latency")
+        if not isinstance(values["measure"].get(part), dict)
+    ]:
+        raise UserError(list(dict.fromkeys(shapeless)))
     curve, bad_curve = _curve(plains)
-    cells = (*cells, *_beside(cells, curve, bool(first["profile"].get("aa_control"))))
     mistakes = [*bad_curve, *_unset(configs), *(line for c in configs for line in (*_counts(c), *_limits(c)))]
     mistakes += [line for values in plains for line in faults_of_load(values["measure"]["latency"])]
     mistakes += [line for values in plains for line in faults_of_quality(values["measure"]["quality"])]
@@ -263,7 +276,9 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
             rows = attempt(load_suite, cell.suite)
             if rows is not None:
                 data[key] = rows
-                mistakes.extend(attempt(faults_of_primary, rows, cell.suite.params["primary"]) or [])
+                primary = cell.suite.params["primary"]
+                faults = attempt(faults_of_score, rows, primary, "suite.primary")
+                mistakes.extend(faults_of_task(rows, cell.suite) if faults == [] else faults or [])
         for part in (cell.model, cell.adaptation, cell.quantization, cell.engine):
             if (name := digest(plain(part))) in seen:
                 continue
@@ -275,6 +290,8 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
                 mistakes.extend(attempt(missing, part) or [])
                 mistakes.extend(made.mistakes() if hasattr(made, "mistakes") else [])
     mistakes += _constraints(cells, data)
+    if policy := attempt(read_policy, first["policy"]):
+        mistakes.extend(attempt(_judged, policy, data.values()) or [])
     mistakes += [
         f"{group}: is one for the whole grid, and cannot be swept; "
         + ("give all shares in brackets, '+curve=[0.25,0.5,1.0]'" if group == "curve" else "run once for each")
@@ -288,10 +305,12 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
     if store.root.is_dir() and (free := shutil.disk_usage(store.root).free) < FREE_DISK_BYTES:
         needed = f"{FREE_DISK_BYTES / 2**30:.0f} GiB are needed for builds"
         mistakes.append(f"store {store.root}: {free / 2**30:.1f} GiB free, {needed}; free some, or set store=DIR")
-    if reason := _cannot_write(run):
+    if reason := cannot_write(run):
         mistakes.append(f"output folder {run}: cannot be written ({reason}); set outputs=DIR")
     if mistakes:
         raise UserError(list(dict.fromkeys(mistakes)))
+    cells = (*cells, *_beside(cells, curve, bool(first["profile"].get("aa_control"))))
+    data |= {key: load_suite(c.suite) for c in cells if (key := digest(plain(c.suite))) not in data}
     runner = first["runner"]
     choices = {"policy": first["policy"], "price": price, "profile": first["profile"]["name"]}
     on_cpu = environment.device == "cpu"
@@ -425,14 +444,32 @@ def _leakage(grid: Grid) -> dict[str, Json]:
     return found
 
 
-def main(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run: Path) -> int:
-    """A whole grid; the launcher that Hydra calls ends with this exit code."""
+def run_folder(run: Path, fresh: bool) -> Path:
+    """Makes a run's folder and returns it: where one is there already and it must be `fresh`, as that of another grid
+    started in the same second, one beside it. Raises `UserError` where it cannot be made."""
+    path, number = run, 1
+    while True:
+        try:
+            path.mkdir(parents=True, exist_ok=not fresh)
+            return path
+        except OSError as error:
+            if not (fresh and path.is_dir()):
+                raise UserError(
+                    f"output folder {run}: cannot be written ({error.strerror}); set outputs=DIR"
+                ) from error
+        number += 1
+        path = run.with_name(f"{run.name}-{number}")
+
+
+def main(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run: Path, fresh: bool = False) -> int:
+    """A whole grid in the folder `run`, or, where that is there and it must be `fresh`, one beside it; the launcher
+    that Hydra calls ends with this exit code."""
     console = Console()
     grid = check(configs, overrides, run.absolute())
-    grid.run.mkdir(parents=True, exist_ok=True)
-    ledger.write_text(grid.run / "config.yaml", OmegaConf.to_yaml(configs[0]))
-    ledger.write_leakage(grid.run, _leakage(grid))
+    grid = replace(grid, run=run_folder(grid.run, fresh))
     try:
+        ledger.write_text(grid.run / "config.yaml", OmegaConf.to_yaml(configs[0]))
+        ledger.write_leakage(grid.run, _leakage(grid))
         return carry_out(grid, console)
     except KeyboardInterrupt:
         console.print(f"\nstopped; what is done is kept in {grid.store.root}. Run the same command again to go on.")

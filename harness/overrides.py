@@ -6,7 +6,7 @@ left to it. Choices of a user's own that it could not read are told too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +23,7 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f"; did you mean {close[0]}?" if close else f"; there is {', '.join(sorted(known)) or 'none'}"
 
 
-def _config_folders(arguments: Sequence[str]) -> list[Path]:
+def config_folders(arguments: Sequence[str]) -> list[Path]:
     """The folders that `--config-dir` adds."""
     found = [a.partition("=")[2] for a in arguments if a.partition("=")[0] in CONFIG_DIR and "=" in a]
     found += [b for a, b in pairwise(arguments) if a in CONFIG_DIR]
@@ -37,7 +37,7 @@ def _paths(tree: Mapping[Any, Any], above: str) -> Iterator[str]:
             yield from _paths(value, f"{above}.{key}")
 
 
-def _knobs(files: Sequence[Path], group: str) -> set[str]:
+def _knobs(files: Iterable[Path], group: str) -> set[str]:
     """Every dotted key in a group's files."""
     from omegaconf import OmegaConf
 
@@ -46,10 +46,17 @@ def _knobs(files: Sequence[Path], group: str) -> set[str]:
 
 
 def unreadable(arguments: Sequence[str], conf: Path) -> list[str]:
-    """One line for each file of the groups in a user's own folders that is no YAML of keys."""
+    """One line for each file of the groups in a user's own folders that is no YAML of keys, or that would stand in for
+    the entry point."""
     groups = {p.name for p in conf.iterdir() if p.is_dir()}
-    mistakes = []
-    for file in [f for folder in _config_folders(arguments) for f in sorted(folder.glob("*/*.yaml"))]:
+    entry = conf / "config.yaml"
+    others = [file for folder in config_folders(arguments) if (file := folder / entry.name).is_file()]
+    mistakes = [
+        f"{file}: of this name is the entry point alone, {entry}; rename it, or name another folder with --config-dir"
+        for file in others
+        if file.read_bytes() != entry.read_bytes()
+    ]
+    for file in [f for folder in config_folders(arguments) for f in sorted(folder.glob("*/*.yaml"))]:
         if file.parent.name in groups:
             try:
                 yaml_keys(file)
@@ -65,11 +72,11 @@ def misspelt(arguments: Sequence[str], conf: Path) -> list[str]:
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
 
-    folders = [conf, *_config_folders(arguments)]
-    groups: dict[str, list[Path]] = {}
-    for folder in folders:
+    folders = [conf, *config_folders(arguments)]
+    groups: dict[str, dict[str, Path]] = {}
+    for folder in folders:  # of two files of one name the user's own counts
         for file in sorted(folder.glob("*/*.yaml")):
-            groups.setdefault(file.parent.name, []).append(file)
+            groups.setdefault(file.parent.name, {})[file.stem] = file
     top = {str(k) for k in OmegaConf.load(conf / "config.yaml")} - {"defaults", "hydra"}
     parser = OverridesParser.create()
     mistakes = []
@@ -87,15 +94,15 @@ def misspelt(arguments: Sequence[str], conf: Path) -> list[str]:
         if "/" in key or group == "hydra":
             continue
         if key in groups:
-            choices = [file.stem for file in groups[key]]
-            value = override.value()
+            choices = list(groups[key])
+            value = "null" if override.value() is None else override.value()
             given = list(override.sweep_string_iterator()) if isinstance(value, ChoiceSweep) else [value]
             mistakes += [
                 f"{key}={name}: no such choice{nearest(name, choices)}"
                 for name in given
                 if isinstance(name, str) and name not in choices
             ]
-        elif plain and group in groups and key not in (knobs := _knobs(groups[group], group)):
+        elif plain and group in groups and key not in (knobs := _knobs(groups[group].values(), group)):
             mistakes.append(f"{key}: no such knob{nearest(key, sorted(knobs))}")
         elif plain and group not in groups and key not in top:
             mistakes.append(f"{key}: no such group or key{nearest(group, sorted({*groups, *top}))}")

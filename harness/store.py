@@ -222,10 +222,11 @@ class Store:
             for path in folder.glob("*.keys"):
                 try:
                     with FileLock(path.with_suffix(".lock"), timeout=0):
-                        path.unlink()
+                        path.unlink(missing_ok=True)
                     path.with_suffix(".lock").unlink(missing_ok=True)
                 except Timeout:
-                    needed.update(path.read_text(encoding="utf-8").split())
+                    with contextlib.suppress(FileNotFoundError):  # its grid ends right now
+                        needed.update(path.read_text(encoding="utf-8").split())
             yield needed
 
     @contextlib.contextmanager

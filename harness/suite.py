@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
-from harness.files import parse
+from harness.files import parse, sha256, unread
 from harness.leakage import MODES, TRAINING, overlaps, plain
 from harness.resources import resource
 from harness.types import Article, Component, Overlap, SuiteData
@@ -22,9 +22,9 @@ from harness.types import plain as plain_data
 
 VALIDATION_SHARE = 0.2
 FILES = ("train_file", "eval_file", "knowledge_file", "instructions_file", "output_file", "task_file")
-CODE = ("py", "json", "lark")
-
-
+NULLABLE = ("eval_file", "knowledge_file", "output_file", "task_file")
+TEXTS = ("folder", "task", *FILES, "system", "asked", "message_field", "reply_field", "primary")
+CARD = "card.md"
 NEEDED = (
     "folder", "task", "task_file", "train_file", "eval_file", "knowledge_file", "instructions_file", "system",
     "message_field", "reply_field", "primary", "max_new_tokens", "train_rows", "eval_rows",
@@ -38,14 +38,52 @@ def suite_folder(params: Mapping[str, Any]) -> Path:
     return here.absolute() if here else resource("suites") / given
 
 
+def _no_texts(p: Mapping[str, Any]) -> list[str]:
+    """A line for each key whose value is not the text that it must be; only a system text may be an empty one."""
+    return [
+        f"suite.{key}={p[key]!r}: must be {'the name of a file' if key in FILES else 'text'}"
+        + (", or null" if key in NULLABLE else "")
+        for key in TEXTS
+        if key in p
+        and not (isinstance(p[key], str) and (p[key].strip() or key == "system"))
+        and not (p[key] is None and key in NULLABLE)
+    ]
+
+
+def _others(folder: Path, p: Mapping[str, Any]) -> list[Path]:
+    """The files of a suite's folder, and below it, that its task and scorers may read: all but the card, the
+    instructions and the rows, which are hashed as such."""
+    apart = (CARD, p["instructions_file"], p["train_file"], p["eval_file"], p["knowledge_file"])
+    hidden = (".", "__pycache__")
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path not in {folder / name for name in apart if name}
+        and not any(part.startswith(hidden) for part in path.relative_to(folder).parts)
+        and path.is_file()
+    ]
+
+
+def _code(folder: Path, p: Mapping[str, Any], mistakes: list[str]) -> list[tuple[str, str]]:
+    """What scores rest on beside the rows: code and the task file as they stand, of any other file its SHA-256. Scorers
+    that name the training file read it, beyond the rows that are trained on too."""
+    texts = sorted({*folder.glob("*.py"), *([folder / p["task_file"]] if p["task_file"] else [])})
+    found = [(file.name, _read_text(file, mistakes)) for file in texts]
+    train = folder / p["train_file"]
+    read = [train] if train.is_file() and any(train.name in text for _, text in found) else []
+    for file in sorted({*_others(folder, p), *read} - {*texts}):
+        try:
+            found.append((file.relative_to(folder).as_posix(), sha256(file)))
+        except OSError as error:
+            mistakes.append(unread(file, error))
+    return found
+
+
 def _strays(folder: Path, p: Mapping[str, Any]) -> list[str]:
-    """A line for each file that a suite names, or that is code or a grammar in it, and that stands outside its folder,
+    """A line for each file that a suite names, or that its scorers may read in it, and that stands outside its folder,
     by its name or through a link: a suite from elsewhere must not reach what is not its own."""
-    named = [(key, p[key]) for key in FILES if p.get(key)]
-    wrong = [f"suite.{key}={name!r}: must be the name of a file" for key, name in named if not isinstance(name, str)]
-    paths = [folder / name for _, name in named if isinstance(name, str)]
-    paths += [path for end in CODE for path in folder.glob(f"*.{end}")]
-    return wrong + [
+    paths = [*(folder / p[key] for key in FILES if p.get(key)), *_others(folder, p)]
+    return [
         f"{path}: stands outside the suite's folder; copy it into {folder}"
         for path in paths
         if "\0" in str(path) or not path.resolve().is_relative_to(folder.resolve())
@@ -54,14 +92,13 @@ def _strays(folder: Path, p: Mapping[str, Any]) -> list[str]:
 
 def _read_text(path: Path, mistakes: list[str]) -> str:
     """A file's text, or nothing and a mistake."""
-    if not path.is_file():
-        mistakes.append(f"{path}: missing; a suite needs this file")
-        return ""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        mistakes.append(f"{path}: missing; a suite needs this file")
     except (OSError, UnicodeDecodeError) as error:
-        mistakes.append(f"{path}: cannot be read as UTF-8 text ({error}); save it as UTF-8")
-        return ""
+        mistakes.append(unread(path, error))
+    return ""
 
 
 def json_lines(path: Path, text: str, mistakes: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -93,9 +130,11 @@ def _read_jsonl(path: Path, needed: tuple[str, ...], mistakes: list[str]) -> lis
         if lacking:
             mistakes.append(f"{where}: {', '.join(lacking)} missing, empty or not text; fill in each row")
             continue
-        if row.get("group") is not None and not (isinstance(row["group"], str | int) and str(row["group"]).strip()):
-            mistakes.append(f"{where}: group is empty or no text; fill it in, or leave it out")
-            continue
+        if row.get("group") is not None:
+            if not (isinstance(row["group"], str | int) and str(row["group"]).strip()):
+                mistakes.append(f"{where}: group is empty or no text; fill it in, or leave it out")
+                continue
+            row["group"] = str(row["group"])  # 7 and "7" are one group, and 0 is one
         if row["id"] in seen:
             mistakes.append(f"{where}: id {row['id']!r} stands in row {seen[row['id']]} too; make ids unique")
         seen.setdefault(row["id"], number)
@@ -131,7 +170,7 @@ def hashed(name: str) -> float:
 
 
 def _is_validation(row: Mapping[str, Any]) -> bool:
-    return hashed(str(row.get("group") or row["id"])) < VALIDATION_SHARE
+    return hashed(row.get("group") or row["id"]) < VALIDATION_SHARE
 
 
 def _digest(*parts: Any) -> str:
@@ -155,15 +194,18 @@ def _without(
 def load(suite: Component) -> SuiteData:
     """The rows of a suite, limited to its `train_rows` and `eval_rows` (None: all).
 
-    Raises `UserError` with one line a mistake: missing, empty or unreadable files, rows that are no JSON
-    objects or lack a field, duplicate ids, and, where `leakage` is `fail`, evaluation rows that also stand among the
-    training rows or articles. `drop` leaves those training rows and articles out, `warn` leaves them in.
+    Raises `UserError` with one line a mistake: keys that are missing or of another type, missing, empty or unreadable
+    files, rows that are no JSON objects or lack a field, duplicate ids, and, where `leakage` is `fail`, evaluation
+    rows that also stand among the training rows or articles. `drop` leaves those training rows and articles out, `warn`
+    leaves them in.
     """
     p = suite.params
     if lacking := [key for key in NEEDED if key not in p]:
         raise UserError(
             [f"suite {suite.name}: {key} is missing; see conf/suite/ticket_routing.yaml" for key in lacking]
         )
+    if no_texts := _no_texts(p):
+        raise UserError(no_texts)
     folder = suite_folder(p)
     if not folder.is_dir():
         raise UserError(f"suite {suite.name}: no folder {p['folder']!r} here or in {resource('suites')}")
@@ -178,11 +220,7 @@ def load(suite: Component) -> SuiteData:
     )
     text = _read_text(folder / p["instructions_file"], mistakes)
     output = _read_text(folder / p["output_file"], mistakes) if p.get("output_file") else ""
-    files = [
-        *sorted(p for end in CODE for p in folder.glob(f"*.{end}")),
-        *([folder / p["task_file"]] if p["task_file"] else []),
-    ]
-    code = [(file.name, _read_text(file, mistakes)) for file in files]
+    code = _code(folder, p, mistakes)
     mistakes += [
         f"suite.{limit}={p[limit]!r}: must be a whole number above 0, or null for all rows"
         for limit in ("train_rows", "eval_rows")
@@ -228,7 +266,7 @@ def load(suite: Component) -> SuiteData:
         leakage=mode,
         training_digest=_digest(fit, validation, plain_data(shelf), text, p["system"], p.get("asked"), message, reply),
         evaluation_digest=_digest(
-            evaluation, articles, code, p["max_new_tokens"], output, *(() if held else (p["task"], p["eval_rows"]))
+            evaluation, articles, p["task"], code, p["max_new_tokens"], output, *(() if held else (p["eval_rows"],))
         ),
         scoring_digest=_digest(p["task"], code, p["max_new_tokens"]),
     )

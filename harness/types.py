@@ -68,8 +68,8 @@ class Cell:
 
     @property
     def id(self) -> str:
-        """`model/adaptation/quantization/suite`, the seed when it is not 0, and the variant where single knobs were
-        swept (`quantization.bits=8`): for people and file names."""
+        """`model/adaptation/quantization/suite`, the seed when it is not 0, and the variant where single knobs,
+        engines or measures were swept (`quantization.bits=8`): for people and file names."""
         parts = [self.model.name, self.adaptation.name, self.quantization.name, self.suite.name]
         parts += [f"seed{self.seed}"] if self.seed else []
         return "/".join([*parts, *([self.variant] if self.variant else [])])
@@ -225,7 +225,7 @@ class Overlap:
 class SuiteData:
     """The rows of a suite as plain dictionaries, split. `training_digest` covers what builds see, and
     `evaluation_digest` what scores see, so that new evaluation rows leave trained models standing. `scoring_digest`
-    covers how any row is scored: scorers, task file and the limit of tokens, but no row.
+    covers how any row is scored: the task, what it and the scorers may read, and the limit of tokens, but no row.
 
     `message_field` and `reply_field` name the two fields that training and prompting use, `asked` what a message is
     called in a prompt ("Email"). `output` is the JSON Schema or Lark grammar of an answer, empty where there is none.

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+PATHS = f"{ROOT}{os.pathsep}{ROOT / 'runners'}"
 SECRET = "hf_" + "nobodysToken" * 3  # stands where the Hub's client looks for one; nothing may write it down
 TINY = (
     "model=dummy_tiny", "model.score_quality=true", "profile=quick", "profile.train_rows=20", "profile.eval_rows=6",
@@ -20,14 +21,14 @@ TINY = (
 def harness(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`python -m harness ARGUMENTS` in a folder of its own, with plain output wide enough not to wrap."""
     # a temporary folder of its own: grids of one machine wait for each other's latencies through a lock there
-    environment = {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(ROOT), "TMPDIR": str(cwd), "HF_TOKEN": SECRET}
+    environment = {**os.environ, "COLUMNS": "200", "PYTHONPATH": PATHS, "TMPDIR": str(cwd), "HF_TOKEN": SECRET}
     command = [sys.executable, "-m", "harness", *arguments]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900, check=False)
 
 
 def beginning(cwd: Path, *arguments: str) -> subprocess.Popen[str]:
     """As `harness`, without waiting for its end: its output is read line by line from `stdout`."""
-    environment = {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(ROOT), "TMPDIR": str(cwd), "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "COLUMNS": "200", "PYTHONPATH": PATHS, "TMPDIR": str(cwd), "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "harness", *arguments]
     return subprocess.Popen(
         command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -13,12 +13,13 @@ from threading import Thread
 import pytest
 
 from harness.errors import UserError
-from harness.grid import component
+from harness.grid import GROUPS, _cells, component, run_folder
 from harness.overrides import misspelt
 from harness.resources import resource
-from tests.grids import ROOT, harness
+from tests.grids import PATHS, ROOT, harness
 
 CONF = resource("conf")
+HELP = "(python -m harness --help)"
 
 
 def told(cwd: Path, *arguments: str) -> list[str]:
@@ -67,6 +68,30 @@ def test_a_choice_without_a_name_is_told() -> None:
         component({"_target_": "harness.adapt.lora.Lora", "rank": 8})
 
 
+def test_two_choices_of_one_name_are_told(tmp_path: Path) -> None:
+    """A copied file in which the name was left: one of the two would be built, and stand for both."""
+    lora = (CONF / "adaptation/lora.yaml").read_text(encoding="utf-8")
+    (tmp_path / "conf/adaptation").mkdir(parents=True)
+    (tmp_path / "conf/adaptation/lora8.yaml").write_text(lora.replace("rank: 16", "rank: 8"))
+    (line,) = told(tmp_path, "adaptation=lora,lora8")
+    assert line == (
+        "adaptation: two choices that differ have one name, so both would be the cell "
+        "smollm2_135m/lora/fp16/support_tone; give each the `name` of its file in conf/adaptation/"
+    )
+
+
+def test_every_choice_that_is_swept_tells_cells_apart() -> None:
+    def ids(*swept: str) -> list[str]:
+        configs = [{"seed": 0, **{g: {"name": "one"} for g in GROUPS}} for _ in swept]
+        for config, choice in zip(configs, swept, strict=True):
+            group, _, name = choice.partition("=")
+            config[group] = {"name": name}
+        return [c.id for c in _cells(configs, [[choice] for choice in swept])]
+
+    assert ids("engine=eager", "engine=graph") == ["one/one/one/one/engine=eager", "one/one/one/one/engine=graph"]
+    assert ids("model=a", "model=b", "model=a") == ["a/one/one/one", "b/one/one/one"]
+
+
 def test_what_is_wrong_in_every_part_is_told_at_once(tmp_path: Path) -> None:
     """Both folders are below a regular file, which no one can write to, whatever their rights."""
     (tmp_path / "file").write_text("")
@@ -111,6 +136,27 @@ def test_files_and_folders_are_checked(tmp_path: Path) -> None:
     assert len(lines) == 6
 
 
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("policy.margin=abc", "policy balanced: margin 'abc'; give a share from 0 to 1"),
+        ("policy.objective=foo",
+         "policy balanced: objective 'foo'; choose cost_usd_per_1000, e2e_ms/p95, quality"),
+        ("policy.suites=5", "policy balanced: suites 5; give suite names with weights of 0 or more, or null"),
+        ("policy.volume_requests=0", "policy balanced: volume_requests 0; give a number above 0 or null"),
+        ("policy.metric=nope",
+         "policy.metric=nope: no score of ticket_routing; it has accuracy, parseable, recall_billing"),
+        ("policy.metric=quality/macro_f1",
+         "policy.metric=macro_f1: is no number a row, so cells cannot be paired; take accuracy, parseable, "),
+        ("policy.suites={support_tone: 1}",
+         "policy.suites: {'support_tone': 1} weighs no suite of this grid; give one a weight above 0, or null"),
+    ],
+)  # fmt: skip
+def test_a_policy_that_cannot_decide_is_told_before_anything_runs(tmp_path: Path, override: str, line: str) -> None:
+    (found,) = told(tmp_path, override, "suite=ticket_routing", "profile.eval_rows=2", "model=dummy_tiny")
+    assert found.startswith(line)
+
+
 def test_a_price_table_without_this_hardware_and_a_bad_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     suite = tmp_path / "suite"
@@ -135,6 +181,73 @@ def test_what_hydra_alone_can_judge_is_one_line_too(tmp_path: Path, override: st
     (line,) = told(tmp_path, override)
     assert len(line) < 300
     assert "full_key" not in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("profile=thorough", "engine.batch_size=abc", "suite.eval_rows=abc", "measure.latency.requests=2"),
+         ["suite.eval_rows='abc': must be a whole number above 0, or null for all rows",
+          "eager: batch_size='abc': must be int"]),
+        (("adaptation.top_k=-1", "adaptation.few_shot=-1"),
+         ["adaptation.few_shot=-1: must be a whole number, 0 or more",
+          "adaptation.top_k=-1: must be a whole number, 1 or more"]),
+        (("profile=null", "engine=null"),
+         [f"profile=null: no such choice; there is quick, standard, thorough {HELP}",
+          f"engine=null: no such choice; there is eager, graph {HELP}"]),
+        (("measure.latency=null",), ["measure.latency=None: must be keys with values; see conf/measure/default.yaml"]),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_type_is_told(tmp_path: Path, arguments: tuple[str, ...], expected: list[str]) -> None:
+    assert told(tmp_path, "model=dummy_tiny", *arguments) == expected
+
+
+@pytest.mark.parametrize("way", ["raise stop", "raise AttributeError('flags') from stop", "[].flags"])
+def test_a_command_that_is_stopped_before_it_begins_says_so(tmp_path: Path, way: str) -> None:
+    """OmegaConf, stopped at a bad moment, fails over its own tidying up."""
+    code = (
+        "import sys, harness.grid, harness.__main__\n"
+        "def stopped(*_):\n"
+        "    try:\n"
+        "        raise KeyboardInterrupt\n"
+        "    except KeyboardInterrupt as stop:\n"
+        f"        {way}\n"
+        "harness.grid.main = stopped\n"
+        "sys.exit(harness.__main__.main([]))"
+    )
+    environment = {**os.environ, "PYTHONPATH": PATHS}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "harness: stopped\n")
+
+
+def test_an_output_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    """Though whoever asks may write there by its rights."""
+    (line,) = told(tmp_path, "outputs=/proc/out", "model=dummy_tiny")
+    assert line.startswith("output folder /proc/out/single/")
+    assert line.endswith("; set outputs=DIR")
+
+
+def test_a_run_gets_a_folder_of_its_own_unless_one_is_named(tmp_path: Path) -> None:
+    """Two grids may start in one second; a folder that is named is gone on with."""
+    run = tmp_path / "outputs/single/2026-01-01_00-00-00"
+    assert [run_folder(run, fresh=True).name for _ in range(3)] == [run.name, f"{run.name}-2", f"{run.name}-3"]
+    assert run_folder(run, fresh=False) == run
+    (tmp_path / "file").write_text("")
+    for fresh in (True, False):
+        with pytest.raises(UserError, match=r"output folder .*file: cannot be written"):
+            run_folder(tmp_path / "file", fresh)
+
+
+@pytest.mark.parametrize(("override", "fresh"), [("seed=0", True), ("hydra.sweep.dir=named", False)])
+def test_a_folder_of_the_time_must_be_fresh(tmp_path: Path, override: str, fresh: bool) -> None:
+    code = (
+        "import harness.grid, harness.__main__\n"
+        "harness.grid.main = lambda configs, overrides, run, fresh: print(run, fresh) or 0\n"
+        f"harness.__main__.main(['{override}'])"
+    )
+    environment = {**os.environ, "PYTHONPATH": PATHS}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.endswith(f" {fresh}\n"), done.stdout + done.stderr
 
 
 def test_a_mistake_harms_nothing_that_was_there(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.resources import resource
 from tests.grids import harness
 
 OF_GRAPH = (
@@ -31,3 +32,31 @@ def test_what_a_sweep_file_or_a_user_says_beats_the_machines_choice(
     assert done.returncode == 2, done.stdout + done.stderr
     assert ("batch_size=0: must be 1 or more" in done.stderr) == (way != "nothing"), done.stderr
     assert ("engine.capture" in done.stderr) == (way == "nothing"), done.stderr
+
+
+def own(folder: Path, name: str, old: str, new: str) -> None:
+    """A choice of one's own: the packaged file of that name, changed."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text((resource("conf") / name).read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+
+
+@pytest.mark.parametrize("named", [(), ("--config-dir", "team"), ("--config-dir=team",)])
+def test_a_choice_of_ones_own_stands_in_for_the_packaged_one_of_its_name(tmp_path: Path, named: tuple[str]) -> None:
+    folder = tmp_path / ("team" if named else "conf")
+    own(folder, "adaptation/lora.yaml", "rank: 16", "rank: 8")
+    own(folder, "price/list_2026.yaml", "volume_requests: 1000000", "volume_requests: 777")
+    done = harness(tmp_path, *named, "--cfg", "job", "adaptation=lora")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "rank: 8\n" in done.stdout
+    assert "volume_requests: 777\n" in done.stdout
+    assert "usd_per_million_input" in done.stdout, "of the packaged price/hosted.yaml"
+
+
+def test_no_file_of_ones_own_is_the_entry_point(tmp_path: Path) -> None:
+    own(tmp_path / "conf", "config.yaml", "seed: 0", "seed: 7")
+    done = harness(tmp_path, "--cfg", "job")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"harness: {tmp_path}/conf/config.yaml: of this name is the entry point alone, ")
+    own(tmp_path / "conf", "config.yaml", "", "")
+    assert harness(tmp_path, "--cfg", "job").returncode == 0, "a copy of it is no other"

@@ -27,7 +27,7 @@ from harness.grid import _price
 from harness.overrides import unreadable
 from harness.store import MANIFEST, Store, faults
 from harness.suite import load
-from harness.suites import read_table, shaped
+from harness.suites.new import read_table, shaped
 from harness.types import Component, SuiteData
 from tests import gates, records
 from tests.building import step, work

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from harness import store as module
 from harness.errors import UserError
@@ -170,6 +170,37 @@ def test_a_second_thread_waits_and_does_not_build_again(tmp_path: Path, monkeypa
     assert not second.is_alive()
     assert built == ["first"]
     assert Store(tmp_path).manifest(STEP)
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_grid_that_ends_while_another_looks_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: bool
+) -> None:
+    """It takes its list away between the other's look at the folder and at the list; its lock may be held yet."""
+    store = Store(tmp_path)
+    (tmp_path / "running").mkdir()
+    ending, other = (tmp_path / "running" / f"{name}.keys" for name in ("ending", "other"))
+    ending.write_text("00ff00ff00ff00ff")
+    other.write_text("11ff00ff00ff00ff")
+
+    class Spied:
+        """The lock of each list is held by its grid; that of the one that ends goes with its list, or after it."""
+
+        def __init__(self, path: Path, timeout: float = -1) -> None:
+            self.path = path
+
+        def __enter__(self) -> None:
+            if self.path.stem == "ending":
+                ending.unlink()
+            if self.path.stem == "other" or (held and self.path.stem == "ending"):
+                raise Timeout(str(self.path))
+
+        def __exit__(self, *_: object) -> None:
+            """Released."""
+
+    monkeypatch.setattr(module, "FileLock", Spied)
+    with store.upkeep() as needed:
+        assert needed == {"11ff00ff00ff00ff"}
 
 
 def test_the_lock_holds_against_another_process(tmp_path: Path) -> None:

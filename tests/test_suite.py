@@ -18,21 +18,21 @@ from harness.types import Component, SuiteData
 ROWS = 40
 
 
-def params(folder: Path | str, **changes: Any) -> dict[str, Any]:
+def params(folder: Any, **changes: Any) -> dict[str, Any]:
     """A suite's configuration."""
     return {
-        "folder": str(folder), "task": "small", "task_file": "task.yaml", "train_file": "train.jsonl",
-        "eval_file": "eval.jsonl", "knowledge_file": "kb.jsonl", "instructions_file": "guide.md", "system": "Be kind.",
-        "message_field": "message", "reply_field": "reply", "primary": "style", "max_new_tokens": 16,
-        "train_rows": None, "eval_rows": None, **changes,
+        "folder": str(folder) if isinstance(folder, Path) else folder, "task": "small", "task_file": "task.yaml",
+        "train_file": "train.jsonl", "eval_file": "eval.jsonl", "knowledge_file": "kb.jsonl",
+        "instructions_file": "guide.md", "system": "Be kind.", "message_field": "message", "reply_field": "reply",
+        "primary": "style", "max_new_tokens": 16, "train_rows": None, "eval_rows": None, **changes,
     }  # fmt: skip
 
 
-def read(folder: Path | str, **changes: Any) -> SuiteData:
+def read(folder: Any, **changes: Any) -> SuiteData:
     return load(Component("small", "", params(folder, **changes)))
 
 
-def told(folder: Path | str, **changes: Any) -> list[str]:
+def told(folder: Any, **changes: Any) -> list[str]:
     """The mistakes that a suite is refused for."""
     with pytest.raises(UserError) as refused:
         read(folder, **changes)
@@ -114,6 +114,31 @@ def test_a_file_that_is_not_utf8_is_told(folder: Path, name: str) -> None:
     assert line.endswith("); save it as UTF-8")
 
 
+@pytest.mark.parametrize(("trained", "asked"), [(7, "7"), ("7", 7), (0, 0), (0, "0")])
+def test_a_group_is_its_text(folder: Path, trained: Any, asked: Any) -> None:
+    """A customer's number is written with quotes in one file and without in the other."""
+    write(folder / "train.jsonl", [row(n, **({"group": trained} if n < 30 else {})) for n in range(2 * ROWS)])
+    held(group=asked)(folder)
+    (line,) = told(folder)
+    assert line.startswith(f"{folder}/eval.jsonl, row 'e2': its group is also that of training row 't0'; keep a group")
+    data = read(folder, leakage="warn")
+    assert len({r["id"] for r in data.train if r["group"] == str(trained)}) in (0, 30), "a group is on one side"
+    assert not {r["group"] for r in read(folder, leakage="drop").train} & {str(trained)}
+
+
+def test_a_byte_order_mark_is_no_text(folder: Path) -> None:
+    before = read(folder)
+    for name in ("train.jsonl", "eval.jsonl", "kb.jsonl", "guide.md", "task.yaml"):
+        (folder / name).write_bytes(b"\xef\xbb\xbf" + (folder / name).read_bytes())
+    assert read(folder) == before
+
+
+def test_a_folder_in_a_files_place_is_told_as_one(folder: Path) -> None:
+    (folder / "train.jsonl").unlink()
+    (folder / "train.jsonl").mkdir()
+    assert told(folder) == [f"{folder}/train.jsonl: cannot be read (Is a directory); give a file that can be"]
+
+
 def test_several_mistakes_are_told_at_once(folder: Path) -> None:
     line_two("{")(folder)
     held(group="t-group3")(folder)
@@ -155,6 +180,28 @@ def test_too_few_rows_to_hold_some_out_are_told(folder: Path) -> None:
     (line,) = told(folder, train_rows=1)
     assert line.startswith(f"{folder}/train.jsonl: 1 rows hold too few groups to set a fifth of them apart")
     assert line.endswith("; give 20 groups or more, or raise suite.train_rows")
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"folder": 123}, "suite.folder=123: must be text"),
+        ({"folder": ""}, "suite.folder='': must be text"),
+        ({"task": None}, "suite.task=None: must be text"),
+        ({"primary": ["a"]}, "suite.primary=['a']: must be text"),
+        ({"message_field": None}, "suite.message_field=None: must be text"),
+        ({"system": None}, "suite.system=None: must be text"),
+        ({"asked": [1]}, "suite.asked=[1]: must be text"),
+        ({"train_file": None}, "suite.train_file=None: must be the name of a file"),
+        ({"eval_file": 5}, "suite.eval_file=5: must be the name of a file, or null"),
+    ],
+)
+def test_a_key_that_is_no_text_is_told(folder: Path, change: dict[str, Any], line: str) -> None:
+    assert told(**{"folder": folder, **change}) == [line]
+
+
+def test_a_system_text_may_be_empty(folder: Path) -> None:
+    assert read(folder, system="").system == ""
 
 
 @pytest.mark.parametrize("limit", ["train_rows", "eval_rows"])
@@ -206,6 +253,11 @@ def test_a_fifth_of_the_shipped_suite_is_held_out() -> None:
         (lambda f: (f / "scorers.py").write_text("def style(): ..."), False, True, True),
         (lambda f: (f / "task.yaml").write_text("task: other"), False, True, True),
         (lambda f: write(f / "kb.jsonl", [{"id": "a1", "title": "Returns", "text": "30 days."}]), True, True, False),
+        (lambda f: (f / "_common.yaml").write_text("max_gen_toks: 7"), False, True, True),  # which the task may include
+        (lambda f: (f / "words.txt").write_text("kind"), False, True, True),
+        (lambda f: [(f / "lists").mkdir(), (f / "lists/words.bin").write_bytes(b"\xff")], False, True, True),
+        (lambda f: (f / "card.md").write_text("Ours."), False, False, False),
+        (lambda f: [(f / "__pycache__").mkdir(), (f / "__pycache__/x.pyc").write_bytes(b"\xff")], False, False, False),
     ],
 )
 def test_digests_follow_what_builds_and_scores_see(
@@ -217,6 +269,24 @@ def test_digests_follow_what_builds_and_scores_see(
     assert (before.training_digest != after.training_digest) is training
     assert (before.evaluation_digest != after.evaluation_digest) is evaluation
     assert (before.scoring_digest != after.scoring_digest) is scoring
+
+
+def test_the_name_of_the_task_is_in_how_it_is_scored(folder: Path) -> None:
+    one, other = read(folder), read(folder, task="other")
+    assert one.training_digest == other.training_digest
+    assert one.evaluation_digest != other.evaluation_digest
+    assert one.scoring_digest != other.scoring_digest
+
+
+def test_training_rows_that_scorers_read_are_in_how_they_score(folder: Path) -> None:
+    """Those beyond `train_rows` too: a label that stands in one of them is one that an answer may be."""
+    (folder / "scorers.py").write_text('LABELS = open("train.jsonl")')
+    before = read(folder, train_rows=ROWS)
+    write(folder / "train.jsonl", [row(n) for n in range(ROWS + 1)])
+    after = read(folder, train_rows=ROWS)
+    assert before.training_digest == after.training_digest
+    assert before.evaluation_digest != after.evaluation_digest
+    assert before.scoring_digest != after.scoring_digest
 
 
 def test_the_same_files_elsewhere_are_the_same_suite(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

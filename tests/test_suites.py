@@ -6,12 +6,19 @@ import csv
 import json
 import random
 import string
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from harness.suites import main
+from harness.measure import quality
+from harness.suite import load
+from harness.suites.__main__ import main
+from harness.suites.check import config_of
+from harness.types import Completion, Context, SuiteData
 from tests.grids import TINY, harness, run_folder
 
 LABELS = ("billing", "sales", "help")
@@ -102,7 +109,8 @@ def test_every_bad_row_is_told_at_once_and_nothing_is_written(capsys: pytest.Cap
     ("arguments", "told"),
     [
         (["new", "Mine", "--from", "rows.csv"], "suite name 'Mine': use lower-case letters"),
-        (["new", "mine", "--from", "gone.csv"], "gone.csv: cannot be read"),
+        (["new", "mine", "--from", "gone.csv"], "gone.csv: cannot be read (No such file or directory); give a"),
+        (["new", "mine", "--from", "."], ".: cannot be read (Is a directory); give a file that can be"),
         (["new", "mine", "--from", "rows.csv"], "no column 'message'; name the one that holds the message "
          "with --message (there is ticket, answer, customer)"),
         (["new", "mine", "--from", "rows.csv", *NAMES, "--case", "kind"], "no column 'kind'; name the one that holds"),
@@ -145,6 +153,14 @@ def test_replies_that_are_objects_become_json_and_bad_quotes_are_told(capsys: py
     assert "bad.csv, row" in capsys.readouterr().err
 
 
+def test_numbers_are_groups_and_ids_too() -> None:
+    lines([{"id": i, "message": f"Ticket {i * 7919}", "reply": f"Answer {i}.", "group": i // 3} for i in range(60)])
+    assert main(["new", "mine", "--from", "rows.jsonl"]) == 0
+    texts = [Path(f"suites/mine/{side}.jsonl").read_text().splitlines() for side in ("train", "eval")]
+    made = [json.loads(text) for side in texts for text in side]
+    assert {(r["id"], r["group"]) for r in made} == {(str(i), str(i // 3)) for i in range(60)}
+
+
 def test_canned_replies_are_labels_that_pass_their_own_check() -> None:
     canned = ('"Refund sent."', "Please call us.", "`See the manual`")
     lines([{"message": f"Ticket {i * 7919}", "reply": canned[i % 3]} for i in range(90)])
@@ -167,13 +183,33 @@ def test_a_broken_task_grammar_or_configuration_is_told(capsys: pytest.CaptureFi
     Path("suites/mine/answer.json").write_text('{"type": 7}')
     for text, told in (
         (settings.replace("primary: exact", "primary: exact: yes"), "cannot be read"),
-        (settings.replace("message_field: message\n", ""), "no message_field"),
+        (settings.replace("message_field: message\n", ""), "suite mine: message_field is missing"),
         (settings.replace("primary: exact", "primary: nothing"), "no score of mine; it has exact, word_f1"),
         (settings.replace("output_file: null", "output_file: answer.json"), "answer.json: "),
     ):
         config.write_text(text)
         assert main(["check", "mine"]) == 2
         assert told in capsys.readouterr().err
+
+
+def test_a_task_that_cannot_be_asked_is_told_before_anything_is_trained(tmp_path: Path) -> None:
+    assert main(["new", "mine", "--from", str(table()), *NAMES]) == 0
+    task, rows = Path("suites/mine/task.yaml"), Path("suites/mine/eval.jsonl")
+    whole, held = task.read_text(), rows.read_text()
+    first = json.loads(held.split("\n")[0])["id"]
+    timed = [json.dumps({**json.loads(x), "seen": n or "late"}) + "\n" for n, x in enumerate(held.splitlines())]
+    for text, lines, override, told in (
+        (whole.replace("metric_list:", "metric_list: ["), held, "", "task.yaml: lm-eval cannot read it (ParserError: "),
+        (whole.replace("{{message}}", "{{question}}"), held, "", "(UndefinedError: 'question' is undefined); mend it"),
+        (whole, held, "suite.task=nope", "task.yaml: has no task 'nope'; its first key is `task: nope`, or set suite."),
+        (whole, "".join(timed), "", f" seen is 1, and of another type in row {first!r}; write it alike in all rows"),
+    ):
+        task.write_text(text)
+        rows.write_text(lines)
+        done = harness(tmp_path, "suite=mine", *TINY, *([override] if override else []))
+        assert done.returncode == 2, done.stdout + done.stderr
+        (line,) = done.stderr.splitlines()
+        assert told in line
 
 
 def test_a_score_that_is_no_number_a_row_cannot_decide(tmp_path: Path) -> None:
@@ -191,6 +227,25 @@ def test_a_suite_is_never_written_over(capsys: pytest.CaptureFixture[str]) -> No
     assert main(["new", "mine", "--from", str(table(60)), *NAMES]) == 2
     assert "is there already" in capsys.readouterr().err
     assert Path("suites/mine/train.jsonl").read_bytes() == before
+
+
+def test_where_a_part_cannot_be_written_no_part_is(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("conf").write_text("of something else")
+    assert main(["new", "mine", "--from", str(table()), *NAMES]) == 2
+    assert "conf/suite/mine.yaml: cannot be written (conf is a file); move that away" in capsys.readouterr().err
+    assert sorted(p.name for p in Path().iterdir()) == ["conf", "rows.csv"]
+    Path("conf").unlink()
+    assert main(["new", "mine", "--from", str(table()), *NAMES]) == 0
+
+
+@pytest.mark.parametrize("replies", ["Answer {i}: do that.", "same"])
+def test_rows_that_begin_with_a_byte_order_mark_are_read(replies: str) -> None:
+    """By the scorers of both templates too."""
+    lines([{"message": f"Ticket {i * 7919}", "reply": replies.format(i=i)} for i in range(60)])
+    assert main(["new", "mine", "--from", "rows.jsonl"]) == 0
+    for path in Path("suites/mine").glob("*.jsonl"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert main(["check", "mine"]) == 0
 
 
 def test_check_tells_what_scorers_and_rows_disagree_on(capsys: pytest.CaptureFixture[str]) -> None:
@@ -266,3 +321,49 @@ def test_a_grammar_is_asked_for_where_answers_are_to_be_constrained(tmp_path: Pa
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [json.loads(line) for line in next((run_folder(done) / "rows").glob("*.jsonl")).read_text().splitlines()]
     assert {row["output"] for row in rows} <= {"yes", "no"}
+
+
+class Parrot:
+    """A session that answers every prompt with the same words."""
+
+    model: Any = None
+    loaded: Any = None
+
+    @staticmethod
+    def tokenizer(text: str, add_special_tokens: bool) -> Any:
+        return SimpleNamespace(input_ids=text.split())
+
+    def generate(self, prompts: Sequence[str], *_: Any) -> list[Completion]:
+        return [Completion("Answer 7: do that.", 4, True) for _ in prompts]
+
+
+def scored(data: SuiteData, out: Path, patch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The rows that a quality step of the suite `mine` leaves."""
+    patch.setattr(quality, "fidelity", lambda *_: [])
+    patch.setattr(quality, "load_prompter", lambda _: lambda message: [{"role": "user", "content": message}])
+    context = Context("cpu", "float32", 0, lambda *_: None)
+    parrot: Any = Parrot()
+    quality.measure(parrot, out, out, data, "mine", context, out)
+    return [json.loads(line) for line in (out / quality.ROWS_FILE).read_text().splitlines()]
+
+
+def test_the_evaluation_file_is_what_is_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the suite's task, alone, reads `eval.jsonl`."""
+    assert main(["new", "mine", "--from", str(table()), *NAMES]) == 0
+    folder, suite = Path("suites/mine"), config_of("mine")
+    hard = (folder / "eval.jsonl").read_text().splitlines()[3:9]
+    (folder / "hard.jsonl").write_text("\n".join(hard[::-1]))
+    data = load(replace(suite, params={**suite.params, "eval_file": "hard.jsonl", "eval_rows": 5}))
+    rows = scored(data, tmp_path, monkeypatch)
+    assert [r["id"] for r in rows] == [json.loads(line)["id"] for line in hard[:0:-1]]
+    assert [r["message"] for r in rows] == [row["message"] for row in data.evaluation]
+
+
+def test_check_names_the_files_that_the_configuration_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new", "mine", "--from", str(table()), *NAMES]) == 0
+    folder, config = Path("suites/mine"), Path("conf/suite/mine.yaml")
+    train = json.loads((folder / "train.jsonl").read_text().split("\n")[0])
+    Path(folder / "hard.jsonl").write_text(json.dumps({**train, "id": "x"}))
+    config.write_text(config.read_text().replace("eval.jsonl", "hard.jsonl"))
+    assert main(["check", "mine"]) == 2
+    assert "suites/mine/hard.jsonl, row 'x': same text as training row" in capsys.readouterr().err

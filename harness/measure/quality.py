@@ -93,6 +93,25 @@ def in_part(rows: Sequence[Mapping[str, Any]], part: Sequence[float]) -> list[in
     return [at for at, row in enumerate(rows) if part[0] <= place(row) < part[1]]
 
 
+def task_of(data: SuiteData, name: str) -> tuple[Any, Any]:
+    """lm-eval's task of that name, from the suite's folder or else one that it brings along, and the manager that knows
+    it. The suite's evaluation rows, where it has such, take the place of those that the task reads by itself: what is
+    scored is what was looked through for leaks. Raises whatever lm-eval and the suite's own code raise."""
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=str(data.folder), include_defaults=False)
+    if name not in manager.all_tasks:  # one that lm-eval brings along; to index all of those takes 16 seconds
+        manager = TaskManager(include_path=str(data.folder))
+    task = manager.load(name)["tasks"][name]
+    if data.evaluation:
+        from datasets import Dataset
+
+        fields = dict.fromkeys(field for row in data.evaluation for field in row)  # from_list takes the first row's
+        split = task.config.test_split or task.config.validation_split
+        task.dataset[split] = Dataset.from_list([{**fields, **row} for row in data.evaluation])
+    return task, manager
+
+
 def measure(
     session: Session, parent: Path, folder: Path, data: SuiteData, task: str, context: Context, out: Path,
     part: Sequence[float] | None = None,
@@ -109,17 +128,13 @@ def measure(
         )
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     from lm_eval import simple_evaluate
-    from lm_eval.tasks import TaskManager
 
-    manager = TaskManager(include_path=str(data.folder), include_defaults=False)
-    if task not in manager.all_tasks:  # one that lm-eval brings along; to index all of those takes 16 seconds
-        manager = TaskManager(include_path=str(data.folder))
-    rules = manager.load(task)["tasks"][task]
+    rules, manager = task_of(data, task)
     closeness = fidelity(session.model, parent)
     kept: dict[int, Any] = {}
     results = simple_evaluate(
         model=_language_model(session, folder, data, context, kept),
-        tasks=[task],
+        tasks=[rules],
         task_manager=manager,
         limit=None if part else len(data.evaluation) or data.evaluation_limit,
         samples={task: chosen} if part else None,
@@ -170,7 +185,6 @@ def summarize(
 
 def _row(sample: Mapping[str, Any], kept: Mapping[int, Any], known: Mapping[str, Any]) -> dict[str, Json]:
     doc = sample["doc"]
-    doc = {**doc, **known.get(doc.get("id"), {})}  # lm-eval's datasets drop a field that the first row lacks
     message = sample["arguments"][0][0]
     prompt, made = kept[sample["doc_id"]]
     scores = {m: sample[m] for m in sample["metrics"]}

@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 
 class GridLauncher(Launcher):
@@ -32,7 +32,10 @@ class GridLauncher(Launcher):
         for overrides in job_overrides:
             job = loader.load_sweep_config(self.config, list(overrides))
             configs.append({k: job[k] for k in job if k != "hydra"})
-        raise SystemExit(main([DictConfig(c) for c in configs], job_overrides, Path(self.config.hydra.sweep.dir)))
+        sweep: Any = OmegaConf.to_container(self.config.hydra.sweep, resolve=False)
+        fresh = "${now:" in sweep["dir"]  # a folder that is named otherwise is meant, be it there or not
+        run = Path(self.config.hydra.sweep.dir)
+        raise SystemExit(main([DictConfig(c) for c in configs], job_overrides, run, fresh))
 
 
 class GridSweeper(BasicSweeper):  # type: ignore[misc]

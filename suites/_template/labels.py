@@ -13,7 +13,7 @@ UNPARSEABLE = "unparseable"
 
 def read(name: str) -> list[dict[str, Any]]:
     """The rows of a file beside this one."""
-    lines = (Path(__file__).parent / name).read_text(encoding="utf-8").split("\n")
+    lines = (Path(__file__).parent / name).read_text(encoding="utf-8-sig").split("\n")
     return [json.loads(line) for line in lines if line.strip()]
 
 

@@ -101,7 +101,7 @@ def figures(text: str) -> set[float]:
 @cache
 def knowledge() -> dict[str, str]:
     """Article id to text, from the knowledge base beside this file."""
-    lines = (Path(__file__).parent / "kb.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (Path(__file__).parent / "kb.jsonl").read_text(encoding="utf-8-sig").splitlines()
     return {a["id"]: a["text"] for a in map(json.loads, lines)}
 
 

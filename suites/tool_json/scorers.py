@@ -17,7 +17,7 @@ def evaluation(**_: Any) -> dict[str, Any]:
     """The split `test`: every row of `eval.jsonl`, whatever the working directory."""
     from datasets import Dataset
 
-    lines = (HERE / "eval.jsonl").read_text(encoding="utf-8").split("\n")
+    lines = (HERE / "eval.jsonl").read_text(encoding="utf-8-sig").split("\n")
     rows = [json.loads(line) for line in lines if line.strip()]
     fields = dict.fromkeys(field for row in rows for field in row)  # from_list takes those of the first row
     return {"test": Dataset.from_list([{**fields, **row} for row in rows])}

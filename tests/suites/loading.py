@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from harness.resources import resource
-from harness.suites import scorers_of
+from harness.suites.check import scorers_of
 
 FOLDER = resource("suites")
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from harness.suites import check, config_of
+from harness.suites.check import check, config_of
 from tests.suites.loading import FOLDER, rows, scorers
 
 SUITES = sorted(p.parent.name for p in FOLDER.glob("*/task.yaml"))

@@ -1,0 +1,185 @@
+"""Says all that is wrong with a suite: its rows, its scorers, its grammar and its lm-eval task."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UserError
+from harness.leakage import near
+from harness.licences import rows_licence
+from harness.measure.quality import task_of
+from harness.resources import resource
+from harness.statistics import detectable_difference, group_of, rows_needed
+from harness.suite import load
+from harness.types import Component, SuiteData
+
+CLAIM = 0.05  # a difference worth showing
+TYPICAL_DISAGREEMENT = 0.1
+
+
+def config_of(name: str) -> Component:
+    """A suite's configuration by name, all rows: from `conf/suite/` here, else the packaged one. Raises `UserError` for
+    none, or one that is no YAML."""
+    from omegaconf import OmegaConf
+
+    places = [Path("conf/suite") / f"{name}.yaml", resource("conf") / "suite" / f"{name}.yaml"]
+    found = next((p for p in places if p.is_file()), None)
+    if found is None:
+        known = sorted({p.stem for place in places for p in place.parent.glob("*.yaml")})
+        raise UserError(f"suite {name!r}: no conf/suite/{name}.yaml here or packaged; there is {', '.join(known)}")
+    try:
+        tree = OmegaConf.merge(OmegaConf.load(found), {"train_rows": None, "eval_rows": None, "leakage": "warn"})
+        values: Any = OmegaConf.to_container(tree)
+    except Exception as error:  # what YAML and OmegaConf raise has no common root
+        raise UserError(f"{found}: cannot be read ({' '.join(str(error).split())}); mend it") from error
+    return Component(name, "", {k: v for k, v in values.items() if k not in ("name", "_target_")})
+
+
+def scorers_of(folder: Path) -> Any:
+    """The suite's `scorers.py` as a module: it is run, so check only suites that you trust."""
+    path = folder / "scorers.py"
+    spec = importlib.util.spec_from_file_location(f"scorers_{folder.name}", path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise UserError(f"{path}: missing; a suite needs its scorers")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"{path}: cannot be run ({type(error).__name__}: {error}); mend it") from error
+    if not hasattr(module, "process_results"):
+        raise UserError(f"{path}: has no process_results(doc, results); lm-eval calls it for each row")
+    return module
+
+
+def faults_of_score(data: SuiteData, score: str, key: str, module: Any = None) -> list[str]:
+    """Why a score, named by a key of the configuration, cannot decide: no evaluation row has it, or it is no number a
+    row. Runs the suite's scorers (`module`, if they are loaded) on its reference replies until one has the score; tasks
+    that lm-eval brings along are left to it. Raises `UserError` for scorers that cannot be run."""
+    where, seen = data.folder / "scorers.py", {}
+    if not data.evaluation or not where.is_file():
+        return []
+    module = module or scorers_of(data.folder)
+    for row in data.evaluation:
+        try:
+            seen.update(module.process_results(dict(row), [row.get(data.reply_field) or ""]))
+        except Exception as error:
+            return [f"{where}: raises {type(error).__name__}: {error} on row {row['id']!r}; mend it"]
+        if score in seen:
+            break
+    numbers = [name for name, value in seen.items() if isinstance(value, int | float)]
+    if score not in seen:
+        return [f"{key}={score}: no score of {data.name}; it has {', '.join(numbers)}"]
+    if score not in numbers:
+        return [f"{key}={score}: is no number a row, so cells cannot be paired; take {', '.join(numbers)}"]
+    return []
+
+
+def _references(data: SuiteData, module: Any, suite: Component) -> list[str]:
+    """What the suite's own scorers say of its own reference replies."""
+    found, primary = [], suite.params["primary"]
+    for file, rows in (("train_file", (*data.train, *data.validation)), ("eval_file", data.evaluation)):
+        for row in rows:
+            at = f"{data.folder / suite.params[file]}, row {row['id']!r}"
+            reply = row.get(data.reply_field)
+            try:
+                if faults := module.check(dict(row)) if hasattr(module, "check") else []:
+                    found += [f"{at}: {fault}" for fault in faults]
+                    continue
+                scores = module.process_results(dict(row), [reply]) if reply else {}
+            except Exception as error:
+                found.append(f"{at}: scorers.py raises {type(error).__name__}: {error}; mend the row or the scorer")
+                continue
+            if primary in scores and scores[primary] != 1:
+                found.append(
+                    f"{at}: its own reference reply scores {scores[primary]:g} on {primary}; mend one of the two"
+                )
+    return found
+
+
+def faults_of_output(data: SuiteData, suite: Component) -> list[str]:
+    """What llguidance says of the suite's output grammar."""
+    from harness.engine.constrained import mistakes
+
+    found = mistakes(data.output) if data.output else []
+    return [f"{data.folder / suite.params['output_file']}: {fault}" for fault in found]
+
+
+def _mixed(data: SuiteData, file: Path) -> list[str]:
+    """A line for each field whose values are of several types, which lm-eval's tables cannot hold."""
+    first: dict[str, tuple[type, str]] = {}
+    found: dict[str, str] = {}
+    for row in data.evaluation:
+        for field, value in row.items():
+            kind = float if type(value) is int else type(value)
+            known, other = first.setdefault(field, (kind, row["id"])) if value is not None else (kind, "")
+            if kind is not known:
+                found.setdefault(field, f"{file}, row {row['id']!r}: {field} is {value!r}, and of another type in row "
+                                        f"{other!r}; write it alike in all rows")  # fmt: skip
+    return list(found.values())
+
+
+def faults_of_task(data: SuiteData, suite: Component) -> list[str]:
+    """Why lm-eval cannot ask and score the suite's rows by its task file; nothing for a task that lm-eval brings along.
+    Runs the suite's code, and takes a second for the import of lm-eval."""
+    if not suite.params["task_file"]:
+        return []
+    where, task = data.folder / suite.params["task_file"], suite.params["task"]
+    if mixed := _mixed(data, data.folder / str(suite.params["eval_file"])):
+        return mixed
+    try:
+        from lm_eval.tasks import TaskManager
+
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)
+        manager = TaskManager(include_path=str(data.folder), include_defaults=False)
+        if task not in manager.all_tasks:
+            manager.load(str(where))  # which raises where the file is none of a task
+            return [f"{where}: has no task {task!r}; its first key is `task: {task}`, or set suite.task"]
+        rules, _ = task_of(data, task)
+        listed, given = set(rules.aggregation()), set()
+        rules.doc_to_text(rules.eval_docs[0])
+        if rules.config.process_results and rules.OUTPUT_TYPE == "generate_until":
+            given = {k for r in data.evaluation for k in rules.process_results(r, [r.get(data.reply_field) or ""])}
+    except Exception as error:  # whatever lm-eval and a suite's own code raise
+        return [f"{where}: lm-eval cannot read it ({' '.join(f'{type(error).__name__}: {error}'.split())}); mend it"]
+    return [f"{where}: score {k} is not in metric_list; add it" for k in sorted(given - listed)]
+
+
+def check(name: str) -> tuple[list[str], list[str], list[str]]:
+    """Mistakes, warnings and facts of a suite."""
+    suite = config_of(name)
+    data = load(suite)
+    primary, where = suite.params["primary"], data.folder
+    module = scorers_of(where)
+    mistakes = faults_of_score(data, primary, "suite.primary", module) or _references(data, module, suite)
+    mistakes += [*faults_of_output(data, suite), *faults_of_task(data, suite)]
+    every, held = (*data.train, *data.validation), where / str(suite.params["eval_file"])
+    for o in data.overlaps:
+        mistakes.append(f"{held}, row {o.row!r}: same {'text' if o.kind == 'exact' else 'group'} as "
+                        f"{o.source} row {o.other!r}; remove one, or set leakage=drop")  # fmt: skip
+    warnings = []
+    n = len(data.evaluation)
+    groups = Counter(map(group_of, data.evaluation))
+    least = detectable_difference(n, TYPICAL_DISAGREEMENT)
+    if least > CLAIM:
+        enough = rows_needed(CLAIM, TYPICAL_DISAGREEMENT)
+        shown = f"only differences of {least:.0%} or more" if least < 1 else "no difference at all"
+        warnings.append(f"all {n} evaluation rows together likely show {shown} (if cells differ on a tenth of them); "
+                        f"{enough} would show {CLAIM:.0%}")  # fmt: skip
+    if len(groups) < min(n, 20):
+        warnings.append(f"the evaluation rows have only {len(groups)} groups; intervals will be wide, since rows of a "
+                        "group count as alike")  # fmt: skip
+    if "TO FILL" in (where / "card.md").read_text(encoding="utf-8") if (where / "card.md").is_file() else True:
+        warnings.append(f"{where / 'card.md'}: not filled in; say what is measured and how the rows were made")
+    elif not rows_licence(where):
+        warnings.append(f"{where / 'card.md'}: states no licence of the rows; write one under a heading 'Licence'")
+    alike = near(data.evaluation, every, data.knowledge, data.message_field)
+    warnings += [f"{held}, row {o.row!r}: {o.similarity:.0%} like {o.source} row {o.other!r}" for o in alike]
+    facts = [
+        f"{len(data.train)} training, {len(data.validation)} validation and {n} evaluation rows in {len(groups)} "
+        f"groups, {len(data.knowledge)} articles; deciding score {primary}"
+    ]
+    return mistakes, warnings, facts
