@@ -20,9 +20,11 @@ ROWS_FILE = "rows.jsonl"
 KEPT_FIELDS = ("id", "group", "case", "topic")
 
 
-def _language_model(session: Session, folder: Path, data: SuiteData, context: Context, kept: dict[int, Any]) -> Any:
-    """lm-eval's model interface over a session. `kept` receives prompt and completion by the number that lm-eval gives
-    a row; for a task of choices, the likeliest."""
+def _language_model(
+    session: Session, folder: Path, data: SuiteData, context: Context, kept: dict[int, tuple[str, Completion]]
+) -> Any:
+    """lm-eval's model interface over a session. `kept` receives prompt and completion by a row's place among those that
+    are asked, which lm-eval calls `doc_id` here; for a task of choices, the likeliest."""
     from lm_eval.api.model import LM
 
     prompter = load_prompter(folder)
@@ -131,7 +133,7 @@ def measure(
 
     rules, manager = task_of(data, task)
     closeness = fidelity(session.model, parent)
-    kept: dict[int, Any] = {}
+    kept: dict[int, tuple[str, Completion]] = {}
     results = simple_evaluate(
         model=_language_model(session, folder, data, context, kept),
         tasks=[rules],
@@ -145,7 +147,8 @@ def measure(
     samples = results["samples"][task]
     samples = [s for s in samples if s["filter"] == samples[0]["filter"]]
     known = {row["id"]: row for row in data.evaluation}
-    rows = [_row(sample, kept, known) for sample in sorted(samples, key=lambda s: s["doc_id"])]
+    ordered = sorted(samples, key=lambda s: s["doc_id"])  # of a part, its place among all rows
+    rows = [_row(sample, *kept[at], known) for at, sample in enumerate(ordered)]
     with (out / ROWS_FILE).open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     n = len(rows)
@@ -183,10 +186,9 @@ def summarize(
     return found
 
 
-def _row(sample: Mapping[str, Any], kept: Mapping[int, Any], known: Mapping[str, Any]) -> dict[str, Json]:
+def _row(sample: Mapping[str, Any], prompt: str, made: Completion, known: Mapping[str, Any]) -> dict[str, Json]:
     doc = sample["doc"]
     message = sample["arguments"][0][0]
-    prompt, made = kept[sample["doc_id"]]
     scores = {m: sample[m] for m in sample["metrics"]}
     whole = json.dumps(known.get(str(doc.get("id")), doc), sort_keys=True, default=str)
     return {
