@@ -142,6 +142,8 @@ def test_files_and_folders_are_checked(tmp_path: Path) -> None:
         ("policy.margin=abc", "policy balanced: margin 'abc'; give a share from 0 to 1"),
         ("policy.objective=foo",
          "policy balanced: objective 'foo'; choose cost_usd_per_1000, e2e_ms/p95, quality"),
+        ("policy.objective=[quality]",
+         "policy balanced: objective ['quality']; choose cost_usd_per_1000, e2e_ms/p95, quality"),
         ("policy.suites=5", "policy balanced: suites 5; give suite names with weights of 0 or more, or null"),
         ("policy.volume_requests=0", "policy balanced: volume_requests 0; give a number above 0 or null"),
         ("policy.metric=nope",

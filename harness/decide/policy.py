@@ -59,7 +59,7 @@ def read_policy(values: Mapping[str, Json]) -> Policy:
         for key in values
         if key not in known
     ]
-    if values.get("objective") not in OBJECTIVES:
+    if values.get("objective") not in tuple(OBJECTIVES):  # of any type
         mistakes.append(f"policy {name}: objective {values.get('objective')!r}; choose {', '.join(OBJECTIVES)}")
     for key, top, nullable in NUMBERS:
         value = values.get(key, 0.0)
