@@ -63,7 +63,7 @@ def carry_out(
     folders = [store.demand(p) for p in parents]
     set_threads(threads)
     work = {
-        StepKind.BASE: _base, StepKind.KERNELS: _kernels, StepKind.ADAPT: _adapt, StepKind.QUANTIZE: _quantize,
+        StepKind.BASE: _made, StepKind.KERNELS: _made, StepKind.ADAPT: _adapt, StepKind.QUANTIZE: _quantize,
         StepKind.QUALITY: _quality, StepKind.LATENCY: _latency,
     }[step.kind]  # fmt: skip
 
@@ -125,13 +125,9 @@ def _data(step: Step) -> SuiteData:
     return load_suite(step.suite)
 
 
-def _base(step: Step, parents: list[Path], out: Path, context: Context) -> Mapping[str, Json]:
-    facts: Mapping[str, Json] = instantiate(step.component)(out, context)
-    return facts
-
-
-def _kernels(step: Step, parents: list[Path], out: Path, context: Context) -> Mapping[str, Json]:
-    facts: Mapping[str, Json] = instantiate(step.component)(parents[0], out, context)
+def _made(step: Step, parents: list[Path], out: Path, context: Context) -> Mapping[str, Json]:
+    """What needs nothing but the builds it follows from, if any."""
+    facts: Mapping[str, Json] = instantiate(step.component)(*parents, out, context)
     return facts
 
 

@@ -69,10 +69,14 @@ def weight_bytes(model: Any) -> int:
     return sum(seen.values())
 
 
+def below_adapters(model: Any) -> Any:
+    """transformers' own model, which PEFT's adapters may be wrapped around."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def takes(model: Any, option: str) -> bool:
-    """Whether a model's forward pass has a parameter of this name; of one with adapters, the model's below them."""
-    below = getattr(model, "get_base_model", lambda: model)()
-    return option in signature(below.forward).parameters
+    """Whether a model's forward pass has a parameter of this name."""
+    return option in signature(below_adapters(model).forward).parameters
 
 
 def kv_bytes_per_token(model: Any) -> int:
@@ -90,7 +94,7 @@ def _growth(model: Any) -> int:
     import torch
     from transformers import DynamicCache
 
-    decoder = getattr(model, "get_base_model", lambda: model)().base_model  # whatever head stands on it
+    decoder = below_adapters(model).base_model  # whatever head stands on it
     cache = DynamicCache(config=model.config)
     held: list[int] = []
     for _ in range(2):

@@ -117,5 +117,6 @@ def test_text_beyond_a_models_context_is_refused() -> None:
     longest = max(len(tokenizer()(p).input_ids) for p in PROMPTS)
     ours = session(made("positions learnt", n_positions=longest + 5))
     assert len(ours.generate(PROMPTS, 5)) == len(PROMPTS)
+    assert ours.loglikelihood([]) == []
     with pytest.raises(DoesNotFit, match=f"prompts of up to {longest} tokens and 6 new ones, where it holds"):
         ours.generate(PROMPTS, 6)

@@ -460,13 +460,14 @@ def test_a_report_shows_the_score_that_its_policy_decides_by(tmp_path: Path) -> 
     cells, rows = records.grid()
     judged = [replace(r, config={**r.config, "policy": records.POLICY | {"metric": "style"}}) for r in cells]
     run = folder(tmp_path / "run", judged, rows, records.ids())
-    shown, best = view(read(run)), max(judged, key=lambda r: r.value("quality/style").value)  # type: ignore[union-attr]
+    style = {r.id: m.value for r in judged if (m := r.value("quality/style"))}
+    shown, best = view(read(run)), max(judged, key=lambda r: style[r.id])
     said = re.match(r"Ship lora/fp16: (\d+%) .* pass “style”", shown["sentences"][0])
     assert said
     assert (shown["headline"][0]["title"], shown["headline"][0]["text"]) == ("Quality by “style”", said[1])
     assert (shown["primary"], shown["differences"]["score"], shown["flips"]["score"]) == ("style",) * 3
     assert [c["name"] for c in shown["scores"]["columns"] if c["primary"]] == ["style"]
-    own = {r.id: number(r.value("quality/style").value, "share") for r in judged}  # type: ignore[union-attr]
+    own = {r.id: number(style[r.id], "share") for r in judged}
     assert {row["id"]: row["values"][0]["text"] for row in shown["all_cells"]["rows"]} == own
     assert {line["cell"]: number(line["quality"], "share") for line in shown["table"]} == own
     assert [c["text"] for row in shown["heatmaps"][0]["rows"] for c in row["cells"]] == [own[i] for i in records.ids()]
@@ -475,4 +476,4 @@ def test_a_report_shows_the_score_that_its_policy_decides_by(tmp_path: Path) -> 
         shown["names"][i]: text for i, text in own.items()
     }
     partial = view(read(folder(tmp_path / "partial", judged[:9], rows, records.ids())))
-    assert own[max(judged[:9], key=lambda r: r.value("quality/style").value).id] in partial["sentences"][1]  # type: ignore[union-attr]
+    assert own[max(judged[:9], key=lambda r: style[r.id]).id] in partial["sentences"][1]

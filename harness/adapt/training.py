@@ -17,6 +17,7 @@ from typing import Any
 
 from harness.environment import give_memory_back
 from harness.errors import BrokenArtifact
+from harness.loading import below_adapters
 from harness.prompt import IGNORED, Prompter, Recipe, describe, encode, encode_class, padding, stops
 from harness.types import Context, Json, SuiteData
 
@@ -75,7 +76,7 @@ def completion_loss(model: Any, inputs: Mapping[str, Any], items: Any = None) ->
     """
     from torch.nn.functional import cross_entropy
 
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = below_adapters(model)
     hidden = base.get_decoder()(
         input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
     ).last_hidden_state
@@ -185,7 +186,7 @@ def train(
         load_best_model_at_end=several, metric_for_best_model="eval_loss", prediction_loss_only=True,
         remove_unused_columns=False, report_to=[], disable_tqdm=True, dataloader_pin_memory=False,
     )  # fmt: skip
-    assert arguments.device.type == context.device  # looks at the machine, before
+    _ = arguments.device  # counts the machine's GPUs, once
     arguments._n_gpu = 1  # one device trains: what Trainer would wrap the model in for several knows no decoder
     trainer = CompletionTrainer(
         model=model, args=arguments, train_dataset=fit, eval_dataset=validation,

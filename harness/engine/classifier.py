@@ -77,7 +77,7 @@ class ClassifierSession:
     def _read(self, prompts: Sequence[str]) -> Iterator[tuple[list[int], Any]]:
         """The indices of the rows of a batch with their logits [rows, classes], batch after batch."""
         encoded = [self._encode(p) for p in prompts]
-        within_context(self.model, max(map(len, encoded), default=0), 0)
+        within_context(self.model, encoded, 0)
         order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]))  # what memory fits them fits all
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]

@@ -110,7 +110,7 @@ class EagerSession:
         import torch
 
         encoded = [self.encode(p) for p in prompts]
-        within_context(self.model, max(map(len, encoded), default=0), max_new_tokens)
+        within_context(self.model, encoded, max_new_tokens)
         done: dict[int, Completion] = {}
         guide = matcher(self.tokenizer, sorted(self.stops), output) if self.knobs.constrained and output else None
         with torch.inference_mode():
@@ -137,7 +137,7 @@ class EagerSession:
 
         asked = [self.encode(prompt) for prompt, _ in pairs]
         whole = [self.encode(prompt + continuation) for prompt, continuation in pairs]
-        within_context(self.model, max(map(len, whole)), 0)
+        within_context(self.model, whole, 0)
         order = sorted(range(len(pairs)), key=lambda i: -len(whole[i]))
         found: dict[int, tuple[float, bool]] = {}
         with torch.inference_mode():

@@ -3,6 +3,7 @@ and on a CPU take the machine with it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from harness.environment import free_memory
@@ -31,9 +32,10 @@ def require(model: Any, device: str, rows: int, tokens: int) -> None:
         )
 
 
-def within_context(model: Any, prompt: int, new: int) -> None:
-    """Raises `DoesNotFit` where a prompt of so many tokens and an answer of so many new ones are longer than the text
-    that a model was made for: behind it some models fail and others go on with nonsense."""
+def within_context(model: Any, encoded: Sequence[Sequence[int]], new: int) -> None:
+    """Raises `DoesNotFit` where one of these texts and an answer of so many `new` tokens are longer together than the
+    text that a model was made for: behind it some models fail and others go on with nonsense."""
+    prompt = max(map(len, encoded), default=0)
     limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     if limit and prompt + new > limit:
         raise DoesNotFit(

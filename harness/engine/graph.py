@@ -121,7 +121,7 @@ class GraphSession:
         """Completions of rendered prompts, in the order given; `progress` hears how many are done. Where tokens are
         drawn, a prompt's place in the list is the key of its noise."""
         told = self.tokenizer(list(prompts), add_special_tokens=False).input_ids if prompts else []
-        within_context(self.model, max(map(len, told), default=0), max_new_tokens)
+        within_context(self.model, told, max_new_tokens)
         shared = self.eager.worthwhile_prefix(told)
         asked = [Request(ids[shared:], max_new_tokens, key=i) for i, ids in enumerate(told)]
         prefix = told[0][:shared] if told else []
