@@ -29,10 +29,10 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from omegaconf import OmegaConf
 
+from harness.configured import component
 from harness.engine.eager import Eager
 from harness.engine.graph import Graph
 from harness.environment import Environment, detect
-from harness.grid import component
 from harness.launch import CHILD_ENVIRONMENT
 from harness.loading import load as load_model
 from harness.measure.latency import prompts_of

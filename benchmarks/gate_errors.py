@@ -20,7 +20,7 @@ import numpy as np
 from harness.check.judge import Looks, certain, judge, settled
 from harness.check.rules import Rules, load
 from harness.check.subject import Row, Side, Subject
-from harness.statistics import detectable_difference
+from harness.power import detectable_difference
 
 TESTED = 5  # metrics of a release that are tests: style, ended, length, ttft_ms, e2e_ms
 

@@ -91,11 +91,16 @@ def _limited(seconds: float | None) -> Iterator[None]:
 
 
 def tidy() -> None:
-    """Gives back what a step left in memory, and starts the peaks anew, for the next step of this process."""
+    """Gives back what a step left in memory, and starts the peaks anew, for the next step of this process.
+
+    Libraries keep the exception of an import that failed (gptqmodel that of vLLM), and that keeps each frame it went
+    through with all that stood in it: the model that was being loaded, and its keys and values."""
     import gc
 
     import torch
 
+    for kept in [found for found in gc.get_objects() if issubclass(type(found), BaseException)]:  # asks no proxy
+        kept.__traceback__ = None
     gc.collect()
     give_memory_back()
     if torch.cuda.is_initialized():

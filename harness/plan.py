@@ -15,7 +15,7 @@ from harness.components import instantiate, resolve, seeded, unfit, unsupported
 from harness.environment import Environment, versions
 from harness.types import Cell, Component, Json, Step, StepKind, SuiteData, digest, is_side, plain
 
-MEASURE_VERSION = 14
+MEASURE_VERSION = 15
 LOAD_VERSION = 3  # of open loops, which not every latency has
 
 

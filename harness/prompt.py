@@ -97,10 +97,11 @@ def _templated(tokenizer: Any, chat: Sequence[ChatMessage], **options: Any) -> s
         return str(tokenizer.apply_chat_template([first, *others], tokenize=False, **options))
 
 
-def stops(model: Any, tokenizer: Any) -> set[int]:
-    """The tokens that end an answer: those of the model's generation config, the tokenizer's end of text, and what
-    closes a reply in the chat template, which a model learns to write. A base model's config need not name the last."""
-    own = model.generation_config.eos_token_id if model.generation_config else None
+def stops(generation: Any, tokenizer: Any) -> set[int]:
+    """The tokens that end an answer: those of the model's `generation` config (None where it has none), the tokenizer's
+    end of text, and what closes a reply in the chat template, which a model learns to write. A base model's config need
+    not name the last."""
+    own = generation.eos_token_id if generation else None
     found = {*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id}
     if getattr(tokenizer, "chat_template", None) is not None:
         reply = "This is the reply."

@@ -26,9 +26,10 @@ from rich.table import Table
 
 from harness import ledger
 from harness.components import missing
+from harness.configured import GROUPS, Grid
 from harness.environment import Environment, detect
 from harness.errors import UserError
-from harness.grid import GROUPS, Grid, carry_out
+from harness.grid import carry_out
 from harness.plan import plan
 from harness.store import Store
 from harness.suite import load as load_suite

@@ -11,8 +11,8 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from harness.configured import GROUPS, component
 from harness.environment import Environment
-from harness.grid import GROUPS, component
 from harness.types import Cell, Json, SuiteData, digest, plain
 from tests.grids import ROOT
 

@@ -31,6 +31,7 @@ FOUNDATION = {
     "rows",
     "resources",
     "environment",
+    "power",
     "statistics",
     "store",
     "retrieval",
@@ -45,6 +46,7 @@ FOUNDATION = {
 WORKERS = {"adapt", "quantize", "engine", "measure"}
 READERS = {"ledger", "decide", "report", "compare", "index", "check"}
 UPPER = {
+    "configured",
     "grid",
     "workers",
     "standing",
@@ -162,7 +164,7 @@ def test_the_nouns_know_nothing() -> None:
 
 def test_the_plan_knows_no_launcher() -> None:
     """Planning assumes neither one machine nor one process."""
-    assert not edges("plan") & {"launch", "execute", "grid", "progress"}
+    assert not edges("plan") & {"launch", "execute", "configured", "grid", "progress"}
     assert not edges("launch") & {"grid", "progress"}
 
 

@@ -12,8 +12,9 @@ from threading import Thread
 
 import pytest
 
+from harness.configured import GROUPS, _cells, component
 from harness.errors import UserError
-from harness.grid import GROUPS, _cells, component, run_folder
+from harness.grid import run_folder
 from harness.overrides import misspelt
 from harness.resources import resource
 from tests.grids import PATHS, ROOT, harness

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.grid import _price
+from harness.configured import _price
 from harness.measure.cost import cost_per_1000, requests_per_second
 from harness.records import _owed_seconds
 from harness.types import Measurement

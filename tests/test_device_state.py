@@ -17,8 +17,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from harness import execute
+from harness.configured import _counts
 from harness.engine.eager import Eager
-from harness.grid import _counts
 from harness.measure import device_state, latency
 from harness.measure.device_state import Reading, Start, end, names, noise, read, start
 from harness.prompt import Recipe

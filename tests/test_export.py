@@ -122,6 +122,33 @@ def test_the_card_is_read_by_the_hubs_own_library(ran: Ran, exported: dict[str, 
         assert told_of in read.text, told_of
 
 
+@pytest.mark.parametrize("stated", [{"eos_token_id": None, "pad_token_id": 5}, {"eos_token_id": 7}, None])
+def test_whoever_serves_the_folder_stops_where_the_harness_did(
+    ran: Ran, tmp_path: Path, stated: dict[str, int | None] | None
+) -> None:
+    """A base model's own generation config need not name what closes a turn."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    key = record_of(ran[1], "prompt_rag/fp16").steps["quantize"]["key"]
+    build = tmp_path / "store/quantize" / key
+    shutil.copytree(ran[0] / ".harness/store/quantize" / key, build)
+    (build / "generation_config.json").unlink()
+    if stated is not None:
+        (build / "generation_config.json").write_text(json.dumps(stated))
+    config = json.loads((build / "config.json").read_text())
+    (build / "config.json").write_text(json.dumps({**config, "eos_token_id": 8}))
+    tokenizer = json.loads((build / "tokenizer_config.json").read_text())
+    (build / "tokenizer_config.json").write_text(json.dumps({**tokenizer, "eos_token": "<|endoftext|>"}))
+    out = tmp_path / "out"
+    asked = [str(ran[1]), "--cell", "prompt_rag/fp16", "--store", str(tmp_path / "store"), "--to", str(out)]
+    assert main([*asked, "--check-rows", "0"]) == 0
+    ends = AutoTokenizer.from_pretrained(out).convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
+    served = AutoModelForCausalLM.from_pretrained(out).generation_config
+    own = 8 if stated is None else stated["eos_token_id"]
+    assert set(served.eos_token_id) == {*ends, own} - {None}
+    assert served.pad_token_id == (stated or config).get("pad_token_id")
+
+
 def test_what_does_not_answer_as_recorded_is_not_exported(
     ran: Ran, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,10 +20,10 @@ from omegaconf import OmegaConf
 from harness import ledger, rows
 from harness.check import rules, subject
 from harness.check.judge import judge
+from harness.configured import _price
 from harness.environment import Environment
 from harness.errors import UserError
 from harness.files import yaml_keys
-from harness.grid import _price
 from harness.overrides import unreadable
 from harness.store import MANIFEST, Store, faults
 from harness.suite import load

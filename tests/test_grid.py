@@ -24,7 +24,7 @@ from harness.workers import default_workers, trains
 from tests import disks
 from tests.cells import cell
 from tests.faults import campaign
-from tests.grids import ROOT, SECRET, TINY, builds, harness, run_folder
+from tests.grids import PATHS, ROOT, SECRET, TINY, builds, harness, run_folder
 
 ADAPTATIONS = ("prompt_rag", "lora", "full_ft")
 QUANTIZATIONS = ("fp16", "int8", "gptq", "awq", "dynamic")
@@ -183,6 +183,33 @@ def test_a_hung_step_is_ended_with_its_stack_in_its_log(grid: tuple[Path, Path])
     log = Path(record.reason.rpartition("its stack: ")[2].rstrip(")"))
     assert "faulty.py" in log.read_text()
     assert not list((grid[0] / ".harness/store/tmp").iterdir()), "half-built folders were left"
+
+
+def test_a_report_that_cannot_be_drawn_between_cells_ends_no_grid(grid: tuple[Path, Path]) -> None:
+    code = (
+        "import sys, harness.grid, harness.__main__\n"
+        "real, tries = harness.grid.report.write, []\n"
+        "def write(run):\n"
+        "    tries.append(run)\n"
+        "    if len(tries) <= int(sys.argv[1]): raise ValueError('no [box]')\n"
+        "    return real(run)\n"
+        "harness.grid.report.write = write\n"
+        "sys.exit(harness.__main__.main(sys.argv[2:]))"
+    )
+    asked = ("+sweep=support_tone", *TINY, "adaptation=prompt_rag", "quantization=fp16", "profile.batch_tokens=5")
+
+    def run(drawings_that_fail: int) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "COLUMNS": "200", "PYTHONPATH": PATHS, "TMPDIR": str(grid[0])}
+        command = [sys.executable, "-c", code, str(drawings_that_fail), *asked]
+        return subprocess.run(command, cwd=grid[0], env=environment, capture_output=True, text=True, check=False)
+
+    done = run(1)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the report cannot be drawn (ValueError: no [box]); going on" in done.stdout
+    assert [r.status for r in ledger.read_records(run_folder(done))] == [Status.OK]
+    done = run(2)
+    assert done.returncode == 1, "the last drawing raises"
+    assert "ValueError: no [box]" in done.stderr
 
 
 def test_killed_at_random_moments_a_grid_loses_nothing(

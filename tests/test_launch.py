@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import weakref
 from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
@@ -19,7 +20,7 @@ import psutil
 import pytest
 
 from harness import preload
-from harness.execute import machine
+from harness.execute import machine, tidy
 from harness.launch import GRACE_S, Launcher, _Worker, fate, told
 from harness.plan import Plan, plan
 from harness.store import Store
@@ -324,3 +325,25 @@ def test_a_worker_ends_with_its_grid(tmp_path: Path) -> None:
     assert done.returncode == -9
     with suppress(psutil.NoSuchProcess):
         psutil.Process(int(done.stdout)).wait(timeout=60)
+
+
+class Model:
+    """What a step loads."""
+
+
+def test_an_exception_that_a_library_keeps_holds_no_model_of_an_earlier_step() -> None:
+    kept: list[BaseException] = []
+
+    def step() -> weakref.ref[Model]:
+        model = Model()
+        try:
+            import_module("no_such_module")
+        except ImportError as error:
+            kept.append(error)
+        return weakref.ref(model)
+
+    held = step()
+    assert held() is not None, "by the frame in the exception's traceback"
+    tidy()
+    assert held() is None
+    assert str(kept[0]) == "No module named 'no_such_module'"

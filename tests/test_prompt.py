@@ -157,5 +157,4 @@ def test_a_template_without_a_system_turn_gets_it_in_the_first_message() -> None
 )
 def test_an_answer_ends_where_its_turn_is_closed(own: Any, template: bool, closing: str, found: set[int]) -> None:
     """By a token made for that: words and line breaks that close a turn stand in answers too."""
-    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=own))
-    assert stops(model, Fake(template, closing)) == found
+    assert stops(SimpleNamespace(eos_token_id=own), Fake(template, closing)) == found

@@ -10,7 +10,7 @@ from statistics import fmean
 import numpy
 import pytest
 
-from harness import statistics
+from harness import power, statistics
 
 
 def test_wilson_by_hand() -> None:
@@ -86,23 +86,23 @@ def test_holm_by_hand() -> None:
 
 def test_power_by_hand() -> None:
     # 6 rows that all differ: shown only when all six go one way, 2 / 2^6 = 0.031; five of six would be 0.22
-    assert statistics.mcnemar_power(6, 0.8, 1.0) == pytest.approx(0.9**6 + 0.1**6)
-    assert statistics.mcnemar_power(6, 0.8, 1.0, alpha=1 / 32) == pytest.approx(0.9**6 + 0.1**6)  # just enough
-    assert statistics.mcnemar_power(6, 0.8, 1.0, alpha=0.99 / 32) == 0
-    assert statistics.mcnemar_power(5, 1.0, 1.0) == 0
-    assert statistics.mcnemar_power(0, 0.5, 0.5) == 0
+    assert power.mcnemar_power(6, 0.8, 1.0) == pytest.approx(0.9**6 + 0.1**6)
+    assert power.mcnemar_power(6, 0.8, 1.0, alpha=1 / 32) == pytest.approx(0.9**6 + 0.1**6)  # just enough
+    assert power.mcnemar_power(6, 0.8, 1.0, alpha=0.99 / 32) == 0
+    assert power.mcnemar_power(5, 1.0, 1.0) == 0
+    assert power.mcnemar_power(0, 0.5, 0.5) == 0
 
 
 def test_detectable_difference_turns_rows_needed_round() -> None:
     # the usual approximation (Connor 1987) says (1.95996·sqrt(0.2) + 0.84162·sqrt(0.2 - 0.0025))² / 0.0025 = 626
-    assert statistics.rows_needed(0.05, 0.2) == pytest.approx(650, abs=15)
-    assert statistics.detectable_difference(650, 0.2) == pytest.approx(0.05, abs=1e-3)
-    assert statistics.detectable_difference(48, 0.2) > statistics.detectable_difference(288, 0.2)
-    assert statistics.detectable_difference(288, 0.2, 0.05 / 14) > statistics.detectable_difference(288, 0.2)
-    assert statistics.detectable_difference(3, 0.2) == math.inf
-    assert statistics.detectable_difference(0, 0.2) == math.inf
+    assert power.rows_needed(0.05, 0.2) == pytest.approx(650, abs=15)
+    assert power.detectable_difference(650, 0.2) == pytest.approx(0.05, abs=1e-3)
+    assert power.detectable_difference(48, 0.2) > power.detectable_difference(288, 0.2)
+    assert power.detectable_difference(288, 0.2, 0.05 / 14) > power.detectable_difference(288, 0.2)
+    assert power.detectable_difference(3, 0.2) == math.inf
+    assert power.detectable_difference(0, 0.2) == math.inf
     with pytest.raises(ValueError, match="not a share above 0"):
-        statistics.rows_needed(0, 0.2)
+        power.rows_needed(0, 0.2)
 
 
 def test_sign_flips_over_groups_by_hand() -> None:

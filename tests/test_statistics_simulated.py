@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness import statistics
+from harness import power, statistics
 
 RUNS = 1_500  # a true coverage of 95% is then seen within 1.1 points in 19 of 20 runs
 
@@ -118,7 +118,7 @@ def test_a_grid_without_differences_shows_none(n: int, size: int) -> None:
 @pytest.mark.parametrize("comparisons", [1, 14])
 def test_the_stated_power_is_reached(n: int, disagreement: float, comparisons: int) -> None:
     alpha = 0.05 / comparisons
-    least = statistics.detectable_difference(n, disagreement, alpha)
+    least = power.detectable_difference(n, disagreement, alpha)
     psi, rng, runs = max(disagreement, least), np.random.default_rng(n), 4_000
     changed = rng.binomial(n, psi, runs)
     gained = rng.binomial(changed, (1 + least / psi) / 2)

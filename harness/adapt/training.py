@@ -218,7 +218,7 @@ def finish(model: Any, trained: Trained, out: Path) -> Mapping[str, Json]:
     import torch
 
     if getattr(model, "generation_config", None):
-        model.generation_config.eos_token_id = sorted(stops(model, trained.tokenizer))
+        model.generation_config.eos_token_id = sorted(stops(model.generation_config, trained.tokenizer))
     model.to(torch.float32).save_pretrained(str(out))
     trained.tokenizer.save_pretrained(str(out))
     trained.recipe.save(out)

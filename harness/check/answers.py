@@ -15,7 +15,8 @@ from dataclasses import replace
 from harness.check.rules import Length, Scores
 from harness.check.subject import Row, Subject, is_number
 from harness.check.trial import Flip, Trial, Verdict
-from harness.statistics import POWER, Paired, detectable_difference, mean_difference, paired
+from harness.power import POWER, detectable_difference
+from harness.statistics import Paired, mean_difference, paired
 from harness.types import Json
 
 ENDED, PRIMARY, ALL = "ended", "primary", "all"

@@ -16,7 +16,7 @@ from harness.decide.facts import Facts
 from harness.decide.odds import Draws
 from harness.decide.policy import OBJECTIVES, P95, QUALITY, Policy
 from harness.decide.rule import Judgement
-from harness.statistics import POWER, mcnemar_power, rows_needed
+from harness.power import POWER, mcnemar_power, rows_needed
 from harness.types import RunRecord, Status
 from harness.wording import number, share, told
 

@@ -91,7 +91,7 @@ class EagerSession:
             )
         self.chooser = Chooser(knobs.temperature, knobs.top_p, context.seed)
         self.no_prefix = switch_on(self.model) if knobs.min_prefix else []  # empty: rows hold their prefixes themselves
-        self.stops = stops(self.model, self.tokenizer)
+        self.stops = stops(self.model.generation_config, self.tokenizer)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a rendered prompt, which already holds its special tokens."""

@@ -20,7 +20,7 @@ from harness.errors import UserError
 from harness.export import card
 from harness.export.check import check, told
 from harness.export.choice import BEST, build_of, chosen, weights
-from harness.export.folder import SUMS, checksums, lay_out, place
+from harness.export.folder import SUMS, checksums, lay_out, name_stops, place
 from harness.export.licences import hub_name, of_data, of_model
 from harness.launch import QUIET
 from harness.report.text import visible
@@ -53,6 +53,7 @@ def export(run: Path, name: str, target: Path, rows: int, store: Path | None, fo
     def fill(part: Path) -> bool:
         nonlocal outcome
         deployment = lay_out(source, part, record, served_as(record), hub_name(record) or record.model)
+        name_stops(part)
         print(f"checking {visible(record.id)} ...", file=sys.stderr)
         found = check(part, record, ledger.read_rows(run, record), rows)
         outcome = told(found, record) + "".join(f"\n  {line}" for line in found.answers)

@@ -9,12 +9,13 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from harness.errors import UserError
 from harness.loading import classes_of
 from harness.measure.fidelity import REFERENCE
-from harness.prompt import load_prompter
+from harness.prompt import load_prompter, stops
 from harness.resources import resource
 from harness.retrieval import save
 from harness.store import MANIFEST, folder_bytes, write_json
@@ -25,6 +26,7 @@ DEPLOYMENT = "deployment.json"
 PROGRAMS = ("recipe.py", "example.py")
 # Of a build: what only the harness reads, and what a library wrote about its own run. `reference.json` holds rows.
 LEFT_OUT = ("README.md", MANIFEST, REFERENCE, "quant_log.csv")
+SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")  # tokens, of which transformers makes a generation config
 NAMES_A_PATH = ("base_model_name_or_path", "_name_or_path")
 
 
@@ -68,6 +70,20 @@ def _forget_paths(file: Path, base: str) -> None:
     config = json.loads(file.read_text(encoding="utf-8"))
     if found := {k: base for k in NAMES_A_PATH if config.get(k)}:
         write_json(file, {**config, **found})
+
+
+def name_stops(folder: Path) -> None:
+    """Has the generation config name all that ends an answer here, so that whoever serves the folder stops there too: a
+    base model's own need not name what closes a turn of the chat template."""
+    from transformers import AutoTokenizer
+
+    if classes_of(folder):
+        return
+    file = folder / "generation_config.json"
+    config = json.loads((file if file.is_file() else folder / "config.json").read_text(encoding="utf-8"))
+    stated = config if file.is_file() else {k: config[k] for k in SPECIAL if k in config}
+    ends = stops(SimpleNamespace(eos_token_id=stated.get("eos_token_id")), AutoTokenizer.from_pretrained(str(folder)))
+    write_json(file, {**stated, "eos_token_id": sorted(ends)})
 
 
 def _deployment(folder: Path, record: RunRecord, served_as: str) -> dict[str, Json]:

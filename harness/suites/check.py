@@ -12,8 +12,9 @@ from harness.errors import UserError
 from harness.leakage import near
 from harness.licences import rows_licence
 from harness.measure.quality import task_of
+from harness.power import detectable_difference, rows_needed
 from harness.resources import resource
-from harness.statistics import detectable_difference, group_of, rows_needed
+from harness.statistics import group_of
 from harness.suite import load
 from harness.types import Component, SuiteData
 

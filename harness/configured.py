@@ -1,0 +1,311 @@
+"""One grid from its configurations: all mistakes told at once, before anything is built."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from harness.components import instantiate, missing
+from harness.decide import UNQUANTIZED, Policy, read_policy, simple_first
+from harness.environment import Environment, detect
+from harness.errors import UserError
+from harness.files import cannot_write
+from harness.measure.load import faults as faults_of_load
+from harness.measure.quality import faults as faults_of_quality
+from harness.store import Store
+from harness.suite import load as load_suite
+from harness.suites.check import faults_of_output, faults_of_score, faults_of_task
+from harness.types import Cell, Component, Json, SuiteData, digest, plain
+from harness.workers import workers_of
+
+NAMED = ("model", "adaptation", "quantization", "suite")  # in a cell's id
+GROUPS = (*NAMED, "engine", "measure")
+ONE_FOR_ALL = ("policy", "price", "profile", "runner", "store", "store_limit_gb", "curve")
+FREE_DISK_BYTES = 4 * 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A checked grid: cells, what is chosen for all of them, their data, and where things go."""
+
+    cells: tuple[Cell, ...]
+    choices: Mapping[str, Json]
+    data: Mapping[str, SuiteData]
+    store: Store
+    run: Path
+    workers: int
+    fork_server: bool
+    step_limit_s: float | None = None
+    store_limit_bytes: int | None = None
+
+
+def component(config: Mapping[str, Any]) -> Component:
+    """A component from its part of the configuration. Raises `UserError` where a choice has no name."""
+    if "name" not in config:
+        keys = ", ".join(map(str, config)) or "none"
+        raise UserError(f"a choice with the keys {keys} has no `name`; give it that of its file")
+    params = {k: v for k, v in config.items() if k not in ("_target_", "name")}
+    return Component(str(config["name"]), str(config.get("_target_", "")), params)
+
+
+def _cells(configs: Sequence[Mapping[str, Any]], overrides: Sequence[Sequence[str]]) -> tuple[Cell, ...]:
+    """A cell a configuration; knobs that were swept singly, and choices whose names are in no cell's id, tell cells
+    apart. Raises `UserError` for two cells of one id that are not the same: of two choices with one name, one would
+    stand for both."""
+    common = set.intersection(*(set(o) for o in overrides)) if overrides else set()
+    cells: dict[str, Cell] = {}
+    for config, own in zip(configs, overrides, strict=True):
+        parts = {group: component(config[group]) for group in GROUPS}
+        swept = [o for o in own if o not in common and o.split("=")[0] not in (*NAMED, "seed")]
+        cell = Cell(**parts, seed=config["seed"], variant=",".join(swept))
+        if (other := cells.setdefault(cell.id, cell)) != cell:
+            group = next((g for g in GROUPS if getattr(cell, g) != getattr(other, g)), "seed")
+            raise UserError(
+                f"{group}: two choices that differ have one name, so both would be the cell {cell.id}; give each the "
+                f"`name` of its file in conf/{group}/"
+            )
+    return tuple(cells.values())
+
+
+def _beside(cells: Sequence[Cell], curve: Sequence[float], control: bool) -> list[Cell]:
+    """Cells that are measured beside the grid and are no candidates: each trained, unquantized cell on parts of its
+    training rows (`+curve=[0.25,0.5,1.0]`), and the simplest cell evaluated again with the rows batched otherwise."""
+    made = []
+    for cell in cells:
+        if "epochs" in cell.adaptation.params and cell.quantization.name in UNQUANTIZED:
+            for share in sorted(s for s in set(curve) if s < 1):
+                suite = replace(cell.suite, params={**cell.suite.params, "train_share": share})
+                made.append(replace(cell, suite=suite, variant=_variant(cell, f"curve={share:g}")))
+    if control:
+        first = min(cells, key=lambda c: simple_first(c.adaptation.name, c.quantization.name))
+        rows = min(first.engine.params.get("batch_size", 2), first.suite.params.get("eval_rows") or 2**31)
+        engine = replace(first.engine, params={**first.engine.params, "batch_size": rows // 2 or 2})
+        made.append(replace(first, engine=engine, variant=_variant(first, "again")))
+    return made
+
+
+def _variant(cell: Cell, name: str) -> str:
+    return f"{cell.variant}/{name}" if cell.variant else name
+
+
+def _curve(configs: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[str]]:
+    """The shares of `+curve=[...]`, and a line where they are none."""
+    given = configs[0].get("curve") or []
+    shares = given if isinstance(given, list) else [given]
+    if all(isinstance(s, int | float) and not isinstance(s, bool) and 0 < s <= 1 for s in shares):
+        return [float(s) for s in shares], []
+    return [], [f"curve={given}: give shares of the training rows above 0 and up to 1, such as +curve=[0.25,0.5,1.0]"]
+
+
+def _constraints(cells: Sequence[Cell], data: Mapping[str, SuiteData]) -> list[str]:
+    """A line for each suite whose answers are to be constrained and that has no grammar, or a bad one."""
+    asked = {digest(plain(c.suite)): c.suite for c in cells if c.engine.params.get("constrained")}
+    found = []
+    for key, suite in asked.items():
+        if key in data and not data[key].output:
+            found.append(
+                f"engine.constrained: suite {suite.name} has no output_file; name its JSON Schema or grammar there"
+            )
+        elif key in data:
+            found += faults_of_output(data[key], suite)
+    return found
+
+
+def _unset(configs: Sequence[DictConfig]) -> list[str]:
+    """A line for each key that a configuration leaves to the user (`???`) and that was not given."""
+    keys = sorted({key for config in configs for key in OmegaConf.missing_keys(config)})
+    return [f"{key}: must be given; add {key}=VALUE" for key in keys]
+
+
+def _counts(config: DictConfig) -> list[str]:
+    """A line for each number outside the components that is no whole number or too small."""
+    latency = {
+        "rounds": 1,
+        "requests": 1,
+        "batch_size": 1,
+        "output_tokens": 2,
+        "batch_tokens": 2,
+        "warmup": 0,
+        "natural_requests": 0,
+        "adapters": 0,
+    }
+    if type(warmup := OmegaConf.select(config, "measure.latency.warmup")) is int:
+        latency["warmup_most"] = max(warmup, 0)
+    least = {"seed": 0, "suite.max_new_tokens": 1, **{f"measure.latency.{k}": n for k, n in latency.items()}}
+    optional = {"runner.workers": 1, "adaptation.few_shot": 0, "adaptation.top_k": 1}
+    least |= {key: n for key, n in optional.items() if OmegaConf.select(config, key) is not None}
+    values = {key: OmegaConf.select(config, key) for key in least}
+    return [
+        f"{key}={value!r}: must be a whole number, {least[key]} or more"
+        + (", as many as warmup" if key.endswith("warmup_most") else "")
+        for key, value in values.items()
+        if type(value) is not int or value < least[key]
+    ]
+
+
+def _limits(config: DictConfig) -> list[str]:
+    """A line for each limit that is neither null nor a number above 0."""
+    values = {key: OmegaConf.select(config, key) for key in ("runner.step_limit_minutes", "store_limit_gb")}
+    return [
+        f"{key}={value!r}: must be a number above 0, or null for no limit"
+        for key, value in values.items()
+        if value is not None and not (type(value) in (int, float) and 0 < value < math.inf)
+    ]
+
+
+def _judged(policy: Policy, data: Collection[SuiteData]) -> list[str]:
+    """A line for each suite that lacks the score which a policy judges it by, and one where it judges none of them."""
+    judged = [d for d in data if policy.suites is None or policy.suites.get(d.name)]
+    if data and not judged:
+        return [f"policy.suites: {policy.suites} weighs no suite of this grid; give one a weight above 0, or null"]
+    score = (policy.metric or "").removeprefix("quality/")
+    return [line for d in judged for line in faults_of_score(d, score, "policy.metric")] if score else []
+
+
+def _price(price: Mapping[str, Any], environment: Environment) -> tuple[dict[str, Json], list[str]]:
+    """The price of this hardware. Each entry of `hardware` names a text to be found in the machine's own name."""
+    table, wanted = price.get("hardware"), price.get("use", "auto")
+    told = f"price table {price.get('name')!r}"
+    if table is None:
+        return {}, [f"{told}: it has no `hardware`; conf/price/hosted.yaml is a part of others, choose list_2026"]
+    if not isinstance(table, Mapping) or not all(isinstance(row, Mapping) for row in table.values()):
+        return {}, [f"{told}: hardware must map each name to its usd_per_hour, source and date"]
+    if unfit := [name for name, row in table.items() if not isinstance(row.get("match", ""), str)]:
+        return {}, [f"{told}: hardware.{name}.match must be a text" for name in unfit]
+    if wanted != "auto":
+        if not isinstance(wanted, str) or wanted not in table:
+            return {}, [f"price.use={wanted!r}: not in the price table; it has {', '.join(map(str, table))}"]
+        found = wanted
+    else:
+        matches = [name for name, row in table.items() if row.get("match", str(name)) in environment.hardware]
+        if not matches and environment.device == "cpu":
+            matches = [name for name, row in table.items() if row.get("match") == "cpu"]
+        if not matches:
+            return {}, [
+                f"price table {price.get('name')!r}: no price for {environment.hardware!r}; add it to conf/price/"
+                f"{price.get('name')}.yaml, or choose one of {', '.join(map(str, table))} with price.use=NAME"
+            ]
+        found = matches[0]
+    row = table[found]
+    numbers = {
+        f"hardware.{found}.usd_per_hour": row.get("usd_per_hour"),
+        **{k: price.get(k) for k in ("volume_requests", "utilization")},
+    }
+    faults = [
+        f"{told}: {key} is {value!r}, and must be a number above 0"
+        for key, value in numbers.items()
+        if type(value) not in (int, float) or not 0 < value < math.inf
+    ]
+    label = price.get("usd_per_labelled_row")
+    if label is not None and (isinstance(label, bool) or not isinstance(label, int | float) or label < 0):
+        faults.append(f"price table {price['name']!r}: usd_per_labelled_row is {label!r}; give a number or null")
+    faults += _hosted_faults(price)
+    if faults:
+        return {}, faults
+    rest = {k: price.get(k) for k in ("name", "volume_requests", "utilization")}
+    rest |= {"usd_per_labelled_row": label, "hosted": price.get("hosted") or {}}
+    hourly = row["usd_per_hour"] * (environment.cpu_count if row.get("per_core") else 1)
+    shown = {k: v for k, v in row.items() if k not in ("match", "per_core")}
+    return {**rest, "hardware": found, **shown, "usd_per_hour": hourly}, []
+
+
+def _hosted_faults(price: Mapping[str, Any]) -> list[str]:
+    """A line for each hosted API whose row lacks a price, its source or its date."""
+    return [
+        f"price table {price['name']!r}: hosted.{name}.{key} is {row.get(key)!r}; give {what}"
+        for name, row in (price.get("hosted") or {}).items()
+        for key, what, kind in (
+            ("usd_per_million_input", "dollars per million tokens", int | float),
+            ("usd_per_million_output", "dollars per million tokens", int | float),
+            ("source", "where it stands", str),
+            ("date", "when it was read", object),
+        )
+        if not isinstance(row.get(key), kind) or row[key] is None or (key[:3] == "usd" and row[key] < 0)
+    ]
+
+
+def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run: Path) -> Grid:
+    """Everything that can be seen to be wrong before a model is loaded. Raises `UserError` with all mistakes."""
+    environment = detect()
+    plains: list[dict[str, Any]] = [OmegaConf.to_container(c, resolve=True) for c in configs]  # type: ignore[misc]
+    cells = _cells(plains, overrides)
+    first = plains[0]
+    if shapeless := [
+        f"measure.{part}={values['measure'].get(part)!r}: must be keys with values; see conf/measure/default.yaml"
+        for values in plains
+        for part in ("quality", "latency")
+        if not isinstance(values["measure"].get(part), dict)
+    ]:
+        raise UserError(list(dict.fromkeys(shapeless)))
+    curve, bad_curve = _curve(plains)
+    mistakes = [*bad_curve, *_unset(configs), *(line for c in configs for line in (*_counts(c), *_limits(c)))]
+    mistakes += [line for values in plains for line in faults_of_load(values["measure"]["latency"])]
+    mistakes += [line for values in plains for line in faults_of_quality(values["measure"]["quality"])]
+    data: dict[str, SuiteData] = {}
+
+    def attempt(work: Any, *arguments: Any) -> Any:
+        try:
+            return work(*arguments)
+        except UserError as error:
+            mistakes.extend(error.mistakes)
+            return None
+
+    seen: set[str] = set()
+    for cell in cells:
+        key = digest(plain(cell.suite))
+        if key not in seen:
+            seen.add(key)
+            rows = attempt(load_suite, cell.suite)
+            if rows is not None:
+                data[key] = rows
+                primary = cell.suite.params["primary"]
+                faults = attempt(faults_of_score, rows, primary, "suite.primary")
+                mistakes.extend(faults_of_task(rows, cell.suite) if faults == [] else faults or [])
+        for part in (cell.model, cell.adaptation, cell.quantization, cell.engine):
+            if (name := digest(plain(part))) in seen:
+                continue
+            seen.add(name)
+            if "???" in part.params.values():
+                continue  # told already
+            made = attempt(instantiate, part)
+            if made is not None:
+                mistakes.extend(attempt(missing, part) or [])
+                mistakes.extend(made.mistakes() if hasattr(made, "mistakes") else [])
+    mistakes += _constraints(cells, data)
+    if policy := attempt(read_policy, first["policy"]):
+        mistakes.extend(attempt(_judged, policy, data.values()) or [])
+    mistakes += [
+        f"{group}: is one for the whole grid, and cannot be swept; "
+        + ("give all shares in brackets, '+curve=[0.25,0.5,1.0]'" if group == "curve" else "run once for each")
+        for group in ONE_FOR_ALL
+        if any(config.get(group) != first.get(group) for config in plains)
+    ]
+    price, faults = _price(first["price"], environment)
+    mistakes.extend(faults)
+    store = Store(Path(first["store"]))
+    attempt(store.prepare)
+    if store.root.is_dir() and (free := shutil.disk_usage(store.root).free) < FREE_DISK_BYTES:
+        needed = f"{FREE_DISK_BYTES / 2**30:.0f} GiB are needed for builds"
+        mistakes.append(f"store {store.root}: {free / 2**30:.1f} GiB free, {needed}; free some, or set store=DIR")
+    if reason := cannot_write(run):
+        mistakes.append(f"output folder {run}: cannot be written ({reason}); set outputs=DIR")
+    if mistakes:
+        raise UserError(list(dict.fromkeys(mistakes)))
+    cells = (*cells, *_beside(cells, curve, bool(first["profile"].get("aa_control"))))
+    data |= {key: load_suite(c.suite) for c in cells if (key := digest(plain(c.suite))) not in data}
+    runner = first["runner"]
+    choices = {"policy": first["policy"], "price": price, "profile": first["profile"]["name"]}
+    on_cpu = environment.device == "cpu"
+    workers = runner["workers"] or workers_of(cells, environment)
+    fork_server = on_cpu if runner["fork_server"] is None else bool(runner["fork_server"])
+    minutes, gigabytes = runner.get("step_limit_minutes"), first.get("store_limit_gb")
+    return Grid(
+        cells, choices, data, store, run, workers, fork_server, minutes and minutes * 60.0,
+        gigabytes and int(gigabytes * 10**9),
+    )  # fmt: skip
