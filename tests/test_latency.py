@@ -47,7 +47,9 @@ def test_rows_fit_until_the_memory_is_full() -> None:
     assert rows_that_fit(budget=100, peak=60, rows=4, row_bytes=10) == 8
     assert rows_that_fit(budget=109, peak=60, rows=4, row_bytes=10) == 8
     assert rows_that_fit(budget=60, peak=60, rows=4, row_bytes=10) == 4
-    assert rows_that_fit(budget=59, peak=60, rows=4, row_bytes=10) == 0
+    assert rows_that_fit(budget=59, peak=60, rows=4, row_bytes=10) == 3
+    assert rows_that_fit(budget=30, peak=60, rows=4, row_bytes=10) == 1
+    assert rows_that_fit(budget=5, peak=60, rows=4, row_bytes=10) == 0
 
 
 def test_a_probe_tells_peaks_and_what_would_fit() -> None:

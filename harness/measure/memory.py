@@ -78,8 +78,8 @@ def apart(session: Session, prompts: Sequence[str], tokens: int, device: str) ->
 
 def rows_that_fit(budget: float, peak: float, rows: int, row_bytes: float) -> int:
     """How many rows fit into `budget` bytes, by a process that peaked at `peak` bytes with `rows` of them, where each
-    more takes `row_bytes`; 0 where even those do not fit."""
-    return max(0, rows + int((budget - peak) // row_bytes)) if budget >= peak else 0
+    more takes, and each fewer gives back, `row_bytes`; 0 where not one does."""
+    return max(0, rows + int((budget - peak) // row_bytes))
 
 
 def measure(model: Any, device: str, loading: int | None, rows: int, row_tokens: int) -> list[Measurement]:
