@@ -100,7 +100,7 @@ def tidy() -> None:
     import torch
 
     for kept in [found for found in gc.get_objects() if issubclass(type(found), BaseException)]:  # asks no proxy
-        kept.__traceback__ = None
+        BaseException.with_traceback(kept, None)  # whatever its class makes of its attributes
     gc.collect()
     give_memory_back()
     if torch.cuda.is_initialized():

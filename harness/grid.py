@@ -28,6 +28,7 @@ from harness.types import Json, Status, plain
 from harness.upkeep import shrink
 
 REDRAW = 20  # times as long as a drawing takes, the report is left as it is: a twentieth of a grid's time goes into it
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def _expected(store: Store) -> dict[tuple[str, str], float]:
@@ -89,11 +90,13 @@ def _carry_out(grid: Grid, made: Plan, environment: Environment, console: Consol
             start = time.monotonic()
             try:
                 report.write(grid.run)
-            except OSError:  # the next record would not be written either
-                raise
             except Exception as error:  # the last drawing raises it: what is being measured need not be lost for a page
+                if isinstance(error, OSError) and error.errno in UNWRITABLE:  # nor could the next record be
+                    raise
                 told = escape(f"({type(error).__name__}: {error})")
-                console.print(f"[yellow]the report cannot be drawn[/] {told}; going on", highlight=False)
+                console.print(
+                    f"[yellow]the report cannot be drawn[/] {told}; going on", highlight=False, soft_wrap=True
+                )
             draw_from = time.monotonic() + REDRAW * (time.monotonic() - start)
 
     _announce(made, launcher, environment, grid, console)
@@ -188,7 +191,7 @@ def main(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run:
         console.print(f"\nstopped; what is done is kept in {grid.store.root}. Run the same command again to go on.")
         return 130
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno not in UNWRITABLE:
             raise
         where = error.filename or grid.store.root
         raise UserError(

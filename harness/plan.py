@@ -15,7 +15,8 @@ from harness.components import instantiate, resolve, seeded, unfit, unsupported
 from harness.environment import Environment, versions
 from harness.types import Cell, Component, Json, Step, StepKind, SuiteData, digest, is_side, plain
 
-MEASURE_VERSION = 15
+MEASURE_VERSION = 14
+LATENCY_VERSION = 2
 LOAD_VERSION = 3  # of open loops, which not every latency has
 
 
@@ -129,7 +130,7 @@ def chain(cell: Cell, data: SuiteData, environment: Environment) -> list[Step]:
                 Component("latency", cell.measure.target, {**timed, **later}),
                 {
                     **shared, "knobs": plain(timed), "rows": data.evaluation_digest,
-                    "hardware": environment.hardware, **later,
+                    "hardware": environment.hardware, "latency": LATENCY_VERSION, **later,
                     **({"load": LOAD_VERSION} if timed.get("open_requests") else {}),
                 },
                 parents=(quantize.key, *compiled, *((base.key,) if beside else ())),

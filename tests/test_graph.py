@@ -243,8 +243,11 @@ def test_slots_are_made_once_for_the_largest_load(own: bool, tmp_path: Path, mon
         **({"open_requests": 4, "own_ends": True} if own else {"open_requests": 0}),
     }  # fmt: skip
     data: Any = SimpleNamespace(max_new_tokens=70)
+    held: list[int] = []
+    monkeypatch.setattr("harness.measure.memory.measure", lambda *given: held.append(given[3]) or [])
     found, _ = measure(session, tmp_path, data, knobs, CONTEXT)
     ends = {"natural_16/e2e_ms/p50", "goodput_requests_per_s"} if own else {"e2e_natural_ms/p50"}
     assert {m.metric for m in found} > {"closed_16/ttft_ms/p50", "batch_step_ms", *ends}
     assert [rows for rows, _ in made] == [8, 16], "the proof's, and one that all loads fit in"
     assert made[1][1] >= 70
+    assert held == [(16 + 1) * made[1][1]], "tokens of all slots, the one for padding too"

@@ -188,10 +188,10 @@ def test_a_hung_step_is_ended_with_its_stack_in_its_log(grid: tuple[Path, Path])
 def test_a_report_that_cannot_be_drawn_between_cells_ends_no_grid(grid: tuple[Path, Path]) -> None:
     code = (
         "import sys, harness.grid, harness.__main__\n"
-        "real, tries = harness.grid.report.write, []\n"
+        "real, tries, fail = harness.grid.report.write, [], int(sys.argv[1])\n"
         "def write(run):\n"
         "    tries.append(run)\n"
-        "    if len(tries) <= int(sys.argv[1]): raise ValueError('no [box]')\n"
+        "    if len(tries) <= fail: raise ValueError('no [box]')\n"
         "    return real(run)\n"
         "harness.grid.report.write = write\n"
         "sys.exit(harness.__main__.main(sys.argv[2:]))"

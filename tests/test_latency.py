@@ -44,22 +44,21 @@ def test_keys_and_values_of_a_token_are_those_of_a_real_cache(name: str) -> None
 
 
 def test_rows_fit_until_the_memory_is_full() -> None:
-    assert rows_that_fit(budget=100, peak=60, rows=4, row_bytes=10) == 8
-    assert rows_that_fit(budget=109, peak=60, rows=4, row_bytes=10) == 8
-    assert rows_that_fit(budget=60, peak=60, rows=4, row_bytes=10) == 4
-    assert rows_that_fit(budget=59, peak=60, rows=4, row_bytes=10) == 3
-    assert rows_that_fit(budget=30, peak=60, rows=4, row_bytes=10) == 1
-    assert rows_that_fit(budget=5, peak=60, rows=4, row_bytes=10) == 0
+    assert rows_that_fit(budget=100, peak=60, held=40, row_bytes=10) == 8
+    assert rows_that_fit(budget=109, peak=60, held=40, row_bytes=10) == 8
+    assert rows_that_fit(budget=59, peak=60, held=40, row_bytes=10) == 3, "fewer than ran"
+    assert rows_that_fit(budget=100, peak=60, held=40, row_bytes=20) == 4, "longer ones than ran"
+    assert rows_that_fit(budget=19, peak=60, held=40, row_bytes=1) == 0, "not what stands there without rows"
 
 
 def test_a_probe_tells_peaks_and_what_would_fit() -> None:
     model = LlamaForCausalLM(LlamaConfig(**SHAPE))
-    found = {m.metric: m for m in measure(model, "cpu", 5 * MB, rows=2, row_tokens=100)}
+    found = {m.metric: m for m in measure(model, "cpu", 5 * MB, held_tokens=200, row_tokens=100)}
     assert found["memory_bytes/peak_rss_loading"].value == 5 * MB
     row = 100 * found["kv_bytes_per_token"].value
     fits = found["predicted_rows/80GB"].value - found["predicted_rows/40GB"].value
     assert fits == pytest.approx(40e9 / row, abs=1)
-    assert "memory_bytes/peak_rss_loading" not in {m.metric for m in measure(model, "cpu", None, 2, 100)}
+    assert "memory_bytes/peak_rss_loading" not in {m.metric for m in measure(model, "cpu", None, 200, 100)}
 
 
 @pytest.mark.parametrize("engine", [Eager, Graph])

@@ -162,6 +162,11 @@ class EagerSession:
         length = shared_prefix(encoded) if len(encoded) > 1 and full_attention(self.model) else 0
         return length if self.knobs.min_prefix and length >= self.knobs.min_prefix else 0
 
+    def reads_once(self, prompts: Sequence[str]) -> bool:
+        """Whether a batch of these prompts reads at each step once what they share: a step then does less for a row
+        than one of a single prompt does."""
+        return bool(self.no_prefix) and self.worthwhile_prefix([self.encode(p) for p in prompts]) > 0
+
     def _prefix_cache(self, tokens: list[int]) -> Any:
         import torch
         from transformers import DynamicCache

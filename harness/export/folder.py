@@ -26,7 +26,6 @@ DEPLOYMENT = "deployment.json"
 PROGRAMS = ("recipe.py", "example.py")
 # Of a build: what only the harness reads, and what a library wrote about its own run. `reference.json` holds rows.
 LEFT_OUT = ("README.md", MANIFEST, REFERENCE, "quant_log.csv")
-SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")  # tokens, of which transformers makes a generation config
 NAMES_A_PATH = ("base_model_name_or_path", "_name_or_path")
 
 
@@ -75,15 +74,20 @@ def _forget_paths(file: Path, base: str) -> None:
 def name_stops(folder: Path) -> None:
     """Has the generation config name all that ends an answer here, so that whoever serves the folder stops there too: a
     base model's own need not name what closes a turn of the chat template."""
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
     if classes_of(folder):
         return
     file = folder / "generation_config.json"
-    config = json.loads((file if file.is_file() else folder / "config.json").read_text(encoding="utf-8"))
-    stated = config if file.is_file() else {k: config[k] for k in SPECIAL if k in config}
-    ends = stops(SimpleNamespace(eos_token_id=stated.get("eos_token_id")), AutoTokenizer.from_pretrained(str(folder)))
-    write_json(file, {**stated, "eos_token_id": sorted(ends)})
+    if file.is_file():
+        config = json.loads(file.read_text(encoding="utf-8"))
+    else:  # as transformers makes one when it loads the folder
+        config = GenerationConfig.from_model_config(AutoConfig.from_pretrained(str(folder))).to_diff_dict()
+    named = config.get("eos_token_id")
+    own = named if isinstance(named, list) else [] if named is None else [named]
+    ends = stops(SimpleNamespace(eos_token_id=named), AutoTokenizer.from_pretrained(str(folder)))
+    if lacking := sorted(ends - {*own}):
+        write_json(file, {**config, "eos_token_id": [*own, *lacking]})
 
 
 def _deployment(folder: Path, record: RunRecord, served_as: str) -> dict[str, Json]:

@@ -26,6 +26,7 @@ def measure(
     classification head answers in one step and has nothing between tokens. Then comes `harness.measure.load`, with
     `own_ends` on answers that end by themselves. The prompts are evaluation messages under the artifact's own recipe.
     The facts beside the measurements are what else the machine did from the warm-up to the last timed answer."""
+    loading = memory.peak_of_loading(context.device)
     serves = load.server(session, knobs) is not None
     longest = data.max_new_tokens if serves and knobs.get("own_ends") else 0
     most = max(
@@ -38,7 +39,7 @@ def measure(
         natural = data.max_new_tokens if knobs["natural_requests"] else 0
         slots(rows, asked + max(knobs["output_tokens"], knobs["batch_tokens"], natural, longest))
     warm = warm_up(session, prompts, knobs)
-    loading = memory.peak_of_loading(context.device)
+    memory.peak_of_loading(context.device)  # the warm-up's counts for nothing
     watch = device_state.start(context.device)
     first, between, whole = [], [], []
     for done, prompt in enumerate(prompts[: knobs["requests"]]):
@@ -68,12 +69,15 @@ def measure(
     measured += [*beside, Measurement("warmup_requests", float(len(warm)), "requests", "lower", 1)]
     if later:
         return measured, facts  # what follows is taken once
-    measured += memory.measure(session.model, context.device, loading, rows, asked + data.max_new_tokens)
+    have = slots(0, 0) if slots else None
+    held = (have.rows + 1) * have.capacity if have else len(batch) * len(steps)  # a prefix may have stood there once
+    measured += memory.measure(session.model, context.device, loading, held, asked + data.max_new_tokens)
     measured += memory.apart(session, batch, min(tokens, 4), context.device)  # three steps hold what fifteen do
     if between and steps:
         alone = median(between)
         measured += roofline.measure(session.model, session.loaded.proof["weights_bytes"], context.device, alone)
-        if measured[-1].metric == "times_limit":
+        reads_once = getattr(session, "reads_once", lambda prompts: False)(batch)
+        if measured[-1].metric == "times_limit" and not reads_once:  # else flat is what such a batch may be
             slow = roofline.host_bound(measured[-1].value, alone, 1e3 * median(steps))
             measured.append(Measurement("host_bound", float(slow), "flag", "lower", 1))
     return measured, facts

@@ -1,4 +1,4 @@
-"""Memory of a process that answers: its peak apart from that of loading, and how many rows more a memory would hold."""
+"""Memory of a process that answers: its peak apart from that of loading, and how many rows a memory would hold."""
 
 from __future__ import annotations
 
@@ -76,15 +76,16 @@ def apart(session: Session, prompts: Sequence[str], tokens: int, device: str) ->
     return [*reading, peak("decode")] if len(steps) > 1 else reading
 
 
-def rows_that_fit(budget: float, peak: float, rows: int, row_bytes: float) -> int:
-    """How many rows fit into `budget` bytes, by a process that peaked at `peak` bytes with `rows` of them, where each
-    more takes, and each fewer gives back, `row_bytes`; 0 where not one does."""
-    return max(0, rows + int((budget - peak) // row_bytes))
+def rows_that_fit(budget: float, peak: float, held: float, row_bytes: float) -> int:
+    """How many rows of `row_bytes` each fit into `budget` bytes, by a process that peaked at `peak` bytes, at least
+    `held` of which were such rows."""
+    return max(0, int((budget - (peak - held)) // row_bytes))
 
 
-def measure(model: Any, device: str, loading: int | None, rows: int, row_tokens: int) -> list[Measurement]:
+def measure(model: Any, device: str, loading: int | None, held_tokens: int, row_tokens: int) -> list[Measurement]:
     """Peaks while answering and of loading, keys and values of a token, and from these how many rows of `row_tokens`
-    tokens would fit into `BUDGETS_GB` (10**9 bytes): a prediction, `rows` being the largest batch that ran."""
+    tokens would fit into `BUDGETS_GB` (10**9 bytes): a prediction, at least `held_tokens` having been held at the
+    peak."""
     if device == "cuda":
         import torch
 
@@ -105,7 +106,8 @@ def measure(model: Any, device: str, loading: int | None, rows: int, row_tokens:
         Measurement("kv_bytes_per_token", float(kv), "bytes", "lower", 1),
         *(
             Measurement(
-                f"predicted_rows/{budget}GB", float(rows_that_fit(1e9 * budget, peak, rows, kv * row_tokens)),
+                f"predicted_rows/{budget}GB",
+                float(rows_that_fit(1e9 * budget, peak, kv * held_tokens, kv * row_tokens)),
                 "rows", "higher", row_tokens,
             )
             for budget in BUDGETS_GB
