@@ -244,7 +244,12 @@ def test_slots_are_made_once_for_the_largest_load(own: bool, tmp_path: Path, mon
     }  # fmt: skip
     data: Any = SimpleNamespace(max_new_tokens=70)
     held: list[int] = []
-    monkeypatch.setattr("harness.measure.memory.measure", lambda *given: held.append(given[3]) or [])
+
+    def fits(model: object, device: str, loading: int | None, tokens: int, row_tokens: int) -> list[Any]:
+        held.append(tokens)
+        return []
+
+    monkeypatch.setattr("harness.measure.memory.measure", fits)
     found, _ = measure(session, tmp_path, data, knobs, CONTEXT)
     ends = {"natural_16/e2e_ms/p50", "goodput_requests_per_s"} if own else {"e2e_natural_ms/p50"}
     assert {m.metric for m in found} > {"closed_16/ttft_ms/p50", "batch_step_ms", *ends}

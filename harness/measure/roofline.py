@@ -26,14 +26,14 @@ def bandwidth(device: str) -> float:
 
     source = torch.ones(COPY_BYTES[device], dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    took = []
+    took: list[float] = []
     for _ in range(COPIES):
         settle(device)
         start = time.perf_counter()
         target.copy_(source)
         settle(device)
         took.append(time.perf_counter() - start)
-    return 2 * source.numel() / median(took)
+    return 2 * int(source.numel()) / median(took)
 
 
 def settle(device: str) -> None:
