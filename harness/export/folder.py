@@ -9,7 +9,6 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from harness.errors import UserError
@@ -85,7 +84,7 @@ def name_stops(folder: Path) -> None:
         config = GenerationConfig.from_model_config(AutoConfig.from_pretrained(str(folder))).to_diff_dict()
     named = config.get("eos_token_id")
     own = named if isinstance(named, list) else [] if named is None else [named]
-    ends = stops(SimpleNamespace(eos_token_id=named), AutoTokenizer.from_pretrained(str(folder)))
+    ends = stops(GenerationConfig(eos_token_id=named), AutoTokenizer.from_pretrained(str(folder)))
     if lacking := sorted(ends - {*own}):
         write_json(file, {**config, "eos_token_id": [*own, *lacking]})
 
