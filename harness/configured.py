@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from harness.components import instantiate, missing
 from harness.decide import UNQUANTIZED, Policy, read_policy, simple_first
 from harness.environment import Environment, detect
 from harness.errors import UserError
-from harness.files import cannot_write
+from harness.files import cannot_listen, cannot_write
 from harness.measure.load import faults as faults_of_load
 from harness.measure.quality import faults as faults_of_quality
 from harness.store import Store
@@ -295,15 +296,19 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
         mistakes.append(f"store {store.root}: {free / 2**30:.1f} GiB free, {needed}; free some, or set store=DIR")
     if reason := cannot_write(run):
         mistakes.append(f"output folder {run}: cannot be written ({reason}); set outputs=DIR")
+    runner = first["runner"]
+    fork_server = environment.device == "cpu" if runner["fork_server"] is None else bool(runner["fork_server"])
+    if fork_server and (reason := cannot_listen()):
+        mistakes.append(
+            f"temporary folder {tempfile.gettempdir()}: steps' processes cannot be reached there ({reason}); "
+            "set TMPDIR to a shorter path, or runner.fork_server=false"
+        )
     if mistakes:
         raise UserError(list(dict.fromkeys(mistakes)))
     cells = (*cells, *_beside(cells, curve, bool(first["profile"].get("aa_control"))))
     data |= {key: load_suite(c.suite) for c in cells if (key := digest(plain(c.suite))) not in data}
-    runner = first["runner"]
     choices = {"policy": first["policy"], "price": price, "profile": first["profile"]["name"]}
-    on_cpu = environment.device == "cpu"
     workers = runner["workers"] or workers_of(cells, environment)
-    fork_server = on_cpu if runner["fork_server"] is None else bool(runner["fork_server"])
     minutes, gigabytes = runner.get("step_limit_minutes"), first.get("store_limit_gb")
     return Grid(
         cells, choices, data, store, run, workers, fork_server, minutes and minutes * 60.0,

@@ -6,6 +6,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
+import tempfile
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -47,6 +49,17 @@ def cannot_write(folder: Path) -> str | None:
     if not there.is_dir():
         return f"{there} is a file"
     return None if os.access(there, os.W_OK | os.X_OK) else f"no right to write in {there}"
+
+
+def cannot_listen() -> str | None:
+    """Why no fork server can run: its socket lies two folders deep in the temporary folder, and a socket's path is
+    short (`sun_path` of unix(7), 108 bytes on Linux). Found with one of the same length."""
+    with tempfile.TemporaryDirectory(prefix="pymp-") as folder, socket.socket(socket.AF_UNIX) as listener:
+        try:
+            listener.bind(str(Path(folder) / "listener-12345678"))
+        except OSError as error:
+            return str(error)
+    return None
 
 
 def sha256(path: Path) -> str:

@@ -32,8 +32,8 @@ ROOM = 64  # pages that what runs meanwhile may take before the disk shrinks
 
 @contextmanager
 def small_disk(at: Path) -> Iterator[Path]:
-    """A folder on an own disk, whose size `resize` changes. Raises `PermissionError` where it may not be mounted."""
-    at.mkdir(parents=True)
+    """A disk over a folder, whose size `resize` changes. Raises `PermissionError` where it may not be mounted."""
+    at.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={LARGE}", "tmpfs", at], capture_output=True, check=False
     )

@@ -230,6 +230,19 @@ def test_an_output_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     assert line.endswith("; set outputs=DIR")
 
 
+def test_a_temporary_folder_too_deep_for_a_socket_is_told(tmp_path: Path) -> None:
+    deep = tmp_path / ("deep" * 20)
+    deep.mkdir()
+    expected = (
+        f"temporary folder {deep}: steps' processes cannot be reached there (AF_UNIX path too long); "
+        "set TMPDIR to a shorter path, or runner.fork_server=false"
+    )
+    assert told(deep, "model=dummy_tiny", "runner.fork_server=true") == [expected]
+    (line,) = told(deep, "model=dummy_tiny", "runner.fork_server=false", "profile.requests=0")
+    assert line.startswith("measure.latency.requests=0: ")
+    assert not list(deep.glob("pymp-*"))
+
+
 def test_a_run_gets_a_folder_of_its_own_unless_one_is_named(tmp_path: Path) -> None:
     """Two grids may start in one second; a folder that is named is gone on with."""
     run = tmp_path / "outputs/single/2026-01-01_00-00-00"

@@ -13,6 +13,7 @@ from harness.engine import constrained
 from harness.engine import shared_prefix as shared_prefix_module
 from harness.engine.eager import Eager, EagerSession, shared_prefix
 from harness.loading import load
+from harness.quantize.dynamic import Dynamic
 from harness.types import Context
 
 CONTEXT = Context("cpu", "float32", 0, lambda fraction, note: None)
@@ -97,6 +98,23 @@ def test_attention_that_loses_the_prefix_is_not_switched_on(
 
     monkeypatch.setattr(shared_prefix_module, "attend", lossy)
     assert not EagerSession(Eager(), load(folder, context), context).no_prefix
+
+
+def test_rounding_that_quantized_activations_amplify_keeps_no_prefix_from_being_shared(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A difference that plain float32 does not have is what a deep model of quantized activations makes of rounding."""
+    Dynamic()(folder, (), tmp_path, CONTEXT)
+    tokenizer().save_pretrained(tmp_path)
+    attend = shared_prefix_module.attend
+
+    def rounded(module: Any, query: Any, key: Any, *rest: Any, **options: Any) -> Any:
+        found, weights = attend(module, query, key, *rest, **options)
+        return found * (1.05 if hasattr(key, "shared_prefix") else 1), weights
+
+    monkeypatch.setattr(shared_prefix_module, "attend", rounded)
+    assert not start(folder).no_prefix
+    assert start(tmp_path).no_prefix
 
 
 @pytest.mark.parametrize("tokens", [1, 60, 130])

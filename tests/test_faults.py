@@ -250,7 +250,7 @@ def test_a_clock_that_jumps_while_things_are_built_changes_nothing_of_them(
 def small(tmp_path: Path) -> Iterator[Path]:
     """A folder on a disk of its own, whose size `resize` changes."""
     try:
-        with small_disk(tmp_path / "disk") as disk:
+        with small_disk(tmp_path) as disk:
             yield disk
     except PermissionError as error:
         pytest.skip(str(error))

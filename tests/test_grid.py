@@ -226,7 +226,7 @@ def test_a_grid_whose_disk_fills_ends_well_on_a_larger_one(
 ) -> None:
     """The short form of `python -m tests.disks`: it fills while the quantized model is written."""
     try:
-        with disks.small_disk(tmp_path / "disk") as disk:
+        with disks.small_disk(tmp_path) as disk:
             found, said = disks.campaign(disk, 25_000_000, *TINY)
     except PermissionError as error:
         pytest.skip(str(error))

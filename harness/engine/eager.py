@@ -46,7 +46,7 @@ class Eager:
     temperature: float = 0.0
     top_p: float = 1.0
 
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "llguidance")
     REQUIRES: ClassVar[tuple[str, ...]] = ("llguidance",)
 

@@ -42,7 +42,7 @@ class Graph:
     temperature: float = 0.0
     top_p: float = 1.0
 
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "llguidance")
     REQUIRES: ClassVar[tuple[str, ...]] = ("llguidance",)
 
