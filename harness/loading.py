@@ -79,6 +79,33 @@ def takes(model: Any, option: str) -> bool:
     return option in signature(below_adapters(model).forward).parameters
 
 
+def full_attention(model: Any) -> bool:
+    """Whether every layer sees all tokens, at the positions it is told: then padding between a prefix and a row's own
+    tokens does no harm. A window would count it, and so would scores that fall with distance (ALiBi)."""
+    config = model.config.get_text_config(decoder=True)
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    told = takes(model, "position_ids") and not getattr(config, "alibi", False)
+    return kinds == {"full_attention"} and not getattr(config, "sliding_window", None) and told
+
+
+def dynamic(linear: Any) -> bool:
+    """Whether a layer is torchao's dynamic INT8 as `harness.quantize.dynamic` makes it: a scale a row on both sides,
+    symmetric."""
+    weight: Any = getattr(linear, "weight", None)
+    if type(weight).__name__ != "Int8Tensor" or weight.act_quant_kwargs is None:
+        return False
+    plain = weight.act_pre_scale is None and weight.act_quant_scale is None and not weight.reduce_range
+    by_rows = type(weight.act_quant_kwargs.granularity).__name__ == "PerRow" and weight.scale.numel() == len(weight)
+    return plain and by_rows and weight.act_quant_kwargs.mapping_type.name == "SYMMETRIC"
+
+
+def llm_int8(linear: Any) -> bool:
+    """Whether a layer is bitsandbytes' LLM.int8 with its weights quantized."""
+    if type(linear).__name__ != "Linear8bitLt" or linear.state.has_fp16_weights:
+        return False
+    return (linear.weight.SCB if linear.state.SCB is None else linear.state.SCB) is not None
+
+
 def kv_bytes_per_token(model: Any) -> int:
     """Bytes of keys and values that one token of one row holds in all layers: how much a cache grows by one. Counted
     once a model, in a cache of two tokens; states that do not grow with the text count nothing."""

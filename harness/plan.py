@@ -16,7 +16,7 @@ from harness.environment import Environment, versions
 from harness.types import Cell, Component, Json, Step, StepKind, SuiteData, digest, is_side, plain
 
 MEASURE_VERSION = 14  # of qualities and latencies
-LATENCY_VERSION = 2  # of latencies alone
+LATENCY_VERSION = 3  # of latencies alone
 LOAD_VERSION = 3  # of open loops, which not every latency has
 
 

@@ -11,9 +11,8 @@ import transformers
 from transformers import AutoModelForCausalLM
 
 from harness.engine.eager import Eager, EagerSession
-from harness.engine.shared_prefix import full_attention
 from harness.errors import DoesNotFit, UserError
-from harness.loading import Loaded, kv_bytes_per_token
+from harness.loading import Loaded, full_attention, kv_bytes_per_token
 from tests.test_engine import CONTEXT, PROMPTS, tokenizer
 
 SIZES: dict[str, Any] = {

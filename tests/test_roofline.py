@@ -1,23 +1,29 @@
-"""The limit of a step: what it must read, over what a copy reaches."""
+"""The limit of a step: what it must read and multiply, over what a copy and a product reach."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from transformers import LlamaConfig, LlamaForCausalLM
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from harness.engine.eager import Eager
+from harness.engine.graph import Graph
 from harness.loading import weight_bytes
 from harness.measure import memory, roofline
-from harness.measure.latency import measure
-from harness.measure.roofline import bandwidth, host_bound, step_bytes
+from harness.measure.latency import _held, measure
+from harness.measure.roofline import Step, bandwidth, host_bound, rate, row_operations, step_bytes
 from harness.prompt import Recipe
+from harness.quantize.dynamic import Dynamic
+from harness.quantize.int8 import Int8
 from harness.types import Measurement
 from tests.cells import suite_data
 from tests.test_architectures import made
 from tests.test_engine import CONTEXT
 from tests.test_graph import MODELS, SHAPE, saved
+from tests.test_int8_products import quantized
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -31,16 +37,84 @@ def test_a_step_reads_each_weight_once_and_the_table_only_where_it_makes_the_log
 
 def test_a_step_of_experts_has_no_limit() -> None:
     """It reads those that its token is sent to, and which these are is not known."""
-    found = roofline.measure(made("experts"), 10**6, "cpu", 1.0)
+    found = roofline.measure(made("experts"), 10**6, "cpu", Step(1, 10.0, 1.0), Step(2, 20.0, 1.0))
     assert [m.metric for m in found] == ["bandwidth_bytes_per_s"]
 
 
 def test_a_copy_has_a_bandwidth(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 1e8 < bandwidth("cpu") < 1e13
-    ticks = iter([0.0, 0.5, 1.0, 1.125, 2.0, 2.25])
-    monkeypatch.setattr("harness.measure.roofline.time.perf_counter", lambda: next(ticks))
-    monkeypatch.setattr(roofline, "COPIES", 3)
+    timed(monkeypatch, 9.0, 0.5, 0.125, 0.25)
     assert bandwidth("cpu") == 2 * roofline.COPY_BYTES["cpu"] / 0.25, "reads and writes, at the median of the copies"
+
+
+def timed(monkeypatch: pytest.MonkeyPatch, *seconds: float) -> None:
+    """Has what is timed take so many seconds, the first of each kind not counted."""
+    ticks = iter([t for start, took in enumerate(seconds) for t in (100.0 * start, 100.0 * start + took)])
+    monkeypatch.setattr("harness.measure.roofline.time.perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(roofline, "REPEATS", 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_product_has_a_rate(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    assert 1e8 < rate("cpu", dtype, integers=True) < 1e15
+    operations = 2 * roofline.PRODUCT_SIZE["cpu"] ** 3
+    timed(monkeypatch, 9.0, 0.5, 0.125, 0.25)
+    assert rate("cpu", dtype, integers=False) == operations / 0.25
+    for quicker in (0.0625, 1.0):
+        timed(monkeypatch, 9.0, 0.5, 0.125, 0.25, 9.0, *[quicker] * 3)
+        assert rate("cpu", dtype, integers=True) == operations / min(0.25, quicker), "of integers where that is faster"
+
+
+@pytest.mark.parametrize(("copied", "computed"), [(1e9, 1e15), (1e15, 1e9)])
+def test_the_limit_is_the_longer_of_reading_and_multiplying(
+    monkeypatch: pytest.MonkeyPatch, copied: float, computed: float
+) -> None:
+    monkeypatch.setattr(roofline, "bandwidth", lambda device: copied)
+    monkeypatch.setattr(roofline, "rate", lambda device, dtype, integers: computed)
+    model = LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=False))
+    products = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
+    weights, operations = weight_bytes(model), 2 * sum(m.weight.numel() for m in products)
+    assert row_operations(model) == operations
+    held = 2 * SHAPE["num_hidden_layers"] * SHAPE["num_key_value_heads"] * model.config.head_dim * 4
+    found = {m.metric: m.value for m in roofline.measure(model, weights, "cpu", Step(1, 10.5, 7.0), Step(8, 60.0, 9.0))}
+    for name, rows, tokens, ms in (("", 1, 10.5, 7.0), ("batch_", 8, 60.0, 9.0)):
+        limit = 1e3 * max((step_bytes(model, weights) + held * tokens) / copied, operations * rows / computed)
+        assert found[f"{name}step_limit_ms"] == pytest.approx(limit)
+        assert found[f"{name}times_limit"] == pytest.approx(ms / limit)
+    assert (found["bandwidth_bytes_per_s"], found["operations_per_s"]) == (copied, computed)
+
+
+def test_a_window_of_keys_and_values_counts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roofline, "bandwidth", lambda device: 1e9)
+    monkeypatch.setattr(roofline, "rate", lambda device, dtype, integers: 1e15)
+    model = MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=8))
+    some, many = (
+        roofline.measure(model, 10**7, "cpu", Step(1, tokens, 1.0), Step(1, tokens, 1.0)) for tokens in (4.0, 4000.0)
+    )
+    assert some == many
+
+
+@pytest.mark.parametrize(("quantizer", "integers"), [(Dynamic(), True), (Int8(), True), (None, False)])
+@pytest.mark.parametrize("engine", [Eager(), Graph()])
+def test_integers_are_told_from_the_layers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quantizer: Any, integers: bool, engine: Any
+) -> None:
+    folder = quantized(tmp_path, quantizer, CONTEXT) if quantizer else saved(tmp_path, *MODELS["llama"])
+    asked: list[bool] = []
+
+    def told(device: str, dtype: torch.dtype, integers: bool) -> float:
+        asked.append(integers)
+        return 1e9
+
+    monkeypatch.setattr(roofline, "rate", told)
+    session = engine.start(folder, CONTEXT)
+    roofline.measure(session.model, 10**6, "cpu", Step(1, 4.0, 1.0), Step(2, 8.0, 1.0))
+    assert asked == [integers]
+
+
+def test_tokens_that_prompts_share_are_held_once() -> None:
+    assert _held([[1, 2, 3]], 4) == 3 + 2
+    assert _held([[1, 2, 3], [1, 2, 4, 5], [1, 9]], 4) == 1 + (2 + 3 + 1) + 3 * 2
 
 
 @pytest.mark.parametrize(
@@ -74,6 +148,7 @@ def test_a_latency_step_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.M
     found = {m.metric: m.value for m in measured}
     assert found["times_limit"] == pytest.approx(found["itl_ms/p50"] / found["step_limit_ms"])
     assert found["step_limit_ms"] > 0
+    assert found["batch_times_limit"] == pytest.approx(found["batch_step_ms"] / found["batch_step_limit_ms"])
     assert found.get("host_bound") in ((0.0, 1.0) if min_prefix == 0 else (None,)), "a shared prefix is read once"
     assert ran == [2 * 3], "new tokens of the largest batch that ran: no clients are served here"
     assert found["noisy"] == float(bool(facts["noise"]))

@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.engine.ops import add_rms_norm, attend, rotate_and_store, silu_mul
 from harness.engine.products import joined, kind
-from harness.engine.shared_prefix import full_attention
+from harness.loading import full_attention
 
 PROOF_ROWS, PROOF_TOKENS = 8, 12
 SAME, ALIKE = 1e-3, 0.2  # of what a layer does: in float32, and where something rounds more

@@ -19,9 +19,9 @@ from harness.engine.constrained import forbid, matcher
 from harness.engine.fits import require, within_context
 from harness.engine.ops import Chooser, check_sampling
 from harness.engine.products import replace_products
-from harness.engine.shared_prefix import RowsCache, full_attention, layers, switch_on
+from harness.engine.shared_prefix import RowsCache, layers, switch_on
 from harness.errors import UserError
-from harness.loading import Loaded, load, takes
+from harness.loading import Loaded, full_attention, load, takes
 from harness.prompt import stops
 from harness.types import Completion, Context, Session
 

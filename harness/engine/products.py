@@ -14,28 +14,10 @@ import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from harness.loading import Loaded
+from harness.loading import Loaded, dynamic, llm_int8
 from harness.packing import packed
 
 MARLIN_TILE = 64  # columns that Marlin's layout keeps together
-
-
-def dynamic(linear: Any) -> bool:
-    """Whether a layer is torchao's dynamic INT8 as `harness.quantize.dynamic` makes it: a scale a row on both sides,
-    symmetric."""
-    weight: Any = getattr(linear, "weight", None)
-    if type(weight).__name__ != "Int8Tensor" or weight.act_quant_kwargs is None:
-        return False
-    plain = weight.act_pre_scale is None and weight.act_quant_scale is None and not weight.reduce_range
-    by_rows = type(weight.act_quant_kwargs.granularity).__name__ == "PerRow" and weight.scale.numel() == len(weight)
-    return plain and by_rows and weight.act_quant_kwargs.mapping_type.name == "SYMMETRIC"
-
-
-def llm_int8(linear: Any) -> bool:
-    """Whether a layer is bitsandbytes' LLM.int8 with its weights quantized."""
-    if type(linear).__name__ != "Linear8bitLt" or linear.state.has_fp16_weights:
-        return False
-    return (linear.weight.SCB if linear.state.SCB is None else linear.state.SCB) is not None
 
 
 def marlin(linear: Any) -> bool:

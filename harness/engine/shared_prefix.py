@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.loading import takes
+from harness.loading import full_attention
 
 NAME = "harness_shared_prefix"
 
@@ -86,15 +86,6 @@ def attend(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, *
     weight = torch.sigmoid(own_lse - shared_lse).unsqueeze(-1)  # float32, so that 16 bits round but once more
     merged = torch.lerp(shared.float(), own.float(), weight).to(query.dtype)
     return merged.reshape(rows, heads, tokens, size).transpose(1, 2).contiguous(), None
-
-
-def full_attention(model: Any) -> bool:
-    """Whether every layer sees all tokens, at the positions it is told: then padding between a prefix and a row's own
-    tokens does no harm. A window would count it, and so would scores that fall with distance (ALiBi)."""
-    config = model.config.get_text_config(decoder=True)
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    told = takes(model, "position_ids") and not getattr(config, "alibi", False)
-    return kinds == {"full_attention"} and not getattr(config, "sliding_window", None) and told
 
 
 def switch_on(model: Any) -> list[tuple[Any, Any]]:

@@ -13,8 +13,8 @@ from typing import Any
 from harness.engine.decoder import Decoder
 from harness.engine.fits import require
 from harness.engine.ops import GREEDY, Chooser
-from harness.engine.products import dynamic, llm_int8
 from harness.engine.serving import Tokens
+from harness.loading import dynamic, llm_int8
 
 PROMPT_TOKENS = 8192  # read at once, at most
 MIN_WIDTH = 32

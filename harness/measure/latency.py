@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from harness.measure import device_state, load, memory, roofline
@@ -33,7 +33,8 @@ def measure(
         knobs["requests"], knobs["batch_size"], knobs["natural_requests"], knobs["open_requests"] if serves else 0
     )
     prompts = prompts_of(session, folder, data, most)
-    asked = max(len(session.tokenizer(p, add_special_tokens=False).input_ids) for p in prompts)
+    encoded = [session.tokenizer(p, add_special_tokens=False).input_ids for p in prompts]
+    asked = max(len(e) for e in encoded)
     rows = max(knobs["batch_size"], 1, *(knobs["clients"] if serves else ()))
     if slots := getattr(session, "slots", None):  # as many as will be asked for: larger ones capture every shape anew
         natural = data.max_new_tokens if knobs["natural_requests"] else 0
@@ -74,11 +75,15 @@ def measure(
     measured += memory.measure(session.model, context.device, loading, held, asked + data.max_new_tokens)
     measured += memory.apart(session, batch, min(tokens, 4), context.device)  # three steps hold what fifteen do
     if between and steps:
-        alone = median(between)
-        measured += roofline.measure(session.model, session.loaded.proof["weights_bytes"], context.device, alone)
+        each = [_held([e], knobs["output_tokens"]) for e in encoded[: knobs["requests"]]]
+        alone = roofline.Step(1, fmean(each), median(between))
+        together = roofline.Step(len(batch), _held(encoded[: len(batch)], tokens), 1e3 * median(steps))
+        limits = roofline.measure(session.model, session.loaded.proof["weights_bytes"], context.device, alone, together)
+        measured += limits
         reads_once = getattr(session, "reads_once", lambda prompts: False)(batch)
-        if measured[-1].metric == "times_limit" and not reads_once:  # else flat is what such a batch may be
-            slow = roofline.host_bound(measured[-1].value, alone, 1e3 * median(steps))
+        far = {m.metric: m.value for m in limits}.get("times_limit")
+        if far is not None and not reads_once:  # else flat is what such a batch may be
+            slow = roofline.host_bound(far, alone.ms, together.ms)
             measured.append(Measurement("host_bound", float(slow), "flag", "lower", 1))
     return measured, facts
 
@@ -115,6 +120,13 @@ def prompts_of(session: Session, folder: Path, data: SuiteData, count: int) -> l
     known = data.evaluation or data.validation  # the rows of lm-eval's own tasks are known to it alone
     rows = [known[i % len(known)] for i in range(count)]
     return [render(session.tokenizer, prompter(r[data.message_field])) for r in rows]
+
+
+def _held(prompts: Sequence[list[int]], tokens: int) -> float:
+    """Tokens in the caches of some prompts halfway to so many new ones each; what all begin with counts once."""
+    least = min(len(p) for p in prompts)
+    shared = next((i for i, tokens in enumerate(zip(*prompts, strict=False)) if len(set(tokens)) > 1), least)
+    return shared + sum(len(p) - shared + tokens / 2 for p in prompts)
 
 
 def _decoding(rows: int, steps: list[float]) -> list[Measurement]:

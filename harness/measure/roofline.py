@@ -1,39 +1,73 @@
 """How near a decode step comes to what the device allows (Williams et al., "Roofline", CACM 2009).
 
-At a small batch a step does little with each weight, so the least it can take is the time to read them all: the limit
-is bytes over the bandwidth that a copy reaches on the same device in the same process. A step far from its limit that
-takes as long for many rows as for one spends its time on something else, mostly on launching work: it is host-bound,
-and says nothing of the method that it runs.
+The least that a step can take is the time to read its weights and the keys and values of its rows, or the time of its
+products, whichever is longer: bytes over the bandwidth that a copy reaches, operations over the rate that one large
+product reaches, on the same device in the same process. At a small batch it is the bytes. A step far from its limit
+that takes as long for many rows as for one spends its time on something else, mostly on launching work: it is
+host-bound, and says nothing of the method that it runs.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from harness.loading import dynamic, full_attention, kv_bytes_per_token, llm_int8
 from harness.types import Measurement
 
-COPIES = 15
+REPEATS = 15
 COPY_BYTES = {"cpu": 2**28, "cuda": 2**30}
+PRODUCT_SIZE = {"cpu": 1024, "cuda": 8192}
 FAR = 3.0  # times the limit
 FLAT = 1.25  # a step of many rows over a step of one
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Decode steps as they were timed: of so many `rows`, with so many `tokens` in their caches, those that rows share
+    counted once, in `ms` milliseconds."""
+
+    rows: int
+    tokens: float
+    ms: float
+
+
 def bandwidth(device: str) -> float:
-    """Bytes a second that a copy within a device's memory reads and writes: the median of `COPIES`."""
+    """Bytes a second that a copy within a device's memory reads and writes: the median of `REPEATS`."""
     import torch
 
     source = torch.ones(COPY_BYTES[device], dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
+    return 2 * int(source.numel()) / _seconds(lambda: target.copy_(source), device)
+
+
+def rate(device: str, dtype: Any, integers: bool) -> float:
+    """Operations a second, two for each factor, of a product of two square matrices of `dtype`, or of 8-bit integers
+    where that is faster and the model's layers multiply such: the median of `REPEATS`."""
+    import torch
+
+    size = PRODUCT_SIZE[device]
+    one = torch.ones(size, size, dtype=dtype, device=device)
+    took = _seconds(lambda: one @ one, device)
+    if integers:
+        whole = one.to(torch.int8)
+        took = min(took, _seconds(lambda: torch._int_mm(whole, whole), device))
+    return 2 * size**3 / took
+
+
+def _seconds(work: Callable[[], object], device: str) -> float:
+    """The median of `REPEATS` after one that is not counted."""
     took: list[float] = []
-    for _ in range(COPIES):
+    for _ in range(REPEATS + 1):
         settle(device)
         start = time.perf_counter()
-        target.copy_(source)
+        work()
         settle(device)
         took.append(time.perf_counter() - start)
-    return 2 * int(source.numel()) / median(took)
+    return median(took[1:])
 
 
 def settle(device: str) -> None:
@@ -52,19 +86,32 @@ def step_bytes(model: Any, weights: int) -> int:
     return weights - (0 if shared else table.numel() * table.element_size())
 
 
-def measure(model: Any, weights: int, device: str, step_ms: float) -> list[Measurement]:
-    """The bandwidth found, the limit of a step of one row, and how many times that limit a step takes. The latter two
-    are left out for a mixture of experts, whose steps read those weights alone that a token is sent to."""
-    rate = bandwidth(device)
-    found = Measurement("bandwidth_bytes_per_s", rate, "B/s", "higher", COPIES)
+def row_operations(model: Any) -> int:
+    """Operations of a step's products with weights for one row, two for each weight. Those of attention are left out,
+    so that what is made of it is a lower bound."""
+    sizes = ((getattr(m, "in_features", 0), getattr(m, "out_features", 0)) for m in model.modules())
+    return sum(2 * into * out for into, out in sizes)
+
+
+def measure(model: Any, weights: int, device: str, alone: Step, batch: Step) -> list[Measurement]:
+    """The bandwidth and the rate found, the least that a step of one row and one of a batch can take, and how many
+    times that they take. The latter are left out for a mixture of experts, whose steps read those weights alone that a
+    token is sent to; keys and values where layers see a window of them."""
+    copied = bandwidth(device)
+    found = [Measurement("bandwidth_bytes_per_s", copied, "B/s", "higher", REPEATS)]
     if getattr(model.config.get_text_config(decoder=True), "num_experts_per_tok", None):
-        return [found]
-    limit = 1e3 * step_bytes(model, weights) / rate
-    return [
-        found,
-        Measurement("step_limit_ms", limit, "ms", "lower", 1),
-        Measurement("times_limit", step_ms / limit, "×", "lower", 1),
-    ]
+        return found
+    computed = rate(device, model.dtype, any(dynamic(m) or llm_int8(m) for m in model.modules()))
+    found.append(Measurement("operations_per_s", computed, "op/s", "higher", REPEATS))
+    read, held = step_bytes(model, weights), kv_bytes_per_token(model) if full_attention(model) else 0
+    for name, step in (("", alone), ("batch_", batch)):
+        moved, done = read + held * step.tokens, row_operations(model) * step.rows
+        limit = 1e3 * max(moved / copied, done / computed)
+        found += [
+            Measurement(f"{name}step_limit_ms", limit, "ms", "lower", 1),
+            Measurement(f"{name}times_limit", step.ms / limit, "×", "lower", 1),
+        ]
+    return found
 
 
 def host_bound(times_limit: float, step_ms: float, batch_step_ms: float) -> bool:
