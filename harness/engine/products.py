@@ -5,7 +5,8 @@ our own (`harness.engine.ops.dynamic_linear`, `llm_int8_linear`; two kernels on 
 through dozens of Python calls a layer and ask the host, so that they can be neither fast nor captured. 4-bit layers of
 the Marlin kernel become one layer of it. Any other kind of layer computes as its library does.
 
-On a CPU the same operations take the place of these layers' forward passes, whatever engine calls them.
+On a CPU the same operations take the place of these layers' forward passes, whatever engine calls them, and so does
+`linear` that of float32 layers.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from harness.loading import Loaded, dynamic, llm_int8
 from harness.packing import packed
 
 MARLIN_TILE = 64  # columns that Marlin's layout keeps together
+FEW_ROWS = range(8, 57)  # of a float32 product that MKL is slow at
+LEAST = 128  # inputs and outputs of a layer whose products are worth turning round
 
 
 def marlin(linear: Any) -> bool:
@@ -39,10 +42,11 @@ def kind(linear: Any) -> str:
 
 
 def replace_products(loaded: Loaded, device: str) -> None:
-    """On a CPU has INT8 layers compute by the operations of ours, each where it stands, and tells the proof which."""
+    """On a CPU has INT8 layers compute by the operations of ours, each where it stands, and tells the proof which; and
+    float32 ones by `linear`, where it was seen to be faster."""
     if device != "cpu":
         return
-    kinds = set()
+    kinds, turns = set(), _mkl_is_slow_at_few_rows()
     for module in loaded.model.modules():
         if dynamic(module):
             kinds.add(kind(module))
@@ -51,8 +55,32 @@ def replace_products(loaded: Loaded, device: str) -> None:
             kinds.add(kind(module))
             _settle(module)
             module.forward = _llm_int8_forward(module)
+        elif turns and _plain([module]) and module.weight.dtype.itemsize == 4 and min(module.weight.shape) >= LEAST:
+            module.forward = _linear_forward(module)
     if kinds:
         loaded.proof["products"] = sorted(kinds)
+
+
+def _mkl_is_slow_at_few_rows() -> bool:
+    import torch
+
+    return bool(torch.backends.mkl.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512")
+
+
+def linear(x: Any, weight: Any, bias: Any) -> Any:
+    """`torch.nn.functional.linear`. A float32 product of few rows on a CPU is computed as (W xᵀ)ᵀ: for x Wᵀ MKL takes
+    a kernel there that needs up to twice the time (measured in DECISIONS.md)."""
+    import torch
+
+    rows = x.numel() // x.shape[-1]
+    if rows not in FEW_ROWS or x.dtype != torch.float32 or x.is_cuda:
+        return torch.nn.functional.linear(x, weight, bias)
+    made = (weight @ x.reshape(rows, -1).t()).t().contiguous().view(*x.shape[:-1], len(weight))
+    return made if bias is None else made.add_(bias)
+
+
+def _linear_forward(layer: Any) -> Callable[[Any], Any]:
+    return lambda x: linear(x, layer.weight, layer.bias)
 
 
 def _dynamic_forward(layer: Any) -> Callable[[Any], Any]:
@@ -78,9 +106,7 @@ def _settle(layer: Any) -> None:
 
 def joined(linears: Sequence[Any]) -> Callable[[Any], list[Any]]:
     """What several linear layers make of one input. Those that become one product then share its weight."""
-    import torch
-
-    if all(type(m) is torch.nn.Linear and type(m.weight) is torch.nn.Parameter and not packed(m) for m in linears):
+    if _plain(linears):
         return _joined_plain(linears)
     if all(map(dynamic, linears)):
         return _joined_dynamic(linears)
@@ -89,6 +115,13 @@ def joined(linears: Sequence[Any]) -> Callable[[Any], list[Any]]:
     if len(linears) > 1 and all(map(marlin, linears)):
         return _joined_marlin(linears)
     return lambda x: [m(x) for m in linears]
+
+
+def _plain(linears: Sequence[Any]) -> bool:
+    """Whether layers multiply by plain weights of their own."""
+    import torch
+
+    return all(type(m) is torch.nn.Linear and type(m.weight) is torch.nn.Parameter and not packed(m) for m in linears)
 
 
 def _biases(linears: Sequence[Any]) -> Any:
@@ -108,7 +141,8 @@ def _joined_plain(linears: Sequence[Any]) -> Callable[[Any], list[Any]]:
     sizes = [m.weight.shape[0] for m in linears]
     for m, part in zip(linears, weight.split(sizes), strict=True):
         m.weight.data = part
-    return lambda x: list(torch.nn.functional.linear(x, weight, bias).split(sizes, dim=-1))
+    multiply = linear if _mkl_is_slow_at_few_rows() else torch.nn.functional.linear
+    return lambda x: list(multiply(x, weight, bias).split(sizes, dim=-1))
 
 
 def _joined_dynamic(linears: Sequence[Any]) -> Callable[[Any], list[Any]]:

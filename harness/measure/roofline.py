@@ -45,16 +45,16 @@ def bandwidth(device: str) -> float:
 
 
 def rate(device: str, dtype: Any, integers: bool) -> float:
-    """Operations a second, two for each factor, of a product of two square matrices of `dtype`, or of 8-bit integers
-    where that is faster and the model's layers multiply such: the median of `REPEATS`."""
+    """Operations a second, a multiplication and an addition for each weight, of a large square linear layer of `dtype`,
+    or of 8-bit integers where that is faster and the model's layers multiply such: the median of `REPEATS`."""
     import torch
 
     size = PRODUCT_SIZE[device]
     one = torch.ones(size, size, dtype=dtype, device=device)
-    took = _seconds(lambda: one @ one, device)
+    took = _seconds(lambda: one @ one.t(), device)
     if integers:
         whole = one.to(torch.int8)
-        took = min(took, _seconds(lambda: torch._int_mm(whole, whole), device))
+        took = min(took, _seconds(lambda: torch._int_mm(whole, whole.t()), device))
     return 2 * size**3 / took
 
 
