@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from harness.engine.eager import Eager
@@ -82,6 +83,14 @@ def test_the_limit_is_the_longer_of_reading_and_multiplying(
         assert found[f"{name}step_limit_ms"] == pytest.approx(limit)
         assert found[f"{name}times_limit"] == pytest.approx(ms / limit)
     assert (found["bandwidth_bytes_per_s"], found["operations_per_s"]) == (copied, computed)
+
+
+def test_a_layer_within_an_adapters_counts_once() -> None:
+    model = LlamaForCausalLM(LlamaConfig(**SHAPE))
+    before = row_operations(model)
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]))
+    size, out = SHAPE["hidden_size"], SHAPE["hidden_size"]
+    assert row_operations(adapted) == before + SHAPE["num_hidden_layers"] * 2 * 2 * (size + out)
 
 
 def test_a_window_of_keys_and_values_counts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

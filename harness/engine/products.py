@@ -55,7 +55,7 @@ def replace_products(loaded: Loaded, device: str) -> None:
             kinds.add(kind(module))
             _settle(module)
             module.forward = _llm_int8_forward(module)
-        elif turns and _plain([module]) and module.weight.dtype.itemsize == 4 and min(module.weight.shape) >= LEAST:
+        elif turns and _turned(module):
             module.forward = _linear_forward(module)
     if kinds:
         loaded.proof["products"] = sorted(kinds)
@@ -77,6 +77,12 @@ def linear(x: Any, weight: Any, bias: Any) -> Any:
         return torch.nn.functional.linear(x, weight, bias)
     made = (weight @ x.reshape(rows, -1).t()).t().contiguous().view(*x.shape[:-1], len(weight))
     return made if bias is None else made.add_(bias)
+
+
+def _turned(module: Any) -> bool:
+    import torch
+
+    return _plain([module]) and module.weight.dtype == torch.float32 and min(module.weight.shape) >= LEAST
 
 
 def _linear_forward(layer: Any) -> Callable[[Any], Any]:

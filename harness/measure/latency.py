@@ -125,7 +125,7 @@ def prompts_of(session: Session, folder: Path, data: SuiteData, count: int) -> l
 def _held(prompts: Sequence[list[int]], tokens: int) -> float:
     """Tokens in the caches of some prompts halfway to so many new ones each; what all begin with counts once."""
     least = min(len(p) for p in prompts)
-    shared = next((i for i, tokens in enumerate(zip(*prompts, strict=False)) if len(set(tokens)) > 1), least)
+    shared = next((i for i, column in enumerate(zip(*prompts, strict=False)) if len(set(column)) > 1), least)
     return shared + sum(len(p) - shared + tokens / 2 for p in prompts)
 
 

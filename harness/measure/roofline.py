@@ -89,8 +89,8 @@ def step_bytes(model: Any, weights: int) -> int:
 def row_operations(model: Any) -> int:
     """Operations of a step's products with weights for one row, two for each weight. Those of attention are left out,
     so that what is made of it is a lower bound."""
-    sizes = ((getattr(m, "in_features", 0), getattr(m, "out_features", 0)) for m in model.modules())
-    return sum(2 * into * out for into, out in sizes)
+    leaves = [m for m in model.modules() if not any(m.children())]  # an adapter's layer stands around one
+    return sum(2 * getattr(m, "in_features", 0) * getattr(m, "out_features", 0) for m in leaves)
 
 
 def measure(model: Any, weights: int, device: str, alone: Step, batch: Step) -> list[Measurement]:
