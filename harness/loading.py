@@ -88,6 +88,14 @@ def full_attention(model: Any) -> bool:
     return kinds == {"full_attention"} and not getattr(config, "sliding_window", None) and told
 
 
+def exact(model: Any) -> bool:
+    """Whether two right ways of computing a model agree to a few digits: in float32, with nothing quantized. Elsewhere
+    they differ by rounding, which a deep model amplifies."""
+    import torch
+
+    return model.dtype == torch.float32 and not getattr(model.config, "quantization_config", None)
+
+
 def dynamic(linear: Any) -> bool:
     """Whether a layer is torchao's dynamic INT8 as `harness.quantize.dynamic` makes it: a scale a row on both sides,
     symmetric."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +143,10 @@ def padding(tokenizer: Any) -> int:
 def describe(recipe: Recipe) -> Json:
     """What a manifest says of a recipe."""
     return {"examples": len(recipe.examples), "retrieval": recipe.method, "top_k": recipe.top_k}
+
+
+def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """How many leading tokens all prompts share, leaving each at least one token of its own."""
+    shortest = min(len(p) for p in prompts) - 1
+    alike = (len(set(tokens)) == 1 for tokens in zip(*prompts, strict=False))
+    return sum(1 for _ in takewhile(bool, islice(alike, shortest)))

@@ -11,8 +11,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 
 from harness.engine import constrained
 from harness.engine import shared_prefix as shared_prefix_module
-from harness.engine.eager import Eager, EagerSession, shared_prefix
+from harness.engine.eager import Eager, EagerSession
 from harness.loading import load
+from harness.prompt import shared_prefix
 from harness.quantize.dynamic import Dynamic
 from harness.types import Context
 

@@ -18,7 +18,7 @@ from tests.test_engine import CONTEXT, PROMPTS, tokenizer
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose layers are wide enough to be turned round, with biases, and one that is not."""
+    """A model whose layers are wide enough to be turned round, but those of keys and values."""
     torch.manual_seed(3)
     out = tmp_path_factory.mktemp("model")
     config = LlamaConfig(

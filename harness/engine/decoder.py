@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.engine.ops import add_rms_norm, attend, rotate_and_store, silu_mul
 from harness.engine.products import joined, kind
-from harness.loading import full_attention
+from harness.loading import exact, full_attention
 
 PROOF_ROWS, PROOF_TOKENS = 8, 12
 SAME, ALIKE = 1e-3, 0.2  # of what a layer does: in float32, and where something rounds more
@@ -122,8 +122,7 @@ class Decoder:
         ids = torch.randint(self.model.config.vocab_size, shape, generator=made).to(self.model.device)
         places = torch.arange(PROOF_TOKENS + 1, device=ids.device).expand(shape)
         prompts, following = slice(None, -1), slice(-1, None)
-        plain = self.model.dtype == torch.float32 and not getattr(self.model.config, "quantization_config", None)
-        limit, past = SAME if plain else ALIKE, None
+        limit, past = SAME if exact(self.model) else ALIKE, None
         with torch.inference_mode():
             for part in (prompts, following):
                 with _handed([*self.layers, self.norms[-1]]) as handed:

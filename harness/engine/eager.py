@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,7 +21,7 @@ from harness.engine.products import replace_products
 from harness.engine.shared_prefix import RowsCache, layers, switch_on
 from harness.errors import UserError
 from harness.loading import Loaded, full_attention, load, takes
-from harness.prompt import stops
+from harness.prompt import shared_prefix, stops
 from harness.types import Completion, Context, Session
 
 PIECE_TOKENS = 2048  # of prompts read at once: enough for a matrix product's full rate on a CPU
@@ -66,13 +65,6 @@ class Eager:
         if loaded.classes:
             return ClassifierSession(self.batch_size, loaded, context)
         return EagerSession(self, loaded, context)
-
-
-def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
-    """How many leading tokens all prompts share, leaving each at least one token of its own."""
-    shortest = min(len(p) for p in prompts) - 1
-    alike = (len(set(tokens)) == 1 for tokens in zip(*prompts, strict=False))
-    return sum(1 for _ in takewhile(bool, islice(alike, shortest)))
 
 
 class EagerSession:

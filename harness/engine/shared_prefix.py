@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.loading import full_attention
+from harness.loading import exact, full_attention
 
 NAME = "harness_shared_prefix"
 
@@ -118,10 +118,8 @@ def switch_on(model: Any) -> list[tuple[Any, Any]]:
                 ids[:, 8:], attention_mask=mask, position_ids=place, past_key_values=cache, logits_to_keep=1
             ).logits
             lost = model(ids[:, 8:], position_ids=place, use_cache=False, logits_to_keep=1).logits
-        # in float32 both ways agree to a few digits; in 16 bits, or where activations are quantized, they differ by
-        # rounding, which a deep model amplifies, and must still be far nearer than a model that has lost its prefix
-        plain = whole.dtype == torch.float32 and not getattr(config, "quantization_config", None)
-        limit = 1e-2 if plain else float((lost - whole).norm() / whole.norm()) / 4
+        # where they differ by rounding they must still be far nearer than a model that has lost its prefix
+        limit = 1e-2 if exact(model) else float((lost - whole).norm() / whole.norm()) / 4
         holds = float((parted - whole).norm() / whole.norm()) <= limit
     except (AttributeError, TypeError, RuntimeError, NotImplementedError):
         holds = False

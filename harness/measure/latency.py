@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.measure import device_state, load, memory, roofline
 from harness.measure.load import quantiles
-from harness.prompt import load_prompter, render
+from harness.prompt import load_prompter, render, shared_prefix
 from harness.types import Context, Json, Measurement, Session, SuiteData
 
 SETTLED = 1.10  # the slowest over the fastest of `WINDOW` warm-up requests
@@ -124,8 +124,7 @@ def prompts_of(session: Session, folder: Path, data: SuiteData, count: int) -> l
 
 def _held(prompts: Sequence[list[int]], tokens: int) -> float:
     """Tokens in the caches of some prompts halfway to so many new ones each; what all begin with counts once."""
-    least = min(len(p) for p in prompts)
-    shared = next((i for i, column in enumerate(zip(*prompts, strict=False)) if len(set(column)) > 1), least)
+    shared = shared_prefix(prompts)
     return shared + sum(len(p) - shared + tokens / 2 for p in prompts)
 
 
