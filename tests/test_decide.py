@@ -289,6 +289,23 @@ def test_several_suites_are_judged_together_by_their_weights() -> None:
     assert alone.reasons[more] == "It was not run on b, which the policy weighs."
 
 
+def test_a_suite_that_is_not_judged_names_and_compares_nothing() -> None:
+    many, few = [1] * 180 + [0] * 20, [1] * 100 + [0] * 100
+    first = on("a", cell("prompt_rag", "fp16", few, 1.0), cell("lora", "fp16", few, 2.0))
+    second = on("b", cell("prompt_rag", "fp16", few, 3.0), cell("lora", "fp16", many, 4.0))
+    cells, rows = run(*first, *second)
+    found = decide(cells, rows, records.POLICY | {"suites": {"b": 1}})
+    assert (found.chosen, found.reference) == (second[1][0].id, second[0][0].id), "cells of the suite that decides"
+    assert found.sentences[0].startswith(f"Ship {second[1][0].id}: 90% (")
+    other = [replace(r, seed=1, id=f"{r.id}/seed=1") for r in cells]
+    seeds = {**rows, **{o.id: rows[r.id] for r, o in zip(cells, other, strict=True)}}
+    whole = [replace(cells[3], status=Status.FAILED, reason="it broke", measurements=()), *cells[:3], *other]
+    left = decide(whole, seeds, records.POLICY | {"suites": {"b": 1}})
+    assert left.chosen == other[3].id, "a seed that ended ok stands for the recipe"
+    gone = [replace(r, status=Status.FAILED, reason="it broke", measurements=()) if r is cells[0] else r for r in cells]
+    assert decide(gone, rows, records.POLICY | {"suites": {"a": 1}}).reference == cells[1].id, "never one of another suite"
+
+
 def test_a_bad_policy_is_told_all_at_once() -> None:
     with pytest.raises(UserError) as caught:
         read_policy({"name": "p", "objective": "speed", "margin": 5, "min_qualty": 0.5, "max_p95_e2e_ms": "fast"})

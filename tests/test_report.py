@@ -297,6 +297,19 @@ def test_seeds_are_told_together_with_both_kinds_of_luck(tmp_path: Path) -> None
     assert "Over training seeds" in page(run)
 
 
+def test_seeds_are_compared_within_their_suite(tmp_path: Path) -> None:
+    cells, rows = [], {}
+    for suite, adaptation, passes in (("a", "prompt_rag", 10), ("a", "lora", 60), ("b", "prompt_rag", 50)):
+        for seed in (1, 2):  # both suites name their rows alike
+            own = [{**r, "scores": {"good": int(i < passes)}} for i, r in enumerate(records.rows(adaptation, "fp16"))]
+            made = records.record(adaptation, "fp16", own, suite=suite, seed=seed)
+            cells.append(replace(made, id=f"{made.id.replace('support_tone', suite)}/seed{seed}"))
+            rows[cells[-1].id] = own
+    run = folder(tmp_path / "run", cells, rows, [c.id for c in cells])
+    lines = {line["name"]: line["delta"] for line in comparisons.seeds(read(run))["rows"]}
+    assert lines == {"a/prompt_rag/fp16": "", "a/lora/fp16": "+52", "b/prompt_rag/fp16": ""}
+
+
 def test_the_headline_of_several_seeds_is_their_mean_with_the_luck_of_training(tmp_path: Path) -> None:
     def cell(adaptation: str, seed: int, passes: int) -> tuple[RunRecord, list[dict[str, Any]]]:
         rows = [{**r, "scores": {"good": int(i < passes)}} for i, r in enumerate(records.rows(adaptation, "fp16"))]

@@ -66,7 +66,8 @@ def gathered(
     records: Sequence[RunRecord], rows: Rows, policy: Policy
 ) -> tuple[Facts, tuple[Recipe, ...], dict[str, Scores]]:
     """The facts, and the recipes and tables of scores they follow from, in the order of the candidates."""
-    kinds, weights = recipes(records), weights_of(records, policy)
+    weights = weights_of(records, policy)
+    kinds = recipes(records, weights)
     left = [k for k in kinds if weights and not lacking(k, list(weights), policy)]
     basis = basis_of(records, policy)
     ranks = _ranks(left)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness.decide.cells import quality, simplicity
@@ -14,7 +14,8 @@ from harness.types import Measurement, RunRecord, Status, id_parts, is_side
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """The cells of one way to build, by suite in the order of names and then by seed; `id` is that of the first."""
+    """The cells of one way to build, by suite in the order of names and then by seed; `id` is that of the first that
+    ended ok on a suite that is judged."""
 
     id: str
     cells: tuple[RunRecord, ...]
@@ -24,16 +25,16 @@ class Recipe:
         return tuple(r for r in self.cells if r.suite == suite)
 
 
-def recipes(records: Sequence[RunRecord]) -> tuple[Recipe, ...]:
-    """Cells that differ in suite and seed alone, together; the simplest first."""
+def recipes(records: Sequence[RunRecord], judged: Collection[str]) -> tuple[Recipe, ...]:
+    """Cells that differ in suite and seed alone, together; the simplest first. `judged` are the suites that count."""
     kinds: dict[tuple[str, ...], list[RunRecord]] = {}
     for r in sorted(records, key=lambda r: (*simplicity(r)[:2], r.suite, r.seed, r.id)):
         if not is_side(r.id):
             kinds.setdefault((r.model, r.adaptation, r.quantization, id_parts(r.id)[5]), []).append(r)
     found = []
     for cells in kinds.values():
-        whole = [r for r in cells if r.status is Status.OK] or cells
-        found.append(Recipe(whole[0].id, tuple(cells)))
+        first = min(cells, key=lambda r: (r.status is not Status.OK, r.suite not in judged))  # else in their order
+        found.append(Recipe(first.id, tuple(cells)))
     return tuple(sorted(found, key=lambda k: simplicity(next(r for r in k.cells if r.id == k.id))))
 
 

@@ -48,10 +48,10 @@ def _decision(
     evidence: tuple[Facts, tuple[Recipe, ...], Mapping[str, Scores]],
 ) -> Decision:  # fmt: skip
     known, judged, tables = evidence
-    cells, names, kinds = {r.id: r for r in grid}, labels(r.id for r in grid), recipes(grid)
     weights = weights_of(grid, rule)
+    cells, names, kinds = {r.id: r for r in grid}, labels(r.id for r in grid), recipes(grid, weights)
     found = judge(known, rule)
-    against = reference(grid)
+    against = reference([r for r in grid if r.suite == next(iter(weights), r.suite)])  # as `Recipe.id` names cells
     costs = {c.id: c.cost for c in known.candidates if c.cost}
     asked = next((c.cost for c in known.candidates if c.cost and cells[c.id].adaptation == "prompt_rag"), None)
     base = Decision(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from harness.decide import Decision, compare, interact, quality_over_seeds, reference, shared_scores
+from harness.decide import Decision, compare, interact, reference, shared_scores
 from harness.report import charts
 from harness.report.drawing import Drawing
 from harness.report.run import Run, compression, kin, parent_of, share_of, variant
-from harness.report.text import NONE, interval, p_text, told, told_points
+from harness.report.text import NONE, p_text, told, told_points
 from harness.rows import ids, texts
 from harness.statistics import Paired, holm, over_seeds
-from harness.types import RunRecord, Status
+from harness.types import Measurement, RunRecord, Status
 from harness.wording import number, points
 
 
@@ -107,28 +107,31 @@ def quantized(run: Run, margin: float) -> dict[str, Any]:
 
 def seeds(run: Run) -> dict[str, Any]:
     """Cells that differ in their training seed alone, together: mean and difference from the reference of the same
-    seed, with intervals for the luck of training and of rows at once."""
+    suite and seed, with intervals for the luck of training and of rows at once."""
     kinds: dict[tuple[str, ...], list[RunRecord]] = {}
     for r in run.ok:
         kinds.setdefault((r.model, r.suite, r.adaptation, r.quantization, variant(r)), []).append(r)
     against = reference(run.ok)
-    base = next((cells for cells in kinds.values() if against in cells), None)
+    base = (against.adaptation, against.quantization, variant(against)) if against else ()
+    first = 1 if len({r.suite for r in run.ok}) > 1 else 2  # of a kind, what tells it from the others
     lines = []
     for kind, cells in kinds.items():
         if len(cells) < 2:
             continue
         name = run.score(cells[0])
         own, groups = shared_scores(cells, run.rows, name)
-        together = quality_over_seeds(cells, run.rows, run.policy)
-        if not groups or together is None:
+        if not groups:
             continue
+        mean, around = over_seeds(own, groups)
+        together = told(Measurement(name, mean, "share", "higher", len(groups), around))
         line = {
-            "name": "/".join(filter(None, kind[2:])), "mean": told(together)["text"], "n": len(groups),
-            "interval": interval(together),
+            "name": "/".join(filter(None, kind[first:])), "mean": together["text"], "n": len(groups),
+            "interval": together["interval"],
             "each": ", ".join(f"{r.seed}: {number(sum(v) / len(v), 'share')}" for r, v in zip(cells, own, strict=True)),
             "delta": "", "low": "", "high": "",
         }  # fmt: skip
-        pairs = [(r, b) for r in cells for b in base or () if r.seed == b.seed and cells is not base]
+        others = kinds.get((against.model, kind[1], *base), []) if against and kind[2:] != base else []
+        pairs = [(r, b) for r in cells for b in others if r.seed == b.seed]
         both, groups = shared_scores([c for pair in pairs for c in pair], run.rows, name)
         if len(pairs) > 1 and groups:
             apart = [[x - y for x, y in zip(a, b, strict=True)] for a, b in zip(both[::2], both[1::2], strict=True)]
