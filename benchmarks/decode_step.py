@@ -21,9 +21,10 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, StaticCache
 
+from harness.anatomy import weight_bytes
 from harness.engine.serving import serve
 from harness.engine.slots import DecoderSlots, uncapturable
-from harness.loading import load, weight_bytes
+from harness.loading import load
 from harness.measure.roofline import bandwidth, step_bytes
 from harness.quantize.dynamic import Dynamic
 from harness.quantize.int8 import Int8

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections import Counter
 from dataclasses import dataclass
-from inspect import signature
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
+from harness.anatomy import linear_classes, weight_bytes
 from harness.errors import BrokenArtifact
 from harness.packing import pack
 from harness.types import Context, Json
@@ -31,113 +29,6 @@ class Loaded:
     tokenizer: Any
     proof: dict[str, Json]
     classes: tuple[str, ...] = ()
-
-
-def linear_classes(model: Any) -> dict[str, int]:
-    """How many modules of each linear class a model has; a torchao weight is named with its tensor class, since
-    torchao swaps the weight and leaves the module a `Linear`."""
-    import torch
-
-    counts: Counter[str] = Counter()
-    for module in model.modules():
-        name = type(module).__name__
-        if "Linear" not in name:
-            continue
-        weight = getattr(module, "weight", None)
-        plain = weight is None or type(weight) in (torch.Tensor, torch.nn.Parameter) or name != "Linear"
-        counts[name if plain else f"{name}[{type(weight).__name__}]"] += 1
-    return dict(counts)
-
-
-def weight_bytes(model: Any) -> int:
-    """Bytes that the parameters and buffers hold in memory, shared ones counted once."""
-    from torch.utils._python_dispatch import is_traceable_wrapper_subclass
-
-    def leaves(tensor: Any) -> list[Any]:
-        if not is_traceable_wrapper_subclass(tensor):
-            return [tensor]
-        names, _ = tensor.__tensor_flatten__()
-        return [leaf for name in names for leaf in leaves(getattr(tensor, name))]
-
-    seen: dict[int, int] = {}
-    for tensor in [*model.parameters(), *model.buffers()]:
-        extra = [tensor.CB, tensor.SCB] if getattr(tensor, "CB", None) is not None else []
-        for leaf in [*leaves(tensor), *extra]:
-            if leaf is not None:
-                storage = leaf.untyped_storage()
-                seen[storage.data_ptr()] = storage.nbytes()
-    return sum(seen.values())
-
-
-def below_adapters(model: Any) -> Any:
-    """transformers' own model, which PEFT's adapters may be wrapped around."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def takes(model: Any, option: str) -> bool:
-    """Whether a model's forward pass has a parameter of this name."""
-    return option in signature(below_adapters(model).forward).parameters
-
-
-def full_attention(model: Any) -> bool:
-    """Whether every layer sees all tokens, at the positions it is told: then padding between a prefix and a row's own
-    tokens does no harm. A window would count it, and so would scores that fall with distance (ALiBi)."""
-    config = model.config.get_text_config(decoder=True)
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    told = takes(model, "position_ids") and not getattr(config, "alibi", False)
-    return kinds == {"full_attention"} and not getattr(config, "sliding_window", None) and told
-
-
-def exact(model: Any) -> bool:
-    """Whether two right ways of computing a model agree to a few digits: in float32, with nothing quantized. Elsewhere
-    they differ by rounding, which a deep model amplifies."""
-    import torch
-
-    return model.dtype == torch.float32 and not getattr(model.config, "quantization_config", None)
-
-
-def dynamic(linear: Any) -> bool:
-    """Whether a layer is torchao's dynamic INT8 as `harness.quantize.dynamic` makes it: a scale a row on both sides,
-    symmetric."""
-    weight: Any = getattr(linear, "weight", None)
-    if type(weight).__name__ != "Int8Tensor" or weight.act_quant_kwargs is None:
-        return False
-    plain = weight.act_pre_scale is None and weight.act_quant_scale is None and not weight.reduce_range
-    by_rows = type(weight.act_quant_kwargs.granularity).__name__ == "PerRow" and weight.scale.numel() == len(weight)
-    return plain and by_rows and weight.act_quant_kwargs.mapping_type.name == "SYMMETRIC"
-
-
-def llm_int8(linear: Any) -> bool:
-    """Whether a layer is bitsandbytes' LLM.int8 with its weights quantized."""
-    if type(linear).__name__ != "Linear8bitLt" or linear.state.has_fp16_weights:
-        return False
-    return (linear.weight.SCB if linear.state.SCB is None else linear.state.SCB) is not None
-
-
-def kv_bytes_per_token(model: Any) -> int:
-    """Bytes of keys and values that one token of one row holds in all layers: how much a cache grows by one. Counted
-    once a model, in a cache of two tokens; states that do not grow with the text count nothing."""
-    if model not in _KV_BYTES:
-        _KV_BYTES[model] = _growth(model)
-    return _KV_BYTES[model]
-
-
-_KV_BYTES: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
-
-
-def _growth(model: Any) -> int:
-    import torch
-    from transformers import DynamicCache
-
-    decoder = below_adapters(model).base_model  # whatever head stands on it
-    cache = DynamicCache(config=model.config)
-    held: list[int] = []
-    for _ in range(2):
-        with torch.inference_mode():
-            decoder(torch.zeros(1, 1, dtype=torch.long, device=model.device), past_key_values=cache)
-        tensors = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]
-        held.append(sum(t.nbytes for t in tensors if isinstance(t, torch.Tensor)))
-    return held[1] - held[0]
 
 
 def torch_dtype(name: str) -> Any:

@@ -16,8 +16,8 @@ from harness.environment import Environment, versions
 from harness.types import Cell, Component, Json, Step, StepKind, SuiteData, digest, is_side, plain
 
 MEASURE_VERSION = 14  # of qualities and latencies
-LATENCY_VERSION = 3  # of latencies alone
-LOAD_VERSION = 3  # of open loops, which not every latency has
+LATENCY_VERSION = 4  # of latencies alone
+LOAD_VERSION = 4  # of open loops, which not every latency has
 
 
 @dataclass(frozen=True, slots=True)

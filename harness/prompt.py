@@ -64,19 +64,27 @@ class Prompter:
         return [*chat, {"role": "user", "content": self._user(message, found)}]
 
 
-def load_prompter(folder: Path) -> Prompter:
-    """The prompter of a model directory. Raises `FileNotFoundError` where no recipe stands beside the weights."""
+def load_recipe(folder: Path) -> Recipe:
+    """The recipe of a model directory. Raises `FileNotFoundError` where none stands beside the weights."""
     raw: dict[str, Any] = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
     articles = tuple(Article(**a) for a in raw.pop("articles"))
     examples = tuple((a, b) for a, b in raw.pop("examples"))
-    return Prompter(Recipe(articles=articles, examples=examples, **raw))
+    return Recipe(articles=articles, examples=examples, **raw)
+
+
+def load_prompter(folder: Path) -> Prompter:
+    """The prompter of a model directory, with its articles indexed; raises what `load_recipe` raises."""
+    return Prompter(load_recipe(folder))
 
 
 def render(tokenizer: Any, chat: Sequence[ChatMessage], *, reply: str | None = None) -> str:
     """Chat messages as the text the model reads, through its own chat template; with `reply`, that turn is closed
-    too. A tokenizer without a template gets plain paragraphs, which is what base models expect."""
+    too. A tokenizer without a template gets plain paragraphs, which is what base models expect, behind what it puts
+    before every text: a template writes that itself, so rendered text is tokenized without special tokens."""
     if getattr(tokenizer, "chat_template", None) is None:
-        text = "\n\n".join(m["content"] for m in chat) + "\n\n"
+        first = tokenizer("").input_ids[:1]
+        start = tokenizer.bos_token if first and first[0] == tokenizer.bos_token_id else ""
+        text = start + "\n\n".join(m["content"] for m in chat) + "\n\n"
         return text if reply is None else text + reply + (tokenizer.eos_token or "")
     if reply is None:
         return _templated(tokenizer, chat, add_generation_prompt=True)

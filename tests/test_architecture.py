@@ -36,6 +36,7 @@ FOUNDATION = {
     "store",
     "retrieval",
     "prompt",
+    "anatomy",
     "loading",
     "packing",
     "unpacking",

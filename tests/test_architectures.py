@@ -10,9 +10,10 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
+from harness.anatomy import full_attention, kv_bytes
 from harness.engine.eager import Eager, EagerSession
 from harness.errors import DoesNotFit, UserError
-from harness.loading import Loaded, full_attention, kv_bytes_per_token
+from harness.loading import Loaded
 from tests.test_engine import CONTEXT, PROMPTS, tokenizer
 
 SIZES: dict[str, Any] = {
@@ -27,11 +28,22 @@ EYES = {
     "patch_size": 14,
 }  # fmt: skip
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+LONG = {
+    "rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 128, "factor": 2.0,
+    "short_factor": [1.0] * 8, "long_factor": [2.0] * 8,
+}  # fmt: skip
 KINDS: dict[str, tuple[str, dict[str, Any], bool]] = {  # its configuration, and whether a prefix may be shared
     "positions learnt": ("GPT2", {"vocab_size": 96, "n_embd": 64, "n_layer": 4, "n_head": 4, "eos_token_id": 0}, True),
     "biased by distance": ("Mpt", {"vocab_size": 96, "d_model": 64, "n_layers": 4, "n_heads": 4}, False),
     "windows, all in one": ("Gemma2", {**GROUPED, "head_dim": 16, "sliding_window": 8}, False),
     "windows of a part for text": ("Gemma3", {"text_config": {**GROUPED, **WINDOWS}, "vision_config": EYES}, False),
+    "windows called local": (
+        "GPTNeo",
+        {"vocab_size": 96, "hidden_size": 64, "num_layers": 4, "num_heads": 4, "intermediate_size": 96,
+         "attention_types": [[["global", "local"], 2]], "window_size": 8, "pad_token_id": 0, "eos_token_id": 0},
+        False,
+    ),
+    "turned by length": ("Llama", {**GROUPED, "rope_parameters": LONG, "max_position_embeddings": 256}, False),
     "experts": ("Qwen3Moe", {**GROUPED, **EXPERTS, "head_dim": 16}, True),
     "convolutions between": ("Lfm2", {**GROUPED, "layer_types": ["conv", "full_attention"] * 2}, False),
     "linear attention between": (
@@ -101,8 +113,9 @@ def test_chances_of_answers_are_those_of_a_row_alone(name: str) -> None:
 def test_what_a_token_holds_is_counted_in_the_cache() -> None:
     """Latent attention keeps what its keys and values are made of; convolutions keep the last few tokens, however many
     there are."""
-    assert kv_bytes_per_token(made("latent attention")) == 4 * 4 * (16 + 8)
-    assert kv_bytes_per_token(made("convolutions between")) == 4 * 2 * 2 * 2 * 16
+    assert kv_bytes(made("latent attention")) == 4 * 4 * (16 + 8)
+    assert kv_bytes(made("convolutions between")) == 4 * 2 * 2 * 2 * 16
+    assert kv_bytes(made("windows, all in one"), 100) == 4 * 2 * 2 * 16 * (2 * 8 + 2 * 100), "two layers keep a window"
 
 
 def test_a_model_without_such_a_cache_is_refused() -> None:

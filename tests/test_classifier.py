@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections import Counter
@@ -85,8 +86,13 @@ def test_it_learns_the_classes_and_answers_nothing_else(trained: Path) -> None:
     assert {(c.tokens, c.finished) for c in made} == {(1, True)}
 
 
-def test_batches_change_nothing(trained: Path) -> None:
-    """Padding, order and neighbours leave each row's class chances as they are alone."""
+@pytest.mark.parametrize("pad", [0, None, 5])
+def test_batches_change_nothing(trained: Path, tmp_path: Path, pad: int | None) -> None:
+    """Padding, order and neighbours leave each row's class chances as they are alone, whatever a checkpoint's
+    configuration says of padding."""
+    own = json.loads((trained / "config.json").read_text())
+    trained = shutil.copytree(trained, tmp_path / "other")
+    (trained / "config.json").write_text(json.dumps({**own, "pad_token_id": pad}))
     pairs = [(p, name) for p in asked() for name in ("billing", "outage", "sales")]
     alone = Eager(batch_size=1).start(trained, CONTEXT).loglikelihood(pairs)
     together = Eager(batch_size=5).start(trained, CONTEXT).loglikelihood(pairs)

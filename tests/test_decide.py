@@ -303,7 +303,7 @@ def test_a_suite_that_is_not_judged_names_and_compares_nothing() -> None:
     left = decide(whole, seeds, records.POLICY | {"suites": {"b": 1}})
     assert left.chosen == other[3].id, "a seed that ended ok stands for the recipe"
     gone = [replace(r, status=Status.FAILED, reason="it broke", measurements=()) if r is cells[0] else r for r in cells]
-    assert decide(gone, rows, records.POLICY | {"suites": {"a": 1}}).reference == cells[1].id, "never one of another suite"
+    assert decide(gone, rows, records.POLICY | {"suites": {"a": 1}}).reference == cells[1].id, "never another suite's"
 
 
 def test_a_bad_policy_is_told_all_at_once() -> None:

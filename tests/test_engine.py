@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 from harness.engine import constrained
 from harness.engine import shared_prefix as shared_prefix_module
 from harness.engine.eager import Eager, EagerSession
+from harness.errors import DoesNotFit, UserError
 from harness.loading import load
 from harness.prompt import shared_prefix
 from harness.quantize.dynamic import Dynamic
@@ -128,7 +130,7 @@ def test_prompts_read_in_pieces_change_nothing(
 
 def test_rows_end_at_the_stop_token_and_others_go_on(folder: Path, alone: list[str]) -> None:
     session = start(folder, compact_below=1.01)
-    tokens = [session.encode(t) for t in alone]
+    tokens = session.encode(alone, 0)
     stop = next(t for t in tokens[0][1:] if t not in tokens[0][:1])
     session.stops = {stop}
     made = session.generate(PROMPTS, 24)
@@ -176,6 +178,26 @@ def test_an_answer_cut_off_is_told_as_unfinished(folder: Path) -> None:
     assert (made.text, made.finished) == ("pe", False)
 
 
+def test_a_grammar_too_much_for_its_matcher_is_told() -> None:
+    """Each letter may belong to the rest in ever more ways; past its limit a matcher allows the end alone."""
+    row = constrained.matcher(tokenizer(), [0], 'start: s\ns: s s | s s s | s s s s s | "a" | "b"')
+    (a,) = tokenizer()("a").input_ids
+    for _ in range(200):
+        constrained.follow(row, a)
+    with pytest.raises(UserError, match=r"^the suite's output grammar: .*max is 2000.*; make it simpler$"):
+        constrained.follow(row, a)
+
+
+def test_what_is_timed_must_fit_the_context_too(tmp_path: Path) -> None:
+    LlamaForCausalLM(shape(LlamaConfig, max_position_embeddings=64)).save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    session = start(tmp_path)
+    assert len(session.time_batch(["x" * 60], 4)) == len(session.time_tokens("x" * 60, 4)) == 4
+    for timed in (partial(session.time_tokens, "x" * 60), partial(session.time_batch, ["x" * 60])):
+        with pytest.raises(DoesNotFit, match="longer than the model's context: prompts of up to 60 tokens and 5 new"):
+            timed(5)
+
+
 @pytest.mark.parametrize("output", ['{"type": 7}', "start: nothing"])
 def test_a_bad_grammar_is_told_without_a_model(output: str) -> None:
     assert len(constrained.mistakes(output)) == 1
@@ -187,8 +209,8 @@ def test_loglikelihood_is_that_of_the_model(folder: Path) -> None:
     pairs = [(p, c) for p in PROMPTS for c in ("yes", "no, never", "x")]
     found = session.loglikelihood(pairs)
     for (prompt, answer), (total, greedy) in zip(pairs, found, strict=True):
-        ids = torch.tensor([session.encode(prompt + answer)])
-        start_at = len(session.encode(prompt))
+        ids = torch.tensor(session.encode([prompt + answer], 0))
+        start_at = len(session.encode([prompt], 0)[0])
         with torch.inference_mode():
             chances = session.model(ids).logits[0, :-1].log_softmax(dim=-1)
         wanted = ids[0, 1:]

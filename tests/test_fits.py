@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from harness import environment
+from harness.anatomy import kv_bytes
 from harness.engine import fits
-from harness.engine.eager import Eager
+from harness.engine.eager import Eager, EagerSession
 from harness.engine.graph import Graph
 from harness.environment import container_memory
 from harness.errors import DoesNotFit
 from harness.launch import told
-from harness.loading import kv_bytes_per_token
 from tests.test_engine import CONTEXT, PROMPTS
 from tests.test_graph import MODELS, saved
 
@@ -28,13 +28,24 @@ def test_rows_that_do_not_fit_are_refused(
     rows, tokens = (
         (4, longest + 9) if isinstance(engine, Eager) else (9, 128)
     )  # the slots of its proof, and one for padding
-    needed = rows * tokens * kv_bytes_per_token(session.model)
+    needed = rows * kv_bytes(session.model, tokens)
     monkeypatch.setattr(fits, "free_bytes", lambda device: needed)
     assert len(session.generate(PROMPTS, 9)) == 4
     session = engine.start(saved(tmp_path, *MODELS["llama"]), CONTEXT)
     monkeypatch.setattr(fits, "free_bytes", lambda device: needed - 1)
     with pytest.raises(DoesNotFit, match=f"{rows} rows of {tokens} tokens need 0.0 GiB .* lower engine.batch_size"):
         session.generate(PROMPTS, 9)
+
+
+def test_what_each_row_repeats_of_a_shared_prefix_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Eager(batch_size=4).start(saved(tmp_path, *MODELS["llama"]), CONTEXT)
+    assert isinstance(session, EagerSession)
+    session.no_prefix = []  # as on a GPU
+    asked: list[int] = []
+    monkeypatch.setattr("harness.engine.eager.require", lambda model, device, rows, tokens: asked.append(tokens))
+    prompts = ["the same beginning " + "x" * n for n in (1, 5)]
+    session.generate(prompts, 9)
+    assert asked == [len(prompts[1]) + 9]
 
 
 def test_free_memory_is_read() -> None:

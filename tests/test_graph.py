@@ -40,6 +40,7 @@ SHAPE: dict[str, Any] = {
     "num_key_value_heads": 2, "vocab_size": 96, "eos_token_id": 0, "pad_token_id": 0, "bos_token_id": None,
     "initializer_range": 0.3,
 }  # fmt: skip
+DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
 MODELS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "llama": (LlamaConfig, LlamaForCausalLM, {}),
     "llama with another RoPE": (
@@ -102,8 +103,8 @@ def test_a_shared_prefix_is_read_once_and_changes_no_token(tmp_path: Path, monke
         told = [eager.generate([p], 30)[0] for p in prompts]
         sizes.clear()
         assert session.generate(prompts, 30) == told
-        own = sum(len(eager.encode(p)) for p in longer())
-        assert sum(sizes) < 3 * own + len(eager.encode(beginning)), "padding of each, and the prefix once"
+        own, (first,) = sum(map(len, eager.encode(longer(), 0))), eager.encode([beginning], 0)
+        assert sum(sizes) < 3 * own + len(first), "padding of each, and the prefix once"
     (after,) = session.serve(PROMPTS[:1], 5, clients=1)
     assert after.tokens == fresh.tokens
     assert session.generate(prompts, 30) == told
@@ -113,6 +114,12 @@ def test_a_shared_prefix_is_read_once_and_changes_no_token(tmp_path: Path, monke
     ("config", "model", "rest", "why"),
     [
         (MistralConfig, MistralForCausalLM, {"sliding_window": 8}, "its attention sees a window"),
+        (
+            LlamaConfig,
+            LlamaForCausalLM,
+            {"rope_parameters": DYNAMIC},
+            "or the length of the text",
+        ),
         (GraniteConfig, GraniteForCausalLM, {"residual_multiplier": 0.5}, "computes otherwise (layer 0 is"),
         (GraniteConfig, GraniteForCausalLM, {"embedding_multiplier": 2.0}, "computes otherwise (the embedding is"),
         (GraniteConfig, GraniteForCausalLM, {"logits_scaling": 2.0}, "computes otherwise (the head is"),
@@ -243,9 +250,9 @@ def test_slots_are_made_once_for_the_largest_load(own: bool, tmp_path: Path, mon
         **({"open_requests": 4, "own_ends": True} if own else {"open_requests": 0}),
     }  # fmt: skip
     data: Any = SimpleNamespace(max_new_tokens=70)
-    held: list[int] = []
+    held: list[tuple[int, int]] = []
 
-    def fits(model: object, device: str, loading: int | None, tokens: int, row_tokens: int) -> list[Any]:
+    def fits(model: object, device: str, loading: int | None, tokens: tuple[int, int], row_tokens: int) -> list[Any]:
         held.append(tokens)
         return []
 
@@ -255,4 +262,4 @@ def test_slots_are_made_once_for_the_largest_load(own: bool, tmp_path: Path, mon
     assert {m.metric for m in found} > {"closed_16/ttft_ms/p50", "batch_step_ms", *ends}
     assert [rows for rows, _ in made] == [8, 16], "the proof's, and one that all loads fit in"
     assert made[1][1] >= 70
-    assert held == [(16 + 1) * made[1][1]], "tokens of all slots, the one for padding too"
+    assert held == [(16 + 1, made[1][1])], "all slots, the one for padding too"

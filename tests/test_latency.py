@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
+from harness.anatomy import kv_bytes
 from harness.engine.eager import Eager
 from harness.engine.graph import Graph
-from harness.loading import kv_bytes_per_token
 from harness.measure.memory import apart, forget_peak, measure, peak_rss_bytes, rows_that_fit
 from tests.test_engine import CONTEXT, PROMPTS
 from tests.test_graph import MODELS, SHAPE, saved
@@ -40,7 +40,7 @@ def test_keys_and_values_of_a_token_are_those_of_a_real_cache(name: str) -> None
     cache = DynamicCache()
     model(torch.arange(1, 8)[None], past_key_values=cache)
     held = sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
-    assert kv_bytes_per_token(model) == held / 7
+    assert kv_bytes(model) == held / 7
 
 
 def test_rows_fit_until_the_memory_is_full() -> None:
@@ -53,12 +53,12 @@ def test_rows_fit_until_the_memory_is_full() -> None:
 
 def test_a_probe_tells_peaks_and_what_would_fit() -> None:
     model = LlamaForCausalLM(LlamaConfig(**SHAPE))
-    found = {m.metric: m for m in measure(model, "cpu", 5 * MB, held_tokens=200, row_tokens=100)}
+    found = {m.metric: m for m in measure(model, "cpu", 5 * MB, held=(2, 100), row_tokens=100)}
     assert found["memory_bytes/peak_rss_loading"].value == 5 * MB
     row = 100 * found["kv_bytes_per_token"].value
     fits = found["predicted_rows/80GB"].value - found["predicted_rows/40GB"].value
     assert fits == pytest.approx(40e9 / row, abs=1)
-    assert "memory_bytes/peak_rss_loading" not in {m.metric for m in measure(model, "cpu", None, 200, 100)}
+    assert "memory_bytes/peak_rss_loading" not in {m.metric for m in measure(model, "cpu", None, (2, 100), 100)}
 
 
 @pytest.mark.parametrize("engine", [Eager, Graph])

@@ -83,6 +83,11 @@ def test_arrivals_are_a_poisson_process_and_the_same_for_every_cell() -> None:
     assert due[load.STRETCH - 1 :: load.STRETCH] == pytest.approx(
         [n * load.STRETCH / 20 for n in range(1, 4000 // load.STRETCH + 1)], rel=0.001
     ), "no stretch of them comes faster than the rate"
+    for some in (1, 63, 94, 241):
+        due = arrivals(20.0, some)
+        whole = due[load.STRETCH - 1 :: load.STRETCH]
+        assert whole == pytest.approx([n * load.STRETCH / 20 for n in range(1, len(whole) + 1)]), "nor a whole one"
+        assert due[-1] == pytest.approx(some / 20)
     assert gaps.std() == pytest.approx(1 / 20, rel=0.08)
     assert (gaps > 2 / 20).mean() == pytest.approx(math.exp(-2), abs=0.02)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from jinja2 import TemplateError
+from tokenizers.processors import TemplateProcessing
 
 from harness.prompt import (
     IGNORED,
@@ -24,6 +25,7 @@ from harness.prompt import (
 )
 from harness.types import Article
 from tests.cells import suite_data
+from tests.test_engine import tokenizer
 
 ARTICLES = (
     Article("a1", "Returns", "Unworn boots can be returned within 45 days."),
@@ -49,8 +51,8 @@ class Fake:
         said = "".join(f"<{m['role']}>{m['content']}{self.closing}" for m in chat)
         return said + (self.opening if add_generation_prompt else "")
 
-    def __call__(self, text: str, *, add_special_tokens: bool) -> Any:
-        assert add_special_tokens is False, "the template has written them already"
+    def __call__(self, text: str, *, add_special_tokens: bool = True) -> Any:
+        assert not text or add_special_tokens is False, "the text has them already"
         return SimpleNamespace(input_ids=[ord(c) for c in text])
 
 
@@ -97,6 +99,22 @@ def test_a_template_is_used_as_it_is() -> None:
 def test_without_a_template_paragraphs_and_an_end_token() -> None:
     assert render(Fake(template=False), CHAT) == "Be kind.\n\nHello?\n\n"
     assert render(Fake(template=False), CHAT, reply="Hi.") == "Be kind.\n\nHello?\n\nHi.<eos>"
+
+
+def test_without_a_template_a_text_begins_as_its_tokenizer_has_it_begin() -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    own = tokenizer()
+    own.add_special_tokens({"bos_token": "<s>"})
+    assert render(own, CHAT).startswith("Be kind."), "it has such a token, and puts it nowhere"
+    for before, after in (("<s>", ""), ("<s>", "<eos>"), ("", "<eos>")):
+        added = [(t, own.convert_tokens_to_ids(t)) for t in (before, after) if t]
+        made = PreTrainedTokenizerFast(tokenizer_object=own.backend_tokenizer, bos_token="<s>", eos_token="<eos>")
+        made.backend_tokenizer.post_processor = TemplateProcessing(f"{before} $A {after}".strip(), None, added)
+        text = render(made, CHAT)
+        assert text == before + "Be kind.\n\nHello?\n\n"
+        whole = made(text.removeprefix(before)).input_ids
+        assert made(text, add_special_tokens=False).input_ids == (whole[:-1] if after else whole)
 
 
 @pytest.mark.parametrize(("template", "end"), [(True, "<end>"), (False, "<eos>")])

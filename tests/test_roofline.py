@@ -10,9 +10,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
+from harness.anatomy import weight_bytes
 from harness.engine.eager import Eager
 from harness.engine.graph import Graph
-from harness.loading import weight_bytes
 from harness.measure import memory, roofline
 from harness.measure.latency import _held, measure
 from harness.measure.roofline import Step, bandwidth, host_bound, rate, row_operations, step_bytes
@@ -40,6 +40,15 @@ def test_a_step_of_experts_has_no_limit() -> None:
     """It reads those that its token is sent to, and which these are is not known."""
     found = roofline.measure(made("experts"), 10**6, "cpu", Step(1, 10.0, 1.0), Step(2, 20.0, 1.0))
     assert [m.metric for m in found] == ["bandwidth_bytes_per_s"]
+
+
+def test_what_sees_is_no_part_of_a_step_of_text() -> None:
+    model = made("windows of a part for text")
+    tower = [model.model.vision_tower, model.model.multi_modal_projector]
+    seeing = {m for part in tower for m in part.modules()}
+    text = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m not in seeing]
+    assert row_operations(model) == sum(2 * m.weight.numel() for m in text)
+    assert step_bytes(model, weight_bytes(model)) == weight_bytes(model) - weight_bytes(*tower)
 
 
 def test_a_copy_has_a_bandwidth(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,9 +154,9 @@ def test_a_latency_step_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.M
         "natural_requests": 1, "clients": [1, 32], "requests_per_client": 1, "open_requests": 0,
     }  # fmt: skip
     data = suite_data(evaluation=rows, max_new_tokens=6)
-    ran: list[int] = []
+    ran: list[tuple[int, int]] = []
 
-    def fits(model: object, device: str, loading: int | None, held: int, tokens: int) -> list[Measurement]:
+    def fits(model: object, device: str, loading: int | None, held: tuple[int, int], tokens: int) -> list[Measurement]:
         ran.append(held)
         return []
 
@@ -158,7 +167,7 @@ def test_a_latency_step_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.M
     assert found["step_limit_ms"] > 0
     assert found["batch_times_limit"] == pytest.approx(found["batch_step_ms"] / found["batch_step_limit_ms"])
     assert found.get("host_bound") in ((0.0, 1.0) if min_prefix == 0 else (None,)), "a shared prefix is read once"
-    assert ran == [2 * 3], "new tokens of the largest batch that ran: no clients are served here"
+    assert ran == [(2, 3)], "new tokens of the largest batch that ran: no clients are served here"
     assert found["noisy"] == float(bool(facts["noise"]))
     assert found["other_work/cores"] >= 0
     assert found["warmup_requests"] == 0

@@ -167,7 +167,7 @@ def alone(folder: Path, prompts: list[str], tokens: int, **knobs: Any) -> list[C
     found = []
     for key, prompt in enumerate(prompts):
         with torch.inference_mode():
-            ((ids, finished),) = session._decode([session.encode(prompt)], [key], tokens, None, 0)
+            ((ids, finished),) = session._decode(session.encode([prompt], 0), [key], tokens, None, 0)
         found.append(Completion(session.tokenizer.decode(ids, skip_special_tokens=True), len(ids), finished))
     return found
 
@@ -186,7 +186,7 @@ def test_both_engines_draw_the_same_answers_at_any_batch_size(tmp_path: Path, na
         assert isinstance(session, GraphSession)
         assert session.generate(prompts, 60) == told
         assert session.generate(prompts, 60) == told, "the same call gives the same answers again"
-        asked = [Request(session.eager.encode(p), 60, key=i) for i, p in enumerate(prompts)][::-1]
+        asked = [Request(ids, 60, key=i) for i, ids in enumerate(session.eager.encode(prompts, 60))][::-1]
         made = serve(session.slots(batch, 160), asked, session.eager.stops, rows=batch)[::-1]
         texts = session.tokenizer.batch_decode([m.tokens for m in made], skip_special_tokens=True)
         assert texts == [c.text for c in told], "in another order, each with its key"

@@ -15,6 +15,7 @@ from harness.adapt.full_ft import FullFt
 from harness.adapt.lora import ADAPTER, Lora, merge
 from harness.adapt.training import collate, completion_loss
 from harness.engine.eager import Eager, EagerSession
+from harness.errors import BrokenArtifact
 from harness.prompt import IGNORED
 from harness.types import Context
 from tests.cells import suite_data
@@ -118,6 +119,25 @@ def test_one_device_trains_and_what_closes_a_reply_ends_it(
     session = Eager().start(out, CONTEXT)
     assert isinstance(session, EagerSession)
     assert session.stops == set(ends)
+
+
+def test_a_loss_that_is_no_number_once_ends_a_training(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trainer would log an average in its place."""
+    told, calls = training.completion_loss, []
+
+    def loss(model: Any, *rest: Any) -> Any:
+        calls.append(1)
+        found = told(model, *rest)
+        return found * float("nan") if len(calls) == 3 else found
+
+    monkeypatch.setattr(training, "_agrees", lambda *_: True)
+    monkeypatch.setattr(training, "completion_loss", loss)
+    monkeypatch.setattr("torch.Tensor.backward", lambda *_, **__: None)  # so that weights stay numbers
+    rows = tuple({"message": f"question {i}", "reply": f"answer {i}"} for i in range(6))
+    with pytest.raises(BrokenArtifact, match="loss is not a number"):
+        Lora(rank=4, epochs=1, batch_size=1)(base, suite_data(train=rows, validation=rows[:2]), tmp_path, CONTEXT)
 
 
 def test_a_merge_rounds_nothing(base: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from harness.models.hub import link_tree
-from harness.prompt import RECIPE, Recipe, describe, load_prompter
+from harness.prompt import RECIPE, Recipe, describe, load_recipe
 from harness.retrieval import mistakes
 from harness.types import Context, Json, SuiteData
 
@@ -21,7 +21,7 @@ class AsIs:
     retrieval: str = "bm25"
     top_k: int = 1
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     SEEDED: ClassVar[bool] = False
     LIBRARIES: ClassVar[tuple[str, ...]] = ("bm25s",)
     REQUIRES: ClassVar[tuple[str, ...]] = ("bm25s",)
@@ -34,7 +34,7 @@ class AsIs:
         link_tree(base, out)
         kept = (out / RECIPE).exists()
         recipe = (
-            load_prompter(out).recipe
+            load_recipe(out)
             if kept
             else Recipe(data.system, (), data.knowledge, self.retrieval, self.top_k, data.asked)
         )

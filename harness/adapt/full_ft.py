@@ -23,12 +23,12 @@ class FullFt:
     retrieval: str = "bm25"
     top_k: int = 1
 
-    VERSION: ClassVar[int] = 4
+    VERSION: ClassVar[int] = 5
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "bm25s")
     REQUIRES: ClassVar[tuple[str, ...]] = ("bm25s",)
 
     def __post_init__(self) -> None:
-        for knob in ("epochs", "batch_size", "top_k"):
+        for knob in ("epochs", "batch_size", "patience", "top_k"):
             if getattr(self, knob) < 1:
                 raise ValueError(f"{knob}={getattr(self, knob)}: must be 1 or more")
 

@@ -52,13 +52,13 @@ class Lora:
     top_k: int = 1
     classify: bool = False
 
-    VERSION: ClassVar[int] = 5
+    VERSION: ClassVar[int] = 6
     ADAPTER: ClassVar[bool] = True  # stays beside the merged weights
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "peft", "bm25s")
     REQUIRES: ClassVar[tuple[str, ...]] = ("peft", "bm25s")
 
     def __post_init__(self) -> None:
-        for knob in ("rank", "epochs", "batch_size", "top_k"):
+        for knob in ("rank", "epochs", "batch_size", "patience", "top_k"):
             if getattr(self, knob) < 1:
                 raise ValueError(f"{knob}={getattr(self, knob)}: must be 1 or more")
 

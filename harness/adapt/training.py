@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.anatomy import below_adapters
 from harness.environment import give_memory_back
 from harness.errors import BrokenArtifact
-from harness.loading import below_adapters
 from harness.prompt import IGNORED, Prompter, Recipe, describe, encode, encode_class, padding, stops
 from harness.types import Context, Json, SuiteData
 
@@ -181,7 +181,7 @@ def train(
         gradient_accumulation_steps=max(1, knobs.batch_size // micro), lr_scheduler_type="cosine", warmup_steps=2,
         weight_decay=0.0, optim="adamw_torch_fused",
         seed=context.seed, use_cpu=context.device == "cpu", bf16=mixed,
-        gradient_checkpointing=False, logging_steps=1, eval_strategy="epoch",
+        gradient_checkpointing=False, logging_steps=1, logging_nan_inf_filter=False, eval_strategy="epoch",
         save_strategy="epoch" if several else "no", save_total_limit=1, save_only_model=True,
         load_best_model_at_end=several, metric_for_best_model="eval_loss", prediction_loss_only=True,
         remove_unused_columns=False, report_to=[], disable_tqdm=True, dataloader_pin_memory=False,

@@ -23,6 +23,8 @@ class ClassifierSession:
         self.model = loaded.model
         self.tokenizer = loaded.tokenizer
         self.device = context.device
+        self.pad = padding(loaded.tokenizer)
+        loaded.model.config.get_text_config().pad_token_id = self.pad  # by which the model finds where a text ends
 
     def generate(
         self,
@@ -86,8 +88,8 @@ class ClassifierSession:
     def _forward(self, ids: Sequence[list[int]]) -> Any:
         import torch
 
-        pad, width = padding(self.tokenizer), max(len(row) for row in ids)
-        padded = torch.tensor([row + [pad] * (width - len(row)) for row in ids], device=self.device)
+        width = max(len(row) for row in ids)
+        padded = torch.tensor([row + [self.pad] * (width - len(row)) for row in ids], device=self.device)
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids], device=self.device)
         with torch.inference_mode():
             return self.model(input_ids=padded, attention_mask=mask, use_cache=False).logits.float()

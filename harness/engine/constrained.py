@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from harness.errors import UserError
+
 
 def mistakes(output: str) -> list[str]:
     """What is wrong with a grammar, seen without a model. JSON Schema where the text is JSON, else Lark."""
@@ -40,6 +42,14 @@ def matcher(tokenizer: Any, stops: Sequence[int], output: str) -> Any:
     if first.is_error():
         raise ValueError(f"the suite's output grammar: {first.get_error()}")
     return first
+
+
+def follow(row: Any, token: int) -> None:
+    """Takes a row's matcher past a token. Raises `UserError` where the grammar is too much for it: from then on it
+    would allow the end of the answer alone."""
+    if not row.consume_token(token):
+        why = row.get_error().splitlines()[0]  # then comes its whole state
+        raise UserError(f"the suite's output grammar: {why}; make it simpler")
 
 
 def forbid(logits: Any, rows: Sequence[Any]) -> None:

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from harness.anatomy import exact, full_attention
 from harness.engine.ops import add_rms_norm, attend, rotate_and_store, silu_mul
 from harness.engine.products import joined, kind
-from harness.loading import exact, full_attention
 
 PROOF_ROWS, PROOF_TOKENS = 8, 12
 SAME, ALIKE = 1e-3, 0.2  # of what a layer does: in float32, and where something rounds more
@@ -26,7 +26,7 @@ def unfit(model: Any) -> str:
     if layers is None or not all(hasattr(inner, part) for part in ("embed_tokens", "norm", "rotary_emb")):
         return "its parts are not those of a Llama"
     if not full_attention(model):
-        return "its attention sees a window"
+        return "its attention sees a window, or the length of the text"
     wanted: tuple[tuple[str, set[str]], ...] = (
         ("", {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}),
         ("self_attn", {"q_proj", "k_proj", "v_proj", "o_proj"}),

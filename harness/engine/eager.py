@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from harness.anatomy import full_attention, takes
 from harness.engine.classifier import ClassifierSession
-from harness.engine.constrained import forbid, matcher
+from harness.engine.constrained import follow, forbid, matcher
 from harness.engine.fits import require, within_context
 from harness.engine.ops import Chooser, check_sampling
 from harness.engine.products import replace_products
 from harness.engine.shared_prefix import RowsCache, layers, switch_on
 from harness.errors import UserError
-from harness.loading import Loaded, full_attention, load, takes
+from harness.loading import Loaded, load
 from harness.prompt import shared_prefix, stops
 from harness.types import Completion, Context, Session
 
@@ -45,7 +46,7 @@ class Eager:
     temperature: float = 0.0
     top_p: float = 1.0
 
-    VERSION: ClassVar[int] = 4
+    VERSION: ClassVar[int] = 5
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "llguidance")
     REQUIRES: ClassVar[tuple[str, ...]] = ("llguidance",)
 
@@ -85,9 +86,14 @@ class EagerSession:
         self.no_prefix = switch_on(self.model) if knobs.min_prefix else []  # empty: rows hold their prefixes themselves
         self.stops = stops(self.model.generation_config, self.tokenizer)
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a rendered prompt, which already holds its special tokens."""
-        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+    def encode(self, texts: Sequence[str], new_tokens: int) -> list[list[int]]:
+        """Token ids of rendered texts, which already hold their special tokens. Raises `DoesNotFit` where one of them
+        and so many new tokens are longer than the model's context."""
+        encoded = (
+            [list(ids) for ids in self.tokenizer(list(texts), add_special_tokens=False).input_ids] if texts else []
+        )
+        within_context(self.model, encoded, new_tokens)
+        return encoded
 
     def generate(
         self,
@@ -101,8 +107,7 @@ class EagerSession:
         list is the key of its noise."""
         import torch
 
-        encoded = [self.encode(p) for p in prompts]
-        within_context(self.model, encoded, max_new_tokens)
+        encoded = self.encode(prompts, max_new_tokens)
         done: dict[int, Completion] = {}
         guide = matcher(self.tokenizer, sorted(self.stops), output) if self.knobs.constrained and output else None
         with torch.inference_mode():
@@ -127,9 +132,8 @@ class EagerSession:
         whether greedy decoding would give just these."""
         import torch
 
-        asked = [self.encode(prompt) for prompt, _ in pairs]
-        whole = [self.encode(prompt + continuation) for prompt, continuation in pairs]
-        within_context(self.model, whole, 0)
+        asked = self.encode([prompt for prompt, _ in pairs], 0)
+        whole = self.encode([prompt + continuation for prompt, continuation in pairs], 0)
         order = sorted(range(len(pairs)), key=lambda i: -len(whole[i]))
         found: dict[int, tuple[float, bool]] = {}
         with torch.inference_mode():
@@ -157,7 +161,7 @@ class EagerSession:
     def reads_once(self, prompts: Sequence[str]) -> bool:
         """Whether a batch of these prompts reads at each step once what they share: a step then does less for a row
         than one of a single prompt does."""
-        return bool(self.no_prefix) and self.worthwhile_prefix([self.encode(p) for p in prompts]) > 0
+        return bool(self.no_prefix) and self.worthwhile_prefix(self.encode(prompts, 0)) > 0
 
     def _prefix_cache(self, tokens: list[int]) -> Any:
         import torch
@@ -183,7 +187,8 @@ class EagerSession:
         import torch
 
         rows, width = len(suffixes), max(len(s) for s in suffixes)
-        require(self.model, self.device, rows, width + max_new_tokens)
+        held = 0 if self.no_prefix else prefix_length  # once for all rows, or in each
+        require(self.model, self.device, rows, held + width + max_new_tokens)
         ids, own = self._padded(suffixes)
         positions = (own.cumsum(dim=1) - 1).clamp(min=0) + prefix_length
         cache = self._row_cache(prefix, rows, width + max_new_tokens)
@@ -203,7 +208,7 @@ class EagerSession:
                 if ended[row]:
                     continue
                 if guides:
-                    guides[row].consume_token(token)
+                    follow(guides[row], token)
                 if token in self.stops and not timed:
                     ended[row] = True
                 else:
@@ -301,7 +306,7 @@ class EagerSession:
         import torch
         from transformers import DynamicCache
 
-        ids = torch.tensor([self.encode(prompt)], device=self.device)
+        ids = torch.tensor(self.encode([prompt], new_tokens), device=self.device)
         key, position = ids.new_zeros(1), ids.new_full((1,), ids.shape[1] - 1)
         cache = DynamicCache(config=self.model.config)
         times: list[float] = []
@@ -326,7 +331,7 @@ class EagerSession:
         clock, when the prompts are read."""
         import torch
 
-        encoded = [self.encode(p) for p in prompts]
+        encoded = self.encode(prompts, new_tokens)
         length = self.worthwhile_prefix(encoded)
         times: list[float] = []
         with torch.inference_mode():

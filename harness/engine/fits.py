@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from harness.anatomy import kv_bytes
 from harness.environment import free_memory
 from harness.errors import DoesNotFit
-from harness.loading import kv_bytes_per_token
 
 
 def free_bytes(device: str) -> int:
@@ -23,7 +23,7 @@ def free_bytes(device: str) -> int:
 
 def require(model: Any, device: str, rows: int, tokens: int) -> None:
     """Raises `DoesNotFit` where keys and values of `rows` rows of `tokens` tokens exceed the memory that is free."""
-    needed, free = rows * tokens * kv_bytes_per_token(model), free_bytes(device)
+    needed, free = rows * kv_bytes(model, tokens), free_bytes(device)
     if needed > free:
         raise DoesNotFit(
             f"out of memory before the start: {rows} rows of {tokens:,} tokens need {needed / 2**30:.1f} GiB for keys "

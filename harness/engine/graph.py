@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 from harness.engine.classifier import ClassifierSession
 from harness.engine.decoder import PROOF_ROWS, PROOF_TOKENS, unfit
 from harness.engine.eager import Eager, EagerSession
-from harness.engine.fits import within_context
 from harness.engine.ops import check_sampling
 from harness.engine.products import replace_products
 from harness.engine.serving import serve
@@ -42,7 +41,7 @@ class Graph:
     temperature: float = 0.0
     top_p: float = 1.0
 
-    VERSION: ClassVar[int] = 4
+    VERSION: ClassVar[int] = 5
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "llguidance")
     REQUIRES: ClassVar[tuple[str, ...]] = ("llguidance",)
 
@@ -120,12 +119,13 @@ class GraphSession:
     ) -> list[Completion]:
         """Completions of rendered prompts, in the order given; `progress` hears how many are done. Where tokens are
         drawn, a prompt's place in the list is the key of its noise."""
-        told = self.tokenizer(list(prompts), add_special_tokens=False).input_ids if prompts else []
-        within_context(self.model, told, max_new_tokens)
+        if not prompts:
+            return []
+        told = self.eager.encode(prompts, max_new_tokens)
         shared = self.eager.worthwhile_prefix(told)
         asked = [Request(ids[shared:], max_new_tokens, key=i) for i, ids in enumerate(told)]
-        prefix = told[0][:shared] if told else []
-        made = self._serve(asked, min(self.knobs.batch_size, len(asked)), self.eager.stops, progress, prefix=prefix)
+        rows = min(self.knobs.batch_size, len(asked))
+        made = self._serve(asked, rows, self.eager.stops, progress, prefix=told[0][:shared])
         texts = self.tokenizer.batch_decode([m.tokens for m in made], skip_special_tokens=True)
         return [Completion(t, len(m.tokens), m.finished) for t, m in zip(texts, made, strict=True)]
 
@@ -138,7 +138,7 @@ class GraphSession:
     def time_tokens(self, prompt: str, new_tokens: int, natural: bool = False) -> list[float]:
         """Seconds from sending one prompt to each of its `new_tokens` tokens. Stop tokens are ignored, so that each
         request does the same work, unless its `natural` end is wanted."""
-        asked = [Request(self.eager.encode(prompt), new_tokens)]
+        asked = [Request(ids, new_tokens) for ids in self.eager.encode([prompt], new_tokens)]
         self._warm(asked)
         (served,) = self._serve(asked, 1, self.eager.stops if natural else ())
         return [t - served.sent for t in served.times]
@@ -149,7 +149,7 @@ class GraphSession:
         """Seconds of each step of one batch: element 0 reads the prompts and makes the first token of each, the others
         make one more token of each. Stop tokens are ignored. `read` is called when the reading is launched, before any
         step is; what it takes counts for the reading."""
-        asked = [Request(self.eager.encode(p), new_tokens, key=i) for i, p in enumerate(prompts)]
+        asked = [Request(ids, new_tokens, key=i) for i, ids in enumerate(self.eager.encode(prompts, new_tokens))]
         self._warm(asked)
         made = self._serve(asked, len(asked), admitted=read)
         times = made[0].times
@@ -164,7 +164,8 @@ class GraphSession:
         `due`, requests come at these seconds after the start and wait for a place. Every shape of a step is captured
         before the clock starts."""
         times: Sequence[float | None] = due or [None] * len(prompts)
-        ids = {p: self.eager.encode(p) for p in dict.fromkeys(prompts)}  # a load asks few prompts many times
+        some = list(dict.fromkeys(prompts))  # a load asks few prompts many times
+        ids = dict(zip(some, self.eager.encode(some, new_tokens), strict=True))
         asked = [Request(ids[p], new_tokens, at, key=i) for i, (p, at) in enumerate(zip(prompts, times, strict=True))]
         self._warm(asked, clients)
         return serve(self.slots(clients, 0), asked, self.eager.stops if natural else (), rows=clients)

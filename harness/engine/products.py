@@ -15,7 +15,8 @@ import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from harness.loading import Loaded, dynamic, llm_int8
+from harness.anatomy import dynamic, llm_int8
+from harness.loading import Loaded
 from harness.packing import packed
 
 MARLIN_TILE = 64  # columns that Marlin's layout keeps together

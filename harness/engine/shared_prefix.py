@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.loading import exact, full_attention
+from harness.anatomy import exact, full_attention
 
 NAME = "harness_shared_prefix"
 

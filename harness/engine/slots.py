@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from harness.anatomy import dynamic, llm_int8
 from harness.engine.decoder import Decoder
 from harness.engine.fits import require
 from harness.engine.ops import GREEDY, Chooser
 from harness.engine.serving import Tokens
-from harness.loading import dynamic, llm_int8
 
 PROMPT_TOKENS = 8192  # read at once, at most
 MIN_WIDTH = 32

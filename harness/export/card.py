@@ -13,7 +13,7 @@ from harness.export.check import Checked, told
 from harness.export.folder import quantization
 from harness.export.licences import Licence, hub_name
 from harness.export.serving import libraries, vllm
-from harness.prompt import load_prompter
+from harness.prompt import load_recipe
 from harness.report.markdown import plain_markdown
 from harness.report.text import visible
 from harness.resources import resource
@@ -94,7 +94,7 @@ def _line(title: str, m: Measurement) -> dict[str, str]:
 
 def view(folder: Path, record: RunRecord, deployment: Mapping[str, Any], source: Source) -> dict[str, Any]:
     """Everything that the card shows, as plain values."""
-    recipe = load_prompter(folder).recipe
+    recipe = load_recipe(folder)
     config, facts = record.config, record.steps.get("quantize", {}).get("facts") or {}
     stored, classes = quantization(folder), deployment["classes"]
     trained = record.steps.get("adapt", {}).get("facts") or {}

@@ -14,7 +14,7 @@ from typing import Any
 from harness.errors import UserError
 from harness.loading import classes_of
 from harness.measure.fidelity import REFERENCE
-from harness.prompt import load_prompter, stops
+from harness.prompt import load_recipe, stops
 from harness.resources import resource
 from harness.retrieval import save
 from harness.store import MANIFEST, folder_bytes, write_json
@@ -50,7 +50,7 @@ def lay_out(source: Path, out: Path, record: RunRecord, served_as: str, base: st
             shutil.copy2(path, target)
     for config in ("config.json", "adapter/adapter_config.json"):
         _forget_paths(out / config, base)
-    recipe = load_prompter(out).recipe
+    recipe = load_recipe(out)
     if recipe.method != "none" and recipe.articles:
         save(recipe.method, recipe.articles, out / "retrieval")
     for name in PROGRAMS:

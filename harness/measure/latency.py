@@ -71,7 +71,7 @@ def measure(
     if later:
         return measured, facts  # what follows is taken once
     have = slots(0, 0) if slots else None
-    held = (have.rows + 1) * have.capacity if have else len(batch) * len(steps)  # a prefix may have stood there once
+    held = (have.rows + 1, have.capacity) if have else (len(batch), len(steps))  # a prefix may have stood there once
     measured += memory.measure(session.model, context.device, loading, held, asked + data.max_new_tokens)
     measured += memory.apart(session, batch, min(tokens, 4), context.device)  # three steps hold what fifteen do
     if between and steps:

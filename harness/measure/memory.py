@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.anatomy import kv_bytes
 from harness.environment import give_memory_back
-from harness.loading import kv_bytes_per_token
 from harness.types import Measurement, Session
 
 BUDGETS_GB = (8, 16, 24, 40, 80)
@@ -82,10 +82,12 @@ def rows_that_fit(budget: float, peak: float, held: float, row_bytes: float) -> 
     return max(0, int((budget - (peak - held)) // row_bytes))
 
 
-def measure(model: Any, device: str, loading: int | None, held_tokens: int, row_tokens: int) -> list[Measurement]:
+def measure(
+    model: Any, device: str, loading: int | None, held: tuple[int, int], row_tokens: int
+) -> list[Measurement]:  # fmt: skip
     """Peaks while answering and of loading, keys and values of a token, and from these how many rows of `row_tokens`
-    tokens would fit into `BUDGETS_GB` (10**9 bytes): a prediction, at least `held_tokens` having been held at the
-    peak."""
+    tokens would fit into `BUDGETS_GB` (10**9 bytes): a prediction, at least `held` (rows, tokens of each) having been
+    held at the peak."""
     if device == "cuda":
         import torch
 
@@ -98,16 +100,16 @@ def measure(model: Any, device: str, loading: int | None, held_tokens: int, row_
     else:
         peak = float(peak_rss_bytes())
         answering = [Measurement("memory_bytes/peak_rss", peak, "bytes", "lower", 1)]
-    kv = kv_bytes_per_token(model)
+    rows, tokens = held
     before = "cuda_peak_loading" if device == "cuda" else "peak_rss_loading"
     return [
         *answering,
         *([Measurement(f"memory_bytes/{before}", float(loading), "bytes", "lower", 1)] if loading else []),
-        Measurement("kv_bytes_per_token", float(kv), "bytes", "lower", 1),
+        Measurement("kv_bytes_per_token", float(kv_bytes(model)), "bytes", "lower", 1),
         *(
             Measurement(
                 f"predicted_rows/{budget}GB",
-                float(rows_that_fit(1e9 * budget, peak, kv * held_tokens, kv * row_tokens)),
+                float(rows_that_fit(1e9 * budget, peak, rows * kv_bytes(model, tokens), kv_bytes(model, row_tokens))),
                 "rows", "higher", row_tokens,
             )
             for budget in BUDGETS_GB

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from harness.loading import dynamic, full_attention, kv_bytes_per_token, llm_int8
+from harness.anatomy import dynamic, full_attention, has_experts, kv_bytes, llm_int8, weight_bytes, written_by
 from harness.types import Measurement
 
 REPEATS = 15
@@ -78,18 +78,20 @@ def settle(device: str) -> None:
 
 
 def step_bytes(model: Any, weights: int) -> int:
-    """Bytes that a step reads of a model's `weights` bytes: all but a table of embeddings of which it looks up a row a
-    token. One that makes the logits too is read whole."""
+    """Bytes that a step reads of a model's `weights` bytes: all but those of parts that see or hear, and of a table of
+    embeddings, of which it looks up a row a token. One that makes the logits too is read whole."""
+    beside = weight_bytes(model) - weight_bytes(*written_by(model))
     table, head = model.get_input_embeddings().weight, model.get_output_embeddings()
     own = getattr(head, "weight", None)  # None: packed, and not the table
     shared = own is not None and own.data_ptr() == table.data_ptr()
-    return weights - (0 if shared else table.numel() * table.element_size())
+    return weights - beside - (0 if shared else table.numel() * table.element_size())
 
 
 def row_operations(model: Any) -> int:
     """Operations of a step's products with weights for one row, two for each weight. Those of attention are left out,
     so that what is made of it is a lower bound."""
-    leaves = [m for m in model.modules() if not any(m.children())]  # an adapter's layer stands around one
+    parts = dict.fromkeys(m for part in written_by(model) for m in part.modules())
+    leaves = [m for m in parts if not any(m.children())]  # an adapter's layer stands around one
     return sum(2 * getattr(m, "in_features", 0) * getattr(m, "out_features", 0) for m in leaves)
 
 
@@ -99,11 +101,11 @@ def measure(model: Any, weights: int, device: str, alone: Step, batch: Step) -> 
     token is sent to; keys and values where layers see a window of them."""
     copied = bandwidth(device)
     found = [Measurement("bandwidth_bytes_per_s", copied, "B/s", "higher", REPEATS)]
-    if getattr(model.config.get_text_config(decoder=True), "num_experts_per_tok", None):
+    if has_experts(model):
         return found
     computed = rate(device, model.dtype, any(dynamic(m) or llm_int8(m) for m in model.modules()))
     found.append(Measurement("operations_per_s", computed, "op/s", "higher", REPEATS))
-    read, held = step_bytes(model, weights), kv_bytes_per_token(model) if full_attention(model) else 0
+    read, held = step_bytes(model, weights), kv_bytes(model) if full_attention(model) else 0
     for name, step in (("", alone), ("batch_", batch)):
         moved, done = read + held * step.tokens, row_operations(model) * step.rows
         limit = 1e3 * max(moved / copied, done / computed)

@@ -25,23 +25,28 @@ def prepare() -> None:
 def quantize(
     model: Path, config: Any, calibration: Sequence[str], out: Path, context: Context, **options: Any
 ) -> dict[str, Json]:
-    """Quantizes and saves; the tokenizer goes along. Returns the count of calibration rows (none: weights are rounded).
+    """Quantizes and saves; the tokenizer goes along. `calibration` are rendered texts, which hold their special tokens.
+    Returns how many there are (none: weights are rounded).
 
     A CPU computes in the context's dtype (float32 without fast 16-bit arithmetic: five times faster there).
     """
     from gptqmodel import GPTQModel
+    from transformers import AutoTokenizer
 
     from harness.loading import torch_dtype
 
+    tokenizer = AutoTokenizer.from_pretrained(str(model))
+    rows = [{"input_ids": tokenizer(text, add_special_tokens=False).input_ids} for text in calibration]
+
     with as_language_model(model) as decoder:
         loaded = GPTQModel.load(str(decoder), config, dtype=torch_dtype(context.dtype))
-        context.progress(0.1, f"{len(calibration)} calibration rows")
+        context.progress(0.1, f"{len(rows)} calibration rows")
         with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):  # it writes `logs/` where it stands
-            loaded.quantize(list(calibration) or None, batch_size=1, **options)
+            loaded.quantize(rows or None, batch_size=1, **options)
         context.progress(0.95, "saving")
         loaded.save(str(out))
     put_back(model, out)
-    return {"calibration_rows": len(calibration)}
+    return {"calibration_rows": len(rows)}
 
 
 def bad_shape(model: Path, group_size: int) -> str | None:

@@ -13,7 +13,7 @@ def replaced(model: Any, name: str) -> dict[str, Json]:
 
     Raises `BrokenArtifact` where none is.
     """
-    from harness.loading import linear_classes
+    from harness.anatomy import linear_classes
 
     counts = linear_classes(model)
     done = sum(n for kind, n in counts.items() if name in kind)

@@ -76,5 +76,7 @@ def render(tokenizer, message: str) -> str:
     """The text that the model reads, special tokens included."""
     chat = messages(message)
     if tokenizer.chat_template is None:
-        return "\n\n".join(m["content"] for m in chat) + "\n\n"
+        first = tokenizer("").input_ids[:1]
+        start = tokenizer.bos_token if first and first[0] == tokenizer.bos_token_id else ""
+        return start + "\n\n".join(m["content"] for m in chat) + "\n\n"
     return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)

@@ -1,0 +1,138 @@
+"""What a loaded model is made of: its linear layers, its bytes, what its attention sees and what its cache holds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from inspect import signature
+from typing import Any
+from weakref import WeakKeyDictionary
+
+
+def linear_classes(model: Any) -> dict[str, int]:
+    """How many modules of each linear class a model has; a torchao weight is named with its tensor class, since
+    torchao swaps the weight and leaves the module a `Linear`."""
+    import torch
+
+    counts: Counter[str] = Counter()
+    for module in model.modules():
+        name = type(module).__name__
+        if "Linear" not in name:
+            continue
+        weight = getattr(module, "weight", None)
+        plain = weight is None or type(weight) in (torch.Tensor, torch.nn.Parameter) or name != "Linear"
+        counts[name if plain else f"{name}[{type(weight).__name__}]"] += 1
+    return dict(counts)
+
+
+def weight_bytes(*parts: Any) -> int:
+    """Bytes that the parameters and buffers of a model, or of parts of it, hold in memory; shared ones count once."""
+    from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+    def leaves(tensor: Any) -> list[Any]:
+        if not is_traceable_wrapper_subclass(tensor):
+            return [tensor]
+        names, _ = tensor.__tensor_flatten__()
+        return [leaf for name in names for leaf in leaves(getattr(tensor, name))]
+
+    seen: dict[int, int] = {}
+    for tensor in (t for part in parts for t in (*part.parameters(), *part.buffers())):
+        extra = [tensor.CB, tensor.SCB] if getattr(tensor, "CB", None) is not None else []
+        for leaf in [*leaves(tensor), *extra]:
+            if leaf is not None:
+                storage = leaf.untyped_storage()
+                seen[storage.data_ptr()] = storage.nbytes()
+    return sum(seen.values())
+
+
+def below_adapters(model: Any) -> Any:
+    """transformers' own model, which PEFT's adapters may be wrapped around."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def takes(model: Any, option: str) -> bool:
+    """Whether a model's forward pass has a parameter of this name."""
+    return option in signature(below_adapters(model).forward).parameters
+
+
+def written_by(model: Any) -> tuple[Any, ...]:
+    """The parts of a model that read and write text: the decoder and what makes logits. Another may see or hear."""
+    whole = below_adapters(model)
+    return tuple(part for part in (whole.get_decoder(), whole.get_output_embeddings()) if part is not None)
+
+
+def has_experts(model: Any) -> bool:
+    """Whether tokens are sent to experts, so that a step reads a part of the weights alone."""
+    return any(word in type(module).__name__ for module in model.modules() for word in ("Expert", "MoE"))
+
+
+def full_attention(model: Any) -> bool:
+    """Whether every layer sees all tokens, at the positions it is told, whatever comes after them: then a prefix may be
+    read before the rest, and padding behind it does no harm. A window would count it, and so would scores that fall
+    with distance (ALiBi)."""
+    config = model.config.get_text_config(decoder=True)
+    kinds = {*(getattr(config, "layer_types", None) or ()), *(getattr(config, "attention_layers", None) or ())}
+    told = takes(model, "position_ids") and not getattr(config, "alibi", False) and not _turns_by_length(config)
+    return kinds <= {"full_attention", "global"} and not getattr(config, "sliding_window", None) and told
+
+
+def _turns_by_length(config: Any) -> bool:
+    """Whether the angles of rotary positions follow from how long the text is (`rope_type` dynamic, longrope)."""
+    told = getattr(config, "rope_parameters", None) or {}
+    kinds = (each.get("rope_type") for each in (told, *told.values()) if isinstance(each, dict))
+    return any("dynamic" in str(kind) or kind == "longrope" for kind in kinds)
+
+
+def exact(model: Any) -> bool:
+    """Whether two right ways of computing a model agree to a few digits: in float32, with nothing quantized. Elsewhere
+    they differ by rounding, which a deep model amplifies."""
+    import torch
+
+    return model.dtype == torch.float32 and not getattr(model.config, "quantization_config", None)
+
+
+def dynamic(linear: Any) -> bool:
+    """Whether a layer is torchao's dynamic INT8 as `harness.quantize.dynamic` makes it: a scale a row on both sides,
+    symmetric."""
+    weight: Any = getattr(linear, "weight", None)
+    if type(weight).__name__ != "Int8Tensor" or weight.act_quant_kwargs is None:
+        return False
+    plain = weight.act_pre_scale is None and weight.act_quant_scale is None and not weight.reduce_range
+    by_rows = type(weight.act_quant_kwargs.granularity).__name__ == "PerRow" and weight.scale.numel() == len(weight)
+    return plain and by_rows and weight.act_quant_kwargs.mapping_type.name == "SYMMETRIC"
+
+
+def llm_int8(linear: Any) -> bool:
+    """Whether a layer is bitsandbytes' LLM.int8 with its weights quantized."""
+    if type(linear).__name__ != "Linear8bitLt" or linear.state.has_fp16_weights:
+        return False
+    return (linear.weight.SCB if linear.state.SCB is None else linear.state.SCB) is not None
+
+
+def kv_bytes(model: Any, tokens: int = 1) -> int:
+    """Bytes of keys and values that one row of so many tokens holds in all layers; a layer that sees a window keeps no
+    more than that. Counted once a model, in a cache of two tokens; states that do not grow with the text count
+    nothing."""
+    if model not in _KEPT:
+        _KEPT[model] = _kept(model)
+    return sum(each * min(tokens, window or tokens) for each, window in _KEPT[model])
+
+
+_KEPT: WeakKeyDictionary[Any, list[tuple[int, int | None]]] = WeakKeyDictionary()
+
+
+def _kept(model: Any) -> list[tuple[int, int | None]]:
+    """Of each layer of a cache: the bytes by which it grows with a token, and the window it keeps, if it does."""
+    import torch
+    from transformers import DynamicCache
+
+    def held() -> list[int]:
+        with torch.inference_mode():
+            decoder(torch.zeros(1, 1, dtype=torch.long, device=model.device), past_key_values=cache)
+        both = ([getattr(layer, name, None) for name in ("keys", "values")] for layer in cache.layers)
+        return [sum(t.nbytes for t in pair if isinstance(t, torch.Tensor)) for pair in both]
+
+    decoder = below_adapters(model).base_model  # whatever head stands on it
+    cache = DynamicCache(config=model.config)
+    first, second = held(), held()
+    windows = [getattr(layer, "sliding_window", None) for layer in cache.layers]
+    return [(b - a, w) for a, b, w in zip(first, second, windows, strict=True)]
