@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 
 from harness.errors import UserError
-from harness.overrides import CONFIG_DIR, config_folders, misspelt, unreadable
+from harness.overrides import CONFIG_DIR, as_grid, causes, config_folders, listed, misspelt, unreadable
 from harness.resources import resource
 
 
@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     import hydra
     from hydra.errors import HydraException
-    from omegaconf import DictConfig
+    from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here whole, to be told in one line with exit code 2
@@ -86,19 +86,19 @@ def main(arguments: list[str] | None = None) -> int:
 
     conf = resource("conf").resolve()
     given = _with_own_choices(list(sys.argv[1:] if arguments is None else arguments), conf)
-    if mistakes := unreadable(given, conf):
+    if mistakes := unreadable(given, conf) or misspelt(given, conf):
         return _mistake(mistakes)
-    if mistakes := misspelt(given, conf):
-        return _mistake([f"{mistake} (python -m harness --help)" for mistake in mistakes])
     _name_defaults(given)
-    first, given = _own_first(given, conf)
-    sys.argv = ["harness", *given]
+    OmegaConf.register_new_resolver("harness.choices", lambda: listed(given, conf), replace=True)
+    first, for_hydra = _own_first(as_grid(given, conf), conf)
+    sys.argv = ["harness", *for_hydra]
     try:
         hydra.main(version_base="1.3", config_path=str(first), config_name="config")(one_cell)()
     except UserError as error:
         return _mistake(list(error.mistakes))
     except (HydraException, OmegaConfBaseException) as error:
-        return _mistake([f"{_told(error)} (python -m harness --help lists what may be chosen)"])
+        told = f"{_told(error)} (python -m harness --help lists what may be chosen)"
+        return _mistake(causes(error, given, conf) or [told])
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0
     except BaseException as error:

@@ -3,41 +3,31 @@
 Runs of different suites or evaluation rows measure different things and are refused. Runs of different hardware are
 refused unless the caller wants them anyway, and then only their quality is compared.
 
-    python -m harness.report RUN_A RUN_B [...]
+    runs --read--> Run --comparable--> differences --changes--> Change, which `harness.report.against` puts into words
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from harness import ledger
-from harness.decide import Rows, decide, policy_of, primary
+from harness.decide import Policy, Rows, decide, policy_of, primary, read_policy
 from harness.errors import UserError
-from harness.report.markdown import plain_markdown
-from harness.report.text import shorten, visible
-from harness.resources import resource
 from harness.statistics import Paired, group_of, holm, paired, quantile_ratio
-from harness.types import Interval, Json, RunRecord, Status, canonical, is_side
-from harness.wording import labels, number, points, significant
+from harness.types import Interval, Json, Measurement, RunRecord, Status, canonical, is_side, plain
 
 Row = Mapping[str, Any]
-SHOWN_FLIPS = 5  # of each cell; the rest stands in rows/
+Ratio = tuple[str, Measurement, Measurement, float, Interval | None]
 SHOWN_P = 0.05
 TIMED = (
     ("ttft_ms", 0.5, "First token p50"), ("itl_ms", 0.5, "Between tokens p50"),
     ("e2e_ms", 0.5, "Whole answer p50"), ("e2e_ms", 0.95, "Whole answer p95"),
 )  # fmt: skip
 SPEED, COST, QUALITY, TOLD, REFUSED = "speed", "cost", "quality", "told", "refused"  # what a difference has to do with
-LEFT_OUT = {
-    SPEED: "response times, throughput, memory and cost are left out", COST: "cost is left out",
-    QUALITY: "quality and answer length are left out",
-}  # fmt: skip
 SIZED = (
     ("throughput_tokens_per_s", "Throughput, batched", (SPEED,)),
     ("goodput_requests_per_s", "Goodput", (SPEED, QUALITY)),
@@ -50,13 +40,14 @@ SIZED = (
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run folder as read; `name` is what it is called beside the others, `pending` are the cells that left no record
-    yet. Cells beside the grid are left away."""
+    """A run folder as read; `name` is what it is called beside the others, `policy` what decides it, `pending` are the
+    cells that left no record yet. Cells beside the grid are left away."""
 
     folder: Path
     name: str
     records: Mapping[str, RunRecord]
     rows: Mapping[str, Sequence[Row]]
+    policy: Policy
     pending: tuple[str, ...] = ()
 
     @property
@@ -67,8 +58,8 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A field in which a run differs from the first. `effect` is what follows: such runs are `refused`, what is in
-    `LEFT_OUT` is left out, or it is only `told`."""
+    """A field in which a run differs from the first. `effect` is what follows: such runs are `refused`, speed, cost or
+    quality is left out, or it is only `told`."""
 
     field: str
     run: str
@@ -85,15 +76,16 @@ class Difference:
 @dataclass(frozen=True, slots=True)
 class Change:
     """A cell in a later run against the same cell in the first. `pair` is None where there are no scored rows in both;
-    `prompts` is how many rows were asked in other words; `ratios` are (title, then, now, ratio, its interval)."""
+    `prompts` is how many rows were asked in other words; `ratios` are (title, then, now, ratio, its interval), `flips`
+    (the row then, the row now, what its score gained), lost ones first."""
 
     cell: str
     run: str
     pair: Paired | None
     p_holm: float
     prompts: int
-    ratios: tuple[tuple[str, str, str, float, Interval | None], ...]
-    flips: tuple[dict[str, Any], ...]
+    ratios: tuple[Ratio, ...]
+    flips: tuple[tuple[Row, Row, float], ...]
 
     @property
     def verdict(self) -> str:
@@ -120,7 +112,7 @@ def read(folders: Sequence[Path]) -> list[Run]:
             records = {r.id: r for r in ledger.read_records(folder) if not is_side(r.id)}
             rows = {i: ledger.read_rows(folder, r) for i, r in records.items()}
             pending = tuple(i for i in ledger.read_cells(folder) if not is_side(i) and i not in records)
-            runs.append(Run(folder, name, records, rows, pending))
+            runs.append(Run(folder, name, records, rows, read_policy(policy_of(records.values())), pending))
         except UserError as error:
             mistakes += error.mistakes
     if mistakes:
@@ -151,18 +143,19 @@ def price_of(record: RunRecord) -> str:
     return ", ".join(f"{k} {price[k]}" for k in ("usd_per_hour", "volume_requests", "utilization") if k in price)
 
 
-def _fields(record: RunRecord) -> dict[str, tuple[str, str]]:
+def _fields(record: RunRecord, policy: Policy) -> dict[str, tuple[str, str]]:
     """What a comparison depends on: field -> (value, what follows when it differs)."""
     env, config = record.environment, record.config
     engine = config.get("engine", {})
     versions: Mapping[str, str] = env.get("versions", {})
     return {
         "suite": (record.suite, REFUSED),
-        "deciding score": (primary(record, None), REFUSED),
+        "deciding score": (primary(record, policy), REFUSED),
         "device": (str(env.get("device")), SPEED),
         "hardware": (str(env.get("hardware")), SPEED),
         "timed requests": (timing(record), SPEED),
         "price": (price_of(record), COST),
+        "policy": (canonical(plain(policy)), TOLD),
         "dtype": (str(env.get("dtype")), TOLD),
         "engine": (f"{engine.get('name')} {canonical(engine.get('params', {}))}", TOLD),
         "profile": (record.profile, TOLD),
@@ -174,7 +167,7 @@ def differences(first: Run, later: Run) -> list[Difference]:
     """Every field in which cells of both runs differ, each once."""
     found: dict[Difference, None] = {}
     for i in [i for i in first.ok if i in later.ok]:
-        was, now = _fields(first.ok[i]), _fields(later.ok[i])
+        was, now = _fields(first.ok[i], first.policy), _fields(later.ok[i], later.policy)
         for name in dict.fromkeys([*was, *now]):
             (a, effect), (b, _) = was.get(name, ("none", TOLD)), now.get(name, ("none", TOLD))
             if a != b:
@@ -222,29 +215,25 @@ def _pair(was: Mapping[str, Row], now: Mapping[str, Row], score: str) -> Paired 
     return paired(left, right, [group_of(was[i]) for i in shared])
 
 
-def _flips(was: Mapping[str, Row], now: Mapping[str, Row], score: str) -> list[dict[str, Any]]:
+def _flips(was: Mapping[str, Row], now: Mapping[str, Row], score: str) -> list[tuple[Row, Row, float]]:
     """The rows whose score changed, lost ones first."""
-    moved = [(i, now[i]["scores"][score] - was[i]["scores"][score]) for i in was if i in now]
-    return [
-        {"id": i, "what": "lost" if d < 0 else "gained", "was": shorten(was[i]["output"]),
-         "now": shorten(now[i]["output"]), "message": shorten(was[i].get("message") or was[i]["prompt"], True)}
-        for i, d in sorted(moved, key=lambda m: (m[1], m[0])) if d
-    ]  # fmt: skip
+    moved = [(now[i]["scores"][score] - was[i]["scores"][score], i) for i in was if i in now]
+    return [(was[i], now[i], d) for d, i in sorted(moved) if d]
 
 
-def _ratios(a: RunRecord, b: RunRecord, out: set[str]) -> list[tuple[str, str, str, float, Interval | None]]:
+def _ratios(a: RunRecord, b: RunRecord, out: set[str]) -> list[Ratio]:
     """What `b` takes against `a`, but for what is left out."""
-    found: list[tuple[str, str, str, float, Interval | None]] = []
+    found: list[Ratio] = []
     for metric, q, title in TIMED if SPEED not in out else ():
         was, now = a.value(f"{metric}/p{100 * q:.0f}"), b.value(f"{metric}/p{100 * q:.0f}")
         raw = [m.samples if (m := r.value(f"{metric}/p50")) else () for r in (a, b)]  # p50 keeps the samples of both
         if was and now and all(raw):
             ratio, around = quantile_ratio(raw[1], raw[0], q)
-            found.append((title, number(was.value, was.unit), number(now.value, now.unit), ratio, around))
+            found.append((title, was, now, ratio, around))
     for metric, title, depends in SIZED:
         was, now = a.value(metric), b.value(metric)
         if was and now and was.value > 0 and not out & set(depends):
-            found.append((title, number(was.value, was.unit), number(now.value, now.unit), now.value / was.value, None))
+            found.append((title, was, now, now.value / was.value, None))
     return found
 
 
@@ -257,7 +246,7 @@ def changes(runs: Sequence[Run], found: Sequence[Difference]) -> list[Change]:
         for i, r in first.ok.items():
             if i not in run.ok:
                 continue
-            score = primary(r, None)
+            score = primary(r, first.policy)
             was, now = _scored(first.rows[i], score), _scored(run.rows[i], score)
             other = sum(was[k].get("prompt_hash") != now[k].get("prompt_hash") for k in was if k in now)
             made.append(
@@ -274,141 +263,3 @@ def recommendation(records: Mapping[str, RunRecord], rows: Rows, pending: Collec
         return None, "Not all cells have ended."
     decision = decide(list(records.values()), rows, policy_of(records.values()))
     return decision.chosen, decision.sentences[0]
-
-
-def _state(run: Run, cell: str) -> str:
-    return str(run.records[cell].status) if cell in run.records else "pending" if cell in run.pending else "absent"
-
-
-def summary(made: Sequence[Change], scores: str) -> str:
-    """What was found by these scores, in a sentence or two."""
-    told = [c for c in made if c.pair]
-    if not told:
-        return "No cell has scored rows in both runs, so quality was not compared."
-    count = {v: sum(c.verdict == v for c in told) for v in ("worse", "better", "not told apart")}
-    blind = max(c.pair.smallest(len(told)) for c in told if c.pair)
-    least = (
-        f" These rows would likely show differences of {points(blind).lstrip('+')} points or more." if blind < 1 else ""
-    )
-    return (
-        f"Of {len(told)} comparisons of {scores}, {count['worse']} shown to be worse, {count['better']} better, "
-        f"{count['not told apart']} not told apart.{least}"
-    )
-
-
-def view(runs: Sequence[Run], anyway: bool = False) -> dict[str, Any]:
-    """Everything that the page shows, as plain values. Raises `UserError` for runs that cannot be compared."""
-    found = comparable(runs, anyway)
-    made = changes(runs, found)
-    ids = list(dict.fromkeys(i for run in runs for i in run.records))
-    names = labels(ids)
-    first = runs[0]
-    scores = " and ".join(dict.fromkeys(f"“{primary(first.ok[c.cell], None)}”" for c in made))
-    states = [{"name": names[i], "states": [_state(run, i) for run in runs]} for i in ids]
-    told = [recommendation(r.records, r.rows, r.pending) for r in runs]
-    return {
-        "runs": [
-            {"name": r.name, "folder": str(r.folder), "recommends": names[chosen] if chosen else why}
-            for r, (chosen, why) in zip(runs, told, strict=True)
-        ],
-        "first": first.name, "scores": scores, "summary": summary(made, scores),
-        "changes": [_told(c, names) for c in made],
-        "left_out": sorted({f"{d.told}: {LEFT_OUT[d.effect]}" for d in found if d.effect in LEFT_OUT}),
-        "told": [d.told for d in found if d.effect == TOLD],
-        "states": [s for s in states if len(set(s["states"])) > 1], "cells": len(ids),
-        "shown_flips": SHOWN_FLIPS,
-    }  # fmt: skip
-
-
-def _chance(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _told(c: Change, names: Mapping[str, str]) -> dict[str, Any]:
-    """A change as tables show it."""
-    pair = c.pair
-    return {
-        "name": names[c.cell], "run": c.run, "verdict": c.verdict, "prompts": c.prompts,
-        "delta": points(pair.delta) if pair else "–", "low": points(pair.low) if pair else "–",
-        "high": points(pair.high) if pair else "–", "p": _chance(pair.p) if pair else "–",
-        "holm": _chance(c.p_holm) if pair else "–",
-        "gained": pair.gained if pair else 0, "lost": pair.lost if pair else 0,
-        "n": pair.n if pair else 0, "flips": c.flips[:SHOWN_FLIPS], "more": max(0, len(c.flips) - SHOWN_FLIPS),
-        "ratios": [
-            {"title": title, "was": was, "now": now, "ratio": f"{significant(ratio)}×",
-             "interval": f"{significant(i.low)} to {significant(i.high)}" if i else "–"}
-            for title, was, now, ratio, i in c.ratios
-        ],
-    }  # fmt: skip
-
-
-def markdown(page: Mapping[str, Any]) -> str:
-    """The short form, for a terminal or a pull request."""
-
-    def line(values: Iterable[Any]) -> str:
-        return "| " + " | ".join(plain_markdown(v) for v in values) + " |"
-
-    def grid(heads: Sequence[str], rows: Iterable[Iterable[Any]]) -> list[str]:
-        return [line(heads), line("---" for _ in heads), *map(line, rows), ""]
-
-    out = [f"# {' against '.join(plain_markdown(r['name']) for r in reversed(page['runs']))}", ""]
-    out += [plain_markdown(page["summary"]), ""]
-    out += [f"- {plain_markdown(r['name'])} recommends: {plain_markdown(r['recommends'])}" for r in page["runs"]]
-    out += ["", *(f"- {plain_markdown(d)}" for d in page["left_out"])]
-    out += [*(f"- differs: {plain_markdown(d)}" for d in page["told"]), ""]
-    if any(c["n"] for c in page["changes"]):
-        out += grid(
-            ["Cell", "Run", page["scores"], "95% interval", "p (Holm)", "Gained", "Lost", "Rows", "Verdict"],
-            ([c["name"], c["run"], c["delta"], f"{c['low']} to {c['high']}", c["holm"], c["gained"], c["lost"], c["n"],
-              c["verdict"]] for c in page["changes"]),
-        )  # fmt: skip
-    if any(c["ratios"] for c in page["changes"]):
-        out += grid(
-            ["Cell", "Run", "Measure", "Then", "Now", "Ratio", "95% interval"],
-            ([c["name"], c["run"], r["title"], r["was"], r["now"], r["ratio"], r["interval"]]
-             for c in page["changes"] for r in c["ratios"]),
-        )  # fmt: skip
-    if page["states"]:
-        out += grid(["Cell", *(r["name"] for r in page["runs"])], ([s["name"], *s["states"]] for s in page["states"]))
-    return "\n".join(out)
-
-
-def write(page: Mapping[str, Any], target: Path) -> None:
-    """Draws the page."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    templates = Environment(
-        loader=FileSystemLoader(resource("reports")), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, finalize=lambda v: visible(v) if type(v) is str else v,
-    )  # fmt: skip
-    ledger.write_text(target, templates.get_template("compare.html.j2").render(page))
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m harness.report", description="Compare runs, each with the first, cell by cell on the same rows."
-    )
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="two run folders or more, the oldest first")
-    parser.add_argument("--anyway", action="store_true", help="compare the quality of runs of different hardware")
-    parser.add_argument(
-        "--to", type=Path, metavar="FILE", help="the page (default: compare.html in the last run's folder)"
-    )
-    given = parser.parse_args(arguments)
-    if len(given.runs) < 2:
-        parser.error("give two run folders or more")
-    target = given.to or given.runs[-1] / "compare.html"
-    try:
-        page = view(read(given.runs), given.anyway)
-        write(page, target)
-    except UserError as error:
-        for mistake in error.mistakes:
-            print(f"harness: {visible(mistake)}", file=sys.stderr)
-        return 2
-    print(markdown(page))
-    print(visible(target))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -105,7 +105,8 @@ def _curve(configs: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[str]
 
 
 def _constraints(cells: Sequence[Cell], data: Mapping[str, SuiteData]) -> list[str]:
-    """A line for each suite whose answers are to be constrained and that has no grammar, or a bad one."""
+    """A line for each suite whose answers are to be constrained and that has no grammar, or a bad one, and for each of
+    which a part is wanted where lm-eval alone knows the rows."""
     asked = {digest(plain(c.suite)): c.suite for c in cells if c.engine.params.get("constrained")}
     found = []
     for key, suite in asked.items():
@@ -115,6 +116,11 @@ def _constraints(cells: Sequence[Cell], data: Mapping[str, SuiteData]) -> list[s
             )
         elif key in data:
             found += faults_of_output(data[key], suite)
+    parted = {digest(plain(c.suite)): c.suite for c in cells if c.measure.params["quality"].get("part")}
+    found += [
+        f"measure.quality.part: the rows of suite {suite.name} are known to lm-eval alone; leave it out for this suite"
+        for key, suite in parted.items() if key in data and not data[key].evaluation
+    ]  # fmt: skip
     return found
 
 
@@ -172,9 +178,9 @@ def _judged(policy: Policy, data: Collection[SuiteData]) -> list[str]:
 def _price(price: Mapping[str, Any], environment: Environment) -> tuple[dict[str, Json], list[str]]:
     """The price of this hardware. Each entry of `hardware` names a text to be found in the machine's own name."""
     table, wanted = price.get("hardware"), price.get("use", "auto")
-    told = f"price table {price.get('name')!r}"
+    told = f"price table {price['name']!r}" if "name" in price else "a price table without a `name`"
     if table is None:
-        return {}, [f"{told}: it has no `hardware`; conf/price/hosted.yaml is a part of others, choose list_2026"]
+        return {}, [f"{told}: it has no `hardware`, as conf/price/list_2026.yaml has; choose price=list_2026"]
     if not isinstance(table, Mapping) or not all(isinstance(row, Mapping) for row in table.values()):
         return {}, [f"{told}: hardware must map each name to its usd_per_hour, source and date"]
     if unfit := [name for name, row in table.items() if not isinstance(row.get("match", ""), str)]:
@@ -306,7 +312,9 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
     if mistakes:
         raise UserError(list(dict.fromkeys(mistakes)))
     cells = (*cells, *_beside(cells, curve, bool(first["profile"].get("aa_control"))))
-    data |= {key: load_suite(c.suite) for c in cells if (key := digest(plain(c.suite))) not in data}
+    for cell in cells:
+        if (key := digest(plain(cell.suite))) not in data:
+            data[key] = load_suite(cell.suite)
     choices = {"policy": first["policy"], "price": price, "profile": first["profile"]["name"]}
     workers = runner["workers"] or workers_of(cells, environment)
     minutes, gigabytes = runner.get("step_limit_minutes"), first.get("store_limit_gb")

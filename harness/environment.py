@@ -37,13 +37,16 @@ class Environment:
 
 def versions(names: Iterable[str]) -> dict[str, str]:
     """Installed versions of distributions, leaving out those that are not installed."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return {name: found for name in names if (found := _version(name))}
+
+
+@cache
+def _version(name: str) -> str | None:
+    """Read once a process: a plan asks for the same few for each of its steps."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _torch_has_cuda() -> bool:

@@ -9,7 +9,6 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,13 @@ from harness.suite import load as load_suite
 from harness.types import (
     Component,
     Context,
-    Interval,
     Json,
     Measurement,
     Progress,
     Step,
     StepKind,
     SuiteData,
+    measurements_from_json,
     plain,
 )
 
@@ -44,13 +43,7 @@ def step_from_json(data: Mapping[str, Any]) -> Step:
 
 def read_measurements(folder: Path) -> tuple[Measurement, ...]:
     """The measurements that a quality or latency step left."""
-    raw = json.loads((folder / MEASUREMENTS).read_text(encoding="utf-8"))
-    return tuple(
-        replace(
-            Measurement(**m), interval=Interval(**m["interval"]) if m["interval"] else None, samples=tuple(m["samples"])
-        )
-        for m in raw
-    )
+    return measurements_from_json(json.loads((folder / MEASUREMENTS).read_text(encoding="utf-8")))
 
 
 def carry_out(
@@ -110,7 +103,8 @@ def tidy() -> None:
 
 @contextlib.contextmanager
 def machine(alone: bool) -> Iterator[None]:
-    """Holds this machine together with other steps, or alone: a latency is never taken beside another grid's work."""
+    """Holds this machine together with other steps, or alone: a latency is never taken beside the work of another grid
+    of this user and temporary folder. Work of others makes a timing noisy, which is told."""
     lock = Path(tempfile.gettempdir()) / f"harness-{os.getuid()}.lock"
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)  # freed by the system if the process dies

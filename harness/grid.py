@@ -106,8 +106,8 @@ def _carry_out(grid: Grid, made: Plan, environment: Environment, console: Consol
         settle()
     kept = ledger.read_records(grid.run)
     ledger.export(grid.run, kept)
-    page = report.write(grid.run)
-    _conclude(made, grid, page, console, clock_since=board.start)
+    page, said = report.write(grid.run)
+    _conclude(made, grid, page, said, console, clock_since=board.start)
     return 1 if launcher.failed or any(r.status is Status.FAILED for r in kept) else 0
 
 
@@ -125,12 +125,12 @@ def _announce(made: Plan, launcher: Launcher, environment: Environment, grid: Gr
     )
 
 
-def _conclude(made: Plan, grid: Grid, page: Path, console: Console, clock_since: float) -> None:
+def _conclude(made: Plan, grid: Grid, page: Path, said: Sequence[str], console: Console, clock_since: float) -> None:
     manifests = {key: m for key, step in made.steps.items() if (m := grid.store.manifest(step))}
     apart = sum(manifests[k]["seconds"] for chain in made.chains.values() for k in chain.values() if k in manifests)
     once = sum(m["seconds"] for m in manifests.values())
     console.print()
-    for line in report.three_lines(grid.run):
+    for line in said:
         console.print(line, highlight=False, soft_wrap=True)
     if once:
         console.print(

@@ -9,20 +9,16 @@ is listed with what is wrong with it.
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from harness import ledger
+from harness import escaping, ledger
 from harness.compare import price_of, recommendation, rows_digest, timing
 from harness.decide import Policy, as_counted, memory, policy_of, primary, quality, read_policy
 from harness.errors import UserError
-from harness.report.text import visible
-from harness.resources import resource
 from harness.types import Measurement, RunRecord, Status, is_side
 from harness.wording import labels, number
 
@@ -189,33 +185,7 @@ def _line(run: Listed, root: Path) -> dict[str, Any]:
 
 def write(root: Path) -> Path:
     """Draws `index.html` in an outputs folder; returns its path."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    templates = Environment(
-        loader=FileSystemLoader(resource("reports")), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, finalize=lambda v: visible(v) if type(v) is str else v,
-    )  # fmt: skip
-    page = view(root)
     target = root / PAGE
     heads = [title for title, _ in TRENDS]
-    ledger.write_text(target, templates.get_template("index.html.j2").render(page, heads=heads))
+    ledger.write_text(target, escaping.page("index.html.j2", {**view(root), "heads": heads}))
     return target
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m harness.report --index", description="Draw one page for all runs of an outputs folder."
-    )
-    parser.add_argument("root", type=Path, metavar="OUTPUTS", help="the folder that runs are written to")
-    root = parser.parse_args(arguments).root
-    try:
-        print(write(root))
-    except UserError as error:
-        print(f"harness: {visible(error)}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

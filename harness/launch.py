@@ -89,7 +89,7 @@ def work(pipe: Connection, store: str) -> None:
         last = False
         while not last:
             step, parents, threads, log, last, limit_s = pipe.recv()
-            sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+            sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             os.dup2(sink, 1)
             os.dup2(sink, 2)
             os.close(sink)
@@ -154,7 +154,8 @@ def fate(exit_code: int | None, log: Path, oom_kills_meanwhile: int | None) -> s
     said = [line.strip() for line in text.splitlines() if line.strip()]
     tail = f": {said[-1][-300:]} (log: {log})" if said else ""
     if exit_code == 1 and any(line.startswith("Timeout (") for line in said):  # faulthandler's
-        at = max(i for i, line in enumerate(said) if line.endswith("(most recent call first):"))
+        stacks = [i for i, line in enumerate(said) if line.endswith("(most recent call first):")]
+        at = max(stacks, default=len(said))  # a full disk may have cut them off
         return f"hung: over runner.step_limit_minutes, at {' '.join(said[at + 1 : at + 2])} (its stack: {log})"
     if exit_code == -signal.SIGKILL:
         counted = {None: "out of memory?", 0: "by somebody; the system counts no kill for want of memory"}

@@ -28,7 +28,7 @@ MODES = ("fail", "drop", "warn")
 TRAINING, KNOWLEDGE = "training", "knowledge base"
 
 
-def plain(text: str) -> str:
+def normalised(text: str) -> str:
     """A text without case, spaces and the punctuation around its words: "C++" is not "C#", and 7 - 2 is not 7 + 2."""
     words = unicodedata.normalize("NFKC", text).casefold().split()
     return " ".join(bare for word in words if (bare := word.strip(PUNCTUATION))) or " ".join(words)
@@ -39,23 +39,23 @@ def overlaps(
     message: str, reply: str,
 ) -> list[Overlap]:  # fmt: skip
     """Exact and grouped overlaps, at most one for an evaluation row and a source."""
-    said = {plain(r[message]): r["id"] for r in reversed(train)}
+    said = {normalised(r[message]): r["id"] for r in reversed(train)}
     groups = {r["group"]: r["id"] for r in reversed(train) if r.get("group")}
-    known = {plain(text): a.id for a in articles for text in (a.text, f"{a.title} {a.text}")}
+    known = {normalised(text): a.id for a in articles for text in (a.text, f"{a.title} {a.text}")}
     found = []
     for row in held:
-        if (other := said.get(plain(row[message]))) is not None:
+        if (other := said.get(normalised(row[message]))) is not None:
             found.append(Overlap("exact", row["id"], TRAINING, other))
         elif (other := groups.get(row.get("group"))) is not None:
             found.append(Overlap("group", row["id"], TRAINING, other))
-        texts = [plain(str(row[key])) for key in (message, reply) if row.get(key)]
+        texts = [normalised(str(row[key])) for key in (message, reply) if row.get(key)]
         if (other := next((known[t] for t in texts if t in known), None)) is not None:
             found.append(Overlap("exact", row["id"], KNOWLEDGE, other))
     return found
 
 
 def _shingles(text: str) -> set[bytes]:
-    letters = plain(text).encode()
+    letters = normalised(text).encode()
     return {letters[i : i + SHINGLE] for i in range(max(1, len(letters) - SHINGLE + 1))}
 
 
@@ -90,7 +90,7 @@ def near(
     for at, shingles, sketch in _hashed(str(r[message]) for r in held):
         index.insert(at, sketch, check_duplication=False)
         wanted.append(shingles)
-    said = [plain(str(r[message])) for r in held]
+    said = [normalised(str(r[message])) for r in held]
     best: dict[tuple[int, str], tuple[float, str]] = {}
     sources = (
         (TRAINING, [r["id"] for r in train], [str(r[message]) for r in train]),
@@ -101,7 +101,7 @@ def near(
             for row in index.query(sketch):
                 alike = len(shingles & wanted[row]) / len(shingles | wanted[row])
                 known = alike <= best.get((row, source), (0.0, ""))[0]
-                if alike >= NEAR and not known and plain(texts[at]) != said[row]:
+                if alike >= NEAR and not known and normalised(texts[at]) != said[row]:
                     best[row, source] = (alike, ids[at])
     found = [Overlap("near", held[row]["id"], s, other, round(a, 3)) for (row, s), (a, other) in best.items()]
     return sorted(found, key=lambda o: (-o.similarity, str(o.row), o.source))

@@ -63,10 +63,14 @@ def write_text(path: Path, text: str) -> None:
     _write(path, text.encode("utf-8", errors="backslashreplace"))
 
 
-def _read_json(path: Path, mend: str) -> Any:
+def _read_json(path: Path, mend: str, absent: str | None = None) -> Any:
+    """A JSON file. Raises `UserError` where it cannot be read; `absent` says what is missing where there is no file."""
     try:
         return parse(path.read_text(encoding="utf-8"))
     except OSError as error:
+        if absent and isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+            what = "a folder, no" if isinstance(error, IsADirectoryError) else "no such"
+            raise UserError(f"{path}: {what} {absent}") from error
         raise UserError(f"{path}: cannot be read ({error.strerror or error}); {mend}") from error
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); {mend}") from error
@@ -142,7 +146,7 @@ def read_record(path: Path) -> RunRecord:
     """One record. Raises `UserError` where it is no JSON, of another schema, lacks a field, holds one of another kind,
     or is not as it was written. Records of versions that kept no digest are taken as they are."""
     mend = "move it away and run again to measure that cell anew"
-    data = _read_json(path, mend)
+    data = _read_json(path, mend, "record; give a file of outputs/<sweep>/<time>/records/")
     try:
         record = record_from_json(data)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -1,20 +1,34 @@
 """Reads the command line before Hydra does, to tell every misspelt name at once, each with the nearest there is.
 
 Hydra stops at the first and suggests nothing. What it alone can judge (its own keys, packages, deletions, syntax) is
-left to it. Choices of a user's own that it could not read are told too.
+left to it, and told in our words where it refuses (`causes`). Choices of a user's own that it could not read are told
+too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.files import yaml_keys
 
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+
 CONFIG_DIR = ("--config-dir", "-cd")
+HELP = "(python -m harness --help)"
+ADDED = ("curve",)  # keys that a grid reads and conf/config.yaml does not have
+CLOSED = ("policy", "price", "profile", "runner")  # groups without a class that would refuse a knob it does not have
+APART = {  # what stands in conf/ and is chosen for no grid, and what it is for
+    "check": "rules of the release gate; use python -m harness.check RUN --baseline FILE --rules {name}",
+    "price=hosted": "prices of hosted APIs, which a price table holds beside those of hardware; choose price=list_2026",
+}
+
+Groups = Mapping[str, Mapping[str, Path]]
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
@@ -37,12 +51,54 @@ def _paths(tree: Mapping[Any, Any], above: str) -> Iterator[str]:
             yield from _paths(value, f"{above}.{key}")
 
 
-def _knobs(files: Iterable[Path], group: str) -> set[str]:
-    """Every dotted key in a group's files."""
+def _keys(file: Path) -> set[str]:
+    """Every dotted key that a choice has: its group's name, then its own. A part of other choices has its own name
+    between them."""
     from omegaconf import OmegaConf
 
-    trees = [OmegaConf.to_container(OmegaConf.load(file)) for file in files]
-    return {path for tree in trees if isinstance(tree, Mapping) for path in _paths(tree, group)}
+    group, tree = file.parent.name, OmegaConf.to_container(OmegaConf.load(file))
+    if f"{group}={file.stem}" in APART:
+        tree = {file.stem: tree}
+    return set(_paths(tree, group)) if isinstance(tree, Mapping) else set()
+
+
+def groups_of(arguments: Sequence[str], conf: Path) -> Groups:
+    """The files of each group by name; of two of one name the user's own counts."""
+    found: dict[str, dict[str, Path]] = {}
+    for folder in (conf, *config_folders(arguments)):
+        for file in sorted(folder.glob("*/*.yaml")):
+            found.setdefault(file.parent.name, {})[file.stem] = file
+    return found
+
+
+def _defaults(conf: Path) -> dict[str, str]:
+    """The choice in each group where none is named."""
+    from omegaconf import DictConfig, OmegaConf
+
+    entry: Any = OmegaConf.load(conf / "config.yaml")
+    return {str(g): str(name) for item in entry.defaults if isinstance(item, DictConfig) for g, name in item.items()}
+
+
+def _keys_of_all(conf: Path) -> set[str]:
+    """The keys that stand beside the groups."""
+    from omegaconf import OmegaConf
+
+    return {str(k) for k in OmegaConf.load(conf / "config.yaml")} - {"defaults", "hydra"} | {*ADDED}
+
+
+def _apart(group: str, name: str) -> str | None:
+    """What a choice is for that no grid can be given, or None."""
+    use = APART.get(group) or APART.get(f"{group}={name}")
+    return use and f"{group}={name}: {use.format(name=name)}"
+
+
+def listed(arguments: Sequence[str], conf: Path) -> str:
+    """A line for each group with all that may be chosen of it, for `--help`."""
+    lines, set_already = [], _defaults(conf)
+    for group, files in sorted(groups_of(arguments, conf).items()):
+        if names := [name for name in sorted(files) if not _apart(group, name)]:
+            lines.append(f"{'' if group in set_already else '+'}{group}: {', '.join(names)}")
+    return "\n".join(lines)
 
 
 def unreadable(arguments: Sequence[str], conf: Path) -> list[str]:
@@ -65,45 +121,149 @@ def unreadable(arguments: Sequence[str], conf: Path) -> list[str]:
     return mistakes
 
 
+def _parsed(arguments: Sequence[str]) -> list[Override]:
+    """The overrides among the arguments, but for deletions and what Hydra cannot read."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser, found = OverridesParser.create(), []
+    for argument in arguments:
+        if "=" in argument and not argument.startswith(("-", "~")):
+            with suppress(HydraException):
+                found.append(parser.parse_override(argument))
+    return found
+
+
+def _names(override: Override) -> list[str]:
+    """The choices that an override of a group names; none of a pattern."""
+    from hydra.core.override_parser.types import ChoiceSweep
+
+    value = "null" if override.value() is None else override.value()
+    given = override.sweep_string_iterator() if isinstance(value, ChoiceSweep) else [value]
+    return [name for name in given if isinstance(name, str)]
+
+
+def _unknown(key: str, name: str, known: Sequence[str]) -> str | None:
+    """What is wrong with one choice of a group, or None."""
+    if apart := _apart(key, name):
+        return apart
+    choices = [c for c in known if not _apart(key, c)]
+    return None if name in choices else f"{key}={name}: no such choice{nearest(name, choices)} {HELP}"
+
+
 def misspelt(arguments: Sequence[str], conf: Path) -> list[str]:
     """One line for each group, choice or knob on the command line that does not exist."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.core.override_parser.types import ChoiceSweep
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-
-    folders = [conf, *config_folders(arguments)]
-    groups: dict[str, dict[str, Path]] = {}
-    for folder in folders:  # of two files of one name the user's own counts
-        for file in sorted(folder.glob("*/*.yaml")):
-            groups.setdefault(file.parent.name, {})[file.stem] = file
-    top = {str(k) for k in OmegaConf.load(conf / "config.yaml")} - {"defaults", "hydra"}
-    parser = OverridesParser.create()
-    mistakes = []
-    for argument in arguments:
-        if "=" not in argument or argument.startswith(("-", "~")):
-            continue
-        try:
-            override = parser.parse_override(argument)
-        except HydraException:
-            continue
-        key, plain = override.key_or_group, not argument.startswith("+")
-        if key == "hydra.searchpath":
-            return []  # choices may stand anywhere
+    overrides, groups, top = _parsed(arguments), groups_of(arguments, conf), _keys_of_all(conf)
+    if any(o.key_or_group == "hydra.searchpath" for o in overrides):
+        return []  # choices may stand anywhere
+    mistakes: list[str] = []
+    for override in overrides:
+        key, plain = override.key_or_group, not override.input_line.startswith("+")
         group = key.partition(".")[0]
         if "/" in key or group == "hydra":
             continue
         if key in groups:
-            choices = list(groups[key])
-            value = "null" if override.value() is None else override.value()
-            given = list(override.sweep_string_iterator()) if isinstance(value, ChoiceSweep) else [value]
-            mistakes += [
-                f"{key}={name}: no such choice{nearest(name, choices)}"
-                for name in given
-                if isinstance(name, str) and name not in choices
-            ]
-        elif plain and group in groups and key not in (knobs := _knobs(groups[group].values(), group)):
-            mistakes.append(f"{key}: no such knob{nearest(key, sorted(knobs))}")
-        elif plain and group not in groups and key not in top:
-            mistakes.append(f"{key}: no such group or key{nearest(group, sorted({*groups, *top}))}")
+            mistakes += filter(None, (_unknown(key, name, list(groups[key])) for name in _names(override)))
+        elif group in groups:
+            knobs = set().union(*map(_keys, groups[group].values()))
+            asked = key if plain else ".".join(key.split(".")[:2])  # what is added deeper may have a name of its own
+            if (plain or group in CLOSED) and asked not in knobs:
+                mistakes.append(f"{key}: no such knob{nearest(key, sorted(knobs))} {HELP}")
+        elif key not in top:
+            known = sorted({*groups, *top} - {*APART})
+            mistakes.append(f"{key}: no such group or key{nearest(group, known)} {HELP}")
     return mistakes
+
+
+def _in_cells(arguments: Sequence[str], groups: Groups) -> list[Override]:
+    """The overrides that cells are made of: those of the sweep file, then those of the command line."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    given, params = _parsed(arguments), []
+    for file in [groups["sweep"].get(name) for o in given if o.key_or_group == "sweep" for name in _names(o)]:
+        with suppress(OmegaConfBaseException):
+            tree: Any = OmegaConf.load(file) if file else {}
+            params += [f"{k}={v}" for k, v in (OmegaConf.select(tree, "hydra.sweeper.params") or {}).items()]
+    return [*_parsed(params), *given]
+
+
+def _other_than_a_grid(arguments: Sequence[str]) -> bool:
+    """Whether Hydra is asked for something else, such as to print a configuration."""
+    return any(a.startswith(("-", "hydra.mode=")) and a.partition("=")[0] not in CONFIG_DIR for a in arguments)
+
+
+def as_grid(arguments: list[str], conf: Path) -> list[str]:
+    """The arguments for Hydra to make a grid of. Before the cells it composes one configuration of all that is not
+    swept: a knob there needs a choice that has it, so the first of those that cells take is named before them. And it
+    is told that it is a grid, for else it takes one that it cannot compose for a job without sweeps."""
+    if _other_than_a_grid(arguments):
+        return arguments
+    given, groups = _parsed(arguments), _defaults(conf)
+    knobs = {o.key_or_group.partition(".")[0] for o in given if "." in o.key_or_group and not o.is_sweep_override()}
+    choices = {o.key_or_group: o for o in _in_cells(arguments, groups_of(arguments, conf)) if _names(o)}
+    before = [(f"{group}={_names(o)[0]}", o.input_line) for group, o in choices.items() if group in knobs & {*groups}]
+    at = arguments.index(given[0].input_line) if before else 0  # argparse takes no two lots of overrides
+    return [*arguments[:at], *chain.from_iterable(before), *arguments[at:], "--multirun"]
+
+
+def causes(error: Exception, arguments: Sequence[str], conf: Path) -> list[str]:
+    """Why Hydra refuses a command line, a line for each cause, where that can be said better than it does."""
+    from hydra.errors import OverrideParseException
+
+    groups = groups_of(arguments, conf)
+    if isinstance(error, OverrideParseException):
+        return [_unread(error.override, groups)]
+    given, printed = _parsed(arguments), _other_than_a_grid(arguments)
+    found = [line for o in given if (line := _sign(o, groups, conf))]
+    if any(a.partition("=")[0] in ("--cfg", "-c") for a in arguments):
+        told = "--cfg prints one cell, so leave out comma lists"
+        found += [f"{o.input_line}: {told}" for o in given if o.is_sweep_override()]
+    return found + _lacking(given if printed else _in_cells(arguments, groups), groups, conf)
+
+
+def _unread(argument: str, groups: Groups) -> str:
+    """What to write for an argument that is no override: of a suite and a sweep of one name it is the sweep."""
+    if "=" in argument:
+        return f"{argument}: cannot be read; give one value, or several with single commas between; quote other text"
+    known = {name: group for group in sorted(groups) for name in groups[group] if not _apart(group, name)}
+    if not (close := get_close_matches(argument, known, n=1)):
+        return f"{argument}: not NAME=VALUE; write GROUP=NAME or GROUP.KEY=VALUE {HELP}"
+    sign = "+" if known[close[0]] == "sweep" else ""
+    return f"{argument}: not NAME=VALUE; did you mean {sign}{known[close[0]]}={close[0]}?"
+
+
+def _sign(override: Override, groups: Groups, conf: Path) -> str | None:
+    """What to write for an override with a `+` too many or too few, or None."""
+    key, line = override.key_or_group, override.input_line
+    bare, default = line.lstrip("+"), key in _defaults(conf)
+    if override.package is not None:
+        return None
+    if line == bare and not default and (key in groups or key in ADDED):
+        return f"{line}: write +{line}"
+    beside = key in _keys_of_all(conf) - {*ADDED} and not line.startswith("++")  # which sets such a key anew
+    return f"{line}: {key} is set already; write {bare}" if line != bare and (default or beside) else None
+
+
+def _lacking(overrides: Sequence[Override], groups: Groups, conf: Path) -> list[str]:
+    """A line for each knob that not all choices have that cells are made of."""
+    chosen = {group: [name] for group, name in _defaults(conf).items() if group in groups}
+    chosen |= {o.key_or_group: _names(o) for o in overrides if o.key_or_group in chosen}
+    found = []
+    for key in dict.fromkeys(o.key_or_group for o in overrides if not o.input_line.startswith("+")):
+        group, _, knob = key.partition(".")
+        if not knob or group not in chosen:
+            continue
+        keys = {name: _keys(file) for name, file in sorted(groups[group].items())}
+        having = [name for name, has in keys.items() if key in has]
+        lacking = [n for n in chosen[group] if n in keys and not {key, f"{group}.defaults"} & keys[n]]
+        if having and lacking:
+            one = [n for n in chosen[group] if n in having] or having[:1]
+            found.append(
+                f"{key}: {_have(lacking)} no knob {knob!r} ({_have(having)} it); choose {group}={','.join(one)}"
+            )
+    return found
+
+
+def _have(names: Sequence[str]) -> str:
+    return f"{', '.join(names)} {'has' if len(names) == 1 else 'have'}"

@@ -1,4 +1,4 @@
-"""From all cells of a grid to the steps that carry them out, each step once. Pure, but for one look at a model's files.
+"""From all cells of a grid to the steps that carry them out, each step once. Pure, but for one look at models' files.
 
 A cell is a chain base -> adapt -> quantize -> quality and latency, the latter in rounds. A step's key is the hash of
 its preimage: its component with its knobs and version, the keys of the steps before it, digests of the data it sees,
@@ -45,7 +45,7 @@ def _identity(component: Component) -> Json:
 
 
 def _content(model: Component) -> str | None:
-    """What the files hold that a model is made from: the plan's one look at the disk."""
+    """What the files hold that a model is made from."""
     made = instantiate(model)
     return made.fingerprint() if hasattr(made, "fingerprint") else None
 
@@ -55,8 +55,8 @@ def _step(kind: StepKind, title: str, component: Component, preimage: dict[str, 
     return Step(kind=kind, key=digest(preimage), title=title, component=component, preimage=preimage, **rest)  # type: ignore[arg-type]
 
 
-def chain(cell: Cell, data: SuiteData, environment: Environment) -> list[Step]:
-    """The steps of one cell in order."""
+def chain(cell: Cell, data: SuiteData, environment: Environment, content: str | None) -> list[Step]:
+    """The steps of one cell in order, whose model is made from `content`."""
     where = {"device": environment.device, "dtype": environment.dtype}
     trained = resolve(cell.model.target).TRAINED
     base = _step(
@@ -65,7 +65,7 @@ def chain(cell: Cell, data: SuiteData, environment: Environment) -> list[Step]:
         cell.model,
         {
             "component": _identity(cell.model),
-            "content": _content(cell.model),
+            "content": content,
             **({} if trained else {"seed": cell.seed, **where}),  # random weights
         },
         parents=(),
@@ -193,6 +193,7 @@ def plan(cells: Sequence[Cell], data: Mapping[str, SuiteData], environment: Envi
     steps: dict[str, Step] = {}
     chains: dict[str, dict[str, str]] = {}
     cannot: dict[str, str] = {}
+    contents: dict[str, str | None] = {}
     for cell in cells:
         parts = (cell.model, cell.adaptation, cell.quantization, cell.engine)
         rows = data[digest(plain(cell.suite))]
@@ -200,7 +201,10 @@ def plan(cells: Sequence[Cell], data: Mapping[str, SuiteData], environment: Envi
         if reasons:
             cannot[cell.id] = "; ".join(reasons)
             continue
-        made = chain(cell, rows, environment)
+        model = digest(plain(cell.model))
+        if model not in contents:
+            contents[model] = _content(cell.model)
+        made = chain(cell, rows, environment, contents[model])
         chains[cell.id] = {_role(step): step.key for step in made}
         for step in made:
             steps.setdefault(step.key, step)

@@ -411,11 +411,12 @@ def over_seeds(
 # ---------------------------------------------------------------------------------------- many comparisons
 
 
-def holm(pvalues: Mapping[str, float]) -> dict[str, float]:
-    """p-values adjusted for having made all these comparisons (Holm 1979, Scand. J. Stat. 6:65), by the same keys."""
+def holm(pvalues: Mapping[str, float], made: int = 0) -> dict[str, float]:
+    """p-values adjusted for having made all these comparisons (Holm 1979, Scand. J. Stat. 6:65), by the same keys. Of
+    more that were `made` these are a part, which is then safe whatever the part was chosen by."""
     adjusted: dict[str, float] = {}
     largest = 0.0
     for rank, (name, p) in enumerate(sorted(pvalues.items(), key=lambda item: item[1])):
-        largest = max(largest, min(1.0, (len(pvalues) - rank) * p))
+        largest = max(largest, min(1.0, (max(made, len(pvalues)) - rank) * p))
         adjusted[name] = largest
     return {name: adjusted[name] for name in pvalues}

@@ -15,10 +15,9 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.files import parse, sha256, unread
-from harness.leakage import MODES, TRAINING, overlaps, plain
+from harness.leakage import MODES, TRAINING, normalised, overlaps
 from harness.resources import resource
-from harness.types import Article, Component, Overlap, SuiteData
-from harness.types import plain as plain_data
+from harness.types import Article, Component, Overlap, SuiteData, plain
 
 VALIDATION_SHARE = 0.2
 FILES = ("train_file", "eval_file", "knowledge_file", "instructions_file", "output_file", "task_file")
@@ -184,10 +183,10 @@ def _without(
     articles: tuple[Article, ...], message: str,
 ) -> tuple[list[dict[str, Any]], tuple[Article, ...]]:  # fmt: skip
     """Training rows and articles without those that give an evaluation row away."""
-    said = {plain(r[message]) for r in held}
+    said = {normalised(r[message]) for r in held}
     groups = {r["group"] for r in held if r.get("group")}
     told = {o.other for o in found if o.source != TRAINING}
-    kept = [r for r in train if plain(r[message]) not in said and r.get("group") not in groups]
+    kept = [r for r in train if normalised(r[message]) not in said and r.get("group") not in groups]
     return kept, tuple(a for a in articles if a.id not in told)
 
 
@@ -264,7 +263,7 @@ def load(suite: Component) -> SuiteData:
         output=output,
         overlaps=tuple(found),
         leakage=mode,
-        training_digest=_digest(fit, validation, plain_data(shelf), text, p["system"], p.get("asked"), message, reply),
+        training_digest=_digest(fit, validation, plain(shelf), text, p["system"], p.get("asked"), message, reply),
         evaluation_digest=_digest(
             evaluation, articles, p["task"], code, p["max_new_tokens"], output, *(() if held else (p["eval_rows"],))
         ),

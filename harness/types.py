@@ -190,14 +190,19 @@ def record_from_json(data: Mapping[str, Json]) -> RunRecord:
     """A record from its parsed JSON. Raises `ValueError` for another schema, `KeyError` for a lacking field."""
     if data.get("schema") != RECORD_SCHEMA:
         raise ValueError(f"record schema {data.get('schema')!r}, this version reads {RECORD_SCHEMA}")
-    measurements = tuple(
+    values = {f.name: data[f.name] for f in fields(RunRecord)}
+    measurements = measurements_from_json(data["measurements"])
+    return RunRecord(**{**values, "status": Status(data["status"]), "measurements": measurements})
+
+
+def measurements_from_json(data: Sequence[Mapping[str, Json]]) -> tuple[Measurement, ...]:
+    """Measurements from their parsed JSON. Raises `KeyError` or `TypeError` for a field that lacks or is unknown."""
+    return tuple(
         Measurement(
             **{**m, "interval": Interval(**m["interval"]) if m["interval"] else None, "samples": tuple(m["samples"])}
         )
-        for m in data["measurements"]
+        for m in data
     )
-    values = {f.name: data[f.name] for f in fields(RunRecord)}
-    return RunRecord(**{**values, "status": Status(data["status"]), "measurements": measurements})
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,4 +53,4 @@ class Page(HTMLParser):
 
 
 def page(run: Path) -> str:
-    return report.write(run).read_text(encoding="utf-8")
+    return report.write(run)[0].read_text(encoding="utf-8")

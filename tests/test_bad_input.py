@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 
-from harness.configured import GROUPS, _cells, component
+from harness.adapt.full_ft import FullFt
+from harness.adapt.lora import Lora
+from harness.configured import GROUPS, _cells, _price, component
+from harness.environment import detect
 from harness.errors import UserError
 from harness.grid import run_folder
-from harness.overrides import misspelt
+from harness.overrides import listed, misspelt
+from harness.quantize.awq import Awq
+from harness.quantize.gptq import Gptq
+from harness.quantize.int8 import Int8
 from harness.resources import resource
 from tests.grids import PATHS, ROOT, harness
 
@@ -178,12 +187,92 @@ def test_a_price_table_without_this_hardware_and_a_bad_row(tmp_path: Path, monke
     )
 
 
-@pytest.mark.parametrize("override", ["sweep=support_tone", "adaptation.rank=3", "quantization=[", "+adaptation=lora"])
-def test_what_hydra_alone_can_judge_is_one_line_too(tmp_path: Path, override: str) -> None:
-    """`adaptation.rank` is a knob, but not of the adaptation that is chosen by default."""
-    (line,) = told(tmp_path, override)
-    assert len(line) < 300
-    assert "full_key" not in line
+def test_a_price_table_without_hardware_is_told() -> None:
+    """Such as conf/price/hosted.yaml, which a sweep file may choose too."""
+    told_of = "it has no `hardware`, as conf/price/list_2026.yaml has; choose price=list_2026"
+    assert _price({"gpt": {}}, detect()) == ({}, [f"a price table without a `name`: {told_of}"])
+    assert _price({"name": "mine"}, detect()) == ({}, [f"price table 'mine': {told_of}"])
+
+
+@pytest.mark.parametrize("more", [(), ("adaptation=lora,full_ft",)])
+def test_what_hydra_alone_can_judge_is_one_line_too(tmp_path: Path, more: tuple[str, ...]) -> None:
+    """Beside a sweep too, where Hydra by itself finds the list ambiguous instead."""
+    assert told(tmp_path, "~nothing", *more) == [
+        "Could not delete from config. 'nothing' does not exist. (python -m harness --help lists what may be chosen)"
+    ]
+
+
+def test_what_is_added_must_exist_too() -> None:
+    """Hydra takes any name after a `+`, and runs without what was meant."""
+    assert misspelt(
+        ["+sweeep=support_tone", "+quantisation=int8", "+curv=[0.5]", "++sed=1", "+price.utilisation=1",
+         "+runner.worker=2", "+profile.epohs=2"], CONF,
+    ) == [
+        f"sweeep: no such group or key; did you mean sweep? {HELP}",
+        f"quantisation: no such group or key; did you mean quantization? {HELP}",
+        f"curv: no such group or key; did you mean curve? {HELP}",
+        f"sed: no such group or key; did you mean seed? {HELP}",
+        f"price.utilisation: no such knob; did you mean price.utilization? {HELP}",
+        f"runner.worker: no such knob; did you mean runner.workers? {HELP}",
+        f"profile.epohs: no such knob; did you mean profile.epochs? {HELP}",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("choice", "line"),
+    [
+        ("check=strict",
+         "check=strict: rules of the release gate; use python -m harness.check RUN --baseline FILE --rules strict"),
+        ("price=hosted",
+         "price=hosted: prices of hosted APIs, which a price table holds beside those of hardware; "
+         "choose price=list_2026"),
+    ],
+)  # fmt: skip
+def test_what_is_for_no_grid_is_told_and_not_offered(choice: str, line: str) -> None:
+    group, _, name = choice.partition("=")
+    assert misspelt([choice, f"+{choice}"], CONF) == [line, line]
+    assert all(name not in mistake for mistake in misspelt([f"{group}x=1", "price=nothing_like_it"], CONF))
+    assert f"{group}={name}" not in may_be_chosen()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("adaptation.rank=8",), ["adaptation.rank: prompt_rag has no knob 'rank' (lora, lora_head have it); "
+                                  "choose adaptation=lora"]),
+        (("adaptation=lora,full_ft", "adaptation.rank=8", "quantization=int8,fp16", "quantization.threshold=0"),
+         ["adaptation.rank: full_ft has no knob 'rank' (lora, lora_head have it); choose adaptation=lora",
+          "quantization.threshold: fp16 has no knob 'threshold' (int8 has it); choose quantization=int8"]),
+        (("+sweep=support_tone", "adaptation.rank=8"),
+         ["adaptation.rank: prompt_rag, full_ft have no knob 'rank' (lora, lora_head have it); "
+          "choose adaptation=lora"]),
+        (("--cfg", "job", "adaptation=lora,full_ft"),
+         ["adaptation=lora,full_ft: --cfg prints one cell, so leave out comma lists"]),
+        (("sweep=support_tone", "curve=[0.5]", "+quantization=int8", "+seed=1", "++store=s"),
+         ["sweep=support_tone: write +sweep=support_tone", "curve=[0.5]: write +curve=[0.5]",
+          "+quantization=int8: quantization is set already; write quantization=int8",
+          "+seed=1: seed is set already; write seed=1"]),
+        (("support_tone",), ["support_tone: not NAME=VALUE; did you mean +sweep=support_tone?"]),
+        (("adaptation=lora", "full_tf"), ["full_tf: not NAME=VALUE; did you mean adaptation=full_ft?"]),
+        (("what?",), [f"what?: not NAME=VALUE; write GROUP=NAME or GROUP.KEY=VALUE {HELP}"]),
+        (("adaptation=lora,,full_ft",), ["adaptation=lora,,full_ft: cannot be read; give one value, or several with "
+                                         "single commas between; quote other text"]),
+    ],
+)  # fmt: skip
+def test_what_hydra_refuses_is_told_by_its_cause(
+    tmp_path: Path, arguments: tuple[str, ...], expected: list[str]
+) -> None:
+    assert told(tmp_path, *arguments) == expected
+
+
+def test_a_knob_that_every_swept_choice_has_is_taken(tmp_path: Path) -> None:
+    """Though the choice by default lacks it, with which Hydra first composes what is not swept."""
+    (tmp_path / "conf/sweep").mkdir(parents=True)
+    params = "# @package _global_\nhydra: {sweeper: {params: {adaptation: 'lora,lora_head'}}}"
+    (tmp_path / "conf/sweep/loras.yaml").write_text(params, encoding="utf-8")
+    for given in (["+sweep=loras"], ["adaptation=lora,lora_head"], ["--config-dir", "conf", "+sweep=loras"]):
+        lines = told(tmp_path, *given, "adaptation.rank=0", "model=dummy_tiny")
+        assert lines == ["lora: rank=0: must be 1 or more", "lora_head: rank=0: must be 1 or more"]
 
 
 @pytest.mark.parametrize(
@@ -198,6 +287,8 @@ def test_what_hydra_alone_can_judge_is_one_line_too(tmp_path: Path, override: st
         (("profile=null", "engine=null"),
          [f"profile=null: no such choice; there is quick, standard, thorough {HELP}",
           f"engine=null: no such choice; there is eager, graph {HELP}"]),
+        (("adaptation=lora", "adaptation.learning_rate=-1"),
+         ["lora: learning_rate=-1: must be above 0 and finite"]),
         (("measure.latency=null",), ["measure.latency=None: must be keys with values; see conf/measure/default.yaml"]),
     ],
 )  # fmt: skip
@@ -327,6 +418,7 @@ def test_a_hub_out_of_reach_is_told(tmp_path: Path) -> None:
         ("+sweep=support_tone", "quantization=int8,gptq", "adaptation=lora", "adaptation.rank=8,16"),
         ("model=hf", "model.id=org/name", "seed=1,2", "price.hardware.cpu.usd_per_hour=1", "policy.margin=0.1"),
         ("+adaptation.whatever=1", "++model.whatever=1", "~price.hardware.cpu", "hydra.sweep.dir=x", "--cfg", "job"),
+        ("+price.hardware.mine.usd_per_hour=1", "price.hosted.gpt_5_nano.usd_per_million_input=1", "+curve=[0.5]"),
         ("hydra/launcher=joblib", "outputs=x", "store=y", "sweep_name=z", "suite.folder=a/b", "profile=thorough"),
         ("--config-dir", str(ROOT / "tests/conf"), "quantization=dies"),
         ("hydra.searchpath=[file:///elsewhere]", "quantization=from_there"),
@@ -337,7 +429,48 @@ def test_what_may_be_right_is_left_to_hydra(arguments: tuple[str, ...]) -> None:
     assert not misspelt(arguments, CONF)
 
 
-def test_every_file_of_every_group_may_be_chosen() -> None:
-    files = [(f.parent.name, f.stem) for f in CONF.glob("*/*.yaml")]
-    assert len(files) > 20
-    assert not misspelt([f"{group}={choice}" for group, choice in files], CONF)
+def may_be_chosen() -> list[str]:
+    """The overrides that choose what `--help` lists."""
+    groups = [line.split(": ") for line in listed([], CONF).splitlines()]
+    return [f"{group}={name}" for group, names in groups for name in names.split(", ")]
+
+
+def test_every_file_but_those_for_no_grid_may_be_chosen(tmp_path: Path) -> None:
+    files = {f"{f.parent.name}={f.stem}" for f in CONF.glob("*/*.yaml")}
+    assert {choice.lstrip("+") for choice in may_be_chosen()} == {
+        f for f in files if f != "price=hosted" and not f.startswith("check=")
+    }
+    assert "+sweep=support_tone" in may_be_chosen()
+    assert not misspelt(may_be_chosen(), CONF)
+    assert f"\n{listed([], CONF)}\n\n" in harness(tmp_path, "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("made", "knobs", "message"),
+    [
+        (Lora, {"learning_rate": 0.0}, "learning_rate=0.0: must be above 0 and finite"),
+        (Lora, {"learning_rate": math.nan}, "learning_rate=nan: must be above 0 and finite"),
+        (Lora, {"dropout": 1.0}, "dropout=1.0: must be 0 or more and below 1"),
+        (Lora, {"dropout": -0.1}, "dropout=-0.1: must be 0 or more and below 1"),
+        (Lora, {"alpha": 0}, "alpha=0: must be 1 or more"),
+        (FullFt, {"learning_rate": -1.0}, "learning_rate=-1.0: must be above 0 and finite"),
+        (Gptq, {"group_size": 0}, "group_size=0: must be 1 or more, or -1 for one scale an output"),
+        (
+            Gptq,
+            {"group_size": -1},
+            "group_size=-1: is solved with desc_act=true alone; set that, or calibration_rows=0",
+        ),
+        (Awq, {"group_size": -2}, "group_size=-2: must be 1 or more, or -1 for one scale an output"),
+        (Int8, {"threshold": -0.5}, "threshold=-0.5: must be 0 or more"),
+    ],
+)
+def test_values_that_nothing_can_be_made_with_are_refused(made: Any, knobs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        made(**knobs)
+
+
+def test_values_at_the_edge_are_taken() -> None:
+    assert Lora(dropout=0.0, alpha=1).alpha == 1
+    assert Gptq(group_size=-1, desc_act=True).group_size == Awq(group_size=-1).group_size == -1
+    assert Gptq(group_size=-1, calibration_rows=0).bits == 4
+    assert Int8(threshold=0.0).threshold == 0

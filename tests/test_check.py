@@ -453,6 +453,18 @@ def test_a_cell_of_another_name_is_named(tmp_path: Path) -> None:
     assert [(a.id if a else None, b.id) for a, b in matched(side, side)] == [(i, i) for i in ids]
 
 
+def test_a_cell_may_be_named_as_reports_name_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = gates.rows()
+    cells = [(gates.cell(made, "lora", q), made) for q in ("fp16", "int8")]
+    run, base = str(gates.run(tmp_path / "run", *cells)), str(tmp_path / "base.json")
+    assert main([run, "--save-baseline", base]) == 0
+    short = ["--cell", "lora/int8", "--baseline-cell", "lora/fp16", "--rules", "answers_only"]
+    assert main([run, "--baseline", base, *short]) == 0
+    assert [c.id for c in subject.read(Path(base)).only("lora/int8", "--cell").cells] == [cells[1][0].id]
+    assert main([run, "--baseline", base, "--cell", "lora/awq"]) == 2
+    assert told(capsys) == f"harness: --cell lora/awq: not in {base}; there is lora/fp16, lora/int8\n"
+
+
 def test_overrides_are_read_back_as_they_were() -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from harness.adapt.as_is import AsIs
+from harness.escaping import config_value
 from harness.measure.quality import faults, in_part
 from harness.prompt import RECIPE, Recipe, load_prompter
 from harness.statistics import place
@@ -56,6 +59,16 @@ def test_parts_hold_each_row_once_and_groups_whole() -> None:
     for part in parts:
         assert all({at - at % 3, at - at % 3 + 1, at - at % 3 + 2} <= set(part) for at in part)
     assert place({"id": "a"}) == place({"id": "a", "group": None}) != place({"id": "b"})
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["a\\b", "ends in \\", "it's \\' so", "${company} and \\${x}", "a,b=[c]", "", None, True, 0.1, 3, ["a", "1"],
+     [{"k": 1, "n": None}], {"a": ["${x}", False]}],
+)  # fmt: skip
+def test_a_value_survives_the_command_line(value: Any) -> None:
+    (override,) = OverridesParser.create().parse_overrides([f"k={config_value(value)}"])
+    assert OmegaConf.to_container(OmegaConf.create({"k": override.value()}), resolve=True) == {"k": value}
 
 
 @pytest.mark.parametrize("part", ["half", [0.5], [0.5, 0.5], [0.0, 1.5], [True, 1], [0.0, None], 0.5])

@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 
 from harness import compare, ledger
+from harness.errors import UserError
+from harness.report import against
+from harness.report.__main__ import main
 from harness.types import RunRecord, Status
 from tests import records
 from tests.pages import HOSTILE, Page, folder
@@ -48,9 +51,21 @@ def worse(cell: str, lost: int) -> dict[str, list[dict[str, Any]]]:
 
 
 def told(folders: list[Path], *arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    code = compare.main([*map(str, folders), *arguments])
+    code = main([*map(str, folders), *arguments])
     out = capsys.readouterr()
     return code, out.out, out.err
+
+
+def test_runs_are_compared_by_what_their_policy_judges(tmp_path: Path) -> None:
+    def by(**changes: Any) -> Changed:
+        return lambda r: replace(r, config={**r.config, "policy": {**records.POLICY, **changes}})
+
+    facts, floor = run(tmp_path / "a", by(metric="facts")), run(tmp_path / "b", by(metric="facts", min_quality=0.2))
+    page = against.view(compare.read([facts, floor]))
+    assert page["scores"] == "“facts”"
+    assert any(line.startswith("policy: ") for line in page["told"])
+    with pytest.raises(UserError, match="deciding score: facts in the first run, good in "):
+        against.view(compare.read([facts, run(tmp_path / "c")]))
 
 
 def test_a_run_against_itself_shows_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,7 +73,7 @@ def test_a_run_against_itself_shows_nothing(tmp_path: Path, capsys: pytest.Captu
     code, out, _ = told(folders, capsys=capsys)
     assert code == 0
     assert "Of 15 comparisons of “good”, 0 shown to be worse, 0 better, 15 not told apart." in out
-    page = compare.view(compare.read(folders))
+    page = against.view(compare.read(folders))
     assert {c["delta"] for c in page["changes"]} == {"0"}
     assert {r["ratio"] for c in page["changes"] for r in c["ratios"]} == {"1.00×"}
     assert not page["states"] + page["told"] + page["left_out"]
@@ -66,27 +81,27 @@ def test_a_run_against_itself_shows_nothing(tmp_path: Path, capsys: pytest.Captu
 
 def test_a_cell_that_got_worse_is_named_with_the_rows_that_flipped(tmp_path: Path) -> None:
     folders = [run(tmp_path / "a"), run(tmp_path / "b", rows=worse(CELL, 20))]
-    page = compare.view(compare.read(folders))
+    page = against.view(compare.read(folders))
     found = {c["name"]: c for c in page["changes"]}
     assert found["lora/int8"]["verdict"] == "worse"
     assert (found["lora/int8"]["lost"], found["lora/int8"]["gained"]) == (20, 0)
     assert {c["verdict"] for n, c in found.items() if n != "lora/int8"} == {"not told apart"}
-    assert len(found["lora/int8"]["flips"]) == compare.SHOWN_FLIPS
-    assert found["lora/int8"]["more"] == 20 - compare.SHOWN_FLIPS
-    back = compare.view(compare.read(folders[::-1]))
+    assert len(found["lora/int8"]["flips"]) == against.SHOWN_FLIPS
+    assert found["lora/int8"]["more"] == 20 - against.SHOWN_FLIPS
+    back = against.view(compare.read(folders[::-1]))
     assert {c["name"]: c["verdict"] for c in back["changes"]}["lora/int8"] == "better"
 
 
 def test_what_is_shown_is_corrected_for_all_comparisons(tmp_path: Path) -> None:
     """Seven rows lost and none gained is p = 0.016 alone, which 15 comparisons make 0.23."""
-    page = compare.view(compare.read([run(tmp_path / "a"), run(tmp_path / "b", rows=worse(CELL, 7))]))
+    page = against.view(compare.read([run(tmp_path / "a"), run(tmp_path / "b", rows=worse(CELL, 7))]))
     found = {c["name"]: c for c in page["changes"]}["lora/int8"]
     assert (found["p"], found["holm"], found["verdict"]) == ("0.016", "0.234", "not told apart")
 
 
 def test_rows_are_paired_by_id_in_whatever_order(tmp_path: Path) -> None:
     made = {i: rows[::-1] for i, rows in records.grid()[1].items()}
-    page = compare.view(compare.read([run(tmp_path / "a"), run(tmp_path / "b", rows=made)]))
+    page = against.view(compare.read([run(tmp_path / "a"), run(tmp_path / "b", rows=made)]))
     assert {(c["gained"], c["lost"], c["n"]) for c in page["changes"]} == {(0, 0, 96)}
 
 
@@ -100,7 +115,7 @@ def test_other_hardware_is_refused_and_leaves_speed_out_anyway(
     code, out, _ = told(folders, "--anyway", capsys=capsys)
     assert code == 0
     assert "response times, throughput, memory and cost are left out" in out
-    page = compare.view(compare.read(folders), anyway=True)
+    page = against.view(compare.read(folders), anyway=True)
     assert {r["title"] for c in page["changes"] for r in c["ratios"]} == {"On disk", "Answer length"}
     assert {c["n"] for c in page["changes"]} == {96}
 
@@ -159,7 +174,7 @@ def test_other_knobs_of_timing_and_price_leave_their_numbers_out(tmp_path: Path)
         lambda r: replace(r, config={**r.config, "price": {**r.config["price"], "usd_per_hour": 0.1}}),
     )
     newer = run(tmp_path / "d", with_environment(versions={"torch": "2.10.0"}))
-    pages = {f.name: compare.view(compare.read([first, f])) for f in (timed, dearer, newer)}
+    pages = {f.name: against.view(compare.read([first, f])) for f in (timed, dearer, newer)}
     ratios = {n: {r["title"] for c in p["changes"] for r in c["ratios"]} for n, p in pages.items()}
     assert ratios["b"] == {"On disk", "Answer length"}
     assert "Cost per 1,000, full batches" not in ratios["c"]
@@ -179,7 +194,7 @@ def test_a_slower_run_has_its_ratio_with_an_interval(tmp_path: Path) -> None:
             ),
         )
 
-    page = compare.view(compare.read([run(tmp_path / "a"), run(tmp_path / "b", slower)]))
+    page = against.view(compare.read([run(tmp_path / "a"), run(tmp_path / "b", slower)]))
     ratio = next(r for r in page["changes"][0]["ratios"] if r["title"] == "Whole answer p50")
     assert ratio["ratio"] == "2.00×"
     low, high = (float(v) for v in ratio["interval"].split(" to "))
@@ -211,7 +226,7 @@ def test_cells_that_failed_or_are_absent_are_told(tmp_path: Path) -> None:
 
     cells, made = records.grid()
     less = folder(tmp_path / "c", [r for r in cells if r.quantization != "awq"], made, [])
-    page = compare.view(compare.read([run(tmp_path / "a"), run(tmp_path / "b", fails), less]))
+    page = against.view(compare.read([run(tmp_path / "a"), run(tmp_path / "b", fails), less]))
     states = {s["name"]: s["states"] for s in page["states"]}
     assert states["lora/int8"] == ["ok", "failed", "ok"]
     assert states["lora/awq"] == ["ok", "ok", "absent"]
@@ -221,7 +236,7 @@ def test_cells_that_failed_or_are_absent_are_told(tmp_path: Path) -> None:
 def test_a_run_that_has_not_ended_recommends_nothing(tmp_path: Path) -> None:
     cells, made = records.grid()
     partial = folder(tmp_path / "b", cells[:4], made, records.ids())
-    page = compare.view(compare.read([run(tmp_path / "a"), partial]))
+    page = against.view(compare.read([run(tmp_path / "a"), partial]))
     assert [r["recommends"] for r in page["runs"]] == ["lora/fp16", "Not all cells have ended."]
     assert {s["name"]: s["states"] for s in page["states"]}["lora/fp16"] == ["ok", "pending"]
 

@@ -289,6 +289,14 @@ def test_several_suites_are_judged_together_by_their_weights() -> None:
     assert alone.reasons[more] == "It was not run on b, which the policy weighs."
 
 
+def test_a_score_of_which_less_is_better_decides_nothing() -> None:
+    cells, rows = run(cell("lora", "fp16", [1] * 9, 1.0), cell("lora", "gptq", [1] * 9, 2.0))
+    worse = [replace(r, measurements=tuple(replace(m, better="lower") for m in r.measurements)) for r in cells]
+    found = decide(worse, rows, records.POLICY)
+    assert found.chosen is None
+    assert "judged by “good”, and less of that is better" in found.reasons[cells[0].id]
+
+
 def test_a_suite_that_is_not_judged_names_and_compares_nothing() -> None:
     many, few = [1] * 180 + [0] * 20, [1] * 100 + [0] * 100
     first = on("a", cell("prompt_rag", "fp16", few, 1.0), cell("lora", "fp16", few, 2.0))

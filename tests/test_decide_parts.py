@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.decide import Candidate, CostLine, Facts, Pair, Policy, choose, decide, facts, read_policy
+from harness.decide import Candidate, CostLine, Facts, Pair, Policy, choose, decide, facts, read_policy, simple_first
 from harness.decide.flips import flips
 from harness.decide.odds import _luck
 from harness.decide.policy import COST
@@ -90,6 +90,23 @@ def test_the_interval_of_weighted_suites_adds_half_widths_as_squares() -> None:
 
 def states(*cells: tuple[RunRecord, list[dict[str, Any]]], **policy: Any) -> dict[str, str]:
     return {r.name: r.state for r in decide(*run(*cells), records.POLICY | policy).ladder}
+
+
+def test_the_ladder_ships_nothing_that_the_decision_does_not() -> None:
+    none = run(cell("prompt_rag", "fp16", [0] * 40, 1.0), cell("lora", "fp16", [0] * 40, 1.0))
+    some = run(cell("lora", "fp16", [1] * 20 + [0] * 20, 1.0), cell("lora", "gptq", [1] * 21 + [0] * 19, 1.0))
+    for cells, floor in ((none, None), (some, 0.9)):
+        found = decide(*cells, records.POLICY | {"min_quality": floor})
+        assert found.chosen is None
+        said = " ".join(rung.sentence for rung in found.ladder)
+        assert "that is enough" not in said
+        assert "the one to ship" not in said
+    assert "The quantized cell is the one of highest quality measured" in said
+
+
+def test_a_model_that_is_taken_as_it_is_is_as_simple_as_one_that_is_prompted() -> None:
+    assert simple_first("as_is", "fp16") == simple_first("prompt_rag", "fp16") < simple_first("lora", "fp16")
+    assert simple_first("lora", "gptq") < simple_first("full_ft", "fp16") < simple_first("another", "fp16")
 
 
 def test_the_ladder_says_what_was_taken_and_what_comes_next() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from harness import index, ledger, report
 from harness.index import COST
+from harness.report.__main__ import main
 from harness.types import RunRecord, Status
 from tests import records
 from tests.pages import HOSTILE, Page, folder
@@ -40,7 +41,7 @@ def test_every_run_is_listed_with_what_it_recommends(tmp_path: Path) -> None:
         ("support_tone", ["2026-01-03", "2026-01-02"]), ("tool_json", ["2026-01-01"]),
     ]  # fmt: skip
     newest, oldest = found["sweeps"][0]["runs"]
-    assert newest["chosen"] in report.three_lines(tmp_path / "support_tone/2026-01-03")[0]
+    assert newest["chosen"] in report.write(tmp_path / "support_tone/2026-01-03")[1][0]
     assert newest["chosen"].startswith("lora/")
     assert newest["values"][0] == "80%"
     assert (newest["link"], oldest["link"]) == ("support_tone/2026-01-03/report.html", "")
@@ -147,9 +148,9 @@ def test_unfinished_and_failed_runs_say_so(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_runs_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert index.main([str(tmp_path)]) == 2
+    assert main(["--index", str(tmp_path)]) == 2
     assert "no run folders in it" in capsys.readouterr().err
-    assert index.main([str(tmp_path / "none")]) == 2
+    assert main(["--index", str(tmp_path / "none")]) == 2
     assert "no such folder" in capsys.readouterr().err
 
 

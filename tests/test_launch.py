@@ -289,6 +289,8 @@ def test_a_step_over_its_limit_ends_with_its_stack(tmp_path: Path) -> None:
     with log.open("w") as sink:
         done = subprocess.run([sys.executable, "-c", code], stderr=sink, cwd=ROOT, check=False, timeout=60)
     assert fate(done.returncode, log, 0).startswith("hung: over runner.step_limit_minutes, at File ")
+    log.write_text("Timeout (0:00:01)!\n")  # a full disk has no room for the stack
+    assert fate(1, log, 0).startswith("hung: over runner.step_limit_minutes")
     with log.open("w") as sink:
         soon = "from harness.execute import _limited\nwith _limited(60): print()\nwith _limited(None): print()"
         assert not subprocess.run([sys.executable, "-c", soon], stderr=sink, cwd=ROOT, check=False).returncode

@@ -28,7 +28,7 @@ BUILT_ON = {BASE: ALL, ADAPT: ALL - {BASE}, QUANTIZE: {QUANTIZE, QUALITY, LATENC
 
 def keys(made: Cell, environment: Environment = MACHINE, **data: Any) -> dict[StepKind, str]:
     """A cell's keys by kind."""
-    return {step.kind: step.key for step in chain(made, suite_data(**data), environment)}
+    return {step.kind: step.key for step in chain(made, suite_data(**data), environment, None)}
 
 
 def changed(before: dict[StepKind, str], after: dict[StepKind, str]) -> set[StepKind]:
@@ -47,6 +47,20 @@ def test_fifteen_cells_share_builds() -> None:
     assert list(made.chains) == [c.id for c in cells]
     first = made.chains[cells[0].id]
     assert [made.shared_by(key) for key in first.values()] == [15, 5, 1, 1, 1]
+
+
+def test_a_models_files_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def content(model: Component) -> str:
+        read.append(model.name)
+        return "what it holds"
+
+    monkeypatch.setattr("harness.plan._content", content)
+    cells = grid()
+    made = plan(cells, data_of(cells), MACHINE)
+    assert read == ["smollm2_135m"]
+    assert {s.preimage["content"] for s in made.steps.values() if s.kind is BASE} == {"what it holds"}
 
 
 def test_steps_come_after_what_they_need() -> None:
@@ -182,13 +196,13 @@ def test_how_open_loops_are_served_is_in_the_keys_of_latencies_that_have_one(
     [((), True), (("model=dummy_1b",), False), (("quantization=gptq", "quantization.calibration_rows=0"), False)],
 )
 def test_an_open_loop_lets_answers_end_where_their_ends_mean_something(overrides: tuple[str, ...], own: bool) -> None:
-    steps = chain(cell("profile.open_requests=64", *overrides), suite_data(), MACHINE)
+    steps = chain(cell("profile.open_requests=64", *overrides), suite_data(), MACHINE, None)
     (timed,) = [s for s in steps if s.kind is LATENCY]
     assert timed.component.params["own_ends"] is own
 
 
 def test_no_key_holds_a_path() -> None:
-    for step in chain(cell("adaptation=lora"), suite_data(), MACHINE):
+    for step in chain(cell("adaptation=lora"), suite_data(), MACHINE, None):
         assert str(ROOT) not in canonical(step.preimage)
 
 

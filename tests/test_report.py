@@ -7,6 +7,7 @@ import json
 import re
 import zlib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -14,10 +15,12 @@ from xml.etree import ElementTree
 import pytest
 
 from harness import ledger, report
-from harness.report import answers, cells, comparisons, evidence
+from harness.decide import Decision
+from harness.report import answers, cells, charts, comparisons, evidence
 from harness.report.__main__ import main
+from harness.report.answers import outcome
 from harness.report.page import policy_hash, verdict, view
-from harness.report.run import parts, read
+from harness.report.run import Run, parts, read
 from harness.types import Interval, Measurement, RunRecord, Status
 from harness.wording import number
 from tests import records
@@ -95,7 +98,7 @@ def test_pending_failed_and_unsupported_cells_are_shown(tmp_path: Path) -> None:
     assert text.count(">pending<") >= 10
     assert "killed by the kernel: out of memory" in text
     assert "torchao is not installed" in text
-    assert report.three_lines(run)[0] == "So far: 5 of 15 cells have ended, 2 of them without numbers."
+    assert report.write(run)[1][0] == "So far: 5 of 15 cells have ended, 2 of them without numbers."
     markdown = (run / "report.md").read_text(encoding="utf-8")
     assert "torchao is not installed" in markdown
     assert markdown.count("| pending |") == 10
@@ -155,7 +158,7 @@ def test_hostile_text_is_shown_and_not_run(tmp_path: Path) -> None:
     markdown = (run / "report.md").read_text(encoding="utf-8")
     assert "\u202e" not in markdown
     assert re.search(r"(?<!\\)<(script|img)", markdown) is None
-    assert "\u202e" not in "".join(report.three_lines(run))
+    assert "\u202e" not in "".join(report.write(run)[1])
 
 
 def test_a_megabyte_of_output_is_cut_and_says_so(tmp_path: Path) -> None:
@@ -246,7 +249,7 @@ def test_a_quantization_that_erases_the_fine_tuning_is_called_so(tmp_path: Path)
         rows[records.cell_id(a, q)] = own
         cells.append(records.record(a, q, own))
     run = folder(tmp_path / "run", cells, rows, [c.id for c in cells])
-    lines = {line["name"]: line for line in comparisons.quantized(read(run), 0.05)["rows"]}
+    lines = {line["name"]: line for line in quantized(read(run))}
     assert lines["lora/gptq"]["taken"]["delta"] == "−67"
     assert lines["lora/gptq"]["taken"]["shown"]
     assert lines["lora/gptq"]["verdict"] == "shown to be worse"
@@ -271,10 +274,42 @@ def test_what_a_quantization_took_is_told_of_its_own_knobs(tmp_path: Path) -> No
         cells.append(made)
         rows[made.id] = own
     run = read(folder(tmp_path / "run", cells, rows, [c.id for c in cells]))
-    taken = {line["name"]: line["taken"] for line in comparisons.quantized(run, 0.05)["rows"] if line["taken"]}
+    taken = {line["name"]: line["taken"] for line in quantized(run) if line["taken"]}
     assert {name: t["delta"] for name, t in taken.items()} == {
         "lora/gptq quantization.bits=4": "−42", "lora/gptq quantization.bits=8": "0",
     }  # fmt: skip
+
+
+def quantized(found: Run) -> list[dict[str, Any]]:
+    lines: list[dict[str, Any]] = comparisons.quantized(found, 0.05, found.ids)["rows"]
+    return lines
+
+
+def test_what_is_shown_of_a_grid_is_corrected_for_all_of_it(tmp_path: Path) -> None:
+    """Which cells are shown follows from their quality, so the others count."""
+    found = read(folder(tmp_path / "run", *records.grid(), records.ids()))
+    some = [records.cell_id("lora", "int8"), records.cell_id("lora", "awq")]
+    for compared, others in ((comparisons.differences, 14), (partial(comparisons.quantized, margin=0.05), 12)):
+        whole, part = compared(found, shown=found.ids), compared(found, shown=some)
+        assert (whole["comparisons"], part["comparisons"]) == (others, others)
+        assert [line["name"] for line in part["rows"]] == ["lora/int8", "lora/awq"]
+        told = {line["name"]: line["holm"] for line in whole["rows"]}
+        assert all(line["holm"] >= told[line["name"]] for line in part["rows"])
+
+
+def test_the_chosen_cell_of_a_large_grid_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = read(folder(tmp_path / "run", *records.grid(), records.ids()))
+    monkeypatch.setattr(charts, "DRAWN", 1)
+    for chosen in (found.ids[2], found.ids[-1]):
+        drawing = charts.scatter(found, Decision(chosen, ("", "", ""), {}, 0.05, None))
+        assert drawing is not None
+        assert chosen.split("/")[2] in drawing.wide
+
+
+def test_an_answer_passes_a_score_that_it_has_in_full() -> None:
+    row = {"scores": {"style": 1, "rouge": 0.1, "errors": 0.0, "ter": [1, 2]}, "output": "x"}
+    assert outcome("", "", row, {"errors", "ter"})["missed"] == ["rouge"]
+    assert outcome("", "", {"scores": {"style": True, "errors": 2}}, {"errors"})["missed"] == ["errors"]
 
 
 def seeded(number: int, passes: list[int]) -> tuple[RunRecord, list[dict[str, Any]]]:
@@ -349,7 +384,7 @@ def test_swept_knobs_are_no_seeds_and_have_their_own_parents(tmp_path: Path) -> 
     assert "lora/gptq adaptation.rank=16" in page(run)
     assert parts(cells[0].id) == ("smollm2_135m · support_tone · adaptation.rank=8", "lora", "fp16")
     assert comparisons.seeds(found)["rows"] == []
-    assert [line["delta"] for line in comparisons.quantized(found, 0.05)["rows"]] == ["0", "0"]
+    assert [line["delta"] for line in quantized(found)] == ["0", "0"]
 
 
 def test_scores_that_are_better_when_lower_are_told_so(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return report.write(folder(tmp_path_factory.mktemp("support_tone") / "run", *records.grid(), records.ids()))
+    return report.write(folder(tmp_path_factory.mktemp("support_tone") / "run", *records.grid(), records.ids()))[0]
 
 
 def opened(browser: Any, page: Path, width: int = 1280, scheme: str = "light", scripts: bool = True) -> Any:
@@ -277,7 +277,7 @@ def test_hostile_text_neither_runs_nor_breaks_the_page(browser: Any, tmp_path: P
     model = {"name": HOSTILE, "target": "x", "params": {"note": HOSTILE}}
     cells = [replace(r, config=dict(r.config) | {"model": model}, model=HOSTILE) for r in cells]
     run = folder(tmp_path / "run", cells, rows, records.ids())
-    tab = opened(browser, report.write(run))
+    tab = opened(browser, report.write(run)[0])
     assert len((run / "report.html").read_bytes()) < 2_000_000
     assert tab.evaluate("document.querySelectorAll('img').length") == 0
     assert tab.locator("#row-answers pre").nth(1).text_content() == (
@@ -291,7 +291,7 @@ def test_a_grid_too_large_for_its_tables_is_paged_and_says_so(browser: Any, tmp_
     one, rows = records.record("lora", "fp16"), records.rows("lora", "fp16")
     cells = [replace(one, id=f"{one.id}/adaptation.rank={n}", config={**one.config, "variant": f"adaptation.rank={n}"})
              for n in range(150)]  # fmt: skip
-    page = report.write(folder(tmp_path / "run", cells, {c.id: rows for c in cells}, [c.id for c in cells]))
+    page, _ = report.write(folder(tmp_path / "run", cells, {c.id: rows for c in cells}, [c.id for c in cells]))
     tab = opened(browser, page)
     assert tab.locator("#all-cells tbody tr").count() == 60
     assert tab.locator("#cells-count").text_content() == "1 to 60 of 150 cells"

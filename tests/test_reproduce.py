@@ -95,6 +95,10 @@ def test_what_cannot_be_reproduced_is_told(tmp_path: Path, capsys: pytest.Captur
         assert main([str(path), "--out", str(tmp_path / "out")]) == 2
         told.append(capsys.readouterr().err)
     assert all(line.startswith("harness.reproduce: ") and line.count("\n") == 1 for line in told)
+    mend = "give a file of outputs/<sweep>/<time>/records/"
+    assert told[0] == f"harness.reproduce: {tmp_path / 'none.json'}: no such record; {mend}\n"
+    assert main([str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"harness.reproduce: {tmp_path}: a folder, no record; {mend}\n"
     assert "only an ok one can be reproduced" in told[2]
     assert "nothing was scored in that cell" in told[3]
     assert "its rows are not beside it" in told[4]

@@ -81,6 +81,7 @@ def test_holm_by_hand() -> None:
     assert found == {"a": pytest.approx(0.06), "b": pytest.approx(0.03), "c": pytest.approx(0.06)}
     assert list(found) == ["a", "b", "c"]
     assert statistics.holm({}) == {}
+    assert statistics.holm({"a": 0.01, "b": 0.02}, 10) == pytest.approx({"a": 0.1, "b": 0.18}), "two of ten"
     assert statistics.holm({"a": 0.9, "b": 0.8}) == {"a": 1.0, "b": 1.0}
 
 

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from harness.measure import quality
 from harness.suite import load
@@ -45,7 +46,7 @@ NAMES = ("--message", "ticket", "--reply", "answer", "--group", "customer")
 
 
 def test_a_csv_becomes_a_suite_that_the_grid_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["new", "mine", "--from", str(table()), *NAMES, "--system", "You answer for us: kindly."]) == 0
+    assert main(["new", "mine", "--from", str(table()), *NAMES, "--system", "You answer for ${company}: kindly."]) == 0
     assert "training and" in capsys.readouterr().out
     rows = {
         s: [json.loads(x) for x in Path(f"suites/mine/{s}.jsonl").read_text().splitlines()] for s in ("train", "eval")
@@ -67,11 +68,18 @@ def test_a_csv_becomes_a_suite_that_the_grid_runs(tmp_path: Path, capsys: pytest
     assert "likely show only differences of" in told.err
     done = harness(tmp_path, "+sweep=mine", "adaptation=prompt_rag", "quantization=fp16", *TINY)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "You answer for ${company}: kindly." in next((run_folder(done) / "rows").glob("*.jsonl")).read_text()
     page = (run_folder(done) / "report.html").read_text(encoding="utf-8")
     assert "mine on dummy_tiny" in page
     assert "word_f1" in page
     assert "No message, group or near copy is shared." in page
     assert '<td class="text">By three agents, in May.</td><td class="text">Ours alone.</td>' in page
+
+
+@pytest.mark.parametrize("system", ["a ${b}", r"\${b}", r"\\${b}", r"${${b}\\}\\", "$ {b} $${c}", r"C:\a", "'\"\n: #"])
+def test_a_system_message_is_read_as_it_was_given(system: str) -> None:
+    assert main(["new", "mine", "--from", str(table()), *NAMES, "--system", system]) == 0
+    assert OmegaConf.load("conf/suite/mine.yaml").system == system
 
 
 def test_few_different_replies_are_labels(capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,6 +100,7 @@ def test_every_bad_row_is_told_at_once_and_nothing_is_written(capsys: pytest.Cap
     path = Path("rows.csv")
     path.write_text(
         "id,message,reply,group\na,Hello?,Yes,g1\na,Why?,,g2\nc,,No,g3\nd,hello,Maybe,g4\ne,So?,Yes,\nf,x,y,g,h\n"
+        " ,X,z,g\n"
     )
     assert main(["new", "mine", "--from", "rows.csv"]) == 2
     assert capsys.readouterr().err.splitlines() == [
@@ -101,13 +110,40 @@ def test_every_bad_row_is_told_at_once_and_nothing_is_written(capsys: pytest.Cap
         "harness: rows.csv, row 5: the message of row 2 with another reply; keep the one that is right",
         "harness: rows.csv, row 6: group is empty; fill it in, or leave the column out",
         "harness: rows.csv, row 7: more cells than the header has columns; quote cells that hold commas",
+        "harness: rows.csv, row 8: id is of blanks alone; fill it in, or leave it empty",
+        "harness: rows.csv, row 8: the message of row 7 with another reply; keep the one that is right",
     ]
     assert [p.name for p in Path().iterdir()] == ["rows.csv"]
+
+
+def test_columns_named_twice_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """Though not those without a name, which tables of spreadsheets end in."""
+    Path("rows.csv").write_text("message,reply,reply,note,note,,\nHello?,Yes,No,a,b,,\n")
+    assert main(["new", "mine", "--from", "rows.csv"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "harness: rows.csv, row 1: column 'reply' stands twice; rename or delete one",
+        "harness: rows.csv, row 1: column 'note' stands twice; rename or delete one",
+    ]
+    Path("rows.csv").write_text("message,reply,,\n" + "".join(f"Ticket {i * 7919},Reply {i},,\n" for i in range(60)))
+    assert main(["new", "mine", "--from", "rows.csv"]) == 0
+
+
+def test_a_cell_is_as_long_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    long = "x" * 140_000
+    Path("rows.csv").write_text(f"message,reply\n{long},Yes\n" + "".join(f"{i * 7919},Reply {i}\n" for i in range(60)))
+    assert main(["new", "mine", "--from", "rows.csv"]) == 0
+    assert any(long in p.read_text() for p in Path("suites/mine").glob("*.jsonl"))
+    Path("rows.csv").write_text(f'message,reply\nWhy?,"{long}\n{long}\n')
+    assert main(["new", "other", "--from", "rows.csv"]) == 2
+    assert "unexpected end of data; close the quotes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
+        (["new", "null", "--from", "rows.csv"], "suite name 'null': is None to configurations, not a text;"),
+        (["new", "on", "--from", "rows.csv"], "'on': is True to configurations, not a text; choose another, as my_on"),
+        (["new", "inf", "--from", "rows.csv"], "suite name 'inf': is inf to configurations, not a text;"),
         (["new", "Mine", "--from", "rows.csv"], "suite name 'Mine': use lower-case letters"),
         (["new", "mine", "--from", "gone.csv"], "gone.csv: cannot be read (No such file or directory); give a"),
         (["new", "mine", "--from", "."], ".: cannot be read (Is a directory); give a file that can be"),
@@ -221,6 +257,39 @@ def test_a_score_that_is_no_number_a_row_cannot_decide(tmp_path: Path) -> None:
     assert "give all shares in brackets, '+curve=[0.25,0.5,1.0]'" in done.stderr
 
 
+def test_a_score_of_which_less_is_better_or_that_is_no_share_cannot_decide(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = ("suite.primary=invented_codes", "policy.metric=quality/invented_codes")
+    done = harness(tmp_path, "suite=domain_vocabulary", *scores, *TINY)
+    assert done.returncode == 2
+    for line, key in zip(done.stderr.splitlines(), ("suite.primary", "policy.metric"), strict=True):
+        assert f"{key}=invented_codes: less of it is better, as " in line
+        assert (
+            "domain_vocabulary/task.yaml has it (higher_is_better: false); the score that decides must be from" in line
+        )
+        assert "complement (1 - value)" in line
+    assert main(["new", "mine", "--from", str(table()), *NAMES]) == 0
+    scorers, task = Path("suites/mine/scorers.py"), Path("suites/mine/task.yaml")
+    whole, last = scorers.read_text(), json.loads(Path("suites/mine/eval.jsonl").read_text().splitlines()[-1])["id"]
+    scorers.write_text(whole.replace("int(words(said) == words(wanted))", "1 + ('7' in wanted)"))
+    assert main(["check", "mine"]) == 2
+    told = capsys.readouterr().err
+    assert "mistake: suite.primary=exact: is 2 for the reference reply of row 'row-0" in told
+    assert "its own reference reply" not in told
+    scorers.write_text(whole.replace("int(words(said) == words(wanted))", f"1 / (doc['id'] != {last!r})"))
+    assert main(["check", "mine"]) == 2
+    assert (
+        f"row {last!r}: scorers.py raises ZeroDivisionError: division by zero; mend the row or"
+        in capsys.readouterr().err
+    )
+    scorers.write_text(whole)
+    task.write_text(task.read_text().replace("higher_is_better: true", "higher_is_better: no"))
+    Path("suites/mine/other.yaml").write_text("metric_list: {exact")
+    assert main(["check", "mine"]) == 2
+    assert "mistake: suite.primary=exact: less of it is better, as " in capsys.readouterr().err
+
+
 def test_a_suite_is_never_written_over(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["new", "mine", "--from", str(table()), *NAMES]) == 0
     before = Path("suites/mine/train.jsonl").read_bytes()
@@ -306,6 +375,28 @@ def test_any_task_of_lm_eval_stands_in_by_name(tmp_path: Path) -> None:
     assert "rows are those of lm-eval's task choices" in (run / "report.md").read_text()
 
 
+def test_a_task_that_lm_eval_brings_along_needs_no_scorers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new", "mine", "--from", str(table()), *NAMES]) == 0
+    config, text = Path("conf/suite/mine.yaml"), Path("conf/suite/mine.yaml").read_text()
+    text = text.replace("task: mine", "task: arc_easy").replace("primary: exact", "primary: acc")
+    config.write_text(text.replace("task.yaml", "null").replace("eval.jsonl", "null"))
+    for name in ("scorers.py", "task.yaml", "eval.jsonl"):
+        Path("suites/mine", name).unlink()
+    assert main(["check", "mine"]) == 0
+    told = capsys.readouterr()
+    assert "validation and the evaluation rows of lm-eval's task arc_easy, 0 articles; deciding score acc" in told.out
+    assert "mine: 0 mistakes, 1 warning" in told.out  # of its card
+
+
+def test_no_part_is_taken_of_rows_that_lm_eval_alone_knows(tmp_path: Path) -> None:
+    lines([{"message": f"Ticket {i * 7919}", "reply": f"Answer {i}."} for i in range(60)])
+    assert main(["new", "mine", "--from", "rows.jsonl"]) == 0
+    own = ["suite.task=arc_easy", "suite.task_file=null", "suite.eval_file=null"]
+    done = harness(tmp_path, "+sweep=mine", "quantization=fp16", "measure.quality.part=[0.0,0.5]", *own, *TINY)
+    assert done.returncode == 2
+    assert "measure.quality.part: the rows of suite mine are known to lm-eval alone; leave it out" in done.stderr
+
+
 def test_a_grammar_is_asked_for_where_answers_are_to_be_constrained(tmp_path: Path) -> None:
     assert main(["new", "mine", "--from", str(table()), *NAMES]) == 0
     arguments = ["+sweep=mine", "adaptation=prompt_rag", "quantization=fp16", "engine.constrained=true", *TINY]
@@ -330,7 +421,7 @@ class Parrot:
     loaded: Any = None
 
     @staticmethod
-    def tokenizer(text: str, add_special_tokens: bool) -> Any:
+    def tokenizer(text: str, add_special_tokens: bool = True) -> Any:
         return SimpleNamespace(input_ids=text.split())
 
     def generate(self, prompts: Sequence[str], *_: Any) -> list[Completion]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ class FullFt:
         for knob in ("epochs", "batch_size", "patience", "top_k"):
             if getattr(self, knob) < 1:
                 raise ValueError(f"{knob}={getattr(self, knob)}: must be 1 or more")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate={self.learning_rate}: must be above 0 and finite")
 
     def mistakes(self) -> list[str]:
         """What can be seen to be wrong before anything is loaded."""

@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--baseline", type=Path, help="a baseline file, or a run folder")
     add("--save-baseline", type=Path, metavar="FILE", help="keep RUN as a baseline; with --baseline, where it passes")
     add("--model", help="a fresh checkpoint: evaluate it first, as each cell of the baseline was")
-    add("--cell", metavar="ID", help="judge this cell alone")
+    add("--cell", metavar="ID", help="judge this cell alone: its id, or short name (lora/int8)")
     add("--baseline-cell", metavar="ID", help="against this cell of the baseline (default: the one of the same id)")
     add("--rules", default="default", help="a name in conf/check, or a file (default: default)")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change one rule, such as quality.margin=0.03")

@@ -15,6 +15,7 @@ from harness.check.rules import Rules
 from harness.check.subject import Side, Subject, joined, read
 from harness.check.trial import Judgement
 from harness.errors import UserError
+from harness.escaping import config_value
 from harness.statistics import place
 from harness.types import Json
 
@@ -26,12 +27,12 @@ def overrides(config: Mapping[str, Json], model: str, own: Sequence[str]) -> lis
     """The command line that evaluates a model directory as `config` was; `own` come last, and a group chosen there is
     taken as it is, without the baseline's knobs."""
     taken = {o.lstrip("+").partition("=")[0] for o in own}
-    told = ["model=hf", f"model.id={quoted(model)}"] if "model" not in taken else []
+    told = ["model=hf", f"model.id={config_value(model)}"] if "model" not in taken else []
     for group in GROUPS:
         if group not in taken:
             part = config[group]
             told += [f"{group}={part['name']}", *_knobs(part["params"], group)]
-    told += [f"{key}={quoted(config[key])}" for key in ("seed", "profile") if key not in taken]
+    told += [f"{key}={config_value(config[key])}" for key in ("seed", "profile") if key not in taken]
     return [o for o in told if o.partition("=")[0] not in taken] + list(own)
 
 
@@ -39,26 +40,13 @@ def _knobs(values: Mapping[str, Json], above: str) -> list[str]:
     found = []
     for key, value in values.items():
         name = f"{above}.{key}"
-        found += _knobs(value, name) if isinstance(value, Mapping) else [f"{name}={quoted(value)}"]
+        found += _knobs(value, name) if isinstance(value, Mapping) else [f"{name}={config_value(value)}"]
     return found
-
-
-def quoted(value: Json) -> str:
-    """A value as Hydra's override grammar reads it back."""
-    if isinstance(value, str):
-        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-    if isinstance(value, list):
-        return "[" + ",".join(map(quoted, value)) + "]"
-    return (
-        {None: "null", True: "true", False: "false"}[value]
-        if value is None or value is True or value is False
-        else repr(value)
-    )
 
 
 def grid(arguments: Sequence[str], run: Path) -> None:
     """Runs a grid into a folder. Raises `UserError` where it did not run; a failed cell is a record like any other."""
-    command = [sys.executable, "-m", "harness", *arguments, f"hydra.sweep.dir={quoted(str(run))}"]
+    command = [sys.executable, "-m", "harness", *arguments, f"hydra.sweep.dir={config_value(str(run))}"]
     code = subprocess.run(command, check=False).returncode
     if code == 130:
         raise KeyboardInterrupt

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -12,17 +11,13 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as Xml
 
 from harness.check.trial import Finding, Flip, Judgement, Trial, Verdict
+from harness.escaping import markdown_text, page, visible
 from harness.ledger import write_text
-from harness.resources import resource
 from harness.types import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-# What XML does not allow, and what turns text round or hides it, whatever is escaped.
-INVISIBLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufffe\uffff]"
-)
 SHOWN_FLIPS = 50
 SHOWN_CHARACTERS = 1_500
 MARK = {Verdict.PASS: "✓", Verdict.REGRESSED: "✗", Verdict.INCONCLUSIVE: "?", Verdict.NOT_MEASURED: "–"}
@@ -33,11 +28,6 @@ COLOUR = {
     Verdict.NOT_MEASURED: "yellow",
 }
 OUTCOME = {0: "pass", 1: "regressed", 3: "no verdict"}
-
-
-def visible(text: Any) -> str:
-    """Text as it can be shown anywhere: what is invisible becomes `⟨U+202E⟩`."""
-    return INVISIBLE.sub(lambda m: f"⟨U+{ord(m[0]):04X}⟩", str(text))
 
 
 def headline(found: Judgement) -> str:
@@ -214,10 +204,10 @@ def _token(text: str) -> str:
 def markdown(found: Judgement) -> str:
     """A comment for a pull request: the verdict, the tables, and which rows flipped by id. Texts of rows stand in the
     page alone: Markdown of others' making could carry links and images."""
-    parts = [f"### {MARK[_verdict(found)]} {_cell(headline(found))}", "", _cell(subtitle(found)), ""]
+    parts = [f"### {MARK[_verdict(found)]} {markdown_text(headline(found))}", "", markdown_text(subtitle(found)), ""]
     for cell, group in groupby(lines(found), key=lambda line: line["cell"]):
         parts += [
-            f"**{_cell(cell)}**",
+            f"**{markdown_text(cell)}**",
             "",
             "| | metric | before | after | change (90% interval) | tolerated | verdict |",
         ]
@@ -226,27 +216,20 @@ def markdown(found: Judgement) -> str:
         for line in group:
             shown = [line[k] for k in ("mark", "metric", "before", "after", "change", "tolerated")]
             verdict = line["verdict"] + ("" if line["blocks"] else " (told only)")
-            parts.append("| " + " | ".join(map(_cell, [*shown, verdict])) + " |")
+            parts.append("| " + " | ".join(map(markdown_text, [*shown, verdict])) + " |")
             if line["why"] and line["verdict"] != Verdict.PASS:
-                told.append(f"- {_cell(line['metric'])}: {_cell(line['why'])}")
+                told.append(f"- {markdown_text(line['metric'])}: {markdown_text(line['why'])}")
         parts += ["", *told, ""] if told else [""]
-    parts += [f"- {_cell(visible(note))}" for note in found.notes]
+    parts += [f"- {markdown_text(note)}" for note in found.notes]
     lost = [f for f in found.flips if f.lost]
     if lost:
-        ids = ", ".join(_cell(f"{f.row} ({', '.join(f.lost)})") for f in map(_shown, lost[:10]))
+        ids = ", ".join(markdown_text(f"{f.row} ({', '.join(f.lost)})") for f in map(_shown, lost[:10]))
         parts.append(f"{len(lost)} rows lost a score: {ids}{', …' if len(lost) > 10 else ''}")
     return "\n".join(parts).rstrip() + "\n"
 
 
 def _verdict(found: Judgement) -> Verdict:
     return {0: Verdict.PASS, 1: Verdict.REGRESSED}.get(found.exit_code, Verdict.INCONCLUSIVE)
-
-
-def _cell(text: str) -> str:
-    """Text that Markdown shows as it is: whatever it reads as markup is escaped, `@name` calls nobody."""
-    escaped = re.sub(r"([\\`*_\[\]|#~!$])", r"\\\1", " ".join(text.split()))
-    escaped = escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return escaped.replace("@", "@\u2060").replace("://", ":\u2060//")
 
 
 def _shown(flip: Flip) -> Flip:
@@ -267,12 +250,6 @@ def _shown(flip: Flip) -> Flip:
 
 def html(found: Judgement) -> str:
     """The page: verdict, tables, and the rows that flipped with what was answered. All text is escaped; no script."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(resource("reports")), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
     cells = [(cell, list(group)) for cell, group in groupby(lines(found), key=lambda line: line["cell"])]
     view = {
         "headline": headline(found), "outcome": OUTCOME[found.exit_code], "exit_code": found.exit_code, "cells": cells,
@@ -280,4 +257,4 @@ def html(found: Judgement) -> str:
         "flips": list(map(_shown, found.flips[:SHOWN_FLIPS])), "hidden": max(0, len(found.flips) - SHOWN_FLIPS),
         "lost": sum(bool(f.lost) for f in found.flips), "flipped": len(found.flips),
     }  # fmt: skip
-    return environment.get_template("check.html.j2").render(view)
+    return page("check.html.j2", view)

@@ -20,6 +20,7 @@ from typing import Any
 from harness.errors import UserError
 from harness.ledger import read_cells, read_records, read_rows, write_text
 from harness.types import Json, RunRecord, Status, is_side
+from harness.wording import labels
 
 KIND, SCHEMA = "harness baseline", 1
 SAMPLED = ("ttft_ms", "e2e_ms", "e2e_natural_ms")  # one sample a request
@@ -74,10 +75,11 @@ class Side:
     missing: tuple[str, ...] = ()
 
     def only(self, cell: str, flag: str) -> Side:
-        """The one cell of that name. Raises `UserError` where there is none."""
-        found = tuple(c for c in self.cells if c.id == cell)
+        """The one cell of that name, be it its id or the short name of reports. Raises `UserError` for none."""
+        short = labels(c.id for c in self.cells)
+        found = tuple(c for c in self.cells if cell in (c.id, short[c.id]))
         if not found:
-            known = ", ".join(c.id for c in self.cells) or "none"
+            known = ", ".join(short.values()) or "none"
             raise UserError(f"{flag} {cell}: not in {self.source}; there is {known}")
         return replace(self, cells=found, missing=())
 

@@ -13,7 +13,7 @@ from harness.statistics import Paired, interaction, over_seeds, paired
 from harness.types import Json, Measurement, RunRecord, Status
 
 MEMORY = ("memory_bytes/cuda_peak_reserved", "memory_bytes/cuda_peak_allocated", "memory_bytes/peak_rss")
-SIMPLE_ADAPTATIONS = ("prompt_rag", "lora", "lora_head", "full_ft")
+SIMPLICITY = {"as_is": 0, "prompt_rag": 0, "lora": 1, "lora_head": 2, "full_ft": 3}  # of adaptations; others come last
 UNQUANTIZED = ("fp16", "bf16", "fp32")
 Rows = Mapping[str, Collection[Mapping[str, Json]]]
 
@@ -42,8 +42,7 @@ def simplicity(record: RunRecord) -> tuple[int, int, str]:
 
 def simple_first(adaptation: str, quantization: str) -> tuple[int, int]:
     """The part of that order which the names of a cell's choices decide."""
-    order = SIMPLE_ADAPTATIONS.index(adaptation) if adaptation in SIMPLE_ADAPTATIONS else len(SIMPLE_ADAPTATIONS)
-    return order, int(quantization not in UNQUANTIZED)
+    return SIMPLICITY.get(adaptation, len(SIMPLICITY)), int(quantization not in UNQUANTIZED)
 
 
 def reference(records: Sequence[RunRecord]) -> RunRecord | None:

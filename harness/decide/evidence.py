@@ -38,10 +38,11 @@ def no_choice(
             "What is missing is quality: run the grid on a trained model.",
         )
     if found.best is None:
+        stood = f"{len(ok)} of {len(grid)} cells ended ok, and each of them breaks a limit or lacks a number."
         return (
-            "No recommendation: no cell ended ok within the policy's limits.",
-            f"{len(ok)} of {len(grid)} cells ended ok, and each of them breaks a limit or lacks a number.",
-            "The table of cells says for each what stood in its way.",
+            "No recommendation: no cell ended ok" + (" within the policy's limits." if ok else "."),
+            stood if ok else f"All {len(grid)} cells failed, or cannot run here.",
+            "The report says of each what stood in its way.",
         )
     if found.best.quality == 0:
         top = cells[found.best.id]

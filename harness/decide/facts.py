@@ -85,7 +85,7 @@ def _ranks(left: Sequence[Recipe]) -> dict[str, int]:
 
 
 def candidate(recipe: Recipe, rank: int, weights: Mapping[str, float], basis: str, policy: Policy) -> Candidate:
-    """A recipe's numbers, put together over seeds (means) and suites."""
+    """A recipe's numbers, put together over seeds (means; the cost is the first one's) and suites."""
     scores: dict[str, float] = {}
     p95, high, ram, valid, lines = [], [], [], [], []
     for suite, weight in weights.items():
@@ -96,9 +96,9 @@ def candidate(recipe: Recipe, rank: int, weights: Mapping[str, float], basis: st
         high.append(_mean([(m.interval.high if m.interval else m.value) if m else None for m in found]))
         ram.append(max((m.value for r in ok if (m := memory(r))), default=None))
         valid.append(_mean([_valid(r, policy) for r in ok]))
-        costs = [cost_line(r, basis) for r in ok]
-        if all(costs):
-            lines.append((weight, combined([(1.0, c) for c in costs if c][:1])))
+        costs = [c for r in ok if (c := cost_line(r, basis))]
+        if len(costs) == len(ok):
+            lines.append((weight, costs[0]))
     return Candidate(
         recipe.id, rank, math.fsum(weights[s] * q for s, q in scores.items()), min(scores.values()),
         _worst(p95, max), _worst(high, max), _worst(ram, max), _worst(valid, min),

@@ -16,14 +16,18 @@ TAKEN, NEXT, NOT_NEEDED, NOT_MEASURED = "taken", "next", "not needed", "not meas
 Named = Mapping[str, str]
 
 
+SHIP, TRY, BEST = "the one to ship", "the first to try", "the one of highest quality measured"
+
+
 def ladder(
-    records: Sequence[RunRecord], rows: Rows, policy: Policy, chosen: RunRecord | None, names: Named
+    records: Sequence[RunRecord], rows: Rows, policy: Policy, chosen: RunRecord | None, names: Named, role: str = SHIP
 ) -> tuple[Rung, ...]:
-    """Four rungs. `records` may hold the parts of a learning curve; `chosen` is None where nothing was chosen. Cells of
-    the chosen one's suite, model and seed are compared."""
+    """Four rungs. `records` may hold the parts of a learning curve; `chosen` is None where nothing was chosen, and else
+    has a `role`. Cells of the chosen one's suite, model and seed are compared."""
     ok = [r for r in records if r.status is Status.OK and quality(r, policy) and not is_side(r.id)]
     if not ok:
         return ()
+    role = role if chosen else BEST
     stand = chosen or max(ok, key=lambda r: m.value if (m := quality(r, policy)) else 0.0)
     ok = [r for r in ok if (r.suite, r.model, r.seed) == (stand.suite, stand.model, stand.seed)]
     by = {
@@ -36,9 +40,9 @@ def ladder(
         return compare(a, b, rows, primary(a, policy))
 
     rungs = [
-        _prompt(best, stand, policy, names),
+        _prompt(best, stand, policy, names, role),
         _trained("LoRA", "lora", "prompt", best, stand, versus, names),
-        _quantized(ok, stand, policy, versus, names),
+        _quantized(ok, stand, policy, versus, names, role),
         _trained("Full fine-tuning", "full", "lora" if "lora" in best else "prompt", best, stand, versus, names),
     ]
     return tuple(_with_next(rungs, records, rows, policy, chosen, stand, names))
@@ -48,13 +52,14 @@ def _quality(policy: Policy) -> Callable[[RunRecord], float]:
     return lambda r: m.value if (m := quality(r, policy)) else 0.0
 
 
-def _prompt(best: Mapping[str, RunRecord], stand: RunRecord, policy: Policy, names: Named) -> Rung:
+def _prompt(best: Mapping[str, RunRecord], stand: RunRecord, policy: Policy, names: Named, role: str) -> Rung:
     name = "Prompt and retrieval"
     if "prompt" not in best:
         return Rung(name, NOT_MEASURED, "No cell answers by prompting alone, so what training adds is open.")
     cell = best["prompt"]
     text = f"Prompting alone reaches {share(_quality(policy)(cell))} ({names[cell.id]})"
-    return Rung(name, TAKEN, text + (", and that is enough." if stand.adaptation == "prompt_rag" else "."))
+    enough = stand.adaptation == "prompt_rag" and role == SHIP
+    return Rung(name, TAKEN, text + (", and that is enough." if enough else "."))
 
 
 def _trained(
@@ -81,7 +86,7 @@ def _trained(
 
 def _quantized(
     ok: Sequence[RunRecord], stand: RunRecord, policy: Policy,
-    versus: Callable[[RunRecord, RunRecord], Paired | None], names: Named,
+    versus: Callable[[RunRecord, RunRecord], Paired | None], names: Named, role: str,
 ) -> Rung:  # fmt: skip
     name = "Quantization or a smaller model"
     same = [r for r in ok if r.adaptation == stand.adaptation]
@@ -93,8 +98,8 @@ def _quantized(
     pair = versus(mine, whole) if whole else None
     text = f"{names[mine.id]} against {names[whole.id]}: {told(pair)}" if pair and whole else names[mine.id]
     if stand in small:
-        return Rung(name, TAKEN, f"The quantized cell is the one to ship ({text}).")
-    return Rung(name, NOT_NEEDED, f"Measured, and the unquantized cell was preferred ({text}).")
+        return Rung(name, TAKEN, f"The quantized cell is {role} ({text}).")
+    return Rung(name, NOT_NEEDED, f"Measured, and the unquantized cell is {role} ({text}).")
 
 
 def _with_next(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from harness.decide.cells import quality, simplicity
+from harness.decide.cells import primary, quality, simplicity
 from harness.decide.costs import BATCHED, GOODPUT, cost_line, has_goodput
 from harness.decide.policy import COST, OBJECTIVES, P95, Policy
 from harness.types import Measurement, RunRecord, Status, id_parts, is_side
@@ -57,9 +57,11 @@ def lacking(recipe: Recipe, suites: Sequence[str], policy: Policy) -> str:
         if not ok:
             return f"{str(cells[0].status).capitalize()}{on}: {cells[0].reason or 'no reason was given'}."
         for r in ok:
-            if quality(r, policy) is None:
+            if (judged := quality(r, policy)) is None:
                 why = r.not_measured.get("quality", "no such score in its record")
                 return f"Its quality was not measured{on}: {why}."
+            if judged.better == "lower":
+                return f"It is judged by “{primary(r, policy)}”{on}, and less of that is better: name another score."
             if policy.objective == P95 and r.value(P95) is None:
                 return f"Its {OBJECTIVES[policy.objective]} was not measured{on}."
             if policy.objective == COST and r.value(COST) is None and not has_goodput(r, policy.service_level):

@@ -16,7 +16,7 @@ from harness.decide.evidence import no_choice, not_carried, too_few_rows
 from harness.decide.facts import Facts, gathered
 from harness.decide.findings import CostLine, Decision, Odds
 from harness.decide.flips import flips
-from harness.decide.ladder import ladder
+from harness.decide.ladder import TRY, ladder
 from harness.decide.odds import odds
 from harness.decide.policy import Policy, read_policy
 from harness.decide.reasons import out
@@ -81,7 +81,7 @@ def _decision(
         return replace(
             base, sentences=said, reasons=_for_all(reasons, kinds, names), best=found.best.id, try_first=chosen.id,
             odds=_zero(kinds) | chances, group=group, confidence=confidence,
-            ladder=ladder(records, rows, rule, cells[chosen.id], names),
+            ladder=ladder(records, rows, rule, cells[chosen.id], names, TRY),
         )  # fmt: skip
     kind = next(k for k in kinds if k.id == chosen.id)
     seeds = [r for r in kind.of(next(iter(weights))) if r.status is Status.OK]

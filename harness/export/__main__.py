@@ -17,13 +17,13 @@ from typing import Any
 
 from harness import ledger
 from harness.errors import UserError
+from harness.escaping import visible
 from harness.export import card
 from harness.export.check import check, told
 from harness.export.choice import BEST, build_of, chosen, weights
 from harness.export.folder import SUMS, checksums, lay_out, name_stops, place
 from harness.export.licences import hub_name, of_data, of_model
 from harness.launch import QUIET
-from harness.report.text import visible
 from harness.store import MANIFEST
 from harness.types import RunRecord, StepKind
 

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from harness.decide import policy_of, primary, read_policy
+from harness.escaping import markdown_text, visible
 from harness.export.check import Checked, told
 from harness.export.folder import quantization
 from harness.export.licences import Licence, hub_name
 from harness.export.serving import libraries, vllm
 from harness.prompt import load_recipe
-from harness.report.markdown import plain_markdown
-from harness.report.text import visible
 from harness.resources import resource
 from harness.types import Json, Measurement, RunRecord
 from harness.wording import number
@@ -127,7 +126,7 @@ def write(folder: Path, record: RunRecord, deployment: Mapping[str, Any], source
         lstrip_blocks=True, autoescape=False, keep_trailing_newline=True,
     )  # fmt: skip
     templates.filters |= {
-        "md": plain_markdown,
+        "md": markdown_text,
         "code": lambda text: f"`{' '.join(visible(text).split()).replace('`', '')}`",
     }
     values = view(folder, record, deployment, source)

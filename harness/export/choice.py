@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from harness import ledger
 from harness.decide import decide, policy_of
 from harness.errors import UserError
+from harness.escaping import config_value
 from harness.overrides import nearest
 from harness.resources import resource
 from harness.store import MANIFEST
@@ -97,21 +97,8 @@ def _changed(now: Mapping[str, Any], was: Mapping[str, Any], above: str) -> Iter
 
 
 def _override(key: str, value: Json) -> str:
-    """One override as Hydra's grammar takes it."""
-
-    def told(v: Json) -> str:
-        if v is None:
-            return "null"
-        if isinstance(v, bool):
-            return str(v).lower()
-        if isinstance(v, str):
-            inner = re.sub(r"(\\*)'", lambda m: 2 * m[1] + "\\'", v)  # backslashes count only before a quote
-            return "'" + re.sub(r"(\\+)$", lambda m: 2 * m[1], inner) + "'"
-        if isinstance(v, Mapping):
-            return "{" + ",".join(f"{k}:{told(w)}" for k, w in v.items()) + "}"
-        return "[" + ",".join(told(w) for w in v) + "]" if isinstance(v, Sequence) else str(v)
-
-    return shlex.quote(f"{key}={told(value)}")
+    """One override for a shell."""
+    return shlex.quote(f"{key}={config_value(value)}")
 
 
 def command_again(record: RunRecord, store: str = STORE) -> str | None:

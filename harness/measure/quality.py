@@ -180,7 +180,7 @@ def summarize(
             value, interval = fmean(items), bootstrap(items, fmean, groups)
         else:
             value, interval = aggregations[name](items), bootstrap(items, aggregations[name], groups)
-        better = "higher" if higher.get(name, True) else "lower"
+        better = "lower" if higher.get(name) is False else "higher"  # lm-eval has None for what it does not know
         unit = "share" if 0 <= value <= 1 else "points"
         found.append(Measurement(f"quality/{name}", float(value), unit, better, len(items), interval))
     return found

@@ -14,9 +14,9 @@ from harness.types import Context, Json
 
 @dataclass(frozen=True, slots=True)
 class Gptq:
-    """`group_size` weights share a scale; `desc_act` orders columns by activation size (slower to serve);
-    `calibration_rows` training rows show the layers what they will see. With none, weights are rounded to the nearest
-    and nothing is solved: enough to time the same kernels on random weights."""
+    """`group_size` weights share a scale (-1: all of one output); `desc_act` orders columns by activation size (slower
+    to serve); `calibration_rows` training rows show the layers what they will see. With none, weights are rounded to
+    the nearest and nothing is solved: enough to time the same kernels on random weights."""
 
     bits: int = 4
     group_size: int = 64
@@ -33,6 +33,10 @@ class Gptq:
             raise ValueError(f"bits={self.bits}: must be one of {(2, 3, 4, 8)}")
         if self.calibration_rows < 0:
             raise ValueError(f"calibration_rows={self.calibration_rows}: must be 0 or more")
+        if self.group_size < 1 and self.group_size != -1:
+            raise ValueError(f"group_size={self.group_size}: must be 1 or more, or -1 for one scale an output")
+        if self.group_size == -1 and self.calibration_rows and not self.desc_act:
+            raise ValueError("group_size=-1: is solved with desc_act=true alone; set that, or calibration_rows=0")
 
     def __call__(self, model: Path, calibration: Sequence[str], out: Path, context: Context) -> Mapping[str, Json]:
         if fault := gptqmodel_runs.bad_shape(model, self.group_size):

@@ -22,6 +22,10 @@ class Int8:
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "bitsandbytes")
     REQUIRES: ClassVar[tuple[str, ...]] = ("bitsandbytes",)
 
+    def __post_init__(self) -> None:
+        if not self.threshold >= 0:
+            raise ValueError(f"threshold={self.threshold}: must be 0 or more")
+
     def __call__(self, model: Path, calibration: Sequence[str], out: Path, context: Context) -> Mapping[str, Json]:
         from transformers import BitsAndBytesConfig
 

@@ -7,6 +7,6 @@ them out with the templates of `reports/`.
     python -m harness.report outputs/<sweep>/<time>
 """
 
-from harness.report.page import three_lines, write
+from harness.report.page import write
 
-__all__ = ["three_lines", "write"]
+__all__ = ["write"]

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from harness import compare, index
 from harness.errors import UserError
-from harness.report.page import three_lines, write
+from harness.escaping import visible
+from harness.report import against
+from harness.report.page import write
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,25 +21,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Draw a run's report again, compare runs, or list them; nothing is measured.",
         usage="%(prog)s RUN | %(prog)s RUN RUN [RUN ...] [--anyway] [--to FILE] | %(prog)s --index OUTPUTS",
     )
-    parser.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="a run folder; two or more are compared")
-    parser.add_argument("--index", metavar="OUTPUTS", help="one page for all runs of an outputs folder")
+    parser.add_argument(
+        "runs", type=Path, nargs="*", metavar="RUN",
+        help="a run folder; of two or more, the oldest first, each is compared with the first, cell by cell",
+    )  # fmt: skip
+    parser.add_argument("--index", type=Path, metavar="OUTPUTS", help="one page for all runs of an outputs folder")
     parser.add_argument("--anyway", action="store_true", help="compare the quality of runs of different hardware")
-    parser.add_argument("--to", metavar="FILE", help="the page of a comparison")
+    parser.add_argument(
+        "--to",
+        type=Path,
+        metavar="FILE",
+        help="a comparison's page (default: compare.html in the last run's folder)",
+    )
     given = parser.parse_args(arguments)
-    if given.index and not given.runs:
-        return index.main([given.index])
-    if given.index or not given.runs:
+    if bool(given.index) == bool(given.runs):
         parser.error("give a run folder, several to compare, or --index OUTPUTS")
-    if len(given.runs) > 1:
-        options = ["--anyway"] * given.anyway + (["--to", given.to] if given.to else [])
-        return compare.main([*map(str, given.runs), *options])
     try:
-        page = write(given.runs[0])
-        print("\n".join([*three_lines(given.runs[0]), str(page)]))
+        print("\n".join(_drawn(given)))
     except UserError as error:
-        print(error, file=sys.stderr)
+        for mistake in error.mistakes:
+            print(f"harness: {visible(mistake)}", file=sys.stderr)
         return 2
     return 0
+
+
+def _drawn(given: argparse.Namespace) -> list[str]:
+    """Draws what was asked for; returns what a terminal is told of it."""
+    if given.index:
+        return [visible(index.write(given.index))]
+    if len(given.runs) == 1:
+        page, said = write(given.runs[0])
+        return [*said, visible(page)]
+    found = against.view(compare.read(given.runs), given.anyway)
+    target = given.to or given.runs[-1] / "compare.html"
+    against.write(found, target)
+    return [against.markdown(found), visible(target)]
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from harness.decide import Decision, reference
+from harness.escaping import visible
 from harness.report.run import Row, Run
-from harness.report.text import shorten, visible
+from harness.report.text import shorten
 from harness.rows import column, ids, picked, texts
 from harness.types import Json, canonical
 
@@ -80,8 +81,10 @@ def _lower(run: Run) -> set[str]:
 
 
 def outcome(name: str, role: str, row: Row, low: Collection[str]) -> dict[str, Any]:
-    """One cell's answer to a row, and the scores it missed; of those in `low`, less is better."""
-    missed = [k for k, v in row["scores"].items() if (v not in (0, False) if k in low else v in (0, False))]
+    """One cell's answer to a row, and the scores it has not in full; of those in `low`, less is better. What is no
+    number a row says something of all rows alone."""
+    scores = {k: v for k, v in row["scores"].items() if isinstance(v, int | float)}
+    missed = [k for k, v in scores.items() if (v > 0 if k in low else v < 1)]
     return {
         "name": name, "role": role, "text": shorten(row.get("output", "")), "missed": missed,
         "tokens": row.get("tokens"), "cut": row.get("finished") is False,

@@ -41,7 +41,9 @@ def scatter(run: Run, decision: Decision | None) -> Drawing | None:
     if metric is None:
         return None
     every = [(r, x, y) for r in run.ok if (x := r.value(metric)) and (y := run.quality(r))]
-    found = every[:DRAWN]
+    best = front([(x.value, y.value) for _, x, y in every])
+    named = {decision.chosen, decision.best, decision.reference} if decision else set()
+    found = sorted(every, key=lambda e: (e[0].id not in named, (e[1].value, e[2].value) not in best))[:DRAWN]
     unit = found[0][1].unit
     across = ticks(0, max(_ends(x)[1] for _, x, _ in found))
     low, high = min(_ends(y)[0] for *_, y in found), max(_ends(y)[1] for *_, y in found)
@@ -51,7 +53,6 @@ def scatter(run: Run, decision: Decision | None) -> Drawing | None:
     chosen = decision.chosen if decision else None
     what = "Cost per 1,000 requests" if unit == "USD" else "p95 response time"
     passing = f"rows that pass “{run.score(found[0][0])}”"
-    best = front([(x.value, y.value) for _, x, y in every])
 
     def make(width: int) -> Spec:
         height = 400 if width == WIDE else 320

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 from harness.decide import Decision, compare, interact, reference, shared_scores
@@ -16,15 +17,17 @@ from harness.types import Measurement, RunRecord, Status
 from harness.wording import number, points
 
 
-def differences(run: Run) -> dict[str, Any]:
-    """Each cell against the reference on the same rows, corrected for all of these comparisons."""
+def differences(run: Run, shown: Collection[str]) -> dict[str, Any]:
+    """Each of the cells shown against the reference on the same rows, corrected for all cells of the run: which are
+    shown follows from their quality."""
     against = reference(list(run.records.values()))
-    others = [r for r in run.ok if against and r.id != against.id and r.suite == against.suite]
-    pairs = {r.id: pair for r in others if against and (pair := compare(r, against, run.rows, run.score(against)))}
-    adjusted = holm({i: pair.p for i, pair in pairs.items()})
+    others = [r for r in run.ok if against and r.id != against.id and r.suite == against.suite and run.quality(r)]
+    some = [r for r in others if r.id in shown]
+    pairs = {r.id: pair for r in some if against and (pair := compare(r, against, run.rows, run.score(against)))}
+    adjusted = holm({i: pair.p for i, pair in pairs.items()}, len(others))
     lines = []
     for i, pair in pairs.items():
-        smallest = pair.smallest(len(pairs))
+        smallest = pair.smallest(len(others))
         lines.append(
             {
                 "name": run.names[i], **told_points(pair.delta, pair),
@@ -35,7 +38,7 @@ def differences(run: Run) -> dict[str, Any]:
         )  # fmt: skip
     return {
         "reference": run.names[against.id] if against else "", "score": run.score(against) if against else "",
-        "rows": lines,
+        "rows": lines, "comparisons": len(others),
     }  # fmt: skip
 
 
@@ -64,18 +67,21 @@ def against_best(run: Run, decision: Decision | None, margin: float) -> Drawing 
     return charts.dumbbells(lines, run.names[base.id], run.names[top.id], margin) if len(lines) > 1 else None
 
 
-def quantized(run: Run, margin: float) -> dict[str, Any]:
-    """Each quantized cell against its own adaptation unquantized: is it shown to be no worse by the margin, what share
-    of the outputs stayed the same, and how much of the adaptation's gain is gone."""
+def quantized(run: Run, margin: float, shown: Collection[str]) -> dict[str, Any]:
+    """Each quantized cell of those shown against its own adaptation unquantized: is it shown to be no worse by the
+    margin (corrected for all of the run), what share of the outputs stayed the same, and how much of the adaptation's
+    gain is gone."""
     ok = {(*kin(r), r.adaptation, *compression(r)): r for r in run.ok}
     against = reference(run.ok)
     pairs: dict[str, Paired] = {}
     taken: dict[str, Paired] = {}
     lines = []
-    for r in run.ok:
-        parent = parent_of(run, r)
-        pair = compare(r, parent, run.rows, run.score(r)) if parent else None
-        if pair is None or parent is None:
+    beside = [(r, parent) for r in run.ok if run.quality(r) and (parent := parent_of(run, r))]
+    for r, parent in beside:
+        if r.id not in shown:
+            continue
+        pair = compare(r, parent, run.rows, run.score(r))
+        if pair is None:
             continue
         pairs[r.id] = pair
         line: dict[str, Any] = {
@@ -92,9 +98,9 @@ def quantized(run: Run, margin: float) -> dict[str, Any]:
                 taken[r.id] = found
                 line["taken"] = told_points(found.delta, found)
         lines.append(line)
-    adjusted = holm({i: pair.p_not_worse(margin) for i, pair in pairs.items()})
-    worse = holm({i: 1 - pair.p_not_worse(margin) for i, pair in pairs.items()})
-    clear = holm({i: found.p for i, found in taken.items()})
+    adjusted = holm({i: pair.p_not_worse(margin) for i, pair in pairs.items()}, len(beside))
+    worse = holm({i: 1 - pair.p_not_worse(margin) for i, pair in pairs.items()}, len(beside))
+    clear = holm({i: found.p for i, found in taken.items()}, len(beside))
     for line in lines:
         i = line["id"]
         line["holm"] = p_text(adjusted[i])
@@ -102,7 +108,10 @@ def quantized(run: Run, margin: float) -> dict[str, Any]:
         if line["taken"]:
             line["taken"]["shown"] = clear[i] < 0.05
     base = against.adaptation if against else ""
-    return {"rows": lines, "margin": f"{100 * margin:g}", "base": base, "taken": any(line["taken"] for line in lines)}
+    return {
+        "rows": lines, "margin": f"{100 * margin:g}", "base": base, "taken": any(line["taken"] for line in lines),
+        "comparisons": len(beside),
+    }  # fmt: skip
 
 
 def seeds(run: Run) -> dict[str, Any]:

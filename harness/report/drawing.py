@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.report.text import visible, visible_json
+from harness.escaping import visible
+from harness.report.text import visible_json
 from harness.types import Json
 from harness.wording import number
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from harness.report.text import visible
+from harness.escaping import markdown_text
 
 LIKELY = 5  # cells whose odds are told
 
@@ -14,36 +13,30 @@ LIKELY = 5  # cells whose odds are told
 def markdown(page: Mapping[str, Any]) -> str:
     """The short form, for a pull request or a terminal: decision, cells, differences, what went wrong."""
 
-    def line(values: Iterable[Any]) -> str:
-        return "| " + " | ".join(plain_markdown(v) for v in values) + " |"
-
-    def grid(heads: Sequence[str], rows: Iterable[Iterable[Any]]) -> list[str]:
-        return [line(heads), line("---" for _ in heads), *(line(row) for row in rows), ""]
-
     def cell(value: Mapping[str, str]) -> str:
         return f"{value['text']} ({value['interval']})" if value["interval"] else value["text"]
 
-    out = [f"# {plain_markdown(page['title'])}", "", *(plain_markdown(s) + "\n" for s in page["sentences"])]
-    out += _argument(page, grid)
-    table, heads = page["all_cells"], ("Quality", "Whole answer p95", "Cost per 1,000")
-    keep = [n for n, c in enumerate(table["columns"]) if c in heads or c.startswith("Peak memory")]
+    out = [f"# {markdown_text(page['title'])}", "", *(markdown_text(s) + "\n" for s in page["sentences"])]
+    out += _argument(page)
+    every, heads = page["all_cells"], ("Quality", "Whole answer p95", "Cost per 1,000")
+    keep = [n for n, c in enumerate(every["columns"]) if c in heads or c.startswith("Peak memory")]
     out += ["## Cells", ""]
-    out += grid(
-        ["Cell", "State", *(table["columns"][n] for n in keep)],
-        ([r["name"], r["state"], *(cell(r["values"][n]) for n in keep)] for r in table["rows"]),
+    out += table(
+        ["Cell", "State", *(every["columns"][n] for n in keep)],
+        ([r["name"], r["state"], *(cell(r["values"][n]) for n in keep)] for r in every["rows"]),
     )
     if page["load"]["rows"]:
         out += ["## Under load", ""]
-        out += grid(
+        out += table(
             ["Cell", *page["load"]["columns"]],
             ([r["name"], *(cell(v) for v in r["values"])] for r in page["load"]["rows"]),
         )
     if page["adapters"]:
-        out += ["## A LoRA beside its base", "", *(plain_markdown(line) + "\n" for line in page["adapters"])]
+        out += ["## A LoRA beside its base", "", *(markdown_text(line) + "\n" for line in page["adapters"])]
     if page["differences"]["rows"]:
         against = f"{page['differences']['score']} against {page['differences']['reference']}, on the same rows"
-        out += [f"## {plain_markdown(against)}", ""]
-        out += grid(
+        out += [f"## {markdown_text(against)}", ""]
+        out += table(
             ["Cell", "Points", "95% interval", "p", "p (Holm)", "Gained", "Lost", "Rows"],
             (
                 [r["name"], r["delta"], f"{r['low']} to {r['high']}", r["p"], r["holm"], r["gained"], r["lost"], r["n"]]
@@ -52,7 +45,7 @@ def markdown(page: Mapping[str, Any]) -> str:
         )
     if page["quantized"]["rows"]:
         out += ["## What quantization changed, against the same adaptation unquantized", ""]
-        out += grid(
+        out += table(
             [
                 "Cell",
                 "Points",
@@ -66,38 +59,38 @@ def markdown(page: Mapping[str, Any]) -> str:
                 for r in page["quantized"]["rows"]
             ),
         )
-    out += _evidence(page, grid)
+    out += _evidence(page)
     if page["decision"] and page["decision"].reasons:
         out += ["## Why not the others", ""]
-        out += grid(["Cell", "Reason"], ([page["names"][i], why] for i, why in page["decision"].reasons.items()))
+        out += table(["Cell", "Reason"], ([page["names"][i], why] for i, why in page["decision"].reasons.items()))
     elif page["ended_badly"]:
         out += ["## Cells without numbers", ""]
-        out += grid(
+        out += table(
             ["Cell", "State", "Reason"], ([page["names"][r.id], r.status, r.reason] for r in page["ended_badly"])
         )
     if page["not_measured"]:
         out += ["## Not measured", ""]
-        out += grid(["Measure", "Why", "Cells"], ([m["metric"], m["why"], m["cells"]] for m in page["not_measured"]))
-    out += ["## Limits", "", *(f"- {plain_markdown(c)}" for c in page["caveats"]), ""]
+        out += table(["Measure", "Why", "Cells"], ([m["metric"], m["why"], m["cells"]] for m in page["not_measured"]))
+    out += ["## Limits", "", *(f"- {markdown_text(c)}" for c in page["caveats"]), ""]
     return "\n".join(out)
 
 
-def _argument(page: Mapping[str, Any], grid: Any) -> list[str]:
+def _argument(page: Mapping[str, Any]) -> list[str]:
     """How sure the choice is, what would change it, and where it stands on the usual way up."""
     found, out = page["account"], []
     if likely := [o for n, o in enumerate(found["odds"]) if o["chosen"] or (n < LIKELY and o["best"] != "0%")]:
         out += ["## How sure that is", ""]
         heads = ["Cell", "Best by the policy", "Holds the limits", "On the Pareto front"]
-        out += grid(heads, ([o["name"], o["best"], o["feasible"], o["front"]] for o in likely))
+        out += table(heads, ([o["name"], o["best"], o["feasible"], o["front"]] for o in likely))
     if found["flips"]:
-        out += ["## What would change it", "", *(f"- {plain_markdown(f['sentence'])}" for f in found["flips"]), ""]
+        out += ["## What would change it", "", *(f"- {markdown_text(f['sentence'])}" for f in found["flips"]), ""]
     if found["ladder"]:
         out += ["## The ladder", ""]
-        out += grid(["Step", "State", "Evidence"], ([r.name, r.state, r.sentence] for r in found["ladder"]))
+        out += table(["Step", "State", "Evidence"], ([r.name, r.state, r.sentence] for r in found["ladder"]))
     return out
 
 
-def _evidence(page: Mapping[str, Any], grid: Any) -> list[str]:
+def _evidence(page: Mapping[str, Any]) -> list[str]:
     """What a run measured beside its grid, as far as it did: seeds, learning curves, the A/A control, leakage."""
     out: list[str] = []
 
@@ -106,43 +99,51 @@ def _evidence(page: Mapping[str, Any], grid: Any) -> list[str]:
 
     if rows := page["seeds"]["rows"]:
         out += ["## Seeds: the luck of training and of rows together", ""]
-        out += grid(
+        out += table(
             ["Cell", "Mean", "95% interval", "Each seed", f"Against {page['seeds']['reference']}", "95% interval"],
             ([r["name"], r["mean"], r["interval"], r["each"], r["delta"], around(r)] for r in rows),
         )
     for curve in page["learning"]:
-        out += [f"## Learning curve: {plain_markdown(curve['name'])}", "", plain_markdown(curve["answer"]), ""]
-        out += grid(
+        out += [f"## Learning curve: {markdown_text(curve['name'])}", "", markdown_text(curve["answer"]), ""]
+        out += table(
             ["Share", "Rows", curve["score"], "95% interval", "Against the share before", "95% interval"],
             ([r["share"], r["rows"], r["text"], r["interval"], r["delta"], around(r)] for r in curve["lines"]),
         )
     if page["control"]:
         out += ["## A/A control: the same cell evaluated twice", ""]
-        out += grid(
+        out += table(
             ["Cell", "Points", "95% interval", "p", "Same answer", "Called"],
             ([r["name"], r["delta"], around(r), r["p"], r["same"], r["verdict"]] for r in page["control"]),
         )
     for suite in page["leakage"]:
         counted = ([c["source"], c["exact"], c["group"], c["near"]] for c in suite["counts"])
-        out += [f"## Leakage: {plain_markdown(suite['suite'])}", ""]
+        out += [f"## Leakage: {markdown_text(suite['suite'])}", ""]
         flagged = f"{suite['flagged']} of {suite['rows']['evaluation']} evaluation rows"
         out += [f"{flagged} overlap with what builds saw (leakage={suite['mode']}).", ""]
-        out += grid(
+        out += table(
             ["Data", "Rows", "Source", "Licence", "Digest"],
             ([d["what"], d["rows"], d["source"], d["licence"], d["digest"]] for d in suite["card"]),
         )
         out += (
-            grid(["Evaluation rows against", "Same text", "Same group", "Alike"], counted) if suite["flagged"] else []
+            table(["Evaluation rows against", "Same text", "Same group", "Alike"], counted) if suite["flagged"] else []
         )
         if suite["cells"]:
-            out += grid(
+            out += table(
                 ["Cell", "All rows", "Without the flagged", "Rows", "Rows left"],
                 ([c["name"], c["all"], c["without"], c["n"], c["left"]] for c in suite["cells"]),
             )
     return out
 
 
-def plain_markdown(value: Any) -> str:
-    """Text that stays text inside a Markdown table."""
-    flat = " ".join(visible(value).split())
-    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", flat) if flat != "---" else flat
+def table(heads: Sequence[str], rows: Iterable[Iterable[Any]]) -> list[str]:
+    """The lines of a table, with an empty one behind it."""
+
+    def line(values: Iterable[str]) -> str:
+        return "| " + " | ".join(values) + " |"
+
+    return [
+        line(map(markdown_text, heads)),
+        line("---" for _ in heads),
+        *(line(map(markdown_text, r)) for r in rows),
+        "",
+    ]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from harness import ledger
+from harness import escaping, ledger
 from harness.decide import Decision, Facts, argued, as_counted, memory, quality_over_seeds
 from harness.report import account, charts, machine
 from harness.report.answers import PACKED_BYTES, changed, deflated, examples, packed
@@ -22,7 +22,7 @@ from harness.report.evidence import caveats, configs, leakage, not_measured, pro
 from harness.report.markdown import markdown
 from harness.report.run import Run, read
 from harness.report.serving import adapters, rooms, under_load
-from harness.report.text import NONE, interval, told, visible, visible_json
+from harness.report.text import NONE, interval, told, visible_json
 from harness.resources import resource
 from harness.types import Json, Measurement, RunRecord, Status
 from harness.wording import number, points
@@ -117,8 +117,8 @@ def view(run: Run) -> dict[str, Any]:
         "dumbbells": against_best(some, decision, rule.margin), "costs": account.cost_chart(run, decision),
         "account": account.account(run, decision), "all_cells": table, "first_cells": _shown_first(table, some),
         "load": under_load(some), "rooms": rooms(some), "adapters": adapters(some),
-        "scores": scores(some), "differences": differences(some), "proofs": proofs(some),
-        "quantized": quantized(some, rule.margin), "leakage": leakage(some), "seeds": seeds(run),
+        "scores": scores(some), "differences": differences(run, some.ids), "proofs": proofs(some),
+        "quantized": quantized(run, rule.margin, some.ids), "leakage": leakage(some), "seeds": seeds(run),
         "control": control(run), "learning": learning(run, rule.margin),
         "curves": charts.losses(some), "flips": flips, "examples": examples(some, decision),
         "not_measured": not_measured(some),
@@ -163,33 +163,25 @@ def policy_hash(text: str) -> str:
 
 def html(page: Mapping[str, Any]) -> str:
     """The page. Styles and script stand in it as they are in `reports/`, and nothing else may run or load."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
     folder = resource("reports")
-    templates = Environment(
-        loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, finalize=lambda v: visible(v) if type(v) is str else v,
-    )  # fmt: skip
     style = (folder / "style.css").read_text(encoding="utf-8")
     script = "\n".join((folder / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    return templates.get_template("decision.html.j2").render(
-        page, style=Markup(style), script=Markup(script), style_hash=policy_hash(style),
-        script_hash=policy_hash(script), data=Markup(script_json(embedded(page))), svg=Markup,
-    )  # fmt: skip
+    inline = {
+        "style": Markup(style), "script": Markup(script), "style_hash": policy_hash(style),
+        "script_hash": policy_hash(script), "data": Markup(script_json(embedded(page))), "svg": Markup,
+    }  # fmt: skip
+    return escaping.page("decision.html.j2", {**page, **inline})
 
 
-def write(run: Path) -> Path:
-    """Draws `report.html`, `report.md`, `report.json` and `report.csv` in the run folder; returns the page's path."""
+def write(run: Path) -> tuple[Path, list[str]]:
+    """Draws `report.html`, `report.md`, `report.json` and `report.csv` in the run folder; returns the page's path, and
+    its sentences for a terminal."""
     page = view(read(run))
     target = run / "report.html"
     ledger.write_text(target, html(page))
     ledger.write_text(run / "report.md", markdown(page))
     ledger.write_text(run / "report.json", machine.as_json(page))
     ledger.write_text(run / "report.csv", machine.as_csv(page))
-    return target
-
-
-def three_lines(run: Path) -> Sequence[str]:
-    """The decision for a terminal."""
-    return [visible(s) for s in verdict(read(run))[2]]
+    return target, [escaping.visible(s) for s in page["sentences"]]

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from harness.escaping import visible
 from harness.statistics import Paired
 from harness.types import Interval, Json, Measurement
 from harness.wording import number, points, significant
 
 NONE = "–"
 SHOWN_CHARACTERS = 1_500
-# What neither HTML nor Markdown escaping touches, and what can still turn text round or hide it.
-INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
-
-
-def visible(text: Any) -> str:
-    """Text as it can be shown: control characters and marks that turn the writing direction become `⟨U+202E⟩`."""
-    return INVISIBLE.sub(lambda m: f"⟨U+{ord(m[0]):04X}⟩", str(text))
 
 
 def visible_json(value: Json) -> Json:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections import Counter
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from harness.errors import UserError
 from harness.leakage import near
@@ -20,6 +21,10 @@ from harness.types import Component, SuiteData
 
 CLAIM = 0.05  # a difference worth showing
 TYPICAL_DISAGREEMENT = 0.1
+DECIDES = (
+    "the score that decides must be from 0 to 1, and more of it better; name another, or have scorers.py give its "
+    "complement (1 - value) or its share of the most, and name that here and in metric_list"
+)
 
 
 def config_of(name: str) -> Component:
@@ -56,21 +61,41 @@ def scorers_of(folder: Path) -> Any:
     return module
 
 
+def _less_is_better(folder: Path) -> dict[str, Path]:
+    """The scores of which less is better, each with the task file of the folder that says so. What is no task file is
+    left to lm-eval to tell."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*.yaml")):
+        try:
+            listed = yaml.BaseLoader(path.read_bytes()).get_single_data()["metric_list"]  # texts: !function runs nothing
+            found |= {m["metric"]: path for m in listed if yaml.safe_load(m.get("higher_is_better", "")) is False}
+        except (OSError, yaml.YAMLError, RecursionError, LookupError, TypeError, ValueError, AttributeError):
+            continue
+    return found
+
+
 def faults_of_score(data: SuiteData, score: str, key: str, module: Any = None) -> list[str]:
-    """Why a score, named by a key of the configuration, cannot decide: no evaluation row has it, or it is no number a
-    row. Runs the suite's scorers (`module`, if they are loaded) on its reference replies until one has the score; tasks
-    that lm-eval brings along are left to it. Raises `UserError` for scorers that cannot be run."""
-    where, seen = data.folder / "scorers.py", {}
+    """Why a score, named by a key of the configuration, cannot decide: less of it is better, no evaluation row has it,
+    it is no number a row, or one not from 0 to 1. Runs the suite's scorers (`module`, if they are loaded) on its
+    reference replies; tasks that lm-eval brings along are left to it. Raises `UserError` for scorers that cannot be
+    run."""
+    where = data.folder / "scorers.py"
+    seen: dict[str, Any] = {}
+    if data.evaluation and (file := _less_is_better(data.folder).get(score)):
+        return [f"{key}={score}: less of it is better, as {file} has it (higher_is_better: false); {DECIDES}"]
     if not data.evaluation or not where.is_file():
         return []
     module = module or scorers_of(data.folder)
     for row in data.evaluation:
         try:
-            seen.update(module.process_results(dict(row), [row.get(data.reply_field) or ""]))
+            seen |= module.process_results(dict(row), [row.get(data.reply_field) or ""])
         except Exception as error:
+            if score in seen:
+                break  # told with what else is wrong with the rows
             return [f"{where}: raises {type(error).__name__}: {error} on row {row['id']!r}; mend it"]
-        if score in seen:
-            break
+        value = seen.get(score)
+        if isinstance(value, int | float) and not 0 <= value <= 1:
+            return [f"{key}={score}: is {value:g} for the reference reply of row {row['id']!r}; {DECIDES}"]
     numbers = [name for name, value in seen.items() if isinstance(value, int | float)]
     if score not in seen:
         return [f"{key}={score}: no score of {data.name}; it has {', '.join(numbers)}"]
@@ -149,38 +174,48 @@ def faults_of_task(data: SuiteData, suite: Component) -> list[str]:
     return [f"{where}: score {k} is not in metric_list; add it" for k in sorted(given - listed)]
 
 
-def check(name: str) -> tuple[list[str], list[str], list[str]]:
-    """Mistakes, warnings and facts of a suite."""
-    suite = config_of(name)
-    data = load(suite)
-    primary, where = suite.params["primary"], data.folder
-    module = scorers_of(where)
-    mistakes = faults_of_score(data, primary, "suite.primary", module) or _references(data, module, suite)
-    mistakes += [*faults_of_output(data, suite), *faults_of_task(data, suite)]
-    every, held = (*data.train, *data.validation), where / str(suite.params["eval_file"])
-    for o in data.overlaps:
-        mistakes.append(f"{held}, row {o.row!r}: same {'text' if o.kind == 'exact' else 'group'} as "
-                        f"{o.source} row {o.other!r}; remove one, or set leakage=drop")  # fmt: skip
-    warnings = []
-    n = len(data.evaluation)
-    groups = Counter(map(group_of, data.evaluation))
-    least = detectable_difference(n, TYPICAL_DISAGREEMENT)
+def _too_few(data: SuiteData) -> list[str]:
+    """Warnings of evaluation rows that show little; none where they are those of a task that lm-eval brings along."""
+    n, groups, warnings = len(data.evaluation), len(set(map(group_of, data.evaluation))), []
+    least = detectable_difference(n, TYPICAL_DISAGREEMENT) if n else 0
     if least > CLAIM:
         enough = rows_needed(CLAIM, TYPICAL_DISAGREEMENT)
         shown = f"only differences of {least:.0%} or more" if least < 1 else "no difference at all"
         warnings.append(f"all {n} evaluation rows together likely show {shown} (if cells differ on a tenth of them); "
                         f"{enough} would show {CLAIM:.0%}")  # fmt: skip
-    if len(groups) < min(n, 20):
-        warnings.append(f"the evaluation rows have only {len(groups)} groups; intervals will be wide, since rows of a "
+    if groups < min(n, 20):
+        warnings.append(f"the evaluation rows have only {groups} groups; intervals will be wide, since rows of a "
                         "group count as alike")  # fmt: skip
+    return warnings
+
+
+def check(name: str) -> tuple[list[str], list[str], list[str]]:
+    """Mistakes, warnings and facts of a suite."""
+    suite = config_of(name)
+    data = load(suite)
+    primary, where, mistakes = suite.params["primary"], data.folder, []
+    if data.evaluation:
+        module = scorers_of(where)
+        mistakes += faults_of_score(data, primary, "suite.primary", module) or _references(data, module, suite)
+    mistakes += [*faults_of_output(data, suite), *faults_of_task(data, suite)]
+    every, held = (*data.train, *data.validation), where / str(suite.params["eval_file"])
+    for o in data.overlaps:
+        mistakes.append(f"{held}, row {o.row!r}: same {'text' if o.kind == 'exact' else 'group'} as "
+                        f"{o.source} row {o.other!r}; remove one, or set leakage=drop")  # fmt: skip
+    warnings = _too_few(data)
     if "TO FILL" in (where / "card.md").read_text(encoding="utf-8") if (where / "card.md").is_file() else True:
         warnings.append(f"{where / 'card.md'}: not filled in; say what is measured and how the rows were made")
     elif not rows_licence(where):
         warnings.append(f"{where / 'card.md'}: states no licence of the rows; write one under a heading 'Licence'")
     alike = near(data.evaluation, every, data.knowledge, data.message_field)
     warnings += [f"{held}, row {o.row!r}: {o.similarity:.0%} like {o.source} row {o.other!r}" for o in alike]
+    asked = (
+        f"{len(data.evaluation)} evaluation rows in {len(set(map(group_of, data.evaluation)))} groups"
+        if data.evaluation
+        else f"the evaluation rows of lm-eval's task {suite.params['task']}"
+    )
     facts = [
-        f"{len(data.train)} training, {len(data.validation)} validation and {n} evaluation rows in {len(groups)} "
-        f"groups, {len(data.knowledge)} articles; deciding score {primary}"
+        f"{len(data.train)} training, {len(data.validation)} validation and {asked}, {len(data.knowledge)} articles; "
+        f"deciding score {primary}"
     ]
     return mistakes, warnings, facts

@@ -12,9 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from harness.errors import UserError
+from harness.escaping import config_text
 from harness.files import cannot_write, unread
-from harness.leakage import plain
+from harness.leakage import normalised
 from harness.ledger import write_text
 from harness.resources import resource
 from harness.suite import hashed, json_lines
@@ -89,8 +92,12 @@ def read_table(path: Path) -> list[tuple[str, dict[str, Any]]]:
         raise UserError(unread(path, error)) from error
     if path.suffix.lower() in (".csv", ".tsv"):
         mark = "\t" if path.suffix.lower() == ".tsv" else ","
+        csv.field_size_limit(max(len(text), csv.field_size_limit()))  # a cell may be as long as its file
         table = csv.DictReader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
         try:
+            if twice := [c for c, n in Counter(table.fieldnames or ()).items() if c.strip() and n > 1]:
+                at = f"{path}, row {table.line_num}"
+                raise UserError([f"{at}: column {c!r} stands twice; rename or delete one" for c in twice])
             return [(f"{path}, row {table.line_num}", dict(row)) for row in table]
         except csv.Error as error:
             raise UserError(
@@ -107,8 +114,8 @@ def shaped(rows: Sequence[tuple[str, dict[str, Any]]], source: Path, names: Mapp
     """Rows as suites hold them: id, group, case where there is one, message, reply. `names` says which column is what.
 
     Without a group column, rows of the same message are one group. A reply that is an object becomes JSON. Raises
-    `UserError` with a line a mistake: columns that are not there, empty cells, ids given twice, one message with
-    several replies.
+    `UserError` with a line a mistake: columns that are not there, empty cells, ids that are blank or given twice, one
+    message with several replies.
     """
     if not rows:
         raise UserError(f"{source}: no rows; a suite needs some hundred")
@@ -137,10 +144,12 @@ def shaped(rows: Sequence[tuple[str, dict[str, Any]]], source: Path, names: Mapp
         if None in row:
             mistakes.append(f"{where}: more cells than the header has columns; quote cells that hold commas")
         key = _text(row.get(names["id"])) or f"row-{number:05d}"
-        if key in seen:
+        if not key.strip():
+            mistakes.append(f"{where}: id is of blanks alone; fill it in, or leave it empty")
+        elif key in seen:
             mistakes.append(f"{where}: id {key!r} stands in {seen[key].rpartition(', ')[2]} too; make ids unique")
         seen.setdefault(key, where)
-        said = plain(message)
+        said = normalised(message)
         first, other = replies.setdefault(said, (reply, where))
         if first != reply:
             mistakes.append(
@@ -184,6 +193,8 @@ def new(name: str, source: Path, names: Mapping[str, str], share: float, system:
         root / "conf/suite" / f"{name}.yaml",
         root / "conf/sweep" / f"{name}.yaml",
     )
+    if (read := yaml.safe_load(name)) != name or name in ("inf", "nan"):  # the latter are numbers to Hydra alone
+        raise UserError(f"suite name {name!r}: is {read} to configurations, not a text; choose another, as my_{name}")
     if taken := [p for p in (folder, config, sweep) if p.exists()]:
         raise UserError(f"{taken[0]}: is there already; choose another name, or delete it")
     for path in (folder, config, sweep):
@@ -192,7 +203,7 @@ def new(name: str, source: Path, names: Mapping[str, str], share: float, system:
     if not 0 < share < 1:
         raise UserError(f"--eval-share {share}: give a share between 0 and 1")
     every = shaped(read_table(source), source, names)
-    rows = list({plain(r["message"]): r for r in reversed(every)}.values())[::-1]
+    rows = list({normalised(r["message"]): r for r in reversed(every)}.values())[::-1]
     repeated = len(every) - len(rows)
     train, held = split(rows, share)
     if not train or not held:
@@ -221,8 +232,8 @@ def new(name: str, source: Path, names: Mapping[str, str], share: float, system:
         folder / "instructions.md": GUIDE + (_label_guide(replies) if kind == "labels" else ""),
         folder / "card.md": card.replace("NAME", name).replace("COUNTS", counts).replace("SCORES", told),
         config: SUITE.format(
-            what=f"TO FILL: what {name} measures", name=name, system=json.dumps(system, ensure_ascii=False),
-            primary=next(iter(SCORES[kind])), tokens=tokens,
+            what=f"TO FILL: what {name} measures", name=name,
+            system=json.dumps(config_text(system), ensure_ascii=False), primary=next(iter(SCORES[kind])), tokens=tokens,
         ),
         sweep: SWEEP.format(name=name),
     }  # fmt: skip
