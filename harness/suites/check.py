@@ -67,7 +67,8 @@ def _less_is_better(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*.yaml")):
         try:
-            listed = yaml.BaseLoader(path.read_bytes()).get_single_data()["metric_list"]  # texts: !function runs nothing
+            told = yaml.BaseLoader(path.read_bytes()).get_single_data()  # texts alone: !function runs nothing
+            listed = told["metric_list"]
             found |= {m["metric"]: path for m in listed if yaml.safe_load(m.get("higher_is_better", "")) is False}
         except (OSError, yaml.YAMLError, RecursionError, LookupError, TypeError, ValueError, AttributeError):
             continue
