@@ -155,7 +155,7 @@ def _fields(record: RunRecord, policy: Policy) -> dict[str, tuple[str, str]]:
         "hardware": (str(env.get("hardware")), SPEED),
         "timed requests": (timing(record), SPEED),
         "price": (price_of(record), COST),
-        "policy": (canonical(plain(policy)), TOLD),
+        **{f"policy.{key}": (str(value), TOLD) for key, value in plain(policy).items()},
         "dtype": (str(env.get("dtype")), TOLD),
         "engine": (f"{engine.get('name')} {canonical(engine.get('params', {}))}", TOLD),
         "profile": (record.profile, TOLD),

@@ -62,6 +62,8 @@ def _cells(configs: Sequence[Mapping[str, Any]], overrides: Sequence[Sequence[st
     common = set.intersection(*(set(o) for o in overrides)) if overrides else set()
     cells: dict[str, Cell] = {}
     for config, own in zip(configs, overrides, strict=True):
+        if gone := [key for key in (*GROUPS, "seed") if key not in config]:
+            raise UserError([f"{key}: is needed; leave ~{key} out" for key in gone])
         parts = {group: component(config[group]) for group in GROUPS}
         swept = [o for o in own if o not in common and o.split("=")[0] not in (*NAMED, "seed")]
         cell = Cell(**parts, seed=config["seed"], variant=",".join(swept))

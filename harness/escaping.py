@@ -10,8 +10,9 @@ from harness.resources import resource
 from harness.types import Json
 
 # What no escaping of HTML or Markdown touches, and what can still hide text, turn it round or break an XML file.
+# Joiners stay: Persian and emoji are written with them.
 INVISIBLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufffe\uffff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufffe\uffff]"
 )
 
 
@@ -25,7 +26,8 @@ def markdown_text(text: Any) -> str:
     link. What begins no tag (`p < 0.05`) stays, to be read in a terminal."""
     escaped = re.sub(r"([\\`*_\[\]>|#~$&])", r"\\\1", " ".join(visible(text).split()))
     escaped = re.sub("<(?=[A-Za-z/!?])", "&lt;", escaped)
-    return re.sub(r"@(?=\w)", "@\u2060", escaped).replace("://", ":\u2060//")
+    escaped = re.sub(r"(?i)\b(www)\.", "\\1\u2060.", re.sub(r"@(?=\w)", "@\u2060", escaped))
+    return escaped.replace("://", ":\u2060//")
 
 
 def config_text(text: str) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
 CONFIG_DIR = ("--config-dir", "-cd")
+MULTIRUN = ("--multirun", "-m")
 HELP = "(python -m harness --help)"
 ADDED = ("curve",)  # keys that a grid reads and conf/config.yaml does not have
 CLOSED = ("policy", "price", "profile", "runner")  # groups without a class that would refuse a knob it does not have
@@ -134,13 +135,15 @@ def _parsed(arguments: Sequence[str]) -> list[Override]:
     return found
 
 
-def _names(override: Override) -> list[str]:
-    """The choices that an override of a group names; none of a pattern."""
-    from hydra.core.override_parser.types import ChoiceSweep
+def _names(override: Override, groups: Groups) -> list[str]:
+    """The choices that an override of a group names, those too that a pattern takes."""
+    from hydra.core.override_parser.types import ChoiceSweep, Glob, Transformer
 
     value = "null" if override.value() is None else override.value()
-    given = override.sweep_string_iterator() if isinstance(value, ChoiceSweep) else [value]
-    return [name for name in given if isinstance(name, str)]
+    if isinstance(value, Glob):
+        return [str(name) for name in value.filter(sorted(groups.get(override.key_or_group, ())))]
+    given = override.sweep_iterator(Transformer.identity) if isinstance(value, ChoiceSweep) else [value]
+    return [name for v in given if isinstance(name := getattr(v, "text", v), str)]
 
 
 def _unknown(key: str, name: str, known: Sequence[str]) -> str | None:
@@ -156,6 +159,7 @@ def misspelt(arguments: Sequence[str], conf: Path) -> list[str]:
     overrides, groups, top = _parsed(arguments), groups_of(arguments, conf), _keys_of_all(conf)
     if any(o.key_or_group == "hydra.searchpath" for o in overrides):
         return []  # choices may stand anywhere
+    top |= {str(key) for tree in _sweeps(overrides, groups) for key in tree}
     mistakes: list[str] = []
     for override in overrides:
         key, plain = override.key_or_group, not override.input_line.startswith("+")
@@ -163,34 +167,43 @@ def misspelt(arguments: Sequence[str], conf: Path) -> list[str]:
         if "/" in key or group == "hydra":
             continue
         if key in groups:
-            mistakes += filter(None, (_unknown(key, name, list(groups[key])) for name in _names(override)))
+            mistakes += filter(None, (_unknown(key, name, list(groups[key])) for name in _names(override, groups)))
         elif group in groups:
             knobs = set().union(*map(_keys, groups[group].values()))
             asked = key if plain else ".".join(key.split(".")[:2])  # what is added deeper may have a name of its own
             if (plain or group in CLOSED) and asked not in knobs:
                 mistakes.append(f"{key}: no such knob{nearest(key, sorted(knobs))} {HELP}")
-        elif key not in top:
+        elif key not in top and not any(f"${{{key}}}" in argument for argument in arguments):
             known = sorted({*groups, *top} - {*APART})
             mistakes.append(f"{key}: no such group or key{nearest(group, known)} {HELP}")
     return mistakes
 
 
-def _in_cells(arguments: Sequence[str], groups: Groups) -> list[Override]:
-    """The overrides that cells are made of: those of the sweep file, then those of the command line."""
+def _sweeps(given: Sequence[Override], groups: Groups) -> list[Any]:
+    """The sweep files that are named, as trees."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    given, params = _parsed(arguments), []
-    for file in [groups["sweep"].get(name) for o in given if o.key_or_group == "sweep" for name in _names(o)]:
-        with suppress(OmegaConfBaseException):
-            tree: Any = OmegaConf.load(file) if file else {}
-            params += [f"{k}={v}" for k, v in (OmegaConf.select(tree, "hydra.sweeper.params") or {}).items()]
-    return [*_parsed(params), *given]
+    found: list[Any] = []
+    for name in (name for o in given if o.key_or_group == "sweep" for name in _names(o, groups)):
+        with suppress(OmegaConfBaseException, KeyError):
+            found.append(OmegaConf.load(groups["sweep"][name]))
+    return found
+
+
+def _in_cells(arguments: Sequence[str], groups: Groups) -> list[Override]:
+    """The overrides that cells are made of: those of the sweep file, then those of the command line."""
+    from omegaconf import OmegaConf
+
+    given = _parsed(arguments)
+    swept = [OmegaConf.select(tree, "hydra.sweeper.params") or {} for tree in _sweeps(given, groups)]
+    return [*_parsed([f"{k}={v}" for params in swept for k, v in params.items()]), *given]
 
 
 def _other_than_a_grid(arguments: Sequence[str]) -> bool:
     """Whether Hydra is asked for something else, such as to print a configuration."""
-    return any(a.startswith(("-", "hydra.mode=")) and a.partition("=")[0] not in CONFIG_DIR for a in arguments)
+    known = (*CONFIG_DIR, *MULTIRUN)
+    return any(a.startswith(("-", "hydra.mode=")) and a.partition("=")[0] not in known for a in arguments)
 
 
 def as_grid(arguments: list[str], conf: Path) -> list[str]:
@@ -199,12 +212,14 @@ def as_grid(arguments: list[str], conf: Path) -> list[str]:
     is told that it is a grid, for else it takes one that it cannot compose for a job without sweeps."""
     if _other_than_a_grid(arguments):
         return arguments
-    given, groups = _parsed(arguments), _defaults(conf)
+    given, defaults, groups = _parsed(arguments), _defaults(conf), groups_of(arguments, conf)
     knobs = {o.key_or_group.partition(".")[0] for o in given if "." in o.key_or_group and not o.is_sweep_override()}
-    choices = {o.key_or_group: o for o in _in_cells(arguments, groups_of(arguments, conf)) if _names(o)}
-    before = [(f"{group}={_names(o)[0]}", o.input_line) for group, o in choices.items() if group in knobs & {*groups}]
+    choices = {o.key_or_group: (o, names) for o in _in_cells(arguments, groups) if (names := _names(o, groups))}
+    wanted = [(group, *found) for group, found in choices.items() if group in knobs & {*defaults}]
+    before = [(f"{group}={names[0]}", o.input_line) for group, o, names in wanted]
     at = arguments.index(given[0].input_line) if before else 0  # argparse takes no two lots of overrides
-    return [*arguments[:at], *chain.from_iterable(before), *arguments[at:], "--multirun"]
+    told = [] if {*MULTIRUN} & {*arguments} else ["--multirun"]
+    return [*arguments[:at], *chain.from_iterable(before), *arguments[at:], *told]
 
 
 def causes(error: Exception, arguments: Sequence[str], conf: Path) -> list[str]:
@@ -248,7 +263,7 @@ def _sign(override: Override, groups: Groups, conf: Path) -> str | None:
 def _lacking(overrides: Sequence[Override], groups: Groups, conf: Path) -> list[str]:
     """A line for each knob that not all choices have that cells are made of."""
     chosen = {group: [name] for group, name in _defaults(conf).items() if group in groups}
-    chosen |= {o.key_or_group: _names(o) for o in overrides if o.key_or_group in chosen}
+    chosen |= {o.key_or_group: _names(o, groups) for o in overrides if o.key_or_group in chosen}
     found = []
     for key in dict.fromkeys(o.key_or_group for o in overrides if not o.input_line.startswith("+")):
         group, _, knob = key.partition(".")

@@ -202,6 +202,19 @@ def test_what_hydra_alone_can_judge_is_one_line_too(tmp_path: Path, more: tuple[
     ]
 
 
+def test_a_key_of_ones_own_may_be_added_where_it_is_used(tmp_path: Path) -> None:
+    assert not misspelt(["+team=x", "outputs='/tmp/${team}'"], CONF)
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep/mine.yaml").write_text("# @package _global_\nteam: alpha\noutputs: /tmp/${team}")
+    assert not misspelt(["+sweep=mine", "++team=beta", "--config-dir", str(tmp_path)], CONF)
+    assert len(misspelt(["++team=beta", "--config-dir", str(tmp_path)], CONF)) == 1
+
+
+def test_what_is_needed_cannot_be_left_out(tmp_path: Path) -> None:
+    lines = told(tmp_path, "~seed", "~suite")
+    assert lines == ["suite: is needed; leave ~suite out", "seed: is needed; leave ~seed out"]
+
+
 def test_what_is_added_must_exist_too() -> None:
     """Hydra takes any name after a `+`, and runs without what was meant."""
     assert misspelt(
@@ -270,7 +283,10 @@ def test_a_knob_that_every_swept_choice_has_is_taken(tmp_path: Path) -> None:
     (tmp_path / "conf/sweep").mkdir(parents=True)
     params = "# @package _global_\nhydra: {sweeper: {params: {adaptation: 'lora,lora_head'}}}"
     (tmp_path / "conf/sweep/loras.yaml").write_text(params, encoding="utf-8")
-    for given in (["+sweep=loras"], ["adaptation=lora,lora_head"], ["--config-dir", "conf", "+sweep=loras"]):
+    for given in (
+        ["+sweep=loras"], ["adaptation=lora,lora_head"], ["--config-dir", "conf", "+sweep=loras"],
+        ["-m", "adaptation='lora','lora_head'"], ["--multirun", "adaptation=glob(lora*)"],
+    ):  # fmt: skip
         lines = told(tmp_path, *given, "adaptation.rank=0", "model=dummy_tiny")
         assert lines == ["lora: rank=0: must be 1 or more", "lora_head: rank=0: must be 1 or more"]
 

@@ -295,6 +295,9 @@ def test_a_score_of_which_less_is_better_decides_nothing() -> None:
     found = decide(worse, rows, records.POLICY)
     assert found.chosen is None
     assert "judged by “good”, and less of that is better" in found.reasons[cells[0].id]
+    assert found.sentences[0] == "No recommendation: cells are judged by “good”, and less of that is better."
+    assert "policy.metric" in found.sentences[2]
+    assert found.ladder == ()
 
 
 def test_a_suite_that_is_not_judged_names_and_compares_nothing() -> None:

@@ -104,6 +104,19 @@ def test_the_ladder_ships_nothing_that_the_decision_does_not() -> None:
     assert "The quantized cell is the one of highest quality measured" in said
 
 
+def test_the_ladder_knows_a_model_that_is_taken_as_it_is() -> None:
+    taken, kept = cell("prompt_rag", "fp16", [1] * 190 + [0] * 10, 1.0)
+    taken = replace(taken, adaptation="as_is", id=taken.id.replace("prompt_rag", "as_is"))
+    cells = run((taken, kept), cell("lora", "fp16", [1] * 100 + [0] * 100, 2.0))
+    found = decide(*cells, records.POLICY)
+    assert found.chosen == cells[0][0].id
+    prompt, lora, *_ = found.ladder
+    assert prompt.sentence.endswith("(as_is/fp16), and that is enough.")
+    assert lora.state == "not needed"
+    three = [*cells[0], records.record("prompt_rag", "fp16")]
+    assert decide(three, cells[1], records.POLICY).reference == three[-1].id, "of two as simple, the one prompted"
+
+
 def test_a_model_that_is_taken_as_it_is_is_as_simple_as_one_that_is_prompted() -> None:
     assert simple_first("as_is", "fp16") == simple_first("prompt_rag", "fp16") < simple_first("lora", "fp16")
     assert simple_first("lora", "gptq") < simple_first("full_ft", "fp16") < simple_first("another", "fp16")

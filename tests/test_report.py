@@ -345,6 +345,22 @@ def test_seeds_are_compared_within_their_suite(tmp_path: Path) -> None:
     assert lines == {"a/prompt_rag/fp16": "", "a/lora/fp16": "+52", "b/prompt_rag/fp16": ""}
 
 
+def test_the_report_compares_within_the_suite_that_is_judged(tmp_path: Path) -> None:
+    cells, rows = [], {}
+    for suite in ("a", "b"):
+        for made in records.grid()[0][:3]:
+            policy = {**records.POLICY, "suites": {"b": 1}}
+            cells.append(replace(made, suite=suite, id=made.id.replace("support_tone", suite),
+                                 config={**made.config, "policy": policy}))  # fmt: skip
+            rows[cells[-1].id] = records.grid()[1][made.id]
+    run = folder(tmp_path / "run", cells, rows, [c.id for c in cells])
+    shown = view(read(run))
+    assert shown["decision"].reference == cells[3].id
+    assert all("/b" in line["name"] for line in shown["differences"]["rows"])
+    assert "/b" in shown["differences"]["reference"]
+    assert shown["dumbbells"] is not None
+
+
 def test_the_headline_of_several_seeds_is_their_mean_with_the_luck_of_training(tmp_path: Path) -> None:
     def cell(adaptation: str, seed: int, passes: int) -> tuple[RunRecord, list[dict[str, Any]]]:
         rows = [{**r, "scores": {"good": int(i < passes)}} for i, r in enumerate(records.rows(adaptation, "fp16"))]

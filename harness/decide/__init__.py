@@ -14,14 +14,13 @@ from harness.decide.cells import (
     primary,
     quality,
     quality_over_seeds,
-    reference,
     shared_scores,
     simple_first,
 )
 from harness.decide.facts import Candidate, Facts, Pair, facts
 from harness.decide.findings import CostLine, Decision, Flip, HostedLine, Odds, Rung
 from harness.decide.policy import Policy, policy_of, read_policy
-from harness.decide.recipes import as_counted
+from harness.decide.recipes import as_counted, reference
 from harness.decide.rule import choose
 from harness.decide.verdict import argued, decide
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from harness.decide.policy import Policy
 from harness.rows import column, groups, ids
 from harness.statistics import Paired, interaction, over_seeds, paired
-from harness.types import Json, Measurement, RunRecord, Status
+from harness.types import Json, Measurement, RunRecord
 
 MEMORY = ("memory_bytes/cuda_peak_reserved", "memory_bytes/cuda_peak_allocated", "memory_bytes/peak_rss")
 SIMPLICITY = {"as_is": 0, "prompt_rag": 0, "lora": 1, "lora_head": 2, "full_ft": 3}  # of adaptations; others come last
@@ -43,11 +43,6 @@ def simplicity(record: RunRecord) -> tuple[int, int, str]:
 def simple_first(adaptation: str, quantization: str) -> tuple[int, int]:
     """The part of that order which the names of a cell's choices decide."""
     return SIMPLICITY.get(adaptation, len(SIMPLICITY)), int(quantization not in UNQUANTIZED)
-
-
-def reference(records: Sequence[RunRecord]) -> RunRecord | None:
-    """What the others are compared with: the simplest cell that ended ok, so prompt_rag/fp16 where that did."""
-    return min((r for r in records if r.status is Status.OK), key=simplicity, default=None)
 
 
 def shared_scores(cells: Sequence[RunRecord], rows: Rows, score: str) -> tuple[list[list[float]], list[Json]]:

@@ -37,6 +37,12 @@ def no_choice(
             f"For sizing only: {fastest}",
             "What is missing is quality: run the grid on a trained model.",
         )
+    if ok and not any(m.better == "higher" for r in ok if (m := quality(r, rule))):
+        return (
+            f"No recommendation: cells are judged by “{primary(ok[0], rule)}”, and less of that is better.",
+            "What decides must be a score of which more is better, since margins and floors are of rows that pass.",
+            "Name another score of the suite (policy.metric), such as 1 minus this one.",
+        )
     if found.best is None:
         stood = f"{len(ok)} of {len(grid)} cells ended ok, and each of them breaks a limit or lacks a number."
         return (

@@ -16,6 +16,7 @@ TAKEN, NEXT, NOT_NEEDED, NOT_MEASURED = "taken", "next", "not needed", "not meas
 Named = Mapping[str, str]
 
 
+STEPS = {"prompt": ("prompt_rag", "as_is"), "lora": ("lora", "lora_head"), "full": ("full_ft",)}  # and adaptations
 SHIP, TRY, BEST = "the one to ship", "the first to try", "the one of highest quality measured"
 
 
@@ -24,16 +25,16 @@ def ladder(
 ) -> tuple[Rung, ...]:
     """Four rungs. `records` may hold the parts of a learning curve; `chosen` is None where nothing was chosen, and else
     has a `role`. Cells of the chosen one's suite, model and seed are compared."""
-    ok = [r for r in records if r.status is Status.OK and quality(r, policy) and not is_side(r.id)]
+    ok = [
+        r for r in records
+        if r.status is Status.OK and (m := quality(r, policy)) and m.better == "higher" and not is_side(r.id)
+    ]  # fmt: skip
     if not ok:
         return ()
     role = role if chosen else BEST
     stand = chosen or max(ok, key=lambda r: m.value if (m := quality(r, policy)) else 0.0)
     ok = [r for r in ok if (r.suite, r.model, r.seed) == (stand.suite, stand.model, stand.seed)]
-    by = {
-        kind: [r for r in ok if r.adaptation in adaptations]
-        for kind, adaptations in (("prompt", ("prompt_rag",)), ("lora", ("lora", "lora_head")), ("full", ("full_ft",)))
-    }
+    by = {kind: [r for r in ok if r.adaptation in adaptations] for kind, adaptations in STEPS.items()}
     best = {kind: max(cells, key=_quality(policy)) for kind, cells in by.items() if cells}
 
     def versus(a: RunRecord, b: RunRecord) -> Paired | None:
@@ -58,7 +59,7 @@ def _prompt(best: Mapping[str, RunRecord], stand: RunRecord, policy: Policy, nam
         return Rung(name, NOT_MEASURED, "No cell answers by prompting alone, so what training adds is open.")
     cell = best["prompt"]
     text = f"Prompting alone reaches {share(_quality(policy)(cell))} ({names[cell.id]})"
-    enough = stand.adaptation == "prompt_rag" and role == SHIP
+    enough = stand.adaptation in STEPS["prompt"] and role == SHIP
     return Rung(name, TAKEN, text + (", and that is enough." if enough else "."))
 
 
@@ -69,7 +70,7 @@ def _trained(
     if kind not in best:
         return Rung(name, NOT_MEASURED, "No cell of this run is trained so.")
     mine = best[kind]
-    standing = (stand.adaptation == "full_ft") == (kind == "full") and stand.adaptation != "prompt_rag"
+    standing = stand.adaptation in STEPS[kind]
     pair = versus(mine, best[below]) if below in best else None
     if pair is None:
         return Rung(name, TAKEN if standing else NOT_NEEDED, f"Measured as {names[mine.id]}, with nothing to compare.")

@@ -38,6 +38,14 @@ def recipes(records: Sequence[RunRecord], judged: Collection[str]) -> tuple[Reci
     return tuple(sorted(found, key=lambda k: simplicity(next(r for r in k.cells if r.id == k.id))))
 
 
+def reference(records: Sequence[RunRecord], policy: Policy) -> RunRecord | None:
+    """What the others are compared with: the simplest cell that ended ok on the first suite judged, so prompt_rag/fp16
+    where that did."""
+    judged = next(iter(weights_of(records, policy)), None)
+    ok = [r for r in records if r.status is Status.OK and judged in (None, r.suite)]
+    return min(ok, key=lambda r: (*simplicity(r)[:2], r.adaptation != "prompt_rag", r.id), default=None)
+
+
 def weights_of(records: Sequence[RunRecord], policy: Policy) -> dict[str, float]:
     """The weight of each suite judged, adding up to 1."""
     suites = sorted({r.suite for r in records if not is_side(r.id)})

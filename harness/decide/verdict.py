@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from harness.decide.case import Case, near
-from harness.decide.cells import Rows, reference
+from harness.decide.cells import Rows
 from harness.decide.costs import GOODPUT, hosted_lines
 from harness.decide.evidence import no_choice, not_carried, too_few_rows
 from harness.decide.facts import Facts, gathered
@@ -21,7 +21,7 @@ from harness.decide.odds import odds
 from harness.decide.policy import Policy, read_policy
 from harness.decide.reasons import out
 from harness.decide.reasons import reasons as reasons_of
-from harness.decide.recipes import Recipe, basis_of, recipes, weights_of
+from harness.decide.recipes import Recipe, basis_of, recipes, reference, weights_of
 from harness.decide.rule import judge
 from harness.decide.sentences import runner_up, sure, what
 from harness.decide.sentences import why as why_of
@@ -51,7 +51,7 @@ def _decision(
     weights = weights_of(grid, rule)
     cells, names, kinds = {r.id: r for r in grid}, labels(r.id for r in grid), recipes(grid, weights)
     found = judge(known, rule)
-    against = reference([r for r in grid if r.suite == next(iter(weights), r.suite)])  # as `Recipe.id` names cells
+    against = reference(grid, rule)
     costs = {c.id: c.cost for c in known.candidates if c.cost}
     asked = next((c.cost for c in known.candidates if c.cost and cells[c.id].adaptation == "prompt_rag"), None)
     base = Decision(

@@ -43,7 +43,9 @@ def scatter(run: Run, decision: Decision | None) -> Drawing | None:
     every = [(r, x, y) for r in run.ok if (x := r.value(metric)) and (y := run.quality(r))]
     best = front([(x.value, y.value) for _, x, y in every])
     named = {decision.chosen, decision.best, decision.reference} if decision else set()
-    found = sorted(every, key=lambda e: (e[0].id not in named, (e[1].value, e[2].value) not in best))[:DRAWN]
+    first = sorted(every, key=lambda e: (e[0].id not in named, (e[1].value, e[2].value) not in best))
+    kept = {r.id for r, *_ in first[:DRAWN]}
+    found = [e for e in every if e[0].id in kept]
     unit = found[0][1].unit
     across = ticks(0, max(_ends(x)[1] for _, x, _ in found))
     low, high = min(_ends(y)[0] for *_, y in found), max(_ends(y)[1] for *_, y in found)

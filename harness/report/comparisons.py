@@ -20,7 +20,7 @@ from harness.wording import number, points
 def differences(run: Run, shown: Collection[str]) -> dict[str, Any]:
     """Each of the cells shown against the reference on the same rows, corrected for all cells of the run: which are
     shown follows from their quality."""
-    against = reference(list(run.records.values()))
+    against = reference(run.ok, run.policy)
     others = [r for r in run.ok if against and r.id != against.id and r.suite == against.suite and run.quality(r)]
     some = [r for r in others if r.id in shown]
     pairs = {r.id: pair for r in some if against and (pair := compare(r, against, run.rows, run.score(against)))}
@@ -45,7 +45,7 @@ def differences(run: Run, shown: Collection[str]) -> dict[str, Any]:
 def against_best(run: Run, decision: Decision | None, margin: float) -> Drawing | None:
     """Each cell beside the baseline, and its paired difference from the cell of highest quality; None where no two
     cells answered the same rows."""
-    base = reference(run.ok)
+    base = reference(run.ok, run.policy)
     top = run.records.get((decision.best if decision else None) or "")
     if top is None:
         scored = [(m.value, r) for r in run.ok if (m := run.quality(r))]
@@ -72,7 +72,7 @@ def quantized(run: Run, margin: float, shown: Collection[str]) -> dict[str, Any]
     margin (corrected for all of the run), what share of the outputs stayed the same, and how much of the adaptation's
     gain is gone."""
     ok = {(*kin(r), r.adaptation, *compression(r)): r for r in run.ok}
-    against = reference(run.ok)
+    against = reference(run.ok, run.policy)
     pairs: dict[str, Paired] = {}
     taken: dict[str, Paired] = {}
     lines = []
@@ -120,7 +120,7 @@ def seeds(run: Run) -> dict[str, Any]:
     kinds: dict[tuple[str, ...], list[RunRecord]] = {}
     for r in run.ok:
         kinds.setdefault((r.model, r.suite, r.adaptation, r.quantization, variant(r)), []).append(r)
-    against = reference(run.ok)
+    against = reference(run.ok, run.policy)
     base = (against.adaptation, against.quantization, variant(against)) if against else ()
     first = 1 if len({r.suite for r in run.ok}) > 1 else 2  # of a kind, what tells it from the others
     lines = []

@@ -78,8 +78,8 @@ def _less_is_better(folder: Path) -> dict[str, Path]:
 def faults_of_score(data: SuiteData, score: str, key: str, module: Any = None) -> list[str]:
     """Why a score, named by a key of the configuration, cannot decide: less of it is better, no evaluation row has it,
     it is no number a row, or one not from 0 to 1. Runs the suite's scorers (`module`, if they are loaded) on its
-    reference replies; tasks that lm-eval brings along are left to it. Raises `UserError` for scorers that cannot be
-    run."""
+    reference replies until one has the score; tasks that lm-eval brings along are left to it. Raises `UserError` for
+    scorers that cannot be run."""
     where = data.folder / "scorers.py"
     seen: dict[str, Any] = {}
     if data.evaluation and (file := _less_is_better(data.folder).get(score)):
@@ -91,17 +91,16 @@ def faults_of_score(data: SuiteData, score: str, key: str, module: Any = None) -
         try:
             seen |= module.process_results(dict(row), [row.get(data.reply_field) or ""])
         except Exception as error:
-            if score in seen:
-                break  # told with what else is wrong with the rows
             return [f"{where}: raises {type(error).__name__}: {error} on row {row['id']!r}; mend it"]
-        value = seen.get(score)
-        if isinstance(value, int | float) and not 0 <= value <= 1:
-            return [f"{key}={score}: is {value:g} for the reference reply of row {row['id']!r}; {DECIDES}"]
+        if score in seen:
+            break
     numbers = [name for name, value in seen.items() if isinstance(value, int | float)]
     if score not in seen:
         return [f"{key}={score}: no score of {data.name}; it has {', '.join(numbers)}"]
     if score not in numbers:
         return [f"{key}={score}: is no number a row, so cells cannot be paired; take {', '.join(numbers)}"]
+    if not 0 <= seen[score] <= 1:
+        return [f"{key}={score}: is {seen[score]:g} for the reference reply of row {row['id']!r}; {DECIDES}"]
     return []
 
 
