@@ -18,20 +18,30 @@ TINY = (
 )  # fmt: skip
 
 
+def environment(cwd: Path) -> dict[str, str]:
+    """Of a process that finds the harness from any folder: plain output wide enough not to wrap, and a temporary folder
+    of its own, since grids of one machine wait for each other's latencies through a lock there."""
+    return {**os.environ, "COLUMNS": "200", "PYTHONPATH": PATHS, "TMPDIR": str(cwd), "HF_TOKEN": SECRET}
+
+
+def python(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`python ARGUMENTS` in a folder of its own."""
+    command = [sys.executable, *arguments]
+    return subprocess.run(
+        command, cwd=cwd, env=environment(cwd), capture_output=True, text=True, timeout=900, check=False
+    )
+
+
 def harness(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`python -m harness ARGUMENTS` in a folder of its own, with plain output wide enough not to wrap."""
-    # a temporary folder of its own: grids of one machine wait for each other's latencies through a lock there
-    environment = {**os.environ, "COLUMNS": "200", "PYTHONPATH": PATHS, "TMPDIR": str(cwd), "HF_TOKEN": SECRET}
-    command = [sys.executable, "-m", "harness", *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    """`python -m harness ARGUMENTS` in a folder of its own."""
+    return python(cwd, "-m", "harness", *arguments)
 
 
 def beginning(cwd: Path, *arguments: str) -> subprocess.Popen[str]:
     """As `harness`, without waiting for its end: its output is read line by line from `stdout`."""
-    environment = {**os.environ, "COLUMNS": "200", "PYTHONPATH": PATHS, "TMPDIR": str(cwd), "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "harness", *arguments]
+    command = [sys.executable, "-u", "-m", "harness", *arguments]
     return subprocess.Popen(
-        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=cwd, env=environment(cwd), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 

@@ -26,7 +26,7 @@ from harness.quantize.awq import Awq
 from harness.quantize.gptq import Gptq
 from harness.quantize.int8 import Int8
 from harness.resources import resource
-from tests.grids import PATHS, ROOT, harness
+from tests.grids import ROOT, harness, python
 
 CONF = resource("conf")
 HELP = "(python -m harness --help)"
@@ -325,8 +325,7 @@ def test_a_command_that_is_stopped_before_it_begins_says_so(tmp_path: Path, way:
         "harness.grid.main = stopped\n"
         "sys.exit(harness.__main__.main([]))"
     )
-    environment = {**os.environ, "PYTHONPATH": PATHS}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    done = python(tmp_path, "-c", code)
     assert (done.returncode, done.stderr) == (130, "harness: stopped\n")
 
 
@@ -368,8 +367,7 @@ def test_a_folder_of_the_time_must_be_fresh(tmp_path: Path, override: str, fresh
         "harness.grid.main = lambda configs, overrides, run, fresh: print(run, fresh) or 0\n"
         f"harness.__main__.main(['{override}'])"
     )
-    environment = {**os.environ, "PYTHONPATH": PATHS}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    done = python(tmp_path, "-c", code)
     assert done.stdout.endswith(f" {fresh}\n"), done.stdout + done.stderr
 
 

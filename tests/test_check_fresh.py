@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,13 +19,11 @@ from harness.prompt import RECIPE, Recipe, load_prompter
 from harness.statistics import place
 from harness.types import Context
 from tests.cells import suite_data
-from tests.grids import ROOT, TINY, builds, harness, run_folder
+from tests.grids import TINY, builds, harness, python, run_folder
 
 
 def check(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(ROOT), "TMPDIR": str(cwd)}
-    command = [sys.executable, "-m", "harness.check", *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    return python(cwd, "-m", "harness.check", *arguments)
 
 
 def test_a_fresh_checkpoint_is_judged_whole_and_in_parts(tmp_path: Path) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from harness.workers import default_workers, trains
 from tests import disks
 from tests.cells import cell
 from tests.faults import campaign
-from tests.grids import PATHS, ROOT, SECRET, TINY, builds, harness, run_folder
+from tests.grids import ROOT, SECRET, TINY, builds, harness, python, run_folder
 
 ADAPTATIONS = ("prompt_rag", "lora", "full_ft")
 QUANTIZATIONS = ("fp16", "int8", "gptq", "awq", "dynamic")
@@ -199,9 +197,7 @@ def test_a_report_that_cannot_be_drawn_between_cells_ends_no_grid(grid: tuple[Pa
     asked = ("+sweep=support_tone", *TINY, "adaptation=prompt_rag", "quantization=fp16", "profile.batch_tokens=5")
 
     def run(drawings_that_fail: int) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "COLUMNS": "200", "PYTHONPATH": PATHS, "TMPDIR": str(grid[0])}
-        command = [sys.executable, "-c", code, str(drawings_that_fail), *asked]
-        return subprocess.run(command, cwd=grid[0], env=environment, capture_output=True, text=True, check=False)
+        return python(grid[0], "-c", code, str(drawings_that_fail), *asked)
 
     done = run(1)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -246,9 +242,7 @@ def test_a_record_is_reproduced(
     assert of_rows(rows, other) == [(rows[0]["id"], "style", 0, 1), (rows[-1]["id"], "row", "there", "none")]
     ledger.write_record(run, one)
     ledger.write_rows(run, one, rows)
-    command = [sys.executable, "-m", "harness.reproduce", str(path), "--out", str(tmp_path / "again")]
-    environment = {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = python(tmp_path, "-m", "harness.reproduce", str(path), "--out", str(tmp_path / "again"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "are those of the record" in done.stdout
     assert "6 rows: 6 with the same prompt and scores, 6 answered in the same words; reproduced" in done.stdout

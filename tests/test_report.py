@@ -334,7 +334,12 @@ def test_seeds_are_told_together_with_both_kinds_of_luck(tmp_path: Path) -> None
 
 def test_seeds_are_compared_within_their_suite(tmp_path: Path) -> None:
     cells, rows = [], {}
-    for suite, adaptation, passes in (("a", "prompt_rag", 10), ("a", "lora", 60), ("b", "prompt_rag", 50)):
+    for suite, adaptation, passes in (
+        ("a", "prompt_rag", 10),
+        ("a", "lora", 60),
+        ("b", "prompt_rag", 50),
+        ("b", "lora", 60),
+    ):
         for seed in (1, 2):  # both suites name their rows alike
             own = [{**r, "scores": {"good": int(i < passes)}} for i, r in enumerate(records.rows(adaptation, "fp16"))]
             made = records.record(adaptation, "fp16", own, suite=suite, seed=seed)
@@ -342,7 +347,8 @@ def test_seeds_are_compared_within_their_suite(tmp_path: Path) -> None:
             rows[cells[-1].id] = own
     run = folder(tmp_path / "run", cells, rows, [c.id for c in cells])
     lines = {line["name"]: line["delta"] for line in comparisons.seeds(read(run))["rows"]}
-    assert lines == {"a/prompt_rag/fp16": "", "a/lora/fp16": "+52", "b/prompt_rag/fp16": ""}
+    told = {"a/prompt_rag/fp16": "", "a/lora/fp16": "+52", "b/prompt_rag/fp16": "", "b/lora/fp16": "+10"}
+    assert lines == told
 
 
 def test_the_report_compares_within_the_suite_that_is_judged(tmp_path: Path) -> None:
