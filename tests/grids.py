@@ -11,6 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PATHS = f"{ROOT}{os.pathsep}{ROOT / 'runners'}"
 SECRET = "hf_" + "nobodysToken" * 3  # stands where the Hub's client looks for one; nothing may write it down
+HELP = "(python -m harness --help)"  # how a mistake of the command line ends
 TINY = (
     "model=dummy_tiny", "model.score_quality=true", "profile=quick", "profile.train_rows=20", "profile.eval_rows=6",
     "profile.calibration_rows=2", "profile.requests=2", "profile.output_tokens=4", "profile.batch_size=2",
@@ -35,6 +36,17 @@ def python(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def harness(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`python -m harness ARGUMENTS` in a folder of its own."""
     return python(cwd, "-m", "harness", *arguments)
+
+
+def told(cwd: Path, *arguments: str) -> list[str]:
+    """The mistakes that a command is refused for, without the program's name."""
+    done = harness(cwd, *arguments)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    lines = done.stderr.splitlines()
+    assert all(line.startswith("harness: ") for line in lines), done.stderr
+    assert not list(cwd.glob("outputs/**")), "a refused command left a run"
+    return [line.removeprefix("harness: ") for line in lines]
 
 
 def beginning(cwd: Path, *arguments: str) -> subprocess.Popen[str]:

@@ -21,56 +21,13 @@ from harness.configured import GROUPS, _cells, _price, component
 from harness.environment import detect
 from harness.errors import UserError
 from harness.grid import run_folder
-from harness.overrides import listed, misspelt
 from harness.quantize.awq import Awq
 from harness.quantize.gptq import Gptq
 from harness.quantize.int8 import Int8
 from harness.resources import resource
-from tests.grids import ROOT, harness, python
+from tests.grids import HELP, ROOT, python, told
 
 CONF = resource("conf")
-HELP = "(python -m harness --help)"
-
-
-def told(cwd: Path, *arguments: str) -> list[str]:
-    """The mistakes that a command is refused for, without the program's name."""
-    done = harness(cwd, *arguments)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
-    lines = done.stderr.splitlines()
-    assert all(line.startswith("harness: ") for line in lines), done.stderr
-    assert not list(cwd.glob("outputs/**")), "a refused command left a run"
-    return [line.removeprefix("harness: ") for line in lines]
-
-
-def test_misspelt_names_are_told_at_once_with_the_nearest(tmp_path: Path) -> None:
-    assert told(
-        tmp_path, "+sweep=suport_tone", "quantisation=int8", "quantization=int8,gtpq", "adaptation.rnk=3",
-        "measure.latency.requsts=3", "sed=1", "model=llama",
-    ) == [
-        "sweep=suport_tone: no such choice; did you mean support_tone? (python -m harness --help)",
-        "quantisation: no such group or key; did you mean quantization? (python -m harness --help)",
-        "quantization=gtpq: no such choice; did you mean gptq? (python -m harness --help)",
-        "adaptation.rnk: no such knob; did you mean adaptation.rank? (python -m harness --help)",
-        "measure.latency.requsts: no such knob; did you mean measure.latency.requests? (python -m harness --help)",
-        "sed: no such group or key; did you mean seed? (python -m harness --help)",
-        "model=llama: no such choice; there is dummy_1b, dummy_8b, dummy_tiny, hf, smollm2_135m "
-        "(python -m harness --help)",
-    ]  # fmt: skip
-
-
-def test_own_choices_that_cannot_be_read_are_told_before_hydra_reads_them(tmp_path: Path) -> None:
-    conf = tmp_path / "conf"
-    texts = {
-        "price/latin.yaml": b"name: \xe9", "price/list.yaml": b"- a", "quantization/cut.yaml": b"rank: [",
-        "suite/deep.yaml": b"[" * 3000, "price/empty.yaml": b"", "elsewhere/not_ours.yaml": b"[",
-    }  # fmt: skip
-    for name, text in texts.items():
-        (conf / name).parent.mkdir(parents=True, exist_ok=True)
-        (conf / name).write_bytes(text)
-    lines = told(tmp_path, "price=latin")
-    assert [line.partition(": ")[0] for line in lines] == [str(conf / name) for name in list(texts)[:4]]
-    assert all(line.endswith("; mend it or move it away") for line in lines)
 
 
 def test_a_choice_without_a_name_is_told() -> None:
@@ -194,101 +151,9 @@ def test_a_price_table_without_hardware_is_told() -> None:
     assert _price({"name": "mine"}, detect()) == ({}, [f"price table 'mine': {told_of}"])
 
 
-@pytest.mark.parametrize("more", [(), ("adaptation=lora,full_ft",)])
-def test_what_hydra_alone_can_judge_is_one_line_too(tmp_path: Path, more: tuple[str, ...]) -> None:
-    """Beside a sweep too, where Hydra by itself finds the list ambiguous instead."""
-    assert told(tmp_path, "~nothing", *more) == [
-        "Could not delete from config. 'nothing' does not exist. (python -m harness --help lists what may be chosen)"
-    ]
-
-
-def test_a_key_of_ones_own_may_be_added_where_it_is_used(tmp_path: Path) -> None:
-    assert not misspelt(["+team=x", "outputs='/tmp/${team}'"], CONF)
-    (tmp_path / "sweep").mkdir()
-    (tmp_path / "sweep/mine.yaml").write_text("# @package _global_\nteam: alpha\noutputs: /tmp/${team}")
-    assert not misspelt(["+sweep=mine", "++team=beta", "--config-dir", str(tmp_path)], CONF)
-    assert len(misspelt(["++team=beta", "--config-dir", str(tmp_path)], CONF)) == 1
-
-
 def test_what_is_needed_cannot_be_left_out(tmp_path: Path) -> None:
     lines = told(tmp_path, "~seed", "~suite")
     assert lines == ["suite: is needed; leave ~suite out", "seed: is needed; leave ~seed out"]
-
-
-def test_what_is_added_must_exist_too() -> None:
-    """Hydra takes any name after a `+`, and runs without what was meant."""
-    assert misspelt(
-        ["+sweeep=support_tone", "+quantisation=int8", "+curv=[0.5]", "++sed=1", "+price.utilisation=1",
-         "+runner.worker=2", "+profile.epohs=2"], CONF,
-    ) == [
-        f"sweeep: no such group or key; did you mean sweep? {HELP}",
-        f"quantisation: no such group or key; did you mean quantization? {HELP}",
-        f"curv: no such group or key; did you mean curve? {HELP}",
-        f"sed: no such group or key; did you mean seed? {HELP}",
-        f"price.utilisation: no such knob; did you mean price.utilization? {HELP}",
-        f"runner.worker: no such knob; did you mean runner.workers? {HELP}",
-        f"profile.epohs: no such knob; did you mean profile.epochs? {HELP}",
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("choice", "line"),
-    [
-        ("check=strict",
-         "check=strict: rules of the release gate; use python -m harness.check RUN --baseline FILE --rules strict"),
-        ("price=hosted",
-         "price=hosted: prices of hosted APIs, which a price table holds beside those of hardware; "
-         "choose price=list_2026"),
-    ],
-)  # fmt: skip
-def test_what_is_for_no_grid_is_told_and_not_offered(choice: str, line: str) -> None:
-    group, _, name = choice.partition("=")
-    assert misspelt([choice, f"+{choice}"], CONF) == [line, line]
-    assert all(name not in mistake for mistake in misspelt([f"{group}x=1", "price=nothing_like_it"], CONF))
-    assert f"{group}={name}" not in may_be_chosen()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (("adaptation.rank=8",), ["adaptation.rank: prompt_rag has no knob 'rank' (lora, lora_head have it); "
-                                  "choose adaptation=lora"]),
-        (("adaptation=lora,full_ft", "adaptation.rank=8", "quantization=int8,fp16", "quantization.threshold=0"),
-         ["adaptation.rank: full_ft has no knob 'rank' (lora, lora_head have it); choose adaptation=lora",
-          "quantization.threshold: fp16 has no knob 'threshold' (int8 has it); choose quantization=int8"]),
-        (("+sweep=support_tone", "adaptation.rank=8"),
-         ["adaptation.rank: prompt_rag, full_ft have no knob 'rank' (lora, lora_head have it); "
-          "choose adaptation=lora"]),
-        (("--cfg", "job", "adaptation=lora,full_ft"),
-         ["adaptation=lora,full_ft: --cfg prints one cell, so leave out comma lists"]),
-        (("sweep=support_tone", "curve=[0.5]", "+quantization=int8", "+seed=1", "++store=s"),
-         ["sweep=support_tone: write +sweep=support_tone", "curve=[0.5]: write +curve=[0.5]",
-          "+quantization=int8: quantization is set already; write quantization=int8",
-          "+seed=1: seed is set already; write seed=1"]),
-        (("support_tone",), ["support_tone: not NAME=VALUE; did you mean +sweep=support_tone?"]),
-        (("adaptation=lora", "full_tf"), ["full_tf: not NAME=VALUE; did you mean adaptation=full_ft?"]),
-        (("what?",), [f"what?: not NAME=VALUE; write GROUP=NAME or GROUP.KEY=VALUE {HELP}"]),
-        (("adaptation=lora,,full_ft",), ["adaptation=lora,,full_ft: cannot be read; give one value, or several with "
-                                         "single commas between; quote other text"]),
-    ],
-)  # fmt: skip
-def test_what_hydra_refuses_is_told_by_its_cause(
-    tmp_path: Path, arguments: tuple[str, ...], expected: list[str]
-) -> None:
-    assert told(tmp_path, *arguments) == expected
-
-
-def test_a_knob_that_every_swept_choice_has_is_taken(tmp_path: Path) -> None:
-    """Though the choice by default lacks it, with which Hydra first composes what is not swept."""
-    (tmp_path / "conf/sweep").mkdir(parents=True)
-    params = "# @package _global_\nhydra: {sweeper: {params: {adaptation: 'lora,lora_head'}}}"
-    (tmp_path / "conf/sweep/loras.yaml").write_text(params, encoding="utf-8")
-    for given in (
-        ["+sweep=loras"], ["adaptation=lora,lora_head"], ["--config-dir", "conf", "+sweep=loras"],
-        ["-m", "adaptation='lora','lora_head'"], ["--multirun", "adaptation=glob(lora*)"],
-    ):  # fmt: skip
-        lines = told(tmp_path, *given, "adaptation.rank=0", "model=dummy_tiny")
-        assert lines == ["lora: rank=0: must be 1 or more", "lora_head: rank=0: must be 1 or more"]
 
 
 @pytest.mark.parametrize(
@@ -424,39 +289,6 @@ def test_the_hub_is_asked_before_anything_starts(tmp_path: Path, name: str, line
 
 def test_a_hub_out_of_reach_is_told(tmp_path: Path) -> None:
     assert "the Hub cannot be asked" in ask_hub(tmp_path, 9, "name")
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("+sweep=support_tone", "quantization=int8,gptq", "adaptation=lora", "adaptation.rank=8,16"),
-        ("model=hf", "model.id=org/name", "seed=1,2", "price.hardware.cpu.usd_per_hour=1", "policy.margin=0.1"),
-        ("+adaptation.whatever=1", "++model.whatever=1", "~price.hardware.cpu", "hydra.sweep.dir=x", "--cfg", "job"),
-        ("+price.hardware.mine.usd_per_hour=1", "price.hosted.gpt_5_nano.usd_per_million_input=1", "+curve=[0.5]"),
-        ("hydra/launcher=joblib", "outputs=x", "store=y", "sweep_name=z", "suite.folder=a/b", "profile=thorough"),
-        ("--config-dir", str(ROOT / "tests/conf"), "quantization=dies"),
-        ("hydra.searchpath=[file:///elsewhere]", "quantization=from_there"),
-        ("quantization=glob(*)", "x=[", "--help"),
-    ],
-)
-def test_what_may_be_right_is_left_to_hydra(arguments: tuple[str, ...]) -> None:
-    assert not misspelt(arguments, CONF)
-
-
-def may_be_chosen() -> list[str]:
-    """The overrides that choose what `--help` lists."""
-    groups = [line.split(": ") for line in listed([], CONF).splitlines()]
-    return [f"{group}={name}" for group, names in groups for name in names.split(", ")]
-
-
-def test_every_file_but_those_for_no_grid_may_be_chosen(tmp_path: Path) -> None:
-    files = {f"{f.parent.name}={f.stem}" for f in CONF.glob("*/*.yaml")}
-    assert {choice.lstrip("+") for choice in may_be_chosen()} == {
-        f for f in files if f != "price=hosted" and not f.startswith("check=")
-    }
-    assert "+sweep=support_tone" in may_be_chosen()
-    assert not misspelt(may_be_chosen(), CONF)
-    assert f"\n{listed([], CONF)}\n\n" in harness(tmp_path, "--help").stdout
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import json
 import re
 import zlib
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -20,7 +19,7 @@ from harness.report import answers, cells, charts, comparisons, evidence
 from harness.report.__main__ import main
 from harness.report.answers import outcome
 from harness.report.page import policy_hash, verdict, view
-from harness.report.run import Run, parts, read
+from harness.report.run import read
 from harness.types import Interval, Measurement, RunRecord, Status
 from harness.wording import number
 from tests import records
@@ -237,66 +236,6 @@ def test_what_quantization_took_is_shown_against_the_same_adaptation(whole: Path
     assert [bool(b) for b in bold] == [line["taken"]["shown"] for line in shown["quantized"]["rows"] if line["taken"]]
 
 
-def test_a_quantization_that_erases_the_fine_tuning_is_called_so(tmp_path: Path) -> None:
-    made = {("prompt_rag", "fp16"): [0] * 60, ("prompt_rag", "gptq"): [0] * 60, ("lora", "fp16"): [1] * 60,
-            ("lora", "gptq"): [1] * 20 + [0] * 40}  # fmt: skip
-    rows, cells = {}, []
-    for (a, q), passes in made.items():
-        own = [
-            {**row, "scores": {**row["scores"], "good": p}}
-            for row, p in zip(records.rows(a, q, 60), passes, strict=True)
-        ]
-        rows[records.cell_id(a, q)] = own
-        cells.append(records.record(a, q, own))
-    run = folder(tmp_path / "run", cells, rows, [c.id for c in cells])
-    lines = {line["name"]: line for line in quantized(read(run))}
-    assert lines["lora/gptq"]["taken"]["delta"] == "−67"
-    assert lines["lora/gptq"]["taken"]["shown"]
-    assert lines["lora/gptq"]["verdict"] == "shown to be worse"
-    assert lines["prompt_rag/gptq"]["verdict"] == "open"  # 60 rows without a flip do not show 5 points
-    assert lines["lora/gptq"]["lost"] == 40
-
-
-def test_what_a_quantization_took_is_told_of_its_own_knobs(tmp_path: Path) -> None:
-    cells, rows = [], {}
-    for adaptation, bits, passes in (
-        ("prompt_rag", 0, 30), ("lora", 0, 80), ("prompt_rag", 4, 30), ("lora", 4, 40), ("prompt_rag", 8, 30),
-        ("lora", 8, 80),
-    ):  # fmt: skip
-        own = [
-            {**r, "scores": {"good": int(i < passes)}}
-            for i, r in enumerate(records.rows(adaptation, "gptq" if bits else "fp16"))
-        ]
-        made = records.record(adaptation, "gptq" if bits else "fp16", own)
-        if bits:
-            variant = f"quantization.bits={bits}"
-            made = replace(made, id=f"{made.id}/{variant}", config={**made.config, "variant": variant})
-        cells.append(made)
-        rows[made.id] = own
-    run = read(folder(tmp_path / "run", cells, rows, [c.id for c in cells]))
-    taken = {line["name"]: line["taken"] for line in quantized(run) if line["taken"]}
-    assert {name: t["delta"] for name, t in taken.items()} == {
-        "lora/gptq quantization.bits=4": "−42", "lora/gptq quantization.bits=8": "0",
-    }  # fmt: skip
-
-
-def quantized(found: Run) -> list[dict[str, Any]]:
-    lines: list[dict[str, Any]] = comparisons.quantized(found, 0.05, found.ids)["rows"]
-    return lines
-
-
-def test_what_is_shown_of_a_grid_is_corrected_for_all_of_it(tmp_path: Path) -> None:
-    """Which cells are shown follows from their quality, so the others count."""
-    found = read(folder(tmp_path / "run", *records.grid(), records.ids()))
-    some = [records.cell_id("lora", "int8"), records.cell_id("lora", "awq")]
-    for compared, others in ((comparisons.differences, 14), (partial(comparisons.quantized, margin=0.05), 12)):
-        whole, part = compared(found, shown=found.ids), compared(found, shown=some)
-        assert (whole["comparisons"], part["comparisons"]) == (others, others)
-        assert [line["name"] for line in part["rows"]] == ["lora/int8", "lora/awq"]
-        told = {line["name"]: line["holm"] for line in whole["rows"]}
-        assert all(line["holm"] >= told[line["name"]] for line in part["rows"])
-
-
 def test_the_chosen_cell_of_a_large_grid_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = read(folder(tmp_path / "run", *records.grid(), records.ids()))
     monkeypatch.setattr(charts, "DRAWN", 1)
@@ -310,103 +249,6 @@ def test_an_answer_passes_a_score_that_it_has_in_full() -> None:
     row = {"scores": {"style": 1, "rouge": 0.1, "errors": 0.0, "ter": [1, 2]}, "output": "x"}
     assert outcome("", "", row, {"errors", "ter"})["missed"] == ["rouge"]
     assert outcome("", "", {"scores": {"style": True, "errors": 2}}, {"errors"})["missed"] == ["errors"]
-
-
-def seeded(number: int, passes: list[int]) -> tuple[RunRecord, list[dict[str, Any]]]:
-    rows = [
-        {**r, "scores": {**r["scores"], "good": p}}
-        for r, p in zip(records.rows("lora", "fp16", 40), passes, strict=True)
-    ]
-    return records.record("lora", "fp16", rows, seed=number, id=f"m/lora/fp16/support_tone/seed{number}"), rows
-
-
-def test_seeds_are_told_together_with_both_kinds_of_luck(tmp_path: Path) -> None:
-    cells = [seeded(n, [1] * (20 + 4 * n) + [0] * (20 - 4 * n)) for n in (1, 2, 3)]
-    run = folder(tmp_path / "run", [c for c, _ in cells], {c.id: r for c, r in cells}, [c.id for c, _ in cells])
-    (line,) = comparisons.seeds(read(run))["rows"]
-    assert line["mean"] == "70%"
-    assert line["each"] == "1: 60%, 2: 70%, 3: 80%"
-    low, high = (int(v.rstrip("%")) for v in line["interval"].split(" to "))
-    assert high - low > 40  # three seeds ten points apart are little to go by
-    report.write(run)
-    assert "Over training seeds" in page(run)
-
-
-def test_seeds_are_compared_within_their_suite(tmp_path: Path) -> None:
-    cells, rows = [], {}
-    for suite, adaptation, passes in (
-        ("a", "prompt_rag", 10),
-        ("a", "lora", 60),
-        ("b", "prompt_rag", 50),
-        ("b", "lora", 60),
-    ):
-        for seed in (1, 2):  # both suites name their rows alike
-            own = [{**r, "scores": {"good": int(i < passes)}} for i, r in enumerate(records.rows(adaptation, "fp16"))]
-            made = records.record(adaptation, "fp16", own, suite=suite, seed=seed)
-            cells.append(replace(made, id=f"{made.id.replace('support_tone', suite)}/seed{seed}"))
-            rows[cells[-1].id] = own
-    run = folder(tmp_path / "run", cells, rows, [c.id for c in cells])
-    lines = {line["name"]: line["delta"] for line in comparisons.seeds(read(run))["rows"]}
-    told = {"a/prompt_rag/fp16": "", "a/lora/fp16": "+52", "b/prompt_rag/fp16": "", "b/lora/fp16": "+10"}
-    assert lines == told
-
-
-def test_the_report_compares_within_the_suite_that_is_judged(tmp_path: Path) -> None:
-    cells, rows = [], {}
-    for suite in ("a", "b"):
-        for made in records.grid()[0][:3]:
-            policy = {**records.POLICY, "suites": {"b": 1}}
-            cells.append(replace(made, suite=suite, id=made.id.replace("support_tone", suite),
-                                 config={**made.config, "policy": policy}))  # fmt: skip
-            rows[cells[-1].id] = records.grid()[1][made.id]
-    run = folder(tmp_path / "run", cells, rows, [c.id for c in cells])
-    shown = view(read(run))
-    assert shown["decision"].reference == cells[3].id
-    assert all("/b" in line["name"] for line in shown["differences"]["rows"])
-    assert "/b" in shown["differences"]["reference"]
-    assert shown["dumbbells"] is not None
-
-
-def test_the_headline_of_several_seeds_is_their_mean_with_the_luck_of_training(tmp_path: Path) -> None:
-    def cell(adaptation: str, seed: int, passes: int) -> tuple[RunRecord, list[dict[str, Any]]]:
-        rows = [{**r, "scores": {"good": int(i < passes)}} for i, r in enumerate(records.rows(adaptation, "fp16"))]
-        made = records.record(adaptation, "fp16", rows)
-        return replace(made, seed=seed, id=made.id + (f"/seed{seed}" if seed else "")), rows
-
-    cells = [cell("prompt_rag", 0, 20), *(cell("lora", n, k) for n, k in enumerate((60, 88, 90)))]
-    cells[2] = records.with_value(cells[2][0], "e2e_ms/p95", 9000), cells[2][1]
-    run = read(folder(tmp_path / "run", [c for c, _ in cells], {c.id: r for c, r in cells}, [c.id for c, _ in cells]))
-    shown = view(run)
-    (line,) = shown["seeds"]["rows"]
-    quality, p95 = shown["headline"][:2]
-    low, high = line["interval"].split(" to ")
-    assert (line["mean"], int(low) < 45, high) == ("83%", True, "100%")
-    assert shown["sentences"][0].startswith(f"Ship lora/fp16: 83% ({low}% to {high}) of 96 rows over 3 seeds pass")
-    assert (quality["title"], quality["text"], quality["interval"], quality["change"]) == (
-        "Quality by “good”, mean of 3 seeds", "83%", line["interval"], "+62 points",
-    )  # fmt: skip
-    assert f"p95 response time {p95['text']}," in shown["sentences"][0]
-
-
-def test_swept_knobs_are_no_seeds_and_have_their_own_parents(tmp_path: Path) -> None:
-    cells, rows = [], {}
-    for rank, passes in ((8, 10), (16, 50)):
-        for q in ("fp16", "gptq"):
-            own = [
-                {**r, "scores": {**r["scores"], "good": int(i < passes)}}
-                for i, r in enumerate(records.rows("lora", q, 60))
-            ]
-            made = records.record("lora", q, own)
-            variant = f"adaptation.rank={rank}"
-            cells.append(replace(made, id=f"{made.id}/{variant}", config={**made.config, "variant": variant}))
-            rows[cells[-1].id] = own
-    run = folder(tmp_path / "run", cells, rows, [c.id for c in cells])
-    found = read(run)
-    report.write(run)
-    assert "lora/gptq adaptation.rank=16" in page(run)
-    assert parts(cells[0].id) == ("smollm2_135m · support_tone · adaptation.rank=8", "lora", "fp16")
-    assert comparisons.seeds(found)["rows"] == []
-    assert [line["delta"] for line in quantized(found)] == ["0", "0"]
 
 
 def test_scores_that_are_better_when_lower_are_told_so(tmp_path: Path) -> None:

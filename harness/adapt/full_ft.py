@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,11 +28,7 @@ class FullFt:
     REQUIRES: ClassVar[tuple[str, ...]] = ("bm25s",)
 
     def __post_init__(self) -> None:
-        for knob in ("epochs", "batch_size", "patience", "top_k"):
-            if getattr(self, knob) < 1:
-                raise ValueError(f"{knob}={getattr(self, knob)}: must be 1 or more")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate={self.learning_rate}: must be above 0 and finite")
+        training.check(self)
 
     def mistakes(self) -> list[str]:
         """What can be seen to be wrong before anything is loaded."""

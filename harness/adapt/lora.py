@@ -6,7 +6,6 @@ language head: one forward pass names the class, and no other answer is possible
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,11 +58,7 @@ class Lora:
     REQUIRES: ClassVar[tuple[str, ...]] = ("peft", "bm25s")
 
     def __post_init__(self) -> None:
-        for knob in ("rank", "alpha", "epochs", "batch_size", "patience", "top_k"):
-            if getattr(self, knob) < 1:
-                raise ValueError(f"{knob}={getattr(self, knob)}: must be 1 or more")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate={self.learning_rate}: must be above 0 and finite")
+        training.check(self, "rank", "alpha")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout}: must be 0 or more and below 1")
 

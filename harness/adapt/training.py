@@ -9,6 +9,7 @@ from 8.3 to 2.0 GB, against TRL's SFTTrainer at the same batch (see DECISIONS.md
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,16 @@ class Knobs:
     def of(cls, adaptation: Any) -> Knobs:
         """The shared knobs of an adaptation."""
         return cls(**{name: getattr(adaptation, name) for name in cls.__slots__})
+
+
+def check(adaptation: Any, *counts: str) -> None:
+    """Raises `ValueError` for a shared knob of an adaptation that nothing can be trained with, or one of these `counts`
+    of its own."""
+    for knob in (*counts, "epochs", "batch_size", "patience", "top_k"):
+        if getattr(adaptation, knob) < 1:
+            raise ValueError(f"{knob}={getattr(adaptation, knob)}: must be 1 or more")
+    if not 0 < adaptation.learning_rate < math.inf:
+        raise ValueError(f"learning_rate={adaptation.learning_rate}: must be above 0 and finite")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +130,6 @@ def train(
 
     Raises `BrokenArtifact` where the loss is no number.
     """
-    import math
-
     import torch
     from transformers import (
         AutoTokenizer,

@@ -89,9 +89,7 @@ class EagerSession:
     def encode(self, texts: Sequence[str], new_tokens: int) -> list[list[int]]:
         """Token ids of rendered texts, which already hold their special tokens. Raises `DoesNotFit` where one of them
         and so many new tokens are longer than the model's context."""
-        encoded = (
-            [list(ids) for ids in self.tokenizer(list(texts), add_special_tokens=False).input_ids] if texts else []
-        )
+        encoded: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=False).input_ids if texts else []
         within_context(self.model, encoded, new_tokens)
         return encoded
 

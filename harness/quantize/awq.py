@@ -30,10 +30,7 @@ class Awq:
     def __post_init__(self) -> None:
         if self.bits not in (4,):
             raise ValueError(f"bits={self.bits}: must be one of {(4,)}")
-        if self.calibration_rows < 0:
-            raise ValueError(f"calibration_rows={self.calibration_rows}: must be 0 or more")
-        if self.group_size < 1 and self.group_size != -1:
-            raise ValueError(f"group_size={self.group_size}: must be 1 or more, or -1 for one scale an output")
+        gptqmodel_runs.check(self.group_size, self.calibration_rows)
 
     def __call__(self, model: Path, calibration: Sequence[str], out: Path, context: Context) -> Mapping[str, Json]:
         if fault := gptqmodel_runs.bad_shape(model, self.group_size):

@@ -31,10 +31,7 @@ class Gptq:
     def __post_init__(self) -> None:
         if self.bits not in (2, 3, 4, 8):
             raise ValueError(f"bits={self.bits}: must be one of {(2, 3, 4, 8)}")
-        if self.calibration_rows < 0:
-            raise ValueError(f"calibration_rows={self.calibration_rows}: must be 0 or more")
-        if self.group_size < 1 and self.group_size != -1:
-            raise ValueError(f"group_size={self.group_size}: must be 1 or more, or -1 for one scale an output")
+        gptqmodel_runs.check(self.group_size, self.calibration_rows)
         if self.group_size == -1 and self.calibration_rows and not self.desc_act:
             raise ValueError("group_size=-1: is solved with desc_act=true alone; set that, or calibration_rows=0")
 

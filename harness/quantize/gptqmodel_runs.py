@@ -16,6 +16,14 @@ from harness.quantize.classifier_head import as_language_model, put_back
 from harness.types import Context, Json
 
 
+def check(group_size: int, calibration_rows: int) -> None:
+    """Raises `ValueError` for knobs that no model can be quantized with."""
+    if calibration_rows < 0:
+        raise ValueError(f"calibration_rows={calibration_rows}: must be 0 or more")
+    if group_size < 1 and group_size != -1:
+        raise ValueError(f"group_size={group_size}: must be 1 or more, or -1 for one scale an output")
+
+
 def prepare() -> None:
     """Environment that gptqmodel reads when it is imported: a machine of two cores has fewer CPU workers than
     its pool asks for."""

@@ -95,7 +95,6 @@ def _flip(was: Row, now: Row, gained: float) -> dict[str, Any]:
 
 def markdown(page: Mapping[str, Any]) -> str:
     """The short form, for a terminal or a pull request."""
-
     out = [f"# {' against '.join(markdown_text(r['name']) for r in reversed(page['runs']))}", ""]
     out += [markdown_text(page["summary"]), ""]
     out += [f"- {markdown_text(r['name'])} recommends: {markdown_text(r['recommends'])}" for r in page["runs"]]
