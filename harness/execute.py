@@ -62,11 +62,34 @@ def carry_out(
 
     def begun(out: Path) -> Mapping[str, Json]:
         progress(0.0, "")  # from here on it works: it has waited for whoever else builds this, or times
+        builds = step.kind in (StepKind.ADAPT, StepKind.QUANTIZE)
         with _limited(limit_s):
+            if builds and context.device == "cuda":
+                return _repeatable(partial(work, step, folders, out, context))
             return work(step, folders, out, context)
 
     with machine(step.exclusive):
         store.build(step, begun, {**plain(environment), "threads": threads})
+
+
+def _repeatable(work: Callable[[], Mapping[str, Json]]) -> Mapping[str, Json]:
+    """Does a build on a GPU with sums that are added in the same order each time: attention's gradients are else added
+    as they come, and one seed trains other weights in each run. Where an operation of a model knows no such order the
+    build is made without, and its facts say why it will not come out the same again."""
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it PyTorch holds cuBLAS for unrepeatable
+    torch.utils.deterministic.fill_uninitialized_memory = False  # for finding bugs, and slow
+    try:
+        torch.use_deterministic_algorithms(True)
+        return work()
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        torch.use_deterministic_algorithms(False)
+        return {**work(), "not_repeatable": str(error).split(".")[0]}
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 @contextlib.contextmanager
@@ -160,9 +183,9 @@ def _quantize(step: Step, parents: list[Path], out: Path, context: Context) -> M
     return {**facts, "weights_disk_bytes": sum(f.stat().st_size for f in out.glob("*.safetensors"))}
 
 
-def _session(step: Step, folder: Path, context: Context) -> Any:
+def _session(step: Step, folder: Path, data: SuiteData, context: Context) -> Any:
     assert step.engine is not None, f"a {step.kind} step without its engine"
-    return instantiate(step.engine).start(folder, context, quality=step.kind is StepKind.QUALITY)
+    return instantiate(step.engine).start(folder, context, step.kind is StepKind.QUALITY, data.output)
 
 
 def _quality(step: Step, parents: list[Path], out: Path, context: Context) -> Mapping[str, Json]:
@@ -171,7 +194,7 @@ def _quality(step: Step, parents: list[Path], out: Path, context: Context) -> Ma
     parent, folder, *_ = parents
     data = _data(step)
     assert step.suite is not None
-    session = _session(step, folder, context)
+    session = _session(step, folder, data, context)
     part = step.component.params.get("part")
     measured = measure(session, parent, folder, data, step.suite.params["task"], context, out, part)
     write_json(out / MEASUREMENTS, plain(measured))
@@ -192,7 +215,7 @@ def _latency(step: Step, parents: list[Path], out: Path, context: Context) -> Ma
     from harness.measure.latency import measure, prompts_of
 
     folder, knobs, data = parents[0], step.component.params, _data(step)
-    session = _session(step, folder, context)
+    session = _session(step, folder, data, context)
     measured, facts = measure(session, folder, data, knobs, context)
     base = next((p for p in parents if p.parent.name == StepKind.BASE), None)
     if base and knobs.get("round", 1) == 1:

@@ -94,7 +94,7 @@ def load(
     """
     from transformers import AutoTokenizer
 
-    from harness.quantize.int4_kernels import FALLBACK, choose
+    from harness.quantize.int4_kernels import FALLBACK, add_in_order, choose
     from harness.quantize.int8_kernels import read_layer_by_layer, use_fast_cpu_kernel
 
     if context.device == "cpu":
@@ -144,6 +144,8 @@ def load(
         proof["unpacked"] = unpack(model)
     if context.device == "cpu" and packs:
         proof["packed_layers"] = pack(model)
+    if kernel == FALLBACK and method == "awq":
+        add_in_order(model)
     if kernel:
         proof["int4_kernel"] = f"{kernel} ({why})" if why else kernel
     return Loaded(model, AutoTokenizer.from_pretrained(str(folder)), proof, classes_of(folder))

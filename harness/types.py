@@ -332,10 +332,9 @@ class Session(Protocol):
     tokenizer: Any
 
     def generate(
-        self, prompts: Sequence[str], max_new_tokens: int, progress: Callable[[int], None] = ..., output: str = ...
+        self, prompts: Sequence[str], max_new_tokens: int, progress: Callable[[int], None] = ...
     ) -> list[Completion]:
-        """Answers to rendered prompts, greedy unless the engine draws; `output` is the grammar that constrained ones
-        keep to."""
+        """Answers to rendered prompts, greedy unless the engine draws."""
 
     def loglikelihood(
         self, pairs: Sequence[tuple[str, str]], progress: Callable[[int], None] = ...

@@ -10,10 +10,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
-from harness.engine import constrained
 from harness.engine import shared_prefix as shared_prefix_module
 from harness.engine.eager import Eager, EagerSession
-from harness.errors import DoesNotFit, UserError
+from harness.errors import DoesNotFit
 from harness.loading import load
 from harness.prompt import shared_prefix
 from harness.quantize.dynamic import Dynamic
@@ -154,40 +153,6 @@ def test_times_are_one_a_token_and_grow(folder: Path) -> None:
     assert len(session.time_batch(PROMPTS, 6)) == 6
 
 
-@pytest.mark.parametrize("knobs", [{}, {"batch_size": 1}, {"min_prefix": 0}, {"compact_below": 1.01}])
-def test_constrained_answers_keep_to_their_grammar(folder: Path, knobs: dict[str, Any]) -> None:
-    session = start(folder, constrained=True, **knobs)
-    made = session.generate(PROMPTS, 24, output='start: "yes" | "no" | "perhaps"')
-    assert all(c.text in ("yes", "no", "perhaps") and c.finished for c in made), made
-    schema = (
-        '{"type": "object", "properties": {"n": {"enum": [12, 345]}}, "required": ["n"], "additionalProperties": false}'
-    )
-    assert {c.text for c in session.generate(PROMPTS, 24, output=schema)} <= {'{"n":12}', '{"n":345}'}
-
-
-def test_constraints_choose_the_likeliest_of_what_is_allowed(folder: Path, alone: list[str]) -> None:
-    session = start(folder, constrained=True)
-    free = session.generate(PROMPTS, 24, output="start: /(.|\\n)*/")
-    assert [c.text for c in free] == alone
-    assert [c.text for c in session.generate(PROMPTS, 24)] == alone
-    assert [c.text for c in start(folder).generate(PROMPTS, 24, output='start: "yes"')] == alone
-
-
-def test_an_answer_cut_off_is_told_as_unfinished(folder: Path) -> None:
-    (made,) = start(folder, constrained=True).generate(PROMPTS[:1], 2, output='start: "perhaps"')
-    assert (made.text, made.finished) == ("pe", False)
-
-
-def test_a_grammar_too_much_for_its_matcher_is_told() -> None:
-    """Each letter may belong to the rest in ever more ways; past its limit a matcher allows the end alone."""
-    row = constrained.matcher(tokenizer(), [0], 'start: s\ns: s s | s s s | s s s s s | "a" | "b"')
-    (a,) = tokenizer()("a").input_ids
-    for _ in range(200):
-        constrained.follow(row, a)
-    with pytest.raises(UserError, match=r"^the suite's output grammar: .*max is 2000.*; make it simpler$"):
-        constrained.follow(row, a)
-
-
 def test_what_is_timed_must_fit_the_context_too(tmp_path: Path) -> None:
     LlamaForCausalLM(shape(LlamaConfig, max_position_embeddings=64)).save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
@@ -196,12 +161,6 @@ def test_what_is_timed_must_fit_the_context_too(tmp_path: Path) -> None:
     for timed in (partial(session.time_tokens, "x" * 60), partial(session.time_batch, ["x" * 60])):
         with pytest.raises(DoesNotFit, match="longer than the model's context: prompts of up to 60 tokens and 5 new"):
             timed(5)
-
-
-@pytest.mark.parametrize("output", ['{"type": 7}', "start: nothing"])
-def test_a_bad_grammar_is_told_without_a_model(output: str) -> None:
-    assert len(constrained.mistakes(output)) == 1
-    assert constrained.mistakes('start: "yes"') == constrained.mistakes('{"type": "string"}') == []
 
 
 def test_loglikelihood_is_that_of_the_model(folder: Path) -> None:

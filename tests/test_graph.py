@@ -55,7 +55,7 @@ MODELS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 
 def saved(folder: Path, config: Any, model: Any, rest: dict[str, Any]) -> Path:
     torch.manual_seed(3)
-    made = model(config(**SHAPE, **rest))
+    made = model(config(**{**SHAPE, **rest}))
     for name, weight in made.named_parameters():  # zeros and ones would hide a bias or a norm that is left out
         if "norm" in name or "bias" in name:
             torch.nn.init.normal_(weight, mean=float("norm" in name), std=0.3)

@@ -25,9 +25,7 @@ class Answers:
     def __init__(self, *chances: float) -> None:
         self.chances = chances
 
-    def generate(
-        self, prompts: Sequence[str], limit: int, progress: Callable[[int], None], output: str
-    ) -> list[Completion]:
+    def generate(self, prompts: Sequence[str], limit: int, progress: Callable[[int], None]) -> list[Completion]:
         return [Completion(f"answer {n}!and more", 40, False) for n in range(len(prompts))]
 
     def loglikelihood(

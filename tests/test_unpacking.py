@@ -15,6 +15,7 @@ from harness.engine.graph import Graph
 from harness.loading import load
 from harness.packing import packed
 from harness.types import Component, Step, StepKind
+from tests.cells import suite_data
 from tests.conftest import keep_gptqmodel
 from tests.test_engine import CONTEXT, PROMPTS, tokenizer
 from tests.test_graph import MODELS, saved
@@ -90,7 +91,7 @@ def test_quality_alone_unpacks_unless_told_not_to(folder: Path, engine: Any) -> 
 def test_a_quality_step_asks_for_it(folder: Path, kind: StepKind) -> None:
     engine = Component("eager", "harness.engine.eager.Eager", {})
     step = Step(kind, "k", "t", Component("m", "", {}), (), {}, 0, engine=engine)
-    session = execute._session(step, folder, CONTEXT)
+    session = execute._session(step, folder, suite_data(), CONTEXT)
     assert ("unpacked" in session.loaded.proof) is (kind is StepKind.QUALITY)
     assert len(session.generate(PROMPTS, 3)) == len(PROMPTS)
 

@@ -52,7 +52,7 @@ class Lora:
     top_k: int = 1
     classify: bool = False
 
-    VERSION: ClassVar[int] = 6
+    VERSION: ClassVar[int] = 7
     ADAPTER: ClassVar[bool] = True  # stays beside the merged weights
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "peft", "bm25s")
     REQUIRES: ClassVar[tuple[str, ...]] = ("peft", "bm25s")

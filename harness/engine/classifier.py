@@ -31,10 +31,9 @@ class ClassifierSession:
         prompts: Sequence[str],
         max_new_tokens: int,
         progress: Callable[[int], None] = lambda done: None,
-        output: str = "",
     ) -> list[Completion]:
         """The likeliest class of each rendered prompt, in the order given; `progress` hears how many are done. A class
-        is an answer whole and within any grammar, so `max_new_tokens` and `output` ask nothing of it."""
+        is an answer whole, so `max_new_tokens` asks nothing of it."""
         found: dict[int, Completion] = {}
         for rows, logits in self._read(prompts):
             for i, best in zip(rows, logits.argmax(dim=-1).tolist(), strict=True):

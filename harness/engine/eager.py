@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from harness.anatomy import full_attention, takes
 from harness.engine.classifier import ClassifierSession
-from harness.engine.constrained import follow, forbid, matcher
+from harness.engine.constrained import Grammar, forbid
 from harness.engine.fits import require, within_context
 from harness.engine.ops import Chooser, check_sampling
 from harness.engine.products import replace_products
@@ -33,9 +33,8 @@ class Eager:
     """`batch_size` rows decode together; a shared prefix of at least `min_prefix` tokens is computed once (0: never);
     rows that have ended leave the batch when less than `compact_below` of it is still at work. `int4_kernel`: see
     `harness.loading.load`. `unpack_int4` answers for quality from plain weights on a CPU (`harness.unpacking`).
-    `constrained` keeps answers within the suite's output grammar (quality; latencies are taken
-    without it). Tokens are drawn at a `temperature` above 0, of the likeliest that reach `top_p` together; see
-    `harness.engine.ops.drawn`."""
+    `constrained` keeps answers within the suite's output grammar. Tokens are drawn at a `temperature` above 0, of the
+    likeliest that reach `top_p` together; see `harness.engine.ops.drawn`."""
 
     batch_size: int = 48
     min_prefix: int = 8
@@ -46,32 +45,33 @@ class Eager:
     temperature: float = 0.0
     top_p: float = 1.0
 
-    VERSION: ClassVar[int] = 5
+    VERSION: ClassVar[int] = 6
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "llguidance")
     REQUIRES: ClassVar[tuple[str, ...]] = ("llguidance",)
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size}: must be 1 or more")
-        check_sampling(self.temperature, self.top_p, self.constrained)
+        check_sampling(self.temperature, self.top_p)
 
-    def start(self, folder: Path, context: Context, quality: bool = False) -> Session:
-        """Loads a model directory and returns a session that answers with it, for `quality` or to be timed."""
+    def start(self, folder: Path, context: Context, quality: bool = False, output: str = "") -> Session:
+        """Loads a model directory and returns a session that answers with it, for `quality` or to be timed. `output` is
+        the grammar that answers keep to when the engine is `constrained`."""
         unpacks = quality and self.unpack_int4
-        return self.over(load(folder, context, self.int4_kernel, unpacks=unpacks), context)
+        return self.over(load(folder, context, self.int4_kernel, unpacks=unpacks), context, output)
 
-    def over(self, loaded: Loaded, context: Context) -> Session:
+    def over(self, loaded: Loaded, context: Context, output: str = "") -> Session:
         """A session that answers with what is loaded already."""
         replace_products(loaded, context.device)
         if loaded.classes:
             return ClassifierSession(self.batch_size, loaded, context)
-        return EagerSession(self, loaded, context)
+        return EagerSession(self, loaded, context, output)
 
 
 class EagerSession:
     """A loaded model with its tokenizer, ready to generate."""
 
-    def __init__(self, knobs: Eager, loaded: Loaded, context: Context) -> None:
+    def __init__(self, knobs: Eager, loaded: Loaded, context: Context, output: str = "") -> None:
         self.knobs = knobs
         self.loaded = loaded
         self.model = loaded.model
@@ -85,6 +85,7 @@ class EagerSession:
         self.chooser = Chooser(knobs.temperature, knobs.top_p, context.seed)
         self.no_prefix = switch_on(self.model) if knobs.min_prefix else []  # empty: rows hold their prefixes themselves
         self.stops = stops(self.model.generation_config, self.tokenizer)
+        self.grammar = Grammar(self.tokenizer, sorted(self.stops), output) if knobs.constrained and output else None
 
     def encode(self, texts: Sequence[str], new_tokens: int) -> list[list[int]]:
         """Token ids of rendered texts, which already hold their special tokens. Raises `DoesNotFit` where one of them
@@ -98,25 +99,21 @@ class EagerSession:
         prompts: Sequence[str],
         max_new_tokens: int,
         progress: Callable[[int], None] = lambda done: None,
-        output: str = "",
     ) -> list[Completion]:
-        """Completions of rendered prompts, in the order given; `progress` hears how many are done. `output` is the
-        grammar that answers keep to when the engine is `constrained`. Where tokens are drawn, a prompt's place in the
-        list is the key of its noise."""
+        """Completions of rendered prompts, in the order given; `progress` hears how many are done. Where tokens are
+        drawn, a prompt's place in the list is the key of its noise."""
         import torch
 
         encoded = self.encode(prompts, max_new_tokens)
         done: dict[int, Completion] = {}
-        guide = matcher(self.tokenizer, sorted(self.stops), output) if self.knobs.constrained and output else None
         with torch.inference_mode():
             length = self.worthwhile_prefix(encoded)
             prefix = self._prefix_cache(encoded[0][:length]) if length else None
             order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]))  # what memory fits them fits all
             for start in range(0, len(order), self.knobs.batch_size):
                 rows = order[start : start + self.knobs.batch_size]
-                guides = [guide.deep_copy() for _ in rows] if guide else []
                 own = [encoded[i][length:] for i in rows]
-                made = self._decode(own, rows, max_new_tokens, prefix, length, None, guides)
+                made = self._decode(own, rows, max_new_tokens, prefix, length)
                 for i, (tokens, finished) in zip(rows, made, strict=True):
                     text = self.tokenizer.decode(tokens, skip_special_tokens=True)
                     done[i] = Completion(text, len(tokens), finished)
@@ -177,11 +174,9 @@ class EagerSession:
         prefix: Any,
         prefix_length: int,
         timed: Callable[[], None] | None = None,
-        guides: Sequence[Any] = (),
     ) -> list[tuple[list[int], bool]]:
         """Token ids and whether each row ended by itself. With `timed`, which is called after each step, stop tokens
-        are ignored. `keys` are the rows' for drawing, `guides` their matchers of `harness.engine.constrained`, if
-        any."""
+        are ignored. `keys` are the rows' for drawing."""
         import torch
 
         rows, width = len(suffixes), max(len(s) for s in suffixes)
@@ -191,22 +186,22 @@ class EagerSession:
         positions = (own.cumsum(dim=1) - 1).clamp(min=0) + prefix_length
         cache = self._row_cache(prefix, rows, width + max_new_tokens)
         names = torch.tensor(keys, device=self.device)
+        answers = self._answers(rows)
 
         made: list[list[int]] = [[] for _ in range(rows)]
         ended = [False] * rows
         live = list(range(rows))
         for step in range(max_new_tokens):
             if step == 0 and isinstance(cache, RowsCache):
-                chosen = self._read_in_pieces(ids, own, positions, cache, names, guides)
+                chosen = self._read_in_pieces(ids, own, positions, cache, names, answers)
             else:
                 mask = self._mask(own, ids.shape[1], prefix_length, cache)
-                theirs = [guides[row] for row in live] if guides else ()
-                chosen = self._next(ids, mask, positions, cache, names, theirs)
+                chosen = self._next(ids, mask, positions, cache, names, [answers[row] for row in live])
             for row, token in zip(live, chosen.tolist(), strict=True):
                 if ended[row]:
                     continue
-                if guides:
-                    follow(guides[row], token)
+                if self.grammar:
+                    self.grammar.follow(answers[row], token)
                 if token in self.stops and not timed:
                     ended[row] = True
                 else:
@@ -235,17 +230,25 @@ class EagerSession:
         own = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows], device=self.device)
         return ids, own
 
-    def _next(self, ids: Any, mask: Any, positions: Any, cache: Any, keys: Any, guides: Sequence[Any] = ()) -> Any:
-        """The next token of each row, of those that its guide allows."""
+    def _answers(self, rows: int) -> list[Any]:
+        """The matcher of each row's answer; None where any token may come."""
+        return [self.grammar and self.grammar.begin() for _ in range(rows)]
+
+    def _next(self, ids: Any, mask: Any, positions: Any, cache: Any, keys: Any, answers: Sequence[Any]) -> Any:
+        """The next token of each row."""
         logits = self.model(
             ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
         ).logits[:, -1]
-        if guides:
-            forbid(logits, guides)
-        return self.chooser(logits, keys, positions[:, -1])
+        return self._chosen(logits, keys, positions[:, -1], answers)
+
+    def _chosen(self, logits: Any, keys: Any, positions: Any, answers: Sequence[Any]) -> Any:
+        """A token of each row, of those that its answer allows."""
+        if self.grammar:
+            logits = forbid(logits, self.grammar.allowed(answers))
+        return self.chooser(logits, keys, positions)
 
     def _read_in_pieces(
-        self, ids: Any, own: Any, positions: Any, cache: RowsCache, keys: Any, guides: Sequence[Any] = ()
+        self, ids: Any, own: Any, positions: Any, cache: RowsCache, keys: Any, answers: Sequence[Any]
     ) -> Any:
         """Reads the prompts of a batch, at most `PIECE_TOKENS` tokens at a time: memory for their activations does not
         grow with the batch, and rows beside their like are padded less."""
@@ -260,7 +263,7 @@ class EagerSession:
             window = cache.piece(piece, columns)
             mask = self._mask(own[piece, columns], columns.stop - columns.start, 0, window)
             places = positions[piece, columns]
-            chosen.append(self._next(ids[piece, columns], mask, places, window, keys[piece], guides[piece]))
+            chosen.append(self._next(ids[piece, columns], mask, places, window, keys[piece], answers[piece]))
         cache.fill(width)
         return torch.cat(chosen)
 
@@ -307,15 +310,18 @@ class EagerSession:
         ids = torch.tensor(self.encode([prompt], new_tokens), device=self.device)
         key, position = ids.new_zeros(1), ids.new_full((1,), ids.shape[1] - 1)
         cache = DynamicCache(config=self.model.config)
+        answers = self._answers(1)
         times: list[float] = []
         with torch.inference_mode():
             self._synchronize()
             start = time.perf_counter()
             for _ in range(new_tokens):
                 logits = self.model(ids, past_key_values=cache, logits_to_keep=1).logits[:, -1]
-                ids = self.chooser(logits, key, position)[:, None]
+                ids = self._chosen(logits, key, position, answers)[:, None]
                 arrived = int(ids)  # as it would at a client
                 times.append(time.perf_counter() - start)
+                if self.grammar:
+                    self.grammar.follow(answers[0], arrived)
                 if natural and arrived in self.stops:
                     break
                 position = position + 1

@@ -28,9 +28,9 @@ class Graph:
     """`batch_size` rows decode together; for quality, a shared prefix of at least `min_prefix` tokens is computed once
     (0: never). `capture` puts each shape of a step into a CUDA graph; without a GPU nothing is captured. `int4_kernel`:
     see `harness.loading.load`. `unpack_int4` answers for quality from plain weights on a CPU (`harness.unpacking`).
-    `constrained` keeps answers within the suite's output grammar (quality; by the eager engine, as each token asks the
-    host what is allowed next). Tokens are drawn at a `temperature` above 0, of the likeliest that reach `top_p`
-    together; see `harness.engine.ops.drawn`."""
+    `constrained` keeps answers within the suite's output grammar: no step is then launched before the tokens of the
+    last are known, and the host finds what they allow while the step runs. Tokens are drawn at a `temperature` above 0,
+    of the likeliest that reach `top_p` together; see `harness.engine.ops.drawn`."""
 
     batch_size: int = 32
     min_prefix: int = 32
@@ -41,21 +41,22 @@ class Graph:
     temperature: float = 0.0
     top_p: float = 1.0
 
-    VERSION: ClassVar[int] = 5
+    VERSION: ClassVar[int] = 6
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "llguidance")
     REQUIRES: ClassVar[tuple[str, ...]] = ("llguidance",)
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size}: must be 1 or more")
-        check_sampling(self.temperature, self.top_p, self.constrained)
+        check_sampling(self.temperature, self.top_p)
 
-    def start(self, folder: Path, context: Context, quality: bool = False) -> Session:
-        """Loads a model directory and returns a session that answers with it, for `quality` or to be timed."""
+    def start(self, folder: Path, context: Context, quality: bool = False, output: str = "") -> Session:
+        """Loads a model directory and returns a session that answers with it, for `quality` or to be timed. `output` is
+        the grammar that answers keep to when the engine is `constrained`."""
         unpacks = quality and self.unpack_int4
-        return self.over(load(folder, context, self.int4_kernel, unpacks=unpacks), context)
+        return self.over(load(folder, context, self.int4_kernel, unpacks=unpacks), context, output)
 
-    def over(self, loaded: Loaded, context: Context) -> Session:
+    def over(self, loaded: Loaded, context: Context, output: str = "") -> Session:
         """A session that answers with what is loaded already."""
         replace_products(loaded, context.device)
         if loaded.classes:
@@ -68,14 +69,15 @@ class Graph:
             temperature=self.temperature,
             top_p=self.top_p,
         )
-        if why := unfit(loaded.model) or ("answers are constrained" if self.constrained else ""):
+        reference = EagerSession(eager, loaded, context, output)
+        if why := unfit(loaded.model):
             loaded.proof["how"] = f"eager: {why}"
-            return EagerSession(eager, loaded, context)
-        session = GraphSession(self, EagerSession(eager, loaded, context))
+            return reference
+        session = GraphSession(self, reference)
         decoder = session.slots(PROOF_ROWS, PROOF_TOKENS + 1).decoder
         if why := decoder.differs():
             loaded.proof["how"] = f"eager: decoded in pieces it computes otherwise ({why})"
-            return session.eager
+            return reference
         loaded.proof["products"] = decoder.products
         return session
 
@@ -105,8 +107,9 @@ class GraphSession:
                 have.release()
             self._slots = have = None  # its memory first
             self._slots = have = DecoderSlots(
-                self.model, power(rows), power(tokens, 64), capture=self.captured, chooser=self.eager.chooser
-            )
+                self.model, power(rows), power(tokens, 64), capture=self.captured, chooser=self.eager.chooser,
+                grammar=self.eager.grammar,
+            )  # fmt: skip
         have.share(prefix)
         return have
 
@@ -115,7 +118,6 @@ class GraphSession:
         prompts: Sequence[str],
         max_new_tokens: int,
         progress: Callable[[int], None] = lambda done: None,
-        output: str = "",
     ) -> list[Completion]:
         """Completions of rendered prompts, in the order given; `progress` hears how many are done. Where tokens are
         drawn, a prompt's place in the list is the key of its noise."""

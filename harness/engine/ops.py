@@ -110,14 +110,12 @@ class Chooser:
 GREEDY = Chooser()
 
 
-def check_sampling(temperature: float, top_p: float, constrained: bool) -> None:
+def check_sampling(temperature: float, top_p: float) -> None:
     """Raises `ValueError` for knobs of an engine that choose no token."""
     if not 0 <= temperature < math.inf:
         raise ValueError(f"temperature={temperature}: must be 0 (the likeliest token) or more")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p={top_p}: must be more than 0 and at most 1")
-    if constrained and temperature > 0:
-        raise ValueError(f"temperature={temperature}: constrained answers are greedy; set it to 0")
 
 
 def add_rms_norm(x: Any, residual: Any, weight: Any, epsilon: float) -> tuple[Any, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from harness.anatomy import dynamic, llm_int8
+from harness.engine.constrained import Grammar, forbid
 from harness.engine.decoder import Decoder
 from harness.engine.fits import require
 from harness.engine.ops import GREEDY, Chooser
@@ -31,15 +32,22 @@ def read_at_once(width: int) -> int:
 
 
 class DecoderSlots:
-    """`rows` slots of `capacity` tokens. With `capture`, steps are CUDA graphs; the tokens are the same either way."""
+    """`rows` slots of `capacity` tokens. With `capture`, steps are CUDA graphs; the tokens are the same either way.
+    With a `grammar` answers keep to it: a step's tokens must be known before the next is launched."""
 
-    def __init__(self, model: Any, rows: int, capacity: int, *, capture: bool, chooser: Chooser = GREEDY) -> None:
+    def __init__(
+        self, model: Any, rows: int, capacity: int, *, capture: bool, chooser: Chooser = GREEDY,
+        grammar: Grammar | None = None,
+    ) -> None:  # fmt: skip
         import torch
 
         self.rows = rows
         self.capacity = capacity
         self.device = model.device
-        self.capture = self.ahead = capture
+        self.capture = capture
+        self.ahead = capture and grammar is None
+        self.grammar = grammar
+        self.answers: dict[int, Any] = {}  # matchers by slot; none for padding
         require(model, self.device.type, rows + 1, capacity)
         self.chooser = chooser
         self.decoder = Decoder(model, rows + 1, capacity)  # the last slot is for padding
@@ -70,6 +78,8 @@ class DecoderSlots:
 
     def admit(self, prompts: Sequence[Sequence[int]], slots: Sequence[int], keys: Sequence[int]) -> Tokens:
         """Reads prompts, those of like width together; see `harness.engine.serving.Slots`."""
+        if self.grammar:
+            self.answers.update({slot: self.grammar.begin() for slot in slots if slot != self.rows})
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
         made: list[tuple[list[int], Tokens]] = []
         while order:
@@ -86,7 +96,7 @@ class DecoderSlots:
 
         def tokens() -> list[int]:
             found = {i: token for some, get in made for i, token in zip(some, get(), strict=False)}
-            return [found[i] for i in range(len(prompts))]
+            return self._followed(slots, [found[i] for i in range(len(prompts))])
 
         return tokens
 
@@ -94,7 +104,14 @@ class DecoderSlots:
         """One more token a row; see `harness.engine.serving.Slots`."""
         rows = power(len(slots)) if self.capture else len(slots)
         get = self._run(rows, 0, None, [*slots, *[self.rows] * (rows - len(slots))], None)
-        return lambda: get()[: len(slots)]
+        return lambda: self._followed(slots, get()[: len(slots)])
+
+    def _followed(self, slots: Sequence[int], tokens: list[int]) -> list[int]:
+        """Tokens that arrived, each known to the matcher of its slot's answer."""
+        if self.grammar:
+            for slot, token in zip(slots, tokens, strict=True):
+                self.grammar.follow(self.answers[slot], token)
+        return tokens
 
     def warm(self, rows: int, lengths: Collection[int]) -> None:
         """Runs each shape that up to `rows` rows with prompts of these lengths can meet until it is captured."""
@@ -128,19 +145,21 @@ class DecoderSlots:
             self._runs[rows, width] = run
         return run(ids, slots, last, keys)
 
-    def forward(self, ids: Any, slots: Any, last: Any, keys: Any = None) -> Any:
-        """Launches the work of one shape: the new tokens [rows], which stand in their slots for the next step too."""
+    def forward(self, ids: Any, slots: Any, last: Any, keys: Any = None) -> tuple[Any, Any]:
+        """Launches the work of one shape: the logits of the next tokens [rows, vocabulary], and the positions [rows] of
+        those read last."""
         import torch
 
         if last is None:
             positions = self._positions[slots]
-            logits = self.decoder(self._tokens[slots][:, None], slots, positions[:, None])
-        else:
-            places = (self._begin + torch.arange(ids.shape[1], device=self.device)).expand(ids.shape)
-            positions = self._begin + last
-            logits = self.decoder(ids, slots, places, last)
-            if keys is not None:
-                self._keys[slots] = keys
+            return self.decoder(self._tokens[slots][:, None], slots, positions[:, None]), positions
+        if keys is not None:
+            self._keys[slots] = keys
+        places = (self._begin + torch.arange(ids.shape[1], device=self.device)).expand(ids.shape)
+        return self.decoder(ids, slots, places, last), self._begin + last
+
+    def choose(self, logits: Any, positions: Any, slots: Any) -> Any:
+        """The new tokens [rows], which stand in their slots for the next step too."""
         made = self.chooser(logits, self._keys[slots] if self.chooser.draws else None, positions)
         self._tokens[slots] = made
         self._positions[slots] = (positions + 1).clamp(max=self.capacity - 1)
@@ -178,13 +197,23 @@ class _Run:
                 self.graph = torch.cuda.CUDAGraph()
                 # another thread's call to the driver (gptqmodel's give memory back) must not end this capture
                 with torch.cuda.graph(self.graph, pool=self.owner._pool, capture_error_mode="thread_local"):
-                    self.made = self.owner.forward(self.ids, self.slots, self.last, self.keys)
+                    self.made = self._work()
             if self.graph is None:
-                self.made = self.owner.forward(self.ids, self.slots, self.last, self.keys)
+                self.made = self._work()
             else:
                 self.graph.replay()
+            made = self.made
+            if self.owner.grammar:
+                logits, positions = made
+                allowed = self.owner.grammar.allowed([self.owner.answers.get(slot) for slot in slots])
+                made = self.owner.choose(forbid(logits, allowed), positions, self.slots)
         self.used += 1
-        return _sent(self.made)
+        return _sent(made)
+
+    def _work(self) -> Any:
+        """The new tokens, or with a grammar what they are to be chosen of."""
+        made = self.owner.forward(self.ids, self.slots, self.last, self.keys)
+        return made if self.owner.grammar else self.owner.choose(*made, self.slots)
 
 
 def _put(given: Any, there: Any) -> None:

@@ -99,11 +99,10 @@ def _session(folder: Path, record: RunRecord) -> Any:
     environment = detect()
     set_threads(record.steps["quality"].get("threads") or environment.cpu_count)
     context = Context(environment.device, environment.dtype, record.seed, lambda share, told: None)
-    session = instantiate(Component(**record.config["engine"])).start(folder, context)
-    limit, output = record.config["suite"]["params"]["max_new_tokens"], ""
-    if record.config["engine"]["params"].get("constrained"):
-        output = load_suite(Component(**record.config["suite"])).output
-    return lambda prompts: session.generate(prompts, limit, output=output)
+    engine = Component(**record.config["engine"])
+    output = load_suite(Component(**record.config["suite"])).output if engine.params.get("constrained") else ""
+    session = instantiate(engine).start(folder, context, output=output)
+    return lambda prompts: session.generate(prompts, record.config["suite"]["params"]["max_new_tokens"])
 
 
 def _parted(rows: Sequence[Row], made: Sequence[Completion]) -> list[str]:

@@ -38,7 +38,7 @@ def _language_model(
     class EngineLM(LM):  # type: ignore[misc]
         def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
             prompts, limit = prompts_of(requests), data.max_new_tokens
-            made = session.generate(prompts, limit, told(requests), data.output)
+            made = session.generate(prompts, limit, told(requests))
             ends = [[s for s in _list(r.args[1].get("until")) if s] for r in requests]
             texts = [_until(c.text, stops) for c, stops in zip(made, ends, strict=True)]
             for r, prompt, completion, text in zip(requests, prompts, made, texts, strict=True):
