@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from harness import execute
+from harness.environment import detect
 from harness.store import Store
 from harness.types import Component, Step, StepKind
 
@@ -21,7 +22,7 @@ REFUSED = "cumsum_cuda_kernel does not have a deterministic implementation, but 
 def built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Mapping[str, Any]]:
     """Carries out a step whose work is given; returns what is in its manifest."""
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
-    here = execute.detect()
+    here = detect()
 
     def run(kind: StepKind, device: str, work: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
         monkeypatch.setattr(execute, "detect", lambda: replace(here, device=device))
