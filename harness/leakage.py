@@ -12,6 +12,7 @@ taken) and with the knowledge base that retrieval reads.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,15 +24,24 @@ NEAR = 0.6
 SHINGLE = 5
 PERMUTATIONS, BANDS = 128, 32
 CHUNK = 5_000
-PUNCTUATION = ".,;:!?…¡¿\"'“”‘’«»()[]"
+PAUSES = ".,;:!?…¡¿«»。、，；：！？"
+AROUND = re.escape(PAUSES + "\"'“”‘’()[]（）「」")
+WORD = re.compile(rf"(?:\.(?=\d)|[^{AROUND}])(?:.*(?:[^{AROUND}]|(?<=\d)[\"']+))?")
 MODES = ("fail", "drop", "warn")
 TRAINING, KNOWLEDGE = "training", "knowledge base"
 
 
 def normalised(text: str) -> str:
-    """A text without case, spaces and the punctuation around its words: "C++" is not "C#", and 7 - 2 is not 7 + 2."""
-    words = unicodedata.normalize("NFKC", text).casefold().split()
-    return " ".join(bare for word in words if (bare := word.strip(PUNCTUATION))) or " ".join(words)
+    """A text without case, spaces and the punctuation around its words: "C++" is not "C#", 7 - 2 is not 7 + 2, .5 is
+    not 5, 5' is not 5", and :) is not :( though "?" may stand apart."""
+    words = unicodedata.normalize("NFC", text.casefold()).split()
+    kept = [found[0] if (found := WORD.search(word)) else word for word in words if word.strip(PAUSES)]
+    return " ".join(kept) or " ".join(words)
+
+
+def article_texts(article: Article) -> set[str]:
+    """What an article says, without and with its title: an evaluation row that is one of them is given away by it."""
+    return {normalised(article.text), normalised(f"{article.title} {article.text}")}
 
 
 def overlaps(
@@ -41,22 +51,22 @@ def overlaps(
     """Exact and grouped overlaps, at most one for an evaluation row and a source."""
     said = {normalised(r[message]): r["id"] for r in reversed(train)}
     groups = {r["group"]: r["id"] for r in reversed(train) if r.get("group")}
-    known = {normalised(text): a.id for a in articles for text in (a.text, f"{a.title} {a.text}")}
+    known = {text: a.id for a in articles for text in article_texts(a)}
     found = []
     for row in held:
         if (other := said.get(normalised(row[message]))) is not None:
             found.append(Overlap("exact", row["id"], TRAINING, other))
         elif (other := groups.get(row.get("group"))) is not None:
             found.append(Overlap("group", row["id"], TRAINING, other))
-        texts = [normalised(str(row[key])) for key in (message, reply) if row.get(key)]
-        if (other := next((known[t] for t in texts if t in known), None)) is not None:
+        own = [normalised(str(row[key])) for key in (message, reply) if row.get(key)]
+        if (other := next((known[t] for t in own if t in known), None)) is not None:
             found.append(Overlap("exact", row["id"], KNOWLEDGE, other))
     return found
 
 
 def _shingles(text: str) -> set[bytes]:
-    letters = normalised(text).encode()
-    return {letters[i : i + SHINGLE] for i in range(max(1, len(letters) - SHINGLE + 1))}
+    letters = normalised(text)
+    return {letters[i : i + SHINGLE].encode() for i in range(max(1, len(letters) - SHINGLE + 1))}
 
 
 def _hashed(texts: Iterable[str]) -> Iterator[tuple[int, set[bytes], Any]]:

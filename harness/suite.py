@@ -15,7 +15,7 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.files import parse, sha256, unread
-from harness.leakage import MODES, TRAINING, normalised, overlaps
+from harness.leakage import MODES, TRAINING, article_texts, normalised, overlaps
 from harness.resources import resource
 from harness.types import Article, Component, Overlap, SuiteData, plain
 
@@ -108,6 +108,10 @@ def json_lines(path: Path, text: str, mistakes: list[str]) -> Iterator[tuple[int
         where = f"{path}, row {number}"
         try:
             row = parse(line)
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            mistakes.append(f"{where}: holds half a character (a lone surrogate); mend that text")
+            continue
         except json.JSONDecodeError as error:
             mistakes.append(f"{where}: not JSON ({error.msg} at column {error.colno}); write one object a line")
             continue
@@ -133,7 +137,7 @@ def _read_jsonl(path: Path, needed: tuple[str, ...], mistakes: list[str]) -> lis
             if not (isinstance(row["group"], str | int) and str(row["group"]).strip()):
                 mistakes.append(f"{where}: group is empty or no text; fill it in, or leave it out")
                 continue
-            row["group"] = str(row["group"])  # 7 and "7" are one group, and 0 is one
+            row["group"] = str(row["group"]).strip()  # 7, "7" and "7 " are one group, and 0 is one
         if row["id"] in seen:
             mistakes.append(f"{where}: id {row['id']!r} stands in row {seen[row['id']]} too; make ids unique")
         seen.setdefault(row["id"], number)
@@ -179,15 +183,15 @@ def _digest(*parts: Any) -> str:
 
 
 def _without(
-    found: Sequence[Overlap], held: Sequence[Mapping[str, Any]], train: list[dict[str, Any]],
-    articles: tuple[Article, ...], message: str,
+    held: Sequence[Mapping[str, Any]], train: list[dict[str, Any]], articles: tuple[Article, ...],
+    message: str, reply: str,
 ) -> tuple[list[dict[str, Any]], tuple[Article, ...]]:  # fmt: skip
     """Training rows and articles without those that give an evaluation row away."""
     said = {normalised(r[message]) for r in held}
     groups = {r["group"] for r in held if r.get("group")}
-    told = {o.other for o in found if o.source != TRAINING}
+    given = said | {normalised(r[reply]) for r in held if isinstance(r.get(reply), str)}
     kept = [r for r in train if normalised(r[message]) not in said and r.get("group") not in groups]
-    return kept, tuple(a for a in articles if a.id not in told)
+    return kept, tuple(a for a in articles if not given & article_texts(a))
 
 
 def load(suite: Component) -> SuiteData:
@@ -235,7 +239,7 @@ def load(suite: Component) -> SuiteData:
     if mistakes:
         raise UserError(mistakes)
     if mode == "drop":
-        train, shelf = _without(found, held, train, shelf, message)
+        train, shelf = _without(held, train, shelf, message, reply)
     limited = train[: p["train_rows"]]
     fit = [r for r in limited if not _is_validation(r)]
     validation = [r for r in limited if _is_validation(r)]

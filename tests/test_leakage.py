@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import pytest
+
 from harness.leakage import near, overlaps
 from harness.types import Article
 
@@ -36,6 +38,28 @@ def test_exact_is_exact_but_for_case_and_punctuation() -> None:
     assert [(o.kind, o.row, o.other) for o in found] == [("exact", "e1", "t1"), ("group", "e2", "t2")]
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("great :)", "great :("), ("Convert 5' to cm", 'Convert 5" to cm'), ("6'2\"?", "6'2"), ("Add .5", "Add 5"),
+        ("What is 10²?", "What is 102?"),
+    ],
+)  # fmt: skip
+def test_marks_that_mean_something_tell_messages_apart(one: str, other: str) -> None:
+    assert overlaps([row("e", one)], [row("t", other)], [], "message", "reply") == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Where is it ?", "where is it"), ("« Oui »", '"oui"'), ("(.5), then", ".5 then!"), ("¿Qué?", "que\u0301"),
+        ("退款？", "「退款」。"), ("'hello'", "“Hello”"), ("?!", "?!"), ("STRASSE", "straße"),
+    ],
+)  # fmt: skip
+def test_marks_around_words_do_not(one: str, other: str) -> None:
+    assert len(overlaps([row("e", one)], [row("t", other)], [], "message", "reply")) == 1
+
+
 def test_an_article_that_is_the_answer_is_found() -> None:
     articles = [Article("a", "Returns", "Send it within 45 days."), Article("b", "Hours", "Nine to five")]
     held = [row("e1", "May I?", reply="send it within 45 days"), row("e2", "hours, nine to five"), row("e3", "Why")]
@@ -63,6 +87,12 @@ def test_near_copies_are_found_with_their_similarity_and_exact_ones_left_to_the_
 def test_similarity_is_the_exact_one() -> None:
     a, b = "abcdefghij", "abcdefghiX"  # five-character pieces: 6 each, 5 shared
     (found,) = near([row("e", a)], [row("t", b)], [], "message")
+    assert found.similarity == round(5 / 7, 3)
+
+
+def test_a_letter_is_one_in_any_script() -> None:
+    """By bytes, of which a letter may have three, any two Japanese texts had been a little alike."""
+    (found,) = near([row("e", "あいうえおかきくけこ")], [row("t", "あいうえおかきくけさ")], [], "message")
     assert found.similarity == round(5 / 7, 3)
 
 

@@ -91,9 +91,14 @@ def held(**changes: Any) -> Callable[[Path], None]:
         (line_two('{"id": "t1", "message": " ", "reply": 7}'),
          "{f}/train.jsonl, row 2: message, reply missing, empty or not text; fill in each row"),
         (line_two(json.dumps(row(1, id="t0"))), "{f}/train.jsonl, row 2: id 't0' stands in row 1 too; make ids unique"),
+        (line_two(json.dumps(row(1, message="Hm \ud83d"))),
+         "{f}/train.jsonl, row 2: holds half a character (a lone surrogate); mend that text"),
         (held(message="  T ASKS,  5! "),
          "{f}/eval.jsonl, row 'e2': its message is that of training row 't5'; remove one, or set leakage=drop"),
         (held(group="t-group3"),
+         "{f}/eval.jsonl, row 'e2': its group is also that of training row 't6'; keep a group on one side, "
+         "or set leakage=drop"),
+        (held(group="t-group3 "),
          "{f}/eval.jsonl, row 'e2': its group is also that of training row 't6'; keep a group on one side, "
          "or set leakage=drop"),
         (held(reply="Returns: 45 days"),
@@ -164,6 +169,15 @@ def test_leaks_can_be_dropped_or_only_warned_of(folder: Path) -> None:
     assert len(dropped.evaluation) == len(warned.evaluation) == 8
     assert dropped.training_digest != warned.training_digest
     assert told(folder, leakage="perhaps") == ["leakage='perhaps': choose one of fail, drop, warn"]
+
+
+def test_every_article_that_is_a_rows_text_is_dropped(folder: Path) -> None:
+    """An overlap names one article a row; a row may be several."""
+    told = (("a1", "45 days."), ("a2", "45 Days"), ("a3", "May I?"), ("a4", "45 days, or less"))
+    write(folder / "kb.jsonl", [{"id": name, "title": "Returns", "text": text} for name, text in told])
+    held(message="May I", reply="Returns: 45 days")(folder)
+    assert [o.other for o in read(folder, leakage="warn").overlaps] == ["a3"]
+    assert [a.id for a in read(folder, leakage="drop").knowledge] == ["a4"]
 
 
 def test_a_missing_folder_is_told_with_where_it_was_sought() -> None:

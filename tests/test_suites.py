@@ -16,9 +16,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from harness.measure import quality
+from harness.resources import resource
 from harness.suite import load
 from harness.suites.__main__ import main
-from harness.suites.check import config_of
+from harness.suites.check import config_of, scorers_of
 from harness.types import Completion, Context, SuiteData
 from tests.grids import TINY, harness, run_folder
 
@@ -100,7 +101,7 @@ def test_every_bad_row_is_told_at_once_and_nothing_is_written(capsys: pytest.Cap
     path = Path("rows.csv")
     path.write_text(
         "id,message,reply,group\na,Hello?,Yes,g1\na,Why?,,g2\nc,,No,g3\nd,hello,Maybe,g4\ne,So?,Yes,\nf,x,y,g,h\n"
-        " ,X,z,g\n"
+        "d ,X,z,g\n"
     )
     assert main(["new", "mine", "--from", "rows.csv"]) == 2
     assert capsys.readouterr().err.splitlines() == [
@@ -110,7 +111,7 @@ def test_every_bad_row_is_told_at_once_and_nothing_is_written(capsys: pytest.Cap
         "harness: rows.csv, row 5: the message of row 2 with another reply; keep the one that is right",
         "harness: rows.csv, row 6: group is empty; fill it in, or leave the column out",
         "harness: rows.csv, row 7: more cells than the header has columns; quote cells that hold commas",
-        "harness: rows.csv, row 8: id is of blanks alone; fill it in, or leave it empty",
+        "harness: rows.csv, row 8: id 'd' stands in row 5 too; make ids unique",
         "harness: rows.csv, row 8: the message of row 7 with another reply; keep the one that is right",
     ]
     assert [p.name for p in Path().iterdir()] == ["rows.csv"]
@@ -195,6 +196,87 @@ def test_numbers_are_groups_and_ids_too() -> None:
     texts = [Path(f"suites/mine/{side}.jsonl").read_text().splitlines() for side in ("train", "eval")]
     made = [json.loads(text) for side in texts for text in side]
     assert {(r["id"], r["group"]) for r in made} == {(str(i), str(i // 3)) for i in range(60)}
+
+
+def test_blanks_around_cells_are_no_part_of_them() -> None:
+    """A group with a blank after it would stand on both sides."""
+    own = [
+        {"id": f" r{i}", "message": f"Ticket {i * 7919}", "reply": f"Answer {i}.", "case": "odd "} for i in range(60)
+    ]
+    lines({**r, "group": f"g{i % 15}" + " " * (i % 2)} for i, r in enumerate(own))
+    assert main(["new", "mine", "--from", "rows.jsonl"]) == 0
+    texts = [Path(f"suites/mine/{side}.jsonl").read_text().splitlines() for side in ("train", "eval")]
+    train, held = ([json.loads(text) for text in side] for side in texts)
+    assert not {r["group"].strip() for r in train} & {r["group"].strip() for r in held}
+    assert {(r["id"], r["case"]) for r in train + held} == {(f"r{i}", "odd") for i in range(60)}
+
+
+def test_half_a_character_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    lines(
+        {"message": f"Ticket {i * 7919}", "reply": "Hello \ud83d" if i == 3 else "Hello \U0001f44d"} for i in range(60)
+    )
+    assert main(["new", "mine", "--from", "rows.jsonl"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "harness: rows.jsonl, row 4: holds half a character (a lone surrogate); mend that text"
+    ]
+
+
+@pytest.mark.parametrize(
+    "reply", ["{i:0200}", "추가로 궁금한 점이 있으시면 언제든지 연락해 주세요 {i}", "naïve: {i} €"]
+)
+def test_an_answer_may_be_as_long_as_its_reference(reply: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A token of digits or of Korean holds little more than one byte."""
+    lines({"message": f"Ticket {i * 7919}", "reply": reply.format(i=i)} for i in range(60))
+    assert main(["new", "mine", "--from", "rows.jsonl"]) == 0
+    assert "may need" not in capsys.readouterr().out
+    limit = OmegaConf.load("conf/suite/mine.yaml").max_new_tokens
+    assert len(reply.format(i=59).encode()) < limit < 1024
+    assert f"max_gen_toks: {limit}" in Path("suites/mine/task.yaml").read_text()
+
+
+def test_a_reply_beyond_the_limit_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    lines({"message": f"Ticket {i * 7919}", "reply": f"{i:02000}"} for i in range(60))
+    assert main(["new", "mine", "--from", "rows.jsonl"]) == 0
+    told = "the longest reply may need 2016 tokens; if it does, raise max_new_tokens: 1024 in conf/suite/mine.yaml"
+    assert told in capsys.readouterr().out.splitlines()
+
+
+def test_labels_that_differ_in_marks_alone_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is forgiven of a label, case, quotes and a full stop, is so where it leaves one label."""
+    names = ("*", "***", "A", "A*", "a", "Sent.")
+    lines({"message": f"Ticket {i * 7919}", "reply": names[i % 6]} for i in range(180))
+    assert main(["new", "stars", "--from", "rows.jsonl"]) == 0
+    assert main(["check", "stars"]) == 0
+    scorers = scorers_of(Path("suites/stars"))
+    for wanted in names:
+        right = [said for said in names if scorers.process_results({"reply": wanted}, [said])["accuracy"]]
+        assert right == [wanted]
+        assert scorers.process_results({"reply": wanted}, [f" {wanted}\nSince it is."])["accuracy"] == 1
+    assert [scorers.predicted(said) for said in ("**sent**", '"Sent"', "", '"A"', "**")] == [
+        "Sent.", "Sent.", *3 * ["unparseable"],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said", "same"),
+    [
+        ("Don't worry.", "don’t worry", True), ('Say "yes"', "Say “yes”", True), ("退款。", "退款", True),
+        ("¿Qué?", "Qué", True), ("«oui»", "oui", True), ("Yes…", "Yes", True), ("café", "cafe\u0301", True),
+        ("STRASSE", "straße", True), ("(see below)", "see below!", True), ("(.5)", ".5", True), ("?", "?", True),
+        (".5", "5", False), ("?", "", False), ("50%", "50", False), ("-5", "5", False), ("7 - 2", "7 + 2", False),
+    ],
+)  # fmt: skip
+def test_words_are_the_same_whatever_stands_around_them(wanted: str, said: str, same: bool) -> None:
+    Path("scorers.py").write_bytes((resource("suites") / "_template/text.py").read_bytes())
+    scores = scorers_of(Path()).process_results({"reply": wanted}, [said])
+    assert (scores["exact"], scores["word_f1"] == 1) == (int(same), same)
+
+
+def test_a_card_that_is_not_utf8_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new", "mine", "--from", str(table()), *NAMES]) == 0
+    Path("suites/mine/card.md").write_bytes("# Über mine\n".encode("latin-1"))
+    assert main(["check", "mine"]) == 0
+    assert "card.md: states no licence of the rows" in capsys.readouterr().err
 
 
 def test_canned_replies_are_labels_that_pass_their_own_check() -> None:

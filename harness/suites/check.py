@@ -202,11 +202,11 @@ def check(name: str) -> tuple[list[str], list[str], list[str]]:
     for o in data.overlaps:
         mistakes.append(f"{held}, row {o.row!r}: same {'text' if o.kind == 'exact' else 'group'} as "
                         f"{o.source} row {o.other!r}; remove one, or set leakage=drop")  # fmt: skip
-    warnings = _too_few(data)
-    if "TO FILL" in (where / "card.md").read_text(encoding="utf-8") if (where / "card.md").is_file() else True:
-        warnings.append(f"{where / 'card.md'}: not filled in; say what is measured and how the rows were made")
+    warnings, card = _too_few(data), where / "card.md"
+    if not card.is_file() or "TO FILL" in card.read_text(encoding="utf-8", errors="replace"):
+        warnings.append(f"{card}: not filled in; say what is measured and how the rows were made")
     elif not rows_licence(where):
-        warnings.append(f"{where / 'card.md'}: states no licence of the rows; write one under a heading 'Licence'")
+        warnings.append(f"{card}: states no licence of the rows; write one under a heading 'Licence'")
     alike = near(data.evaluation, every, data.knowledge, data.message_field)
     warnings += [f"{held}, row {o.row!r}: {o.similarity:.0%} like {o.source} row {o.other!r}" for o in alike]
     asked = (

@@ -24,6 +24,7 @@ from harness.suite import hashed, json_lines
 
 EVALUATION_SHARE = 0.3
 LABELS_AT_MOST, LABEL_LENGTH = 40, 40  # more or longer replies are texts
+TOKENS_AT_MOST = 1024
 GUIDE = "Say here, as to a new colleague, what a good answer looks like. prompt_rag tells the model this text.\n"
 SUITE = """\
 # {what}
@@ -114,8 +115,8 @@ def shaped(rows: Sequence[tuple[str, dict[str, Any]]], source: Path, names: Mapp
     """Rows as suites hold them: id, group, case where there is one, message, reply. `names` says which column is what.
 
     Without a group column, rows of the same message are one group. A reply that is an object becomes JSON. Raises
-    `UserError` with a line a mistake: columns that are not there, empty cells, ids that are blank or given twice, one
-    message with several replies.
+    `UserError` with a line a mistake: columns that are not there, empty cells, ids given twice, one message with
+    several replies.
     """
     if not rows:
         raise UserError(f"{source}: no rows; a suite needs some hundred")
@@ -137,16 +138,14 @@ def shaped(rows: Sequence[tuple[str, dict[str, Any]]], source: Path, names: Mapp
         if isinstance(row.get(names["message"]), list | dict):
             mistakes.append(f"{where}: message is a list or an object; give one text a row")
         for k, v in (("message", message), ("reply", reply)):
-            if not v.strip():
+            if not v:
                 mistakes.append(f"{where}: {k} is empty; fill it in or delete the row")
-        if names["group"] in columns and not _text(row.get(names["group"])).strip():
+        if names["group"] in columns and not _text(row.get(names["group"])):
             mistakes.append(f"{where}: group is empty; fill it in, or leave the column out")
         if None in row:
             mistakes.append(f"{where}: more cells than the header has columns; quote cells that hold commas")
         key = _text(row.get(names["id"])) or f"row-{number:05d}"
-        if not key.strip():
-            mistakes.append(f"{where}: id is of blanks alone; fill it in, or leave it empty")
-        elif key in seen:
+        if key in seen:
             mistakes.append(f"{where}: id {key!r} stands in {seen[key].rpartition(', ')[2]} too; make ids unique")
         seen.setdefault(key, where)
         said = normalised(message)
@@ -156,7 +155,7 @@ def shaped(rows: Sequence[tuple[str, dict[str, Any]]], source: Path, names: Mapp
                 f"{where}: the message of {other.rpartition(', ')[2]} with another reply; keep the one that is right"
             )
         group = _text(row.get(names["group"])) or hashlib.sha256(said.encode()).hexdigest()[:12]
-        entry = {"id": key, "group": group, "message": message.strip(), "reply": reply.strip()}
+        entry = {"id": key, "group": group, "message": message, "reply": reply}
         if case := _text(row.get(names["case"])):
             entry["case"] = case
         made.append(entry)
@@ -166,10 +165,11 @@ def shaped(rows: Sequence[tuple[str, dict[str, Any]]], source: Path, names: Mapp
 
 
 def _text(value: Any) -> str:
-    """A cell as text: objects and lists as JSON without spaces, as models are asked to write it."""
+    """A cell as text without spaces around it: objects and lists as JSON without spaces, as models are asked to write
+    it."""
     if isinstance(value, list | dict):
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return "" if value is None else str(value)
+    return "" if value is None else str(value).strip()
 
 
 def split(rows: Sequence[dict[str, Any]], share: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -213,8 +213,8 @@ def new(name: str, source: Path, names: Mapping[str, str], share: float, system:
     replies = Counter(r["reply"] for r in rows)
     short = all("\n" not in r and len(r) <= LABEL_LENGTH for r in replies)
     kind = "labels" if short and len(replies) <= min(LABELS_AT_MOST, len(rows) / 5) else "text"
-    longest = max(len(r["reply"].encode()) for r in rows)
-    tokens = min(1024, 16 + longest // 2)  # a token holds two bytes or more of nearly any text
+    needed = 16 + max(len(r["reply"].encode()) for r in rows)  # a token may hold one byte, as of digits and of Korean
+    tokens = min(TOKENS_AT_MOST, needed)
     higher = "aggregation: mean, higher_is_better: true"
     metrics = [
         f"  - {{metric: {s}, "
@@ -239,9 +239,11 @@ def new(name: str, source: Path, names: Mapping[str, str], share: float, system:
     }  # fmt: skip
     for path, text in files.items():
         write_text(path, text)
+    cut = f"the longest reply may need {needed} tokens; if it does, raise max_new_tokens: {tokens} in {config}"
     return [
         f"{folder}: {counts}" + (f" {repeated} that repeat a message were left out." if repeated else ""),
         f"scores: {', '.join(SCORES[kind])} ({kind}; {len(replies)} different replies); scorers.py holds them",
+        *([cut] if needed > tokens else []),
         f"next: write {folder / 'instructions.md'} and {folder / 'card.md'}, then",
         f"  python -m harness.suites check {name}",
         f"  python -m harness +sweep={name}",

@@ -4,6 +4,7 @@
 """
 
 import json
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,14 +33,20 @@ def bare(text: str) -> str:
 
 
 @cache
-def labels() -> dict[str, str]:
-    """Each label of the training rows by its bare form."""
-    return {bare(row["reply"]): row["reply"] for row in read("train.jsonl")}
+def labels() -> tuple[set[str], dict[str, str]]:
+    """The labels of the training rows, and by its bare form each that shares it with none."""
+    every = {row["reply"].strip() for row in read("train.jsonl")}
+    sharing = Counter(map(bare, every))
+    return every, {bare(name): name for name in every if bare(name) and sharing[bare(name)] == 1}
 
 
-def predicted(reply: str) -> str:
-    """The label that a reply is, quotes, case and a full stop forgiven; anything else is `unparseable`."""
-    return labels().get(bare(reply), UNPARSEABLE)
+def predicted(reply: str, otherwise: str = UNPARSEABLE) -> str:
+    """The label that a reply or its first line is, quotes, case and a full stop forgiven where that leaves one label;
+    else `otherwise`."""
+    every, forgiven = labels()
+    said = reply.strip()
+    exact = next((text for text in (said, said.split("\n", 1)[0].strip()) if text in every), None)
+    return exact or forgiven.get(bare(said), otherwise)
 
 
 def macro_f1(pairs: list[Any]) -> float:
@@ -56,11 +63,11 @@ def check(row: dict[str, Any]) -> list[str]:
     """What is wrong with a row of this suite."""
     if not row.get("reply"):
         return ["has no reply, and so no label; fill it in"]
-    known = bare(row["reply"]) in labels()
+    known = predicted(row["reply"]) != UNPARSEABLE
     return [] if known else [f"label {row['reply']!r} stands in no training row; mend it, or add training rows of it"]
 
 
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
     """lm-eval's hook: one reply a row, greedy."""
-    guess, true = predicted(results[0]), labels().get(bare(doc["reply"]), doc["reply"])
+    guess, true = predicted(results[0]), predicted(doc["reply"], doc["reply"])
     return {"accuracy": int(guess == true), "parseable": int(guess != UNPARSEABLE), "macro_f1": [true, guess]}

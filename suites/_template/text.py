@@ -4,9 +4,14 @@
 """
 
 import json
+import re
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import Any
+
+AROUND = re.escape(".,;:!?…¡¿\"'“”„‘«»()[]。、，；：！？（）「」『』《》")
+WORD = re.compile(rf"(?:\.(?=\d)|[^{AROUND}])(?:.*[^{AROUND}])?")  # ".5" is not "5"
 
 
 def evaluation(**_: Any) -> dict[str, Any]:
@@ -20,8 +25,9 @@ def evaluation(**_: Any) -> dict[str, Any]:
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in lower case, without the punctuation around them."""
-    return [bare for word in text.lower().split() if (bare := word.strip(".,;:!?\"'()[]"))]
+    """The words of a text without case and the punctuation around them; of punctuation alone, what stands there."""
+    said = unicodedata.normalize("NFC", text.casefold()).replace("’", "'").split()
+    return [found[0] for word in said if (found := WORD.search(word))] or said
 
 
 def word_f1(said: str, wanted: str) -> float:

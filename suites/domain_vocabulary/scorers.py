@@ -71,7 +71,7 @@ def clause_scores(reply: str, row: dict[str, Any]) -> dict[str, float]:
     said, wanted = reply.split(), row["reply"].split()
     exact = int(said == wanted)
     flat, values = " ".join(said), list(row["fills"])
-    filled = [re.search(rf"(?<!\w){re.escape(value)}(?!\w)", flat) is not None for value in values]
+    filled = [re.search(rf"(?<!\w)(?<!\d[.,]){re.escape(value)}(?!\w|[.,]\d)", flat) is not None for value in values]
     return {
         "exact": exact, "clause_exact": exact, "blanks_filled": sum(filled) / len(filled),
         "clause_similarity": SequenceMatcher(None, said, wanted, autojunk=False).ratio(),

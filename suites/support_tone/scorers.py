@@ -41,7 +41,7 @@ TIME_FRAME = re.compile(
 )
 SPELLED = re.compile(rf"\b(?:{NUMBER_WORD})\b", re.IGNORECASE)
 COUNTED_WORD = re.compile(rf"\b(?:{NUMBER_WORD})(?=[ -](?:{UNIT}|photos?|percent)\b)", re.IGNORECASE)
-FIGURE = re.compile(r"(?<![\w.])\$?\d[\d,]*(?:\.\d+)?(?![\w])|(?<![\w.])\$?\d[\d,]*(?:\.\d+)?(?=%|am\b|pm\b)")
+FIGURE = re.compile(r"(?<![\w.])\$?\d[\d,]*(?:\.\d+)?(?!\w|[.,]\d)|(?<![\w.])\$?\d[\d,]*(?:\.\d+)?(?=%|am\b|pm\b)")
 TYPOGRAPHY = str.maketrans(
     {"\N{RIGHT SINGLE QUOTATION MARK}": "'", "\N{EN DASH}": "-", "\N{HYPHEN}": "-", "\N{NON-BREAKING HYPHEN}": "-"}
 )
@@ -111,9 +111,17 @@ def plain(text: str) -> str:
 
 
 def says(text: str, wording: str) -> bool:
-    """Whether a plain text holds a wording, and not just inside a longer number ("2 days" in "12 days")."""
-    wanted = plain(wording)
-    before = r"(?<!\d)(?<!\d[.,])" if wanted[0].isdigit() else "(?<!ty-)" if SPELLED.match(wanted) else ""
+    """Whether a plain text holds a wording, and not just inside a longer number ("2 days" in "12 days") or within a
+    word begun before it ("low" in "follow"; though "cannot" says "not"). To feel free is not to be free."""
+    wanted, before = plain(wording), ""
+    if wanted[0].isdigit():
+        before = r"(?<!\d)(?<!\d[.,])"
+    elif wanted[0].isalpha() and not wanted.startswith("n't"):
+        before = r"(?:(?<![a-z])|(?<=\bcan)(?=not\b))"
+    if SPELLED.match(wanted):
+        before += "".join(f"(?<!{ten}[ -])" for ten in TENS)
+    if wanted == "free":
+        before += "(?<!feel )"
     after = r"(?!\d|[.,]\d)" if wanted[-1].isdigit() else ""
     return re.search(before + re.escape(wanted) + after, text) is not None
 

@@ -288,6 +288,21 @@ def test_whole_numbers_only() -> None:
         assert not scorers.says(text, wording), (text, wording)
 
 
+def test_whole_words_only() -> None:
+    """A wording begins where a word does; "cannot" and "can't" hold the words that they are made of."""
+    for text, wording in (
+        ("it cannot expire", "not expire"), ("we don't cover it", "n't cover"), ("refunded in full", "refund"),
+        ("pickup is free, so feel free to come", "free"), ("for the low, low price", "low"), ("a (free) scan", "free"),
+        ("a warranty two years long", "two years"),
+    ):  # fmt: skip
+        assert scorers.says(text, wording), (text, wording)
+    for text, wording in (
+        ("please follow the guide", "low"), ("send it to our inbox", "box"), ("feel free to ask", "free"),
+        ("the knot expires", "not expire"), ("in forty two days", "two days"),
+    ):  # fmt: skip
+        assert not scorers.says(text, wording), (text, wording)
+
+
 @pytest.mark.parametrize("number", ["15", "3.5", "forty-five"])
 def test_grounded_longer_number_is_not_the_fact(number: str) -> None:
     """A figure that the message grounds does not pass for the needed fact whose end it shares."""
@@ -359,6 +374,7 @@ def test_listed_wording_is_grounded() -> None:
         ("(order 48213)", {48213}),
         ("stove E2B on the 18th, 40L", set()),
         ("a 2-year warranty, 7 days a week", {2, 7}),
+        ("2.5kg of it, 1,000g, 9.30am", {9.3}),
     ],
 )
 def test_figures(text: str, expected: set[float]) -> None:
