@@ -28,14 +28,15 @@ TESTED = 5  # metrics of a release that are tests: style, ended, length, ttft_ms
 @dataclass(frozen=True, slots=True)
 class Release:
     """What is true of a candidate. `churn` is the share of rows whose score differs at all, `drop` the true drop of the
-    deciding score, `slower` how many times as long it takes. `group` rows belong together, and half of a group's
-    changes are shared. `spread` is the deviation of single requests' times, `drift` how far a whole run may be off
-    (uniform in the logarithm, from 1/drift to drift between the two runs)."""
+    deciding score, `slower` how many times as long it takes. `group` rows belong together, and a share of a
+    group's changes is `shared`. `spread` is the deviation of single requests' times, `drift` how far a whole run may be
+    off (uniform in the logarithm, from 1/drift to drift between the two runs)."""
 
     rows: int = 144
     churn: float = 0.1
     drop: float = 0.0
     group: int = 1
+    shared: float = 0.5
     requests: int = 24
     slower: float = 1.0
     spread: float = 0.03
@@ -59,7 +60,7 @@ def drawn(release: Release, rng: Any) -> tuple[Side, Side]:
             u = rng.random(n)
             return np.where(u < gain, 1, np.where(u < gain + lose, -1, 0))
 
-        return np.where(rng.random(n) < 0.5, luck()[groups], luck()) if release.group > 1 else luck()
+        return np.where(rng.random(n) < release.shared, luck()[groups], luck()) if release.group > 1 else luck()
 
     both = max(release.churn, release.drop)
     moved = {"style": changes((both - release.drop) / 2, (both + release.drop) / 2), "ended": changes(0.005, 0.005)}
@@ -140,6 +141,11 @@ def cases(rules: Rules) -> Iterator[tuple[str, Release, bool]]:
         yield f"no change, {rows} rows, --budget", Release(rows=rows), True
         worse = 2 * detectable(Release(rows=rows), rules)
         yield f"drop of twice the detectable, {rows} rows, --budget", Release(rows=rows, drop=worse), True
+    for group in (3, 6, 12, 24):
+        for shared in (0.5, 1.0):
+            edge = Release(rows=288, churn=0.05, drop=rules.quality.margin, group=group, shared=shared)
+            told = f"{288 // group} groups of {group}, {100 * shared:.0f}% of their changes shared"
+            yield f"drop of just the margin, {told}", edge, False
     for requests in (3, 12, 44, 66):
         for spread in (0.03, 0.1):
             told = f"{requests} requests, each ±{100 * spread:.0f}%"

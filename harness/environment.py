@@ -57,13 +57,23 @@ def _torch_has_cuda() -> bool:
     return re.search(r"^cuda\b[^=]*= *['\"]", text, re.MULTILINE) is not None
 
 
-def _gpu() -> str | None:
-    if not shutil.which("nvidia-smi") or os.environ.get("CUDA_VISIBLE_DEVICES") == "" or not _torch_has_cuda():
+def _of_gpu(field: str) -> str | None:
+    """What nvidia-smi says of the first GPU that CUDA_VISIBLE_DEVICES lets torch see, by number or id (of a part of a
+    GPU, by its first); None where there is none, or it does not tell."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    query = ["nvidia-smi", f"--query-gpu=index,uuid,{field}", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
         return None
-    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
-    names = answer.stdout.strip().splitlines()
-    return names[0].strip() if answer.returncode == 0 and names else None
+    for number, name, value in re.findall(r"^(\d+), (\S+), (.+)$", answer.stdout, re.MULTILINE):
+        if first == number or first.startswith("MIG-") or (first and name.startswith(first)):
+            return str(value).strip()
+    return None
+
+
+def _gpu() -> str | None:
+    return _of_gpu("name") if shutil.which("nvidia-smi") and _torch_has_cuda() else None
 
 
 def _cpu() -> tuple[str, frozenset[str]]:
@@ -122,13 +132,9 @@ def free_memory() -> int:
 
 
 def free_gpu_memory() -> int | None:
-    """Bytes free on the first GPU, of the driver; None where it does not tell."""
-    query = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits", "--id=0"]
-    try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
-        return int(answer.stdout.strip().splitlines()[0]) * 2**20
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
-        return None
+    """Bytes free on the GPU that torch takes, of the driver; None where it does not tell."""
+    free = _of_gpu("memory.free")
+    return int(free) * 2**20 if free and free.isdecimal() else None
 
 
 @cache

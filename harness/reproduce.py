@@ -9,7 +9,7 @@ Another processor, another number of threads or another library version may roun
 token then falls otherwise; what differs is told first. Times are shown beside each other and not judged.
 
 Exit codes: 0 every row has the same prompt and scores, 1 some have not or the cell failed, 2 it cannot be reproduced
-here: no record of an `ok` cell with scored rows, or other data or model files.
+here: no record of an `ok` cell with scored rows, or other data or model files, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from harness import ledger
@@ -109,14 +110,18 @@ def of_rows(was: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) 
 def _table(title: str, lines: Sequence[tuple[Json, ...]], *columns: str) -> Table:
     table = Table(*columns, title=title, title_justify="left")
     for line in lines:
-        table.add_row(*(str(value)[:120] for value in line))
+        table.add_row(*(escape(str(value)[:120]) for value in line))
     return table
 
 
 def _told_inputs(record: RunRecord, cell: Cell, data: SuiteData, console: Console) -> None:
     """Says what it takes and what is other here. Raises `UserError` for other inputs."""
     machine = detect()
-    console.print(f"{record.id}: measured on {record.environment.get('hardware')}, seed {record.seed}", highlight=False)
+    console.print(
+        f"{record.id}: measured on {record.environment.get('hardware')}, seed {record.seed}",
+        highlight=False,
+        markup=False,
+    )
     for role, step in record.steps.items():
         console.print(f"  {role:<9} {step.get('key')}  {step.get('seconds')} s", highlight=False)
     there = [*of_machines(record, machine), *of_steps(record, cell, data, machine)]
@@ -136,7 +141,7 @@ def _compared(record: RunRecord, before: Path, run: Path, console: Console) -> i
     if again is None:
         raise UserError(f"{run}: the cell left no record {record.id}; give --out a folder of its own")
     if again.status is not Status.OK:
-        console.print(f"the cell {again.status}: {again.reason}", highlight=False)
+        console.print(f"the cell {again.status}: {again.reason}", highlight=False, markup=False)
         return 1
     was, now = ledger.read_rows(before, record), ledger.read_rows(run, again)
     others = of_rows(was, now)
@@ -161,6 +166,8 @@ def reproduce(path: Path, out: Path, dry_run: bool, console: Console) -> int:
         raise UserError(f"{path}: that cell {record.status} ({record.reason}); only an ok one can be reproduced")
     cell = cell_of(record, path)
     before = path.resolve().parent.parent
+    if out.resolve() == before:
+        raise UserError(f"--out {out}: the run folder of the record itself, which would be overwritten; give another")
     if StepKind.QUALITY not in record.steps:
         raise UserError(f"{path}: nothing was scored in that cell, so there are no rows to compare; run its grid again")
     if not ledger.read_rows(before, record):
@@ -200,6 +207,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in error.mistakes:
             print(f"harness.reproduce: {line}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

@@ -123,14 +123,14 @@ def bootstrap_quantile(samples: Sequence[float], q: float) -> Interval:
     With few samples it is bounded by the largest seen, so the upper end of a p95 is then optimistic.
     """
     import numpy as np
-    from scipy.stats import binom
+    from scipy.special import bdtrc
 
     ordered = np.sort(np.asarray(samples, dtype=float))
     n = ordered.size
     if not n:
         raise ValueError("no samples")
     tail = (1 - CONFIDENCE) / 2
-    reached = binom.sf(np.ceil(q * n - 1e-9) - 1, n, np.arange(1, n + 1) / n)
+    reached = bdtrc(np.ceil(q * n - 1e-9) - 1, n, np.arange(1, n + 1) / n)
     low, high = (float(ordered[np.searchsorted(reached, p)]) for p in (tail, 1 - tail))
     return Interval(low, high, "bootstrap")
 
@@ -205,12 +205,19 @@ class Paired:
 
     def p_not_worse(self, margin: float) -> float:
         """One-sided p of the hypothesis that `a` is worse than `b` by `margin` or more: small where non-inferiority is
-        shown. At 2.5% it is the question whether the 95% interval lies above the margin."""
-        from scipy.special import stdtr
+        shown. At 2.5% it is the question whether the 95% interval lies above the margin.
+
+        Without a flip nothing was seen of how rows of a group hang together: a group then counts as one row, by the
+        exact binomial test. At most a half, as that no more shows that `a` is worse."""
+        from scipy.special import bdtr, stdtr
 
         if not math.isfinite(self.error):
             return 1.0
-        return float(stdtr(self.df, -(self.middle + margin) / self.error))
+        p = float(stdtr(self.df, -(self.middle + margin) / self.error))
+        groups = round(self.df) - 1
+        if margin > 0 and groups < self.n and not self.gained and not self.lost:
+            p = max(p, min(0.5, float(bdtr(0, groups, margin))))
+        return p
 
     def smallest(self, comparisons: int = 1, power: float = POWER) -> float:
         """The smallest difference that these rows show with this power when the test is one of so many (Bonferroni,

@@ -15,6 +15,7 @@ from harness.check import fresh, outputs, rules, subject
 from harness.check.__main__ import main
 from harness.check.judge import judge, matched
 from harness.check.trial import Verdict
+from harness.statistics import place
 from harness.types import Measurement, RunRecord, Status
 from tests import gates
 
@@ -92,6 +93,22 @@ def test_few_rows_with_the_very_same_answers_pass(tmp_path: Path) -> None:
     assert check(tmp_path, first, gates.cell(made), made) == 0
     other = [{**r, "output": r["output"] + "!"} for r in made]  # the same scores, by other words
     assert check(tmp_path, first, gates.cell(other), other) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "metric"),
+    [
+        ({"finished": False}, "ended"),
+        ({"tokens": 160}, "output_tokens/mean"),
+        ({"scores": {"style": 0}}, "quality/style"),
+    ],
+)
+def test_the_same_texts_that_measure_otherwise_are_not_the_same(
+    tmp_path: Path, baseline: Path, change: dict[str, Any], metric: str
+) -> None:
+    made = [{**r, **change} for r in gates.rows()]
+    assert check(tmp_path, baseline, gates.cell(made), made) == 1
+    assert verdicts(tmp_path)[metric] == "regressed"
 
 
 def test_answers_that_do_not_end_are_invalid(tmp_path: Path, baseline: Path) -> None:
@@ -293,6 +310,24 @@ def test_a_row_that_holds_what_is_none_is_told(
     assert "holds what is none" in told(capsys)
 
 
+@pytest.mark.parametrize("section", ["size", "memory", "latency"])
+def test_a_section_may_ask_for_no_metrics(tmp_path: Path, baseline: Path, section: str) -> None:
+    made = gates.rows()
+    assert check(tmp_path, baseline, gates.cell(made), made, f"--set={section}.metrics=[]") == 0
+
+
+def test_a_fault_of_the_harness_is_no_regression(
+    tmp_path: Path, baseline: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: Any) -> None:
+        raise IndexError("of ours")
+
+    monkeypatch.setattr("harness.check.__main__.judge", broken)
+    made = gates.rows()
+    assert check(tmp_path, baseline, gates.cell(made), made) == 70
+    assert "IndexError: of ours" in told(capsys)
+
+
 def test_nothing_that_blocks_is_no_pass(tmp_path: Path, baseline: Path) -> None:
     made = gates.rows()
     off = [f"--set={s}.blocks=false" for s in ("quality", "validity", "length", "latency", "memory", "size")]
@@ -317,6 +352,16 @@ def test_a_new_row_is_another_suite(tmp_path: Path, baseline: Path, capsys: pyte
     made = gates.rows(n=201)
     assert check(tmp_path, baseline, gates.cell(made), made) == 2
     assert "1 evaluation rows are new since the baseline (row-200)" in told(capsys)
+
+
+def test_a_larger_profile_is_told_as_such(tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = gates.rows(n=240)
+    record = gates.cell(made)
+    larger = replace(record, config={**record.config, "profile": "thorough"})
+    assert check(tmp_path, baseline, larger, made) == 2
+    assert "40 evaluation rows more than the baseline has, by profile=thorough; run it with profile=standard" in told(
+        capsys
+    )
 
 
 def test_another_scorer_is_another_suite(tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -414,6 +459,18 @@ def test_a_baseline_moves_on_only_where_it_passes(tmp_path: Path, baseline: Path
     made = gates.rows()
     assert check(tmp_path, baseline, gates.cell(made), made, "--save-baseline", str(tmp_path / "next.json")) == 0
     assert (tmp_path / "next.json").read_text() == baseline.read_text()
+
+
+def test_a_baseline_does_not_move_on_to_what_was_only_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = gates.rows(n=30)
+    first = gates.run(tmp_path / "first", (gates.cell(made), made))
+    changed = gates.worse(made, 0.04)
+    more = ("--rules", "pull_request", "--save-baseline", str(tmp_path / "next.json"))
+    assert check(tmp_path, first, gates.cell(changed), changed, *more) == 0
+    assert not (tmp_path / "next.json").exists()
+    assert "baseline: not saved, quality/style" in capsys.readouterr().out
 
 
 def test_one_cell_does_not_take_the_place_of_a_baseline_of_several(
@@ -531,3 +588,21 @@ def test_a_budget_stops_when_the_verdict_is_certain(baseline: Path) -> None:
     assert asked[-1][1] == 0.5
     assert found.share == 1.0
     assert not found.having(Verdict.NOT_MEASURED)
+
+
+def test_a_budget_waits_for_cells_whose_rows_come_late(baseline: Path) -> None:
+    side, limits = subject.read(baseline), rules.load("default")
+    (cell,) = side.cells
+    late = tuple(r for r in cell.rows if place({"id": r.id, "group": r.group}) >= 0.75)
+    both = subject.Side("", (cell, replace(cell, id="late", rows=late)))
+    looks: list[int] = []
+
+    def measure(part: fresh.Part, look: int) -> subject.Side:
+        assert part
+        looks.append(look)
+        some = ((c, tuple(fresh._rows(c, *part))) for c in both.cells)
+        return subject.Side("", tuple(replace(c, rows=rows) for c, rows in some if rows))
+
+    _, found = fresh.within_budget(both, limits, None, measure)
+    assert looks == [1, 2, 3, 4]
+    assert (found.exit_code, found.share) == (0, 1.0)

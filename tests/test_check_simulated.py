@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from scipy.special import ndtri
-from scipy.stats import multinomial
+from scipy.stats import binom, multinomial
 
 from benchmarks.gate_errors import Release, codes, detectable
 from harness.check.answers import p_not_worse
@@ -47,6 +47,19 @@ def test_a_drop_of_just_the_margin_passes_in_one_of_twenty(rows: int, churn: flo
                 )
                 passed += chance * (p_not_worse(pair, margin) <= RULES.alpha)
     assert 0.01 < passed <= 0.055
+
+
+@pytest.mark.parametrize(("groups", "rows"), [(1, 200), (2, 100), (24, 12), (48, 6), (60, 5), (96, 3)])
+def test_groups_that_flip_as_one_count_as_one(groups: int, rows: int) -> None:
+    """Exactly, summed over all numbers of groups that may be lost."""
+    margin, passed = RULES.quality.margin, 0.0
+    names = [g for g in range(groups) for _ in range(rows)]
+    for lost in range(groups + 1):
+        pair = paired([int(g >= lost) for g in names], [1] * len(names), names)
+        if p_not_worse(pair, margin) <= RULES.alpha:
+            passed += float(binom.pmf(lost, groups, margin))
+        assert lost or 1 - pair.p_not_worse(margin) >= 0.5, "nothing lost is not shown to be worse either"
+    assert passed <= 0.055
 
 
 def test_noise_of_a_tenth_is_no_alarm_and_a_fifth_slower_is_caught() -> None:

@@ -13,6 +13,8 @@ import pytest
 from harness import environment
 from harness.environment import detect, oom_kills, versions
 
+TWO = "0, GPU-aa-1, NVIDIA H100 80GB HBM3\n1, GPU-bb-2, NVIDIA A10G\n"
+
 
 @pytest.fixture(autouse=True)
 def fresh() -> Iterator[None]:
@@ -27,8 +29,13 @@ def with_gpu(monkeypatch: pytest.MonkeyPatch, output: str, code: int = 0) -> Non
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(environment, "_torch_has_cuda", lambda: True)
-    answer = subprocess.CompletedProcess([], code, stdout=output, stderr="")
-    monkeypatch.setattr("subprocess.run", lambda *_, **__: answer)
+
+    def answer(*_: Any, **__: Any) -> subprocess.CompletedProcess[str]:
+        if code:
+            raise subprocess.CalledProcessError(code, "nvidia-smi", output)
+        return subprocess.CompletedProcess([], 0, stdout=output, stderr="")
+
+    monkeypatch.setattr("subprocess.run", answer)
 
 
 def with_cpu(monkeypatch: pytest.MonkeyPatch, flags: str, model: str = "Example CPU") -> None:
@@ -60,20 +67,35 @@ def test_a_cpu_computes_in_16_bits_only_where_that_is_fast(
 
 
 def test_the_first_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    with_gpu(monkeypatch, "NVIDIA H100 80GB HBM3\nNVIDIA A10G\n")
+    with_gpu(monkeypatch, TWO)
     found = detect()
     assert (found.device, found.hardware, found.dtype) == ("cuda", "NVIDIA H100 80GB HBM3", "float16")
+
+
+@pytest.mark.parametrize(
+    ("visible", "name"),
+    [("0,1", "NVIDIA H100 80GB HBM3"), ("1", "NVIDIA A10G"), ("1,0", "NVIDIA A10G"), (" GPU-bb", "NVIDIA A10G"),
+     ("MIG-cc", "NVIDIA H100 80GB HBM3"), ("-1", None), ("", None), ("7", None)],
+)  # fmt: skip
+def test_the_gpu_is_the_first_that_torch_sees(monkeypatch: pytest.MonkeyPatch, visible: str, name: str | None) -> None:
+    with_gpu(monkeypatch, TWO)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    found = detect()
+    assert (found.hardware if found.device == "cuda" else None) == name
+
+
+@pytest.mark.parametrize(("visible", "free"), [("0", 100), ("1", 20), ("-1", None)])
+def test_free_memory_is_that_of_the_same_gpu(monkeypatch: pytest.MonkeyPatch, visible: str, free: int | None) -> None:
+    with_gpu(monkeypatch, "0, GPU-aa-1, 100\n1, GPU-bb-2, 20\n")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert environment.free_gpu_memory() == (free * 2**20 if free else None)
+    with_gpu(monkeypatch, "0, GPU-aa-1, [N/A]\n")
+    assert environment.free_gpu_memory() is None
 
 
 @pytest.mark.parametrize(("output", "code"), [("", 0), ("driver mismatch\n", 9)])
 def test_a_gpu_that_does_not_answer_is_none(monkeypatch: pytest.MonkeyPatch, output: str, code: int) -> None:
     with_gpu(monkeypatch, output, code)
-    assert detect().device == "cpu"
-
-
-def test_hidden_gpus_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    with_gpu(monkeypatch, "NVIDIA H100 80GB HBM3\n")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert detect().device == "cpu"
 
 
@@ -92,7 +114,7 @@ def test_a_gpu_counts_only_where_torch_was_built_for_it(
 
 
 def test_a_gpu_is_none_to_a_torch_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    with_gpu(monkeypatch, "NVIDIA H100 80GB HBM3\n")
+    with_gpu(monkeypatch, TWO)
     monkeypatch.setattr(environment, "_torch_has_cuda", lambda: False)
     assert detect().device == "cpu"
 

@@ -22,8 +22,8 @@ from harness.export import card
 from harness.export.__main__ import main
 from harness.export.check import Checked, _parted, told
 from harness.export.choice import command_again
-from harness.export.folder import DEPLOYMENT, SUMS, checksums, lay_out, place
-from harness.export.licences import Licence, of_data, of_model
+from harness.export.folder import DEPLOYMENT, SUMS, checksums, lay_out, place, stop_texts
+from harness.export.licences import Licence, hub_name, of_data, of_model
 from harness.export.serving import vllm
 from harness.overrides import misspelt
 from harness.prompt import Prompter, Recipe
@@ -307,7 +307,7 @@ def test_what_stands_there_stays_until_the_new_one_is_whole(tmp_path: Path) -> N
     assert (target / DEPLOYMENT).read_text() == "new"
     assert place(target, True, lambda part: fill(part, "newer"))
     assert (target / DEPLOYMENT).read_text() == "newer"
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(UserError, match="cannot be put there"):
         place(target, True, vanishes)
     assert (target / DEPLOYMENT).read_text() == "newer", "put back"
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
@@ -317,6 +317,70 @@ def test_what_stands_there_stays_until_the_new_one_is_whole(tmp_path: Path) -> N
         place(tmp_path / "mine", True, fill)
     with pytest.raises(UserError, match="cannot be written"):
         place(tmp_path / "mine/thesis.txt/out", False, fill)
+
+
+def test_where_no_folder_can_be_put_is_told_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(part: Path) -> bool:
+        (part / SUMS).write_text("")
+        return True
+
+    def never(part: Path) -> bool:
+        raise AssertionError(part)
+
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    assert place(tmp_path / "link", False, fill)
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "disk" / SUMS).is_file()
+    monkeypatch.chdir(tmp_path / "disk")
+    with pytest.raises(UserError, match="no export"):
+        place(Path(), False, never)
+    monkeypatch.setattr(Path, "is_mount", lambda self: self.name in ("", "disk"))
+    for target in (Path("/"), tmp_path / "link"):
+        with pytest.raises(UserError, match="a file system of its own"):
+            place(target, True, never)
+
+
+def test_stopping_it_is_no_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("harness.export.__main__.export", stopped)
+    assert main([str(tmp_path), "--to", str(tmp_path / "out")]) == 130
+
+
+@pytest.mark.parametrize(
+    ("adaptation", "quantization", "trained", "relation"),
+    [
+        ("prompt_rag", "fp16", 0, ""), ("prompt_rag", "int8", 0, "quantized"), ("as_is", "gptq", 0, "quantized"),
+        ("as_is", "fp16", 0, ""), ("lora", "fp16", 9, "finetune"), ("lora", "int8", 9, "finetune"),
+    ],
+)  # fmt: skip
+def test_the_card_says_what_became_of_the_base_model(
+    adaptation: str, quantization: str, trained: int, relation: str
+) -> None:
+    one = records.record("prompt_rag", quantization)
+    steps = {**one.steps, "adapt": {**one.steps["adapt"], "facts": {"trained_parameters": trained}}}
+    model = {"name": "hf", "target": "harness.models.hub.HubModel", "params": {"id": "some/model"}}
+    one = replace(one, adaptation=adaptation, steps=steps, config={**one.config, "model": model})
+    licence = Licence("", "")
+    front = card.front_matter(one, "n", (), card.Source("", licence, licence, Checked(0, 0), "", ""))
+    told_of = [line.split(": ")[1] for line in front.splitlines() if line.startswith("base_model_relation")]
+    assert told_of == ([relation] if relation else [])
+    assert "base_model: some/model" in front
+
+
+def test_a_folder_called_as_a_name_of_the_hub_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def of(content: str | None) -> str:
+        one = records.record("lora", "fp16")
+        steps = {**one.steps, "base": {**one.steps["base"], "preimage": {"content": content}}}
+        model = {"name": "hf", "target": "harness.models.hub.HubModel", "params": {"id": "models/llama"}}
+        return hub_name(replace(one, steps=steps, config={**one.config, "model": model}))
+
+    monkeypatch.chdir(tmp_path)
+    assert (of("0123456789abcdef"), of("0" * 40), of(None)) == ("", "models/llama", "models/llama")
+    (tmp_path / "models/llama").mkdir(parents=True)
+    assert (of("0123456789abcdef"), of("0" * 40), of(None)) == ("", "models/llama", "")
 
 
 @pytest.mark.parametrize("method", ["bm25", "none"])
@@ -378,13 +442,63 @@ def test_no_more_is_claimed_of_vllm_than_is_known(quantization: dict[str, Any], 
 
 
 def test_an_answer_may_end_at_a_stop_text_and_nowhere_else() -> None:
-    row = {"id": "1", "output": "Yes.", "tokens": 4, "finished": True}
-    assert not _parted([row], [Completion("Yes.", 4, True)])
-    assert not _parted([row], [Completion("Yes.\n\nQ: what", 4, False)]), "cut off at its task's stop text"
-    assert _parted([row], [Completion("Yes.\n\nQ: what", 9, False)])
-    (line,) = _parted([row], [Completion("Yet.", 4, True)])
+    row = {"id": "1", "output": "Yes.", "tokens": 2, "finished": True}
+    assert not _parted([row], [Completion("Yes.", 2, True)], [])
+    assert not _parted([row], [Completion("Yes.\n\nQ: what", 9, False)], ["Q:", "\n\n"]), "cut off at the first"
+    assert _parted([row], [Completion("Yes.\n\nQ: what", 9, False)], ["Q:"])
+    (line,) = _parted([row], [Completion("Yet.", 2, True)], ["\n\n"])
     assert "row 1: parts at character 2: recorded …'Yes.'…, now …'Yet.'…" in line
-    assert "character 4" in _parted([row], [Completion("Yes. And", 6, True)])[0]
+    assert "character 4" in _parted([row], [Completion("Yes. And", 2, True)], [])[0]
+
+
+def test_a_server_is_told_where_answers_end_and_is_cut_there(tmp_path: Path) -> None:
+    for name in ("example.py", "recipe.py"):
+        shutil.copy(resource("reports") / "deployable" / name, tmp_path)
+    Recipe("s", (), (), "none", 0).save(tmp_path)
+    code = """if True:
+        import io, json, urllib.request
+
+        def reply(request):
+            print(request.data.decode())
+            made = {"choices": [{"message": {"content": "Yes.END no"}}]}
+            return io.BytesIO(json.dumps(made).encode())
+
+        urllib.request.urlopen = reply
+        import example
+        print(example.ask("http://here", "Is it?", None))
+    """
+    for ends, answer in (([], "Yes.END no"), (["no", "END"], "Yes.")):
+        (tmp_path / DEPLOYMENT).write_text(json.dumps({"stop": ends, "max_new_tokens": 4, "sampling": None}))
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+        sent, printed = done.stdout.splitlines()
+        assert (json.loads(sent).get("stop", []), printed) == (ends, answer)
+
+
+def test_answers_end_where_the_task_says(ran: Ran, tmp_path: Path) -> None:
+    """Drawn from a tiny model of random weights, which meets them; its likeliest answer is of new lines alone."""
+    suite = tmp_path / "stopping"
+    shutil.copytree(ROOT / "suites/support_tone", suite)
+    task = suite / "task.yaml"
+    task.write_text(task.read_text().replace("until: []", 'until: ["e", "a", "i"]'))
+    done = harness(ran[0], *TINY, "adaptation=prompt_rag", f"suite.folder={suite}", "engine.temperature=3.0", "seed=1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    run, out = run_folder(done), tmp_path / "out"
+    (record,) = ledger.read_records(run)
+    rows = ledger.read_rows(run, record)
+    assert any(r["finished"] for r in rows), "some were cut"
+    assert not any(set("eai") & set(r["output"]) for r in rows)
+    assert main([str(run), "--cell", record.id, "--to", str(out)]) == 0
+    deployment = json.loads((out / DEPLOYMENT).read_text())
+    assert deployment["stop"] == ["e", "a", "i"]
+    assert "stop texts in `deployment.json`" in (out / "README.md").read_text()
+    for ends in ([], ["\n"]):
+        (out / DEPLOYMENT).write_text(json.dumps({**deployment, "sampling": None, "stop": ends}))
+        assert answered(out, rows[0]["message"]).endswith("\n\n") != bool(ends)
+    task.write_text(task.read_text().replace('  until: ["e", "a", "i"]\n', ""))
+    assert stop_texts(record) == ["\n\n"], "lm-eval's own, where a task names none"
+    shutil.rmtree(suite)
+    with pytest.raises(UserError, match="no folder"):
+        stop_texts(record)
 
 
 def test_differences_come_with_what_is_expected() -> None:
@@ -434,7 +548,7 @@ def test_hostile_names_stay_text_in_the_card(tmp_path: Path) -> None:
                   config={**one.config, "suite": suite, "model": model, "engine": engine})  # fmt: skip
     out = tmp_path / "out"
     out.mkdir()
-    deployment = lay_out(source, out, one, "name", "a-base")
+    deployment = lay_out(source, out, one, "name", "a-base", ())
     licence = Licence("", nasty)
     card.write(out, one, deployment, card.Source(nasty, licence, licence, Checked(0, 0, why=nasty), "", ""))
     text = (out / "README.md").read_text(encoding="utf-8")

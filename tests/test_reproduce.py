@@ -108,6 +108,24 @@ def test_what_cannot_be_reproduced_is_told(tmp_path: Path, capsys: pytest.Captur
         cell_of(replace(alone, config={}), Path("x"))
 
 
+def test_a_record_is_not_run_again_into_its_own_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = gates.rows(n=20)
+    run = gates.run(tmp_path / "run", (gates.cell(made), made))
+    (tmp_path / "link").symlink_to(run)
+    (record,) = (run / "records").iterdir()
+    for out in (run, tmp_path / "link", run / "records/.."):
+        assert main([str(record), "--out", str(out), "--dry-run"]) == 2
+        assert "the run folder of the record itself" in capsys.readouterr().err
+
+
+def test_stopping_it_is_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: Any) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("harness.reproduce.reproduce", stopped)
+    assert main(["record.json"]) == 130
+
+
 def test_the_record_made_anew_is_found_beside_others(tmp_path: Path) -> None:
     made = gates.rows(n=20)
     one, other = gates.cell(made), gates.cell(made, "full_ft")

@@ -1,7 +1,7 @@
 """`python -m harness.check`: is this candidate worse than its baseline?
 
 Exit codes: 0 pass, 1 regressed, 2 a mistake in the command or its files (no baseline, another suite, another schema),
-3 inconclusive or could not measure, 130 stopped by Ctrl-C.
+3 inconclusive or could not measure, 70 a fault of the harness itself, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,17 +18,19 @@ from rich.console import Console
 
 from harness.check import fresh, outputs, rules, subject
 from harness.check.judge import judge
-from harness.check.trial import Judgement
+from harness.check.trial import Judgement, Verdict
 from harness.errors import UserError
 
 ALL_ROWS = 0
+FAULT = 70  # EX_SOFTWARE of sysexits.h
 EXAMPLES = """
   python -m harness.check outputs/support_tone/TIME --save-baseline baselines/support_tone.json
   python -m harness.check outputs/support_tone/LATER --baseline baselines/support_tone.json
   python -m harness.check RUN --baseline OTHER_RUN --cell A --baseline-cell B         one cell against another
   python -m harness.check --model ./checkpoint --baseline baselines/one_cell.json --budget
 
-exit codes: 0 pass, 1 regressed, 2 mistake in the command or its files, 3 inconclusive or could not measure
+exit codes: 0 pass, 1 regressed, 2 mistake in the command or its files, 3 inconclusive or could not measure,
+70 a fault of the harness itself
 """
 
 
@@ -122,15 +125,21 @@ def _run(a: argparse.Namespace, console: Console) -> int:
         raise UserError(mistakes)
     if a.baseline is None:
         subject.save(_candidate(a, runs[0]), a.save_baseline)
-        console.print(f"baseline: {a.save_baseline}", highlight=False, soft_wrap=True)
+        console.print(f"baseline: {a.save_baseline}", highlight=False, soft_wrap=True, markup=False)
         return 0
     candidate, found, folder = _judged(a, runs, changes)
     page = outputs.write(found, a.out or folder, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()))
     outputs.show(found, console)
-    console.print(f"page: {page}", highlight=False, soft_wrap=True)
-    if a.save_baseline and found.exit_code == 0:
-        subject.save(candidate, a.save_baseline)
-        console.print(f"baseline: {a.save_baseline}", highlight=False, soft_wrap=True)
+    console.print(f"page: {page}", highlight=False, soft_wrap=True, markup=False)
+    if a.save_baseline:
+        left = [f.trial.metric for f in found.having(Verdict.INCONCLUSIVE, blocks=True)]
+        if found.exit_code == 0 and not left:
+            subject.save(candidate, a.save_baseline)
+            told = str(a.save_baseline)
+        else:
+            why = "the candidate does not pass" if found.exit_code else f"{', '.join(left)} inconclusive"
+            told = f"not saved, {why}; the old one stays"
+        console.print(f"baseline: {told}", highlight=False, soft_wrap=True, markup=False)
     return found.exit_code
 
 
@@ -144,6 +153,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    except Exception:  # Python's own exit code for it is 1, which says "regressed"
+        traceback.print_exc()
+        return FAULT
 
 
 if __name__ == "__main__":

@@ -62,14 +62,14 @@ def score_trial(name: str, section: Scores, cell: str, rows: Pairs, lower: bool)
         before.append(then)
     pair = paired(before, after, _groups(scored)) if lower else paired(after, before, _groups(scored))
     low, high = sorted((sign * bound(pair, -1), sign * bound(pair, 1)))
-    same = all(a.answer == b.answer for a, b in scored)
+    same = after == before and all(a.answer == b.answer for a, b in scored)
     n = len(scored)
     return replace(
         trial, pair=pair, before=sum(before) / n, after=sum(after) / n,
         change=sign * pair.delta + 0.0,  # a change of nothing has no sign
         low=low, high=high, p_worse=p_worse(pair),
         p_within=p_not_worse(pair, section.margin), same=same,
-        note=f"all {n} answers are the same, letter for letter" if same else "",
+        note=f"all {n} answers are the same, letter for letter, and score the same" if same else "",
     )  # fmt: skip
 
 
@@ -140,7 +140,7 @@ def length_trial(cell: str, rows: Pairs, rules: Length) -> Trial | None:
         return None
     found = mean_difference([(a.tokens - b.tokens) / before for a, b in rows], _groups(rows))
     short, long = _above(found, rules.low - 1), _above(found, rules.high - 1)  # p of "not above" each bound
-    same = all(a.answer == b.answer for a, b in rows)
+    same = all(a.answer == b.answer and a.tokens == b.tokens for a, b in rows)
     return replace(
         trial, before=before, after=after, change=after / before, low=1 + bound(found, -1), high=1 + bound(found, 1),
         p_worse=min(1.0, 2 * min(1 - short, long)), p_within=max(short, 1 - long),

@@ -110,7 +110,7 @@ def within_budget(
         now = Side(baseline.source, tuple(replace(c, rows=tuple(_rows(c, 0.0, high))) for c in baseline.cells))
         candidate = Side("", tuple(joined(p) for p in parts.values()))
         found = judge(candidate, now, rules, Looks(shares, settled(found) if found else None))
-        if certain(found):
+        if certain(found) and (found.exit_code == 1 or len(parts) == len(baseline.cells)):
             break
     assert found is not None, "one look at least"
     return candidate, found

@@ -70,6 +70,13 @@ def refuse_other_suites(both: Sequence[tuple[Subject | None, Subject]]) -> None:
                 f"{a.id}: suite {a.suite} is scored otherwise now (scorers, task or limit of tokens); {again}"
             )
         changed, new = differing(a, b)
+        now, then = a.config.get("profile"), b.config.get("profile")
+        if new and not changed and then and now != then:
+            mistakes.append(
+                f"{a.id}: {len(new)} evaluation rows more than the baseline has, by profile={now}; run it with "
+                f"profile={then}, as the baseline was"
+            )
+            continue
         for ids, what in ((changed, "evaluation rows changed"), (new, "evaluation rows are new")):
             if ids:
                 mistakes.append(f"{a.id}: {len(ids)} {what} since the baseline ({_few(ids)}); {again}")

@@ -139,7 +139,7 @@ def limit_trials(candidate: Subject, baseline: Subject, cell: str, rules: Limit,
             ratio = after / before
             sure = Verdict.PASS if ratio <= rules.limit else Verdict.REGRESSED
             found.append(replace(trial, before=before, after=after, change=ratio, low=ratio, high=ratio, sure=sure))
-    if not found:
-        lacking = Trial(cell, rules.metrics[0], rules.blocks, "×", sure=Verdict.NOT_MEASURED)
-        found = [replace(lacking, note="neither side has any of " + ", ".join(rules.metrics))] if rules.metrics else []
+    if rules.metrics and not found:
+        note = "neither side has any of " + ", ".join(rules.metrics)
+        found = [Trial(cell, rules.metrics[0], rules.blocks, "×", sure=Verdict.NOT_MEASURED, note=note)]
     return found

@@ -23,8 +23,8 @@ class Trial:
     """One metric of one cell before it is judged. `p_worse` is the one-sided p of "not worse than the baseline", small
     where worse is shown; `p_within` that of "beyond what is tolerated", small where good enough is shown. `sure` is a
     verdict that needs no test, such as that of a size. `by_rows` says that more rows would make it surer, `same` that
-    every answer is the same text. `low` and `high` are the 90% interval of `change`, which is a difference of shares
-    or a ratio (`unit`: `points`, `×`)."""
+    every answer is the same text and measures the same. `low` and `high` are the 90% interval of
+    `change`, which is a difference of shares or a ratio (`unit`: `points`, `×`)."""
 
     cell: str
     metric: str

@@ -1,7 +1,7 @@
 """`python -m harness.export RUN --cell best --to DIR`: a deployable folder of a cell, with its model card.
 
 Exit codes: 0 the folder is there and gives the recorded outputs again (or `--check-rows 0` asked for no check), 1 it
-does not, and nothing was written, 2 a user's mistake.
+does not, and nothing was written, 2 a user's mistake, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from harness.escaping import visible
 from harness.export import card
 from harness.export.check import check, told
 from harness.export.choice import BEST, build_of, chosen, weights
-from harness.export.folder import SUMS, checksums, lay_out, name_stops, place
+from harness.export.folder import SUMS, checksums, lay_out, name_stops, place, stop_texts
 from harness.export.licences import hub_name, of_data, of_model
 from harness.launch import QUIET
 from harness.store import MANIFEST
@@ -48,11 +48,12 @@ def export(run: Path, name: str, target: Path, rows: int, store: Path | None, fo
     """Exports a cell; returns whether the folder is there, and how its check went. Raises `UserError`."""
     record, reason = chosen(run, name)
     source, places = weights(record, run, store)
+    ends = stop_texts(record)
     outcome = ""
 
     def fill(part: Path) -> bool:
         nonlocal outcome
-        deployment = lay_out(source, part, record, served_as(record), hub_name(record) or record.model)
+        deployment = lay_out(source, part, record, served_as(record), hub_name(record) or record.model, ends)
         name_stops(part)
         print(f"checking {visible(record.id)} ...", file=sys.stderr)
         found = check(part, record, ledger.read_rows(run, record), rows)
@@ -88,6 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in error.mistakes:
             print(f"harness: {line}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     print(visible(outcome))
     print(f"exported: {given.to}" if done else "nothing was exported; --check-rows 0 exports without this check")
     return 0 if done else 1

@@ -58,9 +58,9 @@ def front_matter(record: RunRecord, name: str, classes: Sequence[str], source: S
         for m in _scores(record)
     ]  # fmt: skip
     base = hub_name(record)
-    relation = "quantized" if record.adaptation == "prompt_rag" else "finetune"
+    relation = relation_of(record)
     licence = source.model
-    more: dict[str, Any] = {"base_model_relation": relation} if base else {}
+    more: dict[str, Any] = {"base_model_relation": relation} if base and relation else {}
     data = ModelCardData(
         model_name=name, library_name="transformers", pipeline_tag=task, eval_results=results or None,
         license=licence.identifier or None, base_model=base or None,
@@ -69,6 +69,12 @@ def front_matter(record: RunRecord, name: str, classes: Sequence[str], source: S
         **more,
     )  # fmt: skip
     return str(data.to_yaml())
+
+
+def relation_of(record: RunRecord) -> str:
+    """What the weights are to those of the base model, as the Hub has it; empty where they are the same."""
+    adapted, stored = (record.steps.get(kind, {}).get("facts") or {} for kind in ("adapt", "quantize"))
+    return "finetune" if adapted.get("trained_parameters") else "quantized" if stored.get("replaced_modules") else ""
 
 
 def _evidence(m: Measurement) -> dict[str, Json]:

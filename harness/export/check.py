@@ -1,5 +1,5 @@
 """Does the folder give the recorded outputs again? Its own recipe must make the recorded prompts, all of them, and its
-weights, loaded by the engine that was measured, the recorded answers of the first rows.
+weights, loaded by the engine that was measured, the recorded answers of the first rows, each up to a stop text.
 
 Rows are answered in a batch of their own first. Rounding depends on a batch's shape, so where an answer differs, all
 rows are answered as they were when they were measured: on the same machine that repeats every sum.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from typing import Any
 from harness.components import instantiate
 from harness.environment import detect
 from harness.execute import machine, set_threads
+from harness.export.folder import DEPLOYMENT
+from harness.measure.quality import until
 from harness.suite import load as load_suite
 from harness.types import Completion, Component, Context, RunRecord
 
@@ -65,14 +68,15 @@ def check(folder: Path, record: RunRecord, rows: Sequence[Row], limit: int) -> C
     elsewhere = tuple(_elsewhere(record))
     if differs:
         return Checked(0, len(rows), prompts=differs, elsewhere=elsewhere)
+    ends = json.loads((folder / DEPLOYMENT).read_text(encoding="utf-8"))["stop"]
     with machine(alone=False):
         answer = _session(folder, record)
         asked = rows[:limit]  # the first ones: where tokens are drawn, a row's place is the key of its noise
-        parted = _parted(asked, answer([r["prompt"] for r in asked]))
+        parted = _parted(asked, answer([r["prompt"] for r in asked]), ends)
         alone = len(parted) if len(asked) < len(rows) else 0
         if alone:
             asked = rows
-            parted = _parted(rows, answer([r["prompt"] for r in rows]))
+            parted = _parted(rows, answer([r["prompt"] for r in rows]), ends)
     return Checked(len(asked), len(rows), (), tuple(parted), alone, elsewhere=elsewhere)
 
 
@@ -105,21 +109,15 @@ def _session(folder: Path, record: RunRecord) -> Any:
     return lambda prompts: session.generate(prompts, record.config["suite"]["params"]["max_new_tokens"])
 
 
-def _parted(rows: Sequence[Row], made: Sequence[Completion]) -> list[str]:
-    """A line for each row whose answer is not the recorded one. A recorded answer may end earlier, at a stop text of
-    its task; the number of its tokens is then that of the whole."""
+def _parted(rows: Sequence[Row], made: Sequence[Completion], ends: Sequence[str]) -> list[str]:
+    """A line for each row whose answer, up to the first of the stop texts, is not the recorded one."""
     found = []
-    for row, now in zip(rows, made, strict=True):
-        was = str(row["output"])
-        cut = now.text.startswith(was) and now.tokens == row["tokens"] and row["finished"]
-        if now.text != was and not cut:
-            at = next(
-                (i for i, (a, b) in enumerate(zip(was, now.text, strict=False)) if a != b), min(len(was), len(now.text))
-            )
+    for row, completion in zip(rows, made, strict=True):
+        was, now = str(row["output"]), until(completion.text, ends)
+        if now != was:
+            at = next((i for i, (a, b) in enumerate(zip(was, now, strict=False)) if a != b), min(len(was), len(now)))
             near = slice(max(0, at - CONTEXT), at + CONTEXT)
-            found.append(
-                f"row {row['id']}: parts at character {at}: recorded …{was[near]!r}…, now …{now.text[near]!r}…"
-            )
+            found.append(f"row {row['id']}: parts at character {at}: recorded …{was[near]!r}…, now …{now[near]!r}…")
     return found
 
 

@@ -5,20 +5,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
 from harness.loading import classes_of
 from harness.measure.fidelity import REFERENCE
+from harness.measure.quality import as_list, task_of
 from harness.prompt import load_recipe, stops
 from harness.resources import resource
 from harness.retrieval import save
 from harness.store import MANIFEST, folder_bytes, write_json
-from harness.types import Json, RunRecord, plain
+from harness.suite import load as load_suite
+from harness.types import Component, Json, RunRecord, StepKind, plain
 
 SUMS = "SHA256SUMS"
 DEPLOYMENT = "deployment.json"
@@ -34,9 +37,31 @@ def quantization(folder: Path) -> dict[str, Any]:
     return config.get("quantization_config") or {}
 
 
-def lay_out(source: Path, out: Path, record: RunRecord, served_as: str, base: str) -> dict[str, Json]:
+def stop_texts(record: RunRecord) -> list[str]:
+    """The texts at which the suite's task ended answers when they were scored; none where nothing was generated.
+
+    Raises `UserError` where the suite is gone or lm-eval cannot read its task.
+    """
+    if StepKind.QUALITY not in record.steps:
+        return []
+    suite = Component(**record.config["suite"])
+    data, name = load_suite(suite), suite.params["task"]
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    try:
+        task, _ = task_of(data, name)
+    except Exception as error:  # whatever lm-eval and a suite's own code raise
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(
+            f"{data.folder}: lm-eval cannot read the task {name}, which says where answers end ({told}); mend it"
+        ) from error
+    return [text for text in as_list((task.config.generation_kwargs or {}).get("until")) if text]
+
+
+def lay_out(
+    source: Path, out: Path, record: RunRecord, served_as: str, base: str, ends: Sequence[str]
+) -> dict[str, Json]:
     """Fills an empty folder from a build of the store; returns what `deployment.json` says. `base` is what the base
-    model is called, in the place of the path that it had in the store.
+    model is called, in the place of the path that it had in the store; `ends` are the stop texts.
 
     Raises `UserError` where the disk is too full.
     """
@@ -56,7 +81,7 @@ def lay_out(source: Path, out: Path, record: RunRecord, served_as: str, base: st
     for name in PROGRAMS:
         shutil.copy2(resource("reports") / "deployable" / name, out / name)
     write_json(out / "record.json", plain(record))
-    deployment = _deployment(out, record, served_as)
+    deployment = {**_deployment(out, record, served_as), "stop": list(ends)}
     write_json(out / DEPLOYMENT, deployment)
     return deployment
 
@@ -122,6 +147,7 @@ def place(target: Path, force: bool, fill: Callable[[Path], bool]) -> bool:
 
     Raises `UserError` for a target that is taken or cannot be written, and what `fill` raises.
     """
+    target = target.resolve()
     if taken := _taken(target, force):
         raise UserError(taken)
     part = target.with_name(f".{target.name}.part-{os.getpid()}")
@@ -133,9 +159,12 @@ def place(target: Path, force: bool, fill: Callable[[Path], bool]) -> bool:
     try:
         if not fill(part):
             return False
-        if target.exists():
-            target.rename(old)
-        part.rename(target)
+        try:
+            if target.exists():
+                target.rename(old)
+            part.rename(target)
+        except OSError as error:
+            raise UserError(f"--to {target}: cannot be put there ({error.strerror}); choose another folder") from error
         return True
     finally:
         if old.exists() and not target.exists():
@@ -146,6 +175,8 @@ def place(target: Path, force: bool, fill: Callable[[Path], bool]) -> bool:
 
 def _taken(target: Path, force: bool) -> str:
     """Why a folder cannot be put in a place; empty where it can."""
+    if target.is_mount():
+        return f"--to {target}: a file system of its own, which no folder can take the place of; give a folder in it"
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return ""
     if not (target / SUMS).is_file() or not (target / DEPLOYMENT).is_file():

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.licences import card_licence, gguf_licence, rows_licence
 from harness.models.gguf import gguf_file
-from harness.models.hub import HUB_NAME
+from harness.models.hub import CARD, COMMIT, HUB_NAME
 from harness.suite import suite_folder
 from harness.types import RunRecord
 
@@ -25,9 +25,12 @@ class Licence:
 
 
 def hub_name(record: RunRecord) -> str:
-    """The base model's name on the Hub; empty where it came from a folder or a package."""
+    """The base model's name on the Hub; empty where it came from a folder or a package. A folder may be called as
+    one there, so what it was made from counts: a commit, or what a folder held."""
     name = str(record.config["model"]["params"].get("id", ""))
-    return name if HUB_NAME.fullmatch(name) and not Path(name).is_dir() else ""
+    content = (record.steps.get("base", {}).get("preimage") or {}).get("content")
+    local = Path(name).is_dir() if content is None else not COMMIT.fullmatch(content)
+    return name if HUB_NAME.fullmatch(name) and not local else ""
 
 
 def of_model(record: RunRecord) -> Licence:
@@ -38,26 +41,22 @@ def of_model(record: RunRecord) -> Licence:
         return Licence("", "The weights are random numbers that the harness made: nobody else's licence is on them.")
     if target.endswith("PackagedGguf"):
         return _of_gguf(record)
-    card = _card(str(params.get("id", "")), params.get("revision"))
-    if card is None:
-        where = (
-            f"see https://huggingface.co/{hub_name(record)}" if hub_name(record) else f"ask who made {params.get('id')}"
-        )
+    name = hub_name(record)
+    card = _cached_card(name, params.get("revision")) if name else Path(str(params.get("id", ""))) / CARD
+    if card is None or not card.is_file():
+        where = f"see https://huggingface.co/{name}" if name else f"ask who made {params.get('id')}"
         return Licence("", f"Not known here: no model card of the base model was found; {where}.")
-    name, identifier = card_licence(card)
-    told = f"{name}, as its model card says." if name else "Not known: its model card names no licence."
-    return Licence(name, told, identifier)
+    licence, identifier = card_licence(card)
+    told = f"{licence}, as its model card says." if licence else "Not known: its model card names no licence."
+    return Licence(licence, told, identifier)
 
 
-def _card(name: str, revision: str | None) -> Path | None:
-    """A model card in a folder or in the Hub's cache; nothing is downloaded."""
+def _cached_card(name: str, revision: str | None) -> Path | None:
+    """A model card in the Hub's cache; nothing is downloaded."""
     from huggingface_hub import try_to_load_from_cache
 
-    if Path(name).is_dir():
-        found: Any = Path(name) / "README.md"
-    else:
-        found = try_to_load_from_cache(name, "README.md", revision=revision) if HUB_NAME.fullmatch(name) else None
-    return Path(found) if isinstance(found, str | Path) and Path(found).is_file() else None
+    found = try_to_load_from_cache(name, CARD, revision=revision)
+    return Path(found) if isinstance(found, str) else None
 
 
 def _of_gguf(record: RunRecord) -> Licence:

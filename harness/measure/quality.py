@@ -17,6 +17,7 @@ from harness.statistics import bootstrap, group_of, place, share_interval
 from harness.types import Completion, Context, Json, Measurement, Session, SuiteData, plain
 
 ROWS_FILE = "rows.jsonl"
+FEWSHOT_SEED = 1234  # lm-eval's own
 KEPT_FIELDS = ("id", "group", "case", "topic")
 
 
@@ -39,8 +40,8 @@ def _language_model(
         def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
             prompts, limit = prompts_of(requests), data.max_new_tokens
             made = session.generate(prompts, limit, told(requests))
-            ends = [[s for s in _list(r.args[1].get("until")) if s] for r in requests]
-            texts = [_until(c.text, stops) for c, stops in zip(made, ends, strict=True)]
+            ends = [[s for s in as_list(r.args[1].get("until")) if s] for r in requests]
+            texts = [until(c.text, stops) for c, stops in zip(made, ends, strict=True)]
             for r, prompt, completion, text in zip(requests, prompts, made, texts, strict=True):
                 if text != completion.text:  # what a server would have made, that looks at texts as they come
                     completion = Completion(text, _length(session, text), True)
@@ -70,11 +71,11 @@ def _length(session: Session, text: str) -> int:
     return len(session.tokenizer(text, add_special_tokens=False).input_ids)
 
 
-def _list(value: Any) -> list[str]:
+def as_list(value: Any) -> list[str]:
     return value if isinstance(value, list) else [value] if value else []
 
 
-def _until(text: str, stops: Sequence[str]) -> str:
+def until(text: str, stops: Sequence[str]) -> str:
     """A text up to the first of some stop texts."""
     return text[: min((at for s in stops if (at := text.find(s)) >= 0), default=len(text))]
 
@@ -129,15 +130,17 @@ def measure(
             f"measure.quality.part={list(part)}: no evaluation rows of {data.name} lie in it; make it larger"
         )
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    from lm_eval import simple_evaluate
+    from lm_eval.evaluator import evaluate
 
     rules, manager = task_of(data, task)
     closeness = fidelity(session.model, parent)
     kept: dict[int, tuple[str, Completion]] = {}
-    results = simple_evaluate(
-        model=_language_model(session, folder, data, context, kept),
-        tasks=[rules],
-        task_manager=manager,
+    if rules.get_config("num_fewshot") is None:
+        rules.set_config("num_fewshot", 0)
+    rules.set_fewshot_seed(seed=FEWSHOT_SEED)
+    results = evaluate(  # not `simple_evaluate`, which asks pip, git and the compiler for their versions each time
+        _language_model(session, folder, data, context, kept),
+        manager.load([rules]),
         limit=None if part else len(data.evaluation) or data.evaluation_limit,
         samples={task: chosen} if part else None,
         log_samples=True,

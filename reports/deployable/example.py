@@ -33,6 +33,11 @@ def load():
     return AutoTokenizer.from_pretrained(str(HERE)), model.eval()
 
 
+def cut(text: str) -> str:
+    """A text up to the first stop text, where answers ended when they were scored."""
+    return text[: min((at for stop in DEPLOYMENT["stop"] if (at := text.find(stop)) >= 0), default=len(text))]
+
+
 def answer(tokenizer, model, message: str) -> str:
     """The answer to one message."""
     import torch
@@ -46,7 +51,7 @@ def answer(tokenizer, model, message: str) -> str:
         if not sampling:  # what a generation_config.json may say of sampling does not count
             how |= {"temperature": None, "top_p": None, "top_k": None}
         made = model.generate(**asked, max_new_tokens=DEPLOYMENT["max_new_tokens"], **how)
-    return tokenizer.decode(made[0][asked["input_ids"].shape[1] :], skip_special_tokens=True)
+    return cut(tokenizer.decode(made[0][asked["input_ids"].shape[1] :], skip_special_tokens=True))
 
 
 def ask(server: str, message: str, model: str | None) -> str:
@@ -54,6 +59,7 @@ def ask(server: str, message: str, model: str | None) -> str:
     that names no model for the one they serve; each has a name of its own for it."""
     body = {
         **({"model": model} if model else {}),
+        **({"stop": DEPLOYMENT["stop"]} if DEPLOYMENT["stop"] else {}),
         "messages": messages(message), "max_tokens": DEPLOYMENT["max_new_tokens"],
         **(DEPLOYMENT["sampling"] or {"temperature": 0.0}),
     }  # fmt: skip
@@ -61,7 +67,7 @@ def ask(server: str, message: str, model: str | None) -> str:
         f"{server.rstrip('/')}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
     with urllib.request.urlopen(request) as reply:
-        return json.load(reply)["choices"][0]["message"]["content"]
+        return cut(json.load(reply)["choices"][0]["message"]["content"])
 
 
 def main() -> int:
