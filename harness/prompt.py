@@ -93,9 +93,11 @@ def render(tokenizer: Any, chat: Sequence[ChatMessage], *, reply: str | None = N
 
 def _templated(tokenizer: Any, chat: Sequence[ChatMessage], **options: Any) -> str:
     """Chat messages in the tokenizer's own template; where that knows no system turn (Gemma 2's), what it would say
-    stands before the first message."""
+    stands before the first message. A model that may think first is asked to answer at once (`enable_thinking`, by
+    which Qwen3's template opens a reply as it writes one); templates without that choice pass over the name."""
     from jinja2 import TemplateError
 
+    options = {"enable_thinking": False, **options}
     try:
         return str(tokenizer.apply_chat_template(list(chat), tokenize=False, **options))
     except TemplateError:

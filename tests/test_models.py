@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from harness.models.gguf import PackagedGguf, gguf_file
 from harness.models.hub import HubModel, copy_tree, link_tree
 from harness.types import Component, Context
 from tests.cells import MACHINE
+from tests.test_engine import tokenizer
 
 CONTEXT = Context("cpu", "float32", 0, lambda share, note: None)
 SHAPE = DummyModel(hidden_size=64, intermediate_size=128, layers=2, heads=4, kv_heads=2)
@@ -37,7 +39,7 @@ def test_a_users_folder_is_copied_and_builds_link_weights_alone(checkpoint: Path
     out.mkdir()
     model = HubModel(str(checkpoint))
     assert not model.mistakes()
-    assert model(out, CONTEXT) == {"source": str(checkpoint), "revision": None, "licence": ""}
+    assert model(out, CONTEXT) == {"source": str(checkpoint), "revision": None, "commit": None, "licence": ""}
     assert sorted(f.name for f in out.iterdir()) == [
         "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
     ]  # fmt: skip
@@ -69,6 +71,16 @@ def test_a_folder_says_its_licence_where_its_card_does(checkpoint: Path, tmp_pat
     (checkpoint / "README.md").write_text("---\nlicense: other\nlicense_name: llama3.2\n---\n", encoding="utf-8")
     assert built(tmp_path / "b") == "llama3.2"
     assert not (tmp_path / "b" / "README.md").exists()
+
+
+@pytest.mark.parametrize(
+    "card", [b"---\nOur merged model\n---\n", b"# caf\xe9\n", b"---\nlicense: [a\n---\n", b"---\ntags: 3\n---\n"]
+)
+def test_a_card_that_cannot_be_read_says_no_licence(checkpoint: Path, tmp_path: Path, card: bytes) -> None:
+    (checkpoint / "README.md").write_bytes(card)
+    out = tmp_path / "out"
+    out.mkdir()
+    assert HubModel(str(checkpoint))(out, CONTEXT)["licence"] == ""
 
 
 def test_files_are_copied_where_they_cannot_be_linked(
@@ -203,7 +215,41 @@ def test_another_checkpoint_in_the_same_folder_has_another_fingerprint(tmp_path:
     assert before == HubModel(str(tmp_path)).fingerprint()
     (tmp_path / "model.safetensors").write_bytes(b"a" * 99 + b"b")
     assert HubModel(str(tmp_path)).fingerprint() != before
-    assert HubModel("org/name").fingerprint() is None
+
+
+def test_a_name_of_the_hub_stands_for_the_commit_that_it_has_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A branch that moves is built anew, and what was built says of which commit."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    old, new, asked = "a" * 40, "b" * 40, "c" * 40
+    model = HubModel("org/name")
+    assert model.fingerprint() is None
+    for commit in (old, new):
+        snapshot = tmp_path / "cache/models--org--name/snapshots" / commit
+        snapshot.mkdir(parents=True)
+        for name in ("config.json", "model.safetensors"):
+            (snapshot / name).write_text(commit)
+        (snapshot.parents[1] / "refs").mkdir(exist_ok=True)
+        (snapshot.parents[1] / "refs/main").write_text(commit)
+        assert model.fingerprint() == commit
+        out = tmp_path / commit
+        out.mkdir()
+        assert model(out, CONTEXT)["commit"] == commit == (out / "model.safetensors").read_text()
+    assert replace(model, revision=old).fingerprint() == old
+    monkeypatch.setattr("huggingface_hub.model_info", lambda id, revision, timeout: SimpleNamespace(sha=asked))
+    assert model.fingerprint() == asked
+
+
+def test_a_vocabulary_smaller_than_the_tokenizers_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first such token would end in an IndexError."""
+    file = tmp_path / "words.gguf"
+    monkeypatch.setattr("harness.models.dummy.load_tokenizer", lambda file: tokenizer())
+    made = replace(SHAPE, tokenizer_path=str(file), vocab_size=95)
+    with pytest.raises(UserError, match=r"^model\.vocab_size=95: words\.gguf has 96 tokens; set so many or more$"):
+        made(tmp_path / "out", CONTEXT)
+    assert replace(made, vocab_size=96)(tmp_path / "out", CONTEXT)["parameters"]
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.ckpt"])

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.environment import Environment
-from harness.plan import chain, plan
+from harness.plan import ENCODER, chain, plan
 from harness.types import Cell, Component, Json, StepKind, canonical, digest, plain
 from tests.cells import MACHINE, cell, data_of, grid, reordered, suite_data
 from tests.grids import ROOT
@@ -87,6 +88,8 @@ def test_steps_come_after_what_they_need() -> None:
         ("model.path=null", set()),
         ("model.note=another", set()),
         ("adaptation.top_k=1", set()),  # its value already
+        ("adaptation.dropout=0", set()),  # 0.0 already
+        ("engine.temperature=0", set()),
         ("policy=quality_first", set()),
         ("price.utilization=0.9", set()),
         ("runner.workers=1", set()),
@@ -166,6 +169,33 @@ def test_notes_and_places_are_in_no_key(model: str, knob: str) -> None:
     chosen = [f"model={model}", *(["model.id=org/name"] if model == "hf" else [])]
     named = knob if "." in knob else f"model.{knob}"
     assert not changed(keys(cell(*chosen)), keys(cell(*chosen, f"{named}=something/else")))
+
+
+def test_what_a_tokenizers_file_holds_is_in_the_keys_of_random_weights(tmp_path: Path) -> None:
+    """Its place is not."""
+
+    def made(name: str, text: str) -> dict[str, str]:
+        (tmp_path / name).write_text(text)
+        cells = [cell("model=dummy_tiny", f"+model.tokenizer_path={tmp_path / name}")]
+        return dict(plan(cells, data_of(cells), MACHINE).chains[cells[0].id])
+
+    a, b = made("words.gguf", "one"), made("words.gguf", "two")
+    assert not {*a.values()} & {*b.values()}
+    (tmp_path / "else").mkdir()
+    assert made("else/words.gguf", "two") == b
+
+
+@pytest.mark.parametrize(
+    ("retrieval", "again"), [("bm25", set()), ("dense", BUILT_ON[ADAPT]), ("hybrid", BUILT_ON[ADAPT])]
+)
+def test_versions_of_what_finds_by_meaning_are_in_the_keys_of_what_asks_it(
+    retrieval: str, again: set[StepKind], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def at(version: str) -> dict[StepKind, str]:
+        monkeypatch.setattr("harness.plan.versions", lambda names: {n: version for n in names if n in ENCODER})
+        return keys(cell("adaptation=lora", f"adaptation.retrieval={retrieval}"))
+
+    assert changed(at("1"), at("2")) == again
 
 
 def test_versions_of_the_libraries_that_shape_a_build_are_in_its_key(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ class Fake:
         self.added_tokens_decoder = {ord("<"): "<", 1: "<eos>"}
 
     def apply_chat_template(
-        self, chat: list[ChatMessage], *, tokenize: bool, add_generation_prompt: bool = False
+        self, chat: list[ChatMessage], *, tokenize: bool, add_generation_prompt: bool = False, **_: Any
     ) -> str:
         assert tokenize is False
         said = "".join(f"<{m['role']}>{m['content']}{self.closing}" for m in chat)
@@ -137,6 +137,20 @@ def test_a_template_that_opens_the_reply_in_another_way_still_teaches_the_reply(
     labelled = [i for i in row["labels"] if i != IGNORED]
     assert text_of(labelled) == "Hi.<eos>"
     assert text_of(row["input_ids"]) == render(tokenizer, CHAT) + "Hi.<eos>"
+
+
+def test_a_model_that_may_think_first_answers_at_once() -> None:
+    """Its template writes a reply behind thoughts that are over, and opens one so where it is told to."""
+    own = tokenizer()
+    own.add_special_tokens({"additional_special_tokens": ["~"]})
+    own.chat_template = (
+        "{% for m in messages %}[{{ m.role }}]{{ '(hm)(/hm)' if m.role == 'assistant' }}{{ m.content }}~{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{{ '(hm)(/hm)' if enable_thinking is false }}{% endif %}"
+    )
+    row = encode(own, CHAT, "Hi.")
+    learnt = [i for i in row["labels"] if i != IGNORED]
+    assert own.decode(learnt) == "Hi.~"
+    assert own.decode(row["input_ids"]) == render(own, CHAT) + "Hi.~" == render(own, CHAT, reply="Hi.")
 
 
 def test_what_a_manifest_says_of_a_recipe() -> None:

@@ -13,7 +13,7 @@ from harness.loading import stored_dtype
 from harness.quantize.awq_faster import TESTED, _Stashed, best_clip, pack
 from harness.quantize.int4_kernels import choose
 from harness.quantize.int8_kernels import EXACT, int_mm
-from tests.test_engine import CONTEXT, tokenizer
+from tests.test_engine import CONTEXT, PROMPTS, tokenizer
 from tests.test_graph import MODELS, saved
 
 
@@ -124,6 +124,31 @@ def test_without_calibration_weights_are_rounded(tmp_path: Path, method: str) ->
     with torch.inference_mode():
         told, found = (m.model(ids).logits.float() for m in (load(parent, CONTEXT), made))
     assert 0.001 < float((found - told).norm() / told.norm()) < 0.6
+
+
+@pytest.mark.usefixtures("gptqmodel_as_it_came")
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+@pytest.mark.parametrize("group_size", [-1, 16])
+def test_groups_that_pytorchs_own_product_does_not_take_are_answered_with(
+    tmp_path: Path, method: str, group_size: int
+) -> None:
+    from harness.engine.eager import Eager
+    from harness.loading import load
+    from harness.quantize.awq import Awq
+    from harness.quantize.gptq import Gptq
+    from harness.unpacking import plain
+
+    parent = saved(tmp_path / "parent", *MODELS["llama"])
+    quantizer = {"gptq": Gptq, "awq": Awq}[method](group_size=group_size, calibration_rows=0)
+    quantizer(parent, (), tmp_path / "child", CONTEXT)
+    tokenizer().save_pretrained(tmp_path / "child")
+    session = Eager().start(tmp_path / "child", CONTEXT)
+    assert str(session.loaded.proof["int4_kernel"]).startswith("torch (PyTorch's own takes groups of 32, 64, 128, 256,")
+    assert [made.tokens for made in session.generate(PROMPTS, 3)]
+    layer = "model.layers.0.mlp.down_proj"
+    told = load(parent, CONTEXT).model.get_submodule(layer).weight.detach()
+    found = plain(session.model.get_submodule(layer), torch.float32).weight.detach()
+    assert 0.01 < float((found - told).norm() / told.norm()) < 0.2, "what 4 bits cost a weight"
 
 
 def test_torchaos_layers_are_each_read_alone_and_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

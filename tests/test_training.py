@@ -15,7 +15,7 @@ from harness.adapt.full_ft import FullFt
 from harness.adapt.lora import ADAPTER, Lora, merge
 from harness.adapt.training import collate, completion_loss
 from harness.engine.eager import Eager, EagerSession
-from harness.errors import BrokenArtifact
+from harness.errors import BrokenArtifact, DoesNotFit
 from harness.prompt import IGNORED
 from harness.types import Context
 from tests.cells import suite_data
@@ -138,6 +138,21 @@ def test_a_loss_that_is_no_number_once_ends_a_training(
     rows = tuple({"message": f"question {i}", "reply": f"answer {i}"} for i in range(6))
     with pytest.raises(BrokenArtifact, match="loss is not a number"):
         Lora(rank=4, epochs=1, batch_size=1)(base, suite_data(train=rows, validation=rows[:2]), tmp_path, CONTEXT)
+
+
+@pytest.mark.parametrize("adaptation", [Lora(rank=4, epochs=1), FullFt(epochs=1)])
+def test_a_row_longer_than_the_models_context_ends_a_training(tmp_path: Path, adaptation: Any) -> None:
+    """Positions that are learnt end in an IndexError there, and others train on nonsense."""
+    torch.manual_seed(0)
+    LlamaForCausalLM(shape(LlamaConfig, max_position_embeddings=64)).save_pretrained(tmp_path / "base")
+    tokenizer().save_pretrained(tmp_path / "base")
+    rows = [{"id": f"r{i}", "message": f"question {i}", "reply": f"answer {i}"} for i in range(6)]
+    rows[3]["message"] += "?" * 60
+    told = (
+        r"longer than the model's context: row r3 has 79 tokens with its prompt, where it holds 64; shorten such rows"
+    )
+    with pytest.raises(DoesNotFit, match=told):
+        adaptation(tmp_path / "base", suite_data(train=tuple(rows), validation=()), tmp_path / "out", CONTEXT)
 
 
 def test_a_merge_rounds_nothing(base: Path, tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from typing import Any
 
 from harness.anatomy import below_adapters
 from harness.environment import give_memory_back
-from harness.errors import BrokenArtifact
+from harness.errors import BrokenArtifact, DoesNotFit
+from harness.loading import context_tokens
 from harness.prompt import IGNORED, Prompter, Recipe, describe, encode, encode_class, padding, stops
 from harness.types import Context, Json, SuiteData
 
@@ -128,7 +129,8 @@ def train(
     """Fine-tunes on the training rows, watches the validation rows after each epoch, and keeps the best epoch. With
     `classes`, which hold each row's reply, a classification head answers instead of the language head.
 
-    Raises `BrokenArtifact` where the loss is no number.
+    Raises `DoesNotFit` for a row that is longer than the model's context, and `BrokenArtifact` where the loss is no
+    number.
     """
     import torch
     from transformers import (
@@ -157,7 +159,15 @@ def train(
     mixed = context.device == "cuda" or context.dtype == "bfloat16"
     # weights that are trained stay in float32, small updates would be lost in 16 bits; frozen ones only compute
     dtype = torch.bfloat16 if mixed and peft is not None else torch.float32
-    model = untrained(base, classes, dtype, pad).to(context.device)
+    model = untrained(base, classes, dtype, pad)
+    lengths = [len(made["input_ids"]) for made in (*fit, *validation)]
+    tokens, row = max(zip(lengths, (str(r.get("id")) for r in (*data.train, *data.validation)), strict=True))
+    if (limit := context_tokens(model)) and tokens > limit:
+        raise DoesNotFit(
+            f"longer than the model's context: row {row} has {tokens:,} tokens with its prompt, where it holds "
+            f"{limit:,}; shorten such rows or leave them out, or lower what prompts carry (adaptation.top_k)"
+        )
+    model = model.to(context.device)
     if peft is not None:
         from peft import get_peft_model
 

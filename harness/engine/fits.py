@@ -9,6 +9,7 @@ from typing import Any
 from harness.anatomy import kv_bytes
 from harness.environment import free_memory
 from harness.errors import DoesNotFit
+from harness.loading import context_tokens
 
 
 def free_bytes(device: str) -> int:
@@ -34,9 +35,9 @@ def require(model: Any, device: str, rows: int, tokens: int) -> None:
 
 def within_context(model: Any, encoded: Sequence[Sequence[int]], new: int) -> None:
     """Raises `DoesNotFit` where one of these texts and an answer of so many `new` tokens are longer together than the
-    text that a model was made for: behind it some models fail and others go on with nonsense."""
+    text that a model was made for."""
     prompt = max(map(len, encoded), default=0)
-    limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    limit = context_tokens(model)
     if limit and prompt + new > limit:
         raise DoesNotFit(
             f"longer than the model's context: prompts of up to {prompt:,} tokens and {new:,} new ones, where it holds "

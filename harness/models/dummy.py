@@ -10,6 +10,7 @@ from typing import ClassVar
 from harness.environment import Environment
 from harness.errors import UserError
 from harness.models.gguf import gguf_file, load_tokenizer
+from harness.store import content
 from harness.types import Context, Json
 
 
@@ -37,6 +38,11 @@ class DummyModel:
 
     def _tokenizer(self) -> Path | None:
         return Path(self.tokenizer_path) if self.tokenizer_path else gguf_file(self.tokenizer_package)
+
+    def fingerprint(self) -> str | None:
+        """What the file at `tokenizer_path` holds: prompts differ with it."""
+        file = Path(self.tokenizer_path or "")
+        return content([file]) if file.is_file() else None
 
     def mistakes(self) -> list[str]:
         """What can be seen to be wrong before anything is loaded."""
@@ -75,6 +81,10 @@ class DummyModel:
         if file is None:
             raise UserError(self.mistakes())
         tokenizer = load_tokenizer(file)
+        if len(tokenizer) > self.vocab_size:
+            raise UserError(
+                f"model.vocab_size={self.vocab_size}: {file.name} has {len(tokenizer)} tokens; set so many or more"
+            )
         torch.manual_seed(context.seed)
         config = LlamaConfig(
             hidden_size=self.hidden_size, intermediate_size=self.intermediate_size, num_hidden_layers=self.layers,

@@ -16,6 +16,7 @@ from harness.store import content
 from harness.types import Context, Json
 
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 KEPT = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 CARD = "README.md"  # read for its licence, and not kept in builds
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")  # read by running what they say
@@ -62,7 +63,7 @@ class HubModel:
     NOT_IN_KEY: ClassVar[tuple[str, ...]] = ("note", "score_quality")
 
     def __call__(self, out: Path, context: Context) -> Mapping[str, Json]:
-        local = Path(self.id)
+        local, commit = Path(self.id), None
         if not local.is_dir():
             from huggingface_hub import snapshot_download
             from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -74,12 +75,13 @@ class HubModel:
                     f"model {self.id!r}: neither a folder here nor to be had from the Hub ({type(error).__name__}); "
                     "check model.id, the network and the access token"
                 ) from error
+            commit = local.name
         if unfit := self._no_safetensors(local):
             raise UserError(unfit)
         copy_tree(local, out)
         card = local / CARD
         stated = card_licence(card)[0] if card.is_file() else ""
-        return {"source": self.id, "revision": self.revision, "licence": stated}
+        return {"source": self.id, "revision": self.revision, "commit": commit, "licence": stated}
 
     def _no_safetensors(self, folder: Path) -> list[str]:
         if list(folder.glob("*.safetensors")):
@@ -109,10 +111,27 @@ class HubModel:
         return counted.total if counted else None
 
     def fingerprint(self) -> str | None:
-        """What a folder holds, so that another checkpoint under the same name is built anew; a Hub name has its
-        revision."""
+        """What a folder holds, or the commit that a Hub name stands for now, so that another checkpoint under the same
+        name is built anew. Where the Hub cannot be asked it is the commit in its cache, which is what is then built."""
         local = Path(self.id)
-        return content(f for p in KEPT for f in local.glob(p)) if local.is_dir() else None
+        if local.is_dir():
+            return content(f for p in KEPT for f in local.glob(p))
+        if COMMIT.fullmatch(self.revision or ""):
+            return self.revision
+        from huggingface_hub import model_info
+
+        try:
+            return model_info(self.id, revision=self.revision, timeout=10).sha
+        except Exception:  # what a network raises differs by library and version
+            cached = self._cached()
+            return cached.parent.name if cached else None
+
+    def _cached(self) -> Path | None:
+        """This model's configuration in the Hub's cache."""
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(self.id, "config.json", revision=self.revision)
+        return Path(found) if isinstance(found, str) else None
 
     def mistakes(self) -> list[str]:
         """What can be seen to be wrong before anything is loaded."""
@@ -130,10 +149,10 @@ class HubModel:
 
     def _not_on_the_hub(self) -> list[str]:
         """Why the Hub cannot give this model, asked of it unless the model is in its cache already."""
-        from huggingface_hub import model_info, try_to_load_from_cache
+        from huggingface_hub import model_info
         from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-        if isinstance(try_to_load_from_cache(self.id, "config.json", revision=self.revision), str):
+        if self._cached():
             return []
         try:
             files = [s.rfilename for s in model_info(self.id, revision=self.revision, timeout=10).siblings or ()]

@@ -22,7 +22,7 @@ class Awq:
     group_size: int = 64
     calibration_rows: int = 8
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     INT4: ClassVar[bool] = True  # its products run on kernels that a GPU compiles
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "gptqmodel")
     REQUIRES: ClassVar[tuple[str, ...]] = ("gptqmodel",)

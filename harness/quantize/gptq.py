@@ -23,7 +23,7 @@ class Gptq:
     desc_act: bool = False
     calibration_rows: int = 16
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     INT4: ClassVar[bool] = True  # its products run on kernels that a GPU compiles
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "gptqmodel")
     REQUIRES: ClassVar[tuple[str, ...]] = ("gptqmodel", "optimum")
