@@ -80,9 +80,11 @@ def main(arguments: list[str] | None = None) -> int:
 
     def one_cell(config: DictConfig) -> int:
         """What another launcher calls for each job: a grid of one cell."""
+        from hydra.core.hydra_config import HydraConfig
+
         from harness.grid import main as run_grid
 
-        return run_grid([config], [[]], Path.cwd())
+        return run_grid([config], [[]], Path(HydraConfig.get().runtime.output_dir))
 
     conf = resource("conf").resolve()
     given = _with_own_choices(list(sys.argv[1:] if arguments is None else arguments), conf)

@@ -62,8 +62,6 @@ def _cells(configs: Sequence[Mapping[str, Any]], overrides: Sequence[Sequence[st
     common = set.intersection(*(set(o) for o in overrides)) if overrides else set()
     cells: dict[str, Cell] = {}
     for config, own in zip(configs, overrides, strict=True):
-        if gone := [key for key in (*GROUPS, "seed") if key not in config]:
-            raise UserError([f"{key}: is needed; leave ~{key} out" for key in gone])
         parts = {group: component(config[group]) for group in GROUPS}
         swept = [o for o in own if o not in common and o.split("=")[0] not in (*NAMED, "seed")]
         cell = Cell(**parts, seed=config["seed"], variant=",".join(swept))
@@ -158,6 +156,23 @@ def _counts(config: DictConfig) -> list[str]:
     ]
 
 
+def _needed(config: Mapping[str, Any]) -> list[str]:
+    """A line for each key that no grid can do without and that was taken out or emptied."""
+    keys = (*GROUPS, "seed", "policy", "price", "profile", "runner", "store", "outputs")
+    taken = {key: f"{key}={'null' if config[key] is None else ''}" if key in config else f"~{key}" for key in keys}
+    return [f"{key}: is needed; leave {taken[key]} out" for key in keys if config.get(key) in (None, "")]
+
+
+def _switches(config: DictConfig) -> list[str]:
+    """A line for each switch that is neither null nor true nor false: `no` is a text, and not false."""
+    values = {key: OmegaConf.select(config, key) for key in ("runner.fork_server", "profile.aa_control")}
+    return [
+        f"{key}={value!r}: must be true, false or null"
+        for key, value in values.items()
+        if value is not None and not isinstance(value, bool)
+    ]
+
+
 def _limits(config: DictConfig) -> list[str]:
     """A line for each limit that is neither null nor a number above 0."""
     values = {key: OmegaConf.select(config, key) for key in ("runner.step_limit_minutes", "store_limit_gb")}
@@ -243,6 +258,8 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
     """Everything that can be seen to be wrong before a model is loaded. Raises `UserError` with all mistakes."""
     environment = detect()
     plains: list[dict[str, Any]] = [OmegaConf.to_container(c, resolve=True) for c in configs]  # type: ignore[misc]
+    if gone := [line for values in plains for line in _needed(values)]:
+        raise UserError(list(dict.fromkeys(gone)))
     cells = _cells(plains, overrides)
     first = plains[0]
     if shapeless := [
@@ -253,7 +270,8 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
     ]:
         raise UserError(list(dict.fromkeys(shapeless)))
     curve, bad_curve = _curve(plains)
-    mistakes = [*bad_curve, *_unset(configs), *(line for c in configs for line in (*_counts(c), *_limits(c)))]
+    mistakes = [*bad_curve, *_unset(configs)]
+    mistakes += [line for c in configs for line in (*_counts(c), *_limits(c), *_switches(c))]
     mistakes += [line for values in plains for line in faults_of_load(values["measure"]["latency"])]
     mistakes += [line for values in plains for line in faults_of_quality(values["measure"]["quality"])]
     data: dict[str, SuiteData] = {}
@@ -297,7 +315,7 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
     ]
     price, faults = _price(first["price"], environment)
     mistakes.extend(faults)
-    store = Store(Path(first["store"]))
+    store = Store(Path(str(first["store"])))
     attempt(store.prepare)
     if store.root.is_dir() and (free := shutil.disk_usage(store.root).free) < FREE_DISK_BYTES:
         needed = f"{FREE_DISK_BYTES / 2**30:.0f} GiB are needed for builds"
@@ -305,7 +323,7 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
     if reason := cannot_write(run):
         mistakes.append(f"output folder {run}: cannot be written ({reason}); set outputs=DIR")
     runner = first["runner"]
-    fork_server = environment.device == "cpu" if runner["fork_server"] is None else bool(runner["fork_server"])
+    fork_server = environment.device == "cpu" if runner.get("fork_server") is None else bool(runner["fork_server"])
     if fork_server and (reason := cannot_listen()):
         mistakes.append(
             f"temporary folder {tempfile.gettempdir()}: steps' processes cannot be reached there ({reason}); "
@@ -318,7 +336,7 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
         if (key := digest(plain(cell.suite))) not in data:
             data[key] = load_suite(cell.suite)
     choices = {"policy": first["policy"], "price": price, "profile": first["profile"]["name"]}
-    workers = runner["workers"] or workers_of(cells, environment)
+    workers = runner.get("workers") or workers_of(cells, environment)
     minutes, gigabytes = runner.get("step_limit_minutes"), first.get("store_limit_gb")
     return Grid(
         cells, choices, data, store, run, workers, fork_server, minutes and minutes * 60.0,

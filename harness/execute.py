@@ -127,10 +127,13 @@ def tidy() -> None:
 @contextlib.contextmanager
 def machine(alone: bool) -> Iterator[None]:
     """Holds this machine together with other steps, or alone: a latency is never taken beside the work of another grid
-    of this user and temporary folder. Work of others makes a timing noisy, which is told."""
+    of this user and temporary folder. Work of others makes a timing noisy, which is told. All pass a turnstile: the
+    system lets sharers in past one who waits to be alone, who would wait for as long as their work overlaps."""
     lock = Path(tempfile.gettempdir()) / f"harness-{os.getuid()}.lock"
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)  # freed by the system if the process dies
+    with lock.open("w") as file:  # both are freed by the system if the process dies
+        with lock.with_suffix(".turn").open("w") as turn:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         yield
 
 

@@ -7,8 +7,10 @@ import errno
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -31,14 +33,19 @@ REDRAW = 20  # times as long as a drawing takes, the report is left as it is: a 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
-def _expected(store: Store) -> dict[tuple[str, str], float]:
-    """Seconds that steps of a kind took before in this store, for the time left."""
-    seen: dict[tuple[str, str], list[float]] = {}
+def _expected(store: Store, made: Plan) -> dict[tuple[str, str], float]:
+    """Seconds that steps of a kind took before in this store on a plan's own models, for the time left."""
+    built: dict[str, dict[str, Any]] = {}
     for folder in store.builds():
-        try:
-            m = read_manifest(folder)
-        except (FileNotFoundError, ValueError):
-            continue
+        with suppress(FileNotFoundError, ValueError):
+            built[folder.name] = read_manifest(folder)
+
+    def of_its_models(key: str) -> bool:
+        above = built[key]["preimage"] if key in built else {}
+        return key in made.steps or any(of_its_models(above[k]) for k in ("base", "model") if k in above)
+
+    seen: dict[tuple[str, str], list[float]] = {}
+    for m in (m for key, m in built.items() if of_its_models(key)):
         seen.setdefault((m["kind"], m["title"].split(" ")[0]), []).append(m["seconds"])
     return {k: statistics.median(v) for k, v in seen.items()}
 
@@ -66,9 +73,10 @@ def _shrink(grid: Grid, console: Console) -> None:
 
 def _carry_out(grid: Grid, made: Plan, environment: Environment, console: Console) -> int:
     ledger.write_cells(grid.run, [c.id for c in grid.cells])
-    board = Board(made, console, grid.cells[0].suite.params["primary"], _expected(grid.store), lambda: settle())
+    board = Board(made, console, grid.cells[0].suite.params["primary"], _expected(grid.store, made), lambda: settle())
     launcher = Launcher(made, grid.store, environment, grid.workers, grid.fork_server, board, grid.step_limit_s)
     board.launcher = launcher
+    known = {key for key, step in made.steps.items() if grid.store.manifest(step)}  # evicted ones too
     draw_from = 0.0
 
     def settle() -> None:
@@ -78,7 +86,7 @@ def _carry_out(grid: Grid, made: Plan, environment: Environment, console: Consol
         news = [
             c
             for c in made.cells
-            if c.id not in board.records and records.finished(c, made, launcher.done, launcher.failed)
+            if c.id not in board.records and records.finished(c, made, launcher.done | known, launcher.failed)
         ]
         for cell in news:
             record = records.assemble(cell, made, grid.store, launcher.failed, environment, grid.choices)
@@ -116,11 +124,11 @@ def _announce(made: Plan, launcher: Launcher, environment: Environment, grid: Gr
     if environment.device == "cpu" and environment.dtype == "float32":
         computing += " (this CPU has no fast 16-bit arithmetic)"
     for line in launcher.broken.values():
-        console.print(f"[yellow]broken[/] in the store, built anew: {line}", highlight=False, soft_wrap=True)
+        console.print(f"[yellow]broken[/] in the store, built anew: {escape(line)}", highlight=False, soft_wrap=True)
     engines = ", ".join(dict.fromkeys(c.engine.name for c in made.cells))
     console.print(
         f"{len(made.cells)} cells, {len(made.steps)} steps ({len(launcher.done)} already done) on "
-        f"{environment.hardware}, {computing}; profile {grid.choices['profile']}, engine {engines}",
+        + escape(f"{environment.hardware}, {computing}; profile {grid.choices['profile']}, engine {engines}"),
         highlight=False,
     )
 
@@ -131,14 +139,14 @@ def _conclude(made: Plan, grid: Grid, page: Path, said: Sequence[str], console: 
     once = sum(m["seconds"] for m in manifests.values())
     console.print()
     for line in said:
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(escape(line), highlight=False, soft_wrap=True)
     if once:
         console.print(
             f"[dim]{clock(time.monotonic() - clock_since)} in all; the steps took {clock(once)} of work, "
             f"{clock(apart)} had each cell built its own ({apart / once:.1f} times)[/]",
             highlight=False,
         )
-    console.print(f"report: {page}", highlight=False, soft_wrap=True)
+    console.print(f"report: {escape(str(page))}", highlight=False, soft_wrap=True)
 
 
 def _leakage(grid: Grid) -> dict[str, Json]:
@@ -184,11 +192,13 @@ def main(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run:
     grid = check(configs, overrides, run.absolute())
     grid = replace(grid, run=run_folder(grid.run, fresh))
     try:
+        ledger.forget(grid.run)
         ledger.write_text(grid.run / "config.yaml", OmegaConf.to_yaml(configs[0]))
         ledger.write_leakage(grid.run, _leakage(grid))
         return carry_out(grid, console)
     except KeyboardInterrupt:
-        console.print(f"\nstopped; what is done is kept in {grid.store.root}. Run the same command again to go on.")
+        kept = escape(str(grid.store.root))
+        console.print(f"\nstopped; what is done is kept in {kept}. Run the same command again to go on.")
         return 130
     except OSError as error:
         if error.errno not in UNWRITABLE:

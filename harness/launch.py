@@ -363,6 +363,10 @@ class Launcher:
             elif not self._last(worker.step):
                 self.idle.append(worker)
                 self._ended(worker)
+        for pipe, worker in list(self.running.items()):
+            if worker.process.exitcode is not None and not pipe.poll():  # what it forked still holds the pipe
+                pipe.close()
+                self._ended(worker)
         self._kill_overdue()
         self.watcher.waited()
 

@@ -114,6 +114,19 @@ def write_record(run: Path, record: RunRecord) -> None:
     write_text(run / "records" / f"{slug(record.id)}.json", text)
 
 
+def forget(run: Path) -> None:
+    """Drops what an earlier run into this folder recorded, which is not of the run that begins: what of it still stands
+    in the store is recorded anew at once. Files of other names are somebody's own."""
+    for path in (run / "records").glob("[!.]*.json"):
+        try:
+            data = parse(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue  # told when all records are read
+        if isinstance(data, dict) and path.stem == slug(str(data.get("id"))):
+            path.unlink()
+            (run / "rows" / f"{path.stem}.jsonl").unlink(missing_ok=True)
+
+
 def _sealed(data: Mapping[str, Json]) -> str:
     """A digest over all of a record but the digest itself; half a surrogate pair is its escape, as it is written."""
     return digest(json.dumps({k: v for k, v in data.items() if k != "digest"}, sort_keys=True))

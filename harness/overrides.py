@@ -157,6 +157,8 @@ def _unknown(key: str, name: str, known: Sequence[str]) -> str | None:
 def misspelt(arguments: Sequence[str], conf: Path) -> list[str]:
     """One line for each group, choice or knob on the command line that does not exist."""
     overrides, groups, top = _parsed(arguments), groups_of(arguments, conf), _keys_of_all(conf)
+    if others := [o.input_line for o in overrides if o.key_or_group == "hydra.mode" and o.value() != "MULTIRUN"]:
+        return [f"{line}: leave it out; a single cell is a grid too" for line in others]
     if any(o.key_or_group == "hydra.searchpath" for o in overrides):
         return []  # choices may stand anywhere
     top |= {str(key) for tree in _sweeps(overrides, groups) for key in tree}
@@ -167,7 +169,10 @@ def misspelt(arguments: Sequence[str], conf: Path) -> list[str]:
         if "/" in key or group == "hydra":
             continue
         if key in groups:
-            mistakes += filter(None, (_unknown(key, name, list(groups[key])) for name in _names(override, groups)))
+            names = _names(override, groups)
+            mistakes += filter(None, (_unknown(key, name, list(groups[key])) for name in names))
+            if key == "sweep" and len(names) > 1:
+                mistakes.append(f"{override.input_line}: one sweep a run; run once for each")
         elif group in groups:
             knobs = set().union(*map(_keys, groups[group].values()))
             asked = key if plain else ".".join(key.split(".")[:2])  # what is added deeper may have a name of its own

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from harness.launch import Launcher
@@ -67,14 +68,15 @@ class Board:
     def _clock(self) -> str:
         return clock(time.monotonic() - self.start)
 
-    def say(self, line: str) -> None:
-        """A line with the time since the start, above the table or into the pipe."""
-        self.console.print(f"[dim]{self._clock():>7}[/]  {line}", highlight=False, soft_wrap=True)
+    def say(self, head: str, told: str) -> None:
+        """A line with the time since the start, above the table or into the pipe. Its head is markup; the rest may hold
+        anybody's text, and is shown as it is."""
+        self.console.print(f"[dim]{self._clock():>7}[/]  {head}{escape(told)}", highlight=False, soft_wrap=True)
 
     def started(self, step: Step) -> None:
         self.at_work[step.key] = (0.0, "", time.monotonic())
         if not self._live:
-            self.say(f"start   {step.kind:<8} {step.title}")
+            self.say("start   ", f"{step.kind:<8} {step.title}")
 
     def progressed(self, step: Step, fraction: float, note: str) -> None:
         _, _, since = self.at_work[step.key]
@@ -82,16 +84,16 @@ class Board:
         quarter = int(4 * fraction)
         if not self._live and quarter > self._told.get(step.key, 0):
             self._told[step.key] = quarter
-            self.say(f"{fraction:>5.0%}   {step.kind:<8} {step.title}  {note}")
+            self.say(f"{fraction:>5.0%}   ", f"{step.kind:<8} {step.title}  {note}")
 
     def ended(self, step: Step, reason: str | None, seconds: float) -> None:
         self.at_work.pop(step.key, None)
         if reason:
-            self.say(f"[red]failed[/]  {step.kind:<8} {step.title}: {reason}")
+            self.say("[red]failed[/]  ", f"{step.kind:<8} {step.title}: {reason}")
         else:
             self.expected[(step.kind, step.component.name)] = seconds
             if not self._live:
-                self.say(f"done    {step.kind:<8} {step.title}  {seconds:.1f} s{self._left()}")
+                self.say("done    ", f"{step.kind:<8} {step.title}  {seconds:.1f} s{self._left()}")
         self.on_step()
 
     def waited(self) -> None:
@@ -103,7 +105,7 @@ class Board:
         if not self._live:
             numbers = "  ".join(f"{name} {text}" for name, text in self._numbers(record) if text)
             why = f"  {record.reason}" if record.reason else ""
-            self.say(f"[bold]cell[/]    {record.status:<8} {record.id}  {numbers}{why}")
+            self.say("[bold]cell[/]    ", f"{record.status:<8} {record.id}  {numbers}{why}")
 
     def _numbers(self, record: RunRecord) -> list[tuple[str, str]]:
         """What a line shows of a cell: name and text, the text empty where it was not measured."""
@@ -136,16 +138,16 @@ class Board:
             expand=True,
         )
         for name in ("cell", "state", "step at work", self.primary, "p95", "tok/s"):
-            table.add_column(name, no_wrap=True)
+            table.add_column(escape(name), no_wrap=True)
         for cell in self.plan.cells:
             table.add_row(*self._row(cell))
         return table
 
     def _row(self, cell: Cell) -> Sequence[str]:
         record = self.records.get(cell.id)
-        name = f"{cell.adaptation.name} · {cell.quantization.name}"
+        name = escape(f"{cell.adaptation.name} · {cell.quantization.name}")
         if record:
-            why = record.reason[:60] if record.status is not Status.OK else ""
+            why = escape(record.reason[:60]) if record.status is not Status.OK else ""
             state = f"[{STATE_STYLE[record.status]}]{record.status}[/]"
             return [name, state, why, *(text for _, text in self._numbers(record))]
         keys = self.plan.chains.get(cell.id, {})
@@ -153,6 +155,7 @@ class Board:
             if key in self.at_work:
                 fraction, note, since = self.at_work[key]
                 bar = "━" * round(8 * fraction) + "─" * (8 - round(8 * fraction))
-                return [name, "[cyan]working[/]", f"{kind} {bar} {note} {clock(time.monotonic() - since)}", "", "", ""]
+                at_work = escape(f"{kind} {bar} {note} {clock(time.monotonic() - since)}")
+                return [name, "[cyan]working[/]", at_work, "", "", ""]
         done = sum(1 for key in keys.values() if self.launcher and key in self.launcher.done)
         return [name, "[dim]waiting[/]", f"[dim]{done} of {len(keys)} steps done[/]" if done else "", "", "", ""]

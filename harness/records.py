@@ -39,7 +39,8 @@ def assemble(
     """The record of a finished cell; `choices` holds policy, price and profile as run."""
     chain = plan.chains.get(cell.id, {})
     manifests = {k: m for k, key in chain.items() if (m := store.manifest(plan.steps[key]))}
-    missed = {k: failed[key] for k, key in chain.items() if key in failed}
+    # of an evicted build that another cell wanted again the facts still stand
+    missed = {k: failed[key] for k, key in chain.items() if key in failed and k not in manifests}
     # a later round adds to what the first found; the first alone takes memory, load and roofline, so it must stand
     spared = [k for k in missed if k.startswith(f"{StepKind.LATENCY} ") and StepKind.LATENCY in manifests]
     reasons = list(dict.fromkeys(why for k, why in missed.items() if k not in spared))

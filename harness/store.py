@@ -203,16 +203,19 @@ class Store:
                 folder.replace(part)
             shutil.rmtree(part, ignore_errors=True)
 
-    def evict(self, folder: Path) -> None:
-        """Takes the files of a build and leaves its manifest. Raises `Timeout` while somebody builds it."""
+    def evict(self, folder: Path) -> bool:
+        """Takes the files of a build and leaves its manifest; says whether there were any, be it that an eviction was
+        killed before it had taken all. Raises `Timeout` while somebody builds it."""
         with FileLock(folder.with_suffix(".lock"), timeout=0):
             manifest = read_manifest(folder)
-            used = (folder / MANIFEST).stat()
-            write_json(folder / MANIFEST, sealed({**manifest, "evicted_unix": int(time.time())}))
-            os.utime(folder / MANIFEST, (used.st_atime, used.st_mtime))
-            for path in folder.iterdir():
-                if path.name != MANIFEST:
-                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            files = [path for path in folder.iterdir() if path.name != MANIFEST]
+            if "evicted_unix" not in manifest:
+                used = (folder / MANIFEST).stat()
+                write_json(folder / MANIFEST, sealed({**manifest, "evicted_unix": int(time.time())}))
+                os.utime(folder / MANIFEST, (used.st_atime, used.st_mtime))
+            for path in files:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            return bool(files)
 
     @contextlib.contextmanager
     def upkeep(self) -> Iterator[set[str]]:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from filelock import Timeout
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from harness.errors import UserError
@@ -33,13 +34,14 @@ DAY_S = 86400
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """A build in a store: its folder, its title (empty where its manifest is broken), when it was last used, and
-    whether its files were evicted."""
+    """A build in a store: its folder, its title (empty where its manifest is broken), when it was last used, whether
+    its files were evicted, and whether its version kept no checksums."""
 
     folder: Path
     title: str
     used_unix: float
-    evicted: bool
+    evicted: bool = False
+    unsummed: bool = False
 
     @property
     def name(self) -> str:
@@ -54,10 +56,10 @@ def builds(store: Store) -> list[Build]:
         with suppress(OSError):  # taken away meanwhile
             used = (place if place.is_file() else folder).stat().st_mtime
             try:
-                manifest = read_manifest(folder)
-                found.append(Build(folder, manifest["title"], used, "evicted_unix" in manifest))
+                told = read_manifest(folder)
+                found.append(Build(folder, told["title"], used, "evicted_unix" in told, "files" not in told))
             except (FileNotFoundError, ValueError):
-                found.append(Build(folder, "", used, False))
+                found.append(Build(folder, "", used))
     return sorted(found, key=lambda b: (b.used_unix, b.name))
 
 
@@ -100,11 +102,11 @@ def shrink(store: Store, limit_bytes: int) -> list[Build]:
         for build in there:
             if occupied_bytes(b.folder for b in there) <= limit_bytes:
                 break
-            if StepKind(build.folder.parent.name) not in REBUILT or build.folder.name in needed or build.evicted:
+            if StepKind(build.folder.parent.name) not in REBUILT or build.folder.name in needed:
                 continue
             with suppress(Timeout, FileNotFoundError, ValueError):
-                store.evict(build.folder)
-                gone.append(build)
+                if store.evict(build.folder):
+                    gone.append(build)
     return gone
 
 
@@ -119,24 +121,26 @@ def _ls(store: Store, console: Console) -> int:
             state = "in use" if build.folder.name in needed else "evicted" if build.evicted else ""
             days = max(0.0, time.time() - build.used_unix) / DAY_S
             size = _size(occupied_bytes([build.folder]))
-            table.add_row(build.name, build.title, size, f"{days:.1f} days", state if build.title else "broken")
+            table.add_row(build.name, escape(build.title), size, f"{days:.1f} days", state if build.title else "broken")
     console.print(table)
     return 0
 
 
 def _verify(store: Store, console: Console) -> int:
-    there = builds(store)
-    table, broken, unknown = Table("build", "what", "broken"), 0, 0
-    for build in there:
-        found = faults(build.folder, thorough=True)
-        unknown += bool(build.title) and "files" not in read_manifest(build.folder)
+    table, there, broken, unknown = Table("build", "what", "broken"), 0, 0, 0
+    for build in builds(store):
+        found = faults(build.folder, thorough=True) and faults(build.folder, thorough=True)  # it may just have gone
+        if not build.folder.is_dir():
+            continue
+        there += 1
+        unknown += build.unsummed
         if found:
             broken += 1
-            table.add_row(build.name, build.title, "\n".join(found))
+            table.add_row(build.name, escape(build.title), escape("\n".join(found)))
     if broken:
         console.print(table)
     told = f", {unknown} without checksums (of an earlier version)" if unknown else ""
-    console.print(f"{len(there)} builds: {broken} broken{told}" + ("; the next grid builds them anew" * bool(broken)))
+    console.print(f"{there} builds: {broken} broken{told}" + ("; the next grid builds them anew" * bool(broken)))
     return 1 if broken else 0
 
 
@@ -158,7 +162,7 @@ def _gc(store: Store, console: Console, keep_days: float) -> int:
     before = occupied_bytes([store.root])
     gone = collect(store, keep_days * DAY_S)
     for build in gone:
-        console.print(f"{build.name}  {build.title}", highlight=False)
+        console.print(f"{build.name}  {escape(build.title)}", highlight=False)
     console.print(f"{len(gone)} builds taken away, {_size(before - occupied_bytes([store.root]))} freed")
     return 0
 

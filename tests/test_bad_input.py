@@ -66,6 +66,7 @@ def test_what_is_wrong_in_every_part_is_told_at_once(tmp_path: Path) -> None:
         tmp_path, "model=hf", "adaptation=lora,prompt_rag", "+adaptation.rnk=3", "adaptation.retrieval=bm52",
         "suite.folder=nowhere", "price.use=h900", "store=file/store", "outputs=file/out",
         "seed=one", "profile.requests=0", "profile.batch_tokens=1", "profile.warmup_most=0", "policy.margin=0.01,0.02",
+        "runner.fork_server=no", "profile.aa_control=off",
     )  # fmt: skip
     expected = [
         "model.id: must be given; add model.id=VALUE",
@@ -73,6 +74,8 @@ def test_what_is_wrong_in_every_part_is_told_at_once(tmp_path: Path) -> None:
         "measure.latency.requests=0: must be a whole number, 1 or more",
         "measure.latency.batch_tokens=1: must be a whole number, 2 or more",
         "measure.latency.warmup_most=0: must be a whole number, 1 or more, as many as warmup",
+        "runner.fork_server='no': must be true, false or null",
+        "profile.aa_control='off': must be true, false or null",
         f"suite support_tone: no folder 'nowhere' here or in {resource('suites')}",
         "lora: no knob 'rnk'; did you mean rank?",
         "prompt_rag: no knob 'rnk'; there is few_shot, retrieval, top_k",
@@ -152,8 +155,9 @@ def test_a_price_table_without_hardware_is_told() -> None:
 
 
 def test_what_is_needed_cannot_be_left_out(tmp_path: Path) -> None:
-    lines = told(tmp_path, "~seed", "~suite")
-    assert lines == ["suite: is needed; leave ~suite out", "seed: is needed; leave ~seed out"]
+    lines = told(tmp_path, "~seed", "~suite", "~policy", "~runner", "store=null", "outputs=")
+    taken = ("~suite", "~seed", "~policy", "~runner", "store=null", "outputs=")
+    assert lines == [f"{t.strip('~').partition('=')[0]}: is needed; leave {t} out" for t in taken]
 
 
 @pytest.mark.parametrize(
@@ -234,6 +238,18 @@ def test_a_folder_of_the_time_must_be_fresh(tmp_path: Path, override: str, fresh
     )
     done = python(tmp_path, "-c", code)
     assert done.stdout.endswith(f" {fresh}\n"), done.stdout + done.stderr
+
+
+def test_another_launchers_jobs_have_folders_of_their_own_and_the_worst_exit_code(tmp_path: Path) -> None:
+    """And leave the working directory as it is, where a user's own `config.yaml` may stand."""
+    code = (
+        "import sys, harness.grid, harness.__main__\n"
+        "harness.grid.main = lambda configs, overrides, run: print(f'{run}') or int(configs[0].seed == 0)\n"
+        "sys.exit(harness.__main__.main(['hydra/launcher=basic', 'seed=0,1', 'hydra.sweep.dir=named']))"
+    )
+    done = python(tmp_path, "-c", code)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.splitlines() == [f"{tmp_path}/named/0", f"{tmp_path}/named/1"]
 
 
 def test_a_mistake_harms_nothing_that_was_there(tmp_path: Path) -> None:

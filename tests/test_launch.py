@@ -13,6 +13,8 @@ from dataclasses import replace
 from importlib import import_module
 from multiprocessing import Pipe
 from pathlib import Path
+from queue import Queue
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -91,13 +93,42 @@ def test_both_cores_are_at_work_while_there_is_work(made: Plan, tmp_path: Path) 
 def test_a_latency_waits_for_other_grids_and_they_for_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
     with machine(alone=False), machine(alone=False):
-        (lock,) = tmp_path.iterdir()
+        (lock,) = tmp_path.glob("*.lock")
         with lock.open() as other, pytest.raises(BlockingIOError):
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
     with machine(alone=True), lock.open() as other, pytest.raises(BlockingIOError):
         fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
     with lock.open() as other:
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_latency_waits_for_none_that_came_after_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The system would let each of them in, and the latency wait for as long as any two overlap."""
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    asked: Queue[str] = Queue()
+    entered: list[str] = []
+    flock = fcntl.flock
+
+    def heard(file: Any, how: int) -> None:
+        asked.put(file.name)
+        flock(file, how)
+
+    def take(name: str, alone: bool) -> None:
+        with machine(alone):
+            entered.append(name)
+
+    threads = [Thread(target=take, args=("latency", True)), Thread(target=take, args=("later build", False))]
+    with machine(alone=False):
+        monkeypatch.setattr(fcntl, "flock", heard)
+        threads[0].start()
+        while not asked.get(timeout=60).endswith(".lock"):
+            pass
+        threads[1].start()
+        asked.get(timeout=60)
+        assert entered == []
+    for thread in threads:
+        thread.join()
+    assert entered == ["latency", "later build"]
 
 
 def launcher_of(made: Plan, root: Path) -> Launcher:
@@ -234,6 +265,28 @@ def test_a_worker_that_dies_at_once_fails_its_step_and_the_rest_goes_on(
     assert set(failed) == set(made.steps)
     (reason,) = set(failed.values())
     assert reason.startswith("base: ended without a word (exit code 3): RuntimeError: no such device (log: ")
+
+
+def test_a_dead_worker_is_noticed_though_what_it_forked_lives(
+    made: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A helper holds the pipe's other end, so no end of file comes. Of one that has said a last word that is heard."""
+    launcher = launcher_of(made, tmp_path)
+    steps, pipes = list(made.steps.values()), [Pipe() for _ in range(3)]
+    killed, spoke, lives = (
+        _Worker(SimpleNamespace(exitcode=code, pid=0), pipe, step=step)
+        for code, (pipe, _), step in zip((-9, 0, None), pipes, steps, strict=False)
+    )
+    launcher.running = {w.pipe: w for w in (killed, spoke, lives)}
+    pipes[1][1].send(("failed", "no such device", ""))
+    monkeypatch.setattr("harness.launch.wait", lambda *_, **__: [])
+    launcher._listen()
+    assert list(launcher.running.values()) == [spoke, lives]
+    assert launcher.failed[steps[0].key].startswith("base: killed (SIGKILL)")
+    monkeypatch.setattr("harness.launch.wait", lambda *_, **__: [spoke.pipe])
+    launcher._listen()
+    assert list(launcher.running.values()) == [lives]
+    assert launcher.failed[steps[1].key] == "adapt: no such device"
 
 
 def test_a_worker_that_cannot_import_says_so(made: Plan, tmp_path: Path) -> None:

@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
-from harness import ledger
+from harness import grid, ledger
+from harness.configured import Grid
 from harness.errors import UserError
+from harness.store import Store
 from harness.types import Status
 from tests import records
 
@@ -36,6 +39,41 @@ def test_a_cell_measured_again_replaces_its_record(tmp_path: Path) -> None:
     ledger.write_record(tmp_path, records.ended("lora", "int8", Status.FAILED, "out of memory"))
     ledger.write_record(tmp_path, records.record("lora", "int8", records.rows("lora", "int8", 2)))
     assert [r.status for r in ledger.read_records(tmp_path)] == [Status.OK]
+
+
+def test_a_run_into_a_folder_drops_what_an_earlier_one_recorded_there(tmp_path: Path) -> None:
+    """Of any version and whatever its cells, and nothing of a user's own."""
+    made = records.rows("lora", "int8", 2)
+    for quantization in ("int8", "gptq"):
+        ledger.write_record(tmp_path, records.record("lora", quantization, made))
+        ledger.write_rows(tmp_path, records.record("lora", quantization, made), made)
+    earlier = tmp_path / "records" / f"{ledger.slug(records.cell_id('lora', 'gptq'))}.json"
+    earlier.write_text(json.dumps({**json.loads(earlier.read_text()), "schema": 0}))
+    own = ["records/best.json", "records/half.json", "records/list.json", "records/notes.txt", "rows/mine.jsonl"]
+    for name, text in zip(own, (earlier.read_text(), "{", "[]", "mine", "{}"), strict=True):
+        (tmp_path / name).write_text(text)
+    (tmp_path / "notes.md").write_text("mine")
+    ledger.forget(tmp_path)
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()) == ["notes.md", *own]
+    ledger.forget(tmp_path / "new")
+
+
+def test_it_does_so_before_it_writes_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is killed must not leave earlier records under its own configuration."""
+    ledger.write_record(tmp_path, records.record("lora", "int8", records.rows("lora", "int8", 2)))
+    there: list[str] = []
+    made = Grid((), {}, {}, Store(tmp_path / "store"), tmp_path, 1, False)
+    monkeypatch.setattr(grid, "check", lambda *_: made)
+    write = ledger.write_text
+
+    def seen(path: Path, text: str) -> None:
+        there.append(f"{path.name} beside {len(list((tmp_path / 'records').iterdir()))}")
+        write(path, text)
+
+    monkeypatch.setattr(ledger, "write_text", seen)
+    monkeypatch.setattr(grid, "carry_out", lambda *_: 0)
+    assert grid.main([OmegaConf.create()], [[]], tmp_path) == 0
+    assert there == ["config.yaml beside 0", "leakage.json beside 0"]
 
 
 def test_slugs_are_safe_and_differ() -> None:

@@ -29,6 +29,18 @@ def test_misspelt_names_are_told_at_once_with_the_nearest(tmp_path: Path) -> Non
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("argument", "line"),
+    [
+        ("+sweep=support_tone,tool_json", "+sweep=support_tone,tool_json: one sweep a run; run once for each"),
+        ("hydra.mode=RUN", "hydra.mode=RUN: leave it out; a single cell is a grid too"),
+        ("hydra.mode=MULTIRUN", None),
+    ],
+)
+def test_what_would_be_no_grid_is_told(argument: str, line: str | None) -> None:
+    assert misspelt([argument], CONF) == ([line] if line else [])
+
+
 def test_own_choices_that_cannot_be_read_are_told_before_hydra_reads_them(tmp_path: Path) -> None:
     conf = tmp_path / "conf"
     texts = {

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from harness import grid, ledger, report
+from harness.configured import Grid
 from harness.execute import MEASUREMENTS
+from harness.launch import Launcher
 from harness.measure.load import quantiles
-from harness.plan import plan
+from harness.plan import Plan, plan
 from harness.records import ROUNDED, assemble
 from harness.store import Store, write_json
 from harness.types import Cell, Measurement, RunRecord, Status, StepKind, plain
 from tests.cells import MACHINE, cell, data_of
 
 PRICE = {"usd_per_hour": 1.0, "volume_requests": 1000, "utilization": 0.5}
+CHOICES = {"policy": {}, "price": PRICE, "profile": "quick"}
 
 
 def record(root: Path, one: Cell, broken: Collection[str] = ()) -> RunRecord:
     """The record of a cell whose steps are done but for the `broken` ones, by their names in its chain."""
     made, store = plan([one], data_of([one]), MACHINE), Store(root)
+    failed = build(store, made, one, broken)
+    return assemble(one, made, store, failed, MACHINE, CHOICES)
+
+
+def build(store: Store, made: Plan, one: Cell, broken: Collection[str] = ()) -> dict[str, str]:
+    """Builds a cell's steps but for the `broken` ones, and gives why these failed."""
     chain = made.chains[one.id]
     for number, (role, key) in enumerate(chain.items()):
         step = made.steps[key]
@@ -38,8 +50,7 @@ def record(root: Path, one: Cell, broken: Collection[str] = ()) -> RunRecord:
 
         if role not in broken:
             store.build(step, work, {**plain(MACHINE), "threads": 2})
-    failed = {chain[role]: f"{role.split()[0]}: crashed (SIGSEGV)" for role in broken}
-    return assemble(one, made, store, failed, MACHINE, {"policy": {}, "price": PRICE, "profile": "quick"})
+    return {chain[role]: f"{role.split()[0]}: crashed (SIGSEGV)" for role in broken}
 
 
 def test_a_failed_later_round_leaves_what_the_others_took(tmp_path: Path) -> None:
@@ -57,6 +68,33 @@ def test_what_no_other_step_takes_fails_the_cell(tmp_path: Path, broken: set[str
     found = record(tmp_path, cell("measure.latency.rounds=2"), broken)
     assert found.status is Status.FAILED
     assert "crashed (SIGSEGV)" in found.reason
+
+
+def test_a_measured_cell_keeps_its_record_when_a_build_that_another_wants_again_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The build's files were evicted, its facts stand. The record is there before that build begins."""
+    measured, other = cell("adaptation=lora"), cell("adaptation=lora", "quantization=int8")
+    cells, store = [measured, other], Store(tmp_path / "store")
+    made = plan(cells, data_of(cells), MACHINE)
+    build(store, made, measured)
+    lora = made.steps[made.chains[measured.id][StepKind.ADAPT]]
+    store.evict(store.folder(lora))
+
+    def fails(self: Launcher) -> None:
+        assert lora.key not in self.done
+        assert [r.id for r in ledger.read_records(tmp_path)] == [measured.id]
+        self.failed[lora.key] = "adapt: crashed (SIGSEGV)"
+        self._fail_orphans()
+
+    monkeypatch.setattr(Launcher, "run", fails)
+    monkeypatch.setattr(report, "write", lambda run: (run / "report.html", []))
+    whole = Grid(tuple(cells), CHOICES, data_of(cells), store, tmp_path, 1, False)
+    assert grid._carry_out(whole, made, MACHINE, Console(file=io.StringIO())) == 1
+    kept = {r.id: (r.status, r.reason) for r in ledger.read_records(tmp_path)}
+    assert kept == {measured.id: (Status.OK, ""), other.id: (Status.FAILED, "adapt: crashed (SIGSEGV)")}
+    failed = {lora.key: "adapt: crashed (SIGSEGV)"}
+    assert assemble(measured, made, store, failed, MACHINE, CHOICES).status is Status.OK, "should it come to be late"
 
 
 @pytest.mark.parametrize("quantization", ["gptq", "awq"])

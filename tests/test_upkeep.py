@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from harness.store import MANIFEST, Store
+from harness.store import MANIFEST, Store, faults, read_manifest, sealed, write_json
 from harness.upkeep import DAY_S, builds, collect, main, occupied_bytes, shrink
 from tests.building import step, work
 
@@ -68,6 +69,45 @@ def test_the_limit_evicts_the_longest_unused_that_can_be_rebuilt(store: Store) -
     assert shrink(store, 1) == []
     assert [store.is_whole(step(n), thorough=True) for n in range(5)] == [False, False, False, True, True]
     assert all(store.manifest(step(n)) for n in range(5))
+
+
+def test_an_eviction_that_was_killed_is_ended_by_the_next(store: Store) -> None:
+    """Its note is written and some of its files are still there; when the build was evicted first stays noted."""
+    folder = store.folder(step(0))
+    first = read_manifest(folder)
+    write_json(folder / MANIFEST, sealed({**first, "evicted_unix": 7}))
+    assert {b.folder.name for b in shrink(store, 1)} == keys(0, 1, 2)
+    assert [p.name for p in folder.iterdir()] == [MANIFEST]
+    assert read_manifest(folder)["evicted_unix"] == 7
+    assert shrink(store, 1) == []
+
+
+def test_what_goes_while_it_is_verified_is_not_broken(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another process takes one build away, and evicts another."""
+    gone, evicted = (store.folder(step(n)) for n in (0, 1))
+
+    def meanwhile(folder: Path, thorough: bool) -> list[str]:
+        if folder in (gone, evicted) and (folder / "b.json").exists():
+            (store.remove if folder == gone else store.evict)(folder)
+            return ["b.json: No such file or directory"]
+        return faults(folder, thorough)
+
+    monkeypatch.setattr("harness.upkeep.faults", meanwhile)
+    assert main(["verify", "--store", str(store.root)]) == 0
+    assert capsys.readouterr().out == "4 builds: 0 broken\n"
+
+
+def test_titles_are_shown_as_they_are(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    """In rich's markup an end without its beginning is an error, and a style vanishes."""
+    odd = replace(step(0), title="[/x] [int4, int8]")
+    store.remove(store.folder(odd))
+    store.build(odd, lambda out: work(0, out), {})
+    (store.folder(odd) / "b.json").unlink()
+    for command in (["ls"], ["verify"], ["gc", "--keep-days", "0"]):
+        main([*command, "--store", str(store.root)])
+        assert odd.title in capsys.readouterr().out
 
 
 def test_files_under_two_names_count_once(store: Store) -> None:

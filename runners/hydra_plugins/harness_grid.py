@@ -40,16 +40,15 @@ class GridLauncher(Launcher):
 
 class GridSweeper(BasicSweeper):  # type: ignore[misc]
     """Hydra's own, but for the run folder and `multirun.yaml` that it makes first: a mistake must leave no run, and a
-    folder that cannot be made is told with the other mistakes."""
+    folder that cannot be made is told with the other mistakes. It ends with the worst exit code of another launcher's
+    jobs."""
 
     def sweep(self, arguments: list[str]) -> Any:
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
         (jobs,) = self.split_arguments(overrides, None)
         results = self.launcher.launch(jobs, initial_job_idx=0)
-        for result in results:
-            _ = result.return_value  # raises what the job raised
-        return [results]
+        raise SystemExit(max(result.return_value for result in results))  # or what a job raised
 
 
 ConfigStore.instance().store(

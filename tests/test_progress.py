@@ -1,0 +1,94 @@
+"""What is said while a grid runs: text of others is shown as it is, and the time left is that of this grid's models."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from harness import grid as whole
+from harness.plan import plan
+from harness.progress import Board
+from harness.store import MANIFEST, Store, sealed, write_json
+from harness.types import Component, Status, StepKind
+from tests import records
+from tests.cells import MACHINE, cell, data_of
+
+ODD = "expected [/INST] after [INST]"  # in rich's markup an end without its beginning, and a style
+TARGETS = "adaptation.targets=[q_proj,v_proj]"
+
+
+@pytest.fixture
+def console() -> Console:
+    return Console(file=io.StringIO(), width=300)
+
+
+def said(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def board(console: Console) -> tuple[Board, Any]:
+    """A board of one cell whose names are odd, and a step of it."""
+    one = replace(cell(), adaptation=Component("[int4, int8]", "harness.adapt.prompt_rag.PromptRag", {}))
+    made = plan([one], data_of([one]), MACHINE)
+    step = next(s for s in made.steps.values() if s.kind is StepKind.ADAPT)
+    return Board(made, console, "[good]", {}, lambda: None), step
+
+
+def test_lines_show_the_text_of_others_as_it_is(console: Console) -> None:
+    heard, step = board(console)
+    heard.started(step)
+    heard.progressed(step, 0.5, f"half {ODD}")
+    heard.ended(step, f"ended {ODD}", 1.0)
+    heard.started(step)
+    heard.ended(step, None, 1.0)
+    heard.cell(replace(records.ended("lora", "int8", Status.FAILED, f"cell {ODD}"), id=f"a/b/c/d/{TARGETS}"))
+    lines = said(console).splitlines()
+    assert len(lines) == 6
+    assert all("[int4, int8]" in line for line in lines[:5])
+    assert [word for word in ("half", "ended", "cell") if f"{word} {ODD}" in said(console)] == ["half", "ended", "cell"]
+    assert f"a/b/c/d/{TARGETS}" in lines[5]
+
+
+def test_the_table_shows_the_text_of_others_as_it_is(console: Console) -> None:
+    heard, step = board(console)
+    heard.started(step)
+    heard.progressed(step, 0.5, ODD)
+    console.print(heard.render())
+    heard.records[heard.plan.cells[0].id] = records.ended("lora", "int8", Status.FAILED, f"ended {ODD}")
+    console.print(heard.render())
+    assert said(console).count("[int4, int8] · fp16") == said(console).count("[good]") == 2
+    assert f"━━━━──── {ODD}" in said(console)
+    assert f"ended {ODD}" in said(console)
+
+
+def test_a_grids_first_and_last_words_show_the_text_of_others_as_it_is(console: Console) -> None:
+    made: Any = SimpleNamespace(cells=[cell()], steps={}, chains={})
+    launcher: Any = SimpleNamespace(broken={"key": f"broken {ODD}"}, done=[])
+    grid: Any = SimpleNamespace(choices={"profile": "[quick]"}, store=None)
+    whole._announce(made, launcher, replace(MACHINE, hardware="Xeon [/x] [4]"), grid, console)
+    whole._conclude(made, grid, Path("[/out]/report.html"), [f"sentence {ODD}"], console, 0.0)
+    for text in (f"broken {ODD}", "Xeon [/x] [4]", "profile [quick]", f"sentence {ODD}", "report: [/out]/report.html"):
+        assert text in said(console)
+
+
+def test_the_time_left_is_that_of_the_models_of_this_grid(tmp_path: Path) -> None:
+    """Whatever was built of them before; another model may take hundreds of times as long."""
+    store = Store(tmp_path)
+    for model, seconds in (("dummy_tiny", 1.0), ("dummy_1b", 100.0)):
+        one = cell(f"model={model}", "adaptation=lora")
+        for step in plan([one], data_of([one]), MACHINE).steps.values():
+            store.build(step, lambda _: {}, {})
+            manifest = store.manifest(step)
+            assert manifest
+            write_json(store.folder(step) / MANIFEST, sealed({**manifest, "seconds": seconds}))
+    one = cell("model=dummy_tiny", "adaptation=full_ft")
+    found = whole._expected(store, plan([one], data_of([one]), MACHINE))
+    assert {("base", "dummy_tiny"), ("adapt", "lora"), ("quantize", "fp16"), ("latency", "latency")} == {*found}
+    assert {*found.values()} == {1.0}
