@@ -41,6 +41,21 @@ def bring(names: Iterable[str]) -> None:
             os.close(kept)
 
 
+def warm() -> None:
+    """Has done once what each child of a fork would do: bitsandbytes hands functions that nothing here calls to
+    `torch.compile` as it is imported, which brings the whole compiler (two seconds in each step but those of fp16),
+    so it is imported without; and transformers compiles a thousand patterns before it loads its first model."""
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    try:
+        bring(["bitsandbytes"])
+    finally:
+        del os.environ["TORCHDYNAMO_DISABLE"]
+    with contextlib.suppress(Exception):
+        from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+        get_checkpoint_conversion_mapping("llama")
+
+
 def more(idle: Callable[[], bool]) -> None:
     """On a GPU imports, one after the other while a process is `idle`, what some steps will import; never before a
     fork. On a CPU it would count as memory of steps that do not use it."""
@@ -49,5 +64,7 @@ def more(idle: Callable[[], bool]) -> None:
 
 
 bring((*PRELOADED, *(ON_CPU if detect().device == "cpu" else ())))
+if detect().device == "cpu" and "TORCHDYNAMO_DISABLE" not in os.environ:
+    warm()
 gc.collect()
 gc.freeze()  # 400,000 objects that live as long as the process; each collection of a child would walk and copy them

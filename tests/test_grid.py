@@ -281,12 +281,17 @@ def test_a_lora_is_timed_beside_its_base(grid: tuple[Path, Path]) -> None:
 
 
 def test_fresh_interpreters_take_one_step_after_another(tmp_path: Path) -> None:
-    """As on a GPU, where none can be forked; the numbers are those of the fork server's processes."""
+    """As on a GPU, where none can be forked; the numbers are those of the fork server's processes, and of `graph`."""
     knobs = ("quantization=fp16,int8", "runner.workers=1", "engine=graph")
     done = [harness(tmp_path, *TINY, *knobs, f"runner.fork_server={f}", f"store=store_{f}") for f in ("false", "true")]
     assert [d.returncode for d in done] == [0, 0], done[0].stdout + done[0].stderr
-    told, found = ([r.value("quality/style") for r in ledger.read_records(run_folder(d))] for d in done)
-    assert told == found
+    told, kept = (ledger.read_records(run_folder(d)) for d in done)
+    assert [r.value("quality/style") for r in told] == [r.value("quality/style") for r in kept]
+    assert all(r.value("itl_ms/p50") and r.value("quality/style") for r in kept)
+    assert {r.steps["latency"]["facts"]["how"] for r in kept} == {"not captured: no CUDA device"}
+    page = (run_folder(done[1]) / "report.html").read_text(encoding="utf-8")
+    assert "decoded: not captured: no CUDA device" in page
+    assert "do not compare" not in page
 
 
 def test_random_weights_have_no_quality(grid: tuple[Path, Path]) -> None:
