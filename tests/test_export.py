@@ -200,19 +200,6 @@ def test_a_classifier_answers_by_itself_too(ran: Ran, tmp_path: Path) -> None:
     assert "vllm serve" not in text
 
 
-def test_drawn_answers_are_drawn_again(ran: Ran, tmp_path: Path) -> None:
-    """A row's place is the key of its noise, so the first rows are drawn as they were among all."""
-    done = harness(ran[0], *TINY, "engine.temperature=3.0", "seed=1")
-    assert done.returncode == 0, done.stdout + done.stderr
-    run = run_folder(done)
-    (record,) = ledger.read_records(run)
-    assert len({r["output"] for r in ledger.read_rows(run, record)}) == 6, "not one answer for all"
-    assert main([str(run), "--cell", record.id, "--to", str(tmp_path / "out"), "--check-rows", "3"]) == 0
-    text = (tmp_path / "out/README.md").read_text()
-    assert "Answers were drawn (temperature 3.0, top_p 1.0)" in text
-    assert "in a batch of their own" in text
-
-
 def test_rows_that_part_alone_are_answered_as_they_were_measured(
     ran: Ran, exported: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -474,23 +461,28 @@ def test_a_server_is_told_where_answers_end_and_is_cut_there(tmp_path: Path) -> 
         assert (json.loads(sent).get("stop", []), printed) == (ends, answer)
 
 
-def test_answers_end_where_the_task_says(ran: Ran, tmp_path: Path) -> None:
-    """Drawn from a tiny model of random weights, which meets them; its likeliest answer is of new lines alone."""
+def test_answers_are_drawn_again_and_end_where_the_task_says(tmp_path: Path) -> None:
+    """A row's place is the key of its noise, so the first rows are drawn as they were among all. Drawn from random
+    weights, answers meet the stop texts; the likeliest is of new lines alone."""
     suite = tmp_path / "stopping"
     shutil.copytree(ROOT / "suites/support_tone", suite)
     task = suite / "task.yaml"
     task.write_text(task.read_text().replace("until: []", 'until: ["e", "a", "i"]'))
-    done = harness(ran[0], *TINY, "adaptation=prompt_rag", f"suite.folder={suite}", "engine.temperature=3.0", "seed=1")
+    done = harness(tmp_path, *TINY, f"suite.folder={suite}", "engine.temperature=3.0", "seed=1")
     assert done.returncode == 0, done.stdout + done.stderr
     run, out = run_folder(done), tmp_path / "out"
     (record,) = ledger.read_records(run)
     rows = ledger.read_rows(run, record)
     assert any(r["finished"] for r in rows), "some were cut"
     assert not any(set("eai") & set(r["output"]) for r in rows)
-    assert main([str(run), "--cell", record.id, "--to", str(out)]) == 0
+    assert len({r["output"] for r in rows}) > 1, "not one answer for all"
+    assert main([str(run), "--cell", record.id, "--to", str(out), "--check-rows", "3"]) == 0
+    text = (out / "README.md").read_text()
+    assert "Answers were drawn (temperature 3.0, top_p 1.0)" in text
+    assert "in a batch of their own" in text
+    assert "stop texts in `deployment.json`" in text
     deployment = json.loads((out / DEPLOYMENT).read_text())
     assert deployment["stop"] == ["e", "a", "i"]
-    assert "stop texts in `deployment.json`" in (out / "README.md").read_text()
     for ends in ([], ["\n"]):
         (out / DEPLOYMENT).write_text(json.dumps({**deployment, "sampling": None, "stop": ends}))
         assert answered(out, rows[0]["message"]).endswith("\n\n") != bool(ends)
