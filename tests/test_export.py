@@ -26,7 +26,7 @@ from harness.export.folder import DEPLOYMENT, SUMS, checksums, lay_out, place, s
 from harness.export.licences import Licence, hub_name, of_data, of_model
 from harness.export.serving import vllm
 from harness.overrides import misspelt
-from harness.prompt import Prompter, Recipe
+from harness.prompt import Prompter, Recipe, load_prompter, render
 from harness.resources import resource
 from harness.retrieval import save
 from harness.suite import load as load_suite
@@ -35,6 +35,7 @@ from tests import records
 from tests.cells import _config, cell
 from tests.grids import ROOT, TINY, harness, run_folder
 from tests.pages import HOSTILE
+from tests.test_engine import tokenizer
 
 Ran = tuple[Path, Path]
 
@@ -438,6 +439,26 @@ def test_an_answer_may_end_at_a_stop_text_and_nowhere_else() -> None:
     assert "character 4" in _parted([row], [Completion("Yes. And", 2, True)], [])[0]
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{{ '(hm)(/hm)' if enable_thinking is false }}",
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}{{ m.content }}"
+        "{% endfor %}{{ '>' if add_generation_prompt }}",
+    ],
+)
+def test_the_folders_recipe_renders_as_the_harness_does(tmp_path: Path, template: str) -> None:
+    """For a model that may think first, and one that knows no system turn."""
+    shutil.copy(resource("reports") / "deployable/recipe.py", tmp_path)
+    Recipe("Be kind.", (("a", "b"),), (), "none", 0).save(tmp_path)
+    own = tokenizer()
+    own.chat_template = template
+    told = module._module(tmp_path / "recipe.py").render(own, "Why?")
+    assert told == render(own, load_prompter(tmp_path)("Why?"))
+    assert "Be kind." in told
+    assert told.endswith(("(hm)(/hm)", ">"))
+
+
 def test_a_server_is_told_where_answers_end_and_is_cut_there(tmp_path: Path) -> None:
     for name in ("example.py", "recipe.py"):
         shutil.copy(resource("reports") / "deployable" / name, tmp_path)
@@ -459,6 +480,10 @@ def test_a_server_is_told_where_answers_end_and_is_cut_there(tmp_path: Path) -> 
         done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
         sent, printed = done.stdout.splitlines()
         assert (json.loads(sent).get("stop", []), printed) == (ends, answer)
+        assert "chat_template_kwargs" not in sent, "servers may refuse what they do not know"
+    (tmp_path / "chat_template.jinja").write_text("{{ 'x' if enable_thinking }}")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[0])["chat_template_kwargs"] == {"enable_thinking": False}
 
 
 def test_answers_are_drawn_again_and_end_where_the_task_says(tmp_path: Path) -> None:

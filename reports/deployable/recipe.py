@@ -79,4 +79,12 @@ def render(tokenizer, message: str) -> str:
         first = tokenizer("").input_ids[:1]
         start = tokenizer.bos_token if first and first[0] == tokenizer.bos_token_id else ""
         return start + "\n\n".join(m["content"] for m in chat) + "\n\n"
-    return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    from jinja2 import TemplateError
+
+    how = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
+    try:
+        return tokenizer.apply_chat_template(chat, **how)
+    except TemplateError:  # it knows no system turn: what that would say stands before the first message
+        system, first, *others = chat
+        first = {**first, "content": f"{system['content']}\n\n{first['content']}"}
+        return tokenizer.apply_chat_template([first, *others], **how)
