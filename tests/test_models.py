@@ -12,7 +12,7 @@ import pytest
 from harness.components import instantiate, missing, resolve
 from harness.errors import UserError
 from harness.models.dummy import DummyModel
-from harness.models.gguf import PackagedGguf, gguf_file
+from harness.models.gguf import PackagedGguf, gguf_file, read_once
 from harness.models.hub import HubModel, copy_tree, link_tree
 from harness.types import Component, Context
 from tests.cells import MACHINE
@@ -240,6 +240,30 @@ def test_a_name_of_the_hub_stands_for_the_commit_that_it_has_now(
     assert replace(model, revision=old).fingerprint() == old
     monkeypatch.setattr("huggingface_hub.model_info", lambda id, revision, timeout: SimpleNamespace(sha=asked))
     assert model.fingerprint() == asked
+
+
+def test_a_gguf_file_is_read_once_and_as_its_library_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gguf
+    import numpy as np
+
+    writer = gguf.GGUFWriter(tmp_path / "small.gguf", "llama")
+    writer.add_array("tokenizer.ggml.tokens", ["a", "", "é", "long " * 9])
+    writer.add_array("tokenizer.ggml.scores", [0.5, -1.0])
+    writer.add_tensor("a.weight", np.arange(6, dtype=np.float32).reshape(2, 3))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    monkeypatch.setattr(gguf, "GGUFReader", gguf.gguf_reader.GGUFReader)
+    monkeypatch.setattr(gguf, "get_tensor_name_map", gguf.tensor_mapping.get_tensor_name_map)
+    by_itself = gguf.GGUFReader(str(tmp_path / "small.gguf"))
+    read_once()
+    read_once()
+    found = gguf.GGUFReader(str(tmp_path / "small.gguf"))
+    assert gguf.GGUFReader(str(tmp_path / "small.gguf")) is found
+    assert {k: f.contents() for k, f in found.fields.items()} == {k: f.contents() for k, f in by_itself.fields.items()}
+    assert found.fields["tokenizer.ggml.tokens"].contents() == ["a", "", "é", "long " * 9]
+    assert [(t.name, t.data.tolist()) for t in found.tensors] == [("a.weight", [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]])]
 
 
 def test_a_vocabulary_smaller_than_the_tokenizers_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
