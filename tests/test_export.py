@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -69,7 +70,7 @@ def answered(folder: Path, message: str) -> str:
     )
     clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env=clean, capture_output=True, text=True, check=False
+        [sys.executable, "-B", "-c", code], cwd=folder, env=clean, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -90,6 +91,7 @@ def test_the_folder_holds_what_serving_needs_and_nothing_of_this_machine(ran: Ra
         "recipe.py", "example.py", "requirements.txt", DEPLOYMENT, SUMS,
     }  # fmt: skip
     assert not files & {"manifest.json", "reference.json", "adapter/README.md"}
+    assert not [f for f in files if f.endswith(".pyc")]
     for file in files:
         assert str(ran[0]).encode() not in (folder / file).read_bytes(), file
     assert not list(folder.parent.glob(".*")), "no temporary folder is left"
@@ -117,8 +119,8 @@ def test_the_card_is_read_by_the_hubs_own_library(ran: Ran, exported: dict[str, 
     assert {r.dataset_revision for r in read.data.eval_results} == {record.digest_of("quality", "rows")}
     assert read.data.license is None, "random weights have no known licence"
     for told_of in (
-        record.digest_of("adapt", "data"), "18 rows", "32,768 parameters", "gave the recorded outputs", "vllm serve .",
-        "Apache-2.0", "`adapter/`", "bits 4", record.environment["hardware"],
+        record.digest_of("adapt", "data"), "18 rows", "32,768 parameters", "it gave each recorded output to the letter",
+        "vllm serve .", "Apache-2.0", "`adapter/`", "bits 4", record.environment["hardware"],
     ):  # fmt: skip
         assert told_of in read.text, told_of
 
@@ -453,7 +455,7 @@ def test_the_folders_recipe_renders_as_the_harness_does(tmp_path: Path, template
     Recipe("Be kind.", (("a", "b"),), (), "none", 0).save(tmp_path)
     own = tokenizer()
     own.chat_template = template
-    told = module._module(tmp_path / "recipe.py").render(own, "Why?")
+    told = runpy.run_path(str(tmp_path / "recipe.py"))["render"](own, "Why?")
     assert told == render(own, load_prompter(tmp_path)("Why?"))
     assert "Be kind." in told
     assert told.endswith(("(hm)(/hm)", ">"))

@@ -8,12 +8,11 @@ rows are answered as they were when they were measured: on the same machine that
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
+import runpy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from harness.components import instantiate
@@ -85,17 +84,8 @@ def _prompts(folder: Path, rows: Sequence[Row]) -> list[str]:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(folder))
-    recipe = _module(folder / "recipe.py")
-    return [recipe.render(tokenizer, r["message"]) for r in rows]
-
-
-def _module(file: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"deployed_{file.stem}", file)
-    assert spec
-    assert spec.loader
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    return made
+    render = runpy.run_path(str(folder / "recipe.py"))["render"]  # an import would leave its bytecode in the folder
+    return [render(tokenizer, r["message"]) for r in rows]
 
 
 def _session(folder: Path, record: RunRecord) -> Any:
@@ -143,8 +133,8 @@ def told(found: Checked, record: RunRecord) -> str:
         how = f"batched as when they were measured; {found.alone} of the first parted in a batch of their own"
     if found.passed:
         return (
-            f"Loaded from this folder, {found.asked} of {found.recorded} recorded rows gave the recorded outputs "
-            f"again, to the letter ({how}), and all {found.recorded} recorded prompts came out the same."
+            f"Loaded from this folder and asked {found.asked} of the {found.recorded} recorded rows anew, it gave each "
+            f"recorded output to the letter ({how}), and all {found.recorded} recorded prompts came out the same."
             + (BATCHED if found.alone else "")
         )
     parted = f"{len(found.answers)} of {found.asked} rows gave another output than recorded ({how})."
