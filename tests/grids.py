@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.warm import Warm
+
 ROOT = Path(__file__).parent.parent
 PATHS = f"{ROOT}{os.pathsep}{ROOT / 'runners'}"
 SECRET = "hf_" + "nobodysToken" * 3  # stands where the Hub's client looks for one; nothing may write it down
+WARM = Warm()
 HELP = "(python -m harness --help)"  # how a mistake of the command line ends
 TINY = (
     "model=dummy_tiny", "model.score_quality=true", "profile=quick", "profile.train_rows=20", "profile.eval_rows=6",
@@ -26,7 +29,12 @@ def environment(cwd: Path) -> dict[str, str]:
 
 
 def python(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`python ARGUMENTS` in a folder of its own."""
+    """`python -m` or `-c` with ARGUMENTS in a folder of its own, without the wait for its imports."""
+    return WARM.run(cwd, environment(cwd), arguments, timeout_s=900)
+
+
+def interpreter(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """As `python`, by an interpreter that starts as a user's does."""
     command = [sys.executable, *arguments]
     return subprocess.run(
         command, cwd=cwd, env=environment(cwd), capture_output=True, text=True, timeout=900, check=False

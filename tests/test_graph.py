@@ -71,13 +71,14 @@ def longer() -> list[str]:
 def test_it_gives_the_tokens_of_the_eager_engine(tmp_path: Path, name: str) -> None:
     folder = saved(tmp_path, *MODELS[name])
     eager = EagerSession(Eager(batch_size=1, min_prefix=0), load(folder, CONTEXT), CONTEXT)
-    told = [eager.generate([p], 90)[0] for p in longer()]
+    tokens = 90 if "qwen3" in name else 40  # as many as some answers need to end
+    told = [eager.generate([p], tokens)[0] for p in longer()]
     assert {c.finished for c in told} == {True, False}, "both ways to end must occur"
     for batch in (1, 3, 32):
         session = Graph(batch_size=batch).start(folder, CONTEXT)
         assert isinstance(session, GraphSession)
-        assert session.generate(longer(), 90) == told
-        assert session.generate(longer()[::-1], 90) == told[::-1], "slots that were used before"
+        assert session.generate(longer(), tokens) == told
+        assert session.generate(longer()[::-1], tokens) == told[::-1], "slots that were used before"
     assert session.loaded.proof["how"] == "not captured: no CUDA device"
 
 

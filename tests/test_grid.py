@@ -22,7 +22,7 @@ from harness.workers import default_workers, trains
 from tests import disks
 from tests.cells import cell
 from tests.faults import campaign
-from tests.grids import ROOT, SECRET, TINY, builds, harness, python, run_folder
+from tests.grids import ROOT, SECRET, TINY, builds, harness, interpreter, python, run_folder
 
 ADAPTATIONS = ("prompt_rag", "lora", "full_ft")
 QUANTIZATIONS = ("fp16", "int8", "gptq", "awq", "dynamic")
@@ -36,7 +36,7 @@ METRICS = (
 def grid(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A folder where the 3 × 5 grid has run, and its run folder."""
     cwd = tmp_path_factory.mktemp("grid")
-    done = harness(cwd, "+sweep=support_tone", *TINY)
+    done = interpreter(cwd, "-m", "harness", "+sweep=support_tone", *TINY)
     assert done.returncode == 0, done.stdout + done.stderr
     return cwd, run_folder(done)
 
