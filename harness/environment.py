@@ -73,6 +73,9 @@ def _of_gpu(field: str) -> str | None:
 
 
 def _gpu() -> str | None:
+    """Its name. From now on CUDA counts GPUs as nvidia-smi does, which by itself begins with the fastest (and changes
+    its order in processes that import gptqmodel)."""
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     return _of_gpu("name") if shutil.which("nvidia-smi") and _torch_has_cuda() else None
 
 

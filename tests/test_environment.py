@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,6 +71,16 @@ def test_the_first_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with_gpu(monkeypatch, TWO)
     found = detect()
     assert (found.device, found.hardware, found.dtype) == ("cuda", "NVIDIA H100 80GB HBM3", "float16")
+
+
+@pytest.mark.parametrize(("asked", "order"), [(None, "PCI_BUS_ID"), ("FASTEST_FIRST", "FASTEST_FIRST")])
+def test_cuda_counts_as_nvidia_smi_does(monkeypatch: pytest.MonkeyPatch, asked: str | None, order: str) -> None:
+    with_gpu(monkeypatch, TWO)
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", asked or "")
+    if asked is None:
+        monkeypatch.delenv("CUDA_DEVICE_ORDER")
+    detect()
+    assert os.environ["CUDA_DEVICE_ORDER"] == order
 
 
 @pytest.mark.parametrize(
