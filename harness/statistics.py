@@ -243,7 +243,8 @@ def paired(a_scores: Sequence[float], b_scores: Sequence[float], groups: Groups 
 
     Interval: t over groups, with one made-up flip each way as Bonett & Price (2012, J. Educ. Behav. Stat. 37:479) add
     for pass/fail rows: without it, 48 rows and no flip would give an interval of no width, as if the cells were known
-    to be equal. For graded scores a made-up flip is as large as the typical difference seen.
+    to be equal. For graded scores a made-up flip is as large as the typical difference seen. Where no row differs
+    nothing was seen of how rows of a group hang together: the made-up flips are then those of whole groups.
     """
     if len(a_scores) != len(b_scores) or not len(a_scores):
         raise ValueError(f"{len(a_scores)} and {len(b_scores)} scores cannot be paired")
@@ -274,9 +275,10 @@ def _difference(differences: Sequence[float], groups: Groups, binary: bool, p: f
     flip = 1.0 if binary or not moved.size else float(np.sqrt((moved**2).mean()))
     sums, sizes = _sums(differences, groups)
     delta = float(values.mean())
-    middle, variance = _variance(np.append(sums, [flip, -flip]), np.append(sizes, [1.0, 1.0]))
+    made_up = 1.0 if moved.size else n / len(sums)  # rows of each made-up flip
+    middle, variance = _variance(np.append(sums, [flip * made_up, -flip * made_up]), np.append(sizes, [made_up] * 2))
     alone = _variance(np.append(values, [flip, -flip]), np.ones(n + 2))[1]
-    effect = max(1.0, variance / alone) if alone > 0 else 1.0
+    effect = made_up if not moved.size else max(1.0, variance / alone) if alone > 0 else 1.0
     if binary:
         variance = max(variance, alone)  # chance likeness of groups does not make pass/fail rows worth more
     error, df = math.sqrt(variance), len(sums) + 1.0
@@ -324,9 +326,10 @@ def paired_columns(scores: Any, against: Any, groups: Groups = None) -> tuple[An
         apart = (w * a**2).sum(axis=0)[:, None] - 2 * a.T @ (w * b) + (w * b**2).sum(axis=0)
         sums = (w[:, 0] * k) @ a
         mixed = sums[:, None] - (w[:, 0] * k) @ b
-        made_up = 2 * (middle**2 + flip) / (n - 1) ** 2
+        made_up = 2 * (middle**2 + flip) / (n - 1) ** 2  # flips of a row each
         parts, df = np.full_like(rows, len(place) + 2.0), np.full_like(rows, len(place) + 1.0)
         clustered = (parts - 1) / parts * (apart - 2 * middle * mixed + middle**2 * (w[:, 0] @ k**2) + made_up)
+        clustered = np.where(moved == 0, 2 / ((parts - 1) * parts), clustered)  # those of whole groups
         variance = np.where(whole, np.maximum(clustered, variance), clustered)
     kinds, of = np.unique(df, return_inverse=True)
     half = np.array([_t(d) for d in kinds])[of].reshape(df.shape) * np.sqrt(np.maximum(variance, 0.0))

@@ -70,6 +70,15 @@ def test_no_flip_is_not_certainty() -> None:
     assert found.high >= 0.03
 
 
+def test_groups_without_a_flip_show_no_more_than_a_row_each() -> None:
+    groups = [i // 8 for i in range(192)]
+    scores = [float(i % 3 > 0) for i in range(192)]
+    found, apart = statistics.paired(scores, scores, groups), statistics.paired([1] * 24, [1] * 24)
+    assert (found.low, found.high, found.error) == pytest.approx((apart.low, apart.high, apart.error))
+    assert found.smallest() == apart.smallest()
+    assert statistics.paired(scores, scores, ["x"] * 192).high > 0.9
+
+
 @pytest.mark.parametrize(("a", "b"), [([], []), ([1], [1, 0]), ([1.5], [1])])
 def test_paired_refuses_what_it_cannot_compare(a: list[float], b: list[float]) -> None:
     with pytest.raises(ValueError, match=r"cannot be paired|between 0 and 1"):
