@@ -117,10 +117,11 @@ def share_interval(scores: Sequence[float], groups: Groups = None) -> Interval:
     return Interval(found.low, found.high, "wilson" if g == n else "wilson, clustered")
 
 
-def bootstrap_quantile(samples: Sequence[float], q: float) -> Interval:
+def bootstrap_quantile(samples: Sequence[float], q: float, events: int | None = None) -> Interval:
     """Percentile bootstrap (Efron & Tibshirani 1993, ch. 13) of a quantile, such as 0.95 for a p95, without drawing: of
     n samples in order, the j-th of a resample is at most the k-th with the probability that Binomial(n, k/n) reaches j.
-    With few samples it is bounded by the largest seen, so the upper end of a p95 is then optimistic.
+    With few samples it is bounded by the largest seen, so the upper end of a p95 is then optimistic. Where samples are
+    copies of fewer `events`, as many are drawn, each by its copies.
     """
     import numpy as np
     from scipy.special import bdtrc
@@ -130,7 +131,8 @@ def bootstrap_quantile(samples: Sequence[float], q: float) -> Interval:
     if not n:
         raise ValueError("no samples")
     tail = (1 - CONFIDENCE) / 2
-    reached = bdtrc(np.ceil(q * n - 1e-9) - 1, n, np.arange(1, n + 1) / n)
+    drawn = events or n
+    reached = bdtrc(np.ceil(q * drawn - 1e-9) - 1, drawn, np.arange(1, n + 1) / n)
     low, high = (float(ordered[np.searchsorted(reached, p)]) for p in (tail, 1 - tail))
     return Interval(low, high, "bootstrap")
 
@@ -152,7 +154,7 @@ def bootstrap(
     items: Sequence[Any], statistic: Callable[[list[Any]], float], groups: Groups = None, seed: int = 0
 ) -> Interval:
     """Percentile bootstrap of any statistic of a suite's rows, such as a macro-F1; whole groups are drawn (Davison &
-    Hinkley 1997, sec. 3.8)."""
+    Hinkley 1997, sec. 3.8). Draws in which it is not a number are left out."""
     import numpy as np
 
     if not items:
@@ -171,7 +173,7 @@ def _percentiles(values: Sequence[float]) -> Interval:
     import numpy as np
 
     tail = (1 - CONFIDENCE) / 2
-    low, high = (float(np.quantile(values, q)) for q in (tail, 1 - tail))
+    low, high = (float(np.nanquantile(values, q)) for q in (tail, 1 - tail))
     return Interval(low, high, "bootstrap")
 
 
@@ -258,15 +260,16 @@ def paired(a_scores: Sequence[float], b_scores: Sequence[float], groups: Groups 
 def mean_difference(differences: Sequence[float], groups: Groups = None) -> Paired:
     """The mean of paired differences of any unit, such as tokens, with its error and interval by the same formula.
     There is no test: its `p` is 1."""
-    return _difference(differences, groups, binary=False, p=1.0)
+    return _difference(differences, groups, binary=False, p=1.0, reach=math.inf)
 
 
-def _tested(differences: Sequence[float], groups: Groups, binary: bool, seed: int) -> Paired:
+def _tested(differences: Sequence[float], groups: Groups, binary: bool, seed: int, reach: float = 1.0) -> Paired:
     sums, _ = _sums(differences, groups)
-    return _difference(differences, groups, binary, _exact_flips(sums) if binary else _random_flips(sums, seed))
+    return _difference(differences, groups, binary, _exact_flips(sums) if binary else _random_flips(sums, seed), reach)
 
 
-def _difference(differences: Sequence[float], groups: Groups, binary: bool, p: float) -> Paired:
+def _difference(differences: Sequence[float], groups: Groups, binary: bool, p: float, reach: float = 1.0) -> Paired:
+    """`reach` is how far from 0 a difference can be."""
     import numpy as np
 
     n = len(differences)
@@ -284,7 +287,7 @@ def _difference(differences: Sequence[float], groups: Groups, binary: bool, p: f
     error, df = math.sqrt(variance), len(sums) + 1.0
     half = _t(df) * error
     return Paired(
-        delta, max(-1.0, min(middle - half, delta)), min(1.0, max(middle + half, delta)), p,
+        delta, max(-reach, min(middle - half, delta)), min(reach, max(middle + half, delta)), p,
         int((values > 0).sum()), int((values < 0).sum()), n, middle, error, df, binary, effect,
     )  # fmt: skip
 
@@ -388,7 +391,7 @@ def interaction(
     differences = [(a - b) - (c - d) for a, b, c, d in rows]
     if not differences:
         raise ValueError("no rows")
-    return _tested(differences, groups, all(float(d).is_integer() for d in differences), seed)
+    return _tested(differences, groups, all(float(d).is_integer() for d in differences), seed, reach=2.0)
 
 
 def over_seeds(

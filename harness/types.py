@@ -30,7 +30,7 @@ def digest(value: Json) -> str:
 
 
 def plain(value: Any) -> Json:
-    """Dataclasses, paths and enums as plain JSON values, recursively."""
+    """Dataclasses, paths, enums, and NumPy's and PyTorch's numbers and arrays as plain JSON values, recursively."""
     if is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Mapping):
@@ -41,7 +41,7 @@ def plain(value: Any) -> Json:
         return [plain(v) for v in value]
     if isinstance(value, Path):
         return str(value)
-    return value
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,6 +209,8 @@ def test_a_head_stands_in_a_grid_beside_text_and_seeds_share_what_no_seed_change
     assert "itl_ms" not in text.not_measured
     assert {m.value for m in (head.value("quality/parseable"), head.value("output_tokens/mean")) if m} == {1.0}
     assert head.value("cost_usd_per_1000")
+    assert not head.value("kv_bytes_per_token"), "it keeps no keys and values, by which rows that fit are predicted"
+    assert text.value("kv_bytes_per_token")
     page = (run / "report.html").read_text(encoding="utf-8")
     assert (
         "A classification head answers in one step. The timed answers of the cells that generate have 4 tokens" in page

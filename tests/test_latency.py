@@ -58,6 +58,8 @@ def test_a_probe_tells_peaks_and_what_would_fit() -> None:
     row = 100 * found["kv_bytes_per_token"].value
     fits = found["predicted_rows/80GB"].value - found["predicted_rows/40GB"].value
     assert fits == pytest.approx(40e9 / row, abs=1)
+    without = {m.metric for m in measure(model, "cpu", 5 * MB, (2, 100), row_tokens=None)}
+    assert without == {"memory_bytes/peak_rss", "memory_bytes/peak_rss_loading"}, "no keys and values, no rows of them"
     assert "memory_bytes/peak_rss_loading" not in {m.metric for m in measure(model, "cpu", None, (2, 100), 100)}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy
@@ -72,6 +73,21 @@ def test_quantiles_are_those_of_all_requests() -> None:
     assert interval.low < 95 < interval.high
     assert found["x/itl_ms/p50"].value == pytest.approx(10)
     assert found["x/requests_per_s"].value == pytest.approx(100 / 0.11)
+
+
+def test_what_a_step_gives_to_many_rows_is_one_event() -> None:
+    """Copies of a time are no more sure than the time: a loop of 32 clients saw as many steps as one of one client."""
+    ends = numpy.cumsum(numpy.random.default_rng(0).lognormal(0, 0.3, 62)) / 100
+    alone = [Served(0.0, [1] * 31, True, ends[:31].tolist()), Served(ends[30], [1] * 31, True, ends[31:].tolist())]
+    together = [replace(s, sent=s.sent + 1e-5 * n) for s in alone for n in range(32)]
+    one, many = ({m.metric: m for m in summary("x", served)} for served in (alone, together))
+    for name in ("itl_ms/p50", "itl_ms/p95", "ttft_ms/p50", "e2e_ms/p95"):
+        assert many[f"x/{name}"].n == one[f"x/{name}"].n
+    assert many["x/itl_ms/p50"].n == 60
+    first, other = (found["x/itl_ms/p50"].interval for found in (one, many))
+    assert first
+    assert other
+    assert other.high - other.low == pytest.approx(first.high - first.low, rel=0.2)
 
 
 def test_arrivals_are_a_poisson_process_and_the_same_for_every_cell() -> None:
@@ -219,3 +235,6 @@ def test_bad_knobs_are_told_all_at_once() -> None:
         "level.share", "level.ttft_ms", "level.token_ms",
     ]  # fmt: skip
     assert load.faults({**KNOBS, "clients": 8})
+    assert load.faults({**KNOBS, "precision": 1e-16}) == [
+        "measure.latency.precision=1e-16: must be 0.001 or more, closer no loop can tell"
+    ]

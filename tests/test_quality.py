@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from lm_eval.api import metrics
 
-from harness.measure.quality import _language_model
+from harness.measure.quality import _language_model, _row, summarize
 from harness.prompt import Recipe
 from harness.types import Completion
 from tests.cells import suite_data
@@ -58,3 +62,32 @@ def test_the_likeliest_choice_of_each_row_is_kept(tmp_path: Path) -> None:
     model, kept = asked(tmp_path, Answers(-3.0, -2.0, -1.0, -4.0, -math.inf, -math.inf))
     model.loglikelihood([request(n // 2, "Why?", f" {n}") for n in range(6)])
     assert {row: made.text for row, (_, made) in kept.items()} == {0: "1", 1: "2", 2: "4"}
+
+
+@pytest.mark.parametrize(
+    ("items", "aggregation", "value", "method"),
+    [
+        ([1.0, 0.0, 1.0, 1.0], metrics.mean, 0.75, "wilson"),
+        ([True, False, True, True], metrics.mean, 0.75, "wilson"),
+        ([-0.5, -6.0], metrics.perplexity, math.exp(3.25), "bootstrap"),
+        ([0.2, math.nan, 0.4], metrics.nanmean, 0.3, "bootstrap"),
+        ([0.1, 0.1, 0.7], median, 0.1, "bootstrap"),
+        ([20.0, 30.0], metrics.mean, 25.0, "bootstrap"),
+    ],
+)
+def test_a_score_is_what_its_own_aggregation_says(
+    items: list[float], aggregation: Callable[[list[float]], float], value: float, method: str
+) -> None:
+    rows = [{"id": str(n), "group": None, "scores": {"x": item}} for n, item in enumerate(items)]
+    (found,) = summarize(rows, {"x": aggregation}, {})
+    assert found.value == pytest.approx(value)
+    assert found.interval is not None
+    assert found.interval.method == method
+    assert found.interval.low <= value <= found.interval.high
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    scores = {"bool": np.array([True]).all(), "float": np.float32(0.5), "int": np.int64(3), "pair": (1, np.zeros(2))}
+    sample = {"doc": {"id": "a"}, "doc_id": 0, "arguments": [("Why?", {})], "metrics": list(scores), **scores}
+    row = _row(sample, "prompt", Completion("yes", 1, True), {})
+    assert json.loads(json.dumps(row))["scores"] == {"bool": True, "float": 0.5, "int": 3, "pair": [1, [0.0, 0.0]]}

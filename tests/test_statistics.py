@@ -209,6 +209,18 @@ def test_interaction_is_the_gain_that_quantization_took() -> None:
     assert statistics.interaction(tuned, base, tuned, base).p == 1
 
 
+def test_an_interval_reaches_as_far_as_its_differences_can() -> None:
+    gained, lost = [0] * 60, [1] * 6 + [0] * 54
+    taken = statistics.interaction(gained, lost, [1] * 60, gained)  # 1 or 2 less on each row
+    assert taken.delta == pytest.approx(-1.1)
+    assert taken.low == pytest.approx(-1.166, abs=1e-3)
+    assert statistics.interaction([0], [1], [1], [0]).low == -2
+    tokens = statistics.mean_difference([-12, -11, -13, -12, -10])
+    assert tokens.low < tokens.delta == pytest.approx(-11.6)
+    assert tokens.low < -16
+    assert statistics.paired([0, 0], [1, 1]).low == -1
+
+
 def test_over_seeds_by_hand() -> None:
     # rows agree within a seed: means 0.4, 0.5, 0.6 have variance 0.01, /3; t with 2 degrees of freedom is 4.3027
     mean, found = statistics.over_seeds([[0.4] * 500, [0.5] * 500, [0.6] * 500])

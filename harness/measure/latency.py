@@ -72,7 +72,8 @@ def measure(
         return measured, facts  # what follows is taken once
     have = slots(0, 0) if slots else None
     held = (have.rows + 1, have.capacity) if have else (len(batch), len(steps))  # a prefix may have stood there once
-    measured += memory.measure(session.model, context.device, loading, held, asked + data.max_new_tokens)
+    row = None if session.loaded.classes else asked + data.max_new_tokens  # a head keeps no keys and values
+    measured += memory.measure(session.model, context.device, loading, held, row)
     measured += memory.apart(session, batch, min(tokens, 4), context.device)  # three steps hold what fifteen do
     if between and steps:
         each = [_held([e], knobs["output_tokens"]) for e in encoded[: knobs["requests"]]]

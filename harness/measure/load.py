@@ -21,6 +21,7 @@ BEGIN = 1.0  # of what a closed loop answers a second, whose answers end one by 
 BEGIN_FIXED = 0.7  # and whose answers all end together: its clients then ask together, and are read at once
 STEP, STEPS = 1.25, 8  # of the rate, the first and how many, to find one that holds and one that fails
 LASTS_LEVELS, LASTS_ANSWERS = 1, 5  # an open loop lasts at least so many first-token limits, and answers
+CLOSEST = 0.001  # precision of a goodput; between two neighbouring numbers the search would not end
 KEPT_UP = 0.97  # the share of the rate asked for at which first tokens must come
 STRETCH = 64  # requests that come at the rate asked for, whatever chance does within them
 
@@ -63,6 +64,8 @@ def faults(knobs: Mapping[str, Any]) -> list[str]:
     for name, least in (("requests_per_client", 1), ("open_requests", 0)):
         if not whole(knobs[name], least):
             found.append(f"{name}={knobs[name]!r}: must be a whole number, {least} or more")
+    if isinstance(knobs["precision"], float) and 0 < knobs["precision"] < CLOSEST:
+        found.append(f"precision={knobs['precision']!r}: must be {CLOSEST} or more, closer no loop can tell")
     shares = {"precision": knobs["precision"], "level.share": knobs["level"].get("share")}
     times = {f"level.{name}": knobs["level"].get(name) for name in ("ttft_ms", "token_ms")}
     for name, value in {**shares, **times}.items():
@@ -86,30 +89,36 @@ def arrivals(rate: float, requests: int) -> list[float]:
 
 def summary(name: str, served: Sequence[Served]) -> list[Measurement]:
     """Quantiles in milliseconds of the time to first token, between tokens and to the last, from when each request was
-    sent, and the tokens and requests a second from the first sent to the last answered."""
+    sent, and the tokens and requests a second from the first sent to the last answered. A step gives a token to many
+    rows at once: its time is theirs, and one event however many they are."""
     parts = {
-        "ttft_ms": [1e3 * (s.times[0] - s.sent) for s in served],
-        "itl_ms": [1e3 * (b - a) for s in served for a, b in pairwise(s.times)],
-        "e2e_ms": [1e3 * (s.times[-1] - s.sent) for s in served],
+        "ttft_ms": [(s.sent, s.times[0]) for s in served],
+        "itl_ms": [gap for s in served for gap in pairwise(s.times)],
+        "e2e_ms": [(s.sent, s.times[-1]) for s in served],
     }
     seconds = max(s.times[-1] for s in served) - min(s.sent for s in served)
     tokens = sum(len(s.times) for s in served)
     return [
-        *(m for part, samples in parts.items() if samples for m in quantiles(f"{name}/{part}", samples, keep=False)),
+        *(
+            m for part, spans in parts.items() if spans
+            for m in quantiles(f"{name}/{part}", [1e3 * (b - a) for a, b in spans], keep=False,
+                               events=len({(round(a, 3), b) for a, b in spans}))
+        ),
         Measurement(f"{name}/tokens_per_s", tokens / seconds, "tok/s", "higher", len(served)),
         Measurement(f"{name}/requests_per_s", len(served) / seconds, "req/s", "higher", len(served)),
-    ]
+    ]  # fmt: skip
 
 
-def quantiles(name: str, samples: Sequence[float], keep: bool = True) -> list[Measurement]:
+def quantiles(name: str, samples: Sequence[float], keep: bool = True, events: int | None = None) -> list[Measurement]:
     """p50 and p95 with bootstrap intervals; p99 is never printed of a few hundred samples. `keep` has the raw ones
-    stand beside p50."""
+    stand beside p50; `events` is how many of them were seen apart from each other, all unless given."""
     import numpy
 
+    raw = tuple(round(s, 3) for s in samples) if keep else ()
     return [
         Measurement(
-            f"{name}/p{q:.0f}", float(numpy.quantile(samples, q / 100)), "ms", "lower", len(samples),
-            bootstrap_quantile(samples, q / 100), tuple(round(s, 3) for s in samples) if keep and q == 50 else (),
+            f"{name}/p{q:.0f}", float(numpy.quantile(samples, q / 100)), "ms", "lower", events or len(samples),
+            bootstrap_quantile(samples, q / 100, events), raw if q == 50 else (),
         )
         for q in (50, 95)
     ]  # fmt: skip

@@ -83,11 +83,11 @@ def rows_that_fit(budget: float, peak: float, held: float, row_bytes: float) -> 
 
 
 def measure(
-    model: Any, device: str, loading: int | None, held: tuple[int, int], row_tokens: int
+    model: Any, device: str, loading: int | None, held: tuple[int, int], row_tokens: int | None
 ) -> list[Measurement]:  # fmt: skip
     """Peaks while answering and of loading, keys and values of a token, and from these how many rows of `row_tokens`
     tokens would fit into `BUDGETS_GB` (10**9 bytes): a prediction, at least `held` (rows, tokens of each) having been
-    held at the peak."""
+    held at the peak. Without `row_tokens` the peaks alone, of what keeps no keys and values."""
     if device == "cuda":
         import torch
 
@@ -100,11 +100,14 @@ def measure(
     else:
         peak = float(peak_rss_bytes())
         answering = [Measurement("memory_bytes/peak_rss", peak, "bytes", "lower", 1)]
-    rows, tokens = held
     before = "cuda_peak_loading" if device == "cuda" else "peak_rss_loading"
+    if loading:
+        answering.append(Measurement(f"memory_bytes/{before}", float(loading), "bytes", "lower", 1))
+    if row_tokens is None:
+        return answering
+    rows, tokens = held
     return [
         *answering,
-        *([Measurement(f"memory_bytes/{before}", float(loading), "bytes", "lower", 1)] if loading else []),
         Measurement("kv_bytes_per_token", float(kv_bytes(model)), "bytes", "lower", 1),
         *(
             Measurement(

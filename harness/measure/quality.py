@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from math import isclose
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -170,22 +171,22 @@ def summarize(
     rows: Sequence[Mapping[str, Any]], aggregations: Mapping[str, Any], higher: Mapping[str, bool]
 ) -> list[Measurement]:
     """One measurement a score over the rows that have it (a class's recall stands on the rows of that class alone),
-    with an interval clustered by group. A score that is no number a row, such as the labels of a macro-F1, is what
-    lm-eval's aggregation makes of all rows."""
+    with an interval clustered by group: what the task's own aggregation makes of them, which is most often the mean, of
+    log-likelihoods a perplexity, and of labels a macro-F1."""
     found = []
     for name in dict.fromkeys(name for row in rows for name in row["scores"]):
         having = [row for row in rows if name in row["scores"]]
         items = [row["scores"][name] for row in having]
         groups = [group_of(row) for row in having]
-        if all(isinstance(item, int | float) and 0 <= item <= 1 for item in items):
-            value, interval = sum(items) / len(items), share_interval(items, groups)
-        elif all(isinstance(item, int | float) for item in items):
-            value, interval = fmean(items), bootstrap(items, fmean, groups)
+        aggregation = aggregations.get(name, fmean)
+        value = float(aggregation(items))
+        if all(isinstance(item, int | float) and 0 <= item <= 1 for item in items) and isclose(value, fmean(items)):
+            interval = share_interval(items, groups)
         else:
-            value, interval = aggregations[name](items), bootstrap(items, aggregations[name], groups)
+            interval = bootstrap(items, aggregation, groups)
         better = "lower" if higher.get(name) is False else "higher"  # lm-eval has None for what it does not know
         unit = "share" if 0 <= value <= 1 else "points"
-        found.append(Measurement(f"quality/{name}", float(value), unit, better, len(items), interval))
+        found.append(Measurement(f"quality/{name}", value, unit, better, len(items), interval))
     return found
 
 
