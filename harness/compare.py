@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import ledger
-from harness.decide import Policy, Rows, decide, policy_of, primary, read_policy
+from harness.decide import Policy, Rows, decide, policy_of, primary, quality, read_policy
 from harness.errors import UserError
 from harness.statistics import Paired, group_of, holm, paired, quantile_ratio
 from harness.types import Interval, Json, Measurement, RunRecord, Status, canonical, is_side, plain
@@ -194,6 +194,12 @@ def comparable(runs: Sequence[Run], anyway: bool) -> list[Difference]:
             mistakes.append(f"{run.folder}: no cell of {first.folder} is in it; compare runs of one sweep")
         found += differences(first, run)
     mistakes += [f"{d.told}; such runs cannot be compared" for d in found if d.effect == REFUSED]
+    judged = [(primary(r, first.policy), quality(r, first.policy)) for r in first.ok.values()]
+    mistakes += [
+        f"{first.folder}: “{name}” decides, and less of it is better; only runs judged by a score of which more is "
+        "better can be compared"
+        for name in sorted({name for name, m in judged if m and m.better == "lower"})
+    ]
     places = [d for d in found if d.field in ("device", "hardware")]
     if places and not anyway:
         mistakes += [f"{d.told}; --anyway compares their quality and leaves speed, memory and cost out" for d in places]

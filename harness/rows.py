@@ -48,6 +48,19 @@ class KeptRows:
 def column(rows: Collection[Row], score: str) -> Any:
     """A score of each row as an array; not a number where a row lacks it or has one outside 0 to 1, which cannot be
     paired."""
+    values = _column(rows, score)
+    values[~((values >= 0) & (values <= 1))] = math.nan
+    return values
+
+
+def outside(rows: Collection[Row], score: str) -> float | None:
+    """A score of a row that is a finite number outside 0 to 1; None where there is none."""
+    values = _column(rows, score)
+    found = values[(abs(values) < math.inf) & ((values < 0) | (values > 1))]
+    return float(found[0]) if found.size else None
+
+
+def _column(rows: Collection[Row], score: str) -> Any:
     import numpy as np
 
     if isinstance(rows, KeptRows):
@@ -59,8 +72,7 @@ def column(rows: Collection[Row], score: str) -> Any:
         try:
             values = np.array(found, dtype=float)
         except OverflowError:  # a whole number beyond all floats, which no score is
-            values = np.array([v if abs(v) <= 1 else math.nan for v in found], dtype=float)
-    values[~((values >= 0) & (values <= 1))] = math.nan
+            values = np.array([v if abs(v) < 1e300 else math.nan for v in found], dtype=float)
     return values
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from harness.statistics import Paired
 from harness.types import id_parts
 
+SCALES = {"%": 0.01, " ms": 1.0, " s": 1e3, " B": 1.0, " kB": 1e3, " MB": 1e6, " GB": 1e9}
+
 
 def labels(ids: Iterable[str]) -> dict[str, str]:
     """What people call the cells of one run: `adaptation/quantization`, with the seed and the swept knobs where there
@@ -33,6 +35,21 @@ def number(value: float, unit: str) -> str:
     if unit == "ms" and abs(value) >= 1000:
         return f"{significant(value / 1000)} s"
     return f"{significant(value)} {unit}"
+
+
+def apart(value: float, edge: float, digits: int) -> str:
+    """A value with so many decimals, or as many more as keep it on its side of an edge."""
+    tries = (f"{value:,.{n}f}" for n in range(digits, 17))
+    return next((t for t in tries if (float(t.replace(",", "")) - edge) * (value - edge) > 0), repr(value))
+
+
+def against(value: float, limit: float, unit: str) -> tuple[str, str]:
+    """A value and the limit that it breaks: the limit as it was set, the value rounded no further than it still breaks
+    it."""
+    text = number(value, unit)
+    name, limit_name = (t.lstrip("0123456789,.") for t in (text, number(limit, unit)))
+    edge, decimals = float(f"{limit / SCALES[name]:.12g}"), len(text.removesuffix(name).partition(".")[2])
+    return apart(value / SCALES[name], edge, decimals) + name, f"{limit / SCALES[limit_name]:,.12g}{limit_name}"
 
 
 def share(value: float) -> str:

@@ -68,6 +68,19 @@ def test_runs_are_compared_by_what_their_policy_judges(tmp_path: Path) -> None:
         against.view(compare.read([facts, run(tmp_path / "c")]))
 
 
+def test_runs_judged_by_a_score_of_which_less_is_better_are_refused(tmp_path: Path) -> None:
+    """What grew would be called better."""
+
+    def brier(r: RunRecord) -> RunRecord:
+        found = tuple(replace(m, better="lower") if m.metric == "quality/good" else m for m in r.measurements)
+        return replace(r, measurements=found)
+
+    runs = compare.read([run(tmp_path / "a", brier), run(tmp_path / "b", brier)])
+    for anyway in (False, True):
+        with pytest.raises(UserError, match="“good” decides, and less of it is better; only runs judged by a score"):
+            compare.comparable(runs, anyway)
+
+
 def test_a_run_against_itself_shows_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = [run(tmp_path / "a"), run(tmp_path / "b")]
     code, out, _ = told(folders, capsys=capsys)

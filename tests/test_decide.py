@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from harness.decide import decide, read_policy
+from harness.decide import argued, decide, read_policy
 from harness.errors import UserError
 from harness.resources import resource
 from harness.statistics import wilson
@@ -195,12 +195,26 @@ def test_hard_limits_hold_and_name_what_they_broke() -> None:
     cells, rows = records.grid()
     found = decide(cells, rows, records.POLICY | {"max_p95_e2e_ms": 2400, "min_quality": 0.5})
     assert found.chosen == records.cell_id("lora", "dynamic")
-    assert "above the limit of 2.40 s" in found.reasons[records.cell_id("full_ft", "dynamic")]
+    assert "above the limit of 2.4 s" in found.reasons[records.cell_id("full_ft", "dynamic")]
     assert "below the floor of 50%" in found.reasons[records.cell_id("prompt_rag", "fp16")]
     none = decide(cells, rows, records.POLICY | {"max_memory_bytes": 1000})
     assert none.chosen is None
     assert "no cell ended ok within the policy's limits" in none.sentences[0]
     assert set(none.reasons) == {r.id for r in cells}
+
+
+def test_a_number_that_breaks_a_limit_is_told_apart_from_it() -> None:
+    one, rows = cell("lora", "fp16", [1] * 5 + [0] * 11, 1.0)
+    for limits, value, said in (
+        ({"min_quality": 0.3145}, ("quality/good", 0.3125), "quality of 31% is below the floor of 31.45%."),
+        ({"min_quality": 0.31}, ("quality/good", 0.3099), "quality of 30.99% is below the floor of 31%."),
+        ({"min_valid": 0.995}, ("truncated_share", 0.0052), "outputs of 99% is below the limit of 99.5%."),
+        ({"max_p95_e2e_ms": 5070}, ("e2e_ms/p95", 5071.2), "time of 5.071 s is above the limit of 5.07 s."),
+        ({"max_p95_e2e_ms": 900}, ("e2e_ms/p95", 2500.0), "time of 2.50 s is above the limit of 900 ms."),
+        ({"max_memory_bytes": 6e9}, ("memory_bytes/peak_rss", 6.001e9), "6.001 GB is above the limit of 6 GB."),
+    ):  # fmt: skip
+        found = decide([records.with_value(one, *value)], {one.id: rows}, records.POLICY | limits)
+        assert found.reasons[one.id].endswith(said)
 
 
 def test_tightening_a_limit_never_lets_a_cell_in() -> None:
@@ -262,6 +276,17 @@ def test_a_cell_without_shared_rows_is_not_judged() -> None:
     found = decide(cells, rows, records.POLICY)
     assert found.chosen == cells[0].id
     assert "cannot be compared" in found.reasons[cells[1].id]
+    assert "but it could not be compared with any other cell, as none has scores on the same" in found.sentences[1]
+    assert "no other cell was shown" not in found.sentences[1]
+    assert found.notes[-1].endswith("as no rows were kept: lora/gptq.")
+    assert decide(cells, {}, records.POLICY).notes[-1].startswith("No rows were kept")
+
+
+def test_rows_that_one_suite_lacks_are_not_called_a_shown_difference() -> None:
+    made = [cell("prompt_rag", "fp16", [1] * 50, 1.0), cell("lora", "fp16", [1] * 49 + [0], 2.0)]
+    cells, rows = run(*on("a", *made), *on("b", *made))
+    del rows[cells[3].id]
+    assert "cannot be compared" in decide(cells, rows, records.POLICY).reasons[cells[1].id]
 
 
 def on(suite: str, *cells: tuple[RunRecord, list[dict[str, Any]]]) -> list[tuple[RunRecord, list[dict[str, Any]]]]:
@@ -298,6 +323,28 @@ def test_a_score_of_which_less_is_better_decides_nothing() -> None:
     assert found.sentences[0] == "No recommendation: cells are judged by “good”, and less of that is better."
     assert "policy.metric" in found.sentences[2]
     assert found.ladder == ()
+
+
+@pytest.mark.parametrize("by_row", [True, False])
+def test_a_score_that_is_not_from_0_to_1_decides_nothing(by_row: bool) -> None:
+    """Neither as a mean, nor where it is above 1 on some rows alone, which could not be paired."""
+    cells, rows = run(cell("lora", "fp16", [1] * 40, 1.0), cell("lora", "gptq", [1] * 40, 2.0))
+    if by_row:
+        rows[cells[1].id][7]["scores"]["good"] = 1.1
+    else:
+        cells[1] = records.with_value(cells[1], "quality/good", 32.84)
+    found = decide(cells, rows, records.POLICY)
+    assert found.chosen is None
+    assert found.sentences[0] == (
+        "No recommendation: cells are judged by “good”, whose scores are not all from 0 to 1."
+    )
+    assert found.sentences[1].startswith(f"lora/gptq has {'1.10 on a row' if by_row else '32.84'}; what decides must")
+    assert found.ladder == ()
+    assert set(found.reasons.values()) == {"Not judged: there is no decision."}
+    assert not argued(cells, rows, read_policy(records.POLICY))[1].candidates, "nor does the page's script choose"
+    weights = records.POLICY | {"suites": {"another": 1.0}}
+    other, more = run(*on("another", cell("lora", "fp16", [1] * 40, 1.0), cell("lora", "awq", [1] * 40, 3.0)))
+    assert decide([*cells, *other], rows | more, weights).chosen, "what is not judged may have any scores"
 
 
 def test_a_suite_that_is_not_judged_names_and_compares_nothing() -> None:

@@ -15,7 +15,7 @@ from harness.decide.odds import _luck
 from harness.decide.policy import COST
 from harness.decide.tables import Scores
 from harness.statistics import over_seeds, paired
-from harness.types import RunRecord
+from harness.types import RunRecord, Status
 from tests import records
 from tests.test_decide import cell, on, run
 
@@ -142,6 +142,28 @@ def test_the_ladder_says_what_was_taken_and_what_comes_next() -> None:
         assert tuple(states(*cells, **policy)[r] for r in rungs) == expected, [r.id for r, _ in cells]
 
 
+def test_the_ladder_says_which_steps_were_tried_in_vain() -> None:
+    prompt = cell("prompt_rag", "fp16", [1] * 100 + [0] * 100, 1.0)
+    bad = records.ended("lora", "fp16", Status.FAILED, "out of memory")
+    _, lora, small, full = decide([prompt[0], bad], {prompt[0].id: prompt[1]}, records.POLICY).ladder
+    assert (lora.state, lora.sentence) == ("failed", "Tried as lora/fp16, which failed: out of memory.")
+    assert (small.state, full.sentence) == ("next", "No cell that ended ok is trained so.")
+    none = records.ended("prompt_rag", "awq", Status.UNSUPPORTED, "no kernel")
+    _, lora, small, _ = decide([prompt[0], none], {prompt[0].id: prompt[1]}, records.POLICY).ladder
+    assert (lora.state, small.state) == ("next", "unsupported")
+    assert small.sentence == "Tried as prompt_rag/awq, which cannot run here: no kernel."
+
+
+def test_the_ladder_names_the_model_that_lacks_a_step() -> None:
+    (small, a), (tuned, b) = cell("prompt_rag", "fp16", [0] * 40, 1.0), cell("full_ft", "fp16", [1, 0] * 20, 1.0)
+    other = replace(small, id=small.id.replace(small.model, "qwen"), model="qwen")
+    other = records.with_value(other, "quality/good", 1.0)
+    rows = {small.id: a, tuned.id: b, other.id: [{**r, "scores": {**r["scores"], "good": 1}} for r in a]}
+    found = decide([small, tuned, other], rows, records.POLICY)
+    assert found.chosen == other.id
+    assert found.ladder[3].sentence == "No cell of qwen that ended ok is trained so."
+
+
 def two(**changes: Any) -> Facts:
     """A simple, cheap cell 10 points below another."""
     a = Candidate("a", 0, 0.8, 0.8, 300.0, 300.0, 3e9, 1.0, CostLine(1.0, 0.0, "batched"))
@@ -169,6 +191,29 @@ def test_each_knob_flips_where_it_should(knob: str, side: str, at: float) -> Non
     within: Any = {knob: found.at * (0.999999 if side == "above" else 1.000001)}
     assert choose(known, replace(policy, **beyond)) == "b"
     assert choose(known, replace(policy, **within)) == "a"
+
+
+def test_any_limit_on_what_was_not_measured_is_told_as_such() -> None:
+    policy, names = Policy(COST, margin=0.15), {"a": "A", "b": "B", "c": "C"}
+    for knob, field, words in (
+        ("max_p95_e2e_ms", "p95_ms", "limit on the p95 response time"),
+        ("max_memory_bytes", "memory_bytes", "limit on peak memory"),
+    ):  # fmt: skip
+        gone: Any = {field: None}
+        known = two(**gone)
+        assert choose(known, policy) == "a"
+        first, *rest = (f for f in flips(known, policy, names, None) if f.knob == knob)
+        assert (first.to, first.at, first.now) == ("b", math.inf, None)
+        assert first.sentence == f"With any {words}, B is chosen."
+        assert [f.to for f in rest] == [None], "b is the only one left"
+        slower = replace(known.candidates[1], id="c", quality=0.85, p95_ms=100.0, memory_bytes=1e9, rank=3)
+        more = replace(known, candidates=(*known.candidates, slower), pairs={**known.pairs, "c": {}})
+        limit = getattr(known.candidates[1], field)
+        _, then = (f for f in flips(more, policy, names, None) if f.knob == knob)
+        assert (then.side, then.at, then.to) == ("below", limit, "c"), "and on from there"
+        for value, chosen in ((1e12, "b"), (limit, "b"), (0.99 * limit, "c")):
+            asked: Any = {knob: value}
+            assert choose(more, replace(policy, **asked)) == chosen
 
 
 def test_fewer_requests_flip_to_what_costs_less_to_build() -> None:

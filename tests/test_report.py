@@ -245,6 +245,32 @@ def test_the_chosen_cell_of_a_large_grid_is_drawn(tmp_path: Path, monkeypatch: p
         assert chosen.split("/")[2] in drawing.wide
 
 
+@pytest.mark.parametrize("ended", [15, 6])
+@pytest.mark.parametrize(("value", "better"), [(32.84, "higher"), (10.5, "lower"), (0.2, "lower")])
+def test_a_score_that_no_chart_can_hold_is_not_drawn(tmp_path: Path, ended: int, value: float, better: Any) -> None:
+    made, rows = records.grid()
+    score = Measurement("quality/other", value, "points", better, 96, Interval(0.9 * value, 1.1 * value, "bootstrap"))
+    policy = {**records.POLICY, "metric": "other"}
+    made = [replace(r, measurements=(*r.measurements, score), config={**r.config, "policy": policy}) for r in made]
+    run = folder(tmp_path / "run", made[:ended], rows, records.ids())
+    assert charts.scatter(read(run), None) is None
+    text = page(run)
+    assert "Up and to the left is better" not in text
+    assert "Ship " not in text
+
+
+def test_a_limit_that_any_value_of_changes_the_choice_is_told(tmp_path: Path) -> None:
+    made, rows = records.grid()
+    made = [
+        replace(r, measurements=tuple(m for m in r.measurements if not m.metric.startswith("e2e_ms")))
+        if r.id == records.cell_id("lora", "fp16") else r
+        for r in made[:6]
+    ]  # fmt: skip
+    text = page(folder(tmp_path / "run", made, rows, [r.id for r in made]))
+    assert "at any limit" in text
+    assert "With any limit on the p95 response time, prompt_rag/fp16 is chosen." in text
+
+
 def test_an_answer_passes_a_score_that_it_has_in_full() -> None:
     row = {"scores": {"style": 1, "rouge": 0.1, "errors": 0.0, "ter": [1, 2]}, "output": "x"}
     assert outcome("", "", row, {"errors", "ter"})["missed"] == ["rouge"]

@@ -12,7 +12,7 @@ import pytest
 from harness import ledger
 from harness.decide import decide
 from harness.errors import UserError
-from harness.rows import KeptRows, column, groups, ids, picked, texts
+from harness.rows import KeptRows, column, groups, ids, outside, picked, texts
 from tests import records
 
 ONE = '{"id": "a", "group": "g", "output": "x", "scores": {"good": 1, "late": null}}\n'
@@ -52,6 +52,8 @@ def test_columns_say_what_whole_rows_say(tmp_path: Path, second: str, columnar: 
     assert list(rows) == whole or "NaN" in second
     for score in ("good", "late", "style", "no such score"):
         assert np.array_equal(column(rows, score), column(whole, score), equal_nan=True)
+        out = 2 if score == "good" and '"good": 2' in second else None
+        assert outside(rows, score) == outside(whole, score) == out
 
 
 @pytest.mark.parametrize(

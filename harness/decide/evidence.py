@@ -8,20 +8,41 @@ make this rarer on average: proof gets easier, and cells that only look alike fa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from harness.decide.case import COMPARED, Case
-from harness.decide.cells import primary, quality
+from harness.decide.cells import Rows, primary, quality
 from harness.decide.facts import Facts
 from harness.decide.odds import Draws
 from harness.decide.policy import OBJECTIVES, P95, QUALITY, Policy
 from harness.decide.rule import Judgement
 from harness.power import POWER, mcnemar_power, rows_needed
+from harness.rows import outside
 from harness.types import RunRecord, Status
-from harness.wording import number, share, told
+from harness.wording import apart, number, share, told
 
 LEAST = 0.45  # share of the draws in which a choice must be good enough
 PRACTICAL = 0.05  # differences in quality up to this do not count, nor up to the policy's margin
+
+
+def not_shares(
+    grid: Sequence[RunRecord], rows: Rows, rule: Policy, suites: Collection[str], names: Mapping[str, str]
+) -> tuple[str, str, str] | None:
+    """The sentences where the score that decides, of a cell or of one of its rows, is not from 0 to 1."""
+    for r in grid:
+        m = quality(r, rule) if r.status is Status.OK and r.suite in suites else None
+        if m is None or m.better == "lower":
+            continue
+        name, own = primary(r, rule), m.value < 0 or m.value > 1
+        found = m.value if own else outside(rows.get(r.id, ()), name)
+        if found is not None:
+            return (
+                f"No recommendation: cells are judged by “{name}”, whose scores are not all from 0 to 1.",
+                f"{names[r.id]} has {apart(found, float(found > 1), 2)}{'' if own else ' on a row'}; what decides must "
+                "be from 0 to 1, since margins and floors are shares.",
+                "Name another score of the suite (policy.metric), such as this one as a share of the most it can be.",
+            )
+    return None
 
 
 def no_choice(

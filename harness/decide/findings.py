@@ -56,8 +56,8 @@ class HostedLine:
 
 @dataclass(frozen=True, slots=True)
 class Flip:
-    """Where another cell is chosen: with `knob` on that `side` of `at`. `now` is None where a limit does not apply yet;
-    `to` is None where no cell is left."""
+    """Where another cell is chosen: with `knob` on that `side` of `at` (`at` infinity: with any limit). `now` is None
+    where a limit does not apply yet; `to` is None where no cell is left."""
 
     knob: str
     unit: str
@@ -70,7 +70,8 @@ class Flip:
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """A step of the usual way up, and where the team stands with it: `taken`, `next`, `not needed`, `not measured`."""
+    """A step of the usual way up, and where the team stands with it: `taken`, `next`, `not needed`, `not measured`, or
+    how a cell ended where none of it ended ok."""
 
     name: str
     state: str

@@ -104,6 +104,13 @@ def _limit_flips(
         return float(min(values) if is_floor else max(values))
 
     told = []
+    first = ask(start).chosen
+    if set_to is None and (first is None or first.id != now):  # what was not measured breaks every limit
+        to = first.id if first else None
+        told.append(Flip(knob, unit, None, math.inf, "at", to, f"With any {words}, {_told(to, names)}."))
+        if first is None:
+            return told
+        now = first.id
     for at, stricter, to in nearest(ask, rests, start, loosest, strictest, now):
         side = "above" if is_floor == stricter else "below"
         text = f"With a {words} {side} {_precise(at, unit)}, {_told(to, names)}."

@@ -3,7 +3,7 @@ step worth trying, from what was measured."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from harness.decide.cells import UNQUANTIZED, Rows, compare, primary, quality
 from harness.decide.findings import Rung
@@ -33,18 +33,23 @@ def ladder(
         return ()
     role = role if chosen else BEST
     stand = chosen or max(ok, key=lambda r: m.value if (m := quality(r, policy)) else 0.0)
-    ok = [r for r in ok if (r.suite, r.model, r.seed) == (stand.suite, stand.model, stand.seed)]
+    kin = [r for r in records if (r.suite, r.model, r.seed) == (stand.suite, stand.model, stand.seed)]
+    ids, bad = {r.id for r in kin}, [r for r in kin if r.status is not Status.OK and not is_side(r.id)]
+    ok = [r for r in ok if r.id in ids]
     by = {kind: [r for r in ok if r.adaptation in adaptations] for kind, adaptations in STEPS.items()}
     best = {kind: max(cells, key=_quality(policy)) for kind, cells in by.items() if cells}
+    of = f" of {stand.model}" if len({r.model for r in records}) > 1 else ""
 
     def versus(a: RunRecord, b: RunRecord) -> Paired | None:
         return compare(a, b, rows, primary(a, policy))
 
     rungs = [
         _prompt(best, stand, policy, names, role),
-        _trained("LoRA", "lora", "prompt", best, stand, versus, names),
-        _quantized(ok, stand, policy, versus, names, role),
-        _trained("Full fine-tuning", "full", "lora" if "lora" in best else "prompt", best, stand, versus, names),
+        _trained("LoRA", "lora", "prompt", best, stand, versus, names, bad, of),
+        _quantized(ok, stand, policy, versus, names, role, bad),
+        _trained(
+            "Full fine-tuning", "full", "lora" if "lora" in best else "prompt", best, stand, versus, names, bad, of
+        ),
     ]
     return tuple(_with_next(rungs, records, rows, policy, chosen, stand, names))
 
@@ -63,12 +68,22 @@ def _prompt(best: Mapping[str, RunRecord], stand: RunRecord, policy: Policy, nam
     return Rung(name, TAKEN, text + (", and that is enough." if enough else "."))
 
 
+def _missing(name: str, tried: Iterable[RunRecord], names: Named, why: str) -> Rung:
+    """A rung without a cell that ended ok: how one that was `tried` ended, which makes it no step to try next."""
+    one = next(iter(tried), None)
+    if one is None:
+        return Rung(name, NOT_MEASURED, why)
+    how = "failed" if one.status is Status.FAILED else "cannot run here"
+    return Rung(name, str(one.status), f"Tried as {names[one.id]}, which {how}: {one.reason or 'no reason was given'}.")
+
+
 def _trained(
     name: str, kind: str, below: str, best: Mapping[str, RunRecord], stand: RunRecord,
-    versus: Callable[[RunRecord, RunRecord], Paired | None], names: Named,
+    versus: Callable[[RunRecord, RunRecord], Paired | None], names: Named, bad: Sequence[RunRecord], of: str,
 ) -> Rung:  # fmt: skip
     if kind not in best:
-        return Rung(name, NOT_MEASURED, "No cell of this run is trained so.")
+        tried = (r for r in bad if r.adaptation in STEPS[kind])
+        return _missing(name, tried, names, f"No cell{of} that ended ok is trained so.")
     mine = best[kind]
     standing = stand.adaptation in STEPS[kind]
     pair = versus(mine, best[below]) if below in best else None
@@ -87,14 +102,15 @@ def _trained(
 
 def _quantized(
     ok: Sequence[RunRecord], stand: RunRecord, policy: Policy,
-    versus: Callable[[RunRecord, RunRecord], Paired | None], names: Named, role: str,
+    versus: Callable[[RunRecord, RunRecord], Paired | None], names: Named, role: str, bad: Sequence[RunRecord],
 ) -> Rung:  # fmt: skip
     name = "Quantization or a smaller model"
     same = [r for r in ok if r.adaptation == stand.adaptation]
     whole = next((r for r in same if r.quantization in UNQUANTIZED), None)
     small = [r for r in same if r.quantization not in UNQUANTIZED]
     if not small:
-        return Rung(name, NOT_MEASURED, f"No quantized cell of {stand.adaptation} was measured.")
+        tried = (r for r in bad if r.adaptation == stand.adaptation and r.quantization not in UNQUANTIZED)
+        return _missing(name, tried, names, f"No quantized cell of {stand.adaptation} was measured.")
     mine = stand if stand in small else max(small, key=_quality(policy))
     pair = versus(mine, whole) if whole else None
     text = f"{names[mine.id]} against {names[whole.id]}: {told(pair)}" if pair and whole else names[mine.id]
@@ -131,7 +147,7 @@ def _with_next(
         rungs.append(Rung("More training rows", NEXT if grows else NOT_NEEDED, text))
     elif short:
         rungs.append(
-            Rung("More training rows", NEXT, "All usual steps were measured: more rows, or a larger model, come next.")
+            Rung("More training rows", NEXT, "All usual steps were tried: more rows, or a larger model, come next.")
         )
     return rungs
 

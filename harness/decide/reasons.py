@@ -10,7 +10,7 @@ from harness.decide.policy import OBJECTIVES, QUALITY, Policy
 from harness.decide.recipes import Recipe, lacking
 from harness.decide.rule import dominates, score, volume_of
 from harness.statistics import Paired
-from harness.wording import number, points, share, told
+from harness.wording import against, points, share, told
 
 
 def out(kinds: Sequence[Recipe], known: Facts, rule: Policy, suites: Sequence[str]) -> dict[str, str]:
@@ -18,7 +18,8 @@ def out(kinds: Sequence[Recipe], known: Facts, rule: Policy, suites: Sequence[st
     by_id = {c.id: c for c in known.candidates}
     found = {}
     for k in kinds:
-        why = _broken(by_id[k.id], rule) if k.id in by_id else lacking(k, suites, rule) or "Its suite is not judged."
+        why = _broken(by_id[k.id], rule) if k.id in by_id else lacking(k, suites, rule)
+        why = why or ("" if suites else "Its suite is not judged.")
         if why:
             found[k.id] = why
     return found
@@ -27,7 +28,8 @@ def out(kinds: Sequence[Recipe], known: Facts, rule: Policy, suites: Sequence[st
 def _broken(c: Candidate, rule: Policy) -> str:
     """The limit that a candidate breaks; empty where it holds all."""
     if rule.min_quality is not None and c.lowest_quality < rule.min_quality:
-        return f"Its quality of {share(c.lowest_quality)} is below the floor of {share(rule.min_quality)}."
+        mine, floor = against(c.lowest_quality, rule.min_quality, "share")
+        return f"Its quality of {mine} is below the floor of {floor}."
     for limit, found, unit, called in (
         (rule.max_p95_e2e_ms, c.p95_ms, "ms", "p95 response time"),
         (rule.max_memory_bytes, c.memory_bytes, "bytes", "peak memory"),
@@ -37,11 +39,13 @@ def _broken(c: Candidate, rule: Policy) -> str:
         if found is None:
             return f"Its {called} was not measured, and the policy limits it."
         if found > limit:
-            return f"Its {called} of {number(found, unit)} is above the limit of {number(limit, unit)}."
+            mine, most = against(found, limit, unit)
+            return f"Its {called} of {mine} is above the limit of {most}."
     if rule.min_valid is not None and c.valid is None:
         return "Its share of valid outputs was not measured, and the policy limits it."
     if rule.min_valid is not None and c.valid is not None and c.valid < rule.min_valid:
-        return f"Its share of valid outputs of {share(c.valid)} is below the limit of {share(rule.min_valid)}."
+        mine, least = against(c.valid, rule.min_valid, "share")
+        return f"Its share of valid outputs of {mine} is below the limit of {least}."
     return ""
 
 
@@ -60,7 +64,7 @@ def reasons(case: Case, pairs: Mapping[str, Paired | None]) -> dict[str, str]:
         if c is best or c.id in enough or (c.id in same and _no_worse(c, case)):
             said[c.id] = _lost(c, case)
         elif pair is None and brief is None:
-            shared = _shares_rows(c, case)
+            shared = case.shares_rows(c)
             said[c.id] = (
                 f"Shown to be worse than {top} by far more than the margin." if shared
                 else f"It has no scores on the same rows as {top}, so its quality cannot be compared."
@@ -84,13 +88,6 @@ def _no_worse(c: Candidate, case: Case) -> bool:
     assert chosen is not None
     volume = volume_of(case.facts, case.rule)
     return score(c, case.rule, volume) >= score(chosen, case.rule, volume)
-
-
-def _shares_rows(c: Candidate, case: Case) -> bool:
-    best = case.found.best
-    assert best is not None
-    both = [t.values[:, [case.place(c), case.place(best)]] for t in case.tables.values()]
-    return any(bool((columns >= 0).all(axis=1).any()) for columns in both)
 
 
 def _lost(c: Candidate, case: Case) -> str:

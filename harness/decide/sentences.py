@@ -69,7 +69,11 @@ def why(case: Case, pairs: Mapping[str, Paired | None]) -> str:
         if found.front and chosen.rank >= best.rank:
             text += f" than {case.names[found.front.id]}, which has {words} of those good enough"
     elif len(found.shown) == 1:
-        text = f"It has the highest quality measured, and no other cell was shown to be {within(rule)} it"
+        compared = any(case.shares_rows(c) for c in found.holding if c is not best)
+        text = "It has the highest quality measured"
+        text += f", and no other cell was shown to be {within(rule)} it" if compared else (
+            ", but it could not be compared with any other cell, as none has scores on the same rows"
+        )  # fmt: skip
     else:
         first = "has" if chosen is found.front else "is the simplest that cannot be told apart from"
         text = f"It {first} {words} of the {len(found.shown)} cells shown to be {within(rule)} the highest quality "

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from harness.decide.case import Case, near
-from harness.decide.cells import Rows
+from harness.decide.cells import Rows, quality
 from harness.decide.costs import GOODPUT, hosted_lines
-from harness.decide.evidence import no_choice, not_carried, too_few_rows
+from harness.decide.evidence import no_choice, not_carried, not_shares, too_few_rows
 from harness.decide.facts import Facts, gathered
 from harness.decide.findings import CostLine, Decision, Odds
 from harness.decide.flips import flips
@@ -29,6 +29,8 @@ from harness.decide.tables import Scores
 from harness.types import Json, RunRecord, Status, is_side
 from harness.wording import labels
 
+NAMED = 10  # cells of a note
+
 
 def decide(records: Sequence[RunRecord], rows: Rows, policy: Mapping[str, Json]) -> Decision:
     """The decision of one run. `records` may hold cells that stand beside the grid (learning curves), which are never
@@ -39,13 +41,14 @@ def decide(records: Sequence[RunRecord], rows: Rows, policy: Mapping[str, Json])
 def argued(records: Sequence[RunRecord], rows: Rows, rule: Policy) -> tuple[Decision, Facts]:
     """The decision, and the facts that it rests on: who lets a reader choose again needs both."""
     grid = sorted((r for r in records if not is_side(r.id)), key=lambda r: r.id)
-    evidence = gathered(grid, rows, rule)
-    return _decision(records, grid, rows, rule, evidence), evidence[0]
+    refused = not_shares(grid, rows, rule, weights_of(grid, rule), labels(r.id for r in grid))
+    evidence = gathered(() if refused else grid, rows, rule)
+    return _decision(records, grid, rows, rule, evidence, refused), evidence[0]
 
 
 def _decision(
     records: Sequence[RunRecord], grid: Sequence[RunRecord], rows: Rows, rule: Policy,
-    evidence: tuple[Facts, tuple[Recipe, ...], Mapping[str, Scores]],
+    evidence: tuple[Facts, tuple[Recipe, ...], Mapping[str, Scores]], refused: tuple[str, str, str] | None,
 ) -> Decision:  # fmt: skip
     known, judged, tables = evidence
     weights = weights_of(grid, rule)
@@ -57,13 +60,14 @@ def _decision(
     base = Decision(
         None, ("", "", ""), {}, rule.margin, against.id if against else None, costs=costs,
         hosted=hosted_lines(grid, asked, costs), judged={k.id: tuple(r.id for r in k.cells) for k in kinds},
-        notes=_notes(grid, rule, weights, costs, asked, any(rows.get(r.id) for r in grid)),
+        notes=_notes(grid, rule, weights, costs, asked, rows, names),
     )  # fmt: skip
     reasons = out(kinds, known, rule, list(weights))
-    if said := no_choice(grid, known, found, rule, names, cells):
+    if said := refused or no_choice(grid, known, found, rule, names, cells):
         why = {k.id: reasons.get(k.id) or "Not judged: there is no decision." for k in kinds}
         nothing = replace(base, sentences=said, reasons=_for_all(why, kinds, names))
-        return replace(nothing, ladder=ladder(records, rows, rule, None, names), odds=_zero(kinds))
+        rungs = () if refused else ladder(records, rows, rule, None, names)
+        return replace(nothing, ladder=rungs, odds=_zero(kinds))
     assert found.chosen is not None
     assert found.best is not None
     case = Case(rule, known, found, cells, names, tables)
@@ -124,7 +128,7 @@ def _for_all(
 
 def _notes(
     grid: Sequence[RunRecord], rule: Policy, weights: Mapping[str, float], costs: Mapping[str, CostLine],
-    asked: CostLine | None, rows_kept: bool,
+    asked: CostLine | None, rows: Rows, names: Mapping[str, str],
 ) -> tuple[str, ...]:  # fmt: skip
     """What was not counted, and how numbers were put together."""
     found = []
@@ -145,9 +149,17 @@ def _notes(
             f"Several suites are judged together ({shares}): quality and cost are weighted means, and limits must hold "
             "in each suite."
         )
-    if costs and not rows_kept:
+    judged = [r for r in grid if r.status is Status.OK and r.suite in weights and quality(r, rule)]
+    bare = [names[r.id] for r in judged if not rows.get(r.id)]
+    if bare and len(bare) == len(judged):
         found.append(
             "No rows were kept, so cells could not be compared row by row, and odds follow from intervals alone."
+        )
+    elif bare:
+        more = f" and {len(bare) - NAMED} more" if len(bare) > NAMED else ""
+        found.append(
+            "Not compared row by row, and with odds that follow from intervals alone, as no rows were kept: "
+            f"{', '.join(bare[:NAMED])}{more}."
         )
     if left_out := sorted({r.suite for r in grid} - set(weights)):
         found.append(f"Not judged, for want of a weight in the policy: {', '.join(left_out)}.")

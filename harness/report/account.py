@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from harness.decide import Decision
@@ -39,6 +40,8 @@ def account(run: Run, decision: Decision | None) -> dict[str, Any]:
 
 
 def _knob(value: float, unit: str) -> str:
+    if math.isinf(value):
+        return "any limit"
     return f"{value:,.0f} {unit}".strip() if unit in ("requests", "") else number(value, unit)
 
 

@@ -34,13 +34,13 @@ def front(found: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def scatter(run: Run, decision: Decision | None) -> Drawing | None:
-    """Quality over cost, or over p95 where no cost was measured, with both intervals and the Pareto front."""
-    metric = next(
-        (m for m in ("cost_usd_per_1000", "e2e_ms/p95") if any(r.value(m) and run.quality(r) for r in run.ok)), None
-    )
-    if metric is None:
+    """Quality over cost, or over p95 where no cost was measured, with both intervals and the Pareto front; None where
+    neither was measured, and for scores that are not from 0 to 1 or of which less is better."""
+    scored = [(r, y) for r in run.ok if (y := run.quality(r)) and y.better == "higher"]
+    metric = next((m for m in ("cost_usd_per_1000", "e2e_ms/p95") if any(r.value(m) for r, _ in scored)), None)
+    if metric is None or not all(0 <= y.value <= 1 for _, y in scored):
         return None
-    every = [(r, x, y) for r in run.ok if (x := r.value(metric)) and (y := run.quality(r))]
+    every = [(r, x, y) for r, y in scored if (x := r.value(metric))]
     best = front([(x.value, y.value) for _, x, y in every])
     named = {decision.chosen, decision.best, decision.reference} if decision else set()
     first = sorted(every, key=lambda e: (e[0].id not in named, (e[1].value, e[2].value) not in best))
