@@ -1,15 +1,15 @@
 """One page for all runs of an outputs folder: what each recommends, and how every sweep's numbers moved over time.
 
-A line of a trend joins two runs only where they compare: response time, memory and cost on the same hardware with the
-same timed requests, cost at the same prices and volume, quality on the same evaluation rows. A run that cannot be read
-is listed with what is wrong with it.
+A line of a trend joins two runs only where they compare: response time, memory and cost of the same suites on the same
+hardware with the same timed requests, cost at the same prices, volume, rate and weights of suites, quality on the same
+evaluation rows by the same score and weights. A run that cannot be read is listed with what is wrong with it.
 
     python -m harness.report --index outputs/
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,29 +17,26 @@ from urllib.parse import quote
 
 from harness import escaping, ledger
 from harness.compare import price_of, recommendation, rows_digest, timing
-from harness.decide import Policy, as_counted, memory, policy_of, primary, quality, read_policy
+from harness.decide import Policy, as_counted, facts, policy_of, primary, read_policy
+from harness.decide.costs import GOODPUT
+from harness.decide.recipes import basis_of, recipes, weights_of
 from harness.errors import UserError
-from harness.types import Measurement, RunRecord, Status, is_side
+from harness.report.numbers import COST, QUALITY, TITLES, Numbers, counted, numbers
+from harness.types import Measurement, RunRecord, Status, canonical, is_side
 from harness.wording import labels, number
 
 PAGE = "index.html"
 DEEP = 4  # folders below the one given
 WIDE, HIGH, EDGE = 640.0, 120.0, 10.0  # of a trend's drawing
-COST = "Cost per 1,000 requests"
-Find = Callable[[RunRecord, Policy | None], Measurement | None]
-TRENDS: tuple[tuple[str, Find], ...] = (
-    ("Quality", quality),
-    ("p95 response time", lambda r, _: r.value("e2e_ms/p95")),
-    ("Peak memory", lambda r, _: memory(r)),
-    (COST, lambda r, _: r.value("cost_usd_per_1000")),
-)
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
     """A run as an index shows it. `wrong` says why it cannot be read; `chosen` is None where nothing is recommended,
-    and `told` then says why. `rows`, `timed` and `priced` tell runs that compare from others: the evaluation rows and
-    their score, the machines and timed requests of its cells, and their prices and volume."""
+    and `told` then says why. `numbers` are those of each recipe by its id, and `counted` says how those of the chosen
+    were put together. `rows`, `timed` and `priced` tell runs that compare from others: the evaluation rows of each
+    suite judged with their score and weight, the machines and timed requests of its cells, and what costs follow
+    from."""
 
     folder: Path
     sweep: str
@@ -48,8 +45,9 @@ class Listed:
     pending: int = 0
     chosen: str | None = None
     told: str = ""
+    numbers: Mapping[str, Numbers] = field(default_factory=dict)
+    counted: str = ""
     rows: str = ""
-    policy: Policy | None = None
     timed: Collection[tuple[str, ...]] = ()
     priced: Collection[tuple[str, ...]] = ()
     wrong: tuple[str, ...] = ()
@@ -81,38 +79,54 @@ def listed(folder: Path) -> Listed:
         rows = {i: ledger.read_rows(folder, r) for i, r in records.items()}
         pending = [i for i in cells if i not in records]
         chosen, told = recommendation(records, rows, pending)
-        policy = read_policy(policy_of(records.values()))
-        ok = [r for r in records.values() if r.status is Status.OK]
-        timed = {(str(r.environment.get("device")), str(r.environment.get("hardware")), timing(r)) for r in ok}
-        priced = {(price_of(r), str(policy.volume_requests)) for r in ok}
+        policy, grid = read_policy(policy_of(records.values())), list(records.values())
+        weights, basis = weights_of(grid, policy), basis_of(grid, policy)
+        known = facts(grid, rows, policy) if len(weights) > 1 else None
+        ok = [r for r in grid if r.status is Status.OK and r.suite in weights]
+        timed = {(r.suite, str(r.environment.get("device")), str(r.environment.get("hardware")), timing(r)) for r in ok}
+        priced = {(f"{weights[r.suite]:g}", *_pricing(r, policy, basis)) for r in ok}
+        asked = {r.suite: r for r in reversed(ok) if rows[r.id]}
+        digest = ", ".join(
+            f"{s} × {w:g}: {rows_digest(r, rows[r.id])} {primary(r, policy)}"
+            for s, w in weights.items() if (r := asked.get(s))
+        )  # fmt: skip
         records = as_counted(records, policy)
+        kinds = recipes(list(records.values()), weights)
+        found = {k.id: numbers(k, weights, rows, policy, known) for k in kinds}
+        added = next((counted(k, weights).get(QUALITY, "") for k in kinds if k.id == chosen), "")
     except UserError as error:
         return Listed(folder, sweep, time, wrong=error.mistakes)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # a record's inside, edited by hand
         return Listed(folder, sweep, time, wrong=(f"{folder}: cannot be judged ({type(error).__name__}: {error})",))
-    first = next(((r, rows[r.id]) for r in records.values() if rows[r.id]), None)
-    digest = f"{rows_digest(*first)} {primary(first[0], policy)}" if first else ""
-    return Listed(folder, sweep, time, records, len(pending), chosen, told, digest, policy, timed, priced)
+    return Listed(folder, sweep, time, records, len(pending), chosen, told, found, added, digest, timed, priced)
 
 
-def _best(run: Listed, find: Find) -> Measurement | None:
-    found = [m for r in run.ok if (m := find(r, run.policy))]
+def _pricing(record: RunRecord, policy: Policy, basis: str) -> tuple[str, ...]:
+    """What a cost follows from beside the machine: prices, volume, and the rate with what it had to meet."""
+    labelling = (record.config.get("price") or {}).get("usd_per_labelled_row") or 0.0
+    met = record.config.get("measure", {}).get("params", {}).get("latency", {}).get("level")
+    rate = f"{basis} {canonical(met)}" if basis == GOODPUT else basis
+    return price_of(record), f"{labelling:g}", str(policy.volume_requests), rate
+
+
+def _best(run: Listed, title: str) -> Measurement | None:
+    found = [m for of in run.numbers.values() if (m := of[title])]
     return max(found, key=lambda m: m.value if m.better == "higher" else -m.value, default=None)
 
 
 def _alike(a: Listed, b: Listed, title: str) -> bool:
     """Whether a line may join two runs."""
-    if title == "Quality":
+    if title == QUALITY:
         return bool(a.rows) and a.rows == b.rows
     return a.timed == b.timed and (title != COST or a.priced == b.priced)
 
 
-def trend(runs: Sequence[Listed], title: str, find: Find) -> dict[str, Any] | None:
+def trend(runs: Sequence[Listed], title: str) -> dict[str, Any] | None:
     """One measure over the runs of a sweep, of the recommended cell and of the best: places on a `WIDE` × `HIGH`
     drawing, and the numbers as text. None where fewer than two runs have it."""
     series: dict[str, list[Measurement | None]] = {
-        "recommended": [find(r.records[r.chosen], r.policy) if r.chosen else None for r in runs],
-        "best": [_best(r, find) for r in runs],
+        "recommended": [r.numbers[r.chosen][title] if r.chosen else None for r in runs],
+        "best": [_best(r, title) for r in runs],
     }
     values = [m.value for line in series.values() for m in line if m]
     if sum(m is not None for m in series["best"]) < 2:
@@ -160,7 +174,7 @@ def view(root: Path) -> dict[str, Any]:
         whole = [r for r in runs if not r.wrong and r.ok]
         sweeps.append(
             {"name": name[1], "runs": [_line(r, root) for r in reversed(runs)],
-             "trends": [t for title, find in TRENDS if (t := trend(whole, title, find))]}
+             "trends": [t for title in TITLES if (t := trend(whole, title))]}
         )  # fmt: skip
     return {
         "root": str(root), "sweeps": sweeps, "total": len(every), "broken": sum(bool(r.wrong) for r in every),
@@ -171,13 +185,13 @@ def view(root: Path) -> dict[str, Any]:
 def _line(run: Listed, root: Path) -> dict[str, Any]:
     """A run as the table shows it."""
     counts = ledger.done(list(run.records.values()))
-    chosen = run.records.get(run.chosen or "")
-    shown = [number(m.value, m.unit) if chosen and (m := find(chosen, run.policy)) else "–" for _, find in TRENDS]
+    own = run.numbers.get(run.chosen or "", {})
+    shown = [number(m.value, m.unit) if (m := own.get(title)) else "–" for title in TITLES]
     page = run.folder / "report.html"
     return {
         "time": run.time, "wrong": run.wrong, "pending": run.pending,
         "counts": {str(k): v for k, v in counts.items()}, "told": run.told, "values": shown,
-        "chosen": labels(run.records)[run.chosen] if run.chosen else "",
+        "chosen": labels(run.records)[run.chosen] + run.counted if run.chosen else "",
         "link": quote(page.relative_to(root).as_posix()) if page.is_file() else "",
         "hardware": ", ".join(sorted({str(r.environment.get("hardware")) for r in run.ok})),
     }  # fmt: skip
@@ -186,6 +200,5 @@ def _line(run: Listed, root: Path) -> dict[str, Any]:
 def write(root: Path) -> Path:
     """Draws `index.html` in an outputs folder; returns its path."""
     target = root / PAGE
-    heads = [title for title, _ in TRENDS]
-    ledger.write_text(target, escaping.page("index.html.j2", {**view(root), "heads": heads}))
+    ledger.write_text(target, escaping.page("index.html.j2", {**view(root), "heads": TITLES}))
     return target

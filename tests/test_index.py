@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 import pytest
 
 from harness import index, ledger, report
-from harness.index import COST
 from harness.report.__main__ import main
+from harness.report.numbers import COST
 from harness.types import RunRecord, Status
 from tests import records
 from tests.pages import HOSTILE, Page, folder
@@ -61,8 +61,11 @@ def test_trends_follow_the_recommended_and_the_best_cell(tmp_path: Path) -> None
     assert first[0] < second[0] < third[0]
     assert first[1] > second[1] > third[1], "more is higher"
     assert not trend["breaks"]
-    drawing = page(tmp_path).split("<svg")[1].split("</svg>")[0]
-    ElementTree.fromstring(f"<svg{drawing}</svg>")
+    text = page(tmp_path)
+    drawing = text.split("<svg")[1].split("</svg>")[0]
+    kinds = {e.get("class") for e in ElementTree.fromstring(f"<svg{drawing}</svg>").iter() if e.get("class")}
+    assert kinds == {"train", "grid", "eval", "dot"}
+    assert all(f".curves .{kind} {{" in text for kind in (*kinds, "limit")), "what has no style is not seen"
 
 
 def test_the_score_shown_is_the_one_that_the_policy_decides_by(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from harness import report
 from harness.report import comparisons
 from harness.report.page import view
 from harness.report.run import Run, parts, read
-from harness.types import RunRecord
+from harness.types import Interval, Measurement, RunRecord
 from tests import records
 from tests.pages import folder, page
 
@@ -113,6 +113,65 @@ def test_seeds_are_compared_within_their_suite(tmp_path: Path) -> None:
     lines = {line["name"]: line["delta"] for line in comparisons.seeds(read(run))["rows"]}
     told = {"a/prompt_rag/fp16": "", "a/lora/fp16": "+52", "b/prompt_rag/fp16": "", "b/lora/fp16": "+10"}
     assert lines == told
+
+
+def test_seeds_of_several_models_are_told_apart(tmp_path: Path) -> None:
+    cells, rows = [], {}
+    for model, adaptation, passes in (
+        ("m1", "prompt_rag", 10), ("m1", "lora", 60), ("m2", "prompt_rag", 20), ("m2", "lora", 50)
+    ):  # fmt: skip
+        for seed in (1, 2):
+            own = [{**r, "scores": {"good": int(i < passes)}} for i, r in enumerate(records.rows(adaptation, "fp16"))]
+            made = records.record(adaptation, "fp16", own, model=model, seed=seed)
+            cells.append(replace(made, id=f"{model}/{adaptation}/fp16/support_tone/seed{seed}"))
+            rows[cells[-1].id] = own
+    run = folder(tmp_path / "run", cells, rows, [c.id for c in cells])
+    found = comparisons.seeds(read(run))
+    assert found["reference"] == "m1/prompt_rag/fp16"
+    assert {line["name"]: line["delta"] for line in found["rows"]} == {
+        "m1/support_tone/prompt_rag/fp16": "", "m1/support_tone/lora/fp16": "+52",
+        "m2/support_tone/prompt_rag/fp16": "+10", "m2/support_tone/lora/fp16": "+42",
+    }  # fmt: skip
+    report.write(run)
+    assert "Against m1/prompt\\_rag/fp16" in (run / "report.md").read_text(encoding="utf-8")
+
+
+def test_a_single_other_answer_is_neither_all_nor_none(tmp_path: Path) -> None:
+    told = []
+    for other in ({0}, set(range(399)), set(), set(range(400))):
+        cells, rows = [], {}
+        for q in ("fp16", "int8"):
+            own = records.rows("lora", "fp16", 400)
+            if q == "int8":
+                own = [{**r, "output": f"No: {i}"} if i in other else r for i, r in enumerate(own)]
+            cells.append(records.record("lora", q, own))
+            rows[cells[-1].id] = own
+        run = folder(tmp_path / str(len(other)), cells, rows, [c.id for c in cells])
+        told += [line["same"] for line in quantized(read(run))]
+    assert told == [">99%", "<1%", "100%", "0%"]
+
+
+def test_nothing_is_called_the_best_where_less_is_better(tmp_path: Path) -> None:
+    cells, made = records.grid()
+    scored, rows = [], {}
+    for n, r in enumerate(cells[:6]):
+        rows[r.id] = [{**row, "scores": {"brier": (0.1 + 0.05 * n)}} for row in made[r.id]]
+        m = Measurement("quality/brier", 0.1 + 0.05 * n, "share", "lower", 96, Interval(0.1, 0.5, "bootstrap"))
+        config = {**r.config, "policy": records.POLICY | {"metric": "brier"}}
+        scored.append(replace(r, config=config, measurements=(*r.measurements, m)))
+    part = {**scored[-1].config, "suite": {"params": {"train_share": 0.5}}}
+    scored.append(replace(scored[-1], id=f"{scored[-1].id}/curve=0.5", config=part))
+    rows[scored[-1].id] = [{**row, "scores": {"brier": 0.1}} for row in rows[scored[-2].id]]
+    ids = [r.id for r in scored]
+    half = view(read(folder(tmp_path / "half", scored[:5], rows, ids)))
+    assert half["sentences"][1] == "No cell is named as the best so far: less of “brier” is better."
+    whole = view(read(folder(tmp_path / "whole", scored, rows, ids)))
+    for shown in (half, whole):
+        assert shown["dumbbells"] is None
+        assert not shown["quantized"]["rows"]
+    (curve,) = whole["learning"]
+    assert curve["lines"][-1]["delta"] == "+25"
+    assert curve["answer"] == "Nothing is said of what more data would do: less of “brier” is better."
 
 
 def test_the_report_compares_within_the_suite_that_is_judged(tmp_path: Path) -> None:

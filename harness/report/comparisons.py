@@ -44,11 +44,11 @@ def differences(run: Run, shown: Collection[str]) -> dict[str, Any]:
 
 def against_best(run: Run, decision: Decision | None, margin: float) -> Drawing | None:
     """Each cell beside the baseline, and its paired difference from the cell of highest quality; None where no two
-    cells answered the same rows."""
+    cells answered the same rows, or less of what is judged is better."""
     base = reference(run.ok, run.policy)
     top = run.records.get((decision.best if decision else None) or "")
     if top is None:
-        scored = [(m.value, r) for r in run.ok if (m := run.quality(r))]
+        scored = [(m.value, r) for r in run.ok if (m := run.quality(r)) and m.better == "higher"]
         top = max(scored, key=lambda pair: pair[0], default=(0.0, None))[1]
     if base is None or top is None or base.suite != top.suite:
         return None
@@ -70,13 +70,14 @@ def against_best(run: Run, decision: Decision | None, margin: float) -> Drawing 
 def quantized(run: Run, margin: float, shown: Collection[str]) -> dict[str, Any]:
     """Each quantized cell of those shown against its own adaptation unquantized: is it shown to be no worse by the
     margin (corrected for all of the run), what share of the outputs stayed the same, and how much of the adaptation's
-    gain is gone."""
+    gain is gone. Nothing of cells judged by a score of which less is better, as no margin is of those."""
     ok = {(*kin(r), r.adaptation, *compression(r)): r for r in run.ok}
     against = reference(run.ok, run.policy)
     pairs: dict[str, Paired] = {}
     taken: dict[str, Paired] = {}
     lines = []
-    beside = [(r, parent) for r in run.ok if run.quality(r) and (parent := parent_of(run, r))]
+    good = (r for r in run.ok if (m := run.quality(r)) and m.better == "higher")
+    beside = [(r, parent) for r in good if (parent := parent_of(run, r))]
     for r, parent in beside:
         if r.id not in shown:
             continue
@@ -122,7 +123,8 @@ def seeds(run: Run) -> dict[str, Any]:
         kinds.setdefault((r.model, r.suite, r.adaptation, r.quantization, variant(r)), []).append(r)
     against = reference(run.ok, run.policy)
     base = (against.adaptation, against.quantization, variant(against)) if against else ()
-    first = 1 if len({r.suite for r in run.ok}) > 1 else 2  # of a kind, what tells it from the others
+    models, suites = (len(set(names)) > 1 for names in ([r.model for r in run.ok], [r.suite for r in run.ok]))
+    first = 0 if models else 1 if suites else 2  # of a kind, what tells it from the others
     lines = []
     for kind, cells in kinds.items():
         if len(cells) < 2:
@@ -139,7 +141,8 @@ def seeds(run: Run) -> dict[str, Any]:
             "each": ", ".join(f"{r.seed}: {number(sum(v) / len(v), 'share')}" for r, v in zip(cells, own, strict=True)),
             "delta": "", "low": "", "high": "",
         }  # fmt: skip
-        others = kinds.get((against.model, kind[1], *base), []) if against and kind[2:] != base else []
+        home = (against.model, kind[1], *base) if against else kind
+        others = kinds.get(home, []) if kind != home else []
         pairs = [(r, b) for r in cells for b in others if r.seed == b.seed]
         both, groups = shared_scores([c for pair in pairs for c in pair], run.rows, name)
         if len(pairs) > 1 and groups:
@@ -147,7 +150,8 @@ def seeds(run: Run) -> dict[str, Any]:
             delta, around = over_seeds(apart, groups, differences=True)
             line |= told_points(delta, around)
         lines.append(line)
-    return {"rows": lines, "reference": "/".join((against.adaptation, against.quantization)) if against else ""}
+    named = (against.model if models else "", *base) if against else ()
+    return {"rows": lines, "reference": "/".join(filter(None, named))}
 
 
 def control(run: Run) -> list[dict[str, str]]:
@@ -191,7 +195,9 @@ def learning(run: Run, margin: float) -> list[dict[str, Any]]:
         if last is None:
             continue
         last_part = f"the rows from {lines[-2]['share']} to {lines[-1]['share']}"
-        if last.low > 0:
+        if (judged := run.quality(r)) and judged.better == "lower":
+            answer = f"Nothing is said of what more data would do: less of “{run.score(r)}” is better."
+        elif last.low > 0:
             answer = f"More data would likely still help: {last_part} added a difference that was shown."
         elif last.high < margin:
             next_step = "better rows" if r.adaptation == "full_ft" else "full fine-tuning, or better rows,"
@@ -209,11 +215,15 @@ def learning(run: Run, margin: float) -> list[dict[str, Any]]:
 
 
 def same_outputs(run: Run, a: RunRecord, b: RunRecord) -> str:
-    """The share of shared rows to which two cells gave the very same answer."""
+    """The share of shared rows to which two cells gave the very same answer; all and none are said of no others."""
     kept = [run.rows.get(r.id, ()) for r in (a, b)]
     left, right = (dict(zip(ids(rows), texts(rows, "output"), strict=True)) for rows in kept)
     shared = [i for i in left if i in right]
-    return number(sum(left[i] == right[i] for i in shared) / len(shared), "share") if shared else NONE
+    if not shared:
+        return NONE
+    same = sum(left[i] == right[i] for i in shared) / len(shared)
+    text = number(same, "share")
+    return {"100%": ">99%", "0%": "<1%"}.get(text, text) if 0 < same < 1 else text
 
 
 def _tokens(r: RunRecord, parent: RunRecord) -> str:

@@ -76,7 +76,7 @@ def markdown(page: Mapping[str, Any]) -> str:
 
 
 def _argument(page: Mapping[str, Any]) -> list[str]:
-    """How sure the choice is, what would change it, and where it stands on the usual way up."""
+    """How sure the choice is, what would change it, where it stands on the usual way up, and how it was counted."""
     found, out = page["account"], []
     if likely := [o for n, o in enumerate(found["odds"]) if o["chosen"] or (n < LIKELY and o["best"] != "0%")]:
         out += ["## How sure that is", ""]
@@ -87,6 +87,8 @@ def _argument(page: Mapping[str, Any]) -> list[str]:
     if found["ladder"]:
         out += ["## The ladder", ""]
         out += table(["Step", "State", "Evidence"], ([r.name, r.state, r.sentence] for r in found["ladder"]))
+    if found["notes"]:
+        out += ["## How it was counted", "", *(f"- {markdown_text(n)}" for n in found["notes"]), ""]
     return out
 
 

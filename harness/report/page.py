@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from harness import escaping, ledger
-from harness.decide import Decision, Facts, argued, as_counted, memory, quality_over_seeds
+from harness.decide import Decision, Facts, argued, as_counted
+from harness.decide.recipes import recipes, weights_of
 from harness.report import account, charts, machine
 from harness.report.answers import PACKED_BYTES, changed, deflated, examples, packed
 from harness.report.cells import all_cells, heatmaps, scores
@@ -20,11 +20,12 @@ from harness.report.choosing import choosing
 from harness.report.comparisons import against_best, control, differences, learning, quantized, seeds
 from harness.report.evidence import caveats, configs, leakage, not_measured, proofs, steps
 from harness.report.markdown import markdown
+from harness.report.numbers import QUALITY, TITLES, counted, numbers, seeds_of
 from harness.report.run import Run, read
 from harness.report.serving import adapters, rooms, under_load
 from harness.report.text import NONE, interval, told, visible_json
 from harness.resources import resource
-from harness.types import Json, Measurement, RunRecord, Status
+from harness.types import Json, Status
 from harness.wording import number, points
 
 SHOWN_CELLS = 60  # in the page's tables and drawings; of a larger grid the rest stands in the filtered table
@@ -43,7 +44,9 @@ def verdict(run: Run) -> tuple[Decision | None, Facts | None, list[str]]:
     )
     scored = [(m, r) for r in run.ok if (m := run.quality(r))]
     second = "No quality has been measured yet."
-    if scored:
+    if less := [r for m, r in scored if m.better == "lower"]:  # which the decision will refuse
+        second = f"No cell is named as the best so far: less of “{run.score(less[0])}” is better."
+    elif scored:
         m, r = max(scored, key=lambda pair: pair[0].value)
         second = (
             f"Highest quality so far: {run.names[r.id]} with {number(m.value, 'share')} ({interval(m)}) of {m.n} rows."
@@ -51,37 +54,29 @@ def verdict(run: Run) -> tuple[Decision | None, Facts | None, list[str]]:
     return None, None, [first, second, "A recommendation is made when all cells have ended."]
 
 
-def headline(run: Run, decision: Decision | None) -> list[dict[str, str]]:
-    """The four numbers of the chosen cell beside those of the reference; quality and p95 of several seeds are their
-    means, as the decision counts them."""
+def headline(run: Run, decision: Decision | None, known: Facts | None) -> list[dict[str, str]]:
+    """The four numbers of the chosen recipe beside those of the reference, as the decision counts them."""
     if decision is None or decision.chosen is None or decision.reference is None:
         return []
-    mine, base = run.records[decision.chosen], run.records[decision.reference]
-
-    def seeds(r: RunRecord) -> list[RunRecord]:
-        of = next((ids for ids in decision.judged.values() if r.id in ids), ())
-        return [o for i in of if (o := run.records[i]).suite == r.suite and o.status is Status.OK]
-
-    def p95(r: RunRecord) -> Measurement | None:
-        found = [m for o in seeds(r) if (m := o.value("e2e_ms/p95"))]
-        if len(found) < 2:
-            return r.value("e2e_ms/p95")
-        return replace(found[0], value=fmean(m.value for m in found), interval=None)
-
-    mean, cards = f", mean of {n} seeds" if (n := len(seeds(mine))) > 1 else "", []
-    for title, find in (
-        (f"Quality by “{run.score(mine)}”{mean}", lambda r: quality_over_seeds(seeds(r), run.rows, run.policy)),
-        (f"p95 response time{mean}", p95),
-        ("Peak memory", memory), ("Cost per 1,000 requests", lambda r: r.value("cost_usd_per_1000")),
-    ):  # fmt: skip
-        a, b = find(mine), find(base)
+    grid = list(run.records.values())
+    weights = weights_of(grid, run.policy)
+    of = {r.id: kind for kind in recipes(grid, weights) for r in kind.cells}
+    mine, base = of[decision.chosen], of[decision.reference]
+    own, others = (numbers(kind, weights, run.rows, run.policy, known) for kind in (mine, base))
+    judged = _joined(f"“{run.score(r)}”" for r in seeds_of(mine, weights))
+    added, cards = counted(mine, weights), []
+    for title in TITLES:
+        a, b = own[title], others[title]
         if a is None:
             continue
         change = ""
-        if b is not None and base not in seeds(mine):
+        if b is not None and base is not mine:
             ratio = f"{100 * (a.value / b.value - 1):+.0f}%".replace("-", "−") if b.value else NONE
             change = f"{points(a.value - b.value)} points" if a.unit == "share" else ratio
-        cards.append({"title": title, **told(a), "base": told(b)["text"], "change": change})
+        name = f"{title} by {judged}" if title == QUALITY else title
+        cards.append(
+            {"title": name + added.get(title, ""), **told(a), "base": told(b)["text"] if b else "", "change": change}
+        )
     return cards
 
 
@@ -103,16 +98,18 @@ def view(run: Run) -> dict[str, Any]:
     decision, known, sentences = verdict(run)
     rule = run.policy
     run = replace(run, records=as_counted(run.records, rule))  # what is shown, and nothing is decided on
-    first = next(iter(run.records.values()), None)
+    first, grid = next(iter(run.records.values()), None), list(run.records.values())
+    judged = list(weights_of(grid, rule))
+    title = f"{_joined(judged or [first.suite])} on {_joined(r.model for r in grid)}" if first else run.folder.name
     some = thinned(run, decision)
     table, flips = all_cells(run), changed(run, decision)
     return {
-        "title": f"{first.suite} on {first.model}" if first else run.folder.name,
-        "run": f"{run.folder.parent.name}/{run.folder.name}", "sentences": sentences, "pending": len(run.pending),
-        "counts": {str(k): v for k, v in ledger.done(list(run.records.values())).items()}, "total": len(run.ids),
-        "shown": len(some.ids), "profile": first.profile if first else "", "decision": decision, "names": run.names,
-        "headline": headline(run, decision), "policy": rule,
-        "reference": run.names[decision.reference] if decision and decision.reference else "",
+        "title": title, "run": f"{run.folder.parent.name}/{run.folder.name}", "sentences": sentences,
+        "pending": len(run.pending), "counts": {str(k): v for k, v in ledger.done(list(run.records.values())).items()},
+        "total": len(run.ids), "shown": len(some.ids), "profile": first.profile if first else "", "decision": decision,
+        "names": run.names, "headline": headline(run, decision, known), "policy": rule,
+        "reference": run.names[decision.reference] + (" and its likes" if len(judged) > 1 else "")
+        if decision and decision.reference else "",
         "heatmaps": heatmaps(some, decision), "scatter": charts.scatter(run, decision),
         "dumbbells": against_best(some, decision, rule.margin), "costs": account.cost_chart(run, decision),
         "account": account.account(run, decision), "all_cells": table, "first_cells": _shown_first(table, some),
@@ -131,6 +128,12 @@ def view(run: Run) -> dict[str, Any]:
             PACKED_BYTES if some is run else PACKED_BYTES // 4,  # facts and tables of a large grid need the room
         ),
     }  # fmt: skip
+
+
+def _joined(names: Iterable[str]) -> str:
+    """Names in a row of words, each once."""
+    *others, last = dict.fromkeys(names)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _shown_first(table: Mapping[str, Any], some: Run) -> list[dict[str, Any]]:

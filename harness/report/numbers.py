@@ -1,0 +1,54 @@
+"""The four numbers that stand for a recipe, counted as its decision counts them: seeds together, suites by their
+weights, and what limits are checked against of the worst suite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from statistics import fmean
+
+from harness.decide import Facts, Policy, Rows, memory, quality_over_seeds
+from harness.decide.recipes import Recipe
+from harness.types import Measurement, RunRecord, Status
+
+QUALITY, P95, MEMORY, COST = TITLES = ("Quality", "p95 response time", "Peak memory", "Cost per 1,000 requests")
+Numbers = Mapping[str, Measurement | None]
+
+
+def seeds_of(recipe: Recipe, weights: Mapping[str, float]) -> list[RunRecord]:
+    """Its cells that ended ok on the suites judged: where that is one, they differ in their seed alone."""
+    return [r for s in weights for r in recipe.of(s) if r.status is Status.OK]
+
+
+def numbers(recipe: Recipe, weights: Mapping[str, float], rows: Rows, rule: Policy, known: Facts | None) -> Numbers:
+    """The numbers of a recipe by their titles, of records `as_counted`. Over several suites they are those that were
+    judged, so they have no intervals, and a recipe that could not be judged has none."""
+    if len(weights) > 1:
+        c = next((c for c in (known.candidates if known else ()) if c.id == recipe.id), None)
+        if known is None or c is None:
+            return dict.fromkeys(TITLES)
+        usd = c.cost.usd_per_1000(rule.volume_requests or known.volume_requests) if c.cost else None
+        found = ((c.quality, "share", "higher"), (c.p95_ms, "ms", "lower"), (c.memory_bytes, "bytes", "lower"),
+                 (usd, "USD", "lower"))  # fmt: skip
+        return {
+            title: None if value is None else Measurement(title, value, unit, better, len(weights))
+            for title, (value, unit, better) in zip(TITLES, found, strict=True)
+        }
+    seeds = seeds_of(recipe, weights)
+    p95 = [m for r in seeds if (m := r.value("e2e_ms/p95"))]
+    mean = replace(p95[0], value=fmean(m.value for m in p95), interval=None) if len(p95) > 1 else None
+    return {
+        QUALITY: quality_over_seeds(seeds, rows, rule), P95: mean or next(iter(p95), None),
+        MEMORY: max((m for r in seeds if (m := memory(r))), key=lambda m: m.value, default=None),
+        COST: seeds[0].value("cost_usd_per_1000") if seeds else None,
+    }  # fmt: skip
+
+
+def counted(recipe: Recipe, weights: Mapping[str, float]) -> dict[str, str]:
+    """What the title of each number adds where it is not that of a single cell."""
+    if (n := len(weights)) > 1:
+        weighted = f", weighted over {n} suites"
+        return {QUALITY: weighted, P95: f", slowest of {n} suites", MEMORY: f", highest of {n} suites", COST: weighted}
+    if (n := len(seeds_of(recipe, weights))) > 1:
+        return {QUALITY: f", mean of {n} seeds", P95: f", mean of {n} seeds", MEMORY: f", highest of {n} seeds"}
+    return {}
