@@ -115,9 +115,10 @@ def _forked(spawn: Any) -> Any:
             os._exit(0)
         theirs.close()
         command, numbers, environment = json.loads(asked)
-        high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 200) for fd in fds]  # first away from where they belong
-        for fd, place, number in zip(fds, high, numbers, strict=True):
+        high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 200) for fd in fds]  # first away from where others belong
+        for fd in fds:
             os.close(fd)
+        for place, number in zip(high, numbers, strict=True):
             os.dup2(place, number)
             os.close(place)
         os.environ.clear()
@@ -127,6 +128,8 @@ def _forked(spawn: Any) -> Any:
             exec(command, {})
         except SystemExit as ended:
             code = ended.code if isinstance(ended.code, int) else 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     theirs.close()
