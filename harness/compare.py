@@ -16,9 +16,11 @@ from typing import Any
 
 from harness import ledger
 from harness.decide import Policy, Rows, decide, policy_of, primary, quality, read_policy
+from harness.decide.evidence import not_shares
 from harness.errors import UserError
 from harness.statistics import Paired, group_of, holm, paired, quantile_ratio
 from harness.types import Interval, Json, Measurement, RunRecord, Status, canonical, is_side, plain
+from harness.wording import labels
 
 Row = Mapping[str, Any]
 Ratio = tuple[str, Measurement, Measurement, float, Interval | None]
@@ -200,6 +202,10 @@ def comparable(runs: Sequence[Run], anyway: bool) -> list[Difference]:
         "better can be compared"
         for name in sorted({name for name, m in judged if m and m.better == "lower"})
     ]
+    for run in runs:
+        ok = list(run.ok.values())
+        said = not_shares(ok, run.rows, first.policy, {r.suite for r in ok}, labels(run.records))
+        mistakes += [f"{run.folder}: {said[1]}"] if said else []
     places = [d for d in found if d.field in ("device", "hardware")]
     if places and not anyway:
         mistakes += [f"{d.told}; --anyway compares their quality and leaves speed, memory and cost out" for d in places]

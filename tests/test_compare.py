@@ -81,6 +81,16 @@ def test_runs_judged_by_a_score_of_which_less_is_better_are_refused(tmp_path: Pa
             compare.comparable(runs, anyway)
 
 
+def test_runs_judged_by_a_score_that_is_no_share_are_refused(tmp_path: Path) -> None:
+    """Rows with such a score would be left out of the pairs."""
+    made = records.grid()[1][CELL]
+    rows = {CELL: [{**r, "scores": r["scores"] | {"good": 2 if n == 3 else r["scores"]["good"]}}
+                   for n, r in enumerate(made)]}  # fmt: skip
+    runs = compare.read([run(tmp_path / "a"), run(tmp_path / "b", rows=rows)])
+    with pytest.raises(UserError, match="b: lora/int8 has 2 on a row; what decides must be from 0 to 1"):
+        compare.comparable(runs, True)
+
+
 def test_a_run_against_itself_shows_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = [run(tmp_path / "a"), run(tmp_path / "b")]
     code, out, _ = told(folders, capsys=capsys)

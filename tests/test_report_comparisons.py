@@ -7,8 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from harness import report
 from harness.report import comparisons
+from harness.report import page as page_module
 from harness.report.page import view
 from harness.report.run import Run, parts, read
 from harness.types import Interval, Measurement, RunRecord
@@ -151,7 +154,7 @@ def test_a_single_other_answer_is_neither_all_nor_none(tmp_path: Path) -> None:
     assert told == [">99%", "<1%", "100%", "0%"]
 
 
-def test_nothing_is_called_the_best_where_less_is_better(tmp_path: Path) -> None:
+def test_nothing_is_called_the_best_where_less_is_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells, made = records.grid()
     scored, rows = [], {}
     for n, r in enumerate(cells[:6]):
@@ -165,6 +168,9 @@ def test_nothing_is_called_the_best_where_less_is_better(tmp_path: Path) -> None
     ids = [r.id for r in scored]
     half = view(read(folder(tmp_path / "half", scored[:5], rows, ids)))
     assert half["sentences"][1] == "No cell is named as the best so far: less of “brier” is better."
+    monkeypatch.setattr(page_module, "SHOWN_CELLS", 2)
+    assert page_module.thinned(read(tmp_path / "half"), None).ids == tuple(ids[:2])
+    monkeypatch.undo()
     whole = view(read(folder(tmp_path / "whole", scored, rows, ids)))
     for shown in (half, whole):
         assert shown["dumbbells"] is None
@@ -188,6 +194,12 @@ def test_the_report_compares_within_the_suite_that_is_judged(tmp_path: Path) -> 
     assert all("/b" in line["name"] for line in shown["differences"]["rows"])
     assert "/b" in shown["differences"]["reference"]
     assert shown["dumbbells"] is not None
+    ahead = [records.with_value(cells[0], "quality/good", 1.0), *cells[1:-1]]
+    half = view(read(folder(tmp_path / "half", ahead, rows, [c.id for c in cells])))
+    assert "Highest quality so far: smollm2_135m/prompt_rag/fp16/b with" in half["sentences"][1]
+    beyond = [*cells[:-2], records.with_value(cells[-2], "quality/good", 1.5)]
+    half = view(read(folder(tmp_path / "beyond", beyond, rows, [c.id for c in cells])))
+    assert "as the best so far: smollm2_135m/prompt_rag/int8/b has 1.50; what decides must" in half["sentences"][1]
 
 
 def test_the_headline_of_several_seeds_is_their_mean_with_the_luck_of_training(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from harness import escaping, ledger
 from harness.decide import Decision, Facts, argued, as_counted
+from harness.decide.evidence import not_shares
 from harness.decide.recipes import recipes, weights_of
 from harness.report import account, charts, machine
 from harness.report.answers import PACKED_BYTES, changed, deflated, examples, packed
@@ -25,7 +27,7 @@ from harness.report.run import Run, read
 from harness.report.serving import adapters, rooms, under_load
 from harness.report.text import NONE, interval, told, visible_json
 from harness.resources import resource
-from harness.types import Json, Status
+from harness.types import Json, RunRecord, Status
 from harness.wording import number, points
 
 SHOWN_CELLS = 60  # in the page's tables and drawings; of a larger grid the rest stands in the filtered table
@@ -42,10 +44,13 @@ def verdict(run: Run) -> tuple[Decision | None, Facts | None, list[str]]:
     first = f"So far: {ended} of {len(run.ids)} cells have ended" + (
         f", {bad} of them without numbers." if bad else "."
     )
-    scored = [(m, r) for r in run.ok if (m := run.quality(r))]
+    weights = weights_of(list(run.records.values()), run.policy)
+    scored = [(m, r) for r in run.ok if r.suite in weights and (m := run.quality(r))]
     second = "No quality has been measured yet."
     if less := [r for m, r in scored if m.better == "lower"]:  # which the decision will refuse
         second = f"No cell is named as the best so far: less of “{run.score(less[0])}” is better."
+    elif refused := not_shares(run.ok, run.rows, run.policy, weights, run.names):
+        second = f"No cell is named as the best so far: {refused[1]}"
     elif scored:
         m, r = max(scored, key=lambda pair: pair[0].value)
         second = (
@@ -86,7 +91,12 @@ def thinned(run: Run, decision: Decision | None) -> Run:
     if len(run.ids) <= SHOWN_CELLS:
         return run
     named = [decision.chosen, decision.best, decision.reference, *decision.group] if decision else []
-    ranked = sorted(run.ok, key=lambda r: -(m.value if (m := run.quality(r)) else -1.0))
+
+    def rank(r: RunRecord) -> float:
+        m = run.quality(r)
+        return math.inf if m is None else m.value if m.better == "lower" else -m.value
+
+    ranked = sorted(run.ok, key=rank)
     first = dict.fromkeys([*(i for i in named if i), *(r.id for r in ranked), *run.ids])
     kept = set(list(first)[:SHOWN_CELLS])
     ids = tuple(i for i in run.ids if i in kept)
