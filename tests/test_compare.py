@@ -14,7 +14,7 @@ from harness import compare, ledger
 from harness.errors import UserError
 from harness.report import against
 from harness.report.__main__ import main
-from harness.types import RunRecord, Status
+from harness.types import Measurement, RunRecord, Status
 from tests import records
 from tests.pages import HOSTILE, Page, folder
 
@@ -87,8 +87,24 @@ def test_runs_judged_by_a_score_that_is_no_share_are_refused(tmp_path: Path) -> 
     rows = {CELL: [{**r, "scores": r["scores"] | {"good": 2 if n == 3 else r["scores"]["good"]}}
                    for n, r in enumerate(made)]}  # fmt: skip
     runs = compare.read([run(tmp_path / "a"), run(tmp_path / "b", rows=rows)])
-    with pytest.raises(UserError, match="b: lora/int8 has 2 on a row; what decides must be from 0 to 1"):
+    with pytest.raises(UserError, match=r"b: lora/int8 has 2\.00 on a row; what decides must be from 0 to 1"):
         compare.comparable(runs, True)
+
+
+def test_ratios_of_disturbed_times_are_told_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def disturbed(r: RunRecord) -> RunRecord:
+        if r.id != CELL:
+            return r
+        facts = {"latency": {"facts": {"noise": ["another process took 97% of a core"]}}}
+        flag = Measurement("noisy", 1.0, "flag", "lower", 1)
+        return replace(r, steps={**r.steps, **facts}, measurements=(*r.measurements, flag))
+
+    calm, loud = run(tmp_path / "calm"), run(tmp_path / "loud", disturbed)
+    for runs in ([calm, loud], [loud, calm]):
+        _, out, _ = told(runs, capsys=capsys)
+        assert "times of loud were taken beside other work" in out
+        assert "lora/int8 (another process took 97% of a core)" in out
+        assert "times of calm" not in out
 
 
 def test_a_run_against_itself_shows_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ from harness import escaping, ledger
 from harness.compare import COST, QUALITY, SPEED, TOLD, Change, Row, Run, changes, comparable, recommendation
 from harness.decide import primary
 from harness.escaping import markdown_text
+from harness.report.evidence import noisy
 from harness.report.markdown import table
 from harness.report.text import p_text, shorten
 from harness.wording import labels, number, points, significant
@@ -59,10 +60,23 @@ def view(runs: Sequence[Run], anyway: bool = False) -> dict[str, Any]:
         "first": first.name, "scores": scores, "summary": summary(made, scores),
         "changes": [_told(c, names) for c in made],
         "left_out": sorted({f"{d.told}: {LEFT_OUT[d.effect]}" for d in found if d.effect in LEFT_OUT}),
-        "told": [d.told for d in found if d.effect == TOLD],
+        "told": [*_disturbed(runs, made, names), *(d.told for d in found if d.effect == TOLD)],
         "states": [s for s in states if len(set(s["states"])) > 1], "cells": len(ids),
         "shown_flips": SHOWN_FLIPS,
     }  # fmt: skip
+
+
+def _disturbed(runs: Sequence[Run], made: Sequence[Change], names: Mapping[str, str]) -> list[str]:
+    """A line for each run whose times are compared though it was disturbed."""
+    first, *others = runs
+    timed = {run.name: [c.cell for c in made if c.run == run.name and c.ratios] for run in others}
+    timed[first.name] = [i for cells in timed.values() for i in cells]
+    return [
+        f"times of {run.name} were taken beside other work, or on a machine that did not hold still, so their ratios "
+        f"are not the method's alone: {'; '.join(told)}"
+        for run in runs
+        if (told := noisy((r for i, r in run.ok.items() if i in timed[run.name]), names))
+    ]
 
 
 def _told(c: Change, names: Mapping[str, str]) -> dict[str, Any]:

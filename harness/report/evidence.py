@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from harness.decide import UNQUANTIZED
@@ -80,11 +80,15 @@ def _decoding(r: RunRecord) -> dict[str, str]:
     return {"decoded": how} if how else {}
 
 
-def _noise(run: Run, r: RunRecord) -> str:
-    """A noisy cell, with what its latency steps say of why."""
-    facts = [(step.get("facts") or {}).get("noise") for kind, step in r.steps.items() if kind.startswith("latency")]
-    reasons = ", ".join(str(line) for why in facts if isinstance(why, list) for line in why)
-    return f"{run.names[r.id]} ({reasons or 'no reason kept'})"
+def noisy(records: Iterable[RunRecord], names: Mapping[str, str]) -> list[str]:
+    """The cells timed beside other work or on a machine that did not hold still, each with what its latency steps say
+    of why."""
+    found = []
+    for r in (r for r in records if (m := r.value("noisy")) and m.value):
+        facts = [(step.get("facts") or {}).get("noise") for kind, step in r.steps.items() if kind.startswith("latency")]
+        reasons = ", ".join(str(line) for why in facts if isinstance(why, list) for line in why)
+        found.append(f"{names[r.id]} ({reasons or 'no reason kept'})")
+    return found
 
 
 def against_parent(r: RunRecord, parent: RunRecord | None, metric: str) -> str:
@@ -188,10 +192,10 @@ def caveats(run: Run) -> list[str]:
             f"The machine changed its pace while cells were timed: {', '.join(drifted)} took over {DRIFTED - 1:.0%} "
             "longer in one round than in another. All rounds are pooled."
         )
-    if noisy := [_noise(run, r) for r in run.ok if (m := r.value("noisy")) and m.value]:
+    if disturbed := noisy(run.ok, run.names):
         found.append(
-            f"Timed beside other work, or on a machine that did not hold still: {'; '.join(noisy)}. These cells' times "
-            "are not the method's alone: time them again on a quiet machine before comparing them."
+            f"Timed beside other work, or on a machine that did not hold still: {'; '.join(disturbed)}. These cells' "
+            "times are not the method's alone: time them again on a quiet machine before comparing them."
         )
     if len({r.seed for r in every}) == 1 and any(r.adaptation not in ("prompt_rag",) for r in run.ok):
         found.append("One seed a cell: the luck of training is not in the intervals, which cover the choice of rows.")
