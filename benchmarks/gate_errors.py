@@ -1,8 +1,8 @@
 """How often the release gate is wrong, by simulated releases whose truth is known: `python benchmarks/gate_errors.py`.
 
 Each release is a baseline and a candidate of one cell, judged by the gate's own code under conf/check/default.yaml: two
-row scores (the deciding one, and whether the answer ended), lengths, and raw samples of two latencies. Nothing here was
-measured; what is counted are exit codes: 0 pass, 1 regressed, 3 inconclusive.
+row scores (the deciding one, and whether the answer ended), lengths, and raw samples of two latencies; graded scores
+are judged alone. Nothing here was measured; what is counted are exit codes: 0 pass, 1 regressed, 3 inconclusive.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from harness.check.rules import Rules, load
 from harness.check.subject import Row, Side, Subject
 from harness.power import detectable_difference
 
+GRADES = (0.75, 0.95)  # of graded rows
+ALONE = [f"{section}.blocks=false" for section in ("validity", "length", "latency")]  # rules for the deciding score
 TESTED = 5  # metrics of a release that are tests: style, ended, length, ttft_ms, e2e_ms
 
 
@@ -29,14 +31,17 @@ TESTED = 5  # metrics of a release that are tests: style, ended, length, ttft_ms
 class Release:
     """What is true of a candidate. `churn` is the share of rows whose score differs at all, `drop` the true drop of the
     deciding score, `slower` how many times as long it takes. `group` rows belong together, and a share of a
-    group's changes is `shared`. `spread` is the deviation of single requests' times, `drift` how far a whole run may be
-    off (uniform in the logarithm, from 1/drift to drift between the two runs)."""
+    group's changes is `shared`. With `jitter` the deciding score is graded: 0.75 to 0.95, changed by that deviation
+    on each row, and `drop` is of rows that lose all (`churn` is of tokens alone then). `spread` is the deviation of
+    single requests' times, `drift` how far a whole run may be off (uniform in the logarithm, from 1/drift to drift
+    between the two runs)."""
 
     rows: int = 144
     churn: float = 0.1
     drop: float = 0.0
     group: int = 1
     shared: float = 0.5
+    jitter: float = 0.0
     requests: int = 24
     slower: float = 1.0
     spread: float = 0.03
@@ -68,15 +73,20 @@ def drawn(release: Release, rng: Any) -> tuple[Side, Side]:
         k: np.where(v == 0, rng.random(n) < (0.7 if k == "style" else 0.98), v < 0).astype(int)
         for k, v in moved.items()
     }
+    after = {k: before[k] + v for k, v in moved.items()}
+    if release.jitter:
+        middle, lost = rng.uniform(*GRADES, n), changes(0.0, release.drop / (sum(GRADES) / 2)) < 0
+        one, other = (np.clip(middle + rng.normal(0, release.jitter / math.sqrt(2), n), 0, 1) for _ in range(2))
+        before["style"], after["style"] = one, np.where(lost, 0.0, other)
     tokens = rng.normal(100, 20, n)
     other = tokens + np.where(moved["style"] != 0, rng.normal(0, 15, n), 0)
     sides = []
     for now in (True, False):
-        score = {k: before[k] + (v if now else 0) for k, v in moved.items()}
+        score = after if now else before
         length = other if now else tokens
         rows = tuple(
             Row(f"r{i}", "e", f"g{groups[i]}", f"{i} {now and moved['style'][i]}", float(length[i]),
-                bool(score["ended"][i]), {"style": int(score["style"][i])})
+                bool(score["ended"][i]), {"style": score["style"][i].item()})
             for i in range(n)
         )  # fmt: skip
         pace = release.slower * release.drift ** rng.uniform(-1, 1) if now else 1.0
@@ -154,6 +164,16 @@ def cases(rules: Rules) -> Iterator[tuple[str, Release, bool]]:
             yield f"as fast, {told}, run drifts up to 10%", replace(timed, drift=1.1), False
             yield f"20% slower, {told}", replace(timed, slower=1.2), False
             yield f"20% slower, {told}, run drifts up to 10%", replace(timed, slower=1.2, drift=1.1), False
+    for rows, group, jitter in (
+        *((rows, 1, 0.01) for rows in (10, 20, 48, 72, 96, 144, 288)), (144, 1, 0.1), (288, 3, 0.01), (288, 24, 0.01)
+    ):  # fmt: skip
+        same = Release(rows=rows, group=group, shared=1.0, jitter=jitter)
+        edge = replace(same, drop=rules.quality.margin)
+        told = f"{rows} rows in groups of {group} that change by ±{100 * jitter:.0f} points"
+        for budget in (False, True) if rows in (48, 144, 288) and group == 1 else (False,):
+            more = f"{told}, --budget" if budget else told
+            yield f"graded alone, no change, {more}", same, budget
+            yield f"graded alone, drop of just the margin by rows that lose all, {more}", edge, budget
 
 
 def main() -> None:
@@ -162,11 +182,11 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=10_000, help="releases a case (10,000)")
     parser.add_argument("--only", default="", help="cases whose name this regular expression is found in")
     arguments = parser.parse_args()
-    rules = load("default")
+    rules, alone = load("default"), load("default", ALONE)
     print("| truth | pass | regressed | inconclusive | rows looked at |\n|---|---|---|---|---|")
     for name, release, budget in cases(rules):
         if re.search(arguments.only, name):
-            found, looked = codes(release, rules, arguments.runs, budget)
+            found, looked = codes(release, alone if release.jitter else rules, arguments.runs, budget)
             shares = " | ".join(f"{100 * found[code]:.2f}%" for code in (0, 1, 3))
             print(f"| {name} | {shares} | {100 * looked:.0f}% |", flush=True)
 

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import ledger
-from harness.decide import Policy, Rows, decide, policy_of, primary, quality, read_policy
-from harness.decide.evidence import not_shares
+from harness.decide import Policy, Rows, decide, not_shares, policy_of, primary, quality, read_policy
 from harness.errors import UserError
 from harness.statistics import Paired, group_of, holm, paired, quantile_ratio
 from harness.types import Interval, Json, Measurement, RunRecord, Status, canonical, is_side, plain

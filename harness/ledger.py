@@ -110,7 +110,7 @@ def read_leakage(run: Path) -> dict[str, Any]:
 def write_record(run: Path, record: RunRecord) -> None:
     """One file a cell, replaced whole when the cell is measured again, with a digest of what it says."""
     data = json.loads(json.dumps(plain(record)))
-    text = json.dumps({**data, "digest": _sealed(data)}, indent=1, ensure_ascii=False)
+    text = json.dumps({**data, "digest": sealed(data)}, indent=1, ensure_ascii=False)
     write_text(run / "records" / f"{slug(record.id)}.json", text)
 
 
@@ -127,8 +127,8 @@ def forget(run: Path) -> None:
             (run / "rows" / f"{path.stem}.jsonl").unlink(missing_ok=True)
 
 
-def _sealed(data: Mapping[str, Json]) -> str:
-    """A digest over all of a record but the digest itself; half a surrogate pair is its escape, as it is written."""
+def sealed(data: Mapping[str, Json]) -> str:
+    """A digest over all of a record or a baseline but the digest itself; half a surrogate pair is its escape."""
     return digest(json.dumps({k: v for k, v in data.items() if k != "digest"}, sort_keys=True))
 
 
@@ -167,8 +167,8 @@ def read_record(path: Path) -> RunRecord:
         raise UserError(f"{path}: not a record that this version reads ({what}); {mend}") from error
     if found := _faults(record):
         raise UserError(f"{path}: not a record that this version reads ({', '.join(found)}); {mend}")
-    sealed = "digest" in data or not {*data} <= {f.name for f in fields(RunRecord)}
-    if sealed and data.get("digest") != _sealed(data):
+    has_digest = "digest" in data or not {*data} <= {f.name for f in fields(RunRecord)}
+    if has_digest and data.get("digest") != sealed(data):
         raise UserError(f"{path}: its bytes have changed since it was written; {mend}")
     return record
 

@@ -13,7 +13,7 @@ import pytest
 
 from harness.check import fresh, outputs, rules, subject
 from harness.check.__main__ import main
-from harness.check.judge import judge, matched
+from harness.check.judge import Looks, judge, matched
 from harness.check.trial import Verdict
 from harness.statistics import place
 from harness.types import Measurement, RunRecord, Status
@@ -34,9 +34,13 @@ def check(tmp_path: Path, baseline: Path, record: RunRecord, made: gates.Rows, *
     return main([str(run), "--baseline", str(baseline), *more])
 
 
+def lines(tmp_path: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((tmp_path / "second/check/check.json").read_text())["findings"]
+    return found
+
+
 def verdicts(tmp_path: Path) -> dict[str, str]:
-    found = json.loads((tmp_path / "second/check/check.json").read_text())["findings"]
-    return {f["trial"]["metric"]: f["verdict"] for f in found}
+    return {f["trial"]["metric"]: f["verdict"] for f in lines(tmp_path)}
 
 
 def test_the_same_passes(tmp_path: Path, baseline: Path) -> None:
@@ -84,6 +88,17 @@ def test_few_rows_are_inconclusive(tmp_path: Path) -> None:
     assert check(tmp_path, first, gates.cell(changed), changed) == 3
     assert verdicts(tmp_path)["quality/style"] == "inconclusive"
     assert check(tmp_path, first, gates.cell(changed), changed, "--rules", "pull_request") == 0
+
+
+def test_a_few_graded_rows_do_not_pass(tmp_path: Path) -> None:
+    """Twelve rows of which one drops by a point vary so little that a t interval rules out five."""
+    made = [{**r, "scores": {"style": 0.9}} for r in gates.rows(n=12)]
+    now = [{**r, "scores": {"style": 0.9 - 0.01 * (i == 0)}, "output": f"{r['output']}!"} for i, r in enumerate(made)]
+    first = gates.run(tmp_path / "first", (gates.cell(made), made))
+    assert check(tmp_path, first, gates.cell(now), now, "--set", "validity.blocks=false") == 3
+    (line,) = [x for x in lines(tmp_path) if x["trial"]["metric"] == "quality/style"]
+    assert line["verdict"] == "inconclusive"
+    assert line["sentence"].endswith("to pass it takes 59 rows, even if none is lost")
 
 
 def test_few_rows_with_the_very_same_answers_pass(tmp_path: Path) -> None:
@@ -252,6 +267,90 @@ def test_pass_and_fail_are_scores_like_one_and_zero(tmp_path: Path, baseline: Pa
     assert verdicts(tmp_path)["quality/style"] == "regressed"
 
 
+def together(made: gates.Rows, right: int) -> tuple[RunRecord, gates.Rows]:
+    """A run whose rows hold [true, predicted] of a macro-F1 too, so many of them right."""
+    record = gates.cell(made)
+    f1 = Measurement("quality/macro_f1", right / len(made), "share", "higher", len(made))
+    pairs = [{**r, "scores": {**r["scores"], "macro_f1": ["a", "a" if i < right else "b"]}} for i, r in enumerate(made)]
+    return replace(record, measurements=(*record.measurements, f1)), pairs
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_score_of_all_rows_together_is_told_and_not_judged(
+    tmp_path: Path, saved: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = gates.run(tmp_path / "first", together(gates.rows(), 200))
+    if saved:
+        assert main([str(first), "--save-baseline", str(tmp_path / "base.json")]) == 0
+        first = tmp_path / "base.json"
+    assert check(tmp_path, first, *together(gates.rows(), 0), "--rules", "strict") == 0
+    (line,) = [x for x in lines(tmp_path) if x["trial"]["metric"] == "quality/macro_f1"]
+    assert (line["trial"]["before"], line["trial"]["after"], line["trial"]["blocks"]) == (1.0, 0.0, False)
+    assert "one number of all rows together, which cannot be compared row by row: not judged" in line["sentence"]
+    for rules_of in ("quality", "validity"):
+        named = ("--set", f"{rules_of}.scores=[macro_f1,style]")
+        assert check(tmp_path, first, *together(gates.rows(), 0), *named) == 2
+        assert "macro_f1 is one number of all rows together, so it cannot be compared row by row" in told(capsys)
+
+
+def test_scores_together_are_told_without_numbers_where_a_part_of_the_rows_is_in(tmp_path: Path) -> None:
+    """What a run of the first part measured is not what the baseline's run of all rows did."""
+    side = subject.read(gates.run(tmp_path / "first", together(gates.rows(), 200)))
+    for looks, value in ((Looks(), 1.0), (Looks((0.25,)), None), (Looks((0.25, 1.0)), None)):
+        found = outputs.as_json(judge(side, side, rules.load("strict"), looks))["findings"]
+        (line,) = [x for x in found if x["trial"]["metric"] == "quality/macro_f1"]
+        assert line["trial"]["before"] == value
+
+
+def rare(made: gates.Rows, passed: int, having: int = 5, end: str = "") -> gates.Rows:
+    """Rows of which the first few alone have a score, as those of a rare class have its recall."""
+    return [
+        {**r, "output": r["output"] + end, "scores": {**r["scores"], "recall": int(i < passed)}}
+        if i < having
+        else {**r, "scores": {**r["scores"], "other": 1}}
+        for i, r in enumerate(made)
+    ]
+
+
+def test_a_score_of_few_rows_blocks_where_it_is_named_or_worse(tmp_path: Path) -> None:
+    made = gates.rows()
+    first = gates.run(tmp_path / "first", (gates.cell(made), rare(made, 5)))
+    now = rare(made, 5, end=" ")
+    assert check(tmp_path, first, gates.cell(made), now, "--rules", "strict") == 0
+    (line,) = [x for x in lines(tmp_path) if x["trial"]["metric"] == "quality/recall"]
+    assert (line["verdict"], line["trial"]["blocks"]) == ("inconclusive", False)
+    assert line["sentence"] == "5 rows are too few to show anything; to pass it takes 119 rows, even if none is lost"
+    for named in ("quality.scores=[all,recall]", "quality.scores=[recall]"):
+        assert check(tmp_path, first, gates.cell(made), now, "--rules", "strict", "--set", named) == 3
+        assert verdicts(tmp_path)["quality/recall"] == "inconclusive"
+    half = gates.run(tmp_path / "half", (gates.cell(made), rare(made, 40, 40)))
+    assert check(tmp_path, half, gates.cell(made), rare(made, 0, 40, " "), "--rules", "strict") == 1
+    assert verdicts(tmp_path)["quality/recall"] == "regressed"
+
+
+def test_a_score_of_all_rows_blocks_however_few_they_are(tmp_path: Path) -> None:
+    made = gates.rows(n=100)
+    first = gates.run(tmp_path / "first", (gates.cell(made), made))
+    other = [{**r, "output": r["output"] + " "} for r in made]
+    assert check(tmp_path, first, gates.cell(other), other, "--rules", "strict") == 3
+    blocking = {x["trial"]["metric"] for x in lines(tmp_path) if x["trial"]["blocks"] and x["verdict"] != "pass"}
+    assert {"quality/style", "quality/facts", "quality/greeting"} <= blocking
+    few = [{**r, "scores": {**r["scores"], "style": 1} if i < 50 else {"facts": 1}} for i, r in enumerate(gates.rows())]
+    first = gates.run(tmp_path / "few", (gates.cell(gates.rows()), few))
+    other = [{**r, "output": r["output"] + " "} for r in few]
+    assert check(tmp_path, first, gates.cell(gates.rows()), other, "--rules", "strict") == 3
+    blocking = {x["trial"]["metric"] for x in lines(tmp_path) if x["trial"]["blocks"] and x["verdict"] != "pass"}
+    assert blocking == {"quality/style"}, "the deciding score blocks, on whatever rows it is"
+
+
+def test_few_rows_so_far_spare_no_score(tmp_path: Path) -> None:
+    made = gates.rows()
+    before, now = (subject.read(gates.run(tmp_path / e, (gates.cell(made), rare(made, 5, end=e)))) for e in ("a", "b"))
+    for shares, blocks in (((0.5,), True), ((0.5, 1.0), False)):
+        found = judge(now, before, rules.load("strict"), Looks(shares)).findings
+        assert [f.trial.blocks for f in found if f.trial.metric == "quality/recall"] == [blocks]
+
+
 @pytest.mark.parametrize("metric", ["disk_bytes", "memory_bytes/peak_rss", "e2e_ms/p50"])
 @pytest.mark.parametrize("gone", [True, False])
 def test_a_number_that_is_none_is_no_pass(tmp_path: Path, baseline: Path, metric: str, gone: bool) -> None:
@@ -384,6 +483,8 @@ def test_another_prompt_is_a_candidate_like_any(tmp_path: Path, baseline: Path) 
         (["RUN", "--baseline", "nowhere.json"], "no such run folder or baseline"),
         (["--baseline", "BASE"], "give one run folder"),
         (["RUN", "--baseline", "BASE", "--budget"], "--budget goes with --model"),
+        (["RUN", "--baseline", "BASE", "--budget", "quantization=int8"], "overrides go with --model"),
+        (["--model", "no/such", "--baseline", "BASE", "--budget", "quantization=int8"], "no such folder"),
         (["--model", "x", "--baseline", "BASE", "--budget", "--save-baseline", "NEW"], "leave --budget out"),
         (["RUN", "--baseline", "BASE", "--model", "x"], "give one of the two"),
         (["RUN", "--baseline", "BASE", "quantization=int8"], "overrides go with --model"),
@@ -427,13 +528,40 @@ def test_a_baseline_is_small_and_one_changed_row_is_one_changed_line(tmp_path: P
     run = gates.run(tmp_path / "second", (gates.cell(made), made))
     assert main([str(run), "--save-baseline", str(tmp_path / "other.json")]) == 0
     before, after = baseline.read_text().split("\n"), (tmp_path / "other.json").read_text().split("\n")
-    changed = [a.strip() for b, a in zip(before, after, strict=True) if a != b]
-    assert len(changed) == 1
-    assert changed[0].startswith('"row-007": [')
+    row, digest = (a.strip() for b, a in zip(before, after, strict=True) if a != b)
+    assert row.startswith('"row-007": [')
+    assert digest.startswith('"digest": ')
     assert len(baseline.read_bytes()) < 150 * 200 + 6_000
 
 
-@pytest.mark.parametrize("bad", ["missing", "failed", "nan", "part", "rows"])
+def test_a_baseline_names_no_group_and_keeps_its_place(tmp_path: Path) -> None:
+    made = [{**r, "group": f"Acme Ltd {i // 2}" if i % 4 else None} for i, r in enumerate(gates.rows(n=20))]
+    run, base = gates.run(tmp_path / "first", (gates.cell(made), made)), tmp_path / "base.json"
+    assert main([str(run), "--save-baseline", str(base)]) == 0
+    assert "Acme" not in base.read_text()
+    places = {r["id"]: place(r) for r in made}
+    for side in (subject.read(run), subject.read(base)):
+        assert {r.id: r.place for r in side.cells[0].rows} == places
+        assert len({r.group for r in side.cells[0].rows}) == len({r["group"] for r in made})
+
+
+def test_an_edited_or_merged_baseline_is_refused(
+    tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = json.loads(baseline.read_text())
+    (cell,) = data["cells"].values()
+    cell["rows"]["row-000"][3][0] = 0
+    run = ("--baseline", str(baseline), str(tmp_path / "first"))
+    for spoilt in (data, {k: v for k, v in data.items() if k != "digest"}):
+        baseline.write_text(json.dumps(spoilt))
+        assert main([*run]) == 2
+        assert "edited or merged since it was written; save it again with --save-baseline" in told(capsys)
+    baseline.write_text(json.dumps({**data, "schema": 1}))
+    assert main([*run]) == 2
+    assert "baseline schema 1, this version reads 2; save it again with --save-baseline" in told(capsys)
+
+
+@pytest.mark.parametrize("bad", ["missing", "failed", "nan", "tokens", "part", "rows", "twice"])
 def test_a_baseline_must_be_whole(tmp_path: Path, bad: str, capsys: pytest.CaptureFixture[str]) -> None:
     made = gates.rows(n=20)
     record = gates.cell(made)
@@ -441,6 +569,10 @@ def test_a_baseline_must_be_whole(tmp_path: Path, bad: str, capsys: pytest.Captu
         record = replace(record, status=Status.FAILED, reason="killed")
     if bad == "nan":
         made[0]["scores"]["style"] = math.nan
+    if bad == "tokens":
+        made[0]["tokens"] = math.nan
+    if bad == "twice":
+        made.append({**made[0], "output": "Other words."})
     if bad == "part":
         knobs = {"name": "default", "target": "", "params": {"quality": {"part": [0.0, 0.5]}, "latency": {}}}
         record = replace(record, config={**record.config, "measure": knobs})
@@ -449,7 +581,9 @@ def test_a_baseline_must_be_whole(tmp_path: Path, bad: str, capsys: pytest.Captu
         (run / "cells.json").write_text(json.dumps([record.id, "m/lora/awq/support_tone"]))
     assert main([str(run), "--save-baseline", str(tmp_path / "base.json")]) == 2
     assert not (tmp_path / "base.json").exists()
-    assert told(capsys).count("harness: ") == 1
+    words = {"twice": "row row-000 stands there twice; run the grid again", "tokens": "of row row-000 is no number"}
+    assert words.get(bad, "") in (line := told(capsys))
+    assert line.count("harness: ") == 1
 
 
 def test_a_baseline_moves_on_only_where_it_passes(tmp_path: Path, baseline: Path) -> None:
@@ -556,6 +690,43 @@ def test_a_fresh_checkpoint_is_one_cell_for_each_of_the_baseline(
     assert f"has {len(cells)} (" in told(capsys)
 
 
+@pytest.mark.parametrize(
+    ("given", "rows", "own"),
+    [
+        (["--budget", "adaptation=as_is"], None, ["adaptation=as_is"]),
+        (["--budget", "adaptation=as_is", "seed=1"], None, ["seed=1", "adaptation=as_is"]),
+        (["adaptation=as_is", "--budget", "120"], 120, ["adaptation=as_is"]),
+        (["--budget=120", "adaptation=as_is"], 120, ["adaptation=as_is"]),
+    ],
+)
+def test_a_budget_leaves_overrides_to_the_grid(
+    tmp_path: Path, baseline: Path, monkeypatch: pytest.MonkeyPatch, given: list[str], rows: int | None, own: list[str]
+) -> None:
+    seen: list[Any] = []
+
+    def evaluate(model: str, base: subject.Side, changes: Sequence[str], out: Path, part: fresh.Part) -> subject.Side:
+        seen.append(list(changes))
+        return subject.Side("", tuple(replace(c, rows=tuple(fresh._rows(c, *(part or (0, 1))))) for c in base.cells))
+
+    def within_budget(base: subject.Side, limits: rules.Rules, most: int | None, measure: Any) -> Any:
+        seen.append(most)
+        return whole(base, limits, most, measure)
+
+    whole = fresh.within_budget
+    monkeypatch.setattr(fresh, "evaluate", evaluate)
+    monkeypatch.setattr(fresh, "within_budget", within_budget)
+    monkeypatch.chdir(tmp_path)
+    assert main(["--model", str(tmp_path), "--baseline", str(baseline), *given]) == 0
+    assert seen[:2] == [rows, own]
+
+
+def test_a_budget_that_is_no_number_is_told(baseline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--model", "x", "--baseline", str(baseline), "--budget", "many"])
+    assert stopped.value.code == 2
+    assert "'many' is no number of rows" in told(capsys)
+
+
 def test_a_budget_stops_when_the_verdict_is_certain(baseline: Path) -> None:
     side, limits = subject.read(baseline), rules.load("default")
     asked: list[tuple[float, float]] = []
@@ -593,7 +764,7 @@ def test_a_budget_stops_when_the_verdict_is_certain(baseline: Path) -> None:
 def test_a_budget_waits_for_cells_whose_rows_come_late(baseline: Path) -> None:
     side, limits = subject.read(baseline), rules.load("default")
     (cell,) = side.cells
-    late = tuple(r for r in cell.rows if place({"id": r.id, "group": r.group}) >= 0.75)
+    late = tuple(r for r in cell.rows if r.place >= 0.75)
     both = subject.Side("", (cell, replace(cell, id="late", rows=late)))
     looks: list[int] = []
 

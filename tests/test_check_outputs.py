@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -138,6 +139,24 @@ def test_the_terminal_tells_the_same(hostile: Judgement) -> None:
     assert outputs.headline(hostile) in text
     assert "(exit 1)" in text
     assert "\x1b" not in text
+
+
+@pytest.mark.parametrize("other", [True, False])
+def test_all_say_which_cell_of_the_baseline_it_was(tmp_path: Path, other: bool) -> None:
+    """A cell alone is compared with a cell alone, whatever the two are called."""
+    made = gates.rows()
+    record = gates.cell(made, "full_ft" if other else "lora")
+    first, second = (gates.run(tmp_path / n, (r, made)) for n, r in (("first", record), ("second", gates.cell(made))))
+    found = judge(subject.read(second), subject.read(first), rules.load("default"))
+    outputs.write(found, tmp_path / "out", WHEN)
+    terminal = Console(file=io.StringIO(), width=200)
+    outputs.show(found, terminal)
+    against = f"against {record.id + ' of ' if other else ''}{first}, rules"
+    assert against in terminal.file.getvalue()  # type: ignore[attr-defined]
+    for name in ("check.html", "check.md", "junit.xml"):
+        assert against in (tmp_path / "out" / name).read_text().replace("\\_", "_"), name
+    data = json.loads((tmp_path / "out/check.json").read_text())
+    assert data["against"] == (record.id if other else "")
 
 
 def test_all_is_written(tmp_path: Path, hostile: Judgement) -> None:

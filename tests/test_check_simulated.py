@@ -6,7 +6,7 @@ import pytest
 from scipy.special import ndtri
 from scipy.stats import binom, multinomial
 
-from benchmarks.gate_errors import Release, codes, detectable
+from benchmarks.gate_errors import ALONE, Release, codes, detectable
 from harness.check.answers import p_not_worse
 from harness.check.rules import load
 from harness.check.sequential import level, levels, spent
@@ -60,6 +60,24 @@ def test_groups_that_flip_as_one_count_as_one(groups: int, rows: int) -> None:
             passed += float(binom.pmf(lost, groups, margin))
         assert lost or 1 - pair.p_not_worse(margin) >= 0.5, "nothing lost is not shown to be worse either"
     assert passed <= 0.055
+
+
+@pytest.mark.parametrize(
+    ("rows", "group", "budget"),
+    [(10, 1, False), (48, 1, False), (48, 1, True), (144, 1, False), (288, 24, False)],
+)
+def test_graded_rows_that_rarely_lose_all_pass_no_more_often(rows: int, group: int, budget: bool) -> None:
+    """A drop of just the margin, while all other rows change by a point: what varies little says nothing of them."""
+    edge = Release(rows=rows, group=group, shared=1.0, jitter=0.01, drop=RULES.quality.margin)
+    found, _ = codes(edge, load("default", ALONE), RUNS // 2, budget)
+    assert found[0] <= 0.05
+
+
+@pytest.mark.parametrize("budget", [False, True])
+def test_graded_rows_that_change_by_chance_alone_pass(budget: bool) -> None:
+    found, _ = codes(Release(rows=144, jitter=0.01), load("default", ALONE), RUNS // 2, budget)
+    assert found[0] >= 0.9
+    assert found[1] <= 0.05
 
 
 def test_noise_of_a_tenth_is_no_alarm_and_a_fifth_slower_is_caught() -> None:

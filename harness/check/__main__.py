@@ -48,10 +48,21 @@ def _parser() -> argparse.ArgumentParser:
     add("--baseline-cell", metavar="ID", help="against this cell of the baseline (default: the one of the same id)")
     add("--rules", default="default", help="a name in conf/check, or a file (default: default)")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change one rule, such as quality.margin=0.03")
-    add("--budget", nargs="?", type=int, const=ALL_ROWS, metavar="ROWS",
+    add("--budget", nargs="?", type=_rows_or_override, const=ALL_ROWS, metavar="ROWS",
         help="with --model: rows in a fixed random order until the verdict is certain, at most about ROWS")  # fmt: skip
     add("--out", type=Path, help="where check.html, check.md, junit.xml and check.json go (default: RUN/check)")
     return parser
+
+
+def _rows_or_override(text: str) -> int | str:
+    """The rows of `--budget`; or the override that follows it, which argparse takes for its value. Raises
+    `ArgumentTypeError` for what is neither."""
+    if "=" in text:
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of rows; give one such as 120, or none") from None
 
 
 def _mistakes(a: argparse.Namespace, runs: Sequence[str], changes: Sequence[str]) -> list[str]:
@@ -119,6 +130,8 @@ def _judged(a: argparse.Namespace, runs: Sequence[str], changes: Sequence[str]) 
 
 
 def _run(a: argparse.Namespace, console: Console) -> int:
+    if isinstance(a.budget, str):
+        a.given, a.budget = [*a.given, a.budget], ALL_ROWS
     changes = [g for g in a.given if "=" in g and not Path(g).exists()]
     runs = [g for g in a.given if g not in changes]
     if mistakes := _mistakes(a, runs, changes):

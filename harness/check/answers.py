@@ -15,6 +15,7 @@ from dataclasses import replace
 from harness.check.rules import Length, Scores
 from harness.check.subject import Row, Subject, is_number
 from harness.check.trial import Flip, Trial, Verdict
+from harness.errors import UserError
 from harness.power import POWER, detectable_difference
 from harness.statistics import Paired, mean_difference, paired
 from harness.types import Json
@@ -30,20 +31,62 @@ def pairs(candidate: Subject, baseline: Subject) -> tuple[Pairs, list[str]]:
     return [(found[b.id], b) for b in order if b.id in found], [b.id for b in order if b.id not in found]
 
 
-def chosen(candidate: Subject, baseline: Subject, quality: Scores, validity: Scores) -> list[tuple[str, Scores]]:
-    """The scores that are asked for, each once, with the section whose margin holds for it."""
-    there = sorted({name for row in baseline.rows for name, score in row.scores.items() if is_number(score)})
+def scores_of_rows(candidate: Subject, baseline: Subject) -> tuple[list[str], list[str]]:
+    """The names of scores that are numbers of the baseline's rows, and of those of all rows together, such as a
+    macro-F1, for which a row holds what the sum is made of."""
+    there = {name for row in baseline.rows for name, score in row.scores.items() if is_number(score)}
+    together = {
+        name
+        for row in (*baseline.rows, *candidate.rows)
+        for name, score in row.scores.items()
+        if score is not None and not is_number(score)
+    }
+    return sorted(there), sorted(together - there)
+
+
+def chosen(candidate: Subject, baseline: Subject, quality: Scores, validity: Scores) -> list[tuple[str, Scores, bool]]:
+    """The scores that are asked for, each once, with the section whose margin holds for it, and whether by `all` alone.
+    Raises `UserError` where one is named that is no score of rows."""
+    there, together = scores_of_rows(candidate, baseline)
+    primary = baseline.primary or candidate.primary
+    named = [primary if name == PRIMARY else name for name in (*quality.scores, *validity.scores)]
+    if wrong := [n for n in named if n in together]:
+        raise UserError(
+            [
+                f"{candidate.id}: {n} is one number of all rows together, so it cannot be compared row by row; name "
+                f"scores of rows by --set quality.scores=[...]: {', '.join(there) or 'there are none'}"
+                for n in dict.fromkeys(wrong)
+            ]
+        )
     found: dict[str, Scores] = {}
     for name in quality.scores:
-        wanted = there if name == ALL else [baseline.primary or candidate.primary] if name == PRIMARY else [name]
+        wanted = there if name == ALL else [primary] if name == PRIMARY else [name]
         found |= {n: quality for n in wanted if n not in found}
     found |= {n: validity for n in validity.scores if n not in found and (n == ENDED or n in there)}
-    return list(found.items())
+    return [(name, section, name not in (primary, *named)) for name, section in found.items()]
 
 
-def score_trial(name: str, section: Scores, cell: str, rows: Pairs, lower: bool) -> Trial:
+def told_trials(candidate: Subject, baseline: Subject, quality: Scores, whole: bool) -> list[Trial]:
+    """Where every score is asked for, a line for each that is one number of all rows together: it has no rows to be
+    judged by. `whole` says that both numbers are of all rows."""
+    names = scores_of_rows(candidate, baseline)[1] if ALL in quality.scores else []
+    note = "one number of all rows together, which cannot be compared row by row: not judged"
+    found = []
+    for name in names:
+        metric = f"quality/{name}"
+        trial = Trial(candidate.id, metric, False, "points", sure=Verdict.NOT_MEASURED, note=note)
+        before, after = baseline.values.get(metric), candidate.values.get(metric)
+        if whole and before is not None and after is not None:
+            share = min(before, after) >= 0 and max(before, after) <= 1
+            known = {"change": after - before} if share else {"unit": ""}
+            trial = replace(trial, before=before, after=after, **known)
+        found.append(trial)
+    return found
+
+
+def score_trial(name: str, section: Scores, cell: str, rows: Pairs, lower: bool, unnamed: bool = False) -> Trial:
     """One score on paired rows; `lower` says that less of it is better: `pair` is then turned round, so that below 0 is
-    worse, while `change` is what the score did."""
+    worse, while `change` is what the score did. `unnamed`: asked for by `all` alone."""
     trial = Trial(cell, name if name == ENDED else f"quality/{name}", section.blocks, "points", by_rows=True)
     sign = -1 if lower else 1
     tolerated = f"{-100 * sign * section.margin:+.1f} points".replace("-", "−")
@@ -68,7 +111,7 @@ def score_trial(name: str, section: Scores, cell: str, rows: Pairs, lower: bool)
         trial, pair=pair, before=sum(before) / n, after=sum(after) / n,
         change=sign * pair.delta + 0.0,  # a change of nothing has no sign
         low=low, high=high, p_worse=p_worse(pair),
-        p_within=p_not_worse(pair, section.margin), same=same,
+        p_within=p_not_worse(pair, section.margin), same=same, spared=unnamed and n < len(rows),
         note=f"all {n} answers are the same, letter for letter, and score the same" if same else "",
     )  # fmt: skip
 
@@ -88,16 +131,38 @@ def p_worse(pair: Paired) -> float:
 
 
 def p_not_worse(pair: Paired, margin: float) -> float:
-    """One-sided p of "worse by `margin` or more". For pass/fail rows never below that of the exact binomial test for a
-    candidate that only loses: the t interval lets 48 rows without a flip rule out 5% more often than is true."""
+    """One-sided p of "worse by `margin` or more". Never below that of the exact binomial test for a candidate that only
+    loses, and loses whole rows: the t interval lets 48 rows without a flip rule out 5% more often than is true.
+
+    That holds for graded scores too: a mean drop of `margin` may be `margin` of the rows losing all, and rows that
+    hardly vary show nothing of it until one does. It is the drop that is hardest to see: of all losses from 0 to 1 with
+    one mean, those of 0 or 1 vary the most, and tails of others exceed theirs by the factor e at most (Hoeffding 1963,
+    JASA 58:13; Bentkus 2004, Ann. Probab. 32:1650). Nor do small changes show how rows of a group would be lost
+    together: where scores are graded, a group counts as one row."""
     from scipy.special import bdtr
 
     p = pair.p_not_worse(margin)
-    if pair.binary and margin > 0:
-        rows = pair.n / pair.design_effect
+    if margin > 0:
+        rows = pair.n / pair.design_effect if pair.binary else _groups_of(pair)
         lost = max(0.0, -pair.delta) * rows
         p = max(p, float(bdtr(math.ceil(lost - 1e-9), math.floor(rows), margin)))
     return p
+
+
+def _groups_of(pair: Paired) -> int:
+    """How many groups were compared; a row without one is a group of its own."""
+    return round(pair.df) - 1
+
+
+def counted(pair: Paired) -> int:
+    """As how many rows these can count at most: where none flips, or scores are graded, a group is one."""
+    return pair.n if pair.binary and pair.lost + pair.gained else _groups_of(pair)
+
+
+def rows_to_pass(margin: float, alpha: float) -> int:
+    """The rows it takes to rule out a drop of `margin` at `alpha` where none is lost: (1 - margin)^rows is at most
+    `alpha`. 0 with a margin of nothing or of everything, where it does not depend on their number."""
+    return math.ceil(math.log(alpha) / math.log1p(-margin) - 1e-9) if 0 < margin < 1 else 0
 
 
 def bound(pair: Paired, side: int, q: float = 0.95) -> float:

@@ -8,15 +8,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from harness.check.judge import Looks, certain, judge, settled
 from harness.check.rules import Rules
-from harness.check.subject import Side, Subject, joined, read
+from harness.check.subject import Row, Side, Subject, joined, read
 from harness.check.trial import Judgement
 from harness.errors import UserError
 from harness.escaping import config_value
-from harness.statistics import place
 from harness.types import Json
 
 GROUPS = ("adaptation", "quantization", "suite", "engine", "measure")
@@ -75,9 +73,9 @@ def evaluate(model: str, baseline: Side, own: Sequence[str], out: Path, part: Pa
     return Side(model, tuple(cells))
 
 
-def _rows(cell: Subject, low: float, high: float) -> list[Any]:
+def _rows(cell: Subject, low: float, high: float) -> list[Row]:
     """The rows whose place in the fixed random order lies in [low, high)."""
-    return [r for r in cell.rows if low <= place({"id": r.id, "group": r.group}) < high]
+    return [r for r in cell.rows if low <= r.place < high]
 
 
 def within_budget(

@@ -10,17 +10,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.check.answers import (
     Pairs,
     chosen,
+    counted,
     detectable,
     differing,
     flips,
     length_trial,
     pairs,
+    rows_to_pass,
     score_trial,
+    told_trials,
 )
 from harness.check.rules import Rules
 from harness.check.sequential import level
@@ -110,20 +113,20 @@ def judge(candidate: Side, baseline: Side, rules: Rules, looks: Looks | None = N
         if twice := [i for i, n in Counter(r.id for r in (*a.rows, *b.rows)).items() if n > 2]:
             trials.append(_not_measured(a.id, "rows", f"rows stand there twice ({_few(twice)})"))
         if rows:
-            trials += _answers(a, b, rows, rules)
-            names = [n for n, _ in chosen(a, b, rules.quality, rules.validity)]
+            trials += _answers(a, b, rows, rules, looks)
+            names = [n for n, *_ in chosen(a, b, rules.quality, rules.validity)]
             flipped += flips(a.id, rows, names, b.lower)
         trials += latency_trials(a, b, a.id, rules.latency)
         trials += limit_trials(a, b, a.id, rules.memory, same_machine=True)
         trials += limit_trials(a, b, a.id, rules.size, same_machine=False)
     findings = [f for blocks in (True, False) for f in _judged([t for t in trials if t.blocks is blocks], rules, looks)]
-    place = {id(t): at for at, t in enumerate(trials)}
-    findings.sort(key=lambda f: place[id(f.trial)])
+    place = {(t.cell, t.metric): at for at, t in enumerate(trials)}
+    findings.sort(key=lambda f: place[f.trial.cell, f.trial.metric])
     judged = {b.id for _, b in both} | {a.id for a, _ in both if a}
     notes = [f"{c.id} is not in the baseline, and was not judged" for c in candidate.cells if c.id not in judged]
     return Judgement(
         candidate.source, baseline.source, rules.name, tuple(findings), tuple(flipped), tuple(notes),
-        exit_code(findings, rules), looks.shares[-1],
+        exit_code(findings, rules), looks.shares[-1], next((b.id for a, b in both if a and a.id != b.id), ""),
     )  # fmt: skip
 
 
@@ -131,16 +134,18 @@ def _not_measured(cell: str, what: str, why: str) -> Trial:
     return Trial(cell, what, True, "", sure=Verdict.NOT_MEASURED, note=why)
 
 
-def _answers(a: Subject, b: Subject, rows: Pairs, rules: Rules) -> list[Trial]:
+def _answers(a: Subject, b: Subject, rows: Pairs, rules: Rules, looks: Looks) -> list[Trial]:
     lower = {*a.lower, *b.lower}
     wanted = chosen(a, b, rules.quality, rules.validity)
-    found = [score_trial(name, section, a.id, rows, name in lower) for name, section in wanted]
+    found = [score_trial(name, section, a.id, rows, name in lower, unnamed) for name, section, unnamed in wanted]
+    found += told_trials(a, b, rules.quality, whole=looks.shares == (1.0,))
     length = length_trial(a.id, rows, rules.length)
     return [*found, *([length] if length else [])]
 
 
 def _judged(trials: Sequence[Trial], rules: Rules, looks: Looks) -> list[Finding]:
-    """Holm's steps down over the trials that were tested, each at the level that this look has for it."""
+    """Holm's steps down over the trials that were tested, each at the level that this look has for it. What was spared,
+    and could not have passed on so few rows, blocks nothing where it is open once all rows are in."""
     tested = sorted((t for t in trials if t.sure is None), key=lambda t: t.p_worse)
     rejected, adjusted = set(), {}
     largest, going = 0.0, True
@@ -154,7 +159,8 @@ def _judged(trials: Sequence[Trial], rules: Rules, looks: Looks) -> list[Finding
     found = []
     for t in trials:
         shares = looks.shares if t.by_rows else (1.0,)
-        within = t.p_within <= level(rules.alpha, shares) * (1 + 1e-9) or (t.same and looks.last)
+        needed = level(rules.alpha, shares)
+        within = t.p_within <= needed * (1 + 1e-9) or (t.same and looks.last)
         before = (looks.settled or {}).get((t.cell, t.metric))
         if t.sure is not None:
             verdict = t.sure
@@ -163,7 +169,11 @@ def _judged(trials: Sequence[Trial], rules: Rules, looks: Looks) -> list[Finding
         else:
             worse = Verdict.REGRESSED if id(t) in rejected else Verdict.INCONCLUSIVE
             verdict = Verdict.PASS if within else worse
-        found.append(Finding(t, verdict, adjusted.get(id(t), float("nan")), _sentence(t, verdict, rules, len(tested))))
+        p, least = adjusted.get(id(t), float("nan")), rows_to_pass(t.margin, needed) if looks.last else 0
+        sentence = _sentence(t, verdict, rules, len(tested), least)
+        if verdict is Verdict.INCONCLUSIVE and t.spared and t.pair and counted(t.pair) < least:
+            t = replace(t, blocks=False)
+        found.append(Finding(t, verdict, p, sentence))
     return found
 
 
@@ -196,17 +206,19 @@ def _few(ids: Sequence[str]) -> str:
     return ", ".join(ids[:SHOWN]) + (", …" if len(ids) > SHOWN else "")
 
 
-def _sentence(t: Trial, verdict: Verdict, rules: Rules, comparisons: int) -> str:
-    """Why this verdict, and what would settle an open one."""
+def _sentence(t: Trial, verdict: Verdict, rules: Rules, comparisons: int, least: int) -> str:
+    """Why this verdict, and what would settle an open one; `least`: as of `rows_to_pass`."""
     parts = [t.note] if t.note else []
     if verdict is Verdict.INCONCLUSIVE and t.pair is not None:
-        least = detectable(t.pair, t.margin, rules.alpha, comparisons)
+        drop = detectable(t.pair, t.margin, rules.alpha, comparisons)
         parts.append(
             f"{t.pair.lost} rows lost, {t.pair.gained} gained of {t.pair.n}: neither shown to be worse nor to be "
-            f"within the margin; only a drop of {100 * least:.0f} points would likely have been shown; give more rows"
-            if least <= 1
-            else f"{t.pair.n} rows are too few to show anything; give more rows"
+            f"within the margin; only a drop of {100 * drop:.0f} points would likely have been shown"
+            if drop <= 1
+            else f"{t.pair.n} rows are too few to show anything"
         )
+        few, units = counted(t.pair) < least, "rows" if counted(t.pair) == t.pair.n else "groups of rows"
+        parts.append(f"to pass it takes {least} {units}, even if none is lost" if few else "give more rows")
     elif verdict is Verdict.INCONCLUSIVE and t.by_rows:
         parts.append("shown to be neither within the bounds nor beyond them; give more rows")
     elif verdict is Verdict.INCONCLUSIVE:

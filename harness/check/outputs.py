@@ -92,17 +92,20 @@ def lines(found: Judgement) -> list[dict[str, str]]:
 def subtitle(found: Judgement) -> str:
     """What was compared with what."""
     part = "" if found.share >= 1 else f"; stopped early, with {100 * found.share:.0f}% of the rows"
-    return visible(f"{found.candidate} against {found.baseline}, rules {found.rules}{part}")
+    cell = f"{found.against} of " if found.against else ""
+    return visible(f"{found.candidate} against {cell}{found.baseline}, rules {found.rules}{part}")
 
 
 # ----------------------------------------------------------------------------------------------------------- terminal
 
 
 def show(found: Judgement, console: Console) -> None:
-    """A table a cell, and the verdict; a narrow terminal gets neither intervals nor what is tolerated."""
+    """What was compared, a table a cell, and the verdict; a narrow terminal gets neither intervals nor what is
+    tolerated."""
     from rich.markup import escape
     from rich.table import Table
 
+    console.print(escape(subtitle(found)), highlight=False, soft_wrap=True)
     wide = console.width >= 115
     columns = ("metric", "before", "after", "change", *(("tolerated",) if wide else ()))
     for cell, rows in groupby(zip(lines(found), found.findings, strict=True), key=lambda pair: pair[0]["cell"]):

@@ -4,7 +4,8 @@ A baseline file is JSON with sorted keys and a line a row, so that a change of i
 
     cells     by id: where and how it was measured, single numbers, raw latency samples, and by row id
               [hash of the answer, tokens, ended by itself, scores in the order of `scores`]
-    examples  by suite and row id: [hash of the evaluation row, group]
+    digest    of all the rest: a file that was edited, or merged from two, is refused
+    examples  by suite and row id: [hash of the evaluation row, hash of its group's name]
 """
 
 from __future__ import annotations
@@ -12,17 +13,20 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
-from harness.ledger import read_cells, read_records, read_rows, write_text
+from harness.files import parse
+from harness.ledger import read_cells, read_records, read_rows, sealed, write_text
+from harness.statistics import place
 from harness.types import Json, RunRecord, Status, is_side
 from harness.wording import labels
 
-KIND, SCHEMA = "harness baseline", 1
+KIND, SCHEMA = "harness baseline", 2
 SAMPLED = ("ttft_ms", "e2e_ms", "e2e_natural_ms")  # one sample a request
 TIMED_ALIKE = ("requests", "output_tokens")  # knobs that make samples comparable
 CONFIG = ("adaptation", "quantization", "suite", "engine", "measure", "seed", "profile")
@@ -32,7 +36,8 @@ SAVE = "save it again with --save-baseline"
 @dataclass(frozen=True, slots=True)
 class Row:
     """One evaluated row. `example` is the hash of the evaluation row whatever prompt it was put in, `answer` that of
-    what came out. `shown` holds message, case and output where they are kept."""
+    what came out, `group` one of its group's name (12 hex digits). `shown` holds message, case and output where they
+    are kept."""
 
     id: str
     example: str
@@ -42,6 +47,11 @@ class Row:
     finished: bool
     scores: Mapping[str, Json]
     shown: Mapping[str, Json] = field(default_factory=dict)
+
+    @property
+    def place(self) -> float:
+        """Where it stands in the fixed random order of `statistics.place`, from 0 to 1."""
+        return int(self.group, 16) / 16**12 if self.group else place({"id": self.id})
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +162,15 @@ def _row(row: Mapping[str, Any]) -> Row:
     answer = hashlib.sha256(str(row.get("output", "")).encode("utf-8", "backslashreplace")).hexdigest()[:16]
     blank = not str(row.get("output", "")).strip()
     return Row(
-        str(row["id"]), str(row.get("example_hash", "")), str(row["group"]) if row.get("group") else None,
+        str(row["id"]), str(row.get("example_hash", "")), _group(row["group"]) if row.get("group") else None,
         answer, float(row.get("tokens", 0)), bool(row.get("finished")) and not blank, row["scores"],
         {k: row.get(k) for k in ("message", "case", "output")},
     )  # fmt: skip
+
+
+def _group(name: Json) -> str:
+    """The hash of a group's name, which is its place in the fixed random order too."""
+    return f"{round(place({'group': name}) * 16**12):012x}"
 
 
 def joined(parts: Sequence[Subject]) -> Subject:
@@ -177,7 +192,9 @@ def save(side: Side, path: Path) -> None:
     for c in side.cells:
         if not c.failed and not c.rows:
             mistakes.append(f"{side.source}: cell {c.id} has no evaluated rows; a baseline needs them")
-        elif (c.config.get("measure") or {}).get("params", {}).get("quality", {}).get("part"):
+        if twice := [i for i, n in Counter(row.id for row in c.rows).items() if n > 1]:
+            mistakes.append(f"{side.source}: cell {c.id}: row {twice[0]} stands there twice; run the grid again")
+        if (c.config.get("measure") or {}).get("params", {}).get("quality", {}).get("part"):
             mistakes.append(f"{side.source}: cell {c.id} holds a part of its rows; run it whole")
     if not side.cells:
         mistakes.append(f"{side.source}: no cells to keep")
@@ -193,12 +210,13 @@ def save(side: Side, path: Path) -> None:
         raise UserError(list(dict.fromkeys(mistakes)))
     cells = {c.id: _cell_json(c) for c in side.cells}
     whole = {"kind": KIND, "schema": SCHEMA, "cells": cells, "examples": examples}
-    write_text(path, _lines(whole) + "\n")
+    write_text(path, _lines({**whole, "digest": sealed(whole)}) + "\n")
 
 
 def _not_numbers(cell: Subject) -> list[str]:
     found = [name for name, value in cell.values.items() if not math.isfinite(value)]
     found += [name for name, values in cell.samples.items() if not all(map(math.isfinite, values))]
+    found += [f"the number of tokens of row {row.id}" for row in cell.rows if not math.isfinite(row.tokens)]
     return found + [
         f"{name} of row {row.id}"
         for row in cell.rows
@@ -245,13 +263,15 @@ def _lines(value: Json, depth: int = 0, most: int = 4) -> str:
 
 def _read_file(path: Path) -> Side:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        data = parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as a baseline ({error}); {SAVE}") from error
     if not isinstance(data, dict) or data.get("kind") != KIND:
         raise UserError(f"{path}: not a baseline of the harness; {SAVE}")
     if data.get("schema") != SCHEMA:
         raise UserError(f"{path}: baseline schema {data.get('schema')!r}, this version reads {SCHEMA}; {SAVE}")
+    if data.get("digest") != sealed(data):
+        raise UserError(f"{path}: edited or merged since it was written; {SAVE}")
     try:
         cells = tuple(_cell(i, c, data["examples"][c["suite"]]) for i, c in sorted(data["cells"].items()))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
@@ -268,6 +288,8 @@ def _cell(name: str, c: Mapping[str, Any], examples: Mapping[str, Any]) -> Subje
     rows = []
     for row, (answer, tokens, finished, scores) in c["rows"].items():
         example, group = examples[row]
+        if group is not None:
+            int(group, 16)
         having = {k: v for k, v in zip(names, scores, strict=True) if v is not None}
         rows.append(
             Row(

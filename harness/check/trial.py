@@ -23,8 +23,9 @@ class Trial:
     """One metric of one cell before it is judged. `p_worse` is the one-sided p of "not worse than the baseline", small
     where worse is shown; `p_within` that of "beyond what is tolerated", small where good enough is shown. `sure` is a
     verdict that needs no test, such as that of a size. `by_rows` says that more rows would make it surer, `same` that
-    every answer is the same text and measures the same. `low` and `high` are the 90% interval of
-    `change`, which is a difference of shares or a ratio (`unit`: `points`, `×`)."""
+    every answer is the same text and measures the same. `spared`: nobody named it and only some rows have it; where
+    those are too few ever to pass, it blocks only where it is shown to be worse. `low` and `high` are the 90% interval
+    of `change`, which is a difference of shares or a ratio (`unit`: `points`, `×`)."""
 
     cell: str
     metric: str
@@ -40,6 +41,7 @@ class Trial:
     sure: Verdict | None = None
     by_rows: bool = False
     same: bool = False
+    spared: bool = False
     note: str = ""
     tolerated: str = ""
     pair: Paired | None = None
@@ -73,7 +75,8 @@ class Flip:
 @dataclass(frozen=True, slots=True)
 class Judgement:
     """All findings, the rows that flipped, what else is to be said, and the exit code: 0, 1 or 3. `share` is how many
-    of the rows were looked at (1: all)."""
+    of the rows were looked at (1: all), `against` the baseline's cell where it is named otherwise than the candidate's.
+    """
 
     candidate: str
     baseline: str
@@ -83,6 +86,7 @@ class Judgement:
     notes: tuple[str, ...]
     exit_code: int
     share: float = 1.0
+    against: str = ""
 
     def having(self, verdict: Verdict, blocks: bool | None = None) -> Sequence[Finding]:
         """The findings of one verdict; of blocking or told metrics alone where asked."""

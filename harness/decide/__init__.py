@@ -17,6 +17,7 @@ from harness.decide.cells import (
     shared_scores,
     simple_first,
 )
+from harness.decide.evidence import not_shares
 from harness.decide.facts import Candidate, Facts, Pair, facts
 from harness.decide.findings import CostLine, Decision, Flip, HostedLine, Odds, Rung
 from harness.decide.policy import Policy, policy_of, read_policy
@@ -26,6 +27,6 @@ from harness.decide.verdict import argued, decide
 
 __all__ = [
     "UNQUANTIZED", "Candidate", "CostLine", "Decision", "Facts", "Flip", "HostedLine", "Odds", "Pair", "Policy", "Rows",
-    "Rung", "argued", "as_counted", "choose", "compare", "decide", "facts", "interact", "memory", "policy_of",
-    "primary", "quality", "quality_over_seeds", "read_policy", "reference", "shared_scores", "simple_first",
+    "Rung", "argued", "as_counted", "choose", "compare", "decide", "facts", "interact", "memory", "not_shares",
+    "policy_of", "primary", "quality", "quality_over_seeds", "read_policy", "reference", "shared_scores", "simple_first",
 ]  # fmt: skip

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import escaping, ledger
-from harness.decide import Decision, Facts, argued, as_counted
-from harness.decide.evidence import not_shares
+from harness.decide import Decision, Facts, argued, as_counted, not_shares
 from harness.decide.recipes import recipes, weights_of
 from harness.report import account, charts, machine
 from harness.report.answers import PACKED_BYTES, changed, deflated, examples, packed
