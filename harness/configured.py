@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import shlex
 import shutil
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,22 @@ from harness.errors import UserError
 from harness.files import cannot_listen, cannot_write
 from harness.measure.load import faults as faults_of_load
 from harness.measure.quality import faults as faults_of_quality
+from harness.overrides import unknown_keys
+from harness.resources import resource
 from harness.store import Store
 from harness.suite import load as load_suite
 from harness.suites.check import faults_of_output, faults_of_score, faults_of_task
-from harness.types import Cell, Component, Json, SuiteData, digest, plain
+from harness.types import Cell, Component, Json, SuiteData, digest, is_side, plain
+from harness.upkeep import REBUILT, builds, occupied_bytes
 from harness.workers import workers_of
 
 NAMED = ("model", "adaptation", "quantization", "suite")  # in a cell's id
 GROUPS = (*NAMED, "engine", "measure")
-ONE_FOR_ALL = ("policy", "price", "profile", "runner", "store", "store_limit_gb", "curve")
+ONE_FOR_ALL = (
+    "policy", "price", "profile", "runner", "store", "store_limit_gb", "curve", "outputs", "sweep_name",
+)  # fmt: skip
 FREE_DISK_BYTES = 4 * 2**30
+SEEDS = 2**32  # as many has NumPy
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,8 @@ def _cells(configs: Sequence[Mapping[str, Any]], overrides: Sequence[Sequence[st
         parts = {group: component(config[group]) for group in GROUPS}
         swept = [o for o in own if o not in common and o.split("=")[0] not in (*NAMED, "seed")]
         cell = Cell(**parts, seed=config["seed"], variant=",".join(swept))
+        if is_side(cell.id):  # such as model.id=runs/again, which is a folder all the same with a slash behind it
+            cell = replace(cell, variant=f"{cell.variant}/")
         if (other := cells.setdefault(cell.id, cell)) != cell:
             group = next((g for g in GROUPS if getattr(cell, g) != getattr(other, g)), "seed")
             raise UserError(
@@ -131,7 +140,7 @@ def _unset(configs: Sequence[DictConfig]) -> list[str]:
 
 
 def _counts(config: DictConfig) -> list[str]:
-    """A line for each number outside the components that is no whole number or too small."""
+    """A line for each number outside the components that is no whole number, too small, or as a seed too large."""
     latency = {
         "rounds": 1,
         "requests": 1,
@@ -148,11 +157,11 @@ def _counts(config: DictConfig) -> list[str]:
     optional = {"runner.workers": 1, "adaptation.few_shot": 0, "adaptation.top_k": 1}
     least |= {key: n for key, n in optional.items() if OmegaConf.select(config, key) is not None}
     values = {key: OmegaConf.select(config, key) for key in least}
+    more = {"seed": f" and below {SEEDS}", "measure.latency.warmup_most": ", as many as warmup"}
     return [
-        f"{key}={value!r}: must be a whole number, {least[key]} or more"
-        + (", as many as warmup" if key.endswith("warmup_most") else "")
+        f"{key}={value!r}: must be a whole number, {least[key]} or more{more.get(key, '')}"
         for key, value in values.items()
-        if type(value) is not int or value < least[key]
+        if type(value) is not int or value < least[key] or (key == "seed" and value >= SEEDS)
     ]
 
 
@@ -160,7 +169,17 @@ def _needed(config: Mapping[str, Any]) -> list[str]:
     """A line for each key that no grid can do without and that was taken out or emptied."""
     keys = (*GROUPS, "seed", "policy", "price", "profile", "runner", "store", "outputs")
     taken = {key: f"{key}={'null' if config[key] is None else ''}" if key in config else f"~{key}" for key in keys}
-    return [f"{key}: is needed; leave {taken[key]} out" for key in keys if config.get(key) in (None, "")]
+    found = [f"{key}: is needed; leave {taken[key]} out" for key in keys if config.get(key) in (None, "")]
+    if (profile := config.get("profile")) and profile.get("name") in (None, ""):
+        found.append("profile: has no `name`; give it that of its file")
+    return found
+
+
+def _share(suite: Component) -> list[str]:
+    """A line where a suite's share of the training rows is none."""
+    share = suite.params.get("train_share", 1.0)
+    fits = type(share) in (int, float) and 0 < share <= 1
+    return [] if fits else [f"suite.train_share={share!r}: must be a number above 0 and up to 1"]
 
 
 def _switches(config: DictConfig) -> list[str]:
@@ -226,31 +245,61 @@ def _price(price: Mapping[str, Any], environment: Environment) -> tuple[dict[str
         for key, value in numbers.items()
         if type(value) not in (int, float) or not 0 < value < math.inf
     ]
-    label = price.get("usd_per_labelled_row")
-    if label is not None and (isinstance(label, bool) or not isinstance(label, int | float) or label < 0):
-        faults.append(f"price table {price['name']!r}: usd_per_labelled_row is {label!r}; give a number or null")
-    faults += _hosted_faults(price)
+    label, hosted = price.get("usd_per_labelled_row"), price.get("hosted") or {}
+    if label is not None and not _dollars(label):
+        faults.append(f"{told}: usd_per_labelled_row is {label!r}; give a number of 0 or more, or null")
+    faults += [f"{told}: {line}" for line in _hosted_faults(hosted)]
     if faults:
         return {}, faults
     rest = {k: price.get(k) for k in ("name", "volume_requests", "utilization")}
-    rest |= {"usd_per_labelled_row": label, "hosted": price.get("hosted") or {}}
+    rest |= {"usd_per_labelled_row": label, "hosted": hosted}
     hourly = row["usd_per_hour"] * (environment.cpu_count if row.get("per_core") else 1)
     shown = {k: v for k, v in row.items() if k not in ("match", "per_core")}
     return {**rest, "hardware": found, **shown, "usd_per_hour": hourly}, []
 
 
-def _hosted_faults(price: Mapping[str, Any]) -> list[str]:
+def _dollars(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < math.inf
+
+
+def _hosted_faults(hosted: Any) -> list[str]:
     """A line for each hosted API whose row lacks a price, its source or its date."""
+    if not isinstance(hosted, Mapping):
+        return [f"hosted is {hosted!r}; give rows by name, as conf/price/hosted.yaml has, or null"]
+    wanted: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
+        ("usd_per_million_input", "dollars per million tokens", _dollars),
+        ("usd_per_million_output", "dollars per million tokens", _dollars),
+        ("source", "where it stands", lambda told: isinstance(told, str)),
+        ("date", "when it was read", lambda told: told is not None),
+    )
+    found = []
+    for name, row in hosted.items():
+        if isinstance(row, Mapping):
+            lacking = [(key, what) for key, what, fits in wanted if not fits(row.get(key))]
+            found += [f"hosted.{name}.{key} is {row.get(key)!r}; give {what}" for key, what in lacking]
+        else:
+            found.append(f"hosted.{name} is {row!r}; give its prices, source and date, or take it out")
+    return found
+
+
+def _evictable(store: Store, limit_gb: Any) -> int:
+    """Bytes that the store's limit frees before a grid begins, if no grid needs them."""
+    if type(limit_gb) not in (int, float) or not 0 < limit_gb < math.inf:
+        return 0  # none, or told already
+    there = [b.folder for b in builds(store)]
+    over = occupied_bytes(there) - int(limit_gb * 10**9)
+    return max(0, min(over, occupied_bytes(f for f in there if f.parent.name in REBUILT)))
+
+
+def _room(store: Store, limit_gb: Any) -> list[str]:
+    """A line where the disk has too little room for builds, what the store's limit frees counted."""
+    free = shutil.disk_usage(store.root).free
+    if free >= FREE_DISK_BYTES or free + _evictable(store, limit_gb) >= FREE_DISK_BYTES:
+        return []
     return [
-        f"price table {price['name']!r}: hosted.{name}.{key} is {row.get(key)!r}; give {what}"
-        for name, row in (price.get("hosted") or {}).items()
-        for key, what, kind in (
-            ("usd_per_million_input", "dollars per million tokens", int | float),
-            ("usd_per_million_output", "dollars per million tokens", int | float),
-            ("source", "where it stands", str),
-            ("date", "when it was read", object),
-        )
-        if not isinstance(row.get(key), kind) or row[key] is None or (key[:3] == "usd" and row[key] < 0)
+        f"store {store.root}: {free / 2**30:.1f} GiB free, {FREE_DISK_BYTES / 2**30:.0f} GiB are needed for builds; "
+        f"free some (python -m harness.store gc --keep-days 30 --store {shlex.quote(str(store.root))}), or set "
+        "store=DIR"
     ]
 
 
@@ -270,7 +319,7 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
     ]:
         raise UserError(list(dict.fromkeys(shapeless)))
     curve, bad_curve = _curve(plains)
-    mistakes = [*bad_curve, *_unset(configs)]
+    mistakes = [*bad_curve, *_unset(configs), *unknown_keys(configs, resource("conf"))]
     mistakes += [line for c in configs for line in (*_counts(c), *_limits(c), *_switches(c))]
     mistakes += [line for values in plains for line in faults_of_load(values["measure"]["latency"])]
     mistakes += [line for values in plains for line in faults_of_quality(values["measure"]["quality"])]
@@ -288,7 +337,8 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
         key = digest(plain(cell.suite))
         if key not in seen:
             seen.add(key)
-            rows = attempt(load_suite, cell.suite)
+            mistakes.extend(unfit := _share(cell.suite))
+            rows = None if unfit else attempt(load_suite, cell.suite)
             if rows is not None:
                 data[key] = rows
                 primary = cell.suite.params["primary"]
@@ -317,9 +367,7 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
     mistakes.extend(faults)
     store = Store(Path(str(first["store"])))
     attempt(store.prepare)
-    if store.root.is_dir() and (free := shutil.disk_usage(store.root).free) < FREE_DISK_BYTES:
-        needed = f"{FREE_DISK_BYTES / 2**30:.0f} GiB are needed for builds"
-        mistakes.append(f"store {store.root}: {free / 2**30:.1f} GiB free, {needed}; free some, or set store=DIR")
+    mistakes += _room(store, first.get("store_limit_gb")) if store.root.is_dir() else []
     if reason := cannot_write(run):
         mistakes.append(f"output folder {run}: cannot be written ({reason}); set outputs=DIR")
     runner = first["runner"]

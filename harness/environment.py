@@ -57,26 +57,55 @@ def _torch_has_cuda() -> bool:
     return re.search(r"^cuda\b[^=]*= *['\"]", text, re.MULTILINE) is not None
 
 
-def _of_gpu(field: str) -> str | None:
-    """What nvidia-smi says of the first GPU that CUDA_VISIBLE_DEVICES lets torch see, by number or id (of a part of a
-    GPU, by its first); None where there is none, or it does not tell."""
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
-    query = ["nvidia-smi", f"--query-gpu=index,uuid,{field}", "--format=csv,noheader,nounits"]
+def _nvidia_smi(*arguments: str) -> str:
+    """What it says; nothing where there is none or it fails."""
     try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
+        done = subprocess.run(["nvidia-smi", *arguments], capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
-        return None
-    for number, name, value in re.findall(r"^(\d+), (\S+), (.+)$", answer.stdout, re.MULTILINE):
-        if first == number or first.startswith("MIG-") or (first and name.startswith(first)):
+        return ""
+    return done.stdout
+
+
+def _visible() -> str:
+    """The number or id of the first GPU, or part of one, that CUDA_VISIBLE_DEVICES lets torch see."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+
+
+def _part() -> tuple[str, str] | None:
+    """The number of the GPU of which torch sees a part (MIG), and that part's profile, such as `1g.18gb` (empty where
+    nvidia-smi does not list it); None where torch sees a whole one. Of a divided GPU it sees the first part, unless it
+    is told another."""
+    first, number, name = _visible(), "", ""
+    for line in _nvidia_smi("-L").splitlines():
+        if gpu := re.match(r"GPU (\d+): .*\(UUID: (\S+)\)", line):
+            number, name = gpu.groups()
+        elif part := re.match(r"\s+MIG (\S+)\s+Device\s+\d+: \(UUID: (\S+)\)", line):
+            profile, own = part.groups()
+            if first == number or (first and (name.startswith(first) or own.startswith(first))):
+                return number, profile
+    return ("0", "") if first.startswith("MIG-") else None
+
+
+def _of_gpu(field: str, first: str) -> str | None:
+    """What nvidia-smi says of the GPU of that number or id; None where there is none, or it does not tell."""
+    answer = _nvidia_smi(f"--query-gpu=index,uuid,{field}", "--format=csv,noheader,nounits")
+    for number, name, value in re.findall(r"^(\d+), (\S+), (.+)$", answer, re.MULTILINE):
+        if first == number or (first and name.startswith(first)):
             return str(value).strip()
     return None
 
 
 def _gpu() -> str | None:
-    """Its name. From now on CUDA counts GPUs as nvidia-smi does, which by itself begins with the fastest (and changes
-    its order in processes that import gptqmodel)."""
+    """Its name, and of a part of one its profile, as torch has it: `NVIDIA H200 MIG 1g.18gb`. From now on CUDA counts
+    GPUs as nvidia-smi does, which by itself begins with the fastest (and changes its order in processes that import
+    gptqmodel)."""
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-    return _of_gpu("name") if shutil.which("nvidia-smi") and _torch_has_cuda() else None
+    if not shutil.which("nvidia-smi") or not _torch_has_cuda():
+        return None
+    if (part := _part()) is None:
+        return _of_gpu("name", _visible())
+    name = _of_gpu("name", part[0])
+    return name and f"{name} MIG {part[1]}".rstrip()
 
 
 def _cpu() -> tuple[str, frozenset[str]]:
@@ -135,8 +164,8 @@ def free_memory() -> int:
 
 
 def free_gpu_memory() -> int | None:
-    """Bytes free on the GPU that torch takes, of the driver; None where it does not tell."""
-    free = _of_gpu("memory.free")
+    """Bytes free on the GPU that torch takes, of the driver; None where it does not tell, as of a part of one."""
+    free = None if _part() else _of_gpu("memory.free", _visible())
     return int(free) * 2**20 if free and free.isdecimal() else None
 
 

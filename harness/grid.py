@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from harness.licences import rows_licence, rows_source
 from harness.plan import Plan, plan
 from harness.progress import Board, clock
 from harness.store import Store, read_manifest
-from harness.types import Json, Status, plain
+from harness.types import Json, Overlap, Status, SuiteData, canonical, digest, is_side, plain
 from harness.upkeep import shrink
 
 REDRAW = 20  # times as long as a drawing takes, the report is left as it is: a twentieth of a grid's time goes into it
@@ -151,21 +151,42 @@ def _conclude(made: Plan, grid: Grid, page: Path, said: Sequence[str], console: 
 
 def _leakage(grid: Grid) -> dict[str, Json]:
     """What was found between evaluation rows and what builds see, and what is stated of them, by suite, for the
-    report."""
-    found = {}
-    for data in grid.data.values():
-        if data.name in found:
-            continue  # a part of it, for a learning curve
-        train = (*data.train, *data.validation)
-        alike = near(data.evaluation, train, data.knowledge, data.message_field)
-        kept = {r["id"] for r in data.evaluation}
-        found[data.name] = {
-            "rows": {"training": len(data.train), "validation": len(data.validation), "articles": len(data.knowledge),
-                     "evaluation": len(data.evaluation)},
-            "overlaps": [plain(o) for o in (*data.overlaps, *alike) if o.row in kept],
-            "mode": data.leakage, "source": rows_source(data.folder), "licence": rows_licence(data.folder),
-        }  # fmt: skip
-    return found
+    report: over all that is swept of a suite, but for parts of a learning curve."""
+    of_name: dict[str, list[SuiteData]] = {}
+    for key in dict.fromkeys(digest(plain(c.suite)) for c in grid.cells if not is_side(c.variant)):
+        of_name.setdefault(grid.data[key].name, []).append(grid.data[key])
+    return {name: _found(several) for name, several in of_name.items()}
+
+
+def _found(several: Sequence[SuiteData]) -> dict[str, Json]:
+    """As `_leakage`, of one suite as it was swept: rows that stand in several are counted once, and of a row's overlaps
+    of one kind the closest is told."""
+    overlaps: dict[tuple[str, ...], Overlap] = {}
+    looked: list[tuple[Any, ...]] = []
+    for data in several:
+        rows = (data.evaluation, (*data.train, *data.validation), data.knowledge, data.message_field)
+        if (*rows, data.overlaps) in looked:
+            continue
+        looked.append((*rows, data.overlaps))
+        kept = {r["id"]: canonical(r) for r in data.evaluation}  # another file may have other rows of its ids
+        for o in (o for o in (*data.overlaps, *near(*rows)) if o.row in kept):
+            place = (o.kind, o.source, kept[o.row])
+            overlaps[place] = max(overlaps.get(place, o), o, key=lambda o: o.similarity)
+
+    def count(rows: Callable[[SuiteData], Iterable[Any]]) -> int:
+        return len({canonical(plain(row)) for data in several for row in rows(data)})
+
+    def stated(told: Iterable[str], between: str) -> str:
+        return between.join(dict.fromkeys(filter(None, told)))
+
+    return {
+        "rows": {"training": count(lambda d: d.train), "validation": count(lambda d: d.validation),
+                 "articles": count(lambda d: d.knowledge), "evaluation": count(lambda d: d.evaluation)},
+        "overlaps": [plain(o) for o in sorted(overlaps.values(), key=lambda o: -o.similarity)],
+        "mode": stated((d.leakage for d in several), ", "),
+        "source": stated((rows_source(d.folder) for d in several), "; "),
+        "licence": stated((rows_licence(d.folder) for d in several), "; "),
+    }  # fmt: skip
 
 
 def run_folder(run: Path, fresh: bool) -> Path:

@@ -9,22 +9,24 @@ import re
 from pathlib import Path
 from typing import Any
 
-LICENCE = r"Licen[cs]e"
-MADE = r"How the rows were made"
+LICENCE = r"#+\s*licen[cs]es?:?|##+[^\n]*\blicen[cs](?:es?|ing)\b[^\n]*"  # a title may hold it otherwise
+MADE = r"#+\s*How the rows were made"
 SENTENCE = re.compile(r".*?\.(?=\s|$)|.+")
 
 
 def _section(folder: Path, heading: str) -> str:
-    """The text under a heading of a suite's card, on one line; nothing where it waits to be filled."""
+    """The text under the first such heading of a suite's card that has any, on one line; nothing where it waits to be
+    filled."""
     card = folder / "card.md"
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
-    found = re.search(rf"^#+\s*{heading}\s*$(.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL | re.IGNORECASE)
-    said = " ".join(found[1].split()) if found else ""
-    return "" if "TO FILL" in said else said
+    under = rf"^(?:{heading})\s*$(.*?)(?=^#|\Z)"
+    found = re.findall(under, text, re.MULTILINE | re.DOTALL | re.IGNORECASE)
+    said = (" ".join(section.split()) for section in found)
+    return next((s for s in said if s and "TO FILL" not in s), "")
 
 
 def rows_licence(folder: Path) -> str:
-    """What a suite's card says under `Licence`."""
+    """What a suite's card says under `Licence`, or another heading of a section that holds the word."""
     return _section(folder, LICENCE)
 
 
@@ -35,8 +37,8 @@ def rows_source(folder: Path) -> str:
 
 
 def card_licence(card: Path) -> tuple[str, str]:
-    """What a model card in the Hub's form names: the licence, and its identifier there (`other` for a maker's own).
-    Nothing where the card cannot be read."""
+    """What a model card in the Hub's form names: the licence, and its identifier there (`other` for a maker's own, and
+    for several). Nothing where the card cannot be read."""
     import yaml
     from huggingface_hub import ModelCard
 
@@ -44,7 +46,9 @@ def card_licence(card: Path) -> tuple[str, str]:
         data = ModelCard.load(card, ignore_metadata_errors=True).data.to_dict()
     except (OSError, ValueError, TypeError, yaml.YAMLError):
         return "", ""
-    return str(data.get("license_name") or data.get("license") or ""), str(data.get("license") or "")
+    stated = data.get("license") or ""
+    names = [str(name) for name in stated] if isinstance(stated, list) else [str(stated)]
+    return str(data.get("license_name") or ", ".join(names)), names[0] if len(names) == 1 else "other"
 
 
 def gguf_licence(reader: Any) -> str:

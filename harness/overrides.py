@@ -7,23 +7,31 @@ too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+import shlex
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.escaping import config_value
 from harness.files import yaml_keys
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
+    from omegaconf import DictConfig
 
 CONFIG_DIR = ("--config-dir", "-cd")
 MULTIRUN = ("--multirun", "-m")
+CFG = ("--cfg", "-c")
 HELP = "(python -m harness --help)"
 ADDED = ("curve",)  # keys that a grid reads and conf/config.yaml does not have
 CLOSED = ("policy", "price", "profile", "runner")  # groups without a class that would refuse a knob it does not have
+UNCHECKED = ("measure", "price", "profile", "runner", "suite")  # groups whose unknown keys nothing else refuses
+OPTIONAL = ("suite.train_share",)  # keys that are read and stand in no packaged choice
+OF_NAMES = ("price.hardware", "price.hosted")  # keys whose own keys are names, each with what is told of it
 APART = {  # what stands in conf/ and is chosen for no grid, and what it is for
     "check": "rules of the release gate; use python -m harness.check RUN --baseline FILE --rules {name}",
     "price=hosted": "prices of hosted APIs, which a price table holds beside those of hardware; choose price=list_2026",
@@ -154,15 +162,31 @@ def _unknown(key: str, name: str, known: Sequence[str]) -> str | None:
     return None if name in choices else f"{key}={name}: no such choice{nearest(name, choices)} {HELP}"
 
 
+def _in_brackets(override: Override) -> str | None:
+    """What to write for choices of a group in brackets, of which Hydra would merge all into one; or None."""
+    from hydra.core.override_parser.types import ChoiceSweep, Transformer
+
+    value = override.value()
+    given = list(override.sweep_iterator(Transformer.identity)) if isinstance(value, ChoiceSweep) else [value]
+    if not any(isinstance(v, list) for v in given):
+        return None
+    names = [str(getattr(n, "text", n)) for v in given for n in (v if isinstance(v, list) else [v])]
+    return f"{override.input_line}: write {override.input_line.partition('=')[0]}={','.join(names)}"
+
+
 def misspelt(arguments: Sequence[str], conf: Path) -> list[str]:
-    """One line for each group, choice or knob on the command line that does not exist."""
+    """One line for each group, choice or knob on the command line that does not exist, and for what would be another
+    grid than was meant, or none."""
     overrides, groups, top = _parsed(arguments), groups_of(arguments, conf), _keys_of_all(conf)
     if others := [o.input_line for o in overrides if o.key_or_group == "hydra.mode" and o.value() != "MULTIRUN"]:
         return [f"{line}: leave it out; a single cell is a grid too" for line in others]
+    if "--resolve" in arguments and not {*map(_flag, arguments)} & {*CFG, "--help", "-h"}:
+        return ["--resolve: fills in the values that --cfg prints; write --cfg job --resolve"]
+    chosen = [o for o in _in_cells(arguments, groups) if o.key_or_group in groups]
+    mistakes = list(filter(None, map(_in_brackets, chosen)))
     if any(o.key_or_group == "hydra.searchpath" for o in overrides):
-        return []  # choices may stand anywhere
+        return mistakes  # choices may stand anywhere
     top |= {str(key) for tree in _sweeps(overrides, groups) for key in tree}
-    mistakes: list[str] = []
     for override in overrides:
         key, plain = override.key_or_group, not override.input_line.startswith("+")
         group = key.partition(".")[0]
@@ -208,7 +232,11 @@ def _in_cells(arguments: Sequence[str], groups: Groups) -> list[Override]:
 def _other_than_a_grid(arguments: Sequence[str]) -> bool:
     """Whether Hydra is asked for something else, such as to print a configuration."""
     known = (*CONFIG_DIR, *MULTIRUN)
-    return any(a.startswith(("-", "hydra.mode=")) and a.partition("=")[0] not in known for a in arguments)
+    return any(a.startswith(("-", "hydra.mode=")) and _flag(a) not in known for a in arguments)
+
+
+def _flag(argument: str) -> str:
+    return argument.partition("=")[0]
 
 
 def as_grid(arguments: list[str], conf: Path) -> list[str]:
@@ -236,7 +264,7 @@ def causes(error: Exception, arguments: Sequence[str], conf: Path) -> list[str]:
         return [_unread(error.override, groups)]
     given, printed = _parsed(arguments), _other_than_a_grid(arguments)
     found = [line for o in given if (line := _sign(o, groups, conf))]
-    if any(a.partition("=")[0] in ("--cfg", "-c") for a in arguments):
+    if any(_flag(a) in CFG for a in arguments):
         told = "--cfg prints one cell, so leave out comma lists"
         found += [f"{o.input_line}: {told}" for o in given if o.is_sweep_override()]
     return found + _lacking(given if printed else _in_cells(arguments, groups), groups, conf)
@@ -244,13 +272,21 @@ def causes(error: Exception, arguments: Sequence[str], conf: Path) -> list[str]:
 
 def _unread(argument: str, groups: Groups) -> str:
     """What to write for an argument that is no override: of a suite and a sweep of one name it is the sweep."""
-    if "=" in argument:
-        return f"{argument}: cannot be read; give one value, or several with single commas between; quote other text"
+    key, given, value = argument.partition("=")
+    if given:
+        told = f"{argument}: cannot be read; give one value, or several with single commas between"
+        return told if key.lstrip("+") in groups else f"{told}, or a text as {shlex.quote(f'{key}={_text(value)}')}"
     known = {name: group for group in sorted(groups) for name in groups[group] if not _apart(group, name)}
     if not (close := get_close_matches(argument, known, n=1)):
         return f"{argument}: not NAME=VALUE; write GROUP=NAME or GROUP.KEY=VALUE {HELP}"
     sign = "+" if known[close[0]] == "sweep" else ""
     return f"{argument}: not NAME=VALUE; did you mean {sign}{known[close[0]]}={close[0]}?"
+
+
+def _text(value: str) -> str:
+    """A text that Hydra's grammar reads as it stands, where it may be in quotes that a shell's own leave alone."""
+    bare = value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" else value
+    return config_value(bare) if re.search(r"[\\\"]", bare) else f'"{bare}"'
 
 
 def _sign(override: Override, groups: Groups, conf: Path) -> str | None:
@@ -283,6 +319,40 @@ def _lacking(overrides: Sequence[Override], groups: Groups, conf: Path) -> list[
                 f"{key}: {_have(lacking)} no knob {knob!r} ({_have(having)} it); choose {group}={','.join(one)}"
             )
     return found
+
+
+def unknown_keys(configs: Sequence[DictConfig], conf: Path) -> list[str]:
+    """One line for each key of composed configurations that nothing reads, in groups whose keys nothing else checks:
+    misspelt in a choice of one's own, or added. One that a value refers to is read, and a profile may have keys for
+    choices that are not taken now, if they are like none that it lacks."""
+    from omegaconf import OmegaConf
+
+    found = []
+    for group in UNCHECKED:
+        known = {*OPTIONAL}.union(*map(_keys, (conf / group).glob("*.yaml"))) - {f"{group}.defaults"}
+        for config in configs:
+            tree: Any = OmegaConf.to_container(config[group])
+            of = f" of {group}={tree['name']}" if tree.get("name") else ""
+            for path, key, beside in _unknown_in(tree, group, known):
+                if re.search(rf"\$\{{[^}}]*\b{re.escape(key)}\b", OmegaConf.to_yaml(config)):
+                    continue
+                names = {k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == path}
+                close = get_close_matches(key, sorted(names - {*beside}), n=1)
+                if close or group != "profile":
+                    found.append(f"{path}.{key}{of}: no such knob{nearest(key, close or sorted(names))}")
+    return found
+
+
+def _unknown_in(
+    tree: Mapping[Any, Any], above: str, known: Collection[str]
+) -> Iterator[tuple[str, str, Mapping[Any, Any]]]:
+    """Each key that is not known: what it stands below, itself, and with what beside it."""
+    for key, value in tree.items():
+        path = f"{above}.{key}"
+        if path not in known:
+            yield above, str(key), tree
+        elif isinstance(value, Mapping) and path not in OF_NAMES:
+            yield from _unknown_in(value, path, known)
 
 
 def _have(names: Sequence[str]) -> str:

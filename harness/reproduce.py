@@ -9,14 +9,17 @@ Another processor, another number of threads or another library version may roun
 token then falls otherwise; what differs is told first. Times are shown beside each other and not judged.
 
 Exit codes: 0 every row has the same prompt and scores, 1 some have not or the cell failed, 2 it cannot be reproduced
-here: no record of an `ok` cell with scored rows, or other data or model files, 130 stopped by Ctrl-C.
+here: no record of an `ok` cell with scored rows, or other data or model files, 70 a fault of the harness itself, 130
+stopped by Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,12 +32,12 @@ from harness import ledger
 from harness.components import missing
 from harness.configured import GROUPS, Grid
 from harness.environment import Environment, detect
-from harness.errors import UserError
+from harness.errors import HarnessError, UserError
 from harness.grid import carry_out
 from harness.plan import plan
 from harness.store import Store
 from harness.suite import load as load_suite
-from harness.types import Cell, Component, Json, RunRecord, Status, StepKind, SuiteData, digest, plain
+from harness.types import Cell, Component, Json, RunRecord, Status, StepKind, SuiteData, canonical, digest, plain
 
 INPUTS = ("data", "rows", "content", "component.params", "component.target", "knobs")  # other ones ask another question
 PARENTS = ("base", "model")  # keys of other steps, whose own differences are told
@@ -54,11 +57,12 @@ def cell_of(record: RunRecord, path: Path) -> Cell:
 
 
 def differences(was: Json, now: Json, at: str = "") -> Iterator[tuple[str, Json, Json]]:
-    """The places where two JSON values differ, with both values: (`component.libraries.torch`, `2.9.0`, `2.10.0`)."""
+    """The places where two JSON values differ, with both values: (`component.libraries.torch`, `2.9.0`, `2.10.0`). A
+    NaN does not differ from another."""
     if isinstance(was, Mapping) and isinstance(now, Mapping):
         for key in dict.fromkeys((*was, *now)):
             yield from differences(was.get(key), now.get(key), f"{at}.{key}" if at else str(key))
-    elif plain(was) != plain(now):
+    elif plain(was) != plain(now) and canonical(plain(was)) != canonical(plain(now)):  # as text NaN is NaN
         yield at, was, now
 
 
@@ -166,8 +170,8 @@ def reproduce(path: Path, out: Path, dry_run: bool, console: Console) -> int:
         raise UserError(f"{path}: that cell {record.status} ({record.reason}); only an ok one can be reproduced")
     cell = cell_of(record, path)
     before = path.resolve().parent.parent
-    if out.resolve() == before:
-        raise UserError(f"--out {out}: the run folder of the record itself, which would be overwritten; give another")
+    if out.is_dir() and any(out.iterdir()):
+        raise UserError(f"--out {out}: holds files; the cell is built anew in a folder of its own, so give a new one")
     if StepKind.QUALITY not in record.steps:
         raise UserError(f"{path}: nothing was scored in that cell, so there are no rows to compare; run its grid again")
     if not ledger.read_rows(before, record):
@@ -183,7 +187,7 @@ def reproduce(path: Path, out: Path, dry_run: bool, console: Console) -> int:
     on_cpu = machine.device == "cpu"
     workers = max(1, machine.cpu_count // max(1, int(record.steps.get("quality", {}).get("threads", 1))))
     store = Store(out / "store")
-    store.prepare()
+    store.prepare("give --out DIR")
     grid = Grid((cell,), choices, {digest(plain(cell.suite)): data}, store, out, workers, on_cpu)
     ledger.write_leakage(out, {})
     code = carry_out(grid, console)
@@ -194,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     parser = argparse.ArgumentParser("python -m harness.reproduce", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("record", type=Path, help="a records/CELL.json of a run folder")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where it runs (default: outputs/reproduced/TIME)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="a new folder (default: outputs/reproduced/TIME)")
     parser.add_argument("--dry-run", action="store_true", help="only say what it takes and what differs here")
     try:
         given = parser.parse_args(arguments)
@@ -203,12 +207,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = given.out or Path("outputs/reproduced") / time.strftime("%Y-%m-%d_%H-%M-%S")
     try:
         return reproduce(given.record, out.absolute(), given.dry_run, Console())
-    except UserError as error:
-        for line in error.mistakes:
+    except HarnessError as error:
+        for line in error.mistakes if isinstance(error, UserError) else (f"{given.record}: {error}",):
             print(f"harness.reproduce: {line}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+    except Exception:  # Python's own exit code for it is 1, which says "not reproduced"
+        traceback.print_exc()
+        return os.EX_SOFTWARE
 
 
 if __name__ == "__main__":

@@ -134,15 +134,15 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
 
-    def prepare(self) -> None:
-        """Makes the folder and tries it; raises `UserError` where nothing can be written."""
+    def prepare(self, mend: str = "set store=DIR") -> None:
+        """Makes the folder and tries it; raises `UserError` where nothing can be written, with how to `mend` that."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             probe = self.root / f".probe-{uuid4().hex}"
             probe.write_text("")
             probe.unlink()
         except OSError as error:
-            raise UserError(f"store {self.root}: cannot be written ({error.strerror}); set store=DIR") from error
+            raise UserError(f"store {self.root}: cannot be written ({error.strerror}); {mend}") from error
 
     def folder(self, step: Step) -> Path:
         """Where a step's build stands or would stand."""

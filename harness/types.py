@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
@@ -16,7 +17,9 @@ from typing import Any, Protocol
 Json = Any  # what json.dumps takes; a recursive alias buys little and reads badly
 
 RECORD_SCHEMA = 1
-SIDE = ("curve=", "again")  # variants of cells that stand beside a grid: parts of a learning curve, the A/A control
+SIDE = re.compile(
+    r"again|curve=[\d.e+-]+"
+)  # ends ids of cells beside a grid: the A/A control, a part of a learning curve
 
 
 def canonical(value: Json) -> str:
@@ -79,7 +82,7 @@ def id_parts(cell_id: str) -> tuple[str, str, str, str, str, str]:
     """Model, adaptation, quantization, suite, seed (`seed1`) and variant of a `Cell.id`, for cells that left no record
     yet. A name of another make is all adaptation."""
     names = cell_id.split("/")
-    at = next((i for i in range(4, len(names)) if "=" in names[i] or names[i] in SIDE), len(names))
+    at = next((i for i in range(4, len(names)) if "=" in names[i] or is_side(names[i])), len(names))
     names, variant = names[:at], "/".join(names[at:])
     seed = names.pop() if len(names) > 4 and names[-1].startswith("seed") else ""
     if len(names) < 4:
@@ -88,8 +91,9 @@ def id_parts(cell_id: str) -> tuple[str, str, str, str, str, str]:
 
 
 def is_side(name: str) -> bool:
-    """Whether a cell stands beside its grid, by its variant or the end of its id."""
-    return name.rpartition("/")[2].startswith(SIDE)
+    """Whether a cell stands beside its grid, by its variant or the end of its id. No other cell's id ends so: see
+    `harness.configured`."""
+    return SIDE.fullmatch(name.rpartition("/")[2]) is not None
 
 
 class StepKind(StrEnum):

@@ -194,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if not any((store.root / kind).is_dir() for kind in StepKind):
             raise UserError(f"{store.root}: not a store (no base/, adapt/ ... in it); give one with --store DIR")
-        store.prepare()
+        store.prepare("give another with --store DIR")
         if given.command == "gc":
             return _gc(store, console, given.keep_days)
         return {"ls": _ls, "verify": _verify, "du": _du}[given.command](store, console)

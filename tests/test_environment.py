@@ -15,6 +15,12 @@ from harness import environment
 from harness.environment import detect, oom_kills, versions
 
 TWO = "0, GPU-aa-1, NVIDIA H100 80GB HBM3\n1, GPU-bb-2, NVIDIA A10G\n"
+DIVIDED = """\
+GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-aa-1)
+  MIG 3g.40gb     Device  0: (UUID: MIG-cc-3)
+  MIG 1g.10gb+me  Device  1: (UUID: MIG-dd-4)
+GPU 1: NVIDIA A10G (UUID: GPU-bb-2)
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -25,16 +31,16 @@ def fresh() -> Iterator[None]:
     detect.cache_clear()
 
 
-def with_gpu(monkeypatch: pytest.MonkeyPatch, output: str, code: int = 0) -> None:
-    """A machine whose `nvidia-smi` answers so."""
+def with_gpu(monkeypatch: pytest.MonkeyPatch, output: str, code: int = 0, listed: str = "") -> None:
+    """A machine whose `nvidia-smi` answers so, and with `listed` if asked for a list."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(environment, "_torch_has_cuda", lambda: True)
 
-    def answer(*_: Any, **__: Any) -> subprocess.CompletedProcess[str]:
+    def answer(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         if code:
             raise subprocess.CalledProcessError(code, "nvidia-smi", output)
-        return subprocess.CompletedProcess([], 0, stdout=output, stderr="")
+        return subprocess.CompletedProcess([], 0, stdout=listed if "-L" in command else output, stderr="")
 
     monkeypatch.setattr("subprocess.run", answer)
 
@@ -86,7 +92,7 @@ def test_cuda_counts_as_nvidia_smi_does(monkeypatch: pytest.MonkeyPatch, asked: 
 @pytest.mark.parametrize(
     ("visible", "name"),
     [("0,1", "NVIDIA H100 80GB HBM3"), ("1", "NVIDIA A10G"), ("1,0", "NVIDIA A10G"), (" GPU-bb", "NVIDIA A10G"),
-     ("MIG-cc", "NVIDIA H100 80GB HBM3"), ("-1", None), ("", None), ("7", None)],
+     ("MIG-cc", "NVIDIA H100 80GB HBM3 MIG"), ("-1", None), ("", None), ("7", None)],
 )  # fmt: skip
 def test_the_gpu_is_the_first_that_torch_sees(monkeypatch: pytest.MonkeyPatch, visible: str, name: str | None) -> None:
     with_gpu(monkeypatch, TWO)
@@ -102,6 +108,27 @@ def test_free_memory_is_that_of_the_same_gpu(monkeypatch: pytest.MonkeyPatch, vi
     assert environment.free_gpu_memory() == (free * 2**20 if free else None)
     with_gpu(monkeypatch, "0, GPU-aa-1, [N/A]\n")
     assert environment.free_gpu_memory() is None
+
+
+@pytest.mark.parametrize(
+    ("visible", "name", "free"),
+    [
+        (None, "NVIDIA H100 80GB HBM3 MIG 3g.40gb", None), ("GPU-aa", "NVIDIA H100 80GB HBM3 MIG 3g.40gb", None),
+        ("MIG-dd-4", "NVIDIA H100 80GB HBM3 MIG 1g.10gb+me", None), ("1", "NVIDIA A10G", 20),
+    ],
+)  # fmt: skip
+def test_a_part_of_a_gpu_is_not_taken_for_the_whole(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, name: str, free: int | None
+) -> None:
+    """Its latencies have keys of their own, and the card's free memory is not its."""
+    with_gpu(monkeypatch, TWO, listed=DIVIDED)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert detect().hardware == name
+    with_gpu(monkeypatch, "0, GPU-aa-1, 100\n1, GPU-bb-2, 20\n", listed=DIVIDED)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert environment.free_gpu_memory() == (free * 2**20 if free else None)
 
 
 @pytest.mark.parametrize(("output", "code"), [("", 0), ("driver mismatch\n", 9)])

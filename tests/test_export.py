@@ -18,11 +18,11 @@ import pytest
 
 import harness.export.check as module
 from harness import ledger
-from harness.errors import UserError
+from harness.errors import BrokenArtifact, DoesNotFit, UserError
 from harness.export import card
 from harness.export.__main__ import main
 from harness.export.check import Checked, _parted, told
-from harness.export.choice import command_again
+from harness.export.choice import _override, command_again
 from harness.export.folder import DEPLOYMENT, SUMS, checksums, lay_out, place, stop_texts
 from harness.export.licences import Licence, hub_name, of_data, of_model
 from harness.export.serving import vllm
@@ -30,6 +30,7 @@ from harness.overrides import misspelt
 from harness.prompt import Prompter, Recipe, load_prompter, render
 from harness.resources import resource
 from harness.retrieval import save
+from harness.store import MANIFEST, Store, described, sealed, write_json
 from harness.suite import load as load_suite
 from harness.types import Cell, Completion, RunRecord, Status, digest, plain
 from tests import records
@@ -60,6 +61,19 @@ def exported(ran: Ran, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
 
 def record_of(run: Path, name: str) -> RunRecord:
     return next(r for r in ledger.read_records(run) if f"{r.adaptation}/{r.quantization}" == name)
+
+
+def copied(ran: Ran, name: str, to: Path) -> Path:
+    """A copy of the build of a cell's weights, in a store `to`."""
+    key = record_of(ran[1], name).steps["quantize"]["key"]
+    return Path(shutil.copytree(ran[0] / ".harness/store/quantize" / key, to / "quantize" / key))
+
+
+def seal(build: Path) -> None:
+    """Has the manifest of a build that was changed tell of its files as they are."""
+    manifest = json.loads((build / MANIFEST).read_text())
+    files = {name: told for name, told in described(build).items() if name != MANIFEST}
+    write_json(build / MANIFEST, sealed({**manifest, "files": files}))
 
 
 def answered(folder: Path, message: str) -> str:
@@ -132,9 +146,7 @@ def test_whoever_serves_the_folder_stops_where_the_harness_did(
     """A base model's own generation config need not name what closes a turn."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    key = record_of(ran[1], "prompt_rag/fp16").steps["quantize"]["key"]
-    build = tmp_path / "store/quantize" / key
-    shutil.copytree(ran[0] / ".harness/store/quantize" / key, build)
+    build = copied(ran, "prompt_rag/fp16", tmp_path / "store")
     (build / "generation_config.json").unlink()
     if stated is not None:
         (build / "generation_config.json").write_text(json.dumps(stated))
@@ -142,6 +154,7 @@ def test_whoever_serves_the_folder_stops_where_the_harness_did(
     (build / "config.json").write_text(json.dumps({**config, "eos_token_id": 8}))
     tokenizer = json.loads((build / "tokenizer_config.json").read_text())
     (build / "tokenizer_config.json").write_text(json.dumps({**tokenizer, "eos_token": "<|endoftext|>"}))
+    seal(build)
     out = tmp_path / "out"
     asked = [str(ran[1]), "--cell", "prompt_rag/fp16", "--store", str(tmp_path / "store"), "--to", str(out)]
     assert main([*asked, "--check-rows", "0"]) == 0
@@ -152,17 +165,34 @@ def test_whoever_serves_the_folder_stops_where_the_harness_did(
     assert served.pad_token_id == (stated or config).get("pad_token_id")
 
 
+OF_THE_BASE = {"repetition_penalty": 1.5, "no_repeat_ngram_size": 2, "num_beams": 2, "do_sample": True, "min_p": 0.9}
+
+
+def test_what_a_base_model_asks_of_decoding_is_left_out_as_it_was_when_scored(ran: Ran, tmp_path: Path) -> None:
+    """The engine that is measured takes no more of a generation config than what ends an answer."""
+    build, out = copied(ran, "prompt_rag/fp16", tmp_path / "store"), tmp_path / "out"
+    config = json.loads((build / "generation_config.json").read_text())
+    (build / "generation_config.json").write_text(json.dumps({**config, **OF_THE_BASE}))
+    seal(build)
+    run = ran[1]
+    assert main([str(run), "--cell", "prompt_rag/fp16", "--store", str(tmp_path / "store"), "--to", str(out)]) == 0
+    first = ledger.read_rows(run, record_of(run, "prompt_rag/fp16"))[0]
+    assert answered(out, first["message"]).endswith(first["output"] + "\n")
+    kept = json.loads((out / "generation_config.json").read_text())
+    assert {*kept} <= {"bos_token_id", "eos_token_id", "pad_token_id"}
+    assert "of the likeliest tokens" in (out / "README.md").read_text()
+
+
 def test_what_does_not_answer_as_recorded_is_not_exported(
     ran: Ran, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from safetensors.torch import load_file, save_file
 
-    key = record_of(ran[1], "lora/fp16").steps["quantize"]["key"]
-    build = tmp_path / "store/quantize" / key
-    shutil.copytree(ran[0] / ".harness/store/quantize" / key, build)
+    build = copied(ran, "lora/fp16", tmp_path / "store")
     weights = load_file(build / "model.safetensors")
     weights["model.norm.weight"] = -weights["model.norm.weight"]  # the likeliest token becomes the unlikeliest
     save_file(weights, build / "model.safetensors", {"format": "pt"})
+    seal(build)
     asked = [str(ran[1]), "--cell", "lora/fp16", "--store", str(tmp_path / "store"), "--to", str(tmp_path / "out")]
     assert main(asked) == 1
     out = capsys.readouterr().out
@@ -177,11 +207,10 @@ def test_what_does_not_answer_as_recorded_is_not_exported(
 def test_another_prompt_recipe_is_noticed_on_any_row(
     ran: Ran, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    key = record_of(ran[1], "lora/fp16").steps["quantize"]["key"]
-    build = tmp_path / "store/quantize" / key
-    shutil.copytree(ran[0] / ".harness/store/quantize" / key, build)
+    build = copied(ran, "lora/fp16", tmp_path / "store")
     recipe = json.loads((build / "prompt.json").read_text())
     (build / "prompt.json").write_text(json.dumps({**recipe, "asked": "Mail"}))
+    seal(build)
     asked = [str(ran[1]), "--cell", "lora/fp16", "--store", str(tmp_path / "store"), "--to", str(tmp_path / "out")]
     assert main([*asked, "--check-rows", "1"]) == 1
     assert "6 of 6 prompts came out differently" in capsys.readouterr().out
@@ -245,6 +274,29 @@ def test_weights_that_are_gone_come_with_the_command_that_builds_them_again(
     assert main([str(run), *asked]) == 0
 
 
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda build: (build / MANIFEST).write_text((build / MANIFEST).read_text()[:90]), "(manifest.json: "),
+        (lambda build: (build / "prompt.json").unlink(), "(prompt.json: No such file or directory)"),
+        (lambda build: Store(build.parent.parent).evict(build), "were evicted from "),
+    ],
+)
+def test_a_build_that_is_not_whole_is_told(
+    ran: Ran, tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: Any, told: str
+) -> None:
+    store = tmp_path / "store"
+    spoil(copied(ran, "prompt_rag/gptq", store))
+    asked = [str(ran[1]), "--cell", "prompt_rag/gptq", "--to", str(tmp_path / "out"), "--store", str(store)]
+    assert main(asked) == 2
+    err = capsys.readouterr().err
+    assert told in err
+    anew = f"{store}-anew" if "evicted" in told else store
+    command = next(line for line in err.splitlines() if line.strip().startswith("python -m harness "))
+    assert _override("store", str(anew)) in command
+    assert not (tmp_path / "out").exists()
+
+
 def test_mistakes_are_told_with_their_mends(ran: Ran, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def says(*arguments: str, run: Path = ran[1]) -> str:
         assert main([str(run), "--to", str(tmp_path / "out"), *arguments]) == 2
@@ -265,11 +317,41 @@ def test_mistakes_are_told_with_their_mends(ran: Ran, tmp_path: Path, capsys: py
 
 def test_best_is_the_recommended_cell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cells, made = records.grid()
+    ledger.write_cells(tmp_path, [*made, f"{cells[0].id}/curve=0.5"])  # a side cell that has not ended is not judged
     for r in cells:
         ledger.write_record(tmp_path, r)
         ledger.write_rows(tmp_path, r, made[r.id])
     assert main([str(tmp_path), "--to", str(tmp_path / "out")]) == 2, "made-up records have no builds"
     assert "the weights of smollm2_135m/lora/" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("of", ["seeds", "suites"])
+def test_best_is_no_one_of_several_cells_judged_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], of: str
+) -> None:
+    """What was recommended is their mean; any of them may be far from it."""
+    for adaptation, shares in (("prompt_rag", (0.7, 0.7, 0.7)), ("lora", (0.45, 1.0, 1.0))):
+        for n, share in enumerate(shares):
+            rows = [{**r, "scores": dict.fromkeys(r["scores"], int(i < share * 96))}
+                    for i, r in enumerate(records.rows(adaptation, "fp16"))]  # fmt: skip
+            r = records.record(adaptation, "fp16", rows)
+            if of == "suites":
+                config = {**r.config, "suite": {**r.config["suite"], "name": f"s{n}"}}
+                r = replace(r, id=f"m/{adaptation}/fp16/s{n}", suite=f"s{n}", config=config)
+            elif n:
+                r = replace(r, id=f"{r.id}/seed{n}", seed=n)
+            ledger.write_record(tmp_path, r)
+            ledger.write_rows(tmp_path, r, rows)
+    assert main([str(tmp_path), "--to", str(tmp_path / "out")]) == 2
+    err = capsys.readouterr().err
+    assert "recommends 3 cells of several seeds or suites" in err
+    seeds = "lora/fp16 (46%), 'lora/fp16 seed1' (100%), 'lora/fp16 seed2' (100%)"
+    suites = "m/lora/fp16/s0 (46%), m/lora/fp16/s1 (100%), m/lora/fp16/s2 (100%)"
+    told = {"seeds": seeds, "suites": suites}[of]
+    assert err.endswith(f"name it with --cell: {told}\n")
+    for name in shlex.split(re.sub(r" \(\d+%\),?", "", told)):
+        assert main([str(tmp_path), "--cell", name, "--to", str(tmp_path / "out")]) == 2, "but for its weights"
+        assert "the weights of" in capsys.readouterr().err
 
 
 def test_what_stands_there_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
@@ -340,24 +422,94 @@ def test_stopping_it_is_no_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 
 @pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (DoesNotFit("8 rows need 3.1 GiB"), 2, "8 rows need 3.1 GiB; export where the check fits, or without it"),
+        (BrokenArtifact("missing keys"), 2, "missing keys; see with `python -m harness.store verify`"),
+        (UserError(["one", "two"]), 2, "two\n"),
+        (RuntimeError("a fault of ours"), 70, "Traceback"),
+    ],
+)
+def test_what_ends_it_is_never_taken_for_a_verdict(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    error: Exception, code: int, told: str,
+) -> None:  # fmt: skip
+    """Exit code 1, which is Python's own for an exception, says that the outputs are not those recorded."""
+
+    def ended(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("harness.export.__main__.export", ended)
+    assert main([str(tmp_path), "--to", str(tmp_path / "out")]) == code
+    err = capsys.readouterr().err
+    assert told in err
+    assert all(line.startswith("harness: ") for line in err.splitlines()) == (code == 2)
+
+
+STORED = {
+    "fp16": {"stored_dtype": "float16", "replaced_modules": 0}, "int8": {"replaced_modules": 210},
+    "gptq": {"bits": 4}, "as_is": {"stored_dtype": "as it came (gptq)", "replaced_modules": None},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
     ("adaptation", "quantization", "trained", "relation"),
     [
         ("prompt_rag", "fp16", 0, ""), ("prompt_rag", "int8", 0, "quantized"), ("as_is", "gptq", 0, "quantized"),
-        ("as_is", "fp16", 0, ""), ("lora", "fp16", 9, "finetune"), ("lora", "int8", 9, "finetune"),
+        ("as_is", "fp16", 0, ""), ("as_is", "as_is", 0, ""), ("lora", "fp16", 9, "finetune"),
+        ("lora", "int8", 9, "finetune"),
     ],
 )  # fmt: skip
 def test_the_card_says_what_became_of_the_base_model(
     adaptation: str, quantization: str, trained: int, relation: str
 ) -> None:
-    one = records.record("prompt_rag", quantization)
-    steps = {**one.steps, "adapt": {**one.steps["adapt"], "facts": {"trained_parameters": trained}}}
+    one = records.record("prompt_rag", "fp16")
+    steps = {
+        **one.steps, "adapt": {**one.steps["adapt"], "facts": {"trained_parameters": trained}},
+        "quantize": {**one.steps["quantize"], "facts": STORED[quantization]},
+    }  # fmt: skip
     model = {"name": "hf", "target": "harness.models.hub.HubModel", "params": {"id": "some/model"}}
-    one = replace(one, adaptation=adaptation, steps=steps, config={**one.config, "model": model})
+    config = {**one.config, "model": model}
+    one = replace(one, adaptation=adaptation, quantization=quantization, steps=steps, config=config)
     licence = Licence("", "")
     front = card.front_matter(one, "n", (), card.Source("", licence, licence, Checked(0, 0), "", ""))
     told_of = [line.split(": ")[1] for line in front.splitlines() if line.startswith("base_model_relation")]
     assert told_of == ([relation] if relation else [])
     assert "base_model: some/model" in front
+
+
+CHECKED_AGAINST = "Whether it took was checked against the unquantized parent (the last rows of the table above)."
+
+
+@pytest.mark.parametrize(
+    ("quantization", "scored", "told"),
+    [
+        ("gptq", True, CHECKED_AGAINST), ("int8", True, CHECKED_AGAINST), ("fp16", True, "None: plain weights"),
+        ("as_is", True, "The checkpoint came quantized; it was not compared with an unquantized parent."),
+        ("gptq", False, "was not checked against the unquantized parent, as quality was not measured (left out)."),
+    ],
+)  # fmt: skip
+def test_no_check_against_a_parent_is_claimed_that_was_not_done(
+    tmp_path: Path, quantization: str, scored: bool, told: str
+) -> None:
+    """The parent of a checkpoint that came quantized is itself."""
+    one = records.record("prompt_rag", "gptq")
+    measured = tuple(m for m in one.measurements if scored or not m.metric.startswith(("quality/", "fidelity/")))
+    steps = {**one.steps, "quantize": {**one.steps["quantize"], "facts": STORED[quantization]}}
+    not_measured = {} if scored else {"quality": "left out"}
+    one = replace(one, quantization=quantization, measurements=measured, steps=steps, not_measured=not_measured)
+    config = {"fp16": {}, "int8": {"quant_method": "bitsandbytes"}}.get(quantization, {"quant_method": "gptq"})
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": config}))
+    Recipe("s", (), (), "none", 0).save(tmp_path)
+    deployment: dict[str, Any] = {"served_as": "x", "classes": [], "sampling": None, "constrained": False, "stop": [],
+                                  "dtype": {"cpu": "float32"}}  # fmt: skip
+    licence = Licence("", "")
+    card.write(tmp_path, one, deployment, card.Source("", licence, licence, Checked(0, 0), "", ""))
+    text = (tmp_path / "README.md").read_text()
+    compared = told == CHECKED_AGAINST
+    assert told in text.partition("## Quantization\n")[2].partition("\n## ")[0]
+    assert (CHECKED_AGAINST in text, "Perplexity against the unquantized parent" in text) == (compared, compared)
+    assert ("Same next token" in text) == compared
 
 
 def test_a_folder_called_as_a_name_of_the_hub_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -508,10 +660,14 @@ def test_answers_are_drawn_again_and_end_where_the_task_says(tmp_path: Path) -> 
     assert "Answers were drawn (temperature 3.0, top_p 1.0)" in text
     assert "in a batch of their own" in text
     assert "stop texts in `deployment.json`" in text
+    decoding = json.loads((out / "generation_config.json").read_text())
+    drawing = {"do_sample": True, "temperature": 3.0, "top_p": 1.0, "top_k": 0}
+    assert {k: v for k, v in decoding.items() if not k.endswith("token_id")} == drawing
     deployment = json.loads((out / DEPLOYMENT).read_text())
     assert deployment["stop"] == ["e", "a", "i"]
+    (out / "generation_config.json").write_text(json.dumps({"eos_token_id": decoding["eos_token_id"]}))
     for ends in ([], ["\n"]):
-        (out / DEPLOYMENT).write_text(json.dumps({**deployment, "sampling": None, "stop": ends}))
+        (out / DEPLOYMENT).write_text(json.dumps({**deployment, "stop": ends}))
         assert answered(out, rows[0]["message"]).endswith("\n\n") != bool(ends)
     task.write_text(task.read_text().replace('  until: ["e", "a", "i"]\n', ""))
     assert stop_texts(record) == ["\n\n"], "lm-eval's own, where a task names none"
@@ -544,6 +700,10 @@ def test_a_licence_is_what_a_model_card_says_or_unknown(tmp_path: Path) -> None:
     assert "see https://huggingface.co/some/model" in of(id="some/model").told
     (tmp_path / "README.md").write_text("---\nlicense: other\nlicense_name: llama3.2\n---\n# A model\n")
     assert of(id=str(tmp_path)) == Licence("llama3.2", "llama3.2, as its model card says.", "other")
+    (tmp_path / "README.md").write_text("---\nlicense:\n- mit\n- apache-2.0\n---\n# A model\n")
+    assert of(id=str(tmp_path)) == Licence("mit, apache-2.0", "mit, apache-2.0, as its model card says.", "other")
+    (tmp_path / "README.md").write_text("---\nlicense: [mit]\n---\n# A model\n")
+    assert of(id=str(tmp_path)) == Licence("mit", "mit, as its model card says.", "mit")
     (tmp_path / "README.md").write_text("# A model\n")
     assert of(id=str(tmp_path)).told == "Not known: its model card names no licence."
     suite = records.record("lora", "fp16")

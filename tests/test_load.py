@@ -235,6 +235,10 @@ def test_bad_knobs_are_told_all_at_once() -> None:
         "level.share", "level.ttft_ms", "level.token_ms",
     ]  # fmt: skip
     assert load.faults({**KNOBS, "clients": 8})
+    assert load.faults({**KNOBS, "level": None}) == ["measure.latency.level=None: give ttft_ms, token_ms and share"]
+    assert [line.partition("=")[0].removeprefix("measure.latency.") for line in load.faults({})] == [
+        "clients", "requests_per_client", "open_requests", "level", "precision",
+    ]  # fmt: skip
     assert load.faults({**KNOBS, "precision": 1e-16}) == [
         "measure.latency.precision=1e-16: must be 0.001 or more, closer no loop can tell"
     ]

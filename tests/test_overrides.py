@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
-from harness.overrides import listed, misspelt
+from harness.overrides import causes, listed, misspelt, unknown_keys
 from harness.resources import resource
 from tests.grids import HELP, ROOT, harness, told
 
@@ -125,13 +129,94 @@ def test_what_is_for_no_grid_is_told_and_not_offered(choice: str, line: str) -> 
         (("adaptation=lora", "full_tf"), ["full_tf: not NAME=VALUE; did you mean adaptation=full_ft?"]),
         (("what?",), [f"what?: not NAME=VALUE; write GROUP=NAME or GROUP.KEY=VALUE {HELP}"]),
         (("adaptation=lora,,full_ft",), ["adaptation=lora,,full_ft: cannot be read; give one value, or several with "
-                                         "single commas between; quote other text"]),
+                                         "single commas between"]),
+        (("outputs=my runs/ä ö",), ["outputs=my runs/ä ö: cannot be read; give one value, or several with single "
+                                    "commas between, or a text as 'outputs=\"my runs/ä ö\"'"]),
     ],
 )  # fmt: skip
 def test_what_hydra_refuses_is_told_by_its_cause(
     tmp_path: Path, arguments: tuple[str, ...], expected: list[str]
 ) -> None:
     assert told(tmp_path, *arguments) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["my runs/ä ö", "Say 'hi'", "it''s", 'a "b" c', "a=b", "a(b)", "c:\\ü", 'ü\\"', "ä ${seed}", "[ä"]
+)
+def test_a_text_that_cannot_be_read_is_told_ready_to_paste(text: str) -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    parser = OverridesParser.create()
+    for given in (text, f"'{text}'"):
+        try:
+            parser.parse_overrides([f"suite.system={given}"])
+        except OverrideParseException as error:
+            (line,) = causes(error, [error.override], CONF)
+            (argument,) = shlex.split(line.partition(" or a text as ")[2])
+            read = parser.parse_override(argument)
+            assert (read.key_or_group, read.value()) == ("suite.system", text)
+
+
+@pytest.mark.parametrize(
+    ("argument", "mend"),
+    [
+        ("quantization=[fp16,bf16]", "quantization=fp16,bf16"), ("suite=['support_tone']", "suite=support_tone"),
+        ("quantization=[fp16,bf16],int8", "quantization=fp16,bf16,int8"),
+    ],
+)  # fmt: skip
+def test_choices_in_brackets_are_told(tmp_path: Path, argument: str, mend: str) -> None:
+    """Hydra merges them into one cell, that of the last."""
+    assert misspelt([argument, "quantization=gtpq"], CONF) == [
+        f"{argument}: write {mend}", f"quantization=gtpq: no such choice; did you mean gptq? {HELP}",
+    ]  # fmt: skip
+    (tmp_path / "sweep").mkdir()
+    group, _, choices = argument.partition("=")
+    params = f'# @package _global_\nhydra: {{sweeper: {{params: {{{group}: "{choices}"}}}}}}'
+    (tmp_path / "sweep/mine.yaml").write_text(params)
+    assert misspelt(["+sweep=mine", "--config-dir", str(tmp_path)], CONF) == [f"{argument}: write {mend}"]
+
+
+def test_values_are_filled_in_only_where_they_are_printed() -> None:
+    line = "--resolve: fills in the values that --cfg prints; write --cfg job --resolve"
+    assert misspelt(["--resolve", "seed=1"], CONF) == [line]
+    assert not misspelt(["--resolve", "--cfg", "job"], CONF) + misspelt(["--cfg=job", "--resolve"], CONF)
+
+
+def test_keys_that_nothing_reads_are_told() -> None:
+    def told_of(**groups: dict[str, Any]) -> list[str]:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose("config", ["+suite.train_share=0.5", "+price.hardware.mine.note=ours", "+team=x"])
+        OmegaConf.set_struct(config, False)
+        for group, keys in groups.items():
+            own = {**config[group], **keys}
+            config[group] = {k: v for k, v in own.items() if v != "taken out"}
+        return unknown_keys([config], CONF)
+
+    assert told_of() == []
+    assert told_of(
+        measure={"name": "own", "latency": {"level": {"share": 1, "ttft": 1}, "foo": 3}},
+        price={"name": "own", "usd_per_labeled_row": 2, "usd_per_labelled_row": "taken out"},
+        runner={"worker": 1, "step_limit_minute": 5},
+        suite={"ask": "Ticket", "asked": "taken out", "lang": "de", "folder": "x_${suite.lang}"},
+        profile={"name": "own", "aa_contrl": True, "aa_control": "taken out", "few_shot": 3},
+    ) == [
+        "measure.latency.level.ttft of measure=own: no such knob; did you mean ttft_ms?",
+        "measure.latency.foo of measure=own: no such knob; there is adapters, batch_size, batch_tokens, clients, "
+        "level, natural_requests, open_requests, output_tokens, precision, requests, requests_per_client, rounds, "
+        "warmup, warmup_most",
+        "price.usd_per_labeled_row of price=own: no such knob; did you mean usd_per_labelled_row?",
+        "profile.aa_contrl of profile=own: no such knob; did you mean aa_control?",
+        "runner.worker of runner=local: no such knob; did you mean workers?",
+        "runner.step_limit_minute of runner=local: no such knob; did you mean step_limit_minutes?",
+        "suite.ask of suite=support_tone: no such knob; did you mean asked?",
+    ]
+
+
+def test_every_packaged_choice_has_only_keys_that_are_read() -> None:
+    for choice in may_be_chosen():
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            assert not unknown_keys([compose("config", [choice])], CONF), choice
 
 
 def test_a_knob_that_every_swept_choice_has_is_taken(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from harness import ledger
-from harness.errors import UserError
+from harness.errors import BrokenArtifact, UserError
 from harness.plan import plan
 from harness.reproduce import _compared, cell_of, differences, is_input, main, of_machines, of_rows, of_steps
 from harness.types import RunRecord, Status, plain
@@ -75,6 +76,17 @@ def test_rows_are_compared_one_by_one() -> None:
     assert of_rows(one[:2], one) == [("row-002", "row", "none", "there")]
 
 
+def test_a_score_that_is_no_number_is_the_same_again() -> None:
+    def scored(value: Any) -> list[dict[str, Any]]:
+        return [{**records.rows("lora", "int8", 1)[0], "scores": {"f1": value}}]
+
+    for value in (float("nan"), [1, float("nan")]):
+        assert of_rows(scored(value), scored(json.loads(json.dumps(value)))) == []
+    assert of_rows(scored(1), scored(1.0)) == []
+    ((_, what, before, now),) = of_rows(scored(float("nan")), scored(0.5))
+    assert (what, str(before), now) == ("f1", "nan", 0.5)
+
+
 def test_differences_name_their_place() -> None:
     assert list(differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4})) == [
         ("a.c", 2, 3),
@@ -108,14 +120,15 @@ def test_what_cannot_be_reproduced_is_told(tmp_path: Path, capsys: pytest.Captur
         cell_of(replace(alone, config={}), Path("x"))
 
 
-def test_a_record_is_not_run_again_into_its_own_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_record_is_run_again_into_a_new_folder_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = gates.rows(n=20)
     run = gates.run(tmp_path / "run", (gates.cell(made), made))
     (tmp_path / "link").symlink_to(run)
     (record,) = (run / "records").iterdir()
-    for out in (run, tmp_path / "link", run / "records/.."):
+    (other := tmp_path / "other/store").mkdir(parents=True)  # of an earlier attempt, whose builds would be taken
+    for out in (run, tmp_path / "link", run / "records/..", other.parent):
         assert main([str(record), "--out", str(out), "--dry-run"]) == 2
-        assert "the run folder of the record itself" in capsys.readouterr().err
+        assert "give a new one" in capsys.readouterr().err
 
 
 def test_stopping_it_is_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,6 +137,28 @@ def test_stopping_it_is_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("harness.reproduce.reproduce", stopped)
     assert main(["record.json"]) == 130
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (BrokenArtifact("a build changed"), 2, "harness.reproduce: record.json: a build changed\n"),
+        (RuntimeError("a fault of ours"), 70, "RuntimeError: a fault of ours\n"),
+    ],
+)
+def test_what_ends_it_is_no_difference_either(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, code: int, told: str
+) -> None:
+    """Exit code 1, which is Python's own for an exception, says that rows came out otherwise."""
+
+    def ended(*_: Any) -> int:
+        raise error
+
+    monkeypatch.setattr("harness.reproduce.reproduce", ended)
+    assert main(["record.json"]) == code
+    err = capsys.readouterr().err
+    assert err.endswith(told)
+    assert ("Traceback" in err) == (code == 70)
 
 
 def test_the_record_made_anew_is_found_beside_others(tmp_path: Path) -> None:

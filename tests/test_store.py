@@ -228,8 +228,10 @@ def test_the_lock_holds_against_another_process(tmp_path: Path) -> None:
 def test_a_store_that_cannot_be_written_is_the_users_mistake(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for root in (tmp_path / "file", tmp_path / "file" / "store"):
-        with pytest.raises(UserError, match=f"store {root}: cannot be written .*; set store=DIR"):
+        with pytest.raises(UserError, match=rf"store {root}: cannot be written \(.*\); set store=DIR$"):
             Store(root).prepare()
+    with pytest.raises(UserError, match=r"cannot be written \(.*\); give another folder with --out$"):
+        Store(tmp_path / "file").prepare("give another folder with --out")
 
 
 def test_prepare_leaves_an_empty_folder(tmp_path: Path) -> None:

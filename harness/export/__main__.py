@@ -1,40 +1,44 @@
 """`python -m harness.export RUN --cell best --to DIR`: a deployable folder of a cell, with its model card.
 
 Exit codes: 0 the folder is there and gives the recorded outputs again (or `--check-rows 0` asked for no check), 1 it
-does not, and nothing was written, 2 a user's mistake, 130 stopped by Ctrl-C.
+does not, and nothing was written, 2 what the user can mend: a mistake in the command, a build that is gone or spoiled,
+a check that does not fit this machine; 70 a fault of the harness itself, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import sys
+import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from harness import ledger
-from harness.errors import UserError
+from harness.errors import DoesNotFit, HarnessError, UserError
 from harness.escaping import visible
 from harness.export import card
 from harness.export.check import check, told
 from harness.export.choice import BEST, build_of, chosen, weights
-from harness.export.folder import SUMS, checksums, lay_out, name_stops, place, stop_texts
+from harness.export.folder import SUMS, checksums, decode_as_scored, lay_out, place, stop_texts
 from harness.export.licences import hub_name, of_data, of_model
 from harness.launch import QUIET
-from harness.store import MANIFEST
+from harness.store import read_manifest
 from harness.types import RunRecord, StepKind
 
 CHECKED_ROWS = 4
+UNFIT = "export where the check fits, or without it (--check-rows 0)"
+SPOILED = "see with `python -m harness.store verify` whether its build is whole, and whether the libraries are its own"
 
 
 def _preimage(build: Path | None) -> dict[str, Any]:
-    """What a build was made from, as its manifest says."""
-    if build is None:
-        return {}
-    found: dict[str, Any] = json.loads((build / MANIFEST).read_text(encoding="utf-8"))["preimage"]
+    """What a build was made from, as its manifest says; nothing where that is gone or cannot be read."""
+    found: dict[str, Any] = {}
+    with suppress(FileNotFoundError, ValueError):
+        found = read_manifest(build)["preimage"] if build else {}
     return found
 
 
@@ -45,7 +49,8 @@ def served_as(record: RunRecord) -> str:
 
 
 def export(run: Path, name: str, target: Path, rows: int, store: Path | None, force: bool) -> tuple[bool, str]:
-    """Exports a cell; returns whether the folder is there, and how its check went. Raises `UserError`."""
+    """Exports a cell; returns whether the folder is there, and how its check went. Raises `UserError`,
+    `DoesNotFit` where memory or context cannot hold the check, and `BrokenArtifact` where the folder does not load."""
     record, reason = chosen(run, name)
     source, places = weights(record, run, store)
     ends = stop_texts(record)
@@ -54,7 +59,7 @@ def export(run: Path, name: str, target: Path, rows: int, store: Path | None, fo
     def fill(part: Path) -> bool:
         nonlocal outcome
         deployment = lay_out(source, part, record, served_as(record), hub_name(record) or record.model, ends)
-        name_stops(part)
+        decode_as_scored(part)
         print(f"checking {visible(record.id)} ...", file=sys.stderr)
         found = check(part, record, ledger.read_rows(run, record), rows)
         outcome = told(found, record) + "".join(f"\n  {line}" for line in found.answers)
@@ -67,6 +72,13 @@ def export(run: Path, name: str, target: Path, rows: int, store: Path | None, fo
         return True
 
     return place(target, force, fill), outcome
+
+
+def _mistakes(error: HarnessError, run: Path) -> tuple[str, ...]:
+    """An error as lines for the user, each with its mend."""
+    if isinstance(error, UserError):
+        return error.mistakes
+    return (f"{run}: {error}; {UNFIT if isinstance(error, DoesNotFit) else SPOILED}",)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,12 +97,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.update({k: os.environ.get(k, v) for k, v in QUIET.items()})
     try:
         done, outcome = export(given.run, given.cell, given.to, given.check_rows, given.store, given.force)
-    except UserError as error:
-        for line in error.mistakes:
+    except HarnessError as error:
+        for line in _mistakes(error, given.run):
             print(f"harness: {line}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+    except Exception:  # Python's own exit code for it is 1, which says "does not give the recorded outputs"
+        traceback.print_exc()
+        return os.EX_SOFTWARE
     print(visible(outcome))
     print(f"exported: {given.to}" if done else "nothing was exported; --check-rows 0 exports without this check")
     return 0 if done else 1

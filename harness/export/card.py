@@ -26,9 +26,11 @@ SPEED = (
     ("memory_bytes/peak_rss", "Peak memory, process"), ("weights_bytes", "Weights in memory"),
     ("disk_bytes", "Weights on disk"), ("cost_usd_per_1000", "Cost per 1,000 requests, full batches"),
     ("output_tokens/mean", "Answer length, mean"), ("truncated_share", "Answers cut off"),
+)  # fmt: skip
+FIDELITY = (
     ("fidelity/perplexity_ratio", "Perplexity against the unquantized parent"),
     ("fidelity/token_agreement", "Same next token as the unquantized parent"),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +75,15 @@ def front_matter(record: RunRecord, name: str, classes: Sequence[str], source: S
 
 def relation_of(record: RunRecord) -> str:
     """What the weights are to those of the base model, as the Hub has it; empty where they are the same."""
-    adapted, stored = (record.steps.get(kind, {}).get("facts") or {} for kind in ("adapt", "quantize"))
-    return "finetune" if adapted.get("trained_parameters") else "quantized" if stored.get("replaced_modules") else ""
+    adapted = record.steps.get("adapt", {}).get("facts") or {}
+    return "finetune" if adapted.get("trained_parameters") else "quantized" if quantized_here(record) else ""
+
+
+def quantized_here(record: RunRecord) -> bool:
+    """Whether the harness quantized the weights. Where it stored them as they are, `replaced_modules` is 0, or None for
+    a checkpoint that came quantized; GPTQ and AWQ count none."""
+    facts = record.steps.get("quantize", {}).get("facts") or {}
+    return bool(facts.get("replaced_modules", True))
 
 
 def _evidence(m: Measurement) -> dict[str, Json]:
@@ -102,6 +111,8 @@ def view(folder: Path, record: RunRecord, deployment: Mapping[str, Any], source:
     recipe = load_recipe(folder)
     config, facts = record.config, record.steps.get("quantize", {}).get("facts") or {}
     stored, classes = quantization(folder), deployment["classes"]
+    quantized = quantized_here(record)
+    compared = quantized and any(record.value(name) for name, _ in FIDELITY)
     trained = record.steps.get("adapt", {}).get("facts") or {}
     versions: Mapping[str, str] = record.environment.get("versions", {})
     decides = primary(record, read_policy(policy_of([record])))
@@ -112,7 +123,8 @@ def view(folder: Path, record: RunRecord, deployment: Mapping[str, Any], source:
         "name": deployment["served_as"], "record": record, "source": source, "deployment": deployment, "recipe": recipe,
         "classes": classes, "checked": told(source.checked, record), "primary": decides,
         "scores": [_line(m.metric.partition("/")[2], m) for m in _scores(record)],
-        "speed": [_line(title, m) for name, title in SPEED if (m := record.value(name))],
+        "speed": [_line(t, m) for name, t in SPEED + FIDELITY * compared if (m := record.value(name))],
+        "quantized": quantized, "compared": compared,
         "note": config["model"]["params"].get("note", ""), "trained": trained, "facts": facts,
         "knobs": {k: v for part in ("adaptation", "quantization") for k, v in config[part]["params"].items()},
         "method": stored.get("quant_method", ""), 

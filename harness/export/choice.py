@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from harness import ledger
-from harness.decide import decide, policy_of
+from harness.decide import decide, policy_of, quality, read_policy
+from harness.decide.recipes import weights_of
 from harness.errors import UserError
 from harness.escaping import config_value
 from harness.overrides import nearest
 from harness.resources import resource
-from harness.store import MANIFEST
+from harness.store import MANIFEST, faults, read_manifest
 from harness.types import Json, RunRecord, Status, StepKind, is_side
-from harness.wording import labels
+from harness.wording import labels, number
 
 BEST = "best"
 STORE = ".harness/store"
@@ -24,7 +25,8 @@ GROUPS = ("model", "adaptation", "quantization", "suite", "engine", "measure")
 
 def chosen(run: Path, name: str) -> tuple[RunRecord, str]:
     """The record of the cell called `name` (its id, or the short name of reports; `best`: the recommended one), and why
-    it. Raises `UserError` for a cell that there is not, or that has nothing to export."""
+    it. Raises `UserError` for a cell that there is not or that has nothing to export, and for `best` where there is no
+    recommendation, or one of several cells that were judged together."""
     records = {r.id: r for r in ledger.read_records(run)}
     if name == BEST:
         return _recommended(run, records)
@@ -40,7 +42,7 @@ def chosen(run: Path, name: str) -> tuple[RunRecord, str]:
 def _recommended(run: Path, records: Mapping[str, RunRecord]) -> tuple[RunRecord, str]:
     judged = [r for r in records.values() if not is_side(r.id)]
     name_one = f"name a cell with --cell; there is {', '.join(sorted(labels(r.id for r in judged).values())) or 'none'}"
-    if pending := [i for i in ledger.read_cells(run) if i not in records]:
+    if pending := [i for i in ledger.read_cells(run) if i not in records and not is_side(i)]:
         raise UserError(
             f"{run}: {len(pending)} cells have not ended, so none is recommended yet; run it on, or {name_one}"
         )
@@ -48,7 +50,18 @@ def _recommended(run: Path, records: Mapping[str, RunRecord]) -> tuple[RunRecord
     decision = decide(judged, {r.id: ledger.read_rows(run, r) for r in judged}, policy)
     if decision.chosen is None:
         raise UserError(f"{run}: {decision.sentences[0].rstrip('.')}; {name_one}")
-    return records[decision.chosen], f"recommended by the policy {policy.get('name', 'of the run')}"
+    by = f"the policy {policy.get('name', 'of the run')}"
+    rule, names = read_policy(policy), labels(r.id for r in judged)
+    ok = [r for i in decision.judged[decision.chosen] if (r := records[i]).status is Status.OK]
+    weighed = weights_of(judged, rule)
+    together = [(names[r.id], m) for r in ok if r.suite in weighed and (m := quality(r, rule))]
+    if len(together) > 1:
+        told = ", ".join(f"{shlex.quote(name)} ({number(m.value, m.unit)})" for name, m in together)
+        raise UserError(
+            f"{run}: {by} recommends {len(together)} cells of several seeds or suites, which it judged together, and "
+            f"an export is of one; name it with --cell: {told}"
+        )
+    return records[decision.chosen], f"recommended by {by}"
 
 
 def stores(run: Path, given: Path | None) -> list[Path]:
@@ -72,19 +85,24 @@ def build_of(record: RunRecord, kind: StepKind, places: Sequence[Path]) -> Path 
 
 
 def weights(record: RunRecord, run: Path, given: Path | None) -> tuple[Path, list[Path]]:
-    """The folder of a cell's weights, and the stores that were looked into. Raises `UserError` where they are gone,
-    with the command that builds them again."""
+    """The folder of a cell's weights, and the stores that were looked into. Raises `UserError` where they are gone or
+    not whole, with the command that builds them again."""
     places = stores(run, given)
     found = build_of(record, StepKind.QUANTIZE, places)
-    if found:
+    store = str(given or places[0])
+    if found is None:
+        where = f"are not in the store {store}"
+    elif wrong := faults(found):
+        where = f"are not whole in {found} ({'; '.join(wrong)})"
+    elif "evicted_unix" in read_manifest(found):
+        where = f"were evicted from {found}"
+        store += "-anew"  # where it stood, an evicted build counts as done
+    else:
         return found, places
     key = record.steps.get("quantize", {}).get("key")
-    looked = str(given or places[0])
-    again = command_again(record, looked)
+    again = command_again(record, store)
     mend = f"build them again with\n  {again}\nand export from the run that it makes" if again else "run the grid again"
-    raise UserError(
-        f"{run}: the weights of {record.id} (quantize/{key}) are not in the store {looked}; give --store DIR, or {mend}"
-    )
+    raise UserError(f"{run}: the weights of {record.id} (quantize/{key}) {where}; give --store DIR, or {mend}")
 
 
 def _changed(now: Mapping[str, Any], was: Mapping[str, Any], above: str) -> Iterator[tuple[str, Json]]:

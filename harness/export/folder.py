@@ -95,9 +95,11 @@ def _forget_paths(file: Path, base: str) -> None:
         write_json(file, {**config, **found})
 
 
-def name_stops(folder: Path) -> None:
-    """Has the generation config name all that ends an answer here, so that whoever serves the folder stops there too: a
-    base model's own need not name what closes a turn of the chat template."""
+def decode_as_scored(folder: Path) -> None:
+    """Writes the generation config by which whoever serves the folder decodes as the measured engine did: with all
+    tokens that end an answer (a base model's own config need not name what closes a turn of the chat template), with
+    the temperature and `top_p` by which answers were drawn, if they were, and without the penalties, beams and cuts
+    that a base model's own asks for."""
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
     if classes_of(folder):
@@ -110,8 +112,11 @@ def name_stops(folder: Path) -> None:
     named = config.get("eos_token_id")
     own = named if isinstance(named, list) else [] if named is None else [named]
     ends = stops(GenerationConfig(eos_token_id=named), AutoTokenizer.from_pretrained(str(folder)))
-    if lacking := sorted(ends - {*own}):
-        write_json(file, {**config, "eos_token_id": [*own, *lacking]})
+    tokens = {k: config.get(k) for k in ("bos_token_id", "pad_token_id")}
+    tokens["eos_token_id"] = [*own, *sorted(ends - {*own})] or None
+    sampling = json.loads((folder / DEPLOYMENT).read_text(encoding="utf-8"))["sampling"]
+    drawing = {"do_sample": True, **sampling, "top_k": 0} if sampling else {}  # transformers' own top_k is 50
+    write_json(file, {**{k: v for k, v in tokens.items() if v is not None}, **drawing})
 
 
 def _deployment(folder: Path, record: RunRecord, served_as: str) -> dict[str, Json]:

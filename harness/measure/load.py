@@ -53,21 +53,26 @@ class Level:
 
 
 def faults(knobs: Mapping[str, Any]) -> list[str]:
-    """A line for each knob of a load that makes no sense."""
+    """A line for each knob of a load that makes no sense or is missing."""
 
     def whole(value: Any, least: int) -> bool:
         return type(value) is int and value >= least
 
     found = []
-    if not isinstance(knobs["clients"], list) or not all(whole(c, 1) for c in knobs["clients"]):
-        found.append(f"clients={knobs['clients']!r}: give whole numbers of 1 or more, such as [1, 8, 32]")
+    clients, precision, level = (knobs.get(name) for name in ("clients", "precision", "level"))
+    if not isinstance(clients, list) or not all(whole(c, 1) for c in clients):
+        found.append(f"clients={clients!r}: give whole numbers of 1 or more, such as [1, 8, 32]")
     for name, least in (("requests_per_client", 1), ("open_requests", 0)):
-        if not whole(knobs[name], least):
-            found.append(f"{name}={knobs[name]!r}: must be a whole number, {least} or more")
-    if isinstance(knobs["precision"], float) and 0 < knobs["precision"] < CLOSEST:
-        found.append(f"precision={knobs['precision']!r}: must be {CLOSEST} or more, closer no loop can tell")
-    shares = {"precision": knobs["precision"], "level.share": knobs["level"].get("share")}
-    times = {f"level.{name}": knobs["level"].get(name) for name in ("ttft_ms", "token_ms")}
+        if not whole(knobs.get(name), least):
+            found.append(f"{name}={knobs.get(name)!r}: must be a whole number, {least} or more")
+    if isinstance(precision, float) and 0 < precision < CLOSEST:
+        found.append(f"precision={precision!r}: must be {CLOSEST} or more, closer no loop can tell")
+    shares, times = {"precision": precision}, {}
+    if isinstance(level, Mapping):
+        shares["level.share"] = level.get("share")
+        times = {f"level.{name}": level.get(name) for name in ("ttft_ms", "token_ms")}
+    else:
+        found.append(f"level={level!r}: give ttft_ms, token_ms and share")
     for name, value in {**shares, **times}.items():
         most = 1.0 if name in shares else math.inf
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:

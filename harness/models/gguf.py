@@ -17,8 +17,11 @@ from harness.types import Context, Json
 
 def gguf_file(package: str) -> Path | None:
     """The GGUF file inside an installed package; the package itself is not imported (its import compiles
-    or wants llama.cpp)."""
-    spec = importlib.util.find_spec(package)
+    or wants llama.cpp), though what it stands in is."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):  # it stands in none that is installed, or is no name
+        return None
     places = list(spec.submodule_search_locations or ()) if spec else []
     return next((f for place in places for f in sorted(Path(place).rglob("*.gguf"))), None)
 

@@ -39,18 +39,14 @@ def cut(text: str) -> str:
 
 
 def answer(tokenizer, model, message: str) -> str:
-    """The answer to one message."""
+    """The answer to one message, decoded as generation_config.json says, which is how it was scored."""
     import torch
 
     asked = tokenizer(render(tokenizer, message), add_special_tokens=False, return_tensors="pt").to(model.device)
     with torch.inference_mode():
         if DEPLOYMENT["classes"]:
             return DEPLOYMENT["classes"][int(model(**asked, use_cache=False).logits[0].argmax())]
-        sampling = DEPLOYMENT["sampling"]
-        how = {"do_sample": True, "top_k": 0, **sampling} if sampling else {"do_sample": False}
-        if not sampling:  # what a generation_config.json may say of sampling does not count
-            how |= {"temperature": None, "top_p": None, "top_k": None}
-        made = model.generate(**asked, max_new_tokens=DEPLOYMENT["max_new_tokens"], **how)
+        made = model.generate(**asked, max_new_tokens=DEPLOYMENT["max_new_tokens"])
     return cut(tokenizer.decode(made[0][asked["input_ids"].shape[1] :], skip_special_tokens=True))
 
 
