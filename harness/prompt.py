@@ -13,12 +13,27 @@ from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
+from harness.errors import UserError
 from harness.retrieval import Retriever, retriever
 from harness.store import write_json
 from harness.types import Article, Json, SuiteData, plain
 
 RECIPE = "prompt.json"
 IGNORED = -100  # the label that PyTorch's cross-entropy passes over
+REPLY = "This is the reply."  # by which a template shows what it writes before and behind one
+
+# Some templates write today's date (Llama 3.2's, SmolLM3's, gpt-oss's). They are given this one, which Llama 3.2's has
+# where there is no clock, so that prompts are the same on any day. It is told in the template's own language, which
+# calls a macro of its own before transformers' function: what transformers passes on are values, never functions.
+TODAY = {
+    "Y": "2024", "y": "24", "m": "07", "-m": "7", "B": "July", "b": "Jul", "d": "26", "-d": "26", "j": "208",
+    "A": "Friday", "a": "Fri", "H": "12", "I": "12", "p": "PM", "M": "00", "S": "00",
+}  # fmt: skip
+CLOCK = (
+    "{%- macro strftime_now(format) -%}{{ format"
+    + "".join(f"|replace('%{code}', '{value}')" for code, value in TODAY.items())
+    + " }}{%- endmacro %}\n"
+)
 
 ChatMessage = Mapping[str, str]
 
@@ -80,32 +95,70 @@ def load_prompter(folder: Path) -> Prompter:
 def render(tokenizer: Any, chat: Sequence[ChatMessage], *, reply: str | None = None) -> str:
     """Chat messages as the text the model reads, through its own chat template; with `reply`, that turn is closed
     too. A tokenizer without a template gets plain paragraphs, which is what base models expect, behind what it puts
-    before every text: a template writes that itself, so rendered text is tokenized without special tokens."""
+    before every text: a template writes that itself, so rendered text is tokenized without special tokens. Raises
+    `UserError` for a template that leaves replies out."""
     if getattr(tokenizer, "chat_template", None) is None:
         first = tokenizer("").input_ids[:1]
         start = tokenizer.bos_token if first and first[0] == tokenizer.bos_token_id else ""
-        text = start + "\n\n".join(m["content"] for m in chat) + "\n\n"
-        return text if reply is None else text + reply + (tokenizer.eos_token or "")
-    if reply is None:
-        return _templated(tokenizer, chat, add_generation_prompt=True)
-    return _templated(tokenizer, [*chat, {"role": "assistant", "content": reply}])
+        prompt = start + "\n\n".join(m["content"] for m in chat) + "\n\n"
+    else:
+        prompt = _templated(tokenizer, chat, add_generation_prompt=True)
+        prompt += _opening(tokenizer, chat, prompt)
+    return prompt if reply is None else prompt + _completion(tokenizer, chat, prompt, reply)
 
 
 def _templated(tokenizer: Any, chat: Sequence[ChatMessage], **options: Any) -> str:
-    """Chat messages in the tokenizer's own template; where that knows no system turn (Gemma 2's), what it would say
-    stands before the first message. A model that may think first is asked to answer at once (`enable_thinking`, by
-    which Qwen3's template opens a reply as it writes one); templates without that choice pass over the name."""
+    """Chat messages in the tokenizer's own template, on `TODAY`. Where that refuses a system turn (Gemma 2's) or passes
+    over it (Phi-3's, and Mistral 7B v0.3's when the chat ends with a reply), what it would say stands before the first
+    message. A model that may think first is asked to answer at once (`enable_thinking`, by which Qwen3's template opens
+    a reply as it writes one); templates without that choice pass over the name."""
     from jinja2 import TemplateError
 
-    options = {"enable_thinking": False, **options}
+    options = {"tokenize": False, "enable_thinking": False, **options}
+    if "strftime_now" in str(tokenizer.chat_template):
+        options["chat_template"] = CLOCK + tokenizer.get_chat_template()
+
+    def written(*chat: ChatMessage) -> str:
+        return str(tokenizer.apply_chat_template(list(chat), **options))
+
+    if chat[0]["role"] != "system":
+        return written(*chat)
+    system, first, *others = chat
     try:
-        return str(tokenizer.apply_chat_template(list(chat), tokenize=False, **options))
+        text = written(*chat)
+        if system["content"].strip() in text or text != written({**system, "content": "-"}, first, *others):
+            return text
     except TemplateError:
-        if chat[0]["role"] != "system":
-            raise
-        system, first, *others = chat
-        first = {**first, "content": f"{system['content']}\n\n{first['content']}"}
-        return str(tokenizer.apply_chat_template([first, *others], tokenize=False, **options))
+        pass
+    return written({**first, "content": f"{system['content']}\n\n{first['content']}"}, *others)
+
+
+def _opening(tokenizer: Any, chat: Sequence[ChatMessage], prompt: str) -> str:
+    """What the template writes between a prompt and any reply, such as gpt-oss's `<|channel|>final<|message|>`: a model
+    would learn it as words of its answers. White space alone stays with the reply. Raises `UserError` where no reply is
+    written."""
+    whole = _templated(tokenizer, [*chat, {"role": "assistant", "content": REPLY}])
+    if REPLY not in whole:
+        raise UserError(
+            f"{getattr(tokenizer, 'name_or_path', None) or 'the model'}: its chat template leaves out replies that are "
+            "plain text (templates of models that see pictures may take lists of parts alone); give it one that writes "
+            "them (chat_template.jinja), or choose another model"
+        )
+    opening = whole[len(prompt) :].partition(REPLY)[0] if whole.startswith(prompt) else ""
+    return opening.rstrip(" ") if opening.strip() else ""
+
+
+def _completion(tokenizer: Any, chat: Sequence[ChatMessage], prompt: str, reply: str) -> str:
+    """What follows a prompt: the reply and what closes it, as the template writes them. Where it writes that turn in
+    another way than its prompt opens one, or closes it without a token at which answers end (Falcon's), or where there
+    is no template, the end of text closes it."""
+    templated = getattr(tokenizer, "chat_template", None) is not None
+    whole = _templated(tokenizer, [*chat, {"role": "assistant", "content": reply}]) if templated else ""
+    completion = whole[len(prompt) :] if whole.startswith(prompt) else reply
+    before, said, closing = completion.rpartition(reply)
+    if stops(None, tokenizer) & {*tokenizer(closing, add_special_tokens=False).input_ids}:
+        return completion
+    return (before + said or closing.rstrip()) + (tokenizer.eos_token or "")
 
 
 def stops(generation: Any, tokenizer: Any) -> set[int]:
@@ -115,9 +168,9 @@ def stops(generation: Any, tokenizer: Any) -> set[int]:
     own = generation.eos_token_id if generation else None
     found = {*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id}
     if getattr(tokenizer, "chat_template", None) is not None:
-        reply = "This is the reply."
-        closed = render(tokenizer, [{"role": "user", "content": "A question?"}], reply=reply)
-        first = tokenizer(closed.rpartition(reply)[2].strip(), add_special_tokens=False).input_ids[:1]
+        asked = {"role": "user", "content": "A question?"}
+        closed = _templated(tokenizer, [asked, {"role": "assistant", "content": REPLY}])
+        first = tokenizer(closed.rpartition(REPLY)[2].lstrip(), add_special_tokens=False).input_ids[:1]
         found |= {token for token in first if token in tokenizer.added_tokens_decoder}
     return {token for token in found if token is not None}
 
@@ -129,12 +182,14 @@ def short_chat(data: SuiteData, row: Mapping[str, Any]) -> list[ChatMessage]:
 
 
 def encode(tokenizer: Any, chat: Sequence[ChatMessage], reply: str) -> dict[str, list[int]]:
-    """Token ids of prompt and reply, with labels on the reply and its end-of-turn token alone."""
+    """Token ids of prompt and reply, with labels on the reply and the token that ends it alone."""
     prompt = render(tokenizer, chat)
-    whole = render(tokenizer, chat, reply=reply).rstrip("\n")
-    completion = whole[len(prompt) :] if whole.startswith(prompt) else reply + tokenizer.eos_token
+    completion = _completion(tokenizer, chat, prompt, reply)
     asked = list(tokenizer(prompt, add_special_tokens=False).input_ids)
     answered = list(tokenizer(completion, add_special_tokens=False).input_ids)
+    ends = stops(None, tokenizer)
+    end = next((at for at, token in enumerate(answered) if token in ends), len(answered))
+    answered = answered[: end + 1]
     return {"input_ids": asked + answered, "labels": [IGNORED] * len(asked) + answered}
 
 

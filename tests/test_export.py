@@ -713,11 +713,13 @@ def test_a_licence_is_what_a_model_card_says_or_unknown(tmp_path: Path) -> None:
 
 def test_hostile_names_stay_text_in_the_card(tmp_path: Path) -> None:
     from huggingface_hub import ModelCard
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     nasty = HOSTILE.encode("utf-8", "replace").decode()
     source = tmp_path / "build"
     source.mkdir()
     (source / "config.json").write_text(json.dumps({"_name_or_path": "/secret/place", "architectures": ["X"]}))
+    (source / "chat_template.jinja").write_text("{{ strftime_now('%d %b %Y') }}")
     Recipe("s", (), (), "none", 0).save(source)
     one = records.record("lora", "int8")
     suite = {**one.config["suite"], "params": {"primary": "good", "max_new_tokens": 8, "folder": "none"}}
@@ -736,4 +738,6 @@ def test_hostile_names_stay_text_in_the_card(tmp_path: Path) -> None:
     assert "\u202e" not in body
     assert ModelCard.load(out / "README.md").data.tags[-1] == nasty, "YAML holds it as a string"
     assert json.loads((out / "config.json").read_text())["_name_or_path"] == "a-base"
+    template = ImmutableSandboxedEnvironment(trim_blocks=True).from_string((out / "chat_template.jinja").read_text())
+    assert template.render(strftime_now=str) == "26 Jul 2024", "the date that prompts were scored on"
     assert of_data(one).name == ""

@@ -16,7 +16,7 @@ from harness.errors import UserError
 from harness.loading import classes_of
 from harness.measure.fidelity import REFERENCE
 from harness.measure.quality import as_list, task_of
-from harness.prompt import load_recipe, stops
+from harness.prompt import CLOCK, load_recipe, stops
 from harness.resources import resource
 from harness.retrieval import save
 from harness.store import MANIFEST, folder_bytes, write_json
@@ -75,6 +75,7 @@ def lay_out(
             shutil.copy2(path, target)
     for config in ("config.json", "adapter/adapter_config.json"):
         _forget_paths(out / config, base)
+    _date_as_scored(out / "chat_template.jinja")
     recipe = load_recipe(out)
     if recipe.method != "none" and recipe.articles:
         save(recipe.method, recipe.articles, out / "retrieval")
@@ -93,6 +94,13 @@ def _forget_paths(file: Path, base: str) -> None:
     config = json.loads(file.read_text(encoding="utf-8"))
     if found := {k: base for k in NAMES_A_PATH if config.get(k)}:
         write_json(file, {**config, **found})
+
+
+def _date_as_scored(template: Path) -> None:
+    """Has a chat template that writes today's date write the one that prompts were scored on, for servers too."""
+    text = template.read_text(encoding="utf-8") if template.is_file() else ""
+    if "strftime_now" in text:
+        template.write_text(CLOCK + text, encoding="utf-8")
 
 
 def decode_as_scored(folder: Path) -> None:
