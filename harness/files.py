@@ -68,9 +68,17 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+BINARY = {
+    b"PK\x03\x04": "a spreadsheet or an archive", b"\xd0\xcf\x11\xe0": "a spreadsheet", b"\x1f\x8b": "compressed",
+    b"PAR1": "a Parquet file",
+}  # fmt: skip
+
+
 def unread(path: Path, error: OSError | UnicodeDecodeError) -> str:
     """A line that says why a file could not be read as text, and how to mend that."""
     if isinstance(error, UnicodeDecodeError):
+        if what := next((what for start, what in BINARY.items() if error.object.startswith(start)), None):
+            return f"{path}: is {what}, not text; unpack it, or save its table as .csv"
         return f"{path}: cannot be read as UTF-8 text ({error}); save it as UTF-8"
     return f"{path}: cannot be read ({error.strerror}); give a file that can be"
 

@@ -31,10 +31,14 @@ NEEDED = (
 
 
 def suite_folder(params: Mapping[str, Any]) -> Path:
-    """The suite's folder: as given or below `suites/` here when that exists, else below the packaged `suites/`."""
+    """The suite's folder: below `suites/` here when that exists, else one of that name here with the training file in
+    it, else below the packaged `suites/`. With a slash it is a path, and that comes first."""
     given = Path(params["folder"])
-    here = next((p for p in (given, Path("suites") / given) if p.is_dir()), None)
-    return here.absolute() if here else resource("suites") / given
+    own = Path("suites") / given
+    is_path = given.is_absolute() or "/" in str(params["folder"])
+    if given.is_dir() and (is_path or (not own.is_dir() and (given / params["train_file"]).is_file())):
+        return given.absolute()
+    return own.absolute() if own.is_dir() else resource("suites") / given
 
 
 def _no_texts(p: Mapping[str, Any]) -> list[str]:
@@ -172,8 +176,10 @@ def hashed(name: str) -> float:
     return int(hashlib.sha256(name.encode("utf-8", "backslashreplace")).hexdigest()[:8], 16) / 16**8
 
 
-def _is_validation(row: Mapping[str, Any]) -> bool:
-    return hashed(row.get("group") or row["id"]) < VALIDATION_SHARE
+def parted(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The rows to train on, and those of the fifth of the groups that is set apart for validation."""
+    apart = [hashed(row.get("group") or row["id"]) < VALIDATION_SHARE for row in rows]
+    return [r for r, a in zip(rows, apart, strict=True) if not a], [r for r, a in zip(rows, apart, strict=True) if a]
 
 
 def _digest(*parts: Any) -> str:
@@ -229,6 +235,8 @@ def load(suite: Component) -> SuiteData:
         for limit in ("train_rows", "eval_rows")
         if p[limit] is not None and (type(p[limit]) is not int or p[limit] < 1)
     ]
+    if type(tokens := p["max_new_tokens"]) is not int or tokens < 1:
+        mistakes.append(f"suite.max_new_tokens={tokens!r}: must be a whole number, 1 or more")
     mode = p.get("leakage", "fail")
     if mode not in MODES:
         mistakes.append(f"leakage={mode!r}: choose one of {', '.join(MODES)}")
@@ -241,8 +249,7 @@ def load(suite: Component) -> SuiteData:
     if mode == "drop":
         train, shelf = _without(held, train, shelf, message, reply)
     limited = train[: p["train_rows"]]
-    fit = [r for r in limited if not _is_validation(r)]
-    validation = [r for r in limited if _is_validation(r)]
+    fit, validation = parted(limited)
     if not fit or not validation:
         raise UserError(
             f"{folder / p['train_file']}: {len(limited)} rows hold too few groups to set a fifth of them apart for "

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from harness.configured import Grid
+from harness.grid import _leakage
 from harness.leakage import near, overlaps
-from harness.types import Article
+from harness.store import Store
+from harness.types import Article, Cell, Overlap, SuiteData, digest, plain
+from tests.cells import cell, suite_data
 
 SENTENCE = "The parcel that I ordered on Monday has still not arrived and the tracking page shows nothing new"
 
@@ -42,7 +48,7 @@ def test_exact_is_exact_but_for_case_and_punctuation() -> None:
     ("one", "other"),
     [
         ("great :)", "great :("), ("Convert 5' to cm", 'Convert 5" to cm'), ("6'2\"?", "6'2"), ("Add .5", "Add 5"),
-        ("What is 10²?", "What is 102?"),
+        ("What is 10²?", "What is 102?"), ("Add 1½", "Add 11⁄2"), ("👩\u200d💻", "👩💻"), ("می\u200cخواهم", "میخواهم"),
     ],
 )  # fmt: skip
 def test_marks_that_mean_something_tell_messages_apart(one: str, other: str) -> None:
@@ -54,6 +60,9 @@ def test_marks_that_mean_something_tell_messages_apart(one: str, other: str) -> 
     [
         ("Where is it ?", "where is it"), ("« Oui »", '"oui"'), ("(.5), then", ".5 then!"), ("¿Qué?", "que\u0301"),
         ("退款？", "「退款」。"), ("'hello'", "“Hello”"), ("?!", "?!"), ("STRASSE", "straße"),
+        ("I don’t see VAT", "I don't see VAT"), ("an e‑mail – or 7 − 2", "an e-mail - or 7 - 2"), ("wait…", "Wait"),
+        ("Reset my pass\u00adword", "reset my password"), ("Reset\u200b my\u00a0password", "reset my password"),
+        ("ＶＡＴ　（２）", "VAT (2)"), ("5′ and 6″", "5' and 6\""), ("I ❤\ufe0f it", "I ❤ it"), ("ﬁne", "fine"),
     ],
 )  # fmt: skip
 def test_marks_around_words_do_not(one: str, other: str) -> None:
@@ -84,6 +93,38 @@ def test_near_copies_are_found_with_their_similarity_and_exact_ones_left_to_the_
     assert near(held, [row("t1", SENTENCE)], [], "message") == []
 
 
+QUESTION = "Where do I change the VAT period for our second company?"
+AROUND = (
+    "Hello, I am writing for Moss Lane Dental. We moved in May and have a new accountant who asks many things. {} "
+    "Thank you and kind regards, Edith, office manager of Moss Lane Dental, 4 Moss Lane."
+)
+
+
+@pytest.mark.parametrize("said", [QUESTION, QUESTION.lower().replace("our", "the"), QUESTION.replace(" ", "\n")])
+def test_a_message_quoted_in_a_longer_text_is_found(said: str) -> None:
+    """The rest of that text would dilute what the two have in common."""
+    articles = [Article("a", "FAQ", f"Q: {said}\nA: {AROUND}"), Article("b", said, AROUND), Article("c", "x", AROUND)]
+    found = near([row("e", QUESTION)], [row("t", AROUND.format(said))], articles, "message")
+    assert {(o.source, o.other) for o in found} == {("training", "t"), ("knowledge base", "a")}
+    assert all(o.kind == "near" and o.similarity > 0.8 for o in found)
+    assert [o.other for o in near([row("e", QUESTION)], [], articles[1:], "message")] == ["b"]
+
+
+def test_what_stands_in_a_longer_text_by_chance_is_no_quote() -> None:
+    """A short message, and one whose pieces are strewn over a long text."""
+    assert (
+        near([row("e", "Where is it, please?")], [row("t", AROUND.format("Where is it, please?"))], [], "message") == []
+    )
+    pieces = [QUESTION[at : at + 14] for at in range(0, len(QUESTION), 7)]
+    strewn = f" {AROUND} ".join(pieces)
+    assert near([row("e", QUESTION)], [row("t", strewn)], [Article("a", "x", strewn)], "message") == []
+
+
+def test_nothing_is_like_no_rows() -> None:
+    assert near([], [row("t", SENTENCE)], [Article("a", "x", SENTENCE)], "message") == []
+    assert near([row("e", SENTENCE)], [], [], "message") == []
+
+
 def test_similarity_is_the_exact_one() -> None:
     a, b = "abcdefghij", "abcdefghiX"  # five-character pieces: 6 each, 5 shared
     (found,) = near([row("e", a)], [row("t", b)], [], "message")
@@ -103,7 +144,7 @@ def test_planted_copies_among_many_rows_are_all_found() -> None:
     def message() -> str:
         return " ".join(rng.choices(words, k=rng.randint(8, 40)))
 
-    train = [row(f"t{i}", message()) for i in range(6_000)]  # more than one chunk
+    train = [row(f"t{i}", message()) for i in range(6_000)]
     held = [row(f"e{i}", message()) for i in range(300)]
     for i in range(0, 300, 3):
         copied = train[i * 19]["message"].split()
@@ -113,3 +154,41 @@ def test_planted_copies_among_many_rows_are_all_found() -> None:
     planted = {(f"e{i}", f"t{i * 19}") for i in range(0, 300, 3)}
     assert found <= planted
     assert len(found) >= 97  # the shortest rows lose a third of their pieces with a word
+
+
+def swept(*variants: tuple[str, SuiteData]) -> Any:
+    """What a grid reports whose suite is swept so: each cell's variant, and its rows."""
+    cells: dict[str, Cell] = {}
+    data: dict[str, SuiteData] = {}
+    for variant, rows in variants:
+        made = cell()
+        made = replace(made, suite=replace(made.suite, params={**made.suite.params, "knob": variant}), variant=variant)
+        cells[variant], data[digest(plain(made.suite))] = made, rows
+    return _leakage(Grid(tuple(cells.values()), {}, data, Store(Path("s")), Path("r"), 1, False))["support_tone"]
+
+
+def test_all_that_is_swept_of_a_suite_is_reported() -> None:
+    train, exact = (row("t1", SENTENCE), row("t2", "Hello")), Overlap("exact", "e1", "training", "t2")
+    alike = row("e1", SENTENCE.replace("Monday", "Tuesday"))
+    one = suite_data(train=train, evaluation=(row("e0", "Hello"), row("e2", "Bye")), leakage="drop")
+    hard = replace(one, evaluation=(alike, row("e2", "Bye")), leakage="warn")
+    both = replace(
+        one, evaluation=(row("e1", "hello!"),), train=train[1:], overlaps=(exact,)
+    )  # its id is another's too
+    (found,) = swept(("file=one", one), ("file=hard", hard))["overlaps"]
+    assert (found["kind"], found["row"], found["other"]) == ("near", "e1", "t1")
+    every = swept(("file=one", one), ("file=hard", hard), ("file=both", both), ("rows=9", hard))
+    assert [(o["kind"], o["row"]) for o in every["overlaps"]] == [("exact", "e1"), ("near", "e1")]
+    assert every["rows"] == {"training": 2, "validation": 0, "articles": 0, "evaluation": 4}
+    assert every["mode"] == "drop, warn"
+    assert every == swept(("rows=9", hard), ("file=both", both), ("file=one", one)) | {"mode": "drop, warn"}
+    small = swept(("a", replace(one, train=())), ("again", hard), ("curve=0.5", hard))
+    assert (small["rows"]["training"], small["overlaps"], small["mode"]) == (0, [], "drop")
+
+
+def test_of_a_rows_overlaps_of_one_kind_the_closest_is_reported() -> None:
+    held, far = (row("e1", SENTENCE),), (row("t1", SENTENCE.replace("Monday has still", "Friday")),)
+    close = (row("t2", SENTENCE.replace("Monday", "Friday")),)
+    parts = [("rows=1", suite_data(evaluation=held, train=far)), ("rows=2", suite_data(evaluation=held, train=close))]
+    for order in (parts, parts[::-1]):
+        assert [o["other"] for o in swept(*order)["overlaps"]] == ["t2"]

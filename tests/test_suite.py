@@ -185,6 +185,23 @@ def test_a_missing_folder_is_told_with_where_it_was_sought() -> None:
     assert line == f"suite small: no folder 'nowhere' here or in {resource('suites')}"
 
 
+def test_a_folder_of_data_of_a_suites_name_hides_no_suite(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent)
+    (mine := Path("suites/mine").absolute()).parent.mkdir()
+    folder.rename(mine)
+    (data := Path("mine").absolute()).mkdir()
+    (data / "eval.jsonl").write_text("{}")
+    assert [read(name).folder for name in ("mine", "./suites/mine", str(mine))] == [mine] * 3
+    Path("ticket_routing").mkdir()
+    shipped = {"knowledge_file": None, "instructions_file": "instructions.md"}
+    assert read("ticket_routing", **shipped).folder == resource("suites") / "ticket_routing"
+    (data / "train.jsonl").write_bytes((mine / "train.jsonl").read_bytes())
+    assert read("mine").folder == mine
+    assert told("./mine")[0].startswith(f"{data}/eval.jsonl, row 1: id, message missing")
+    mine.rename("suites/yours")
+    assert told("mine") == told("./mine")
+
+
 def test_a_suite_without_knowledge_needs_no_file(folder: Path) -> None:
     (folder / "kb.jsonl").unlink()
     assert read(folder, knowledge_file=None).knowledge == ()
@@ -223,6 +240,11 @@ def test_a_system_text_may_be_empty(folder: Path) -> None:
 def test_a_limit_that_is_no_number_of_rows_is_told(folder: Path, limit: str, value: Any) -> None:
     (line,) = told(folder, **{limit: value})
     assert line == f"suite.{limit}={value!r}: must be a whole number above 0, or null for all rows"
+
+
+@pytest.mark.parametrize("value", [0, -5, "x", None, 1.5, True])
+def test_a_limit_of_tokens_that_is_none_is_told(folder: Path, value: Any) -> None:
+    assert told(folder, max_new_tokens=value) == [f"suite.max_new_tokens={value!r}: must be a whole number, 1 or more"]
 
 
 def test_limits_take_the_first_rows(folder: Path) -> None:

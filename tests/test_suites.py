@@ -20,6 +20,7 @@ from harness.resources import resource
 from harness.suite import load
 from harness.suites.__main__ import main
 from harness.suites.check import config_of, scorers_of
+from harness.suites.shape import uneven
 from harness.types import Completion, Context, SuiteData
 from tests.grids import TINY, harness, run_folder
 
@@ -77,7 +78,9 @@ def test_a_csv_becomes_a_suite_that_the_grid_runs(tmp_path: Path, capsys: pytest
     assert '<td class="text">By three agents, in May.</td><td class="text">Ours alone.</td>' in page
 
 
-@pytest.mark.parametrize("system", ["a ${b}", r"\${b}", r"\\${b}", r"${${b}\\}\\", "$ {b} $${c}", r"C:\a", "'\"\n: #"])
+@pytest.mark.parametrize(
+    "system", ["a ${b}", r"\${b}", r"\\${b}", r"${${b}\\}\\", "$ {b} $${c}", r"C:\a", "'\"\n: #", "\x7f \x85 🙂"]
+)
 def test_a_system_message_is_read_as_it_was_given(system: str) -> None:
     assert main(["new", "mine", "--from", str(table()), *NAMES, "--system", system]) == 0
     assert OmegaConf.load("conf/suite/mine.yaml").system == system
@@ -100,8 +103,8 @@ def test_few_different_replies_are_labels(capsys: pytest.CaptureFixture[str]) ->
 def test_every_bad_row_is_told_at_once_and_nothing_is_written(capsys: pytest.CaptureFixture[str]) -> None:
     path = Path("rows.csv")
     path.write_text(
-        "id,message,reply,group\na,Hello?,Yes,g1\na,Why?,,g2\nc,,No,g3\nd,hello,Maybe,g4\ne,So?,Yes,\nf,x,y,g,h\n"
-        "d ,X,z,g\n"
+        "id,message,reply,group\na,Hello?,Yes,g1\na,Why?,,g2\nc,,No,g3\nd, Hello?,Maybe,g4\ne,So?,Yes,\nf,x,y,g,h\n"
+        "d ,x,z,g\n"
     )
     assert main(["new", "mine", "--from", "rows.csv"]) == 2
     assert capsys.readouterr().err.splitlines() == [
@@ -136,7 +139,7 @@ def test_a_cell_is_as_long_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert any(long in p.read_text() for p in Path("suites/mine").glob("*.jsonl"))
     Path("rows.csv").write_text(f'message,reply\nWhy?,"{long}\n{long}\n')
     assert main(["new", "other", "--from", "rows.csv"]) == 2
-    assert "unexpected end of data; close the quotes" in capsys.readouterr().err
+    assert "rows.csv, line 2: unexpected end of data; close the quotes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -187,7 +190,7 @@ def test_replies_that_are_objects_become_json_and_bad_quotes_are_told(capsys: py
     assert first["reply"].startswith('{"tool":"t","ok":true')
     Path("bad.csv").write_text('message,reply\nHello,"Yes\nWhy,Because\n')
     assert main(["new", "bad", "--from", "bad.csv"]) == 2
-    assert "bad.csv, row" in capsys.readouterr().err
+    assert "bad.csv, line 2: unexpected end of data; close the quotes" in capsys.readouterr().err
 
 
 def test_numbers_are_groups_and_ids_too() -> None:
@@ -243,8 +246,8 @@ def test_a_reply_beyond_the_limit_is_told(capsys: pytest.CaptureFixture[str]) ->
 
 def test_labels_that_differ_in_marks_alone_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
     """What is forgiven of a label, case, quotes and a full stop, is so where it leaves one label."""
-    names = ("*", "***", "A", "A*", "a", "Sent.")
-    lines({"message": f"Ticket {i * 7919}", "reply": names[i % 6]} for i in range(180))
+    names = ("*", "***", "A", "A*", "Sent.")
+    lines({"message": f"Ticket {i * 7919}", "reply": names[i % 5]} for i in range(150))
     assert main(["new", "stars", "--from", "rows.jsonl"]) == 0
     assert main(["check", "stars"]) == 0
     scorers = scorers_of(Path("suites/stars"))
@@ -540,3 +543,273 @@ def test_check_names_the_files_that_the_configuration_names(capsys: pytest.Captu
     config.write_text(config.read_text().replace("eval.jsonl", "hard.jsonl"))
     assert main(["check", "mine"]) == 2
     assert "suites/mine/hard.jsonl, row 'x': same text as training row" in capsys.readouterr().err
+
+
+def rows_of(name: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The training and the evaluation rows of a suite that `new` made."""
+    texts = (Path(f"suites/{name}/{side}.jsonl").read_text(encoding="utf-8") for side in ("train", "eval"))
+    train, held = ([json.loads(line) for line in text.splitlines()] for text in texts)
+    return train, held
+
+
+@pytest.mark.parametrize("stray", ["Billing", "bil ling", "billing"])
+def test_a_label_written_in_two_ways_is_told(stray: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It would be a class of its own, and no case be forgiven of either."""
+    lines({"message": f"Ticket {i * 7919}", "reply": LABELS[i % 3]} for i in range(90))
+    assert main(["new", "route", "--from", "rows.jsonl"]) == 0
+    replies = [stray if i in (3, 9) and stray != "billing" else LABELS[i % 3] for i in range(90)]
+    if stray == "billing":  # ü as one character and as two, which look alike
+        replies = ["Rückgabe" if r == "billing" else r for r in replies]
+        replies[3] = replies[9] = "Ru\u0308ckgabe"
+    lines({"message": f"Ticket {i * 7919}", "reply": reply} for i, reply in enumerate(replies))
+    assert main(["new", "other", "--from", "rows.jsonl"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    shown = (repr(stray), "'billing'") if stray != "billing" else (r"'Ru\u0308ckgabe'", "'Rückgabe'")
+    assert line == (
+        f"harness: rows.jsonl, row 4: label {shown[0]} (2 rows: row 4, row 10) is {shown[1]} (28 rows: row 1, row 7, "
+        "row 13, row 16, row 19, ...) but for case, spaces or Unicode form; write them alike, or rename one that is a "
+        "class of its own"
+    )
+    assert not Path("suites/other").exists()
+    held = Path("suites/route/train.jsonl")
+    held.write_text(held.read_text().replace('"reply": "help"', '"reply": "Help"', 1), encoding="utf-8")
+    assert main(["check", "route"]) == 2
+    assert "label 'Help' (1 row: row 'row-0" in (told := capsys.readouterr().err)
+    assert told.startswith("mistake: ")
+
+
+def test_a_label_is_read_in_any_unicode_form() -> None:
+    replies = ("Ru\u0308ckgabe", "Größe", "Zoll")
+    lines({"message": f"Ticket {i * 7919}", "reply": replies[i % 3]} for i in range(90))
+    assert main(["new", "mine", "--from", "rows.jsonl"]) == 0
+    scorers = scorers_of(Path("suites/mine"))
+    for said in ("Rückgabe", "ru\u0308ckgabe.", "**Rückgabe**"):
+        assert scorers.process_results({"reply": "Ru\u0308ckgabe"}, [said])["accuracy"] == 1
+
+
+def test_replies_that_are_json_are_compared_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    replies = [{"department": LABELS[i % 3], "urgent": i % 2 == 0, "n": i, "tags": []} for i in range(90)]
+    with Path("rows.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["message", "reply"], *([f"Ticket {i * 7919}", json.dumps(r, indent=1)]
+                                                            for i, r in enumerate(replies))])  # fmt: skip
+    assert main(["new", "mine", "--from", "rows.csv"]) == 0
+    assert "scores: exact, value_f1, parses (structured; 90 different replies)" in capsys.readouterr().out
+    assert "Answer with JSON alone, such as:" in Path("suites/mine/instructions.md").read_text()
+    assert main(["check", "mine"]) == 0
+    assert "deciding score exact" in capsys.readouterr().out
+    scorers = scorers_of(Path("suites/mine"))
+
+    def scores(said: str, wanted: str) -> list[float]:
+        return list(scorers.process_results({"reply": wanted}, [said]).values())
+
+    wanted = '{"a":[1,{"b":true}],"c":"x"}'
+    assert scores(' {"c": "x", "a": [1.0, {"b": true}]}\n', wanted) == [1, 1, 1]
+    assert scores('{"c": "x", "a": [1, {"b": 1}]}', wanted) == [0, pytest.approx(2 / 3), 1]
+    assert scores("[]", "{}") == [0, 0, 1]
+    assert scores("[]", "[]") == scores("{}", "{ }") == [1, 1, 1]
+    for said in (f"```json\n{wanted}\n```", f"Sure: {wanted}", '{"a": 1, "a": 1}', '{"a": NaN}', "7", "", "[" * 99_999):
+        assert scores(said, wanted) == [0, 0, 0]
+    held = Path("suites/mine/eval.jsonl")
+    held.write_text(held.read_text() + json.dumps({"id": "x", "group": "x", "message": "New", "reply": "{"}) + "\n")
+    assert main(["check", "mine"]) == 2
+    assert "row 'x': reply is no JSON object or list; mend it" in capsys.readouterr().err
+
+
+def test_one_reply_that_is_no_json_leaves_words(capsys: pytest.CaptureFixture[str]) -> None:
+    lines({"message": f"Ticket {i * 7919}", "reply": "none" if i == 7 else {"n": i}} for i in range(60))
+    assert main(["new", "mine", "--from", "rows.jsonl"]) == 0
+    assert "(text; 60 different replies)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mark", [";", "\t", ","])
+@pytest.mark.parametrize("name", ["rows.csv", "rows.tsv"])
+def test_a_table_is_read_by_the_mark_that_parts_its_header(mark: str, name: str) -> None:
+    with Path(name).open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, delimiter=mark).writerows(
+            [["message", "reply"], *([f"Is it {i},5; or {i}?", f"It is {i * 7919}."] for i in range(60))]
+        )
+    assert main(["new", "mine", "--from", name]) == 0
+    train, held = rows_of("mine")
+    assert {r["reply"] for r in train + held} == {f"It is {i * 7919}." for i in range(60)}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("rows.xlsx", b"PK\x03\x04\x14\x00\xff\xfe", "is a spreadsheet or an archive, not text; unpack it, or save"),
+        ("rows.csv.gz", b"\x1f\x8b\x08\x00abc", "is compressed, not text; unpack it, or save its table as .csv"),
+        ("rows.parquet", b"PAR1\x15\x04\xff", "is a Parquet file, not text; unpack it, or save its table as"),
+        ("rows.xls", b"\xd0\xcf\x11\xe0\xa1", "is a spreadsheet, not text; unpack it, or save its table as .csv"),
+        ("rows.txt", b"message,reply\nWhy?,So.\nWho?,Me.\n", "no line of it is a JSON object (row 1: not JSON ("),
+        ("rows.json", b'[\n {\n  "message": "Why?"\n },\n {}\n]\n', "no line of it is a JSON object (row 1: not JSON"),
+        ("rows.json", b'[{"message": "Why?"}]\n', "no line of it is a JSON object (row 1: a list, not an object); a"),
+    ],
+)  # fmt: skip
+def test_what_is_no_table_is_told_in_a_line(
+    name: str, content: bytes, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(name).write_bytes(content)
+    assert main(["new", "mine", "--from", name]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"harness: {name}: {told}")
+    assert ".csv" in line
+
+
+def test_rows_are_numbered_as_a_spreadsheet_does(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("rows.csv").write_text('message,reply\n"Why?\nHow?",\n\nWho?,\n"Which?\n\nOne?",Yes\nWhat?,\n')
+    assert main(["new", "mine", "--from", "rows.csv"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"harness: rows.csv, row {row}: reply is empty; fill it in or delete the row"
+        for row in ("2", "4 (line 5)", "6 (line 9)")
+    ]
+    Path("rows.csv").write_text('message,reply\n"Why?\nHow?",So\nmy,"own "VAT" period"\nWho?,Me\n')
+    assert main(["new", "mine", "--from", "rows.csv"]) == 2
+    assert "harness: rows.csv, line 4: ',' expected after '\"'; close the quotes" in capsys.readouterr().err
+
+
+def test_messages_that_differ_in_marks_alone_may_have_different_replies(capsys: pytest.CaptureFixture[str]) -> None:
+    """They are one to the leakage guard, and so stand on one side."""
+    own = [{"message": f"Ticket {i * 7919}", "reply": LABELS[i % 3], "group": f"g{i}"} for i in range(80)]
+    twins = [
+        row
+        for i in range(10)
+        for row in (
+            {"message": f"You come {i}?", "reply": "help", "group": f"a{i}"},
+            {"message": f"you come {i}.", "reply": "sales", "group": f"b{i}"},
+            {"message": f"You come {i}", "reply": "sales", "group": f"c{i}"},
+        )
+    ]
+    lines(own + twins)
+    assert main(["new", "mine", "--from", "rows.jsonl"]) == 0
+    out = capsys.readouterr().out
+    assert "10 that repeat a message were left out." in out
+    assert "warning: rows.jsonl, row 82 (row 81), rows.jsonl, row 83 (row 81), " in out
+    train, held = rows_of("mine")
+    assert not {r["group"] for r in train} & {r["group"] for r in held}
+    for i in range(10):
+        told = {r["reply"]: r["group"] for r in train + held if r["message"].lower().startswith(f"you come {i}")}
+        assert told == {"help": f"a{i}", "sales": f"a{i}"}
+    assert main(["check", "mine"]) == 0
+
+
+def test_parts_made_uneven_by_a_large_group_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["big" if i > 60 else f"g{i}" for i in range(300)]
+    lines({"message": f"Ticket {i * 7919}", "reply": f"Answer {i}.", "group": g} for i, g in enumerate(names))
+    assert main(["new", "mine", "--from", "rows.jsonl"]) == 0
+    (line,) = (x for x in capsys.readouterr().out.splitlines() if x.startswith("warning: "))
+    assert line.startswith("warning: whole groups make uneven parts: ")
+    assert "training (56% due), " in line
+    assert line.endswith("group 'big' alone has 239 of 300 rows: part it, or group by something finer")
+    train, held = rows_of("mine")
+    if len(held) > len(train):
+        train, held = held, train
+    for rows, side in ((train, "train"), (held, "eval")):
+        Path(f"suites/mine/{side}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert main(["check", "mine"]) == 0
+    assert "uneven parts" in capsys.readouterr().err
+    for rows, side in ((held, "train"), (train, "eval")):
+        Path(f"suites/mine/{side}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert main(["check", "mine"]) == 0
+    assert f"rows to train on are fewer than the {len(train)} to evaluate with; add" in capsys.readouterr().err
+
+
+def test_even_parts_are_no_matter(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new", "mine", "--from", str(table()), *NAMES]) == 0
+    assert "warning" not in capsys.readouterr().out
+    by_chance = {"training": [{"id": i} for i in range(40)], "validation": [{"id": "v"}]}
+    assert uneven(by_chance, {"training": 0.8, "validation": 0.2}) == []
+
+
+@pytest.mark.parametrize(
+    ("groups", "share", "told"),
+    [
+        (300, "0.001", "--eval-share 0.001 of 300 groups leaves no evaluation rows; raise it, or give 20 groups"),
+        (300, "0.999", "--eval-share 0.999 of 300 groups leaves no training rows; lower it, or give 20 groups or more"),
+        (300, "0.99", "--eval-share 0.99 of 300 groups leaves no validation rows; lower it, or give 20 groups or more"),
+        (1, "0.3", "--eval-share 0.3 of 1 groups leaves no "),
+        (2, "0.3", "--eval-share 0.3 of 2 groups leaves no "),
+    ],
+)
+def test_a_side_without_rows_is_told_before_anything_is_written(
+    groups: int, share: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines({"message": f"Ticket {i * 7919}", "reply": f"Answer {i}.", "group": f"g{i % groups}"} for i in range(300))
+    assert main(["new", "mine", "--from", "rows.jsonl", "--eval-share", share]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line
+    assert [p.name for p in Path().iterdir()] == ["rows.jsonl"]
+
+
+@pytest.mark.parametrize("rare", [0, 2, 30])
+def test_one_reply_to_nearly_all_rows_is_told(rare: int, capsys: pytest.CaptureFixture[str]) -> None:
+    lines(
+        {"message": f"Ticket {i * 7919}", "reply": "sales" if i < rare else "help", "group": f"g{i}"}
+        for i in range(300)
+    )
+    assert main(["new", "mine", "--from", "rows.jsonl"]) == 0
+    assert main(["check", "mine"]) == 0
+    told = "evaluation rows have the reply 'help', which passes them whatever is asked; add rows with others"
+    assert (told in capsys.readouterr().err) == (rare < 30)
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes", "told"),
+    [
+        ("max_new_tokens: 36", "max_new_tokens: 0", "suite.max_new_tokens=0: must be a whole number, 1 or more"),
+        ("max_new_tokens: 36", "max_new_tokens: -5", "suite.max_new_tokens=-5: must be a whole number, 1 or more"),
+        ("max_new_tokens: 36", "max_new_tokens: x", "suite.max_new_tokens='x': must be a whole number, 1 or more"),
+        ("max_new_tokens: 36", "max_new_tokens: null", "suite.max_new_tokens=None: must be a whole number, 1 or more"),
+        ("leakage: ${leakage}", "leakage: maybe", "leakage='maybe': choose one of fail, drop, warn"),
+    ],
+)
+def test_check_refuses_the_keys_that_a_grid_refuses(
+    was: str, becomes: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["new", "mine", "--from", str(table()), *NAMES]) == 0
+    config = Path("conf/suite/mine.yaml")
+    text = config.read_text()
+    assert was in text
+    config.write_text(text.replace(was, becomes))
+    capsys.readouterr()
+    assert main(["check", "mine"]) == 2
+    assert capsys.readouterr().err.splitlines() == [f"harness: {told}"]
+    done = harness(tmp_path, "suite=mine", *(knob for knob in TINY if "max_new_tokens" not in knob))
+    assert (done.returncode, done.stderr.splitlines()) == (2, [f"harness: {told}"])
+
+
+@pytest.mark.parametrize("mode", ["fail", "drop", "warn"])
+def test_check_tells_leaks_whatever_a_suite_does_with_them(mode: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new", "mine", "--from", str(table()), *NAMES]) == 0
+    config, held = Path("conf/suite/mine.yaml"), Path("suites/mine/eval.jsonl")
+    config.write_text(config.read_text().replace("leakage: ${leakage}", f"leakage: {mode}"))
+    train, _ = rows_of("mine")
+    held.write_text(held.read_text() + json.dumps({**train[0], "id": "x"}) + "\n")
+    assert main(["check", "mine"]) == 2
+    assert f"row 'x': same text as training row {train[0]['id']!r}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["at once", "of a row"])
+def test_scorers_that_exit_are_told(where: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new", "mine", "--from", str(table()), *NAMES]) == 0
+    scorers = Path("suites/mine/scorers.py")
+    text = scorers.read_text()
+    exits = "    raise SystemExit(0)\n" if where == "of a row" else ""
+    scorers.write_text(text + "\nraise SystemExit(0)\n" if where == "at once" else text.replace(
+        '    said, wanted = results[0]', exits + '    said, wanted = results[0]'))  # fmt: skip
+    assert main(["check", "mine"]) == 2
+    assert "SystemExit: 0" in capsys.readouterr().err
+
+
+def test_rows_copied_into_the_knowledge_base_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new", "mine", "--from", str(table()), *NAMES]) == 0
+    config = Path("conf/suite/mine.yaml")
+    config.write_text(config.read_text().replace("knowledge_file: null", "knowledge_file: kb.jsonl"))
+    _, held = rows_of("mine")
+    pairs = [("FAQ", f"Q: {r['message']}\nA: {r['reply']}") for r in held[:5]]
+    pairs += [(r["message"], f"{r['reply']} Ask us if it fails.") for r in held[5:]]
+    articles = ({"id": f"faq{i}", "title": title, "text": text} for i, (title, text) in enumerate(pairs))
+    Path("suites/mine/kb.jsonl").write_text("".join(json.dumps(a) + "\n" for a in articles))
+    assert main(["check", "mine"]) == 0
+    told = capsys.readouterr()
+    assert f"mine: 0 mistakes, {len(held) + 3} warnings" in told.out  # with those of size, groups and card
+    assert "like knowledge base row 'faq" in told.err

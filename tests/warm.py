@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 LONGEST = 2**16  # bytes of a message
 IMPORTED = (
     "harness.preload", "harness.grid", "harness.check.__main__", "harness.reproduce", "hydra.main", "lm_eval.evaluator",
-    "lm_eval.tasks", "datasketch", "altair", "bm25s",
+    "lm_eval.tasks", "scipy.sparse", "altair", "bm25s",
 )  # fmt: skip
 
 

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from harness.errors import UserError
-from harness.leakage import near
+from harness.leakage import MODES, near
 from harness.licences import rows_licence
 from harness.measure.quality import task_of
 from harness.power import detectable_difference, rows_needed
 from harness.resources import resource
 from harness.statistics import group_of
-from harness.suite import load
+from harness.suite import VALIDATION_SHARE, load
+from harness.suites.shape import are_labels, misspelt, uneven
 from harness.types import Component, SuiteData
 
 CLAIM = 0.05  # a difference worth showing
 TYPICAL_DISAGREEMENT = 0.1
+ALL_BUT = 0.95  # of the rows with one reply: the others hardly count
 DECIDES = (
     "the score that decides must be from 0 to 1, and more of it better; name another, or have scorers.py give its "
     "complement (1 - value) or its share of the most, and name that here and in metric_list"
@@ -38,7 +41,9 @@ def config_of(name: str) -> Component:
         known = sorted({p.stem for place in places for p in place.parent.glob("*.yaml")})
         raise UserError(f"suite {name!r}: no conf/suite/{name}.yaml here or packaged; there is {', '.join(known)}")
     try:
-        tree = OmegaConf.merge(OmegaConf.load(found), {"train_rows": None, "eval_rows": None, "leakage": "warn"})
+        tree: Any = OmegaConf.merge(OmegaConf.load(found), {"train_rows": None, "eval_rows": None})
+        if OmegaConf.is_interpolation(tree, "leakage") or tree.get("leakage", "fail") in MODES:
+            tree.leakage = "warn"
         values: Any = OmegaConf.to_container(tree)
     except Exception as error:  # what YAML and OmegaConf raise has no common root
         raise UserError(f"{found}: cannot be read ({' '.join(str(error).split())}); mend it") from error
@@ -54,7 +59,7 @@ def scorers_of(folder: Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"{path}: cannot be run ({type(error).__name__}: {error}); mend it") from error
     if not hasattr(module, "process_results"):
         raise UserError(f"{path}: has no process_results(doc, results); lm-eval calls it for each row")
@@ -90,7 +95,7 @@ def faults_of_score(data: SuiteData, score: str, key: str, module: Any = None) -
     for row in data.evaluation:
         try:
             seen |= module.process_results(dict(row), [row.get(data.reply_field) or ""])
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return [f"{where}: raises {type(error).__name__}: {error} on row {row['id']!r}; mend it"]
         if score in seen:
             break
@@ -116,7 +121,7 @@ def _references(data: SuiteData, module: Any, suite: Component) -> list[str]:
                     found += [f"{at}: {fault}" for fault in faults]
                     continue
                 scores = module.process_results(dict(row), [reply]) if reply else {}
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 found.append(f"{at}: scorers.py raises {type(error).__name__}: {error}; mend the row or the scorer")
                 continue
             if primary in scores and scores[primary] != 1:
@@ -169,7 +174,7 @@ def faults_of_task(data: SuiteData, suite: Component) -> list[str]:
         rules.doc_to_text(rules.eval_docs[0])
         if rules.config.process_results and rules.OUTPUT_TYPE == "generate_until":
             given = {k for r in data.evaluation for k in rules.process_results(r, [r.get(data.reply_field) or ""])}
-    except Exception as error:  # whatever lm-eval and a suite's own code raise
+    except (Exception, SystemExit) as error:  # whatever lm-eval and a suite's own code raise
         return [f"{where}: lm-eval cannot read it ({' '.join(f'{type(error).__name__}: {error}'.split())}); mend it"]
     return [f"{where}: score {k} is not in metric_list; add it" for k in sorted(given - listed)]
 
@@ -189,6 +194,30 @@ def _too_few(data: SuiteData) -> list[str]:
     return warnings
 
 
+def _labels(data: SuiteData, suite: Component) -> list[str]:
+    """A line for each row whose label is another one but for how it is written."""
+    sides = (("train_file", (*data.train, *data.validation)), ("eval_file", data.evaluation))
+    said = [(f"{data.folder / suite.params[file]}, row {row['id']!r}", str(row.get(data.reply_field) or ""))
+            for file, rows in sides for row in rows]  # fmt: skip
+    return misspelt(said) if are_labels(Counter(label for _, label in said)) else []
+
+
+def _lopsided(data: SuiteData) -> list[str]:
+    """Warnings of parts that are not as large as they should be, and of evaluation rows that one reply would pass."""
+    warnings = uneven(
+        {"training": data.train, "validation": data.validation},
+        {"training": 1 - VALIDATION_SHARE, "validation": VALIDATION_SHARE},
+    )
+    n, fit = len(data.evaluation), len(data.train)
+    if fit < n:
+        warnings.append(f"{fit} rows to train on are fewer than the {n} to evaluate with; add training rows")
+    said = Counter(str(r.get(data.reply_field) or "") for r in data.evaluation)
+    if said and (most := said.most_common(1)[0])[1] > ALL_BUT * n and most[0]:
+        warnings.append(f"{most[1]} of {n} evaluation rows have the reply {most[0]!r}, which passes them whatever is "
+                        "asked; add rows with others")  # fmt: skip
+    return warnings
+
+
 def check(name: str) -> tuple[list[str], list[str], list[str]]:
     """Mistakes, warnings and facts of a suite."""
     suite = config_of(name)
@@ -197,18 +226,19 @@ def check(name: str) -> tuple[list[str], list[str], list[str]]:
     if data.evaluation:
         module = scorers_of(where)
         mistakes += faults_of_score(data, primary, "suite.primary", module) or _references(data, module, suite)
-    mistakes += [*faults_of_output(data, suite), *faults_of_task(data, suite)]
+    mistakes += [*_labels(data, suite), *faults_of_output(data, suite), *faults_of_task(data, suite)]
     every, held = (*data.train, *data.validation), where / str(suite.params["eval_file"])
     for o in data.overlaps:
         mistakes.append(f"{held}, row {o.row!r}: same {'text' if o.kind == 'exact' else 'group'} as "
                         f"{o.source} row {o.other!r}; remove one, or set leakage=drop")  # fmt: skip
-    warnings, card = _too_few(data), where / "card.md"
+    warnings, card = [*_too_few(data), *_lopsided(data)], where / "card.md"
     if not card.is_file() or "TO FILL" in card.read_text(encoding="utf-8", errors="replace"):
         warnings.append(f"{card}: not filled in; say what is measured and how the rows were made")
     elif not rows_licence(where):
         warnings.append(f"{card}: states no licence of the rows; write one under a heading 'Licence'")
     alike = near(data.evaluation, every, data.knowledge, data.message_field)
-    warnings += [f"{held}, row {o.row!r}: {o.similarity:.0%} like {o.source} row {o.other!r}" for o in alike]
+    warnings += [f"{held}, row {o.row!r}: {o.similarity:.0%} like {o.source} row {o.other!r}, or a part of it; remove "
+                 "one where it gives the other away" for o in alike]  # fmt: skip
     asked = (
         f"{len(data.evaluation)} evaluation rows in {len(set(map(group_of, data.evaluation)))} groups"
         if data.evaluation

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,15 +17,17 @@ import yaml
 
 from harness.errors import UserError
 from harness.escaping import config_text
-from harness.files import cannot_write, unread
+from harness.files import cannot_write, parse, unread
 from harness.leakage import normalised
 from harness.ledger import write_text
 from harness.resources import resource
-from harness.suite import hashed, json_lines
+from harness.suite import VALIDATION_SHARE, hashed, json_lines, parted
+from harness.suites.shape import are_labels, misspelt, uneven
 
 EVALUATION_SHARE = 0.3
-LABELS_AT_MOST, LABEL_LENGTH = 40, 40  # more or longer replies are texts
+MARKS = {".csv": ",", ".tsv": "\t"}
 TOKENS_AT_MOST = 1024
+TWINS = 5  # rows of a line
 GUIDE = "Say here, as to a new colleague, what a good answer looks like. prompt_rag tells the model this text.\n"
 SUITE = """\
 # {what}
@@ -82,32 +85,64 @@ SCORES = {
     "labels": {
         "accuracy": "the label wanted", "macro_f1": "the mean F1 of the labels", "parseable": "any label at all",
     },
+    "structured": {
+        "exact": "the JSON of the reference, spaces and the order of keys apart",
+        "value_f1": "F1 of the values at their paths", "parses": "a JSON object or list, and nothing else",
+    },
 }  # fmt: skip
 
 
 def read_table(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """The rows of a CSV or JSONL file, each with where it stands. Raises `UserError` for what cannot be read."""
+    """The rows of a CSV or JSONL file, each with where it stands: by its number as a spreadsheet has it, and its line
+    where that is another. Raises `UserError` for what cannot be read."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(unread(path, error)) from error
-    if path.suffix.lower() in (".csv", ".tsv"):
-        mark = "\t" if path.suffix.lower() == ".tsv" else ","
-        csv.field_size_limit(max(len(text), csv.field_size_limit()))  # a cell may be as long as its file
-        table = csv.DictReader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
-        try:
-            if twice := [c for c, n in Counter(table.fieldnames or ()).items() if c.strip() and n > 1]:
-                at = f"{path}, row {table.line_num}"
-                raise UserError([f"{at}: column {c!r} stands twice; rename or delete one" for c in twice])
-            return [(f"{path}, row {table.line_num}", dict(row)) for row in table]
-        except csv.Error as error:
-            raise UserError(
-                f"{path}, row {table.line_num}: {error}; close the quotes, and double those inside"
-            ) from error
+    if mark := MARKS.get(path.suffix.lower()):
+        return _table(path, text, mark)
     mistakes: list[str] = []
     rows = [(f"{path}, row {number}", row) for number, row in json_lines(path, text, mistakes)]
+    if mistakes and (not rows or text.lstrip().startswith("[")):
+        first = mistakes[0].removeprefix(f"{path}, ").rpartition("; ")[0]
+        raise UserError(
+            f"{path}: no line of it is a JSON object ({first}); a .jsonl has one a line, and a table with a header "
+            "is to be named .csv or .tsv"
+        )
     if mistakes:
         raise UserError(mistakes)
+    return rows
+
+
+def _table(path: Path, text: str, mark: str) -> list[tuple[str, dict[str, Any]]]:
+    """The rows of a table whose cells a mark parts, or where that leaves its header one column, another mark."""
+    csv.field_size_limit(max(len(text), csv.field_size_limit()))  # a cell may be as long as its file
+    first = next(filter(str.strip, io.StringIO(text)), "")
+
+    def columns(by: str) -> int:
+        return len(next(csv.reader([first], delimiter=by)))
+
+    if first and columns(mark) == 1:
+        mark = max((mark, ",", ";", "\t"), key=columns)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
+    header: list[str] = []
+    rows: list[tuple[str, dict[Any, Any]]] = []
+    line = 1
+    try:
+        for number, cells in enumerate(reader, start=1):
+            where = f"{path}, row {number}" + (f" (line {line})" if line != number else "")
+            line = reader.line_num + 1
+            if not header:
+                header = cells
+                if twice := [c for c, n in Counter(header).items() if c.strip() and n > 1]:
+                    raise UserError([f"{where}: column {c!r} stands twice; rename or delete one" for c in twice])
+            elif cells:
+                more = {None: cells[len(header) :]} if len(cells) > len(header) else {}
+                rows.append((where, {**dict(zip(header, cells, strict=False)), **more}))
+    except csv.Error as error:
+        raise UserError(
+            f"{path}, line {line}: {error}; close the quotes of the row that begins there, and double those inside"
+        ) from error
     return rows
 
 
@@ -116,7 +151,7 @@ def shaped(rows: Sequence[tuple[str, dict[str, Any]]], source: Path, names: Mapp
 
     Without a group column, rows of the same message are one group. A reply that is an object becomes JSON. Raises
     `UserError` with a line a mistake: columns that are not there, empty cells, ids given twice, one message with
-    several replies.
+    several replies. Messages that are one but for case and marks are of one group.
     """
     if not rows:
         raise UserError(f"{source}: no rows; a suite needs some hundred")
@@ -133,6 +168,7 @@ def shaped(rows: Sequence[tuple[str, dict[str, Any]]], source: Path, names: Mapp
     made: list[dict[str, Any]] = []
     seen: dict[str, str] = {}
     replies: dict[str, tuple[str, str]] = {}
+    groups: dict[str, str] = {}
     for number, (where, row) in enumerate(rows, start=1):
         message, reply = (_text(row.get(names[k])) for k in ("message", "reply"))
         if isinstance(row.get(names["message"]), list | dict):
@@ -148,14 +184,14 @@ def shaped(rows: Sequence[tuple[str, dict[str, Any]]], source: Path, names: Mapp
         if key in seen:
             mistakes.append(f"{where}: id {key!r} stands in {seen[key].rpartition(', ')[2]} too; make ids unique")
         seen.setdefault(key, where)
-        said = normalised(message)
-        first, other = replies.setdefault(said, (reply, where))
+        first, other = replies.setdefault(message, (reply, where))
         if first != reply:
             mistakes.append(
                 f"{where}: the message of {other.rpartition(', ')[2]} with another reply; keep the one that is right"
             )
+        said = normalised(message)
         group = _text(row.get(names["group"])) or hashlib.sha256(said.encode()).hexdigest()[:12]
-        entry = {"id": key, "group": group, "message": message, "reply": reply}
+        entry = {"id": key, "group": groups.setdefault(said, group), "message": message, "reply": reply}
         if case := _text(row.get(names["case"])):
             entry["case"] = case
         made.append(entry)
@@ -202,17 +238,28 @@ def new(name: str, source: Path, names: Mapping[str, str], share: float, system:
             raise UserError(f"{path}: cannot be written ({reason}); move that away, or work in another folder")
     if not 0 < share < 1:
         raise UserError(f"--eval-share {share}: give a share between 0 and 1")
-    every = shaped(read_table(source), source, names)
-    rows = list({normalised(r["message"]): r for r in reversed(every)}.values())[::-1]
+    table = read_table(source)
+    every = shaped(table, source, names)
+    rows = list({(normalised(r["message"]), r["reply"]): r for r in reversed(every)}.values())[::-1]
     repeated = len(every) - len(rows)
     train, held = split(rows, share)
-    if not train or not held:
-        raise UserError(
-            f"{source}: {len({r['group'] for r in rows})} groups are too few to split; name a finer --group column"
-        )
+    fit, validation = parted(train)
+    groups = len({r["group"] for r in rows})
+    for side, too_few in (("evaluation", held), ("training", fit), ("validation", validation)):
+        if not too_few:
+            mend = "raise" if side == "evaluation" else "lower"
+            raise UserError(
+                f"{source}: --eval-share {share:g} of {groups} groups leaves no {side} rows; {mend} it, or give 20 "
+                "groups or more by a finer --group column"
+            )
     replies = Counter(r["reply"] for r in rows)
-    short = all("\n" not in r and len(r) <= LABEL_LENGTH for r in replies)
-    kind = "labels" if short and len(replies) <= min(LABELS_AT_MOST, len(rows) / 5) else "text"
+    kind = "structured" if all(map(_is_json, replies)) else "labels" if are_labels(replies) else "text"
+    places = [where for where, _ in table]
+    if kind == "labels" and (wrong := misspelt([(w, r["reply"]) for w, r in zip(places, every, strict=True)])):
+        raise UserError(wrong)
+    due = (1 - share) * (1 - VALIDATION_SHARE), (1 - share) * VALIDATION_SHARE, share
+    parts = {"training": fit, "validation": validation, "evaluation": held}
+    doubts = [*uneven(parts, dict(zip(parts, due, strict=True))), *_twins(places, every)]
     needed = 16 + max(len(r["reply"].encode()) for r in rows)  # a token may hold one byte, as of digits and of Korean
     tokens = min(TOKENS_AT_MOST, needed)
     higher = "aggregation: mean, higher_is_better: true"
@@ -229,11 +276,12 @@ def new(name: str, source: Path, names: Mapping[str, str], share: float, system:
         folder / "train.jsonl": _jsonl(train), folder / "eval.jsonl": _jsonl(held),
         folder / "scorers.py": (resource("suites") / f"_template/{kind}.py").read_text(encoding="utf-8"),
         folder / "task.yaml": TASK.format(name=name, tokens=tokens, metrics="\n".join(metrics)),
-        folder / "instructions.md": GUIDE + (_label_guide(replies) if kind == "labels" else ""),
+        folder / "instructions.md": GUIDE + _guide(kind, replies),
         folder / "card.md": card.replace("NAME", name).replace("COUNTS", counts).replace("SCORES", told),
         config: SUITE.format(
             what=f"TO FILL: what {name} measures", name=name,
-            system=json.dumps(config_text(system), ensure_ascii=False), primary=next(iter(SCORES[kind])), tokens=tokens,
+            system=yaml.dump(config_text(system), default_style='"', allow_unicode=True, width=math.inf).strip(),
+            primary=next(iter(SCORES[kind])), tokens=tokens,
         ),
         sweep: SWEEP.format(name=name),
     }  # fmt: skip
@@ -244,6 +292,7 @@ def new(name: str, source: Path, names: Mapping[str, str], share: float, system:
         f"{folder}: {counts}" + (f" {repeated} that repeat a message were left out." if repeated else ""),
         f"scores: {', '.join(SCORES[kind])} ({kind}; {len(replies)} different replies); scorers.py holds them",
         *([cut] if needed > tokens else []),
+        *(f"warning: {doubt}" for doubt in doubts),
         f"next: write {folder / 'instructions.md'} and {folder / 'card.md'}, then",
         f"  python -m harness.suites check {name}",
         f"  python -m harness +sweep={name}",
@@ -254,5 +303,29 @@ def _jsonl(rows: Iterable[Mapping[str, Any]]) -> str:
     return "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)
 
 
-def _label_guide(replies: Counter[str]) -> str:
-    return "\nAnswer with one of these labels alone, nothing else:\n\n" + "".join(f"- {r}\n" for r in sorted(replies))
+def _is_json(reply: str) -> bool:
+    try:
+        return isinstance(parse(reply), dict | list)
+    except ValueError:
+        return False
+
+
+def _twins(places: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for the rows whose message is that of an earlier one but for case and marks, with another reply."""
+    first: dict[str, tuple[str, str]] = {}
+    pairs = []
+    for where, row in zip(places, rows, strict=True):
+        reply, other = first.setdefault(normalised(row["message"]), (row["reply"], where))
+        if reply != row["reply"]:
+            pairs.append(f"{where} ({other.rpartition(', ')[2]})")
+    told = f"{', '.join(pairs[:TWINS])}{', ...' if len(pairs) > TWINS else ''}"
+    return [f"{told}: the message of another row but for case and marks, with another reply; both are kept, in one "
+            "group: if they mean the same, keep the reply that is right"] if pairs else []  # fmt: skip
+
+
+def _guide(kind: str, replies: Counter[str]) -> str:
+    """What the instructions say of the form of an answer."""
+    if kind == "labels":
+        listed = "".join(f"- {r}\n" for r in sorted(replies))
+        return f"\nAnswer with one of these labels alone, nothing else:\n\n{listed}"
+    return f"\nAnswer with JSON alone, such as:\n\n{min(replies, key=len)}\n" if kind == "structured" else ""

@@ -4,6 +4,7 @@
 """
 
 import json
+import unicodedata
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -29,7 +30,7 @@ def evaluation(**_: Any) -> dict[str, Any]:
 
 def bare(text: str) -> str:
     """The first line of a text without case, and without spaces, quotes and full stops around it."""
-    return text.strip().split("\n", 1)[0].strip(" \t\"'`*.").lower()
+    return unicodedata.normalize("NFC", text.strip().split("\n", 1)[0]).strip(" \t\"'`*.").lower()
 
 
 @cache

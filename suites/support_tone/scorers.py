@@ -35,13 +35,15 @@ NUMBER_WORD = "|".join(word.replace("-", "[ -]") for word in sorted(NUMBER_WORDS
 UNIT = r"(?:business |working )?(?:day|hour|minute|week|month|year)s?"
 WEEKDAY = r"(?:mon|tues|wednes|thurs|fri|satur|sun)day"
 TIME_FRAME = re.compile(
-    rf"\b(?:\d+|{NUMBER_WORD}|an?|the next|the same|this|each|every|next)[ -]{UNIT}\b"
-    rf"|\btoday\b|\btomorrow\b|\btonight\b|\bright away\b|\b(?:by|on|before) {WEEKDAY}\b|\bat once\b",
+    rf"\b(?:\d+|{NUMBER_WORD}|an?|the next|the same|this|each|every|next|within the)[ -]{UNIT}\b"
+    rf"|\b(?:by|before) (?:the )?end of (?:the )?{UNIT}\b|\b(?:by|on|before|this|next) {WEEKDAY}\b"
+    r"|\bthis (?:morning|afternoon|evening)\b|\b(?:today|tomorrow|tonight|right away|at once|immediately)\b",
     re.IGNORECASE,
 )
 SPELLED = re.compile(rf"\b(?:{NUMBER_WORD})\b", re.IGNORECASE)
 COUNTED_WORD = re.compile(rf"\b(?:{NUMBER_WORD})(?=[ -](?:{UNIT}|photos?|percent)\b)", re.IGNORECASE)
 FIGURE = re.compile(r"(?<![\w.])\$?\d[\d,]*(?:\.\d+)?(?!\w|[.,]\d)|(?<![\w.])\$?\d[\d,]*(?:\.\d+)?(?=%|am\b|pm\b)")
+MARKER = re.compile(r"^[ \t]*(\d{1,2})[.)](?=[ \t]+\S)", re.MULTILINE)
 TYPOGRAPHY = str.maketrans(
     {"\N{RIGHT SINGLE QUOTATION MARK}": "'", "\N{EN DASH}": "-", "\N{HYPHEN}": "-", "\N{NON-BREAKING HYPHEN}": "-"}
 )
@@ -98,6 +100,20 @@ def figures(text: str) -> set[float]:
     return found | _values(COUNTED_WORD, text)
 
 
+def unnumbered(text: str) -> str:
+    """A text without the numbers of its lists: those of lines that begin with 1., 2. and so on, or 1), 2), in turn."""
+    last = 0
+
+    def bare(found: re.Match[str]) -> str:
+        nonlocal last
+        if int(found[1]) not in (1, last + 1):
+            return found[0]
+        last = int(found[1])
+        return ""
+
+    return MARKER.sub(bare, text)
+
+
 @cache
 def knowledge() -> dict[str, str]:
     """Article id to text, from the knowledge base beside this file."""
@@ -128,7 +144,8 @@ def says(text: str, wording: str) -> bool:
 
 def facts(reply: str, row: dict[str, Any]) -> bool:
     """The reply agrees with the knowledge base: each needed fact is there (in one of its wordings), nothing
-    to avoid is said, and no figure appears that neither the row's articles and wordings nor the message contain."""
+    to avoid is said, and no figure but the numbers of a list appears that neither the row's articles and wordings
+    nor the message contain."""
     text = plain(reply)
     if not all(any(says(text, w) for w in wordings) for wordings in row["facts"]):
         return False
@@ -137,7 +154,7 @@ def facts(reply: str, row: dict[str, Any]) -> bool:
     grounded = figures(row["message"]) | _values(SPELLED, row["message"]) | {1.0}
     for known in (*(knowledge()[a] for a in row["articles"]), *(w for wordings in row["facts"] for w in wordings)):
         grounded |= figures(known)
-    return figures(reply) <= grounded
+    return figures(unnumbered(reply)) <= grounded
 
 
 def score(reply: str, row: dict[str, Any]) -> dict[str, int]:

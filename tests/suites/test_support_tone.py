@@ -199,6 +199,8 @@ def test_near_misses_pass(near: str) -> None:
         "within 2 business days", "today", "by Friday", "in 24 hours", "tomorrow", "on Monday", "within one hour",
         "before Sunday", "tonight", "right away", "at once", "within the next day", "this week", "next week",
         "within forty-eight hours", "in a 5-minute call", "in 10 working days", "in 3 to 5 business days", "Today",
+        "next Monday", "this Friday", "by the end of the week", "by end of day", "before the end of the business day",
+        "this afternoon", "within the hour", "immediately",
     ],
 )  # fmt: skip
 def test_time_frames(time: str) -> None:
@@ -207,7 +209,21 @@ def test_time_frames(time: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "time", ["soon", "shortly", "in a few days", "within days", "when we can", "by then", "in due time", "in 5 steps"]
+    "time",
+    [
+        "soon",
+        "shortly",
+        "in a few days",
+        "within days",
+        "when we can",
+        "by then",
+        "in due time",
+        "in 5 steps",
+        "in the end",
+        "by the hour",
+        "at the end of the page",
+        "on that afternoon",
+    ],
 )
 def test_vague_times_are_no_time_frames(time: str) -> None:
     """A next step without a time that one can hold us to fails."""
@@ -239,6 +255,7 @@ def test_style_guide_and_scorers_agree() -> None:
         f"{BODY} You wrote 3 times.",
         f"{BODY} It is the 18th, and the 40L pack E2B is not part of it.",
         f"{BODY} We will write one letter, within one day.",
+        f"{BODY}\n1. Log in.\n2. Open Orders.\n3. Print the label.\n\nOr so:\n 1) Call us.\n 2) Ask.",
     ],
 )
 def test_facts_hold(body: str) -> None:
@@ -265,6 +282,9 @@ FALSE = {
     "spaced number word": f"{BODY} Some banks need thirty one hours.",
     "number word with photos": f"{BODY} Please send two photos.",
     "number word with percent": f"{BODY} You get twenty percent less.",
+    "a line that begins with a figure": f"{BODY} The bank needs up to\n2. It may be more.",
+    "a figure out of a list's turn": f"{BODY}\n1. Log in.\n9. Open Orders.",
+    "a figure in a list": f"{BODY}\n1. Log in.\n2. 9 orders are there.",
     "figure of another article": f"{BODY} The return is open for 45 days.",
 }
 

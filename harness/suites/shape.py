@@ -1,0 +1,62 @@
+"""What replies and groups of rows look like: labels, labels written in two ways, groups too large to be split."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from harness.statistics import group_of
+
+LABELS_AT_MOST, LABEL_LENGTH = 40, 40  # more or longer replies are texts
+NAMED = 5  # rows of a label
+LARGE = 0.1  # of all rows: a group above it can make parts uneven
+
+
+def are_labels(replies: Counter[str]) -> bool:
+    """Whether replies, each with the number of its rows, are short and few enough for names of classes."""
+    short = all("\n" not in r and len(r) <= LABEL_LENGTH for r in replies)
+    return short and len(replies) <= min(LABELS_AT_MOST, replies.total() / 5)
+
+
+def _folded(label: str) -> str:
+    return "".join(unicodedata.normalize("NFC", label).casefold().split())
+
+
+def _shown(label: str) -> str:
+    return repr(label) if unicodedata.is_normalized("NFC", label) else ascii(label)
+
+
+def misspelt(labels: Sequence[tuple[str, str]]) -> list[str]:
+    """A line for each label that is another, more frequent one but for case, spaces or Unicode form: it would be a
+    class of its own, and what scorers forgive would leave two. Labels are given with where their rows stand."""
+    rows: dict[str, list[str]] = {}
+    for where, label in labels:
+        rows.setdefault(label, []).append(where)
+    usual: dict[str, str] = {}
+    for label in sorted(rows, key=lambda each: -len(rows[each])):
+        usual.setdefault(_folded(label), label)
+    return [
+        f"{places[0]}: label {_shown(label)} ({_counted(places)}) is {_shown(other)} ({_counted(rows[other])}) but for "
+        "case, spaces or Unicode form; write them alike, or rename one that is a class of its own"
+        for label, places in rows.items()
+        if (other := usual[_folded(label)]) != label
+    ]
+
+
+def _counted(places: Sequence[str]) -> str:
+    """How many rows, and which: "3 rows: row 2, row 5, row 9"."""
+    named = ", ".join(place.rpartition(", ")[2] for place in places[:NAMED])
+    return f"{len(places)} row{'s' if len(places) > 1 else ''}: {named}{', ...' if len(places) > NAMED else ''}"
+
+
+def uneven(parts: Mapping[str, Sequence[Mapping[str, Any]]], due: Mapping[str, float]) -> list[str]:
+    """A line where a part of the rows has less than half of the share that is due to it, and a large group is why."""
+    rows = [row for part in parts.values() for row in part]
+    name, most = Counter(map(group_of, rows)).most_common(1)[0]
+    if most <= LARGE * len(rows) or all(len(parts[p]) >= share / 2 * len(rows) for p, share in due.items()):
+        return []
+    given = ", ".join(f"{len(part)} {p} ({due[p]:.0%} due)" for p, part in parts.items())
+    return [f"whole groups make uneven parts: {given}; group {name!r} alone has {most} of {len(rows)} rows: part it, "
+            "or group by something finer"]  # fmt: skip
