@@ -8,20 +8,34 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 
-def linear_classes(model: Any) -> dict[str, int]:
-    """How many modules of each linear class a model has; a torchao weight is named with its tensor class, since
-    torchao swaps the weight and leaves the module a `Linear`."""
+def linear_class(module: Any) -> str | None:
+    """The name of a linear layer's class, None for any other module; a torchao weight is named with its tensor class,
+    since torchao swaps the weight and leaves the module a `Linear`."""
     import torch
 
-    counts: Counter[str] = Counter()
-    for module in model.modules():
-        name = type(module).__name__
-        if "Linear" not in name:
-            continue
-        weight = getattr(module, "weight", None)
-        plain = weight is None or type(weight) in (torch.Tensor, torch.nn.Parameter) or name != "Linear"
-        counts[name if plain else f"{name}[{type(weight).__name__}]"] += 1
-    return dict(counts)
+    name = type(module).__name__
+    if "Linear" not in name:
+        return None
+    weight = getattr(module, "weight", None)
+    plain = weight is None or type(weight) in (torch.Tensor, torch.nn.Parameter) or name != "Linear"
+    return name if plain else f"{name}[{type(weight).__name__}]"
+
+
+def linear_classes(model: Any) -> dict[str, int]:
+    """How many modules of each linear class a model has."""
+    return dict(Counter(name for module in model.modules() if (name := linear_class(module))))
+
+
+def decoder_weights(model: Any, kind: str = "") -> int:
+    """How many weights stand in the matrices of a model's decoder, its embeddings and its head left out: all, or those
+    of linear layers whose class has `kind` in its name."""
+    from torch.nn import Embedding
+
+    decoder = below_adapters(model).get_decoder()
+    if kind:
+        return sum(m.weight.numel() for m in decoder.modules() if kind in (linear_class(m) or ""))
+    embeddings = {id(m.weight) for m in decoder.modules() if isinstance(m, Embedding)}
+    return sum(p.numel() for p in decoder.parameters() if p.ndim > 1 and id(p) not in embeddings)
 
 
 def weight_bytes(*parts: Any) -> int:

@@ -3,13 +3,16 @@
 A component class is a frozen dataclass whose fields are its knobs. It may carry
 `VERSION` (raise it when its output changes), `LIBRARIES` (distributions that shape its output, part of the
 key), `REQUIRES` (modules that must be importable), `SEEDED` (False for an adaptation that no seed changes: cells of all
-seeds share it), `unsupported(environment) -> str | None`, and `unfit(data) -> str | None`.
+seeds share it), `unsupported(environment) -> str | None`, `unfit(data) -> str | None`, and
+`unable(config) -> str | None` of a model's own configuration, which a model that can tell it before it is built gives
+by `config()`.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType
 from typing import Any, get_args, get_type_hints
@@ -17,7 +20,7 @@ from typing import Any, get_args, get_type_hints
 from harness.environment import Environment
 from harness.errors import UserError
 from harness.overrides import nearest
-from harness.types import Component, SuiteData
+from harness.types import Component, Json, SuiteData
 
 
 def resolve(target: str) -> Any:
@@ -82,6 +85,12 @@ def unsupported(component: Component, environment: Environment) -> str | None:
     """Why the component cannot run here, or None."""
     check = getattr(instantiate(component), "unsupported", None)
     return check(environment) if check else None
+
+
+def unable(component: Component, config: Mapping[str, Json] | None) -> str | None:
+    """Why the component cannot work with a model of this configuration, or None; also where the model tells none."""
+    check = getattr(instantiate(component), "unable", None)
+    return check(config) if check and config else None
 
 
 def unfit(component: Component, data: SuiteData) -> str | None:

@@ -6,6 +6,7 @@ import contextlib
 import faulthandler
 import fcntl
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -15,8 +16,9 @@ from typing import Any
 
 from harness.components import instantiate
 from harness.environment import detect, give_memory_back
+from harness.errors import BrokenArtifact
 from harness.prompt import render, short_chat
-from harness.store import Store, write_json
+from harness.store import Store, read_manifest, write_json
 from harness.suite import load as load_suite
 from harness.types import (
     Component,
@@ -157,15 +159,24 @@ def _made(step: Step, parents: list[Path], out: Path, context: Context) -> Mappi
 
 
 def _adapt(step: Step, parents: list[Path], out: Path, context: Context) -> Mapping[str, Json]:
-    from harness.loading import load
-    from harness.measure.fidelity import write_reference
+    """An adapted model with its reference answers, computed in the range of what its base is stored in: training stores
+    float32. Raises `BrokenArtifact` where they are no numbers."""
+    from harness.loading import in_range_of, load, stored_dtype
+    from harness.measure.fidelity import REFERENCE, write_reference
 
-    data = _data(step)
+    data, stored = _data(step), stored_dtype(parents[0])
     facts: Mapping[str, Json] = instantiate(step.component)(parents[0], data, out, context)
     context.progress(0.97, "reference answers")
-    made = load(out, context)
+    made = load(out, in_range_of(stored, context))
     write_reference(made.model, made.tokenizer, out, data)
-    return facts
+    if not math.isfinite(json.loads((out / REFERENCE).read_text(encoding="utf-8"))["loss"]):
+        dtype = made.proof["dtype"]
+        raise BrokenArtifact(
+            f"the adapted model's own answers are no numbers in {dtype}, so nothing can be compared with them: either "
+            f"training broke it (lower adaptation.learning_rate), or its activations leave the range of {dtype} (of "
+            "a base that is stored in bfloat16 they are computed in that)"
+        )
+    return {**facts, "base_dtype": stored}
 
 
 def _quantize(step: Step, parents: list[Path], out: Path, context: Context) -> Mapping[str, Json]:
@@ -173,7 +184,11 @@ def _quantize(step: Step, parents: list[Path], out: Path, context: Context) -> M
 
     from transformers import AutoTokenizer
 
+    from harness.loading import in_range_of, stored_dtype, weight_files
+
     model, data = parents[0], _data(step)
+    stored = read_manifest(model)["facts"].get("base_dtype") or stored_dtype(model)
+    context = in_range_of(stored, context)
     tokenizer = AutoTokenizer.from_pretrained(str(model))
     calibration = [render(tokenizer, short_chat(data, r), reply=r[data.reply_field]) for r in data.train]
     facts: Mapping[str, Json] = instantiate(step.component)(model, calibration, out, context)
@@ -183,7 +198,7 @@ def _quantize(step: Step, parents: list[Path], out: Path, context: Context) -> M
             shutil.copy2(model / name, out / name)
     if (model / "adapter").is_dir():
         shutil.copytree(model / "adapter", out / "adapter")
-    return {**facts, "weights_disk_bytes": sum(f.stat().st_size for f in out.glob("*.safetensors"))}
+    return {**facts, "weights_disk_bytes": sum(f.stat().st_size for f in weight_files(out))}
 
 
 def _session(step: Step, folder: Path, data: SuiteData, context: Context) -> Any:

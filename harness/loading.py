@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from harness.anatomy import linear_classes, weight_bytes
-from harness.errors import BrokenArtifact
+from harness.errors import BrokenArtifact, UserError
 from harness.packing import pack
 from harness.types import Context, Json
 
 BENIGN_MISSING = ("input_perm",)  # a buffer that gptqmodel's Machete kernel makes itself
 INT4_GROUPS = (32, 64, 128, 256)  # that PyTorch's 4-bit product on a CPU takes (`_weight_int4pack_mm_for_cpu`)
 PLAIN = "torch"  # gptqmodel's kernel in plain PyTorch, for any group
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +42,69 @@ def torch_dtype(name: str) -> Any:
     return getattr(torch, name)
 
 
-def _config(folder: Path) -> dict[str, Json]:
+def config_of(folder: Path) -> dict[str, Json]:
+    """What a model directory says of its model (`config.json`)."""
     config: dict[str, Json] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return config
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that transformers reads of a model directory: `model.safetensors`, else those that its
+    index names, be they there or not; all there are where it has neither. Others beside them hold the same weights once
+    more (Mistral's `consolidated.safetensors`).
+
+    Raises `UserError` for an index that names no files.
+    """
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if not (folder / INDEX).is_file():
+        return sorted(folder.glob("*.safetensors"))
+    try:
+        names = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+        return sorted(folder / name for name in names)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{folder / INDEX}: has no `weight_map` from tensors to files; get the files of that model again"
+        ) from error
+
+
+def came_quantized(config: Mapping[str, Json]) -> str | None:
+    """Why a model of this configuration cannot be trained, nor quantized again: it came quantized. None if it did
+    not."""
+    if not (found := config.get("quantization_config")):
+        return None
+    told = "adaptation=prompt_rag or as_is with quantization=as_is only"
+    return f"the checkpoint comes quantized ({found.get('quant_method')}): {told}"
+
+
+def text_part(config: Mapping[str, Json]) -> Mapping[str, Json]:
+    """The part of a configuration that is of the language model, where the whole also sees or hears."""
+    return config.get("text_config") or config
+
+
+def mixes_experts(config: Mapping[str, Json]) -> bool:
+    """Whether a configuration is one of a mixture of experts; families count them by names of their own."""
+    told = text_part(config)
+    names = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+    return any((told.get(name) or 0) > 1 for name in names)
+
+
 def stored_dtype(folder: Path) -> str | None:
     """What a model directory says its weights are stored in; checkpoints of transformers 4 name it otherwise."""
-    config = _config(folder)
+    config = config_of(folder)
     return config.get("dtype") or config.get("torch_dtype")
+
+
+def in_range_of(stored: str | None, context: Context) -> Context:
+    """The context for weights that were stored, or trained from ones that were, in the dtype `stored`: bfloat16 where
+    that was bfloat16 and it says float16, as on a GPU, which is as fast in either. Activations of some models (Gemma 3)
+    leave the range of float16."""
+    return replace(context, dtype="bfloat16") if (stored, context.dtype) == ("bfloat16", "float16") else context
 
 
 def classes_of(folder: Path) -> tuple[str, ...]:
     """What the classification head of a model directory can answer; nothing for a model that generates."""
-    config = _config(folder)
+    config = config_of(folder)
     if not any(name.endswith("ForSequenceClassification") for name in config.get("architectures") or ()):
         return ()
     names = config.get("id2label", {})
@@ -75,7 +126,7 @@ def context_tokens(model: Any) -> int | None:
 
 
 def _quantization(folder: Path) -> dict[str, Json]:
-    return _config(folder).get("quantization_config") or {}
+    return config_of(folder).get("quantization_config") or {}
 
 
 def _kernel(folder: Path, name: str) -> Any:
@@ -99,7 +150,9 @@ def load(
     which falls back to Triton's for a model that the fastest kernel refuses. A CPU has one kernel, which is taken, and
     gptqmodel's plainest for groups that it does not take. With `packs` its plain layers compute from packed weights
     (`harness.packing`) and give up those they had; with `unpacks` its 4-bit layers become plain ones first
-    (`harness.unpacking`). The proof counts layers and bytes as they came.
+    (`harness.unpacking`). The proof counts layers and bytes as they came. It computes in bfloat16 what was stored so
+    (`in_range_of`). Weights that transformers has no kernel for here become plain ones as it reads them (`dequantized`
+    in the proof).
 
     Raises `BrokenArtifact` for missing, unexpected or mismatched keys.
     """
@@ -111,21 +164,22 @@ def load(
     if context.device == "cpu":
         use_fast_cpu_kernel()
     options: dict[str, Any] = {}
-    dtype = context.dtype
+    dtype = in_range_of(stored_dtype(folder), context).dtype
     found = _quantization(folder)
     method = found.get("quant_method")
     if context.device == "cuda":
         options = {"device_map": {"": 0}}
-        if method == "torchao":
-            dtype = "bfloat16"  # see harness.quantize.dynamic
-        elif not method and stored_dtype(folder) == "bfloat16":
-            dtype = "bfloat16"  # what it was stored in, and a GPU computes in either
+        if method in ("torchao", "mxfp4"):
+            dtype = "bfloat16"  # see harness.quantize.dynamic; MXFP4 is of models trained in bfloat16
+
+    def computed_in(kernel: str) -> str:
+        return "float16" if (method, kernel) == ("awq", FALLBACK) else dtype  # the only one that it takes
 
     def read(kernel: str) -> Any:
         chosen = {"quantization_config": _kernel(folder, kernel)} if kernel else {}
         with read_layer_by_layer() if method == "torchao" else contextlib.nullcontext():
             return auto_class(folder).from_pretrained(
-                str(folder), dtype=torch_dtype(dtype), output_loading_info=True, **options, **chosen
+                str(folder), dtype=torch_dtype(computed_in(kernel)), output_loading_info=True, **options, **chosen
             )
 
     kernel, why = "", ""
@@ -150,9 +204,12 @@ def load(
         raise BrokenArtifact(f"the checkpoint does not fit its model: {told}")
     model.eval()
     classes = linear_classes(model)
-    if method and set(classes) == {"Linear"}:
+    dequantized = bool(method) and not hasattr(model.config, "quantization_config")  # transformers takes it away then
+    if method and method != "mxfp4" and set(classes) == {"Linear"} and not dequantized:  # MXFP4 is of experts alone
         raise BrokenArtifact(f"the checkpoint says {method}, but every layer loaded is a plain Linear: {classes}")
-    proof = {"linear_classes": classes, "weights_bytes": weight_bytes(model), "dtype": dtype}
+    proof = {"linear_classes": classes, "weights_bytes": weight_bytes(model), "dtype": computed_in(kernel)}
+    if dequantized:
+        proof["dequantized"] = f"{method}: transformers has no kernel for it here, and made its weights plain ones"
     if context.device == "cpu" and unpacks and method in ("gptq", "awq"):
         from harness.unpacking import unpack
 

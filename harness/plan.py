@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_type_hints
 
-from harness.components import instantiate, resolve, seeded, unfit, unsupported
+from harness.components import instantiate, resolve, seeded, unable, unfit, unsupported
 from harness.environment import Environment, versions
 from harness.types import Cell, Component, Json, Step, StepKind, SuiteData, digest, is_side, plain
 
@@ -56,6 +56,12 @@ def _content(model: Component) -> str | None:
     """What the files hold that a model is made from."""
     made = instantiate(model)
     return made.fingerprint() if hasattr(made, "fingerprint") else None
+
+
+def _config(model: Component) -> Mapping[str, Json] | None:
+    """What a model says of itself; None for one that tells it only when it is built."""
+    made = instantiate(model)
+    return made.config() if hasattr(made, "config") else None
 
 
 def _step(kind: StepKind, title: str, component: Component, preimage: dict[str, Json], **rest: object) -> Step:
@@ -202,14 +208,18 @@ def plan(cells: Sequence[Cell], data: Mapping[str, SuiteData], environment: Envi
     chains: dict[str, dict[str, str]] = {}
     cannot: dict[str, str] = {}
     contents: dict[str, str | None] = {}
+    configs: dict[str, Mapping[str, Json] | None] = {}
     for cell in cells:
         parts = (cell.model, cell.adaptation, cell.quantization, cell.engine)
         rows = data[digest(plain(cell.suite))]
+        model = digest(plain(cell.model))
+        if model not in configs:
+            configs[model] = _config(cell.model)
+        of_model = [reason for part in parts if (reason := unable(part, configs[model]))]
         reasons = [reason for part in parts if (reason := unsupported(part, environment) or unfit(part, rows))]
-        if reasons:
+        if reasons := list(dict.fromkeys([*reasons, *of_model])):
             cannot[cell.id] = "; ".join(reasons)
             continue
-        model = digest(plain(cell.model))
         if model not in contents:
             contents[model] = _content(cell.model)
         made = chain(cell, rows, environment, contents[model])

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from harness import ledger
@@ -28,6 +28,7 @@ from harness.measure.latency import measure as measure_latency
 from harness.plan import plan
 from harness.prompt import render, short_chat
 from harness.quantize.awq import Awq
+from harness.quantize.classifier_head import put_back
 from harness.quantize.dynamic import Dynamic
 from harness.quantize.fp16 import Sixteen
 from harness.quantize.gptq import Gptq
@@ -149,6 +150,23 @@ def test_each_quantization_keeps_the_head_and_compresses_below_it(
     assert agreement.n == min(CLASSIFIED_ROWS, len(DATA.validation)), "a class a row"
     assert agreement.value >= 8 / 9
     assert ratio.value < 2
+
+
+def test_a_head_is_put_back_from_the_weights_that_are_read(trained: Path, tmp_path: Path) -> None:
+    """A copy of the base's weights in another form stands beside them in some folders."""
+    model = shutil.copytree(trained, tmp_path / "model")
+    out = shutil.copytree(trained, tmp_path / "out")
+    told = load_file(model / "model.safetensors")
+    save_file({name: torch.zeros_like(tensor) for name, tensor in told.items()}, model / "original.safetensors")
+    put_back(model, out)
+    assert torch.equal(load_file(out / "model.safetensors")["score.weight"], told["score.weight"])
+
+
+def test_a_family_without_such_a_head_is_told() -> None:
+    head, text = Lora(classify=True), Lora()
+    assert head.unable({"model_type": "granite"}) == "transformers has no classification head for granite"
+    assert text.unable({"model_type": "granite"}) is None
+    assert head.unable({"model_type": "llama"}) is None
 
 
 def test_a_head_that_lost_its_classes_is_broken(trained: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,8 +15,9 @@ from harness.errors import UserError
 from harness.models.dummy import DummyModel
 from harness.models.gguf import PackagedGguf, gguf_file, read_once
 from harness.models.hub import HubModel, copy_tree, link_tree
+from harness.plan import plan
 from harness.types import Component, Context
-from tests.cells import MACHINE
+from tests.cells import MACHINE, cell, data_of
 from tests.test_engine import tokenizer
 
 CONTEXT = Context("cpu", "float32", 0, lambda share, note: None)
@@ -208,6 +210,89 @@ def test_a_library_that_is_not_installed_is_told_with_its_mend() -> None:
     assert line.endswith("which is not installed; pip install not_installed_library")
 
 
+@pytest.fixture
+def sharded(tmp_path: Path) -> Path:
+    """A folder as Mistral publishes them: shards, their index, and all weights once more in one file."""
+    folder = tmp_path / "sharded"
+    folder.mkdir()
+    for name in ("config.json", "tokenizer_config.json"):
+        (folder / name).write_text("{}")
+    shards = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    for name in shards:
+        (folder / name).write_bytes(b"x" * 100)
+    (folder / "consolidated.safetensors").write_bytes(b"x" * 200)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shards[0], "b": shards[1]}}))
+    return folder
+
+
+def test_weights_that_nobody_reads_are_neither_counted_nor_kept(sharded: Path, tmp_path: Path) -> None:
+    model = HubModel(str(sharded))
+    assert model.mistakes() == []
+    assert model.parameters() == 100
+    before = model.fingerprint()
+    for folder in ("out", "after"):
+        (tmp_path / folder).mkdir()
+    model(tmp_path / "out", CONTEXT)
+    (tmp_path / "out" / "consolidated.safetensors").write_bytes(b"of an earlier version")
+    link_tree(tmp_path / "out", tmp_path / "after")
+    kept = ["config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
+            "model.safetensors.index.json", "tokenizer_config.json"]  # fmt: skip
+    assert sorted(f.name for f in (tmp_path / "after").iterdir()) == kept
+    (sharded / "consolidated.safetensors").write_bytes(b"y" * 200)
+    assert model.fingerprint() == before
+
+
+def test_of_a_repository_only_what_is_read_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub.utils._paths import filter_repo_objects
+
+    asked: dict[str, Any] = {}
+
+    def download(id: str, revision: str | None, **patterns: Any) -> str:
+        asked.update(patterns)
+        raise ValueError
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.raises(UserError):
+        HubModel("org/name")(tmp_path, CONTEXT)
+    files = ["config.json", "model-1.safetensors", "consolidated.safetensors", "original/model.safetensors", "a.bin"]
+    assert list(filter_repo_objects(files, **asked)) == ["config.json", "model-1.safetensors"]
+
+
+def test_a_shard_that_is_missing_is_told_beforehand(sharded: Path, tmp_path: Path) -> None:
+    (sharded / "model-00002-of-00002.safetensors").unlink()
+    told = (
+        f"model {str(sharded)!r}: model-00002-of-00002.safetensors (1 of the 2 files that model.safetensors.index.json "
+        f"names) missing in {sharded}; get the files of that model again"
+    )
+    assert HubModel(str(sharded)).mistakes() == [told]
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError) as refused:
+        HubModel(str(sharded))(tmp_path / "out", CONTEXT)
+    assert refused.value.mistakes == (told,)
+
+
+@pytest.mark.parametrize("index", ["", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 3}}'])
+def test_an_index_that_names_no_files_is_told(sharded: Path, index: str) -> None:
+    (sharded / "model.safetensors.index.json").write_text(index)
+    (told,) = HubModel(str(sharded)).mistakes()
+    assert "model.safetensors.index.json: has no `weight_map` from tensors to files; get the files" in told
+
+
+def test_a_checkpoint_under_another_name_is_built_once(sharded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(sharded.parent)
+    cells = [cell("model=hf", f"model.id={name}") for name in ("sharded", "./sharded", str(sharded))]
+    made = [plan([c], data_of([c]), MACHINE) for c in cells]
+    assert len({tuple(m.steps) for m in made}) == 1
+    (sharded / "config.json").write_text('{"model_type": "other"}')
+    assert tuple(plan(cells[:1], data_of(cells[:1]), MACHINE).steps) != tuple(made[0].steps)
+
+
+def test_a_folder_says_what_model_it_holds(sharded: Path) -> None:
+    assert HubModel(str(sharded)).config() == {}
+    (sharded / "config.json").write_text("{")
+    assert HubModel(str(sharded)).config() is None
+
+
 def test_another_checkpoint_in_the_same_folder_has_another_fingerprint(tmp_path: Path) -> None:
     """`model.id=DIR` is built anew when DIR holds other weights, even of the same size."""
     (tmp_path / "model.safetensors").write_bytes(b"a" * 100)
@@ -225,15 +310,17 @@ def test_a_name_of_the_hub_stands_for_the_commit_that_it_has_now(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     old, new, asked = "a" * 40, "b" * 40, "c" * 40
     model = HubModel("org/name")
-    assert model.fingerprint() is None
+    assert model.fingerprint() == "org/name@main"
+    assert model.config() is None
     for commit in (old, new):
         snapshot = tmp_path / "cache/models--org--name/snapshots" / commit
         snapshot.mkdir(parents=True)
-        for name in ("config.json", "model.safetensors"):
-            (snapshot / name).write_text(commit)
+        (snapshot / "model.safetensors").write_text(commit)
+        (snapshot / "config.json").write_text(json.dumps({"model_type": commit}))
         (snapshot.parents[1] / "refs").mkdir(exist_ok=True)
         (snapshot.parents[1] / "refs/main").write_text(commit)
         assert model.fingerprint() == commit
+        assert model.config() == {"model_type": commit}
         out = tmp_path / commit
         out.mkdir()
         assert model(out, CONTEXT)["commit"] == commit == (out / "model.safetensors").read_text()

@@ -289,6 +289,21 @@ def test_two_reasons_are_both_told() -> None:
     assert reason.endswith(" of memory to build, this machine has 16; needs a CUDA device")
 
 
+def test_cells_that_a_models_own_configuration_rules_out_are_told_before_they_start(tmp_path: Path) -> None:
+    def told(adaptation: str, quantization: str, **config: Any) -> str | None:
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        (tmp_path / "model.safetensors").touch()
+        chosen = cell("model=hf", f"model.id={tmp_path}", f"adaptation={adaptation}", f"quantization={quantization}")
+        return plan([chosen], data_of([chosen]), replace(MACHINE, device="cuda")).unsupported.get(chosen.id)
+
+    came = "the checkpoint comes quantized (gptq): adaptation=prompt_rag or as_is with quantization=as_is only"
+    gptq = {"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}
+    assert [told(a, q, **gptq) for a, q in (("lora", "int8"), ("prompt_rag", "fp16"))] == [came, came]
+    assert told("as_is", "as_is", **gptq) is None
+    assert "gptqmodel cannot quantize phi3 by AWQ" in str(told("lora", "awq", model_type="phi3"))
+    assert told("lora", "int8", model_type="phi3") is None
+
+
 def test_random_weights_are_not_scored_unless_told() -> None:
     assert QUALITY not in keys(cell("model=dummy_tiny"))
     assert QUALITY in keys(cell("model=dummy_tiny", "model.score_quality=true"))

@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GptOssConfig,
+    GptOssForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
-from harness.loading import stored_dtype
+from harness import execute
+from harness.components import instantiate
+from harness.errors import BrokenArtifact, UserError
+from harness.loading import in_range_of, load, stored_dtype
+from harness.measure.fidelity import fidelity
 from harness.quantize.awq_faster import TESTED, _Stashed, best_clip, pack
-from harness.quantize.int4_kernels import choose
+from harness.quantize.int4_kernels import Compile, choose
 from harness.quantize.int8_kernels import EXACT, int_mm
+from harness.quantize.proof import replaced
+from harness.store import Store
+from harness.types import Component, Context, Step, StepKind, digest
+from tests.cells import MACHINE, cell, suite_data
 from tests.test_engine import CONTEXT, PROMPTS, tokenizer
-from tests.test_graph import MODELS, saved
+from tests.test_graph import MODELS, SHAPE, saved
 
 
 @pytest.mark.parametrize(("m", "k", "n"), [(1, 8, 8), (5, 576, 32), (3, EXACT, 16), (4, 3 * EXACT + 8, 24)])
@@ -228,3 +251,243 @@ def test_what_weights_are_stored_in_is_read_by_either_name(tmp_path: Path, key: 
     """A GPU computes in it."""
     (tmp_path / "config.json").write_text(json.dumps({key: "bfloat16"}))
     assert stored_dtype(tmp_path) == found
+
+
+def test_weights_that_transformers_makes_plain_are_told_and_answer(tmp_path: Path) -> None:
+    """MXFP4 as gpt-oss is published in, which needs kernels that are not everywhere."""
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16}
+    folder = saved(tmp_path, GptOssConfig, GptOssForCausalLM, experts)
+    tensors = load_file(folder / "model.safetensors")
+    for name in [n for n in tensors if n.endswith(("experts.gate_up_proj", "experts.down_proj"))]:
+        count, inputs, outputs = tensors.pop(name).shape
+        tensors[f"{name}_blocks"] = torch.randint(0, 256, (count, outputs, inputs // 32, 16), dtype=torch.uint8)
+        tensors[f"{name}_scales"] = torch.full((count, outputs, inputs // 32), 122, dtype=torch.uint8)  # 2 ** -5
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    made = load(folder, CONTEXT)
+    assert str(made.proof["dequantized"]).startswith("mxfp4: transformers has no kernel for it here")
+    assert made.model.model.layers[0].mlp.experts.down_proj.abs().max() == 6 * 2**-5
+    with torch.inference_mode():
+        assert made.model(torch.arange(1, 20)[None]).logits.isfinite().all()
+
+
+def test_a_checkpoint_of_eight_bits_is_read_where_there_is_no_kernel(tmp_path: Path) -> None:
+    """Every layer is then a plain one, on purpose."""
+    folder = saved(tmp_path, *MODELS["llama"])
+    tensors = load_file(folder / "model.safetensors")
+    layer = "model.layers.0.mlp.up_proj.weight"
+    for name in [n for n in tensors if n.endswith("proj.weight")]:
+        rows, columns = tensors[name].shape
+        tensors[f"{name}_scale_inv"] = torch.full((-(-rows // 128), -(-columns // 128)), 2.0)
+        tensors[name] = (tensors[name] / 2).to(torch.float8_e4m3fn)
+    told = tensors[layer].float() * 2
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    (folder / "config.json").write_text(json.dumps(config))
+    made = load(folder, CONTEXT)
+    assert str(made.proof["dequantized"]).startswith("fp8: ")
+    assert torch.equal(made.model.get_parameter(layer), told)
+
+
+@pytest.mark.parametrize("method", ["mine", "mxfp4"])
+def test_a_checkpoint_that_lost_its_quantization_is_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """One whose linear layers were quantized, which MXFP4 leaves as they are."""
+    folder = saved(tmp_path, *MODELS["llama"])
+    monkeypatch.setattr("harness.loading._quantization", lambda folder: {"quant_method": method})
+    monkeypatch.setattr(LlamaConfig, "quantization_config", {"quant_method": method}, raising=False)
+    if method == "mxfp4":
+        assert "dequantized" not in load(folder, CONTEXT).proof
+    else:
+        with pytest.raises(BrokenArtifact, match="says mine, but every layer loaded is a plain Linear"):
+            load(folder, CONTEXT)
+
+
+QUANTIZED = {"model_type": "llama", "quantization_config": {"quant_method": "awq", "bits": 4}}
+EXPERTS = {"model_type": "qwen3_moe", "num_experts": 128, "hidden_size": 64}
+UNABLE: list[tuple[str, Mapping[str, Any], str]] = [
+    *((q, QUANTIZED, "the checkpoint comes quantized (awq): adaptation=prompt_rag or as_is with quantization=as_is")
+      for q in ("fp16", "bf16", "int8", "dynamic", "gptq", "awq")),
+    *((q, EXPERTS, "the experts of qwen3_moe are no linear layers") for q in ("int8", "dynamic")),
+    *((q, EXPERTS, "gptqmodel takes the experts of qwen3_moe apart") for q in ("gptq", "awq")),
+    *(("gptq", {"model_type": kind}, f"gptqmodel cannot quantize {kind} by GPTQ: ") for kind in ("phi3", "glm4")),
+    *(("awq", {"model_type": kind}, f"gptqmodel cannot quantize {kind} by AWQ: ")
+      for kind in ("phi3", "gemma3", "gemma3_text", "olmo", "starcoder2")),
+    ("gptq", {"model_type": "gemma3", "text_config": {"hidden_size": 640, "intermediate_size": 96}},
+     "group size 64 does not divide intermediate_size 96; set quantization.group_size"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("quantization", "config", "told"), UNABLE)
+def test_what_cannot_be_quantized_is_known_from_its_configuration(
+    tmp_path: Path, quantization: str, config: Mapping[str, Any], told: str
+) -> None:
+    """Before anything trains, and where nobody asked before, before anything is loaded."""
+    made = instantiate(cell(f"quantization={quantization}").quantization)
+    assert str(made.unable(config)).startswith(told)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError) as refused:
+        made(tmp_path, (), tmp_path / "out", CONTEXT)
+    assert str(refused.value) == made.unable(config)
+
+
+@pytest.mark.parametrize(
+    ("quantization", "config"),
+    [
+        *((q, {"model_type": "llama", "hidden_size": 64, "intermediate_size": 128})
+          for q in ("fp16", "bf16", "as_is", "int8", "dynamic", "gptq", "awq")),
+        ("as_is", QUANTIZED), ("fp16", EXPERTS), ("bf16", EXPERTS), ("gptq", {"model_type": "gemma3_text"}),
+        ("int8", {"model_type": "phi3", "num_experts": None}), ("dynamic", {"model_type": "jamba", "num_experts": 1}),
+        ("gptq", {"model_type": "gemma3n", "text_config": {"hidden_size": 64, "intermediate_size": [96, 128]}}),
+    ],
+)  # fmt: skip
+def test_what_can_be_quantized_is(quantization: str, config: Mapping[str, Any]) -> None:
+    assert instantiate(cell(f"quantization={quantization}").quantization).unable(config) is None
+
+
+def test_most_weights_must_have_become_what_a_cell_is_called() -> None:
+    """Counted by weights, as one tensor may hold all experts of a layer. Embeddings and heads count for nothing."""
+    sizes = {**SHAPE, "num_experts_per_tok": 2, "head_dim": 16, "vocab_size": 4096}
+    for experts, intermediate in ((8, 64), (2, 16)):
+        config = Qwen3MoeConfig(**sizes, num_experts=experts, moe_intermediate_size=intermediate)
+        model = Qwen3MoeForCausalLM(config)
+        attention, gate = 64 * 16 * 12, experts * 64
+        share = attention / (attention + gate + experts * 3 * 64 * intermediate)
+        assert (share > 0.5) is (experts == 2)
+        if experts == 2:
+            assert replaced(model, "Linear")["left_modules"] == 0
+        else:
+            with pytest.raises(BrokenArtifact, match=f"^Linear holds {share:.0%} of the decoder's weights, the others"):
+                replaced(model, "Linear")
+    with pytest.raises(BrokenArtifact, match="no linear layer became Linear8bitLt"):
+        replaced(model, "Linear8bitLt")
+
+
+@pytest.mark.parametrize(
+    ("stored", "dtype", "found"),
+    [
+        ("bfloat16", "float16", "bfloat16"), ("bfloat16", "float32", "float32"), ("float32", "float16", "float16"),
+        (None, "float16", "float16"), ("float16", "bfloat16", "bfloat16"),
+    ],
+)  # fmt: skip
+def test_what_was_stored_in_bfloat16_is_computed_in_its_range(stored: str | None, dtype: str, found: str) -> None:
+    assert in_range_of(stored, Context("cuda", dtype, 0, lambda share, note: None)).dtype == found
+
+
+@pytest.mark.parametrize(
+    ("method", "kernel", "stored", "found"),
+    [
+        ("gptq", "marlin", "bfloat16", torch.bfloat16), ("gptq", "triton", "bfloat16", torch.bfloat16),
+        ("awq", "marlin", "bfloat16", torch.bfloat16), ("awq", "triton", "bfloat16", torch.float16),
+        ("awq", "marlin", "float16", torch.float16), ("bitsandbytes", "", "bfloat16", torch.bfloat16),
+        ("torchao", "", "float16", torch.bfloat16), ("mxfp4", "", None, torch.bfloat16),
+    ],
+)  # fmt: skip
+def test_a_gpu_computes_in_what_a_kernel_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, kernel: str, stored: str | None, found: torch.dtype
+) -> None:
+    """gptqmodel's Triton kernel for AWQ takes float16 alone."""
+    asked: list[torch.dtype] = []
+
+    def read(folder: str, dtype: torch.dtype, **rest: Any) -> None:
+        asked.append(dtype)
+        raise KeyError
+
+    quantized = {"quant_method": method, "bits": 4}
+    (tmp_path / "config.json").write_text(json.dumps({"dtype": stored, "quantization_config": quantized}))
+    monkeypatch.setattr("harness.loading.auto_class", lambda folder: SimpleNamespace(from_pretrained=read))
+    monkeypatch.setattr("harness.quantize.int4_kernels.choose", lambda *_: (kernel, ""))
+    with pytest.raises(KeyError):
+        load(tmp_path, Context("cuda", "float16", 0, lambda share, note: None))
+    assert asked == [found]
+
+
+@pytest.mark.parametrize(("stored", "compiled"), [("bfloat16", "marlin_bf16"), ("float32", "marlin_fp16")])
+def test_the_kernel_is_compiled_for_what_its_base_is_stored_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: str, compiled: str
+) -> None:
+    extension = pytest.importorskip("gptqmodel.extension")
+    seen: list[str] = []
+    monkeypatch.setattr(extension, "load", lambda name: seen.append(name))
+    monkeypatch.setattr("harness.quantize.int4_kernels.padded", lambda model: "")
+    (tmp_path / "config.json").write_text(json.dumps({"dtype": stored}))
+    facts = Compile()(tmp_path, tmp_path / "out", Context("cuda", "float16", 0, lambda share, note: None))
+    assert (seen, facts["kernel"]) == ([compiled], "marlin")
+
+
+Chain = Callable[..., Path]
+
+
+@pytest.fixture
+def chained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Chain:
+    """Carries out the steps from a folder to a cell's quantization as a machine does that computes in float16."""
+    rows = tuple({"id": f"r{i}", "message": f"question {i}", "reply": f"answer {i}"} for i in range(6))
+    monkeypatch.setattr(execute, "detect", lambda: replace(MACHINE, dtype="float16"))
+    monkeypatch.setattr(execute, "_data", lambda step: suite_data(train=rows, validation=rows[:4]))
+    store = Store(tmp_path / "store")
+    store.prepare()
+
+    def run(folder: Path, *components: Component) -> Path:
+        base = Component("hf", "harness.models.hub.HubModel", {"id": str(folder)})
+        before: list[Step] = []
+        for kind, made in zip((StepKind.BASE, StepKind.ADAPT, StepKind.QUANTIZE), (base, *components), strict=False):
+            name = digest([made.name, str(folder), *(s.key for s in before)])
+            step = Step(kind, name, made.name, made, tuple(s.key for s in before), {}, 0)
+            execute.carry_out(step, before, store, lambda share, note: None, 1)
+            before = [step]
+        return store.folder(before[-1])
+
+    return run
+
+
+def wide(folder: Path, dtype: torch.dtype) -> Path:
+    """A Gemma 3 whose residual stream leaves the range of float16, as that of the published ones does."""
+    torch.manual_seed(0)
+    sizes = {
+        **SHAPE,
+        "head_dim": 16,
+        "sliding_window": 16,
+        "layer_types": ["sliding_attention"] * 2 + ["full_attention"],
+    }
+    model = Gemma3ForCausalLM(Gemma3TextConfig(**sizes))
+    with torch.no_grad():
+        model.model.layers[0].post_feedforward_layernorm.weight.fill_(70000.0)
+    model.to(dtype).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+TRAINED = Component("full_ft", "harness.adapt.full_ft.FullFt", {"epochs": 1, "retrieval": "none"})
+KEPT = Component("as_is", "harness.adapt.as_is.AsIs", {"retrieval": "none"})
+
+
+@pytest.mark.parametrize("adaptation", [TRAINED, KEPT], ids=lambda a: a.name)
+@pytest.mark.parametrize("quantization", ["bf16", "int8"])
+def test_quantizations_are_compared_and_computed_in_the_range_of_their_base(
+    tmp_path: Path, chained: Chain, adaptation: Component, quantization: str
+) -> None:
+    base = wide(tmp_path / "base", torch.bfloat16)
+    parent = chained(base, adaptation)
+    made = chained(base, adaptation, cell(f"quantization={quantization}").quantization)
+    assert math.isfinite(json.loads((parent / "reference.json").read_text())["loss"])
+    loaded = load(made, Context("cpu", "float16", 0, lambda share, note: None), packs=False)
+    assert loaded.proof["dtype"] == "bfloat16"
+    assert fidelity(loaded.model, parent)[0].value == pytest.approx(1.0, abs=0.2)
+
+
+def test_a_reference_that_is_no_number_is_refused(tmp_path: Path, chained: Chain) -> None:
+    """Every quantization would be told broken against it."""
+    with pytest.raises(BrokenArtifact, match=r"^the adapted model's own answers are no numbers in float16, so nothing"):
+        chained(wide(tmp_path / "base", torch.float32), TRAINED)
+
+
+def test_a_base_stored_otherwise_is_quantized_as_before(tmp_path: Path, chained: Chain) -> None:
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(**SHAPE)).save_pretrained(tmp_path / "base")
+    tokenizer().save_pretrained(tmp_path / "base")
+    made = chained(tmp_path / "base", KEPT, cell("quantization=int8").quantization)
+    assert stored_dtype(made) == "float16"

@@ -716,7 +716,7 @@ def test_parts_made_uneven_by_a_large_group_are_told(capsys: pytest.CaptureFixtu
 def test_even_parts_are_no_matter(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["new", "mine", "--from", str(table()), *NAMES]) == 0
     assert "warning" not in capsys.readouterr().out
-    by_chance = {"training": [{"id": i} for i in range(40)], "validation": [{"id": "v"}]}
+    by_chance = {"training": [{"id": str(i)} for i in range(40)], "validation": [{"id": "v"}]}
     assert uneven(by_chance, {"training": 0.8, "validation": 0.2}) == []
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from harness.adapt.full_ft import FullFt
 from harness.adapt.lora import ADAPTER, Lora, merge
 from harness.adapt.training import collate, completion_loss
 from harness.engine.eager import Eager, EagerSession
-from harness.errors import BrokenArtifact, DoesNotFit
+from harness.errors import BrokenArtifact, DoesNotFit, UserError
 from harness.prompt import IGNORED
 from harness.types import Context
 from tests.cells import suite_data
@@ -119,6 +121,34 @@ def test_one_device_trains_and_what_closes_a_reply_ends_it(
     session = Eager().start(out, CONTEXT)
     assert isinstance(session, EagerSession)
     assert session.stops == set(ends)
+
+
+@pytest.mark.parametrize("odd", [{"temperature": 0.9, "top_p": 0.6}, {"num_beams": 1, "early_stopping": True}])
+@pytest.mark.parametrize("adaptation", [Lora(rank=4, epochs=2), FullFt(epochs=2)])
+def test_what_a_checkpoint_says_of_sampling_is_kept(
+    base: Path, tmp_path: Path, adaptation: Any, odd: dict[str, Any]
+) -> None:
+    """transformers saves a generation config that it finds odd only where nothing in it was changed."""
+    published = shutil.copytree(base, tmp_path / "published")
+    (published / "generation_config.json").write_text(json.dumps({**odd, "eos_token_id": 3}))
+    rows = tuple({"message": f"question {i}", "reply": f"answer {i}"} for i in range(4))
+    adaptation(published, suite_data(train=rows, validation=rows[:1]), tmp_path / "out", CONTEXT)
+    kept = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert kept["eos_token_id"] == [0, 3]
+    assert odd.items() <= kept.items()
+
+
+@pytest.mark.parametrize("adaptation", [Lora(), FullFt()])
+def test_a_checkpoint_that_came_quantized_is_not_trained(tmp_path: Path, adaptation: Any) -> None:
+    """Known from its configuration, before anything is loaded."""
+    told = "the checkpoint comes quantized (gptq): adaptation=prompt_rag or as_is with quantization=as_is only"
+    config = {"model_type": "llama", "quantization_config": {"quant_method": "gptq", "bits": 4}}
+    assert adaptation.unable({"model_type": "llama"}) is None
+    assert adaptation.unable(config) == told
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError) as refused:
+        adaptation(tmp_path, suite_data(), tmp_path / "out", CONTEXT)
+    assert str(refused.value) == told
 
 
 def test_a_loss_that_is_no_number_once_ends_a_training(

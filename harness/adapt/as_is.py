@@ -21,7 +21,7 @@ class AsIs:
     retrieval: str = "bm25"
     top_k: int = 1
 
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     SEEDED: ClassVar[bool] = False
     LIBRARIES: ClassVar[tuple[str, ...]] = ("bm25s",)
     REQUIRES: ClassVar[tuple[str, ...]] = ("bm25s",)

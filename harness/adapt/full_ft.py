@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from harness.adapt import training
+from harness.errors import UserError
+from harness.loading import came_quantized, config_of
 from harness.retrieval import mistakes
 from harness.types import Context, Json, SuiteData
 
@@ -23,7 +25,7 @@ class FullFt:
     retrieval: str = "bm25"
     top_k: int = 1
 
-    VERSION: ClassVar[int] = 6
+    VERSION: ClassVar[int] = 7
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "bm25s")
     REQUIRES: ClassVar[tuple[str, ...]] = ("bm25s",)
 
@@ -34,6 +36,12 @@ class FullFt:
         """What can be seen to be wrong before anything is loaded."""
         return mistakes(self.retrieval)
 
+    def unable(self, config: Mapping[str, Json]) -> str | None:
+        """Why a model of this configuration cannot be trained, or None."""
+        return came_quantized(config)
+
     def __call__(self, base: Path, data: SuiteData, out: Path, context: Context) -> Mapping[str, Json]:
+        if fault := self.unable(config_of(base)):
+            raise UserError(fault)
         trained = training.train(base, data, out / "checkpoints", context, training.Knobs.of(self), None)
         return training.finish(trained.model, trained, out)

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from harness.adapt import training
+from harness.errors import UserError
+from harness.loading import came_quantized, config_of
 from harness.prompt import padding
 from harness.retrieval import mistakes
 from harness.types import Context, Json, SuiteData
@@ -34,9 +36,17 @@ def classes_in(data: SuiteData) -> tuple[str, ...]:
     return tuple(sorted({r[data.reply_field] for r in (*data.train, *data.validation)}))
 
 
+def _no_head(model_type: str) -> str | None:
+    """Why no classification head can stand on models of this type, or None."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as HEADS
+
+    return None if model_type in HEADS else f"transformers has no classification head for {model_type}"
+
+
 @dataclass(frozen=True, slots=True)
 class Lora:
-    """Rank `rank`, scale `alpha`/`rank`, on all linear layers. The learning rate is about ten times that of full
+    """Rank `rank`, scale `alpha`/`rank`, on all linear layers: in a mixture of experts not on the experts, which
+    transformers keeps as tensors of many. The learning rate is about ten times that of full
     fine-tuning (Schulman et al., "LoRA Without Regret", 2025). The merged weights are what is quantized and
     served; the adapter stays beside them in `adapter/`. `classify` trains a classification head over the replies that
     occur, for suites whose replies are names of classes."""
@@ -52,7 +62,7 @@ class Lora:
     top_k: int = 1
     classify: bool = False
 
-    VERSION: ClassVar[int] = 7
+    VERSION: ClassVar[int] = 8
     ADAPTER: ClassVar[bool] = True  # stays beside the merged weights
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "peft", "bm25s")
     REQUIRES: ClassVar[tuple[str, ...]] = ("peft", "bm25s")
@@ -73,9 +83,15 @@ class Lora:
             return f"the replies of {data.name} are no classes: {rows} training rows have {classes} different ones"
         return None
 
+    def unable(self, config: Mapping[str, Json]) -> str | None:
+        """Why a model of this configuration cannot be trained so, or None."""
+        return came_quantized(config) or (_no_head(str(config.get("model_type"))) if self.classify else None)
+
     def __call__(self, base: Path, data: SuiteData, out: Path, context: Context) -> Mapping[str, Json]:
         from peft import LoraConfig
 
+        if fault := self.unable(config_of(base)):
+            raise UserError(fault)
         peft = LoraConfig(
             r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules="all-linear",
             task_type="SEQ_CLS" if self.classify else "CAUSAL_LM",

@@ -22,7 +22,7 @@ class PromptRag:
     retrieval: str = "bm25"
     top_k: int = 2
 
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     SEEDED: ClassVar[bool] = False
     LIBRARIES: ClassVar[tuple[str, ...]] = ("bm25s",)
     REQUIRES: ClassVar[tuple[str, ...]] = ("bm25s",)

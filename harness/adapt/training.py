@@ -9,6 +9,7 @@ from 8.3 to 2.0 GB, against TRL's SFTTrainer at the same batch (see DECISIONS.md
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from harness.environment import give_memory_back
 from harness.errors import BrokenArtifact, DoesNotFit
 from harness.loading import context_tokens
 from harness.prompt import IGNORED, Prompter, Recipe, describe, encode, encode_class, padding, stops
+from harness.store import write_json
 from harness.types import Context, Json, SuiteData
 
 SHAPE_STEP = 32  # tokens
@@ -233,12 +235,15 @@ def train(
 
 def finish(model: Any, trained: Trained, out: Path) -> Mapping[str, Json]:
     """Writes the model directory with its prompt recipe. Its generation config names what ends a reply, so that whoever
-    serves it stops there."""
+    serves it stops there: in the file, as transformers saves one that was changed only if it finds nothing odd in it,
+    and published ones hold a `temperature` without `do_sample`, which some servers take."""
     import torch
 
-    if getattr(model, "generation_config", None):
-        model.generation_config.eos_token_id = sorted(stops(model.generation_config, trained.tokenizer))
     model.to(torch.float32).save_pretrained(str(out))
+    generation = out / "generation_config.json"
+    if generation.exists():
+        ends = sorted(stops(model.generation_config, trained.tokenizer))
+        write_json(generation, {**json.loads(generation.read_text(encoding="utf-8")), "eos_token_id": ends})
     trained.tokenizer.save_pretrained(str(out))
     trained.recipe.save(out)
     return trained.facts

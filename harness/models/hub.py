@@ -12,12 +12,14 @@ from typing import ClassVar
 
 from harness.errors import UserError
 from harness.licences import card_licence
+from harness.loading import INDEX, config_of, weight_files
 from harness.store import content
 from harness.types import Context, Json
 
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 KEPT = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+NOT_KEPT = ("*/*", "consolidated*.safetensors")  # of the Hub: what lies deeper, and the same weights in Mistral's form
 CARD = "README.md"  # read for its licence, and not kept in builds
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")  # read by running what they say
 CONVERT = (
@@ -26,10 +28,16 @@ CONVERT = (
 )
 
 
+def _kept(folder: Path, patterns: Sequence[str] = KEPT) -> list[Path]:
+    """What of a model directory goes into builds: its files of these patterns, of its weights those that are read."""
+    found = {path for pattern in patterns for path in folder.glob(pattern)}
+    return sorted(found - ({*folder.glob("*.safetensors")} - {*weight_files(folder)}))
+
+
 def link_tree(source: Path, out: Path) -> None:
     """Hard-links the weights from one build of the store to the next (copies across file systems): a build that
     keeps them costs no disk. Small files are copied, since the next step may write its own in their place."""
-    for path in source.iterdir():
+    for path in _kept(source, ("*",)):
         if path.is_file() and path.name != "manifest.json":
             try:
                 if path.suffix != ".safetensors":
@@ -42,7 +50,7 @@ def link_tree(source: Path, out: Path) -> None:
 def copy_tree(source: Path, out: Path) -> None:
     """Copies the files of a user's folder or of the Hub's cache that make a model, links followed: what is theirs is
     never shared with the store, neither to be written by it nor to change under it, and pickles and code stay out."""
-    for path in sorted({p for pattern in KEPT for p in source.glob(pattern)}):
+    for path in _kept(source):
         if path.is_file() and path.name != "manifest.json":
             shutil.copy2(path, out / path.name)
 
@@ -60,7 +68,7 @@ class HubModel:
     VERSION: ClassVar[int] = 1
     TRAINED: ClassVar[bool] = True
     LIBRARIES: ClassVar[tuple[str, ...]] = ()
-    NOT_IN_KEY: ClassVar[tuple[str, ...]] = ("note", "score_quality")
+    NOT_IN_KEY: ClassVar[tuple[str, ...]] = ("id", "revision", "note", "score_quality")  # `fingerprint` says what it is
 
     def __call__(self, out: Path, context: Context) -> Mapping[str, Json]:
         local, commit = Path(self.id), None
@@ -69,22 +77,34 @@ class HubModel:
             from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
             try:
-                local = Path(snapshot_download(self.id, revision=self.revision, allow_patterns=[*KEPT, CARD]))
+                local = Path(
+                    snapshot_download(
+                        self.id, revision=self.revision, allow_patterns=[*KEPT, CARD], ignore_patterns=[*NOT_KEPT]
+                    )
+                )
             except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
                 raise UserError(
                     f"model {self.id!r}: neither a folder here nor to be had from the Hub ({type(error).__name__}); "
                     "check model.id, the network and the access token"
                 ) from error
             commit = local.name
-        if unfit := self._no_safetensors(local):
+        if unfit := self._lacking(local):
             raise UserError(unfit)
         copy_tree(local, out)
         card = local / CARD
         stated = card_licence(card)[0] if card.is_file() else ""
         return {"source": self.id, "revision": self.revision, "commit": commit, "licence": stated}
 
-    def _no_safetensors(self, folder: Path) -> list[str]:
-        if list(folder.glob("*.safetensors")):
+    def _lacking(self, folder: Path) -> list[str]:
+        """What of a folder's weights is not there, or is in no form that is read."""
+        try:
+            weights = weight_files(folder)
+        except UserError as error:
+            return [f"model {self.id!r}: {error}"]
+        if absent := [path.name for path in weights if not path.is_file()]:
+            told = f"{', '.join(absent[:3])} ({len(absent)} of the {len(weights)} files that {INDEX} names)"
+            return [f"model {self.id!r}: {told} missing in {folder}; get the files of that model again"]
+        if weights:
             return []
         pickled = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLED)
         lacking = f"model {self.id!r}: no safetensors in {folder}; " + CONVERT.format(id=self.id)
@@ -101,7 +121,7 @@ class HubModel:
         cannot be asked."""
         local = Path(self.id)
         if local.is_dir():
-            return sum(f.stat().st_size for f in local.glob("*.safetensors")) // 2
+            return sum(f.stat().st_size for f in weight_files(local)) // 2
         from huggingface_hub import model_info
 
         try:
@@ -110,21 +130,38 @@ class HubModel:
             return None
         return counted.total if counted else None
 
-    def fingerprint(self) -> str | None:
+    def fingerprint(self) -> str:
         """What a folder holds, or the commit that a Hub name stands for now, so that another checkpoint under the same
-        name is built anew. Where the Hub cannot be asked it is the commit in its cache, which is what is then built."""
+        name is built anew, and one checkpoint under two names once. Where the Hub cannot be asked it is the commit in
+        its cache, which is what is then built; without that, its name and revision."""
         local = Path(self.id)
         if local.is_dir():
-            return content(f for p in KEPT for f in local.glob(p))
-        if COMMIT.fullmatch(self.revision or ""):
+            return content(_kept(local))
+        if self.revision and COMMIT.fullmatch(self.revision):
             return self.revision
         from huggingface_hub import model_info
 
         try:
-            return model_info(self.id, revision=self.revision, timeout=10).sha
+            found = model_info(self.id, revision=self.revision, timeout=10).sha
         except Exception:  # what a network raises differs by library and version
             cached = self._cached()
-            return cached.parent.name if cached else None
+            found = cached.parent.name if cached else None
+        return found or f"{self.id}@{self.revision or 'main'}"
+
+    def config(self) -> Mapping[str, Json] | None:
+        """What the model says of itself (`config.json`) before anything is built; None where it cannot be read."""
+        from huggingface_hub import hf_hub_download
+
+        folder = Path(self.id)
+        try:
+            if not folder.is_dir():
+                folder = (
+                    self._cached() or Path(hf_hub_download(self.id, "config.json", revision=self.revision))
+                ).parent
+            found = config_of(folder)
+        except Exception:  # what a network raises differs by library and version; a file that is none is told later
+            return None
+        return found if isinstance(found, dict) else None
 
     def _cached(self) -> Path | None:
         """This model's configuration in the Hub's cache."""
@@ -142,7 +179,7 @@ class HubModel:
                 for name in ("config.json", "tokenizer_config.json")
                 if not (local / name).is_file()
             ]
-            return lacking or self._no_safetensors(local)
+            return lacking or self._lacking(local)
         if not HUB_NAME.fullmatch(self.id):
             return [f"model {self.id!r}: no such folder, and not a Hub name of the form org/name; set model.id"]
         return self._not_on_the_hub()

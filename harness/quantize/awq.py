@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from harness.errors import UserError
+from harness.loading import config_of
 from harness.quantize import gptqmodel_runs
 from harness.types import Context, Json
 
@@ -22,7 +23,7 @@ class Awq:
     group_size: int = 64
     calibration_rows: int = 8
 
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     INT4: ClassVar[bool] = True  # its products run on kernels that a GPU compiles
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "gptqmodel")
     REQUIRES: ClassVar[tuple[str, ...]] = ("gptqmodel",)
@@ -32,8 +33,12 @@ class Awq:
             raise ValueError(f"bits={self.bits}: must be one of {(4,)}")
         gptqmodel_runs.check(self.group_size, self.calibration_rows)
 
+    def unable(self, config: Mapping[str, Json]) -> str | None:
+        """Why a model of this configuration cannot be quantized so, or None."""
+        return gptqmodel_runs.unable(config, "awq", self.group_size)
+
     def __call__(self, model: Path, calibration: Sequence[str], out: Path, context: Context) -> Mapping[str, Json]:
-        if fault := gptqmodel_runs.bad_shape(model, self.group_size):
+        if fault := self.unable(config_of(model)):
             raise UserError(fault)
         gptqmodel_runs.prepare()
         from gptqmodel import BACKEND

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harness.loading import classes_of
+from harness.loading import classes_of, weight_files
 from harness.store import write_json
 
 CLASSIFIER, LANGUAGE_MODEL = "ForSequenceClassification", "ForCausalLM"
@@ -47,11 +47,11 @@ def put_back(model: Path, out: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     head: dict[str, Any] = {}
-    for path in model.glob("*.safetensors"):
+    for path in weight_files(model):
         with safe_open(path, "pt") as file:
             head |= {name: file.get_tensor(name) for name in file.keys() if name.startswith(HEAD)}  # noqa: SIM118
     tensors: dict[str, Any] = {}
-    for path in out.glob("*.safetensors"):
+    for path in weight_files(out):
         tensors |= load_file(path)
         path.unlink()
     (out / "model.safetensors.index.json").unlink(missing_ok=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from harness.errors import UserError
+from harness.loading import came_quantized, config_of, weight_files
 from harness.models.hub import link_tree
 from harness.types import Context, Json
 
@@ -17,10 +18,11 @@ SAFETENSORS = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 @dataclass(frozen=True, slots=True)
 class Sixteen:
     """Stores the weights in `dtype` (`float16` or `bfloat16`, or `float32` to change nothing). A CPU without fast
-    16-bit arithmetic loads them into float32 to compute; the record names both. Weights that are so already, and a
-    checkpoint that came quantized (by auto-gptq or autoawq, say), are passed on as they are."""
+    16-bit arithmetic loads them into float32 to compute; the record names both. Weights that are so already are passed
+    on as they are, and with `keep_quantized` a checkpoint that came quantized (by auto-gptq or autoawq, say)."""
 
     dtype: str = "float16"
+    keep_quantized: bool = False
 
     VERSION: ClassVar[int] = 1
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers")
@@ -29,8 +31,14 @@ class Sixteen:
         if self.dtype not in ("float16", "bfloat16", "float32"):
             raise ValueError(f"dtype {self.dtype!r}: choose float16, bfloat16 or float32")
 
+    def unable(self, config: Mapping[str, Json]) -> str | None:
+        """Why a model of this configuration cannot be stored so, or None."""
+        return None if self.keep_quantized else came_quantized(config)
+
     def __call__(self, model: Path, calibration: Sequence[str], out: Path, context: Context) -> Mapping[str, Json]:
-        config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+        config = config_of(model)
+        if fault := self.unable(config):
+            raise UserError(fault)
         if config.get("quantization_config"):
             link_tree(model, out)
             method = config["quantization_config"].get("quant_method")
@@ -50,7 +58,7 @@ def _stored(model: Path) -> set[str]:
     from safetensors import safe_open
 
     found = set()
-    for path in model.glob("*.safetensors"):
+    for path in weight_files(model):
         with safe_open(path, framework="pt") as file:
             found |= {str(file.get_slice(name).get_dtype()) for name in file.keys()}  # noqa: SIM118 (no mapping)
     return found

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from harness.errors import UserError
+from harness.loading import config_of
 from harness.quantize import gptqmodel_runs
 from harness.types import Context, Json
 
@@ -23,7 +24,7 @@ class Gptq:
     desc_act: bool = False
     calibration_rows: int = 16
 
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     INT4: ClassVar[bool] = True  # its products run on kernels that a GPU compiles
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "gptqmodel")
     REQUIRES: ClassVar[tuple[str, ...]] = ("gptqmodel", "optimum")
@@ -35,8 +36,12 @@ class Gptq:
         if self.group_size == -1 and self.calibration_rows and not self.desc_act:
             raise ValueError("group_size=-1: is solved with desc_act=true alone; set that, or calibration_rows=0")
 
+    def unable(self, config: Mapping[str, Json]) -> str | None:
+        """Why a model of this configuration cannot be quantized so, or None."""
+        return gptqmodel_runs.unable(config, "gptq", self.group_size)
+
     def __call__(self, model: Path, calibration: Sequence[str], out: Path, context: Context) -> Mapping[str, Json]:
-        if fault := gptqmodel_runs.bad_shape(model, self.group_size):
+        if fault := self.unable(config_of(model)):
             raise UserError(fault)
         gptqmodel_runs.prepare()
         from gptqmodel.quantization.config import QuantizeConfig, RTNConfig

@@ -8,12 +8,29 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.loading import came_quantized, mixes_experts, text_part
 from harness.quantize.classifier_head import as_language_model, put_back
 from harness.types import Context, Json
+
+_SPLIT = dict.fromkeys(
+    ("glm", "glm4", "phi3"), "it takes the joined gate and up projection apart, and transformers looks for it whole"
+)
+UNABLE: Mapping[str, Mapping[str, str]] = {  # families tried with gptqmodel 7.6 and transformers 5.23, by `model_type`
+    "gptq": _SPLIT,
+    "awq": {
+        **_SPLIT,
+        **dict.fromkeys(
+            ("gpt_neox", "starcoder2"), "it scales an activation, and transformers does not find the scale"
+        ),
+        **dict.fromkeys(("cohere2", "nemotron", "olmo"), "it does not know which of its layers scale which"),
+        "gemma3_text": "its search calls the rotary positions without the kind of the layer",
+        "gemma3": "what it saves cannot be loaded beside the part that sees",
+    },
+}
 
 
 def check(group_size: int, calibration_rows: int) -> None:
@@ -57,13 +74,24 @@ def quantize(
     return {"calibration_rows": len(rows)}
 
 
-def bad_shape(model: Path, group_size: int) -> str | None:
-    """Why this group size cannot serve this model, or None."""
-    import json
+def unable(config: Mapping[str, Json], method: str, group_size: int) -> str | None:
+    """Why gptqmodel cannot quantize a model of this configuration by a method (`gptq` or `awq`) in groups of this size,
+    so that it then loads, or None."""
+    kind = str(config.get("model_type"))
+    if quantized := came_quantized(config):
+        return quantized
+    if mixes_experts(config):
+        told = f"gptqmodel takes the experts of {kind} apart, and transformers does not put them together again"
+        return f"{told}; take quantization=fp16 or bf16"
+    if why := UNABLE[method].get(kind):
+        return f"gptqmodel cannot quantize {kind} by {method.upper()}: {why}; take quantization=int8 or dynamic"
+    return bad_shape(config, group_size)
 
-    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    sizes = {name: config[name] for name in ("hidden_size", "intermediate_size") if name in config}
-    wrong = [f"{name} {size}" for name, size in sizes.items() if group_size > 0 and size % group_size]
+
+def bad_shape(config: Mapping[str, Json], group_size: int) -> str | None:
+    """Why this group size cannot serve a model of this configuration, or None."""
+    sizes = {name: text_part(config).get(name) for name in ("hidden_size", "intermediate_size")}
+    wrong = [f"{n} {s}" for n, s in sizes.items() if isinstance(s, int) and group_size > 0 and s % group_size]
     return (
         f"group size {group_size} does not divide {' and '.join(wrong)}; set quantization.group_size" if wrong else None
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from harness.loading import in_range_of, stored_dtype
 from harness.quantize.gptqmodel_runs import prepare
 from harness.types import Context, Json
 
@@ -73,5 +74,5 @@ class Compile:
 
     def __call__(self, base: Path, out: Path, context: Context) -> Mapping[str, Json]:
         start = time.monotonic()
-        kernel, why = choose(self.kernel, base, context.dtype)
+        kernel, why = choose(self.kernel, base, in_range_of(stored_dtype(base), context).dtype)
         return {"kernel": kernel, "why": why, "compile_seconds": round(time.monotonic() - start, 1)}

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from harness.quantize.proof import replaced
+from harness.errors import UserError
+from harness.loading import config_of
+from harness.quantize.proof import of_linear_layers, replaced
 from harness.types import Context, Json
 
 
@@ -26,7 +28,13 @@ class Int8:
         if not self.threshold >= 0:
             raise ValueError(f"threshold={self.threshold}: must be 0 or more")
 
+    def unable(self, config: Mapping[str, Json]) -> str | None:
+        """Why a model of this configuration cannot be quantized so, or None."""
+        return of_linear_layers(config)
+
     def __call__(self, model: Path, calibration: Sequence[str], out: Path, context: Context) -> Mapping[str, Json]:
+        if fault := self.unable(config_of(model)):
+            raise UserError(fault)
         from transformers import BitsAndBytesConfig
 
         from harness.loading import auto_class, torch_dtype
