@@ -71,7 +71,8 @@ def weight_files(folder: Path) -> list[Path]:
 def came_quantized(config: Mapping[str, Json]) -> str | None:
     """Why a model of this configuration cannot be trained, nor quantized again: it came quantized. None if it did
     not."""
-    if not (found := config.get("quantization_config")):
+    found = config.get("quantization_config")
+    if not found or not isinstance(found, Mapping):
         return None
     told = "adaptation=prompt_rag or as_is with quantization=as_is only"
     return f"the checkpoint comes quantized ({found.get('quant_method')}): {told}"
@@ -79,14 +80,15 @@ def came_quantized(config: Mapping[str, Json]) -> str | None:
 
 def text_part(config: Mapping[str, Json]) -> Mapping[str, Json]:
     """The part of a configuration that is of the language model, where the whole also sees or hears."""
-    return config.get("text_config") or config
+    part = config.get("text_config")
+    return part if isinstance(part, Mapping) else config
 
 
 def mixes_experts(config: Mapping[str, Json]) -> bool:
     """Whether a configuration is one of a mixture of experts; families count them by names of their own."""
     told = text_part(config)
     names = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-    return any((told.get(name) or 0) > 1 for name in names)
+    return any(isinstance(told.get(name), int) and told[name] > 1 for name in names)
 
 
 def stored_dtype(folder: Path) -> str | None:

@@ -341,7 +341,8 @@ def test_what_cannot_be_quantized_is_known_from_its_configuration(
         *((q, {"model_type": "llama", "hidden_size": 64, "intermediate_size": 128})
           for q in ("fp16", "bf16", "as_is", "int8", "dynamic", "gptq", "awq")),
         ("as_is", QUANTIZED), ("fp16", EXPERTS), ("bf16", EXPERTS), ("gptq", {"model_type": "gemma3_text"}),
-        ("int8", {"model_type": "phi3", "num_experts": None}), ("dynamic", {"model_type": "jamba", "num_experts": 1}),
+        ("int8", {"model_type": "phi3", "num_experts": None, "quantization_config": {}, "text_config": None}),
+        ("dynamic", {"model_type": "jamba", "num_experts": 1}),
         ("gptq", {"model_type": "gemma3n", "text_config": {"hidden_size": 64, "intermediate_size": [96, 128]}}),
     ],
 )  # fmt: skip

@@ -26,7 +26,7 @@ UNABLE: Mapping[str, Mapping[str, str]] = {  # families tried with gptqmodel 7.6
         **dict.fromkeys(
             ("gpt_neox", "starcoder2"), "it scales an activation, and transformers does not find the scale"
         ),
-        **dict.fromkeys(("cohere2", "nemotron", "olmo"), "it does not know which of its layers scale which"),
+        **dict.fromkeys(("cohere2", "helium", "nemotron", "olmo"), "it does not know which of its layers scale which"),
         "gemma3_text": "its search calls the rotary positions without the kind of the layer",
         "gemma3": "what it saves cannot be loaded beside the part that sees",
     },
