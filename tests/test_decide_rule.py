@@ -99,6 +99,21 @@ def test_the_order_of_candidates_changes_nothing(facts: Facts, policy: Policy, r
     assert choose(replace(facts, candidates=tuple(mixed)), policy) == choose(facts, policy)
 
 
+def test_a_tie_at_the_policys_own_volume_is_a_flip() -> None:
+    """Above 10,000 requests one cell is the cheaper, below it the other."""
+    costs = {"a": CostLine(0.6, 46.0, "batched"), "b": CostLine(2.0, 32.0, "batched")}
+    made = [Candidate(i, 0, 0.2, 0.2, 100.0, 100.0, 1e9, 0.9, cost) for i, cost in costs.items()]
+    same = Pair(0.0, 0.0, 0.0)
+    facts = Facts(tuple(made), {"a": {"b": same}, "b": {"a": same}}, 10_000.0)
+    policy = Policy(COST, margin=0.0)
+    chosen = choose(facts, policy)
+    found = {(f.knob, f.side): (f.at, f.to) for f in flips(facts, policy, {"a": "a", "b": "b"}, 2.0)}
+    assert chosen == "a"
+    at, to = found["volume_requests", "below"]
+    assert at == pytest.approx(10_000.0)
+    assert to == "b"
+
+
 @settings(max_examples=60, deadline=None)
 @given(grids(), policies())
 def test_exact_flips_are_those_of_a_dense_search(facts: Facts, policy: Policy) -> None:

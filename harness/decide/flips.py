@@ -194,25 +194,25 @@ def walk(
     ask: Callable[[float], Judgement], line: Callable[[Candidate, bool], tuple[float, float]], start: float, step: int,
     now: str,
 ) -> tuple[float, str | None] | None:  # fmt: skip
-    """The first z beyond `start` in the direction of `step` where another cell is chosen, and that cell. Costs are
-    `a + b * z`; the choice can change only where the line of the leading cell, its upper end, or that of a cell that
-    stood to be chosen crosses that of a rival, so each step goes to the nearest such crossing."""
-    z, found = start, ask(start)
+    """The first z from `start` on, in the direction of `step`, beyond which another cell is chosen, and that cell.
+    Costs are `a + b * z`; the choice can change only where the line of the leading cell, its upper end, or that of a
+    cell that stood to be chosen crosses that of a rival, so each step goes to the nearest such crossing."""
+    at, z = start, start * (1 + step * 2 * NEXT_TO)  # two cells may cost the same at the start itself
     while True:
+        found = ask(z)
+        if found.chosen is None or found.chosen.id != now:
+            return at, found.chosen.id if found.chosen else None
         leading = [c for c in (found.front, *found.passed, found.chosen) if c is not None and c.cost is not None]
         ends = [line(c, False) for c in leading] + ([line(found.front, True)] if found.front in leading else [])
         lines = [line(c, False) for c in _rivals(found) if c.cost is not None]
         crossings = [
-            (a - c) / (d - b) for a, b in ends for c, d in lines if b != d and math.isfinite(at := (a - c) / (d - b))
-            and at > 0 and (at - z) * step > abs(z) * NEXT_TO
+            (a - c) / (d - b) for a, b in ends for c, d in lines if b != d and math.isfinite(x := (a - c) / (d - b))
+            and x > 0 and (x - z) * step > abs(z) * NEXT_TO
         ]  # fmt: skip
         if not crossings:
             return None
         at = min(crossings) if step > 0 else max(crossings)
         z = at * (1 + step * 2 * NEXT_TO)
-        found = ask(z)
-        if found.chosen is None or found.chosen.id != now:
-            return at, found.chosen.id if found.chosen else None
 
 
 def _rivals(found: Judgement) -> list[Candidate]:
