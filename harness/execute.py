@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.components import instantiate
+from harness.components import instantiate, unable
 from harness.environment import detect, give_memory_back
-from harness.errors import BrokenArtifact
+from harness.errors import BrokenArtifact, UserError
 from harness.prompt import render, short_chat
 from harness.store import Store, read_manifest, write_json
 from harness.suite import load as load_suite
@@ -158,18 +158,28 @@ def _made(step: Step, parents: list[Path], out: Path, context: Context) -> Mappi
     return facts
 
 
+def able(component: Component, model: Path) -> Any:
+    """The object of a component that works on the model of a folder. Raises `UserError` where it cannot, which the plan
+    told before of models that say what they are before they are built."""
+    from harness.loading import config_of
+
+    if why := unable(component, config_of(model)):
+        raise UserError(why)
+    return instantiate(component)
+
+
 def _adapt(step: Step, parents: list[Path], out: Path, context: Context) -> Mapping[str, Json]:
     """An adapted model with its reference answers, computed in the range of what its base is stored in: training stores
     float32. Raises `BrokenArtifact` where they are no numbers."""
     from harness.loading import in_range_of, load, stored_dtype
-    from harness.measure.fidelity import REFERENCE, write_reference
+    from harness.measure.fidelity import write_reference
 
     data, stored = _data(step), stored_dtype(parents[0])
-    facts: Mapping[str, Json] = instantiate(step.component)(parents[0], data, out, context)
+    facts: Mapping[str, Json] = able(step.component, parents[0])(parents[0], data, out, context)
     context.progress(0.97, "reference answers")
     made = load(out, in_range_of(stored, context))
-    write_reference(made.model, made.tokenizer, out, data)
-    if not math.isfinite(json.loads((out / REFERENCE).read_text(encoding="utf-8"))["loss"]):
+    loss = write_reference(made.model, made.tokenizer, out, data)
+    if not math.isfinite(loss):
         dtype = made.proof["dtype"]
         raise BrokenArtifact(
             f"the adapted model's own answers are no numbers in {dtype}, so nothing can be compared with them: either "
@@ -191,7 +201,7 @@ def _quantize(step: Step, parents: list[Path], out: Path, context: Context) -> M
     context = in_range_of(stored, context)
     tokenizer = AutoTokenizer.from_pretrained(str(model))
     calibration = [render(tokenizer, short_chat(data, r), reply=r[data.reply_field]) for r in data.train]
-    facts: Mapping[str, Json] = instantiate(step.component)(model, calibration, out, context)
+    facts: Mapping[str, Json] = able(step.component, model)(model, calibration, out, context)
     tokenizer.save_pretrained(str(out))
     for name in CARRIED:
         if (model / name).exists() and not (out / name).exists():

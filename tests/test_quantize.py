@@ -327,11 +327,12 @@ def test_what_cannot_be_quantized_is_known_from_its_configuration(
     tmp_path: Path, quantization: str, config: Mapping[str, Any], told: str
 ) -> None:
     """Before anything trains, and where nobody asked before, before anything is loaded."""
-    made = instantiate(cell(f"quantization={quantization}").quantization)
+    chosen = cell(f"quantization={quantization}").quantization
+    made = instantiate(chosen)
     assert str(made.unable(config)).startswith(told)
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError) as refused:
-        made(tmp_path, (), tmp_path / "out", CONTEXT)
+        execute.able(chosen, tmp_path)
     assert str(refused.value) == made.unable(config)
 
 
@@ -492,3 +493,17 @@ def test_a_base_stored_otherwise_is_quantized_as_before(tmp_path: Path, chained:
     tokenizer().save_pretrained(tmp_path / "base")
     made = chained(tmp_path / "base", KEPT, cell("quantization=int8").quantization)
     assert stored_dtype(made) == "float16"
+
+
+def test_steps_refuse_what_the_plan_could_not_know(tmp_path: Path, chained: Chain) -> None:
+    """A model that tells only when it is built what it is."""
+    base = tmp_path / "base"
+    LlamaForCausalLM(LlamaConfig(**SHAPE)).save_pretrained(base)
+    tokenizer().save_pretrained(base)
+    with pytest.raises(UserError, match="group size 64 does not divide intermediate_size 96"):
+        chained(base, KEPT, cell("quantization=gptq").quantization)
+    came = base.rename(tmp_path / "came")
+    config = json.loads((came / "config.json").read_text())
+    (came / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "gptq"}}))
+    with pytest.raises(UserError, match=r"^the checkpoint comes quantized \(gptq\)"):
+        chained(came, TRAINED)

@@ -18,8 +18,9 @@ from harness.adapt.lora import ADAPTER, Lora, merge
 from harness.adapt.training import collate, completion_loss
 from harness.engine.eager import Eager, EagerSession
 from harness.errors import BrokenArtifact, DoesNotFit, UserError
+from harness.execute import able
 from harness.prompt import IGNORED
-from harness.types import Context
+from harness.types import Component, Context
 from tests.cells import suite_data
 from tests.test_engine import CONTEXT, shape, tokenizer
 
@@ -147,7 +148,7 @@ def test_a_checkpoint_that_came_quantized_is_not_trained(tmp_path: Path, adaptat
     assert adaptation.unable(config) == told
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError) as refused:
-        adaptation(tmp_path, suite_data(), tmp_path / "out", CONTEXT)
+        able(Component("trained", f"{type(adaptation).__module__}.{type(adaptation).__name__}", {}), tmp_path)
     assert str(refused.value) == told
 
 

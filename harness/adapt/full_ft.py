@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from harness.adapt import training
-from harness.errors import UserError
-from harness.loading import came_quantized, config_of
+from harness.loading import came_quantized
 from harness.retrieval import mistakes
 from harness.types import Context, Json, SuiteData
 
@@ -41,7 +40,5 @@ class FullFt:
         return came_quantized(config)
 
     def __call__(self, base: Path, data: SuiteData, out: Path, context: Context) -> Mapping[str, Json]:
-        if fault := self.unable(config_of(base)):
-            raise UserError(fault)
         trained = training.train(base, data, out / "checkpoints", context, training.Knobs.of(self), None)
         return training.finish(trained.model, trained, out)

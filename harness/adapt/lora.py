@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from harness.adapt import training
-from harness.errors import UserError
-from harness.loading import came_quantized, config_of
+from harness.loading import came_quantized
 from harness.prompt import padding
 from harness.retrieval import mistakes
 from harness.types import Context, Json, SuiteData
@@ -90,8 +89,6 @@ class Lora:
     def __call__(self, base: Path, data: SuiteData, out: Path, context: Context) -> Mapping[str, Json]:
         from peft import LoraConfig
 
-        if fault := self.unable(config_of(base)):
-            raise UserError(fault)
         peft = LoraConfig(
             r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules="all-linear",
             task_type="SEQ_CLS" if self.classify else "CAUSAL_LM",

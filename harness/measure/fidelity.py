@@ -46,8 +46,8 @@ def _answers(model: Any, rows: Sequence[dict[str, list[int]]]) -> tuple[float, l
     return total / count, best
 
 
-def write_reference(model: Any, tokenizer: Any, folder: Path, data: SuiteData) -> None:
-    """Takes the answers of an unquantized model to the first validation rows."""
+def write_reference(model: Any, tokenizer: Any, folder: Path, data: SuiteData) -> float:
+    """Takes the answers of an unquantized model to the first validation rows; returns their mean loss."""
     classes = classes_of(folder)
     asked = [
         (short_chat(data, r), r[data.reply_field]) for r in data.validation[: CLASSIFIED_ROWS if classes else ROWS]
@@ -58,6 +58,7 @@ def write_reference(model: Any, tokenizer: Any, folder: Path, data: SuiteData) -
     ]
     loss, best = _answers(model, rows)
     write_json(folder / REFERENCE, {"rows": rows, "loss": loss, "best": best})
+    return loss
 
 
 def fidelity(model: Any, parent: Path) -> list[Measurement]:

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from harness.errors import UserError
-from harness.loading import config_of
 from harness.quantize import gptqmodel_runs
 from harness.types import Context, Json
 
@@ -38,8 +36,6 @@ class Awq:
         return gptqmodel_runs.unable(config, "awq", self.group_size)
 
     def __call__(self, model: Path, calibration: Sequence[str], out: Path, context: Context) -> Mapping[str, Json]:
-        if fault := self.unable(config_of(model)):
-            raise UserError(fault)
         gptqmodel_runs.prepare()
         from gptqmodel import BACKEND
         from gptqmodel.quantization import FORMAT

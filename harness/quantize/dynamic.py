@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from harness.errors import UserError
-from harness.loading import config_of
 from harness.quantize.proof import of_linear_layers, replaced
 from harness.types import Context, Json
 
@@ -28,8 +26,6 @@ class Dynamic:
         return of_linear_layers(config)
 
     def __call__(self, model: Path, calibration: Sequence[str], out: Path, context: Context) -> Mapping[str, Json]:
-        if fault := self.unable(config_of(model)):
-            raise UserError(fault)
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig
         from transformers import TorchAoConfig
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from harness.errors import UserError
 from harness.loading import came_quantized, config_of, weight_files
 from harness.models.hub import link_tree
 from harness.types import Context, Json
@@ -37,8 +36,6 @@ class Sixteen:
 
     def __call__(self, model: Path, calibration: Sequence[str], out: Path, context: Context) -> Mapping[str, Json]:
         config = config_of(model)
-        if fault := self.unable(config):
-            raise UserError(fault)
         if config.get("quantization_config"):
             link_tree(model, out)
             method = config["quantization_config"].get("quant_method")

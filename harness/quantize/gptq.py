@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from harness.errors import UserError
-from harness.loading import config_of
 from harness.quantize import gptqmodel_runs
 from harness.types import Context, Json
 
@@ -41,8 +39,6 @@ class Gptq:
         return gptqmodel_runs.unable(config, "gptq", self.group_size)
 
     def __call__(self, model: Path, calibration: Sequence[str], out: Path, context: Context) -> Mapping[str, Json]:
-        if fault := self.unable(config_of(model)):
-            raise UserError(fault)
         gptqmodel_runs.prepare()
         from gptqmodel.quantization.config import QuantizeConfig, RTNConfig
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from harness.errors import UserError
-from harness.loading import config_of
 from harness.quantize.proof import of_linear_layers, replaced
 from harness.types import Context, Json
 
@@ -33,8 +31,6 @@ class Int8:
         return of_linear_layers(config)
 
     def __call__(self, model: Path, calibration: Sequence[str], out: Path, context: Context) -> Mapping[str, Json]:
-        if fault := self.unable(config_of(model)):
-            raise UserError(fault)
         from transformers import BitsAndBytesConfig
 
         from harness.loading import auto_class, torch_dtype
