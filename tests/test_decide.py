@@ -15,7 +15,7 @@ from harness.decide import argued, decide, read_policy
 from harness.errors import UserError
 from harness.resources import resource
 from harness.statistics import wilson
-from harness.types import Interval, RunRecord, Status
+from harness.types import Interval, Measurement, RunRecord, Status
 from harness.wording import labels
 from tests import records
 
@@ -72,6 +72,24 @@ def test_a_dearer_cell_that_is_open_is_told_to_be_dearer() -> None:
     found = decide(*run(best, dearer), records.POLICY)
     assert found.chosen == best[0].id
     assert "($0.200), but its cost per 1,000 requests is higher: $0.200 against $0.100." in found.sentences[2]
+
+
+@pytest.mark.parametrize(
+    ("waiting", "objective", "told"),
+    [
+        ((), "cost_usd_per_1000", ""),
+        (("gptq",), "cost_usd_per_1000", "lora/gptq is host-bound"),
+        (("fp16", "gptq"), "cost_usd_per_1000", "Both are host-bound"),
+        (("fp16", "gptq"), "quality", ""),
+    ],
+)
+def test_a_choice_by_the_cost_of_steps_that_wait_says_so(waiting: tuple[str, ...], objective: str, told: str) -> None:
+    both, rows = run(cell("lora", "fp16", [1] * 80, 0.1), cell("lora", "gptq", [1] * 80, 0.2))
+    flag = {r.id: Measurement("host_bound", float(r.quantization in waiting), "flag", "lower", 1) for r in both}
+    both = [replace(r, measurements=(*r.measurements, flag[r.id])) for r in both]
+    said = decide(both, rows, records.POLICY | {"objective": objective}).sentences[2]
+    assert said.startswith("The runner-up is lora/gptq")
+    assert ("host-bound" in said, told in said) == (bool(told), True)
 
 
 def test_a_cheaper_cell_is_not_chosen_for_being_measured_on_few_rows() -> None:

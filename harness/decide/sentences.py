@@ -152,13 +152,24 @@ def runner_up(case: Case, reasons: Mapping[str, str], pairs: Mapping[str, Paired
         front = min(rest, key=place)
         tied = [c for c in rest if score(c, rule, volume) <= upper(front, rule, volume)]
         runner = min(tied, key=simple)
-        return f"The runner-up is {case.names[runner.id]}: {_lower(reasons[runner.id])}"
+        return f"The runner-up is {case.names[runner.id]}: {_lower(reasons[runner.id])}{_bound(case, runner)}"
     if unclear := [c for c in found.holding if (p := pairs.get(c.id)) and p.high >= -rule.margin]:
         near = min((c for c in unclear if c is not found.chosen), key=place)
         lost = _lower(reasons[near.id])
         lost = f"it is {lost}" if lost.startswith(("shown", "not shown")) else lost
         return (
             f"There is no runner-up; of the cells whose quality is open, {case.names[near.id]} comes first by "
-            f"{OBJECTIVES[rule.objective]} ({value(near, case)}), but {lost}"
+            f"{OBJECTIVES[rule.objective]} ({value(near, case)}), but {lost}{_bound(case, near)}"
         )
     return "There is no runner-up: each other cell failed, breaks a limit, or could not be shown to be good enough."
+
+
+def _bound(case: Case, beside: Candidate) -> str:
+    """What is to be said of a choice by speed, or by a cost that follows from it, where steps wait for the host."""
+    chosen = case.found.chosen
+    assert chosen is not None
+    waiting = [c for c in (chosen, beside) if (m := case.cells[c.id].value("host_bound")) and m.value]
+    if case.rule.objective == QUALITY or not waiting:
+        return ""
+    who = "Both are" if len(waiting) > 1 else f"{case.names[waiting[0].id]} is"
+    return f" {who} host-bound: such a speed, and a cost by it, are this model's on this machine, not the method's."

@@ -3,8 +3,8 @@
 The least that a step can take is the time to read its weights and the keys and values of its rows, or the time of its
 products, whichever is longer: bytes over the bandwidth that a copy reaches, operations over the rate that one large
 product reaches, on the same device in the same process. At a small batch it is the bytes. A step far from its limit
-that takes as long for many rows as for one spends its time on something else, mostly on launching work: it is
-host-bound, and says nothing of the method that it runs.
+that takes as long for many rows as for one spends its time on something else, mostly on launching work, by the host or,
+in a captured step, kernel by kernel on the device: it is called host-bound, and says nothing of its method.
 """
 
 from __future__ import annotations

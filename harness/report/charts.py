@@ -273,7 +273,7 @@ def costs(
             "axis": {"title": "Requests over which building is spread",
                      "values": [10.0**n for n in range(first, last + 1)], "grid": False,
                      "labelExpr": "datum.value >= 1e9 ? datum.value/1e9 + ' bn' : datum.value >= 1e6 ? "
-                     "datum.value/1e6 + ' m' : datum.value >= 1e3 ? datum.value/1e3 + ' k' : datum.value"},
+                     "datum.value/1e6 + ' M' : datum.value >= 1e3 ? datum.value/1e3 + ' k' : datum.value"},
         }  # fmt: skip
         y = {
             "field": "usd", "type": "quantitative",

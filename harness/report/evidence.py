@@ -184,8 +184,8 @@ def caveats(run: Run) -> list[str]:
     if bound := [run.names[r.id] for r in run.ok if (m := r.value("host_bound")) and m.value]:
         found.append(
             f"Host-bound: {', '.join(bound)}. A step takes about as long for a batch as for one row and over three "
-            "times what reading the weights takes, so it waits for work to be launched: its speed says nothing of the "
-            "method."
+            "times the least that the hardware allows, so its time goes into starting work and not into doing it: its "
+            "speed, and a cost by it, are this model's on this machine and say nothing of the method."
         )
     if drifted := [run.names[r.id] for r in run.ok if (m := r.value("round_drift")) and m.value > DRIFTED]:
         found.append(
