@@ -34,6 +34,13 @@ CLOCK = (
     + "".join(f"|replace('%{code}', '{value}')" for code, value in TODAY.items())
     + " }}{%- endmacro %}\n"
 )
+AT_ONCE = "{%- set enable_thinking = enable_thinking | default(false) %}\n"
+FOLD = (
+    "{%- if messages | length > 1 and messages[0]['role'] == 'system' %}\n"
+    "{%- set first = messages[0]['content'] + '\\n\\n' + messages[1]['content'] %}\n"
+    "{%- set messages = [{'role': messages[1]['role'], 'content': first}] + messages[2:] %}\n"
+    "{%- endif %}\n"
+)
 
 ChatMessage = Mapping[str, str]
 
@@ -98,13 +105,41 @@ def render(tokenizer: Any, chat: Sequence[ChatMessage], *, reply: str | None = N
     before every text: a template writes that itself, so rendered text is tokenized without special tokens. Raises
     `UserError` for a template that leaves replies out."""
     if getattr(tokenizer, "chat_template", None) is None:
-        first = tokenizer("").input_ids[:1]
-        start = tokenizer.bos_token if first and first[0] == tokenizer.bos_token_id else ""
-        prompt = start + "\n\n".join(m["content"] for m in chat) + "\n\n"
+        prompt = _start(tokenizer) + "\n\n".join(m["content"] for m in chat) + "\n\n"
     else:
         prompt = _templated(tokenizer, chat, add_generation_prompt=True)
         prompt += _opening(tokenizer, chat, prompt)
     return prompt if reply is None else prompt + _completion(tokenizer, chat, prompt, reply)
+
+
+def template_as_scored(tokenizer: Any, chat: Sequence[ChatMessage]) -> str:
+    """The chat template by which any program renders prompts like `chat` as `render` does: the tokenizer's own, on
+    `TODAY`, with a system turn that it refuses or passes over put before the first message, answers asked for at once
+    unless the program says otherwise, and what opens every reply."""
+    if getattr(tokenizer, "chat_template", None) is None:
+        start = json.dumps(_start(tokenizer))
+        return f"{{{{ {start} }}}}{{% for m in messages %}}{{{{ m['content'] + '\\n\\n' }}}}{{% endfor %}}"
+    own = str(tokenizer.get_chat_template())
+    prompt = _templated(tokenizer, chat, add_generation_prompt=True)
+    folds = chat[0]["role"] == "system" and prompt == _templated(tokenizer, _folded(chat), add_generation_prompt=True)
+    opening = _opening(tokenizer, chat, prompt)
+    return (
+        CLOCK * ("strftime_now" in own) + AT_ONCE * ("enable_thinking" in own) + FOLD * folds
+        + own.removesuffix("\n")  # which a template does not write where it ends with one
+        + (f"{{%+ if add_generation_prompt %}}{{{{ {json.dumps(opening)} }}}}{{% endif %}}" if opening else "")
+    )  # fmt: skip
+
+
+def _start(tokenizer: Any) -> str:
+    """What a tokenizer without a template puts before every text."""
+    first = tokenizer("").input_ids[:1]
+    return tokenizer.bos_token if first and first[0] == tokenizer.bos_token_id else ""
+
+
+def _folded(chat: Sequence[ChatMessage]) -> list[ChatMessage]:
+    """A chat with what its system turn says before the first message."""
+    system, first, *others = chat
+    return [{**first, "content": f"{system['content']}\n\n{first['content']}"}, *others]
 
 
 def _templated(tokenizer: Any, chat: Sequence[ChatMessage], **options: Any) -> str:
@@ -130,7 +165,7 @@ def _templated(tokenizer: Any, chat: Sequence[ChatMessage], **options: Any) -> s
             return text
     except TemplateError:
         pass
-    return written({**first, "content": f"{system['content']}\n\n{first['content']}"}, *others)
+    return written(*_folded(chat))
 
 
 def _opening(tokenizer: Any, chat: Sequence[ChatMessage], prompt: str) -> str:

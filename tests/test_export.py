@@ -11,10 +11,12 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 import harness.export.check as module
 from harness import ledger
@@ -23,11 +25,11 @@ from harness.export import card
 from harness.export.__main__ import main
 from harness.export.check import Checked, _parted, told
 from harness.export.choice import _override, command_again
-from harness.export.folder import DEPLOYMENT, SUMS, checksums, lay_out, place, stop_texts
+from harness.export.folder import DEPLOYMENT, SUMS, checksums, lay_out, place, prompt_as_scored, stop_texts
 from harness.export.licences import Licence, hub_name, of_data, of_model
 from harness.export.serving import vllm
 from harness.overrides import misspelt
-from harness.prompt import Prompter, Recipe, load_prompter, render
+from harness.prompt import Prompter, Recipe, load_prompter, render, template_as_scored
 from harness.resources import resource
 from harness.retrieval import save
 from harness.store import MANIFEST, Store, described, sealed, write_json
@@ -38,6 +40,7 @@ from tests.cells import _config, cell
 from tests.grids import ROOT, TINY, harness, run_folder
 from tests.pages import HOSTILE
 from tests.test_engine import tokenizer
+from tests.test_prompt import TEMPLATES, on, templated
 
 Ran = tuple[Path, Path]
 
@@ -593,24 +596,54 @@ def test_an_answer_may_end_at_a_stop_text_and_nowhere_else() -> None:
     assert "character 4" in _parted([row], [Completion("Yes. And", 2, True)], [])[0]
 
 
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{{ '(hm)(/hm)' if enable_thinking is false }}",
-        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}{{ m.content }}"
-        "{% endfor %}{{ '>' if add_generation_prompt }}",
-    ],
+THINKS = (
+    "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{{ '(hm)(/hm)' if enable_thinking is false }}\n"
 )
-def test_the_folders_recipe_renders_as_the_harness_does(tmp_path: Path, template: str) -> None:
-    """For a model that may think first, and one that knows no system turn."""
+NO_SYSTEM = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}{{ m.content }}"
+    "{% endfor %}{{ '>' if add_generation_prompt }}"
+)
+SPACED = (
+    "{% for m in messages %}{{ ('\\n  a:' if m.role == 'assistant' else '') + m.content }}{% endfor %}{{ '' }}\n  \n"
+)
+
+
+@pytest.mark.parametrize("name", [*TEMPLATES, "thinks", "no_system", "spaced", "none"])
+@pytest.mark.parametrize("examples", [(), (("a", "b"),)])
+def test_any_program_renders_the_folder_as_it_was_scored(
+    name: str, examples: tuple[tuple[str, str], ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the tokenizer's own template alone, on any day, with and without one in the tokenizer's configuration."""
     shutil.copy(resource("reports") / "deployable/recipe.py", tmp_path)
-    Recipe("Be kind.", (("a", "b"),), (), "none", 0).save(tmp_path)
+    Recipe("Be kind.\n\nBe brief.", examples, (), "none", 0).save(tmp_path)
+    own = templated({**TEMPLATES, "thinks": THINKS, "no_system": NO_SYSTEM, "spaced": SPACED}.get(name, ""))
+    own.chat_template = own.chat_template or None
+    own.save_pretrained(tmp_path)
+    config, file = tmp_path / "tokenizer_config.json", tmp_path / "chat_template.jinja"
+    if own.chat_template:  # as older versions of transformers kept it
+        config.write_text(json.dumps({**json.loads(config.read_text()), "chat_template": own.chat_template}))
+        file.unlink()
+    scored = render(own, load_prompter(tmp_path)("Why?"))
+    assert "Be kind." in scored
+    prompt_as_scored(tmp_path)
+    assert "chat_template" not in json.loads(config.read_text())
+    on(datetime(2031, 1, 2), monkeypatch)
+    served = AutoTokenizer.from_pretrained(str(tmp_path))
+    assert runpy.run_path(str(tmp_path / "recipe.py"))["render"](served, "Why?") == scored
+    assert render(served, load_prompter(tmp_path)("Why?")) == scored, "the harness may take the folder for a model"
+    before = file.read_text()
+    prompt_as_scored(tmp_path)
+    again = AutoTokenizer.from_pretrained(str(tmp_path))
+    assert runpy.run_path(str(tmp_path / "recipe.py"))["render"](again, "Why?") == scored, before
+
+
+def test_a_program_may_ask_a_served_model_to_think(tmp_path: Path) -> None:
     own = tokenizer()
-    own.chat_template = template
-    told = runpy.run_path(str(tmp_path / "recipe.py"))["render"](own, "Why?")
-    assert told == render(own, load_prompter(tmp_path)("Why?"))
-    assert "Be kind." in told
-    assert told.endswith(("(hm)(/hm)", ">"))
+    own.chat_template = THINKS
+    chat = [{"role": "user", "content": "Why?"}]
+    own.chat_template = template_as_scored(own, chat)
+    assert own.apply_chat_template(chat, tokenize=False).endswith("Why?(hm)(/hm)")
+    assert own.apply_chat_template(chat, tokenize=False, enable_thinking=True).endswith("Why?")
 
 
 def test_a_server_is_told_where_answers_end_and_is_cut_there(tmp_path: Path) -> None:
@@ -634,10 +667,6 @@ def test_a_server_is_told_where_answers_end_and_is_cut_there(tmp_path: Path) -> 
         done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
         sent, printed = done.stdout.splitlines()
         assert (json.loads(sent).get("stop", []), printed) == (ends, answer)
-        assert "chat_template_kwargs" not in sent, "servers may refuse what they do not know"
-    (tmp_path / "chat_template.jinja").write_text("{{ 'x' if enable_thinking }}")
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout.splitlines()[0])["chat_template_kwargs"] == {"enable_thinking": False}
 
 
 def test_answers_are_drawn_again_and_end_where_the_task_says(tmp_path: Path) -> None:
@@ -713,13 +742,11 @@ def test_a_licence_is_what_a_model_card_says_or_unknown(tmp_path: Path) -> None:
 
 def test_hostile_names_stay_text_in_the_card(tmp_path: Path) -> None:
     from huggingface_hub import ModelCard
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     nasty = HOSTILE.encode("utf-8", "replace").decode()
     source = tmp_path / "build"
     source.mkdir()
     (source / "config.json").write_text(json.dumps({"_name_or_path": "/secret/place", "architectures": ["X"]}))
-    (source / "chat_template.jinja").write_text("{{ strftime_now('%d %b %Y') }}")
     Recipe("s", (), (), "none", 0).save(source)
     one = records.record("lora", "int8")
     suite = {**one.config["suite"], "params": {"primary": "good", "max_new_tokens": 8, "folder": "none"}}
@@ -738,6 +765,4 @@ def test_hostile_names_stay_text_in_the_card(tmp_path: Path) -> None:
     assert "\u202e" not in body
     assert ModelCard.load(out / "README.md").data.tags[-1] == nasty, "YAML holds it as a string"
     assert json.loads((out / "config.json").read_text())["_name_or_path"] == "a-base"
-    template = ImmutableSandboxedEnvironment(trim_blocks=True).from_string((out / "chat_template.jinja").read_text())
-    assert template.render(strftime_now=str) == "26 Jul 2024", "the date that prompts were scored on"
     assert of_data(one).name == ""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import re
-import runpy
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,7 +30,6 @@ from harness.prompt import (
     short_chat,
     stops,
 )
-from harness.resources import resource
 from harness.suite import load as load_suite
 from harness.types import Article
 from tests.cells import cell, suite_data
@@ -446,16 +443,3 @@ def test_the_shipped_models_prompts_stay_what_they_are() -> None:
     prompts = [render(own, Prompter(recipe)(message)) for recipe in recipes]
     found = [hashlib.sha256(text.encode()).hexdigest()[:16] for text in prompts]
     assert found == ["0c34cce71ddafa2f", "787ca911e8b86201"]  # `prompt_hash` in docs/example/rows
-
-
-@pytest.mark.parametrize("name", TEMPLATES)
-def test_an_exported_recipe_renders_the_same_text(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copy(resource("reports") / "deployable/recipe.py", tmp_path)
-    recipe = Recipe("Be kind.\n\nBe brief.", (("a", "b"),), (), "none", 0)
-    recipe.save(tmp_path)
-    own = templated(TEMPLATES[name])
-    on(datetime.datetime(2031, 1, 2), monkeypatch)
-    told = runpy.run_path(str(tmp_path / "recipe.py"))["render"](own, "Why?")
-    assert told == render(own, Prompter(recipe)("Why?"))
-    assert "2031" not in told
-    assert "Be kind." in told

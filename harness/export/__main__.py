@@ -23,7 +23,7 @@ from harness.escaping import visible
 from harness.export import card
 from harness.export.check import check, told
 from harness.export.choice import BEST, build_of, chosen, weights
-from harness.export.folder import SUMS, checksums, decode_as_scored, lay_out, place, stop_texts
+from harness.export.folder import SUMS, checksums, decode_as_scored, lay_out, place, prompt_as_scored, stop_texts
 from harness.export.licences import hub_name, of_data, of_model
 from harness.launch import QUIET
 from harness.store import read_manifest
@@ -59,6 +59,7 @@ def export(run: Path, name: str, target: Path, rows: int, store: Path | None, fo
     def fill(part: Path) -> bool:
         nonlocal outcome
         deployment = lay_out(source, part, record, served_as(record), hub_name(record) or record.model, ends)
+        prompt_as_scored(part)
         decode_as_scored(part)
         print(f"checking {visible(record.id)} ...", file=sys.stderr)
         found = check(part, record, ledger.read_rows(run, record), rows)

@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from harness.errors import UserError
 from harness.loading import classes_of
 from harness.measure.fidelity import REFERENCE
 from harness.measure.quality import as_list, task_of
-from harness.prompt import CLOCK, load_recipe, stops
+from harness.prompt import Prompter, load_recipe, stops, template_as_scored
 from harness.resources import resource
 from harness.retrieval import save
 from harness.store import MANIFEST, folder_bytes, write_json
@@ -75,7 +76,6 @@ def lay_out(
             shutil.copy2(path, target)
     for config in ("config.json", "adapter/adapter_config.json"):
         _forget_paths(out / config, base)
-    _date_as_scored(out / "chat_template.jinja")
     recipe = load_recipe(out)
     if recipe.method != "none" and recipe.articles:
         save(recipe.method, recipe.articles, out / "retrieval")
@@ -96,11 +96,18 @@ def _forget_paths(file: Path, base: str) -> None:
         write_json(file, {**config, **found})
 
 
-def _date_as_scored(template: Path) -> None:
-    """Has a chat template that writes today's date write the one that prompts were scored on, for servers too."""
-    text = template.read_text(encoding="utf-8") if template.is_file() else ""
-    if "strftime_now" in text:
-        template.write_text(CLOCK + text, encoding="utf-8")
+def prompt_as_scored(folder: Path) -> None:
+    """Writes the chat template by which whoever serves the folder renders the recipe's messages as they were scored."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    chat = Prompter(replace(load_recipe(folder), method="none"))("A question?")
+    (folder / "chat_template.jinja").write_text(template_as_scored(tokenizer, chat), encoding="utf-8")
+    file = folder / "tokenizer_config.json"
+    if file.is_file():  # some programs read a template there
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if config.pop("chat_template", None) is not None:
+            write_json(file, config)
 
 
 def decode_as_scored(folder: Path) -> None:

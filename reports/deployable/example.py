@@ -52,12 +52,8 @@ def answer(tokenizer, model, message: str) -> str:
 
 def ask(server: str, message: str, model: str | None) -> str:
     """The answer of an OpenAI-compatible server that serves this folder. vLLM and `transformers serve` take a request
-    that names no model for the one they serve; each has a name of its own for it. A model that may think first was
-    asked to answer at once."""
-    template = HERE / "chat_template.jinja"
-    thinks = template.is_file() and "enable_thinking" in template.read_text(encoding="utf-8")
+    that names no model for the one they serve; each has a name of its own for it."""
     body = {
-        **({"chat_template_kwargs": {"enable_thinking": False}} if thinks else {}),
         **({"model": model} if model else {}),
         **({"stop": DEPLOYMENT["stop"]} if DEPLOYMENT["stop"] else {}),
         "messages": messages(message), "max_tokens": DEPLOYMENT["max_new_tokens"],

@@ -9,18 +9,6 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 RRF_K = 60  # reciprocal rank fusion, Cormack et al., SIGIR 2009
-REPLY = "This is the reply."  # what the template writes before it stands in the prompt
-# Some chat templates write today's date. Prompts were scored on this one, 26 July 2024, whatever the day; put before a
-# template, this macro takes the place of its clock.
-TODAY = {
-    "Y": "2024", "y": "24", "m": "07", "-m": "7", "B": "July", "b": "Jul", "d": "26", "-d": "26", "j": "208",
-    "A": "Friday", "a": "Fri", "H": "12", "I": "12", "p": "PM", "M": "00", "S": "00",
-}  # fmt: skip
-CLOCK = (
-    "{%- macro strftime_now(format) -%}{{ format"
-    + "".join(f"|replace('%{code}', '{value}')" for code, value in TODAY.items())
-    + " }}{%- endmacro %}\n"
-)
 
 
 @cache
@@ -85,35 +73,5 @@ def messages(message: str) -> list[dict[str, str]]:
 
 
 def render(tokenizer, message: str) -> str:
-    """The text that the model reads, special tokens included."""
-    chat = messages(message)
-    if tokenizer.chat_template is None:
-        first = tokenizer("").input_ids[:1]
-        start = tokenizer.bos_token if first and first[0] == tokenizer.bos_token_id else ""
-        return start + "\n\n".join(m["content"] for m in chat) + "\n\n"
-    prompt = _templated(tokenizer, chat, add_generation_prompt=True)
-    whole = _templated(tokenizer, [*chat, {"role": "assistant", "content": REPLY}])
-    opening = whole[len(prompt) :].partition(REPLY)[0] if whole.startswith(prompt) else ""
-    return prompt + (opening.rstrip(" ") if opening.strip() else "")
-
-
-def _templated(tokenizer, chat: list[dict[str, str]], **options) -> str:
-    """Chat messages in the tokenizer's own template. Where that refuses a system turn or passes over it, what it would
-    say stands before the first message."""
-    from jinja2 import TemplateError
-
-    options = {"tokenize": False, "enable_thinking": False, **options}
-    if "strftime_now" in str(tokenizer.chat_template):
-        options["chat_template"] = CLOCK + tokenizer.get_chat_template()
-
-    def written(*chat) -> str:
-        return tokenizer.apply_chat_template(list(chat), **options)
-
-    system, first, *others = chat
-    try:
-        text = written(*chat)
-        if system["content"].strip() in text or text != written({**system, "content": "-"}, first, *others):
-            return text
-    except TemplateError:
-        pass
-    return written({**first, "content": f"{system['content']}\n\n{first['content']}"}, *others)
+    """The text that the model reads, special tokens included, as `chat_template.jinja` writes it."""
+    return tokenizer.apply_chat_template(messages(message), tokenize=False, add_generation_prompt=True)
