@@ -11,7 +11,7 @@ from harness import environment
 from harness.anatomy import kv_bytes
 from harness.engine import fits
 from harness.engine.eager import Eager, EagerSession
-from harness.engine.graph import Graph
+from harness.engine.graph import Graph, GraphSession
 from harness.environment import container_memory
 from harness.errors import DoesNotFit
 from harness.launch import told
@@ -25,9 +25,7 @@ def test_rows_that_do_not_fit_are_refused(
 ) -> None:
     session = engine.start(saved(tmp_path, *MODELS["llama"]), CONTEXT)
     longest = max(len(session.tokenizer(p, add_special_tokens=False).input_ids) for p in PROMPTS)
-    rows, tokens = (
-        (4, longest + 9) if isinstance(engine, Eager) else (9, 128)
-    )  # the slots of its proof, and one for padding
+    rows, tokens = (4, longest + 9) if isinstance(engine, Eager) else (5, 128)  # one for padding
     needed = rows * kv_bytes(session.model, tokens)
     monkeypatch.setattr(fits, "free_bytes", lambda device: needed)
     assert len(session.generate(PROMPTS, 9)) == 4
@@ -35,6 +33,31 @@ def test_rows_that_do_not_fit_are_refused(
     monkeypatch.setattr(fits, "free_bytes", lambda device: needed - 1)
     with pytest.raises(DoesNotFit, match=f"{rows} rows of {tokens} tokens need 0.0 GiB .* lower engine.batch_size"):
         session.generate(PROMPTS, 9)
+
+
+def test_a_wide_batch_and_a_long_row_need_not_fit_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slots grow to hold both where there is room, and are as wide or as long as is asked where there is not."""
+    session = Graph(batch_size=8).start(saved(tmp_path, *MODELS["llama"]), CONTEXT)
+    assert isinstance(session, GraphSession)
+    wide, long = ["Why?"] * 8, ["x" * 290]
+
+    def sizes() -> list[tuple[int, int]]:
+        found = []
+        for prompts in (wide, long, wide):
+            session.generate(prompts, 9)
+            slots = session.slots(0, 0)
+            found.append((slots.rows, slots.capacity))
+        return found
+
+    told = session.generate(wide + long, 9)
+    session._slots = None
+    assert sizes() == [(8, 64), (8, 512), (8, 512)]
+    room = 9 * kv_bytes(session.model, 512)
+    for free, expected in ((room, (8, 512)), (room - 1, (1, 512)), (2 * kv_bytes(session.model, 320), (1, 320))):
+        session._slots = None
+        monkeypatch.setattr(fits, "free_bytes", lambda device, free=free: free)
+        assert sizes() == [(8, 64), expected, (8, 512) if free == room else (8, 64)]
+    assert [session.generate(p, 9)[0] for p in (wide, long)] == [told[0], told[-1]]
 
 
 def test_what_each_row_repeats_of_a_shared_prefix_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

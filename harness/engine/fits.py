@@ -22,6 +22,11 @@ def free_bytes(device: str) -> int:
     return free_memory()
 
 
+def holds(model: Any, device: str, rows: int, tokens: int) -> bool:
+    """Whether the memory that is free holds keys and values of `rows` rows of `tokens` tokens."""
+    return rows * kv_bytes(model, tokens) <= free_bytes(device)
+
+
 def require(model: Any, device: str, rows: int, tokens: int) -> None:
     """Raises `DoesNotFit` where keys and values of `rows` rows of `tokens` tokens exceed the memory that is free."""
     needed, free = rows * kv_bytes(model, tokens), free_bytes(device)

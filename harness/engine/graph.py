@@ -15,12 +15,15 @@ from typing import Any, ClassVar
 from harness.engine.classifier import ClassifierSession
 from harness.engine.decoder import PROOF_ROWS, PROOF_TOKENS, unfit
 from harness.engine.eager import Eager, EagerSession
+from harness.engine.fits import holds
 from harness.engine.ops import check_sampling
 from harness.engine.products import replace_products
 from harness.engine.serving import serve
 from harness.engine.slots import DecoderSlots, power, uncapturable
 from harness.loading import Loaded, load
 from harness.types import Completion, Context, Request, Served, Session
+
+LENGTHS = 64  # slots hold a multiple of so many tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +101,20 @@ class GraphSession:
         self._slots: DecoderSlots | None = None
 
     def slots(self, rows: int, tokens: int, prefix: Sequence[int] = ()) -> DecoderSlots:
-        """Slots for so many rows of so many tokens, those there are if they are enough. What is to be served on them
-        begins with `prefix`, which is in them already."""
+        """Slots for so many rows of so many tokens, those there are if they are enough. New ones hold what those held
+        too, and lengths to the next power of two, where memory has room for that. What is to be served on them begins
+        with `prefix`, which is in them already."""
         have = self._slots
         if have is None or have.rows < rows or have.capacity < tokens:
-            rows, tokens = (max(rows, have.rows), max(tokens, have.capacity)) if have else (rows, tokens)
+            least = power(rows), -(-tokens // LENGTHS) * LENGTHS
+            sizes = [(power(rows), power(tokens, LENGTHS)), least]
             if have:
+                sizes.insert(0, (power(max(rows, have.rows)), power(max(tokens, have.capacity), LENGTHS)))
                 have.release()
             self._slots = have = None  # its memory first
+            fits = (s for s in sizes if holds(self.model, self.eager.device, s[0] + 1, s[1]))
             self._slots = have = DecoderSlots(
-                self.model, power(rows), power(tokens, 64), capture=self.captured, chooser=self.eager.chooser,
+                self.model, *next(fits, least), capture=self.captured, chooser=self.eager.chooser,
                 grammar=self.eager.grammar,
             )  # fmt: skip
         have.share(prefix)
