@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ ONE_FOR_ALL = (
 )  # fmt: skip
 FREE_DISK_BYTES = 4 * 2**30
 SEEDS = 2**32  # as many has NumPy
+ROW = ("match", "usd_per_hour", "per_core", "source", "date")  # what prices of hardware say; notes may stand beside it
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +247,13 @@ def _price(price: Mapping[str, Any], environment: Environment) -> tuple[dict[str
         for key, value in numbers.items()
         if type(value) not in (int, float) or not 0 < value < math.inf
     ]
+    faults += [
+        f"{told}: hardware.{found}.{key}: no such key; did you mean {near[0]}? A name of your own must be less like it"
+        for key in set(row) - {*ROW}
+        if (near := get_close_matches(str(key), ROW, n=1))
+    ]
+    if not isinstance(row.get("per_core", False), bool):
+        faults.append(f"{told}: hardware.{found}.per_core is {row['per_core']!r}; give true or false")
     label, hosted = price.get("usd_per_labelled_row"), price.get("hosted") or {}
     if label is not None and not _dollars(label):
         faults.append(f"{told}: usd_per_labelled_row is {label!r}; give a number of 0 or more, or null")

@@ -182,6 +182,10 @@ def test_a_price_table_without_hardware_is_told() -> None:
         ({"hosted": {"nano": 3}}, "hosted.nano is 3; give its prices, source and date, or take it out"),
         ({"hosted": {"nano": {"usd_per_million_input": 1, "source": "s", "date": "d"}}},
          "hosted.nano.usd_per_million_output is None; give dollars per million tokens"),
+        ({"hardware": {"x": {"usd_per_hour": 1, "per_cores": True, "note": "ours"}}},
+         "hardware.x.per_cores: no such key; did you mean per_core? A name of your own must be less like it"),
+        ({"hardware": {"x": {"usd_per_hour": 1, "per_core": "no"}}},
+         "hardware.x.per_core is 'no'; give true or false"),
     ],
 )  # fmt: skip
 def test_a_bad_price_is_told_of_a_table_without_a_name_too(change: dict[str, Any], line: str) -> None:
