@@ -163,6 +163,16 @@ def free_memory() -> int:
     return min(int(psutil.virtual_memory().available), *(free for _, free in container_memory()), 2**63)
 
 
+def free_bytes(device: str) -> int:
+    """Memory that this process may still take: of a GPU what the driver and PyTorch's own reserve have left, else what
+    is left of the machine's or of its container's."""
+    if device == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated())
+    return free_memory()
+
+
 def free_gpu_memory() -> int | None:
     """Bytes free on the GPU that torch takes, of the driver; None where it does not tell, as of a part of one."""
     free = None if _part() else _of_gpu("memory.free", _visible())

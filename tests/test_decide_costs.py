@@ -106,6 +106,8 @@ def test_the_goodput_is_priced_only_where_all_cells_have_one_at_the_level() -> N
         assert any(("goodput" in n) == (basis == "goodput") for n in found.notes if "measured rate" in n)
         if basis == "goodput":
             assert found.costs[cells[0].id].serving_usd_per_1000 == pytest.approx(0.2)
+    apart = [told(c, goodput_failed_at=10.6) for c in cells]
+    assert {round(c.spread, 6) for c in decide(apart, rows, records.POLICY).costs.values()} == {0.06}
     cut = replace(cells[1], measurements=tuple(m for m in cells[1].measurements if m.metric != "open/tokens/mean"))
     meaningless = replace(cells[1], not_measured={"cost_usd_per_1000": "needs the length of real replies"})
     for other in (told(cells[1], goodput_requests_per_s=0), cut, meaningless):

@@ -80,7 +80,7 @@ def test_the_cell_to_try_and_the_rows_that_would_settle_it_are_told(monkeypatch:
     need = re.match(r"About ([\d,]+) rows like these", found.sentences[2])
     assert need
     assert 400 < int(need[1].replace(",", "")) < 4000, "enough for 5 points where a third of the rows differ"
-    assert "rows like these would likely settle it; until then, prompt_rag/fp16" in found.sentences[2]
+    assert "likely show a difference of 5 points; until then, prompt_rag/fp16" in found.sentences[2]
     assert found.group[0] == found.try_first
     assert found.confidence is not None
     assert set(found.reasons) == {r.id for r, _ in made}

@@ -33,10 +33,20 @@ ME, PARENT, OTHER = os.getpid(), os.getppid(), 2**30
 
 @pytest.mark.parametrize(
     ("cores", "told"),
-    [(0.0, []), (0.2, []), (0.21, ["other processes kept 0.21 of 2 cores busy"]), (None, [])],
+    [(0.0, []), (0.2, []), (0.21, ["other processes kept 0.21 of 2 cores busy"])],
 )
-def test_others_on_a_cpu_are_noise_above_a_fifth_of_a_core(cores: float | None, told: list[str]) -> None:
+def test_others_on_a_cpu_are_noise_above_a_fifth_of_a_core(cores: float, told: list[str]) -> None:
     assert noise(cores, 2, None, None) == told
+
+
+@pytest.mark.parametrize(
+    ("cores", "of", "noisy"), [(14.0, 16, False), (14.1, 16, True), (0.2, 2, False), (0.3, 2, True)]
+)
+def test_others_on_the_host_are_noise_beside_a_gpu_where_they_leave_too_few_cores(
+    cores: float, of: int, noisy: bool
+) -> None:
+    told = [f"other processes kept {cores:.2f} of {of} cores busy"]
+    assert noise(cores, of, QUIET, QUIET) == (told if noisy else [])
 
 
 @pytest.mark.parametrize(
@@ -63,7 +73,7 @@ def test_others_on_a_cpu_are_noise_above_a_fifth_of_a_core(cores: float | None, 
     ],
 )  # fmt: skip
 def test_what_makes_a_gpu_noisy(before: dict[str, Any], after: dict[str, Any], told: list[str]) -> None:
-    assert noise(None, 2, replace(QUIET, **before), replace(QUIET, **after)) == told
+    assert noise(0.0, 2, replace(QUIET, **before), replace(QUIET, **after)) == told
 
 
 def test_reasons_have_nvidias_names() -> None:
@@ -114,6 +124,7 @@ class FakeNvml:
 def fake(monkeypatch: pytest.MonkeyPatch, nvml: FakeNvml, uuid: str | None = "5e-6f") -> FakeNvml:
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     monkeypatch.setattr(device_state, "_uuid", lambda: uuid)
+    monkeypatch.setattr(device_state, "_affinity", lambda: list(range(64)))  # other tests leave cores enough
     return nvml
 
 

@@ -63,6 +63,18 @@ def test_a_probe_tells_peaks_and_what_would_fit() -> None:
     assert "memory_bytes/peak_rss_loading" not in {m.metric for m in measure(model, "cpu", None, (2, 100), 100)}
 
 
+@pytest.mark.parametrize(("process", "beside"), [(None, 0), (700 * MB, 200 * MB), (400 * MB, 0)])
+def test_what_the_driver_holds_beside_pytorch_leaves_fewer_rows(
+    process: float | None, beside: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = LlamaForCausalLM(LlamaConfig(**SHAPE))
+    for name, value in (("max_memory_reserved", 600), ("max_memory_allocated", 550), ("memory_reserved", 500)):
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda value=value: value * MB)
+    found = {m.metric: m.value for m in measure(model, "cuda", None, (2, 100), 100, process)}
+    row = 100 * found["kv_bytes_per_token"]
+    assert found["predicted_rows/8GB"] == rows_that_fit(8e9, 600 * MB + beside, 2 * row, row)
+
+
 @pytest.mark.parametrize("engine", [Eager, Graph])
 def test_peaks_of_reading_and_decoding_are_apart(tmp_path: Path, engine: type[Eager] | type[Graph]) -> None:
     """What only one of the two takes stands in its own peak alone."""

@@ -24,6 +24,8 @@ KNOBS: dict[str, Any] = {
 class FakeSession:
     """Serves on a fresh fake engine each time."""
 
+    places = 4
+
     def __init__(self) -> None:
         self.asked: list[tuple[int, int, int]] = []
 
@@ -139,7 +141,7 @@ def test_the_goodput_is_found_within_its_bracket(truth: float, first: float) -> 
         tried.append(rate)
         return [good if rate <= truth else bad]
 
-    best, failed, served = goodput(run, first, Level(100, 100, 0.95), precision=0.02)
+    best, failed, served = goodput(run, first, Level(100, 100, 0.95), precision=0.02, idle=lambda: [good])
     if failed is None:
         assert best == max(tried) <= truth, "all that was tried held"
     else:
@@ -155,16 +157,64 @@ def test_near_what_a_closed_loop_gave_four_rates_are_enough(truth: float) -> Non
         tried.append(rate)
         return [Served(0.0, [1], False, [0.01 if rate <= truth else 9.0])]
 
-    best, failed, _ = goodput(run, 1.0, Level(100, 100, 0.95), precision=0.06)
+    best, failed, _ = goodput(run, 1.0, Level(100, 100, 0.95), precision=0.06, idle=lambda: run(0.0))
     assert failed is not None
     assert best <= truth < failed <= 1.06 * best
-    assert len(tried) == 4
+    assert len([rate for rate in tried if rate]) == 4
 
 
-def test_no_rate_may_hold() -> None:
-    best, failed, served = goodput(lambda rate: [Served(0.0, [1], False, [9.0])], 8.0, Level(1, 1, 1.0), 0.05)
+@pytest.mark.parametrize(("slow", "tried"), [(0, 8), (1, 8), (2, 1), (8, 1)])
+def test_no_rate_may_hold(slow: int, tried: int) -> None:
+    """Nor is one looked for where answers are too slow though nobody waits, but for one that may be chance."""
+    good, bad = Served(0.0, [1], False, [0.01]), Served(0.0, [1], False, [9.0])
+    rates: list[float] = []
+
+    def run(rate: float) -> list[Served]:
+        rates.append(rate)
+        return [bad]
+
+    best, failed, served = goodput(run, 8.0, Level(100, 100, 1.0), 0.05, lambda: [good] * (8 - slow) + [bad] * slow)
     assert (best, list(served)) == (0.0, [])
-    assert failed == pytest.approx(8.0 / 1.25 ** (7 * 8 / 2))
+    assert failed == pytest.approx(8.0 / 1.25 ** (7 * 8 / 2) if tried == 8 else 8.0)
+    assert len(rates) == tried
+
+
+def test_a_level_that_an_idle_engine_misses_costs_one_loop() -> None:
+    session = FakeSession()
+    found = taken({**KNOBS, "level": {"ttft_ms": 9.0, "token_ms": 20.0, "share": 0.95}}, session)
+    assert (found["goodput_requests_per_s"], len(session.asked)) == (0.0, len(KNOBS["clients"]) + 2)
+    assert session.asked[-1] == (load.IDLE, 5, 1)
+
+
+def test_an_open_loop_is_served_on_all_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few clients the closed loops have: a prompt takes 10 ms and 40 steps of 2 ms, so one place carries 11."""
+    knobs = {**KNOBS, "clients": [1], "output_tokens": 41, "level": {**KNOBS["level"], "ttft_ms": 500.0}}
+    found: dict[int, dict[str, float]] = {}
+    for places in (1, 4):
+        monkeypatch.setattr(FakeSession, "places", places)
+        found[places] = taken(knobs)
+        assert found[places]["open/places"] == places
+    assert found[1]["goodput_requests_per_s"] < 11.5
+    assert found[4]["goodput_requests_per_s"] > 2 * found[1]["goodput_requests_per_s"]
+    assert "closed_4/requests_per_s" in found[4], "where the search begins"
+
+
+def test_a_loop_of_a_slow_engine_ends_with_fewer_requests() -> None:
+    class Slow(FakeSession):
+        """A hundred times slower."""
+
+        def serve(
+            self, prompts: Sequence[str], new_tokens: int, clients: int, due: Sequence[float] | None = None,
+            natural: bool = False,
+        ) -> list[Served]:  # fmt: skip
+            made = super().serve(prompts, new_tokens, clients, due and [t / 100 for t in due], natural)
+            return [replace(s, sent=100 * s.sent, times=[100 * t for t in s.times]) for s in made]
+
+    session = Slow()
+    level = {"ttft_ms": 6_000.0, "token_ms": 2_000.0, "share": 0.95}
+    found = taken({**KNOBS, "open_requests": 5_000, "level": level}, session)
+    assert 0.3 < found["goodput_requests_per_s"] < 1.0
+    assert max(n for n, *_ in session.asked) <= math.ceil(load.LASTS_MOST)
 
 
 def test_the_goodput_of_an_engine_is_near_what_it_can_carry() -> None:
@@ -177,7 +227,7 @@ def test_the_goodput_of_an_engine_is_near_what_it_can_carry() -> None:
     session = FakeSession()
     tight = taken({**KNOBS, "level": {"ttft_ms": 25.0, "token_ms": 20.0, "share": 0.95}}, session)
     assert tight["goodput_requests_per_s"] < best, "a tighter level is held at a lower rate"
-    assert {n for n, *_ in session.asked} == {3, 12, 60}
+    assert {n for n, *_ in session.asked} == {3, 12, 60, load.IDLE}
 
 
 @pytest.mark.parametrize("ttft_ms", [60.0, 500.0])
@@ -235,6 +285,10 @@ def test_bad_knobs_are_told_all_at_once() -> None:
         "level.share", "level.ttft_ms", "level.token_ms",
     ]  # fmt: skip
     assert load.faults({**KNOBS, "clients": 8})
+    assert load.faults({**KNOBS, "clients": [8, 8]})
+    assert load.faults({**KNOBS, "adapters": 1}) == [
+        "measure.latency.adapters=1: they are served side by side; give 2 or more, or 0"
+    ]
     assert load.faults({**KNOBS, "level": None}) == ["measure.latency.level=None: give ttft_ms, token_ms and share"]
     assert [line.partition("=")[0].removeprefix("measure.latency.") for line in load.faults({})] == [
         "clients", "requests_per_client", "open_requests", "level", "precision",

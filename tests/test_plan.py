@@ -225,10 +225,12 @@ def test_how_open_loops_are_served_is_in_the_keys_of_latencies_that_have_one(
     ("overrides", "own"),
     [((), True), (("model=dummy_1b",), False), (("quantization=gptq", "quantization.calibration_rows=0"), False)],
 )
-def test_an_open_loop_lets_answers_end_where_their_ends_mean_something(overrides: tuple[str, ...], own: bool) -> None:
-    steps = chain(cell("profile.open_requests=64", *overrides), suite_data(), MACHINE, None)
+def test_answers_are_let_end_where_their_ends_mean_something(overrides: tuple[str, ...], own: bool) -> None:
+    loads = ("profile.open_requests=64", "profile.natural_requests=3")
+    steps = chain(cell(*loads, *overrides), suite_data(), MACHINE, None)
     (timed,) = [s for s in steps if s.kind is LATENCY]
     assert timed.component.params["own_ends"] is own
+    assert timed.component.params["natural_requests"] == (3 if own else 0)
 
 
 def test_no_key_holds_a_path() -> None:

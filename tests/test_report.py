@@ -21,7 +21,7 @@ from harness.report.answers import outcome
 from harness.report.page import policy_hash, verdict, view
 from harness.report.run import read
 from harness.types import Interval, Measurement, RunRecord, Status
-from harness.wording import number
+from harness.wording import edge, number
 from tests import records
 from tests.pages import HOSTILE, Page, folder, page
 
@@ -415,3 +415,20 @@ def test_a_report_shows_the_score_that_its_policy_decides_by(tmp_path: Path) -> 
     }
     partial = view(read(folder(tmp_path / "partial", judged[:9], rows, records.ids())))
     assert own[max(judged[:9], key=lambda r: style[r.id]).id] in partial["sentences"][1]
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "side", "told"),
+    [
+        (1.0947e9, "bytes", "below", "1.09 GB"), (1.0947e9, "bytes", "above", "1.10 GB"),
+        (893.4e6, "bytes", "below", "893 MB"),
+        (87.6e6, "bytes", "below", "87 MB"), (29.4286, "ms", "below", "29.4 ms"), (29.4286, "ms", "above", "29.5 ms"),
+        (5139.0, "ms", "below", "5.13 s"), (0.9305, "share", "above", "93.1%"),
+        (0.0348, "points", "below", "3.4 points"),
+        (0.035, "points", "below", "3.5 points"), (0.0, "share", "above", "0.0%"),
+        (12_345.0, "requests", "above", "12,400 requests"),
+        (0.0123456, "USD", "above", "$0.0124"),
+    ],
+)  # fmt: skip
+def test_an_edge_is_rounded_to_the_side_that_holds(value: float, unit: str, side: str, told: str) -> None:
+    assert edge(value, unit, side) == told

@@ -180,6 +180,39 @@ def test_nothing_is_called_the_best_where_less_is_better(tmp_path: Path, monkeyp
     assert curve["answer"] == "Nothing is said of what more data would do: less of “brier” is better."
 
 
+def test_graded_scores_are_not_told_as_rows_that_pass(tmp_path: Path) -> None:
+    cells, rows = [], {}
+    for a in records.ADAPTATIONS:
+        made = records.rows(a, "fp16")
+        graded = [{**r, "scores": {**r["scores"], "good": 0.25 + r["scores"]["good"] / 2}} for r in made]
+        cells.append(records.record(a, "fp16", graded))
+        rows[cells[-1].id] = graded
+    text = page(folder(tmp_path / "graded", cells, rows, [c.id for c in cells]))
+    for told in (
+        "score “good” of the rows, with its 95%",
+        ">Score “good” of the rows<",
+        "Gained rows score higher here",
+    ):
+        assert told in text, told
+    assert "score higher with full_ft/fp16 than with" in text or "score higher with lora/fp16 than with" in text
+    assert "that pass" not in text.partition('id="scores"')[0]
+    half = view(read(folder(tmp_path / "half", cells, rows, [*(c.id for c in cells), "one more"])))
+    assert ") on 96 rows." in half["sentences"][1]
+    passing = page(folder(tmp_path / "passing", *records.grid(), records.ids()))
+    for told in (
+        "share of rows that pass “good”, with its 95%",
+        ">Share of rows that pass “good”<",
+        "Gained rows pass",
+    ):
+        assert told in passing, told
+    assert "pass with lora/fp16 and not with prompt_rag/fp16" in passing
+
+
+def test_the_margin_is_told_with_what_a_simpler_cell_must_measure(tmp_path: Path) -> None:
+    drawing = view(read(folder(tmp_path / "run", *records.grid(), records.ids())))["dumbbells"]
+    assert "where its bar reaches 0 and its dot lies no further left than that line." in drawing.note
+
+
 def test_the_report_compares_within_the_suite_that_is_judged(tmp_path: Path) -> None:
     cells, rows = [], {}
     for suite in ("a", "b"):

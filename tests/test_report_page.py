@@ -18,7 +18,8 @@ import pytest
 from harness import ledger, report
 from harness.decide import Candidate, CostLine, Facts, Pair, Policy, choose
 from harness.decide.rule import judge, volume_of
-from harness.types import plain
+from harness.types import Interval, Measurement, plain
+from harness.wording import number
 from tests import records
 from tests.pages import HOSTILE, folder
 
@@ -114,6 +115,33 @@ def test_it_prints_without_what_moves(browser: Any, drawn: Path) -> None:
     assert legend < grids
 
 
+def test_the_table_of_all_cells_fits_on_paper_with_every_column(browser: Any, tmp_path: Path) -> None:
+    times = {"e2e_natural_ms/p50": 101.5, "e2e_natural_ms/p95": 119.5, "times_limit": 12.75, "batch_times_limit": 12.25}
+    ram = {f"memory_bytes/cuda_peak_{kind}": 1.25e9 for kind in ("allocated", "reserved")}
+    more = [Measurement(k, v, "ms" if "ms" in k else "×", "lower", 12, Interval(v, v, "bootstrap"))
+            for k, v in times.items()] + [Measurement(k, v, "bytes", "lower", 1) for k, v in ram.items()]  # fmt: skip
+    cells, rows = records.grid()
+    every = [replace(r, measurements=(*r.measurements, *more)) for r in cells]
+    tab = opened(browser, report.write(folder(tmp_path / "run", every, rows, records.ids()))[0])
+    tab.emulate_media(media="print")
+    tab.set_viewport_size({"width": 1032, "height": 703})
+    assert tab.locator("#all-cells th[scope=col]").count() > 20
+    assert tab.evaluate("document.querySelector('#all-cells').scrollWidth") <= 1032
+
+
+def test_long_numbers_and_names_fit_into_the_grid_on_a_phone(browser: Any, drawn: Path) -> None:
+    tab = opened(browser, drawn, 360)
+    tab.evaluate("document.querySelectorAll('.heat .nw').forEach((n) => { n.textContent = '$0.00842'; })")
+    wide = "[...document.querySelectorAll('.heat td:not(.corner)')].filter((c) => c.scrollWidth > c.clientWidth).length"
+    assert tab.evaluate(wide) == 0
+    lines = """[...document.querySelectorAll('.heat th[scope=row]')].map((head) => {
+      const range = document.createRange();
+      range.selectNodeContents(head);
+      return range.getClientRects().length;
+    })"""
+    assert set(tab.evaluate(lines)) == {1}, "prompt_rag stands on one line"
+
+
 def test_cells_are_filtered_and_sorted_by_keyboard(browser: Any, drawn: Path) -> None:
     tab = opened(browser, drawn)
     names = "[...document.querySelectorAll('#all-cells tbody tr')].map((r) => r.dataset.name)"
@@ -162,6 +190,64 @@ def test_the_choice_moves_with_the_policy_and_back(browser: Any, drawn: Path) ->
     tab.focus("#knob-volume")
     tab.keyboard.press("ArrowLeft")
     assert tab.evaluate("document.querySelector('#said-volume').textContent") != before
+
+
+def test_a_field_that_holds_no_number_above_0_says_nothing(browser: Any, drawn: Path) -> None:
+    tab = opened(browser, drawn)
+    usual = tab.locator("#choice").text_content()
+    for knob in ("hourly", "p95", "memory"):
+        for text in ("", "-1", "0", "1e"):
+            tab.fill(f"#knob-{knob}", "")
+            tab.locator(f"#knob-{knob}").press_sequentially(text)
+            assert tab.locator("#choice").text_content() == usual, (knob, text)
+    assert tab.said == [drawn.as_uri()]
+
+
+def test_sliders_are_spoken_as_they_are_shown(browser: Any, drawn: Path) -> None:
+    tab = opened(browser, drawn)
+    for knob, usual in (("volume", "100,000"), ("floor", "none"), ("margin", "5 points")):
+        assert tab.locator(f"#knob-{knob}").get_attribute("aria-valuetext") == usual
+        tab.focus(f"#knob-{knob}")
+        tab.keyboard.press("ArrowRight")
+        shown = tab.locator(f"#said-{knob}").text_content()
+        assert shown != usual
+        assert tab.locator(f"#knob-{knob}").get_attribute("aria-valuetext") == shown
+
+
+def test_numbers_are_said_as_python_says_them(browser: Any, drawn: Path) -> None:
+    """Of shares and costs the very text, also where two roundings are as near; of limits one that the value holds."""
+    luck = random.Random(3)
+    values = [n / 48 for n in range(49)] + [n / 1000 for n in range(0, 1001, 5)] + [0.0, 1.115, 2.675, 0.3125, 1.125]
+    values += [10.0**n for n in range(-7, 7)] + [luck.random() * 10 ** luck.uniform(-6, 6) for _ in range(2_000)]
+    values += [n / 2 ** luck.randrange(8) for n in range(1, 2_000)]
+    tab = opened(browser, drawn)
+    told = tab.evaluate(
+        "(values) => JSON.stringify(JSON.parse(values).map((v) => [wording.share(v), wording.usd(v),"
+        " wording.above(v, 0), wording.above(v, wording.digits(v))]))",
+        json.dumps(values),
+    )
+    for value, (share, usd, whole, near) in zip(values, json.loads(told), strict=True):
+        assert (share.replace(",", ""), usd) == (number(value, "share"), number(value, "USD")), value
+        assert 0 <= float(whole.replace(",", "")) - value < 1, value
+        assert 0 <= float(near.replace(",", "")) - value <= 0.01 * value, value
+
+
+def test_a_limit_typed_as_it_is_shown_keeps_its_cell(browser: Any, drawn: Path) -> None:
+    tab = opened(browser, drawn)
+    found = facts_of(json.loads(drawn.with_name("report.json").read_text(encoding="utf-8"))["facts"])
+    cells = "[...document.querySelectorAll('#choice-cells tr')].map((r) => [...r.children].map((c) => c.textContent))"
+    shown = {row[0]: row[2:] for row in tab.evaluate(cells)}
+    for c in found.candidates:
+        quality, p95, memory, usd = shown["/".join(c.id.split("/")[1:3])]
+        assert c.cost is not None
+        assert (quality, usd) == (
+            number(c.quality, "share"), number(c.cost.usd_per_1000(found.volume_requests), "USD")
+        )  # fmt: skip
+        for knob, text in (("p95", p95.removesuffix(" ms")), ("memory", memory.removesuffix(" MB"))):
+            tab.fill(f"#knob-{knob}", text.replace(",", ""))
+            states = {row[0]: row[1] for row in tab.evaluate(cells)}
+            assert states["/".join(c.id.split("/")[1:3])] != "breaks a limit", (knob, text)
+            tab.fill(f"#knob-{knob}", "")
 
 
 def facts_of(data: Any) -> Facts:

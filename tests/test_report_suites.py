@@ -62,6 +62,19 @@ def test_what_is_shown_of_several_suites_is_what_was_judged(tmp_path: Path) -> N
     assert line["chosen"].endswith("/support_tone, weighted over 2 suites")
 
 
+@pytest.mark.parametrize(
+    ("suites", "panels"),
+    [(None, ["support_tone", "tool_json"]), ({"support_tone": 1, "tool_json": 0}, ["support_tone"])],
+)
+def test_the_recommended_cell_is_outlined_on_each_suite_that_is_judged(
+    tmp_path: Path, suites: Mapping[str, float] | None, panels: list[str]
+) -> None:
+    shown = view(read(two(tmp_path / "run", suites=suites)))
+    maps = [m for m in shown["heatmaps"] if m["title"] == "Quality"]
+    chosen = {m["panel"]: [c["chosen"] for row in m["rows"] for c in row["cells"]].count(True) for m in maps}
+    assert chosen == {f"smollm2_135m · {s}": int(s in panels) for s in ("support_tone", "tool_json")}
+
+
 def test_a_suite_that_is_not_judged_is_neither_named_nor_the_best(tmp_path: Path) -> None:
     for time in "12":
         run = two(tmp_path / "sweep" / time, suites={"support_tone": 1, "tool_json": 0})

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from harness import report
-from harness.report import evidence
+from harness.decide import CostLine
+from harness.report import charts, evidence
 from harness.report.page import view
 from harness.report.run import read
 from harness.types import Measurement, RunRecord, Status
@@ -43,6 +44,18 @@ def test_a_machine_that_changed_its_pace_is_told(tmp_path: Path) -> None:
     run = folder(tmp_path, timed, rows, records.ids())
     (told,) = [c for c in evidence.caveats(read(run)) if "pace" in c]
     assert "timed: prompt_rag/int8 took over 10% longer" in told
+
+
+def test_a_p95_of_few_requests_is_told_to_have_no_upper_bound(tmp_path: Path) -> None:
+    cells, rows = records.grid()
+    for few, many, said in ((24, 24, "here 24 of each cell,"), (12, 200, "here as few as 12 of a cell,"), (72, 72, "")):
+        counts = [few, *[many] * 14]
+        timed = [records.with_value(r, "e2e_ms/p95", 900.0, n=n) for r, n in zip(cells, counts, strict=True)]
+        found = [
+            c for c in evidence.caveats(read(folder(tmp_path / str(few), timed, rows, records.ids()))) if "p95" in c
+        ]
+        assert len(found) == bool(said)
+        assert said in "".join(found)
 
 
 def test_a_lora_beside_its_base_is_told(tmp_path: Path) -> None:
@@ -117,7 +130,7 @@ def test_load_is_told_with_its_service_level_and_what_failed(tmp_path: Path) -> 
         "closed_1/ttft_ms/p95": (12.0, "ms"), "closed_8/tokens_per_s": (812.0, "tok/s"),
         "goodput_requests_per_s": (3.4, "req/s"), "goodput_failed_at": (3.6, "req/s"), "host_bound": (1.0, "flag"),
         "kv_bytes_per_token": (23_040.0, "bytes"), "predicted_rows/8GB": (0.0, "rows"),
-        "predicted_rows/80GB": (12_345.0, "rows"), "times_limit": (81.1, "×"),
+        "predicted_rows/80GB": (12_345.0, "rows"), "open/places": (64.0, "rows"), "times_limit": (81.1, "×"),
     }  # fmt: skip
     made = tuple(Measurement(name, value, unit, "higher", 200) for name, (value, unit) in found.items())
     level = {"level": {"ttft_ms": 500, "token_ms": 100, "share": 0.95}, "open_requests": 200}
@@ -128,7 +141,7 @@ def test_load_is_told_with_its_service_level_and_what_failed(tmp_path: Path) -> 
     section = text[text.index('id="load"') : text.index('id="scores"')]
     for told in (
         "1 client: first token p95", "8 clients: throughput", "12.0 ms", "812", "3.40 req/s", "not at 3.60 req/s",
-        "95% of the requests with the first token within 500 ms and tokens at most 100 ms apart",
+        "95% of the requests with the first token within 500 ms and tokens at most 100 ms apart", "64 at a time",
     ):  # fmt: skip
         assert told in section, told
     assert section.count("<tr>") == 3 + 1, "two heads, and the one cell that was measured in both"
@@ -173,6 +186,21 @@ def test_what_a_policy_says_of_volume_is_what_the_caveat_says(tmp_path: Path) ->
         (told,) = [c for c in shown["caveats"] if "building spread over" in c]
         assert f"spread over {said} requests;" in told
         assert f"volume of {said}." in shown["costs"].note
+
+
+def test_lines_of_cost_look_different_and_their_volumes_stand_apart() -> None:
+    looks = {(charts.COLOURS[n % len(charts.COLOURS)], tuple(charts.DASHES[n % len(charts.DASHES)])) for n in range(30)}
+    assert len(looks) == 30
+    lines = {"lora": CostLine(0.01, 0.1, "batched"), "prompt": CostLine(0.02, 0.0, "batched")}
+    powers = ["100", "1 k", "10 k", "100 k", "1 M", "10 M", "100 M"]
+    for meet, first, thin in ((2000.0, 1, 1), (100.0, 0, 2)):
+        drawing = charts.costs(lines, 2, [], 1e6, [(meet, "prompt")])
+        assert drawing is not None
+        assert "meets another cell’s." in drawing.note
+        assert drawing.heads[3:] == tuple(f"At {v}" for v in powers[first:])
+        for svg, every in ((drawing.wide, 1), (drawing.narrow, thin)):
+            labels = re.findall(r">([^<]*)</text>", svg)
+            assert labels[: labels.index("Requests over which building is spread")] == powers[first::every]
 
 
 @pytest.mark.parametrize(

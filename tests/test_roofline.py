@@ -156,7 +156,7 @@ def test_a_latency_step_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.M
     data = suite_data(evaluation=rows, max_new_tokens=6)
     ran: list[tuple[int, int]] = []
 
-    def fits(model: object, device: str, loading: int | None, held: tuple[int, int], tokens: int) -> list[Measurement]:
+    def fits(model: object, device: str, loading: int | None, held: tuple[int, int], *_: object) -> list[Measurement]:
         ran.append(held)
         return []
 

@@ -11,6 +11,7 @@ from harness.decide.cells import (
     compare,
     interact,
     memory,
+    passes,
     primary,
     quality,
     quality_over_seeds,
@@ -28,6 +29,6 @@ from harness.decide.verdict import argued, decide
 __all__ = [
     "UNQUANTIZED", "Candidate", "CostLine", "Decision", "Facts", "Flip", "HostedLine", "Odds", "Pair", "Policy", "Rows",
     "Rung", "argued", "as_counted", "choose", "compare", "decide", "facts", "interact", "memory", "not_shares",
-    "policy_of", "primary", "quality", "quality_over_seeds", "read_policy", "reference", "shared_scores",
+    "passes", "policy_of", "primary", "quality", "quality_over_seeds", "read_policy", "reference", "shared_scores",
     "simple_first",
 ]  # fmt: skip

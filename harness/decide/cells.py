@@ -30,6 +30,16 @@ def quality(record: RunRecord, policy: Policy | None) -> Measurement | None:
     return record.value(f"quality/{primary(record, policy)}")
 
 
+def passes(m: Measurement, rows: Collection[Mapping[str, Json]]) -> bool:
+    """Whether a score is the share of rows that pass: each row has 0 or 1 of it. Where no row has it, it is one if it
+    is a whole number of `n` rows."""
+    found = column(rows, m.metric.removeprefix("quality/"))
+    found = found[found == found]
+    if found.size:
+        return bool(((found == 0) | (found == 1)).all())
+    return abs(m.value * m.n - round(m.value * m.n)) < 1e-6
+
+
 def memory(record: RunRecord) -> Measurement | None:
     """The memory a cell needs to run: what CUDA reserved, or the peak of the process where there is no GPU."""
     return next((m for name in MEMORY if (m := record.value(name))), None)

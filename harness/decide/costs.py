@@ -51,6 +51,8 @@ def cost_line(record: RunRecord, basis: str) -> CostLine | None:
     elif (steps := record.value("throughput_tokens_per_s")) and len(steps.samples) > 2:
         middle = statistics.fmean(steps.samples)
         spread = 1.96 * statistics.stdev(steps.samples) / math.sqrt(len(steps.samples)) / middle if middle else 0.0
+    if basis == GOODPUT and rate is not None and (failed := record.value("goodput_failed_at")):
+        spread = max(spread, failed.value / rate.value - 1)  # a goodput is known to lie between these two
     return CostLine(
         serving, building + labelling, basis, prompt.value if prompt else None, output.value if output else None,
         labelling, spread,

@@ -138,5 +138,6 @@ def not_carried(case: Case, draws: Draws) -> tuple[str, str, str] | None:
         f"Not enough evidence: with these {rows} rows drawn again as chance might have it, the cell that the policy "
         f"would choose, {name}, holds the limits and is within {gap} of the highest quality in only {share(enough)}.",
         f"{other} is the one most often better by more than that{against}.",
-        f"About {need:,} rows like these would likely settle it; until then, {name} is the one to try first.",
+        f"About {need:,} rows like these would likely show a difference of {gap}; until then, {name} is the one to try "
+        "first.",
     )

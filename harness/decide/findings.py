@@ -24,8 +24,9 @@ class CostLine:
 
     Serving is in proportion to dollars an hour over utilization; `once_usd` is training, quantization and labelling,
     of which `labelling_usd` (0 where no price is set) is the part that hardware prices don't move. `basis` says which
-    rate was priced: `goodput` meets the service level, `batched` is the rate of full batches. `spread` is how much
-    higher serving may be by the spread of the timed steps, as a share. Tokens are means of a request."""
+    rate was priced: `goodput` meets the service level, `batched` is the rate of full batches. `spread` is how far
+    apart serving costs can be and not be told apart, as a share: by the spread of the timed steps, and by how far the
+    lowest rate that failed the service level lies above the goodput. Tokens are means of a request."""
 
     serving_usd_per_1000: float
     once_usd: float

@@ -17,7 +17,7 @@ from harness.decide.facts import Candidate, Facts
 from harness.decide.findings import Flip
 from harness.decide.policy import COST, P95, Policy
 from harness.decide.rule import Judgement, choose, judge, volume_of
-from harness.wording import number, significant
+from harness.wording import edge
 
 NEXT_TO = 1e-9  # how far beside a crossing the rule is asked, as a share of it
 LIMITS = (
@@ -113,14 +113,9 @@ def _limit_flips(
         now = first.id
     for at, stricter, to in nearest(ask, rests, start, loosest, strictest, now):
         side = "above" if is_floor == stricter else "below"
-        text = f"With a {words} {side} {_precise(at, unit)}, {_told(to, names)}."
+        text = f"With a {words} {side} {edge(at, unit, side)}, {_told(to, names)}."
         told.append(Flip(knob, unit, set_to, at, side, to, text))
     return told
-
-
-def _precise(value: float, unit: str) -> str:
-    """A flip point, in shares with a decimal."""
-    return f"{100 * value:.1f}%" if unit == "share" else number(value, unit)
 
 
 def _margin_flips(facts: Facts, policy: Policy, now: str, names: Mapping[str, str]) -> list[Flip]:
@@ -150,7 +145,7 @@ def _margin_flips(facts: Facts, policy: Policy, now: str, names: Mapping[str, st
     told = []
     for at, stricter, to in nearest(ask, rests, policy.margin, 1.0, 0.0, now):
         side = "below" if stricter else "above"
-        text = f"With a margin {side} {100 * at:.1f} points, {_told(to, names)}."
+        text = f"With a margin {side} {edge(at, 'points', side)}, {_told(to, names)}."
         told.append(Flip("margin", "share", policy.margin, at, side, to, text))
     return told
 
@@ -180,12 +175,12 @@ def _line_flips(
     for step in (1, -1):
         if hit := walk(by_volume, volume_line, 1 / volume, step, now):
             at, side = 1 / hit[0], "below" if step > 0 else "above"
-            text = f"With a volume {side} {significant(at)} requests, {_told(hit[1], names)}."
+            text = f"With a volume {side} {edge(at, 'requests', side)}, {_told(hit[1], names)}."
             found.append(Flip("volume_requests", "requests", volume, at, side, hit[1], text))
     for step in (-1, 1):
         if hourly_usd and (hit := walk(by_price, price_line, 1.0, step, now)):
             at, side = hit[0] * hourly_usd, "above" if step > 0 else "below"
-            text = f"With hardware at a price {side} {number(at, 'USD')} an hour, {_told(hit[1], names)}."
+            text = f"With hardware at a price {side} {edge(at, 'USD', side)} an hour, {_told(hit[1], names)}."
             found.append(Flip("usd_per_hour", "USD", hourly_usd, at, side, hit[1], text))
     return found
 

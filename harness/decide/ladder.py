@@ -34,6 +34,8 @@ def ladder(
     role = role if chosen else BEST
     stand = chosen or max(ok, key=lambda r: m.value if (m := quality(r, policy)) else 0.0)
     kin = [r for r in records if (r.suite, r.model, r.seed) == (stand.suite, stand.model, stand.seed)]
+    seeded = {r.adaptation for r in records if r.seed != stand.seed}  # elsewhere their names stand for all seeds
+    names = {**names, **{r.id: f"{names[r.id]} (seed {r.seed} alone)" for r in kin if r.adaptation in seeded}}
     ids, bad = {r.id for r in kin}, [r for r in kin if r.status is not Status.OK and not is_side(r.id)]
     ok = [r for r in ok if r.id in ids]
     by = {kind: [r for r in ok if r.adaptation in adaptations] for kind, adaptations in STEPS.items()}
@@ -126,7 +128,9 @@ def _with_next(
     """Marks the next step: the first rung that was not measured and that the evidence asks for. Below the floor it is
     one that adds quality; with all of them measured, the learning curve says whether more rows would help."""
     short = chosen is None
-    wanted = (1, 3, 2) if short else (1, 2)
+    reached = max((_quality(policy)(r) for r in records if r.status is Status.OK), default=0.0)
+    limited = short and reached > 0 and reached >= (policy.min_quality or 0.0)  # by another limit than quality's
+    wanted = (2,) if limited else (1, 3, 2) if short else (1, 2)
     at = next((n for n in wanted if rungs[n].state == NOT_MEASURED), None)
     if at == 1 and not short and policy.min_quality is not None:
         at = 2 if rungs[2].state == NOT_MEASURED else None  # prompting holds the floor already
@@ -139,7 +143,13 @@ def _with_next(
         rungs[at] = Rung(rungs[at].name, NEXT, why)
         return rungs
     last = curve_step(records, rows, policy, stand)
-    if last is not None:
+    if limited:
+        text = (
+            "Quality is enough, and another limit of the policy leaves no cell: a smaller model, a machine with more "
+            "speed or memory, or a looser limit comes next."
+        )
+        rungs.append(Rung("Another model, machine or limit", NEXT, text))
+    elif last is not None:
         grows = last.low > 0
         text = f"The last part of the training rows added {told(last)}" + (
             ", so more rows would likely still help." if grows else ", so more of the same rows are not shown to help."

@@ -5,7 +5,7 @@ Rows are drawn by the Bayesian bootstrap (Rubin 1981, Ann. Stat. 9:130): each gr
 Dirichlet distribution, the same for all cells, so that cells that answered the same rows stay paired and no draw lacks
 a group. Each cell also gets half of a made-up flip each way, as intervals of differences have it
 (`harness.statistics.paired`). Training luck is drawn where a recipe has several seeds; p95s by the exact distribution
-of the order statistics of a bootstrap sample; costs by the spread of the steps that were timed.
+of the order statistics of a bootstrap sample; costs by their `spread`.
 """
 
 from __future__ import annotations

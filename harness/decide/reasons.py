@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
-from harness.decide.case import Case, more, value, within
+from harness.decide.case import Case, difference, value, within
 from harness.decide.facts import Candidate, Facts
 from harness.decide.policy import OBJECTIVES, QUALITY, Policy
 from harness.decide.recipes import Recipe, lacking
 from harness.decide.rule import dominates, score, volume_of
 from harness.statistics import Paired
-from harness.wording import against, points, share, told
+from harness.wording import against, points, share
+
+HOPELESS = 20  # times the rows there are
 
 
 def out(kinds: Sequence[Recipe], known: Facts, rule: Policy, suites: Sequence[str]) -> dict[str, str]:
@@ -61,8 +64,10 @@ def reasons(case: Case, pairs: Mapping[str, Paired | None]) -> dict[str, str]:
         pair, brief = pairs.get(c.id), known.get(c.id)
         if c is found.chosen:
             continue
-        if c is best or c.id in enough or (c.id in same and _no_worse(c, case)):
+        if c is best or c.id in enough:
             said[c.id] = _lost(c, case)
+        elif c.id in same and _no_worse(c, case):
+            said[c.id] = f"{_lost(c, case)[:-1]}; nor is it shown to be {within(rule)} {top}."
         elif pair is None and brief is None:
             shared = case.shares_rows(c)
             said[c.id] = (
@@ -70,15 +75,24 @@ def reasons(case: Case, pairs: Mapping[str, Paired | None]) -> dict[str, str]:
                 else f"It has no scores on the same rows as {top}, so its quality cannot be compared."
             )  # fmt: skip
         else:
-            low, high = (pair.low, pair.high) if pair else (brief.low, brief.high) if brief else (0.0, 0.0)
-            words = told(pair) if pair else f"95% interval {points(low)} to {points(high)} points"
+            high = pair.high if pair else brief.high if brief else 0.0
+            words = difference(case, c, pair)
             if high < -rule.margin:
                 by = f" by more than the margin of {100 * rule.margin:g} points" if rule.margin else ""
                 said[c.id] = f"Shown to be worse than {top}{by}: {words}."
             else:
-                rest = f"; about {need:,} rows would be needed to tell" if pair and (need := more(pair, rule)) else ""
-                said[c.id] = f"Not shown to be {within(rule)} {top}: {words}{rest}."
+                said[c.id] = f"Not shown to be {within(rule)} {top}: {words}{_telling(pair, rule)}."
     return said
+
+
+def _telling(pair: Paired | None, rule: Policy) -> str:
+    """How many rows would tell whether a cell is within the margin, were its difference the one measured."""
+    if pair is None:
+        return ""
+    need = pair.rows_to_tell(rule.margin)
+    if need > HOPELESS * pair.n:
+        return "; so near the margin that more rows would hardly tell"
+    return f"; were that the true difference, about {math.ceil(need):,} rows would tell"
 
 
 def _no_worse(c: Candidate, case: Case) -> bool:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from harness.decide.case import Case, more, value, within
-from harness.decide.cells import Rows, primary, quality_over_seeds
+from harness.decide.case import Case, difference, more, value, within
+from harness.decide.cells import Rows, passes, primary, quality, quality_over_seeds
 from harness.decide.facts import Candidate
 from harness.decide.findings import Odds
 from harness.decide.policy import COST, OBJECTIVES, QUALITY
 from harness.decide.rule import score, simple, upper, volume_of
 from harness.statistics import Paired
-from harness.types import RunRecord
-from harness.wording import number, share, told
+from harness.types import Measurement, RunRecord
+from harness.wording import number, share
 
 LOW_SCORE = 0.5  # a score that fewer rows than this reach is told beside the recommendation
 LOW_SHOWN = 2  # of them, in the suite's order
@@ -29,22 +29,32 @@ def what(case: Case, weights: Mapping[str, float], seeds: Sequence[RunRecord], r
         first = f"Ship {case.names[c.id]} and its likes: a weighted {share(c.quality)} over {len(weights)} suites"
     else:
         spread = "" if m.interval is None else f" ({share(m.interval.low)} to {share(m.interval.high)})"
-        of = f"of {m.n} rows" + (f" over {len(seeds)} seeds" if len(seeds) > 1 else "")
-        first = f"Ship {case.names[c.id]}: {share(m.value)}{spread} {of} pass “{primary(record, rule)}”"
+        of, name = f"{m.n} rows" + (f" over {len(seeds)} seeds" if len(seeds) > 1 else ""), primary(record, rule)
+        own = quality(record, rule)
+        reached = f"{share(m.value)}{spread}"
+        told = f"{reached} of {of} pass “{name}”"
+        if own and not passes(own, rows.get(record.id, ())):
+            told = f"“{name}” {reached} on {of}"
+        first = f"Ship {case.names[c.id]}: {told}"
     if c.p95_ms is not None:
         first += f", p95 response time {number(c.p95_ms, 'ms')}"
     if c.cost is not None:
         first += f", {number(c.cost.usd_per_1000(volume_of(case.facts, rule)), 'USD')} per 1,000 requests"
-    return first + _low_scores(record, primary(record, rule)) + "."
+    return first + _low_scores(record, m, rows) + "."
 
 
-def _low_scores(record: RunRecord, judged: str) -> str:
-    """What else the suite scores and most rows fail: a headline must not hide it."""
-    scores = (m for m in record.measurements if m.metric.startswith("quality/") and m.better == "higher")
-    found = {m.metric.removeprefix("quality/"): m.value for m in scores}
-    low = [f"{share(v)} pass “{name}”" for name, v in found.items() if name != judged and v < LOW_SCORE]
+def _low_scores(record: RunRecord, judged: Measurement, rows: Rows) -> str:
+    """What else the suite scores and is low: a headline must not hide it."""
+    scores = [m for m in record.measurements if m.metric.startswith("quality/") and m.better == "higher"]
+    low = [m for m in scores if m.metric != judged.metric and m.value < LOW_SCORE]
+    named = [(m, f"“{m.metric.removeprefix('quality/')}”") for m in low[:LOW_SHOWN]]
+    if all(m.n == judged.n and passes(m, rows.get(record.id, ())) for m, _ in named):
+        told = "only " + " and ".join(f"{share(m.value)} pass {name}" for m, name in named)
+    else:
+        of = {m.metric: f" (of {m.n} rows)" if m.n != judged.n else "" for m, _ in named}
+        told = " and ".join(f"{name} is only {share(m.value)}{of[m.metric]}" for m, name in named)
     more = f" and {len(low) - LOW_SHOWN} other scores are as low" if len(low) > LOW_SHOWN else ""
-    return f"; but only {' and '.join(low[:LOW_SHOWN])}{more}, which this policy does not judge" if low else ""
+    return f"; but {told}{more}, which this policy does not judge" if low else ""
 
 
 def why(case: Case, pairs: Mapping[str, Paired | None]) -> str:
@@ -53,18 +63,18 @@ def why(case: Case, pairs: Mapping[str, Paired | None]) -> str:
     chosen, best = found.chosen, found.best
     assert chosen is not None
     assert best is not None
-    pair = pairs.get(chosen.id)
+    gap = difference(case, chosen, pairs.get(chosen.id))
     words = {QUALITY: "the highest quality"}.get(rule.objective, f"the lowest {OBJECTIVES[rule.objective]}")
     if len(found.holding) == 1:
         text = "It is the only cell that ended ok within the policy's limits"
     elif found.passed:
         text = f"The rule comes to {case.names[found.passed[0].id]} first, and this one is no worse in quality, p95, "
         text += "memory and cost, and as simple"
-        text += f"; against the highest quality, that of {case.names[best.id]}: {told(pair)}" if pair else ""
+        text += f"; against the highest quality, that of {case.names[best.id]}: {gap}" if gap else ""
     elif chosen not in found.shown:
         text = (
             f"Its quality cannot be told apart from the highest measured, that of {case.names[best.id]}"
-            + (f": {told(pair)}" if pair else "") + ", and it is simpler"
+            + (f": {gap}" if gap else "") + ", and it is simpler"
         )  # fmt: skip
         if found.front and chosen.rank >= best.rank:
             text += f" than {case.names[found.front.id]}, which has {words} of those good enough"
@@ -77,7 +87,7 @@ def why(case: Case, pairs: Mapping[str, Paired | None]) -> str:
     else:
         first = "has" if chosen is found.front else "is the simplest that cannot be told apart from"
         text = f"It {first} {words} of the {len(found.shown)} cells shown to be {within(rule)} the highest quality "
-        text += f"measured, that of {case.names[best.id]}: {told(pair)}" if pair else "measured, its own"
+        text += f"measured, that of {case.names[best.id]}: {gap}" if chosen is not best else "measured, its own"
     return text + _open(case, pairs) + "."
 
 
@@ -161,6 +171,8 @@ def runner_up(case: Case, reasons: Mapping[str, str], pairs: Mapping[str, Paired
             f"There is no runner-up; of the cells whose quality is open, {case.names[near.id]} comes first by "
             f"{OBJECTIVES[rule.objective]} ({value(near, case)}), but {lost}{_bound(case, near)}"
         )
+    if len(case.cells) == 1:
+        return "It was the only cell of this run."
     return "There is no runner-up: each other cell failed, breaks a limit, or could not be shown to be good enough."
 
 

@@ -7,19 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.anatomy import kv_bytes
-from harness.environment import free_memory
+from harness.environment import free_bytes
 from harness.errors import DoesNotFit
 from harness.loading import context_tokens
-
-
-def free_bytes(device: str) -> int:
-    """Memory that this process may still take: of a GPU what the driver and PyTorch's own reserve have left, else what
-    is left of the machine's or of its container's."""
-    if device == "cuda":
-        import torch
-
-        return int(torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated())
-    return free_memory()
 
 
 def holds(model: Any, device: str, rows: int, tokens: int) -> bool:

@@ -100,19 +100,24 @@ class GraphSession:
         self.loaded.proof["how"] = f"not captured: {why}" if why else "CUDA graph"
         self._slots: DecoderSlots | None = None
 
+    @property
+    def places(self) -> int:
+        """How many requests of an open loop are answered side by side."""
+        return self.knobs.batch_size
+
     def slots(self, rows: int, tokens: int, prefix: Sequence[int] = ()) -> DecoderSlots:
         """Slots for so many rows of so many tokens, those there are if they are enough. New ones hold what those held
-        too, and lengths to the next power of two, where memory has room for that. What is to be served on them begins
-        with `prefix`, which is in them already."""
+        too, and lengths to the next power of two, where that leaves half of the memory that is free. What is to be
+        served on them begins with `prefix`, which is in them already."""
         have = self._slots
         if have is None or have.rows < rows or have.capacity < tokens:
             least = power(rows), -(-tokens // LENGTHS) * LENGTHS
-            sizes = [(power(rows), power(tokens, LENGTHS)), least]
+            sizes = [(power(rows), power(tokens, LENGTHS))]
             if have:
                 sizes.insert(0, (power(max(rows, have.rows)), power(max(tokens, have.capacity), LENGTHS)))
                 have.release()
             self._slots = have = None  # its memory first
-            fits = (s for s in sizes if holds(self.model, self.eager.device, s[0] + 1, s[1]))
+            fits = (s for s in sizes if holds(self.model, self.eager.device, 2 * (s[0] + 1), s[1]))
             self._slots = have = DecoderSlots(
                 self.model, *next(fits, least), capture=self.captured, chooser=self.eager.chooser,
                 grammar=self.eager.grammar,

@@ -16,6 +16,7 @@ from typing import Any
 from harness.types import Json, Measurement
 
 BUSY_CORES = 0.2  # of others, from which a CPU's times are noisy
+HOST_CORES = 2  # which others must leave to a process that times a GPU
 CLOCK_SHARE = 0.1  # of the SM clock, by which it may change
 THROTTLES = {  # bits of nvmlClocksEventReasons, nvml.h
     0x01: "GPU idle", 0x02: "application clocks setting", 0x04: "SW power cap", 0x08: "HW slowdown",
@@ -66,7 +67,7 @@ def end(began: Start, unsettled: str | None = None) -> tuple[list[Measurement], 
     after = read() if began.reading else None
     seconds, own, busy = time.perf_counter() - began.seconds, _own() - began.own, _busy() - began.busy
     cores = max(0.0, busy - own) / seconds
-    alone = noise(None if began.reading else cores, len(_affinity()), began.reading, after)
+    alone = noise(cores, len(_affinity()), began.reading, after)
     found = [*alone, *([unsettled] if unsettled else [])]
     measured = _measurements(after) if after else [Measurement("other_work/cores", cores, "cores", "lower", 1)]
     facts: dict[str, Json] = {"noise": found, "other_cores": round(cores, 3), "load_average": round(began.load, 2)}
@@ -75,11 +76,11 @@ def end(began: Start, unsettled: str | None = None) -> tuple[list[Measurement], 
     return [*measured, Measurement("noisy", float(bool(found)), "flag", "lower", 1)], facts
 
 
-def noise(cores: float | None, of: int, before: Reading | None, after: Reading | None) -> list[str]:
-    """A sentence for each thing that makes times noisy: on a CPU others that kept `cores` of `of` cores busy (None: not
-    looked at), on a GPU others on it, a clock that moved, and a device that slowed itself."""
+def noise(cores: float, of: int, before: Reading | None, after: Reading | None) -> list[str]:
+    """A sentence for each thing that makes times noisy: others that kept `cores` of `of` cores busy, beside a GPU all
+    but `HOST_CORES` of them, and on a GPU others on it, a clock that moved, and a device that slowed itself."""
     found = []
-    if cores is not None and cores > BUSY_CORES:
+    if cores > (BUSY_CORES if before is None else max(BUSY_CORES, of - HOST_CORES)):
         found.append(f"other processes kept {cores:.2f} of {of} cores busy")
     if before is None or after is None:
         return found

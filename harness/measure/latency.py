@@ -35,7 +35,8 @@ def measure(
     prompts = prompts_of(session, folder, data, most)
     encoded = [session.tokenizer(p, add_special_tokens=False).input_ids for p in prompts]
     asked = max(len(e) for e in encoded)
-    rows = max(knobs["batch_size"], 1, *(knobs["clients"] if serves else ()))
+    loads = (*knobs["clients"], load.places_of(session) if knobs["open_requests"] else 0) if serves else ()
+    rows = max(knobs["batch_size"], 1, *loads)
     if slots := getattr(session, "slots", None):  # as many as will be asked for: larger ones capture every shape anew
         natural = data.max_new_tokens if knobs["natural_requests"] else 0
         slots(rows, asked + max(knobs["output_tokens"], knobs["batch_tokens"], natural, longest))
@@ -73,7 +74,8 @@ def measure(
     have = slots(0, 0) if slots else None
     held = (have.rows + 1, have.capacity) if have else (len(batch), len(steps))  # a prefix may have stood there once
     row = None if session.loaded.classes else asked + data.max_new_tokens  # a head keeps no keys and values
-    measured += memory.measure(session.model, context.device, loading, held, row)
+    process = next((m.value for m in beside if m.metric == "memory_bytes/nvml_process"), None)
+    measured += memory.measure(session.model, context.device, loading, held, row, process)
     measured += memory.apart(session, batch, min(tokens, 4), context.device)  # three steps hold what fifteen do
     if between and steps:
         each = [_held([e], knobs["output_tokens"]) for e in encoded[: knobs["requests"]]]

@@ -21,6 +21,8 @@ BEGIN = 1.0  # of what a closed loop answers a second, whose answers end one by 
 BEGIN_FIXED = 0.7  # and whose answers all end together: its clients then ask together, and are read at once
 STEP, STEPS = 1.25, 8  # of the rate, the first and how many, to find one that holds and one that fails
 LASTS_LEVELS, LASTS_ANSWERS = 1, 5  # an open loop lasts at least so many first-token limits, and answers
+LASTS_MOST = 300.0  # seconds, if these are over by then, though fewer requests have come than asked for
+IDLE = 8  # requests that one client asks one by one, to see whether the level can be held at all
 CLOSEST = 0.001  # precision of a goodput; between two neighbouring numbers the search would not end
 KEPT_UP = 0.97  # the share of the rate asked for at which first tokens must come
 STRETCH = 64  # requests that come at the rate asked for, whatever chance does within them
@@ -38,6 +40,10 @@ class Level:
     def holds(self, served: Sequence[Served]) -> bool:
         """Whether some answers are within it."""
         return sum(map(self._good, served)) >= self.share * len(served)
+
+    def reachable(self, served: Sequence[Served]) -> bool:
+        """Whether answers to requests that had nothing to wait for are within it, all but one at most."""
+        return sum(map(self._good, served)) + 1 >= self.share * len(served)
 
     def sustains(self, rate: float, served: Sequence[Served]) -> bool:
         """Whether answers to requests that came at `rate` a second are within it, and begun at that rate too: a short
@@ -60,11 +66,13 @@ def faults(knobs: Mapping[str, Any]) -> list[str]:
 
     found = []
     clients, precision, level = (knobs.get(name) for name in ("clients", "precision", "level"))
-    if not isinstance(clients, list) or not all(whole(c, 1) for c in clients):
-        found.append(f"clients={clients!r}: give whole numbers of 1 or more, such as [1, 8, 32]")
+    if not isinstance(clients, list) or not all(whole(c, 1) for c in clients) or len({*clients}) < len(clients):
+        found.append(f"clients={clients!r}: give whole numbers of 1 or more, each once, such as [1, 8, 32]")
     for name, least in (("requests_per_client", 1), ("open_requests", 0)):
         if not whole(knobs.get(name), least):
             found.append(f"{name}={knobs.get(name)!r}: must be a whole number, {least} or more")
+    if knobs.get("adapters") == 1:
+        found.append("adapters=1: they are served side by side; give 2 or more, or 0")
     if isinstance(precision, float) and 0 < precision < CLOSEST:
         found.append(f"precision={precision!r}: must be {CLOSEST} or more, closer no loop can tell")
     shares, times = {"precision": precision}, {}
@@ -130,12 +138,14 @@ def quantiles(name: str, samples: Sequence[float], keep: bool = True, events: in
 
 
 def goodput(
-    run: Callable[[float], Sequence[Served]], first: float, level: Level, precision: float
-) -> tuple[float, float | None, Sequence[Served]]:
+    run: Callable[[float], Sequence[Served]], first: float, level: Level, precision: float,
+    idle: Callable[[], Sequence[Served]],
+) -> tuple[float, float | None, Sequence[Served]]:  # fmt: skip
     """The highest rate tried that sustains a service level, the lowest tried that does not (None: none failed), and the
     answers at the former. `run` serves an open loop at a rate; `first` is the rate to begin with. From there the rate
     changes in growing steps until one has held and one has failed, and what lies between is halved (in the logarithm)
-    until the latter is at most `precision` above the former. A rate of 0 is that none held.
+    until the latter is at most `precision` above the former. A rate of 0 is that none held, or that not even the
+    answers to `idle` requests, one at a time, are within the level, which is asked once the first rate has failed.
 
     Goodput as of Zhong et al., "DistServe", arXiv 2401.09670.
     """
@@ -148,6 +158,8 @@ def goodput(
             held = rate, served
             rate *= step
         else:
+            if failed is None and not held[0] and not level.reachable(idle()):
+                return 0.0, rate, ()
             failed = rate
             rate /= step
         if held[0] and failed:
@@ -168,15 +180,21 @@ def server(session: Session, knobs: Mapping[str, Any]) -> Callable[..., Sequence
     return getattr(session, "serve", None) if knobs["clients"] else None
 
 
+def places_of(session: Any) -> int:
+    """How many requests of an open loop a session that serves answers side by side."""
+    return int(session.places)
+
+
 def measure(
     session: Session, prompts: Sequence[str], knobs: Mapping[str, Any], progress: Callable[[float, str], None],
     longest: int = 0,
 ) -> list[Measurement]:  # fmt: skip
     """Closed loops of `clients`, each asking `requests_per_client` times for `output_tokens`, then the goodput of an
-    open loop of `open_requests` (0: not sought) at the service level `level`; of more where these come too fast to last
-    as long as `LASTS_LEVELS` and `LASTS_ANSWERS` ask for. With `longest`, what an open loop asks for is answered to its
-    own end or up to so many tokens, as a service would, after a closed loop of such answers (`natural_<clients>`);
-    without it, by `output_tokens` tokens. Nothing where an engine cannot serve."""
+    open loop of `open_requests` (0: not sought) at the service level `level`, on as many places as the session has; of
+    more where these come too fast to last as long as `LASTS_LEVELS` and `LASTS_ANSWERS` ask for, of fewer where they
+    would last longer than `LASTS_MOST`. With `longest`, what an open loop asks for is answered to its own end or up to
+    so many tokens, as a service would, without it, by `output_tokens` tokens. It begins near what a closed loop of
+    such answers on all places gives (`natural_<places>`, `closed_<places>`). Nothing where an engine cannot serve."""
     serve = server(session, knobs)
     if serve is None:
         return []
@@ -192,23 +210,29 @@ def measure(
         found += summary(f"closed_{clients}", served)
     if knobs["open_requests"]:
         progress(0.96, "open loop")
-        most = max(knobs["clients"])
+        places = places_of(session)
         level = Level(**knobs["level"])
-        natural, name = bool(longest), f"{'natural' if longest else 'closed'}_{most}"
-        if natural:
-            tokens = longest
-            found += summary(name, serve(asked(most * knobs["requests_per_client"]), tokens, most, natural=True))
+        natural, name = bool(longest), f"{'natural' if longest else 'closed'}_{places}"
+        tokens = longest or tokens
+        if natural or places not in knobs["clients"]:
+            some = asked(places * knobs["requests_per_client"])
+            found += summary(name, serve(some, tokens, places, natural=natural))
         closed = {m.metric: m.value for m in found}
         answer, rate = closed[f"{name}/e2e_ms/p50"], closed[f"{name}/requests_per_s"]
         lasts = max(LASTS_LEVELS * level.ttft_ms, LASTS_ANSWERS * answer) / 1e3
 
         def run(at: float) -> Sequence[Served]:
-            due = arrivals(at, max(knobs["open_requests"], math.ceil(at * lasts)))
-            return serve(asked(len(due)), tokens, most, due, natural)
+            few = min(knobs["open_requests"], math.ceil(at * LASTS_MOST))
+            due = arrivals(at, max(few, math.ceil(at * lasts)))
+            return serve(asked(len(due)), tokens, places, due, natural)
+
+        def idle() -> Sequence[Served]:
+            return serve(asked(IDLE), tokens, 1, natural=natural)
 
         first = (BEGIN if natural else BEGIN_FIXED) * rate
-        best, failed, served = goodput(run, first, level, knobs["precision"])
+        best, failed, served = goodput(run, first, level, knobs["precision"], idle)
         n = len(served) or knobs["open_requests"]
+        found.append(Measurement("open/places", float(places), "rows", "higher", 1))
         found.append(Measurement("goodput_requests_per_s", best, "req/s", "higher", n))
         if failed is not None:
             found.append(Measurement("goodput_failed_at", failed, "req/s", "higher", n))

@@ -83,16 +83,21 @@ def rows_that_fit(budget: float, peak: float, held: float, row_bytes: float) -> 
 
 
 def measure(
-    model: Any, device: str, loading: int | None, held: tuple[int, int], row_tokens: int | None
+    model: Any, device: str, loading: int | None, held: tuple[int, int], row_tokens: int | None,
+    process: float | None = None,
 ) -> list[Measurement]:  # fmt: skip
     """Peaks while answering and of loading, keys and values of a token, and from these how many rows of `row_tokens`
     tokens would fit into `BUDGETS_GB` (10**9 bytes): a prediction, at least `held` (rows, tokens of each) having been
-    held at the peak. Without `row_tokens` the peaks alone, of what keeps no keys and values."""
+    held at the peak. It counts what the driver holds beside PyTorch (context, modules, graphs) where `process`, the
+    bytes of this process now as NVML tells them, is known. Without `row_tokens` the peaks alone, of what keeps no keys
+    and values."""
+    beside = 0.0
     if device == "cuda":
         import torch
 
         peak = float(torch.cuda.max_memory_reserved())
         used = float(torch.cuda.max_memory_allocated())
+        beside = max(0.0, (process or 0.0) - torch.cuda.memory_reserved())
         answering = [
             Measurement("memory_bytes/cuda_peak_allocated", used, "bytes", "lower", 1),
             Measurement("memory_bytes/cuda_peak_reserved", peak, "bytes", "lower", 1),
@@ -106,13 +111,14 @@ def measure(
     if row_tokens is None:
         return answering
     rows, tokens = held
+    kept, each = rows * kv_bytes(model, tokens), kv_bytes(model, row_tokens)
     return [
         *answering,
         Measurement("kv_bytes_per_token", float(kv_bytes(model)), "bytes", "lower", 1),
         *(
             Measurement(
                 f"predicted_rows/{budget}GB",
-                float(rows_that_fit(1e9 * budget, peak, rows * kv_bytes(model, tokens), kv_bytes(model, row_tokens))),
+                float(rows_that_fit(1e9 * budget, peak + beside, kept, each)),
                 "rows", "higher", row_tokens,
             )
             for budget in BUDGETS_GB

@@ -16,6 +16,7 @@ from statistics import median
 from typing import Any
 
 from harness.anatomy import dynamic, full_attention, has_experts, kv_bytes, llm_int8, weight_bytes, written_by
+from harness.environment import free_bytes
 from harness.types import Measurement
 
 REPEATS = 15
@@ -39,7 +40,7 @@ def bandwidth(device: str) -> float:
     """Bytes a second that a copy within a device's memory reads and writes: the median of `REPEATS`."""
     import torch
 
-    source = torch.ones(COPY_BYTES[device], dtype=torch.uint8, device=device)
+    source = torch.ones(min(COPY_BYTES[device], max(1, free_bytes(device) // 4)), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * int(source.numel()) / _seconds(lambda: target.copy_(source), device)
 

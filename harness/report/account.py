@@ -10,7 +10,7 @@ from harness.report import charts
 from harness.report.drawing import Drawing
 from harness.report.run import Run
 from harness.report.text import NONE
-from harness.wording import number, share
+from harness.wording import edge, number, share
 
 KNOBS = {
     "volume_requests": "Volume", "usd_per_hour": "Price of an hour", "min_quality": "Quality floor",
@@ -30,18 +30,18 @@ def account(run: Run, decision: Decision | None) -> dict[str, Any]:
             for i, o in order[:charts.DRAWN]
         ],
         "flips": [
-            {"knob": KNOBS.get(f.knob, f.knob), "now": NONE if f.now is None else _knob(f.now, f.unit),
-             "at": _knob(f.at, f.unit), "side": f.side, "to": run.names.get(f.to, f.to) if f.to else "no cell",
-             "sentence": f.sentence}
-            for f in decision.flips
+            {"knob": KNOBS.get(f.knob, f.knob), "now": NONE if f.now is None else _now(f.now, unit),
+             "at": "any limit" if math.isinf(f.at) else edge(f.at, unit, f.side), "side": f.side,
+             "to": run.names.get(f.to, f.to) if f.to else "no cell", "sentence": f.sentence}
+            for f in decision.flips for unit in ["points" if f.knob == "margin" else f.unit]
         ],
         "ladder": list(decision.ladder), "notes": list(decision.notes),
     }  # fmt: skip
 
 
-def _knob(value: float, unit: str) -> str:
-    if math.isinf(value):
-        return "any limit"
+def _now(value: float, unit: str) -> str:
+    if unit == "points":
+        return f"{100 * value:g} points"
     return f"{value:,.0f} {unit}".strip() if unit in ("requests", "") else number(value, unit)
 
 

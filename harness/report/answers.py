@@ -92,7 +92,7 @@ def outcome(name: str, role: str, row: Row, low: Collection[str]) -> dict[str, A
 
 
 def changed(run: Run, decision: Decision | None) -> dict[str, Any] | None:
-    """Rows that pass with one of (baseline, chosen) and not with the other, with the outputs' differences marked; None
+    """Rows that score higher with one of (baseline, chosen) than with the other, the outputs' differences marked; None
     where there are no such two cells. Where the baseline is chosen, the cell of highest quality stands for it."""
     if decision is None or decision.reference is None:
         return None
@@ -118,6 +118,7 @@ def changed(run: Run, decision: Decision | None) -> dict[str, Any] | None:
     return {
         "before": run.names[decision.reference], "after": run.names[other], "gained": len(gained), "lost": len(lost),
         "rows": shown, "n": len(known), "score": score,
+        "passing": run.passing([run.records[decision.reference], run.records[other]]),
     }  # fmt: skip
 
 

@@ -42,12 +42,14 @@ def bare(interval: str) -> str:
 def heatmaps(run: Run, decision: Decision | None) -> list[dict[str, Any]]:
     """The grid as small tables: one a measure for each model, suite and seed."""
     made = []
+    recommended = run.recommended(decision)
     for panel in dict.fromkeys(parts(i)[0] for i in run.ids):
         inside = {parts(i)[1:]: i for i in run.ids if parts(i)[0] == panel}
         rows = list(dict.fromkeys(a for a, _ in inside))
         columns = list(dict.fromkeys(q for _, q in inside))
+        judged = run.judged([r for i in inside.values() if (r := run.records.get(i))])
         for title, note, find in (
-            ("Quality", "share of rows that pass, with its 95% interval", run.quality),
+            ("Quality", f"{judged}, with its 95% interval", run.quality),
             ("p95 response time", "one request at a time, from request to last token", lambda r: r.value("e2e_ms/p95")),
             ("Peak memory", "while answering", memory),
             ("Cost per 1,000 requests", "machine time and amortised build", lambda r: r.value("cost_usd_per_1000")),
@@ -66,7 +68,7 @@ def heatmaps(run: Run, decision: Decision | None) -> list[dict[str, Any]]:
                         cell["level"] = level(m.value, min(values), max(values), m.better)
                         best = max(values) if m.better == "higher" else min(values)
                         cell["note"] = "best" if m.value == best else ""
-                        cell["chosen"] = decision is not None and decision.chosen == i
+                        cell["chosen"] = i in recommended
                     elif i:
                         cell["text"] = state(run, i) if state(run, i) != "ok" else "not measured"
                     cells.append(cell)

@@ -18,7 +18,7 @@ DRAWN = 40  # rows of a chart of cells, the rest stands in the tables
 LINES = 6  # of the chart of costs
 SHAPES = ("circle", "square", "triangle-up", "diamond")
 COLOURS = ("var(--s0)", "var(--s1)", "var(--s2)", "var(--s3)", "var(--s4)", "var(--s5)")
-DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [10, 4], [4, 2])
+DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 4])  # no divisor in common with the colours: 30 looks
 
 
 # ------------------------------------------------------------------------------------------------ quality against cost
@@ -52,15 +52,15 @@ def scatter(run: Run, decision: Decision | None) -> Drawing | None:
     up = [v for v in ticks(max(0.0, low - 0.02), min(1.0, high)) if v < 1.001]
     up = up if len(up) > 1 else [0.0, 1.0]
     kinds = list(dict.fromkeys(parts(r.id)[1] for r, *_ in found))
-    chosen = decision.chosen if decision else None
+    chosen = run.recommended(decision)
     what = "Cost per 1,000 requests" if unit == "USD" else "p95 response time"
-    passing = f"rows that pass “{run.score(found[0][0])}”"
+    judged = run.judged([r for r, *_ in found])
 
     def make(width: int) -> Spec:
         height = 400 if width == WIDE else 320
         data: list[dict[str, Any]] = [
             {"x": x.value, "y": y.value, "x0": _ends(x)[0], "x1": _ends(x)[1], "y0": _ends(y)[0], "y1": _ends(y)[1],
-             "kind": parts(r.id)[1], "label": r.quantization, "chosen": r.id == chosen}
+             "kind": parts(r.id)[1], "label": r.quantization, "chosen": r.id in chosen}
             for r, x, y in found
         ]  # fmt: skip
         marks = [
@@ -76,7 +76,7 @@ def scatter(run: Run, decision: Decision | None) -> Drawing | None:
         x = {"field": "x", "type": "quantitative", "scale": {"domain": [across[0], across[-1]], "nice": False}}
         y = {"field": "y", "type": "quantitative", "scale": {"domain": [up[0], up[-1]], "nice": False, "zero": False}}
         thin = across if width == WIDE else across[:: 1 + len(across) // 5]
-        x["axis"], y["axis"] = axis(thin, unit, what), axis(up, "share", f"R{passing[1:]}")
+        x["axis"], y["axis"] = axis(thin, unit, what), axis(up, "share", judged[0].upper() + judged[1:])
         colour = {"field": "kind", "scale": {"domain": kinds, "range": list(COLOURS[: len(kinds)])}, "legend": None}
         shape = {"field": "kind", "scale": {"domain": kinds, "range": [SHAPES[n % 4] for n in range(len(kinds))]}}
         line = [{"x": a, "y": b} for a, b in best]
@@ -111,7 +111,7 @@ def scatter(run: Run, decision: Decision | None) -> Drawing | None:
     left = f" {len(found)} of {len(every)} cells are drawn." if len(found) < len(every) else ""
     made = drawn(
         make, "Quality against " + ("cost" if unit == "USD" else "p95 response time"),
-        f"{len(found)} cells by {what} and by the share of {passing}, with 95% intervals."
+        f"{len(found)} cells by {what} and by the {judged}, with 95% intervals."
         f"{left}", ("Cell", what, "Quality", "On the front"), rows,
         "Up and to the left is better. Bars are 95% intervals: cells whose bars overlap widely may not differ. The "
         "dashed line joins the cells that no other beats in both (the Pareto front)"
@@ -226,7 +226,7 @@ def dumbbells(lines: Sequence[Mapping[str, Any]], baseline: str, best: str, marg
         f"Left: each cell’s score (filled) and that of {baseline}, today’s baseline (hollow), on the same rows. Right: "
         f"the difference from {best}, the highest quality measured, with its 95% interval; the dashed line is the "
         f"margin of {100 * margin:g} points. A cell whose whole bar lies right of it is shown to be good enough; a "
-        "simpler one needs no such proof where its bar reaches 0."
+        "simpler one needs no such proof where its bar reaches 0 and its dot lies no further left than that line."
         + left_out,
     )  # fmt: skip
 
@@ -252,6 +252,7 @@ def costs(
     first = math.floor(math.log10(max(10.0, min([volume / 30, *knees, *ends]))))
     last = math.ceil(math.log10(max([volume * 30, *ends])))
     volumes = [10 ** (first + (last - first) * n / 40) for n in range(41)]
+    powers = [10.0**n for n in range(first, last + 1)]
     shown = dict(list(lines.items())[:drawn_lines])
     data: list[dict[str, Any]] = [
         {"name": n, "v": v, "usd": c.usd_per_1000(v)} for n, c in shown.items() for v in volumes
@@ -271,7 +272,7 @@ def costs(
             "field": "v", "type": "quantitative",
             "scale": {"type": "log", "domain": [10.0**first, 10.0**last], "nice": False},
             "axis": {"title": "Requests over which building is spread",
-                     "values": [10.0**n for n in range(first, last + 1)], "grid": False,
+                     "values": powers if width == WIDE or len(powers) < 7 else powers[::2], "grid": False,
                      "labelExpr": "datum.value >= 1e9 ? datum.value/1e9 + ' bn' : datum.value >= 1e6 ? "
                      "datum.value/1e6 + ' M' : datum.value >= 1e3 ? datum.value/1e3 + ' k' : datum.value"},
         }  # fmt: skip
@@ -302,26 +303,26 @@ def costs(
             ],
         }  # fmt: skip
 
-    heads = ("Cell", "Serving", "Once", *(f"At {_short(10.0**n)}" for n in range(first, last + 1)))
+    heads = ("Cell", "Serving", "Once", *(f"At {_short(v)}" for v in powers))
     rows = [
         (n, number(c.serving_usd_per_1000, "USD"), number(c.once_usd, "USD"),
-         *(number(c.usd_per_1000(10.0**k), "USD") for k in range(first, last + 1)))
+         *(number(c.usd_per_1000(v), "USD") for v in powers))
         for n, c in lines.items()
     ]  # fmt: skip
-    rows += [(n, number(usd, "USD"), "–", *(number(usd, "USD") for _ in range(first, last + 1))) for n, usd in hosted]
+    rows += [(n, number(usd, "USD"), "–", *(number(usd, "USD") for _ in powers)) for n, usd in hosted]
     return drawn(
         make, "Cost against volume",
         f"Dollars per 1,000 requests of {len(names)} choices over the number of requests that pay for building them.",
         heads, rows,
         f"What is done once (training, quantization, labelling) is spread over all requests; the dotted line is the "
         f"policy’s volume of {volume:,.0f}. Both axes are logarithmic."
-        + (" Dots are where the recommended cell’s line meets another." if dots else ""),
+        + (" Dots are where the recommended cell’s line meets another cell’s." if dots else ""),
     )  # fmt: skip
 
 
 def _short(volume: float) -> str:
     """A volume as an axis says it."""
-    for unit, scale in (("bn", 1e9), ("m", 1e6), ("k", 1e3)):
+    for unit, scale in (("bn", 1e9), ("M", 1e6), ("k", 1e3)):
         if volume >= scale:
             return f"{volume / scale:.3g} {unit}"
     return f"{volume:.3g}"

@@ -38,7 +38,7 @@ def differences(run: Run, shown: Collection[str]) -> dict[str, Any]:
         )  # fmt: skip
     return {
         "reference": run.names[against.id] if against else "", "score": run.score(against) if against else "",
-        "rows": lines, "comparisons": len(others),
+        "passing": run.passing([against, *some]) if against else True, "rows": lines, "comparisons": len(others),
     }  # fmt: skip
 
 

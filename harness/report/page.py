@@ -30,7 +30,7 @@ from harness.types import Json, RunRecord, Status
 from harness.wording import number, points
 
 SHOWN_CELLS = 60  # in the page's tables and drawings; of a larger grid the rest stands in the filtered table
-SCRIPTS = ("choose.js", "page.js")
+SCRIPTS = ("choose.js", "wording.js", "page.js")
 
 
 def verdict(run: Run) -> tuple[Decision | None, Facts | None, list[str]]:
@@ -53,7 +53,8 @@ def verdict(run: Run) -> tuple[Decision | None, Facts | None, list[str]]:
     elif scored:
         m, r = max(scored, key=lambda pair: pair[0].value)
         second = (
-            f"Highest quality so far: {run.names[r.id]} with {number(m.value, 'share')} ({interval(m)}) of {m.n} rows."
+            f"Highest quality so far: {run.names[r.id]} with {number(m.value, 'share')} ({interval(m)}) "
+            f"{'of' if run.passing([r for _, r in scored]) else 'on'} {m.n} rows."
         )
     return None, None, [first, second, "A recommendation is made when all cells have ended."]
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness import ledger
-from harness.decide import UNQUANTIZED, Policy, policy_of, primary, quality, read_policy
+from harness.decide import UNQUANTIZED, Decision, Policy, passes, policy_of, primary, quality, read_policy
+from harness.decide.recipes import weights_of
 from harness.types import Json, Measurement, RunRecord, Status, id_parts, is_side
 from harness.wording import labels
 
@@ -48,6 +49,23 @@ class Run:
     def quality(self, record: RunRecord) -> Measurement | None:
         """The measurement of that score; None where the cell has none."""
         return quality(record, self.policy)
+
+    def passing(self, cells: Iterable[RunRecord]) -> bool:
+        """Whether that score is the share of rows that pass in each of these cells, and not a graded one."""
+        return all(passes(m, self.rows.get(r.id, ())) for r in cells if (m := self.quality(r)))
+
+    def judged(self, cells: Collection[RunRecord]) -> str:
+        """What that score of these cells is, in words."""
+        names = ", ".join(dict.fromkeys(f"“{self.score(r)}”" for r in cells))
+        return f"share of rows that pass {names}".rstrip() if self.passing(cells) else f"score {names} of the rows"
+
+    def recommended(self, decision: Decision | None) -> set[str]:
+        """The cells of the recipe that was chosen, on the suites that are judged."""
+        if decision is None or decision.chosen is None:
+            return set()
+        weights = weights_of(list(self.records.values()), self.policy)
+        cells = decision.judged.get(decision.chosen, ())
+        return {decision.chosen, *(i for i in cells if i in self.records and self.records[i].suite in weights)}
 
 
 def read(folder: Path) -> Run:

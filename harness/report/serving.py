@@ -36,6 +36,7 @@ def under_load(run: Run) -> dict[str, Any]:
         "level": f"{100 * level['share']:g}% of the requests with the first token within {level['ttft_ms']:g} ms and "
         f"tokens at most {level['token_ms']:g} ms apart on average" if level else "",
         "requests": latency.get("open_requests", 0), "tokens": latency.get("output_tokens", 0),
+        "places": sorted({int(m.value) for r in run.ok if (m := r.value("open/places"))}),
         "own_ends": any(r.value("open/tokens/mean") and "quality" not in r.not_measured for r in run.ok),
     }  # fmt: skip
 
