@@ -122,6 +122,20 @@ def test_open_cells_are_told_beside_a_runner_up() -> None:
     assert found.sentences[2].startswith("The runner-up is lora/fp16")
 
 
+def test_a_cell_whose_cost_cannot_be_told_apart_is_not_called_cheaper() -> None:
+    best, near = (
+        cell("lora", "fp16", [1] * 180 + [0] * 20, 1.0),
+        cell("full_ft", "fp16", [0] * 20 + [1] * 178 + [0] * 2, 0.99),
+    )
+    for spread, told in ((0.0, True), (0.05, False)):
+        cost = Interval(0.99 * (1 - spread), 0.99 * (1 + spread), "bootstrap")
+        found = decide(
+            *run(best, (records.with_value(near[0], "cost_usd_per_1000", 0.99, cost), near[1])), records.POLICY
+        )
+        assert found.chosen == best[0].id
+        assert ("cheaper cell that is open" in found.sentences[1]) == told
+
+
 def test_without_a_margin_the_highest_quality_is_chosen() -> None:
     top, same = cell("lora", "fp16", [1] * 90 + [0] * 10, 3.0), cell("lora", "gptq", [1] * 90 + [0] * 10, 1.0)
     for objective in ("cost_usd_per_1000", "quality"):

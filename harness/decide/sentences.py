@@ -92,7 +92,8 @@ def why(case: Case, pairs: Mapping[str, Paired | None]) -> str:
 
 
 def _unclear(case: Case, pairs: Mapping[str, Paired | None]) -> list[Candidate]:
-    """Cells that beat the chosen one by the objective, and are neither shown to be good enough nor to be worse."""
+    """Cells that beat the chosen one by the objective, by more than timing tells apart, and are neither shown to be
+    good enough nor to be worse."""
     found, rule = case.found, case.rule
     if rule.objective == QUALITY or found.chosen is None:
         return []
@@ -100,7 +101,7 @@ def _unclear(case: Case, pairs: Mapping[str, Paired | None]) -> list[Candidate]:
     mine, enough = score(found.chosen, rule, volume), {c.id for c in found.good}
     return [
         c for c in found.holding
-        if c.id not in enough and c is not found.chosen and score(c, rule, volume) < mine
+        if c.id not in enough and c is not found.chosen and upper(c, rule, volume) < mine
         and (p := pairs.get(c.id)) and p.high >= -rule.margin
     ]  # fmt: skip
 
