@@ -129,7 +129,8 @@ def _with_next(
     one that adds quality; with all of them measured, the learning curve says whether more rows would help."""
     short = chosen is None
     reached = max((_quality(policy)(r) for r in records if r.status is Status.OK), default=0.0)
-    limited = short and reached > 0 and reached >= (policy.min_quality or 0.0)  # by another limit than quality's
+    tight = policy.max_p95_e2e_ms is not None or policy.max_memory_bytes is not None
+    limited = short and tight and reached > 0 and reached >= (policy.min_quality or 0.0)  # and not by quality
     wanted = (2,) if limited else (1, 3, 2) if short else (1, 2)
     at = next((n for n in wanted if rungs[n].state == NOT_MEASURED), None)
     if at == 1 and not short and policy.min_quality is not None:
