@@ -282,7 +282,7 @@ def test_a_lora_is_timed_beside_its_base(grid: tuple[Path, Path]) -> None:
 
 def test_fresh_interpreters_take_one_step_after_another(tmp_path: Path) -> None:
     """As on a GPU, where none can be forked; the numbers are those of the fork server's processes, and of `graph`."""
-    knobs = ("quantization=fp16,int8", "runner.workers=1", "engine=graph")
+    knobs = ("quantization=int8", "runner.workers=1", "engine=graph")
     done = [harness(tmp_path, *TINY, *knobs, f"runner.fork_server={f}", f"store=store_{f}") for f in ("false", "true")]
     assert [d.returncode for d in done] == [0, 0], done[0].stdout + done[0].stderr
     told, kept = (ledger.read_records(run_folder(d)) for d in done)
