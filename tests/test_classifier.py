@@ -19,7 +19,7 @@ from harness import ledger
 from harness.adapt.lora import ADAPTER, Lora, classes_in
 from harness.engine.classifier import ClassifierSession
 from harness.engine.eager import Eager
-from harness.errors import BrokenArtifact
+from harness.errors import BrokenArtifact, DoesNotFit
 from harness.execute import CARRIED
 from harness.loading import classes_of, load
 from harness.measure.cost import requests_per_second
@@ -191,6 +191,14 @@ def test_its_latency_is_one_step_and_so_is_its_cost(trained: Path) -> None:
     told = [Measurement("output_tokens/mean", 1.0, "tokens", "lower", 9), found["batch_prefill_ms"]]
     assert requests_per_second(told, 4) == pytest.approx(4e3 / found["batch_prefill_ms"].value)
     assert requests_per_second([replace(told[0], value=2.0), told[1]], 4) is None
+
+
+def test_a_prompt_longer_than_the_context_is_neither_answered_nor_timed(trained: Path) -> None:
+    session: Any = Eager().start(trained, CONTEXT)
+    session.model.config.max_position_embeddings = 8
+    for ask in (session.generate, session.time_batch):
+        with pytest.raises(DoesNotFit, match="longer than the model's context"):
+            ask(["a prompt that is longer than that"], 1)
 
 
 def test_a_suite_without_classes_does_not_fit() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from harness.report.page import view
 from harness.report.run import read
 from harness.types import Measurement, RunRecord
 from tests import records
-from tests.pages import folder
+from tests.pages import folder, page
 
 SLOW = {"e2e_ms/p95": 3.0, "cost_usd_per_1000": 3.0, "memory_bytes/peak_rss": 2.0}  # what tool_json takes, times
 
@@ -73,6 +74,8 @@ def test_the_recommended_cell_is_outlined_on_each_suite_that_is_judged(
     maps = [m for m in shown["heatmaps"] if m["title"] == "Quality"]
     chosen = {m["panel"]: [c["chosen"] for row in m["rows"] for c in row["cells"]].count(True) for m in maps}
     assert chosen == {f"smollm2_135m · {s}": int(s in panels) for s in ("support_tone", "tool_json")}
+    starred = re.findall(r'class="picked"><th scope="row">([^<]+)</th><td class="text slim">', page(tmp_path / "run"))
+    assert len(starred) == len(panels)
 
 
 def test_a_suite_that_is_not_judged_is_neither_named_nor_the_best(tmp_path: Path) -> None:

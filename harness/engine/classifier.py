@@ -64,7 +64,7 @@ class ClassifierSession:
     ) -> list[float]:
         """Seconds until the classes of one batch have arrived: a single element, as there is a single step, after which
         `read` is called."""
-        ids = [self._encode(p) for p in prompts]
+        ids = self._encode(prompts)
         self._synchronize()
         start = time.perf_counter()
         self._forward(ids).argmax(dim=-1).tolist()
@@ -72,13 +72,14 @@ class ClassifierSession:
         read()
         return times
 
-    def _encode(self, prompt: str) -> list[int]:
-        return list(self.tokenizer(prompt, add_special_tokens=False).input_ids)
+    def _encode(self, prompts: Sequence[str]) -> list[list[int]]:
+        encoded = [list(self.tokenizer(p, add_special_tokens=False).input_ids) for p in prompts]
+        within_context(self.model, encoded, 0)
+        return encoded
 
     def _read(self, prompts: Sequence[str]) -> Iterator[tuple[list[int], Any]]:
         """The indices of the rows of a batch with their logits [rows, classes], batch after batch."""
-        encoded = [self._encode(p) for p in prompts]
-        within_context(self.model, encoded, 0)
+        encoded = self._encode(prompts)
         order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]))  # what memory fits them fits all
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]

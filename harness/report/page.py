@@ -117,7 +117,8 @@ def view(run: Run) -> dict[str, Any]:
         "title": title, "run": f"{run.folder.parent.name}/{run.folder.name}", "sentences": sentences,
         "pending": len(run.pending), "counts": {str(k): v for k, v in ledger.done(list(run.records.values())).items()},
         "total": len(run.ids), "shown": len(some.ids), "profile": first.profile if first else "", "decision": decision,
-        "names": run.names, "headline": headline(run, decision, known), "policy": rule,
+        "recommended": run.recommended(decision), "policy": rule,
+        "names": run.names, "headline": headline(run, decision, known),
         "reference": run.names[decision.reference] + (" and its likes" if len(judged) > 1 else "")
         if decision and decision.reference else "",
         "heatmaps": heatmaps(some, decision), "scatter": charts.scatter(run, decision),
