@@ -705,6 +705,21 @@ def test_answers_are_drawn_again_and_end_where_the_task_says(tmp_path: Path) -> 
         stop_texts(record)
 
 
+def test_the_check_answers_as_quality_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU 4 bits are then unpacked first: by their kernel a real model gives other words."""
+    asked: list[dict[str, Any]] = []
+
+    class Engine:
+        def start(self, folder: Path, context: Any, **how: Any) -> None:
+            asked.append(how)
+
+    monkeypatch.setattr(module, "instantiate", lambda component: Engine())
+    one = records.record("lora", "gptq")
+    engine = {"name": "eager", "target": "", "params": {}}
+    module._session(Path("folder"), replace(one, config={**one.config, "engine": engine}))
+    assert asked == [{"quality": True, "output": ""}]
+
+
 def test_differences_come_with_what_is_expected() -> None:
     parted = Checked(4, 48, (), ("row 1: parts",), 1, elsewhere=("dtype float16 there, float32 here",))
     half = records.record("lora", "fp16", environment={**records.ENVIRONMENT, "dtype": "float16"})

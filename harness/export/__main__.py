@@ -8,6 +8,7 @@ a check that does not fit this machine; 70 a fault of the harness itself, 130 st
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import re
 import sys
@@ -96,6 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--force", action="store_true", help="replace an export that is there")
     given = parser.parse_args(arguments)
     os.environ.update({k: os.environ.get(k, v) for k, v in QUIET.items()})
+    for name in ("bitsandbytes", "torchao", "torch.utils._pytree"):  # of casts, kernels for others, names that will go
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         done, outcome = export(given.run, given.cell, given.to, given.check_rows, given.store, given.force)
     except HarnessError as error:

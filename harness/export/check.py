@@ -95,7 +95,7 @@ def _session(folder: Path, record: RunRecord) -> Any:
     context = Context(environment.device, environment.dtype, record.seed, lambda share, told: None)
     engine = Component(**record.config["engine"])
     output = load_suite(Component(**record.config["suite"])).output if engine.params.get("constrained") else ""
-    session = instantiate(engine).start(folder, context, output=output)
+    session = instantiate(engine).start(folder, context, quality=True, output=output)
     return lambda prompts: session.generate(prompts, record.config["suite"]["params"]["max_new_tokens"])
 
 
