@@ -249,8 +249,8 @@ def _price(price: Mapping[str, Any], environment: Environment) -> tuple[dict[str
     ]
     faults += [
         f"{told}: hardware.{found}.{key}: no such key; did you mean {near[0]}? A name of your own must be less like it"
-        for key in set(row) - {*ROW}
-        if (near := get_close_matches(str(key), ROW, n=1))
+        for key in row
+        if key not in ROW and (near := get_close_matches(str(key), ROW, n=1))
     ]
     if not isinstance(row.get("per_core", False), bool):
         faults.append(f"{told}: hardware.{found}.per_core is {row['per_core']!r}; give true or false")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Protocol
 
-from harness.statistics import Paired
 from harness.types import id_parts
 
 SCALES = {"%": 0.01, " ms": 1.0, " s": 1e3, " B": 1.0, " kB": 1e3, " MB": 1e6, " GB": 1e9}
@@ -55,13 +55,12 @@ def against(value: float, limit: float, unit: str) -> tuple[str, str]:
 def edge(value: float, unit: str, side: str) -> str:
     """A value with its unit, `side` (above or below) of which something holds, rounded no further than that it still
     holds there: three significant digits, or a decimal of percents and points."""
-    scale = 0.1 / 100 if unit in ("share", "points") else 10.0 ** (math.floor(math.log10(abs(value) or 1.0)) - 2)
-    scale = max(scale, 1e6 if value >= 1e6 else 1e3) if unit == "bytes" and 1e3 <= value < 1e9 else scale
-    steps = round(value / scale, 6)
-    whole = (math.floor if side == "below" else math.ceil)(steps) * scale
-    if unit in ("share", "points"):
-        return f"{100 * whole:.1f}" + ("%" if unit == "share" else " points")
-    return number(whole, unit)
+    percent = unit in ("share", "points")
+    step = 0.001 if percent else 10.0 ** (math.floor(math.log10(abs(value) or 1.0)) - 2)
+    if unit == "bytes" and 1e3 <= value < 1e9:
+        step = max(step, 1e6 if value >= 1e6 else 1e3)  # `size` says these whole
+    whole = (math.floor if side == "below" else math.ceil)(round(value / step, 6)) * step
+    return f"{100 * whole:.1f}{'%' if unit == 'share' else ' points'}" if percent else number(whole, unit)
 
 
 def share(value: float) -> str:
@@ -77,7 +76,18 @@ def points(difference: float) -> str:
     return f"{rounded:+d}".replace("-", "−") if rounded else "0"
 
 
-def told(pair: Paired) -> str:
+class Difference(Protocol):
+    """A difference of shares with its 95% interval, however it was found."""
+
+    @property
+    def delta(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+
+
+def told(pair: Difference) -> str:
     """A paired difference and its interval in words."""
     return f"{points(pair.delta)} points, 95% interval {points(pair.low)} to {points(pair.high)}"
 

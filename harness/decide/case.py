@@ -12,7 +12,7 @@ from harness.decide.rule import Judgement, score, simple, volume_of
 from harness.decide.tables import Scores
 from harness.statistics import Paired, paired
 from harness.types import RunRecord
-from harness.wording import number, points, told
+from harness.wording import number
 
 COMPARED = 40  # cells of a large grid that are compared in full for their sentences
 
@@ -64,16 +64,6 @@ class Case:
     def place(self, c: Candidate) -> int:
         """The place of a candidate, which is its column."""
         return next(n for n, other in enumerate(self.facts.candidates) if other.id == c.id)
-
-
-def difference(case: Case, c: Candidate, pair: Paired | None) -> str:
-    """A candidate's difference from the best in words: `pair`, or over several suites the weighted one."""
-    best = case.found.best
-    assert best is not None
-    brief = case.facts.pairs.get(best.id, {}).get(c.id)
-    if pair is not None or brief is None:
-        return told(pair) if pair else ""
-    return f"{points(brief.delta)} points, 95% interval {points(brief.low)} to {points(brief.high)}"
 
 
 def near(case: Case) -> list[Candidate]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from harness.decide.case import Case, difference, value, within
+from harness.decide.case import Case, value, within
 from harness.decide.facts import Candidate, Facts
 from harness.decide.policy import OBJECTIVES, QUALITY, Policy
 from harness.decide.recipes import Recipe, lacking
 from harness.decide.rule import dominates, score, volume_of
 from harness.statistics import Paired
-from harness.wording import against, points, share
+from harness.wording import against, share, told
 
 HOPELESS = 20  # times the rows there are
 
@@ -58,30 +58,29 @@ def reasons(case: Case, pairs: Mapping[str, Paired | None]) -> dict[str, str]:
     assert best is not None
     assert found.chosen is not None
     enough, same = {c.id for c in found.good}, {c.id for c in found.alike}
-    known, top = case.facts.pairs[best.id], case.names[best.id]
+    top = case.names[best.id]
     said = {}
     for c in found.holding:
-        pair, brief = pairs.get(c.id), known.get(c.id)
+        pair = pairs.get(c.id)
+        known = pair or case.facts.pairs[best.id].get(c.id)
         if c is found.chosen:
             continue
         if c is best or c.id in enough:
             said[c.id] = _lost(c, case)
         elif c.id in same and _no_worse(c, case):
             said[c.id] = f"{_lost(c, case)[:-1]}; nor is it shown to be {within(rule)} {top}."
-        elif pair is None and brief is None:
+        elif known is None:
             shared = case.shares_rows(c)
             said[c.id] = (
                 f"Shown to be worse than {top} by far more than the margin." if shared
                 else f"It has no scores on the same rows as {top}, so its quality cannot be compared."
             )  # fmt: skip
         else:
-            high = pair.high if pair else brief.high if brief else 0.0
-            words = difference(case, c, pair)
-            if high < -rule.margin:
+            if known.high < -rule.margin:
                 by = f" by more than the margin of {100 * rule.margin:g} points" if rule.margin else ""
-                said[c.id] = f"Shown to be worse than {top}{by}: {words}."
+                said[c.id] = f"Shown to be worse than {top}{by}: {told(known)}."
             else:
-                said[c.id] = f"Not shown to be {within(rule)} {top}: {words}{_telling(pair, rule)}."
+                said[c.id] = f"Not shown to be {within(rule)} {top}: {told(known)}{_telling(pair, rule)}."
     return said
 
 
@@ -116,8 +115,7 @@ def _lost(c: Candidate, case: Case) -> str:
         assert best is not None
         pair = case.facts.pairs[best.id].get(c.id)
         if pair and pair.high < 0:
-            worse = f"{points(pair.delta)} points, 95% interval {points(pair.low)} to {points(pair.high)}"
-            return f"Shown to be worse in quality than the best ({worse})."
+            return f"Shown to be worse in quality than the best ({told(pair)})."
         if c.quality < chosen.quality and c.rank == chosen.rank:
             return f"Its quality is lower{_apart(share(c.quality), share(chosen.quality))}."
         other = "the best" if pair else f"that of {name}"

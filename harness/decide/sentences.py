@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from harness.decide.case import Case, difference, more, value, within
+from harness.decide.case import Case, more, value, within
 from harness.decide.cells import Rows, passes, primary, quality, quality_over_seeds
 from harness.decide.facts import Candidate
 from harness.decide.findings import Odds
@@ -13,7 +13,7 @@ from harness.decide.policy import COST, OBJECTIVES, QUALITY
 from harness.decide.rule import score, simple, upper, volume_of
 from harness.statistics import Paired
 from harness.types import Measurement, RunRecord
-from harness.wording import number, share
+from harness.wording import number, share, told
 
 LOW_SCORE = 0.5  # a score that fewer rows than this reach is told beside the recommendation
 LOW_SHOWN = 2  # of them, in the suite's order
@@ -32,10 +32,10 @@ def what(case: Case, weights: Mapping[str, float], seeds: Sequence[RunRecord], r
         of, name = f"{m.n} rows" + (f" over {len(seeds)} seeds" if len(seeds) > 1 else ""), primary(record, rule)
         own = quality(record, rule)
         reached = f"{share(m.value)}{spread}"
-        told = f"{reached} of {of} pass “{name}”"
-        if own and not passes(own, rows.get(record.id, ())):
-            told = f"“{name}” {reached} on {of}"
-        first = f"Ship {case.names[c.id]}: {told}"
+        graded = own is not None and not passes(own, rows.get(record.id, ()))
+        first = f"Ship {case.names[c.id]}: " + (
+            f"“{name}” {reached} on {of}" if graded else f"{reached} of {of} pass “{name}”"
+        )
     if c.p95_ms is not None:
         first += f", p95 response time {number(c.p95_ms, 'ms')}"
     if c.cost is not None:
@@ -49,12 +49,13 @@ def _low_scores(record: RunRecord, judged: Measurement, rows: Rows) -> str:
     low = [m for m in scores if m.metric != judged.metric and m.value < LOW_SCORE]
     named = [(m, f"“{m.metric.removeprefix('quality/')}”") for m in low[:LOW_SHOWN]]
     if all(m.n == judged.n and passes(m, rows.get(record.id, ())) for m, _ in named):
-        told = "only " + " and ".join(f"{share(m.value)} pass {name}" for m, name in named)
+        words = "only " + " and ".join(f"{share(m.value)} pass {name}" for m, name in named)
     else:
-        of = {m.metric: f" (of {m.n} rows)" if m.n != judged.n else "" for m, _ in named}
-        told = " and ".join(f"{name} is only {share(m.value)}{of[m.metric]}" for m, name in named)
+        words = " and ".join(
+            f"{name} is only {share(m.value)}" + (f" (of {m.n} rows)" if m.n != judged.n else "") for m, name in named
+        )
     more = f" and {len(low) - LOW_SHOWN} other scores are as low" if len(low) > LOW_SHOWN else ""
-    return f"; but {told}{more}, which this policy does not judge" if low else ""
+    return f"; but {words}{more}, which this policy does not judge" if low else ""
 
 
 def why(case: Case, pairs: Mapping[str, Paired | None]) -> str:
@@ -63,7 +64,8 @@ def why(case: Case, pairs: Mapping[str, Paired | None]) -> str:
     chosen, best = found.chosen, found.best
     assert chosen is not None
     assert best is not None
-    gap = difference(case, chosen, pairs.get(chosen.id))
+    known = pairs.get(chosen.id) or case.facts.pairs.get(best.id, {}).get(chosen.id)
+    gap = told(known) if known else ""
     words = {QUALITY: "the highest quality"}.get(rule.objective, f"the lowest {OBJECTIVES[rule.objective]}")
     if len(found.holding) == 1:
         text = "It is the only cell that ended ok within the policy's limits"
