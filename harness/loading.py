@@ -160,7 +160,7 @@ def load(
     """
     from transformers import AutoTokenizer
 
-    from harness.quantize.int4_kernels import FALLBACK, add_in_order, choose
+    from harness.quantize.int4_kernels import FALLBACK, add_in_order, choose, leave_uncompiled
     from harness.quantize.int8_kernels import read_layer_by_layer, use_fast_cpu_kernel
 
     if context.device == "cpu":
@@ -209,6 +209,8 @@ def load(
     dequantized = bool(method) and not hasattr(model.config, "quantization_config")  # transformers takes it away then
     if method and method != "mxfp4" and set(classes) == {"Linear"} and not dequantized:  # MXFP4 is of experts alone
         raise BrokenArtifact(f"the checkpoint says {method}, but every layer loaded is a plain Linear: {classes}")
+    if kernel == PLAIN and context.device == "cpu":
+        leave_uncompiled(model)
     proof = {"linear_classes": classes, "weights_bytes": weight_bytes(model), "dtype": computed_in(kernel)}
     if dequantized:
         proof["dequantized"] = f"{method}: transformers has no kernel for it here, and made its weights plain ones"

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+SHARED = ("test_grid", "test_export")  # whose tests look at a grid that runs for all of them
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """They come first: a worker that is done with its own tests takes the last of another's, and would run it again."""
+    items.sort(key=lambda item: item.path.stem not in SHARED)
+
 
 def keep_gptqmodel(patch: pytest.MonkeyPatch) -> None:
     """Has gptqmodel's methods be its own again when `patch` is undone, whatever `harness.quantize.awq_faster` puts in

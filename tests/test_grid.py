@@ -36,7 +36,7 @@ METRICS = (
 def grid(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A folder where the 3 × 5 grid has run, and its run folder."""
     cwd = tmp_path_factory.mktemp("grid")
-    done = interpreter(cwd, "-m", "harness", "+sweep=support_tone", *TINY)
+    done = harness(cwd, "+sweep=support_tone", *TINY)
     assert done.returncode == 0, done.stdout + done.stderr
     return cwd, run_folder(done)
 
@@ -142,29 +142,37 @@ def test_again_does_nothing_again(grid: tuple[Path, Path]) -> None:
 
 
 def test_a_changed_knob_redoes_what_depends_on_it(grid: tuple[Path, Path]) -> None:
+    """By interpreters that start as a user's do."""
     before = builds(grid[0])
     narrowed = ("adaptation=prompt_rag", "quantization=int8", "quantization.threshold=0")
-    done = harness(grid[0], "+sweep=support_tone", *TINY, *narrowed)
+    done = interpreter(grid[0], "-m", "harness", "+sweep=support_tone", *TINY, *narrowed)
     assert done.returncode == 0, done.stdout + done.stderr
     assert sorted(b.split("/")[0] for b in builds(grid[0]) - before) == ["latency", "quality", "quantize"]
 
 
-@pytest.mark.parametrize("fork_server", ["true", "false"])  # without, a process does one step after another
-def test_what_goes_wrong_is_a_record_and_the_rest_goes_on(grid: tuple[Path, Path], fork_server: str) -> None:
+@pytest.mark.parametrize(
+    ("fork_server", "broken"), [("true", "dies,raises,garbage,cannot"), ("false", "dies,raises")]
+)  # without, a process does one step after another
+def test_what_goes_wrong_is_a_record_and_the_rest_goes_on(
+    grid: tuple[Path, Path], fork_server: str, broken: str
+) -> None:
     done = harness(
         grid[0], f"--config-dir={ROOT / 'tests/conf'}", *TINY, "adaptation=prompt_rag",
-        "quantization=dies,raises,garbage,cannot,fp16", f"runner.fork_server={fork_server}",
+        f"quantization={broken},fp16", f"runner.fork_server={fork_server}",
     )  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
     run = run_folder(done)
-    found = {r.quantization: r for r in ledger.read_records(run)}
-    assert {q: str(r.status) for q, r in found.items()} == {
-        "dies": "failed", "raises": "failed", "garbage": "failed", "cannot": "unsupported", "fp16": "ok",
+    found = {r.quantization: (str(r.status), r.reason) for r in ledger.read_records(run)}
+    assert list(found) == [*broken.split(","), "fp16"]
+    told = {
+        "dies": ("failed", "quantize: killed (SIGKILL): "),
+        "raises": ("failed", "quantize: ZeroDivisionError: a bug in a quantizer"),
+        "garbage": ("failed", "quality: broken against its parent"),
+        "cannot": ("unsupported", "needs a device of the future"), "fp16": ("ok", ""),
     }  # fmt: skip
-    assert found["dies"].reason.startswith("quantize: killed (SIGKILL): ")
-    assert "ZeroDivisionError: a bug in a quantizer" in found["raises"].reason
-    assert "broken against its parent" in found["garbage"].reason
-    assert found["cannot"].reason == "needs a device of the future"
+    for name, (status, reason) in found.items():
+        assert status == told[name][0]
+        assert reason.startswith(told[name][1])
     assert not list((grid[0] / ".harness/store/tmp").iterdir()), "half-built folders were left"
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "a bug in a quantizer" in page

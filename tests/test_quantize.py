@@ -169,6 +169,7 @@ def test_groups_that_pytorchs_own_product_does_not_take_are_answered_with(
     assert str(session.loaded.proof["int4_kernel"]).startswith("torch (PyTorch's own takes groups of 32, 64, 128, 256,")
     assert [made.tokens for made in session.generate(PROMPTS, 3)]
     layer = "model.layers.0.mlp.down_proj"
+    assert "dequantize_weight" not in vars(session.model.get_submodule(layer)), "to be compiled, in each process"
     told = load(parent, CONTEXT).model.get_submodule(layer).weight.detach()
     found = plain(session.model.get_submodule(layer), torch.float32).weight.detach()
     assert 0.01 < float((found - told).norm() / told.norm()) < 0.2, "what 4 bits cost a weight"

@@ -19,10 +19,11 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from multiprocessing import forkserver, util
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 ROOT = Path(__file__).parent.parent
 LONGEST = 2**16  # bytes of a message
@@ -100,7 +101,21 @@ def _become(cwd: str, environment: Mapping[str, str], fds: list[int]) -> None:
     tempfile.tempdir = None
     sys.path[0] = cwd
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    subprocess.run = partial(_nested, subprocess.run, util.spawnv_passfds)  # type: ignore[assignment]
     util.spawnv_passfds = _forked(util.spawnv_passfds)
+
+
+def _nested(run: Any, spawn: Any, command: Any, **rest: Any) -> subprocess.CompletedProcess[Any]:
+    """As `subprocess.run`; a command line of Python's that shares this process's surroundings is a fork too."""
+    if list(command[:1]) != [sys.executable] or rest != {"check": False}:
+        return run(command, **rest)  # type: ignore[no-any-return]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if not child:
+        util.spawnv_passfds = _forked(spawn)
+        _ended(command[1:])
+    return subprocess.CompletedProcess(command, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 def _forked(spawn: Any) -> Any:
@@ -154,13 +169,10 @@ def _carry_out(what: str, name: str, *rest: str) -> None:
         exec(compile(name, "<string>", "exec"), {"__name__": "__main__"})
 
 
-def main() -> None:
-    """Serves; a fork carries its command out and ends as an interpreter would, less the second in which that takes all
-    that was imported apart."""
-    from harness.preload import bring
-
-    bring(IMPORTED)
-    command, code = serve(socket.socket(fileno=int(sys.argv[1]))), 1
+def _ended(command: Sequence[str]) -> NoReturn:
+    """Carries a command out and ends as an interpreter would, less the second in which that takes all that was imported
+    apart."""
+    code = 1
     try:
         _carry_out(*command)
         code = 0
@@ -176,6 +188,14 @@ def main() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def main() -> None:
+    """Serves; each fork carries a command out."""
+    from harness.preload import bring
+
+    bring(IMPORTED)
+    _ended(serve(socket.socket(fileno=int(sys.argv[1]))))
 
 
 if __name__ == "__main__":

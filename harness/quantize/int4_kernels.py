@@ -49,6 +49,13 @@ def add_in_order(model: Any) -> None:
             module.awq_triton_schedule = AwqTritonPlan("dense")
 
 
+def leave_uncompiled(model: Any) -> None:
+    """Has gptqmodel's plainest layers unpack their weights as they stand. It hands that to `torch.compile`, which takes
+    18 seconds and a C++ compiler in each process that loads such a model."""
+    for module in model.modules():
+        vars(module).pop("dequantize_weight", None)  # what it put before its class's own
+
+
 def padded(model: Path) -> str:
     """Which layer of a model directory Marlin would pad at every step, or nothing: its tiles are 64 by 128. gptqmodel
     pads where Marlin is asked for by name, which takes longer than Triton's kernel (see DECISIONS.md)."""
