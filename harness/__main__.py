@@ -1,6 +1,7 @@
 """`python -m harness`: composes the configuration and hands the grid to its launcher.
 
-Exit codes: 0 all cells ok or unsupported, 1 a cell or a round of it failed, 2 a user's mistake, 130 stopped by Ctrl-C.
+Exit codes: 0 all cells ok or unsupported, 1 a cell or a round of it failed, 2 a user's mistake, 70 a fault of the
+harness itself, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
         if not isinstance(error, Exception):
             raise
         traceback.print_exc()
-        return 1
+        return os.EX_SOFTWARE
     return 0
 
 

@@ -74,6 +74,13 @@ def written_by(model: Any) -> tuple[Any, ...]:
     return tuple(part for part in (whole.get_decoder(), whole.get_output_embeddings()) if part is not None)
 
 
+def beside_text(model: Any) -> list[Any]:
+    """The parameters of a model that have no part in text: those of what sees or hears."""
+    whole = below_adapters(model)
+    own = {id(p) for p in whole.get_decoder().parameters()}
+    return [p for p in whole.base_model.parameters() if id(p) not in own]
+
+
 def has_experts(model: Any) -> bool:
     """Whether tokens are sent to experts, so that a step reads a part of the weights alone."""
     return any(word in type(module).__name__ for module in model.modules() for word in ("Expert", "MoE"))

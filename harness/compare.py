@@ -32,7 +32,8 @@ SPEED, COST, QUALITY, TOLD, REFUSED = "speed", "cost", "quality", "told", "refus
 SIZED = (
     ("throughput_tokens_per_s", "Throughput, batched", (SPEED,)),
     ("goodput_requests_per_s", "Goodput", (SPEED, QUALITY)),
-    ("memory_bytes/cuda_peak_reserved", "Peak memory, GPU", (SPEED,)),
+    ("memory_bytes/cuda_peak_process", "Peak memory, GPU", (SPEED,)),
+    ("memory_bytes/cuda_peak_reserved", "Peak memory, GPU reserved", (SPEED,)),
     ("memory_bytes/peak_rss", "Peak memory, process", (SPEED,)), ("disk_bytes", "On disk", ()),
     ("cost_usd_per_1000", "Cost per 1,000, full batches", (SPEED, COST, QUALITY)),
     ("output_tokens/mean", "Answer length", (QUALITY,)),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from harness.overrides import unknown_keys
 from harness.resources import resource
 from harness.store import Store
 from harness.suite import load as load_suite
-from harness.suites.check import faults_of_output, faults_of_score, faults_of_task
+from harness.suites.check import faults_of_guide, faults_of_output, faults_of_score, faults_of_task
 from harness.types import Cell, Component, Json, SuiteData, digest, is_side, plain
 from harness.upkeep import REBUILT, builds, occupied_bytes
 from harness.workers import workers_of
@@ -213,8 +215,22 @@ def _judged(policy: Policy, data: Collection[SuiteData]) -> list[str]:
     return [line for d in judged for line in faults_of_score(d, score, "policy.metric")] if score else []
 
 
+def _names(match: str, hardware: str) -> bool:
+    """Whether words stand in a machine's name: H200 is not GH200, nor a part of a GPU (MIG), which words of its own
+    name, the whole one."""
+    stands = re.search(rf"(?<!\w){re.escape(match)}(?!\w)", hardware) is not None
+    return stands and (" MIG" not in hardware or "MIG" in match)
+
+
+def _own_price(environment: Environment) -> str:
+    """An override that adds this machine to the table, for a command line."""
+    words = "cpu" if environment.device == "cpu" else environment.hardware.removeprefix("NVIDIA ")
+    key = re.sub(r"\W+", "_", words.lower()).strip("_")
+    return f"""'+price.hardware.{key}={{match: "{words}", usd_per_hour: 1.90, source: mine, date: {date.today()}}}'"""
+
+
 def _price(price: Mapping[str, Any], environment: Environment) -> tuple[dict[str, Json], list[str]]:
-    """The price of this hardware. Each entry of `hardware` names a text to be found in the machine's own name."""
+    """The price of this hardware. Each entry of `hardware` names words to be found in the machine's own name."""
     table, wanted = price.get("hardware"), price.get("use", "auto")
     told = f"price table {price['name']!r}" if "name" in price else "a price table without a `name`"
     if table is None:
@@ -228,13 +244,15 @@ def _price(price: Mapping[str, Any], environment: Environment) -> tuple[dict[str
             return {}, [f"price.use={wanted!r}: not in the price table; it has {', '.join(map(str, table))}"]
         found = wanted
     else:
-        matches = [name for name, row in table.items() if row.get("match", str(name)) in environment.hardware]
+        machine = environment.hardware
+        matches = [name for name, row in table.items() if _names(row.get("match", str(name)), machine)]
         if not matches and environment.device == "cpu":
             matches = [name for name, row in table.items() if row.get("match") == "cpu"]
         if not matches:
             return {}, [
-                f"price table {price.get('name')!r}: no price for {environment.hardware!r}; add it to conf/price/"
-                f"{price.get('name')}.yaml, or choose one of {', '.join(map(str, table))} with price.use=NAME"
+                f"price table {price.get('name')!r}: no price for {machine!r}; give yours, in dollars an hour, as "
+                f"{_own_price(environment)}, or in conf/price/{price.get('name')}.yaml, or choose one of "
+                f"{', '.join(map(str, table))} with price.use=NAME"
             ]
         found = matches[0]
     row = table[found]
@@ -364,6 +382,10 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
                 mistakes.extend(attempt(missing, part) or [])
                 mistakes.extend(made.mistakes() if hasattr(made, "mistakes") else [])
     mistakes += _constraints(cells, data)
+    mistakes += [
+        line for c in cells if c.adaptation.target.endswith(".PromptRag") and (rows := data.get(digest(plain(c.suite))))
+        for line in faults_of_guide(rows, c.suite)
+    ]  # fmt: skip
     if policy := attempt(read_policy, first["policy"]):
         mistakes.extend(attempt(_judged, policy, data.values()) or [])
     mistakes += [

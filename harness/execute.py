@@ -8,6 +8,7 @@ import fcntl
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -20,6 +21,7 @@ from harness.errors import BrokenArtifact, UserError
 from harness.prompt import render, short_chat
 from harness.store import Store, read_manifest, write_json
 from harness.suite import load as load_suite
+from harness.suite import timing_digest
 from harness.types import (
     Component,
     Context,
@@ -67,17 +69,17 @@ def carry_out(
         builds = step.kind in (StepKind.ADAPT, StepKind.QUANTIZE)
         with _limited(limit_s):
             if builds and context.device == "cuda":
-                return _repeatable(partial(work, step, folders, out, context))
+                return _repeatable(partial(work, step, folders, out, context), out)
             return work(step, folders, out, context)
 
     with machine(step.exclusive):
         store.build(step, begun, {**plain(environment), "threads": threads})
 
 
-def _repeatable(work: Callable[[], Mapping[str, Json]]) -> Mapping[str, Json]:
+def _repeatable(work: Callable[[], Mapping[str, Json]], out: Path) -> Mapping[str, Json]:
     """Does a build on a GPU with sums that are added in the same order each time: attention's gradients are else added
     as they come, and one seed trains other weights in each run. Where an operation of a model knows no such order the
-    build is made without, and its facts say why it will not come out the same again."""
+    build is made without, in an `out` that is empty again, and its facts say why it will not come out the same."""
     import torch
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it PyTorch holds cuBLAS for unrepeatable
@@ -89,6 +91,8 @@ def _repeatable(work: Callable[[], Mapping[str, Json]]) -> Mapping[str, Json]:
         if "deterministic" not in str(error):
             raise
         torch.use_deterministic_algorithms(False)
+        shutil.rmtree(out)
+        out.mkdir()
         return {**work(), "not_repeatable": str(error).split(".")[0]}
     finally:
         torch.use_deterministic_algorithms(False)
@@ -148,13 +152,36 @@ def set_threads(threads: int) -> None:
 
 
 def _data(step: Step) -> SuiteData:
+    """The rows of a step's suite. Raises `BrokenArtifact` where they are no more those that its key was made from."""
     assert step.suite is not None, f"a {step.kind} step without its suite"
-    return load_suite(step.suite)
+    data = load_suite(step.suite)
+    if step.kind is StepKind.LATENCY:
+        found = {"rows": timing_digest(data, step.engine)}
+    else:
+        found = {"data": data.training_digest, "rows": data.evaluation_digest}
+    _as_planned(step, found, f"the suite {step.suite.name}")
+    return data
+
+
+def _as_planned(step: Step, found: Mapping[str, Json], what: str) -> None:
+    """Raises `BrokenArtifact` where an input is another than the step's preimage names, under whose key it would be
+    stored: it was edited since."""
+    if any(step.preimage.get(name, value) != value for name, value in found.items()):
+        raise BrokenArtifact(f"{what} changed since this grid was planned; run again")
 
 
 def _made(step: Step, parents: list[Path], out: Path, context: Context) -> Mapping[str, Json]:
-    """What needs nothing but the builds it follows from, if any."""
-    facts: Mapping[str, Json] = instantiate(step.component)(*parents, out, context)
+    """What needs nothing but the builds it follows from, if any. Raises `BrokenArtifact` where a model's files are no
+    more those that the step's key was made from, looked at before and after they are read."""
+    made = instantiate(step.component)
+
+    def unchanged() -> None:
+        if hasattr(made, "fingerprint"):
+            _as_planned(step, {"content": made.fingerprint()}, f"the model {step.component.name}")
+
+    unchanged()
+    facts: Mapping[str, Json] = made(*parents, out, context)
+    unchanged()
     return facts
 
 
@@ -190,8 +217,6 @@ def _adapt(step: Step, parents: list[Path], out: Path, context: Context) -> Mapp
 
 
 def _quantize(step: Step, parents: list[Path], out: Path, context: Context) -> Mapping[str, Json]:
-    import shutil
-
     from transformers import AutoTokenizer
 
     from harness.loading import in_range_of, stored_dtype, weight_files
@@ -226,6 +251,7 @@ def _quality(step: Step, parents: list[Path], out: Path, context: Context) -> Ma
     part = step.component.params.get("part")
     measured = measure(session, parent, folder, data, step.suite.params["task"], context, out, part)
     write_json(out / MEASUREMENTS, plain(measured))
+    _data(step)  # scorers and what they read come after the rows
     return {**session.loaded.proof, "scoring_digest": data.scoring_digest}
 
 

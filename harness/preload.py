@@ -9,7 +9,10 @@ import contextlib
 import gc
 import importlib
 import os
+import signal
+import sys
 from collections.abc import Callable, Iterable
+from multiprocessing import forkserver
 
 from harness.environment import detect
 
@@ -25,6 +28,10 @@ MORE = (
     "accelerate", "bm25s", "harness.engine.graph", "harness.engine.kernels", "harness.measure.latency",
     "lm_eval.evaluator", "harness.measure.quality",
 )  # fmt: skip
+
+
+if getattr(sys.modules["__main__"], "main", None) is forkserver.main:  # which does this itself, but after its imports
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the grid's to handle
 
 
 def bring(names: Iterable[str]) -> None:

@@ -96,9 +96,6 @@ class Board:
                 self.say("done    ", f"{step.kind:<8} {step.title}  {seconds:.1f} s{self._left()}")
         self.on_step()
 
-    def waited(self) -> None:
-        """Nothing to do: rich redraws by itself."""
-
     def cell(self, record: RunRecord) -> None:
         """A cell has its record."""
         self.records[record.id] = record

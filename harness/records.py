@@ -6,13 +6,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from harness.decide.costs import owed_seconds
 from harness.environment import Environment
 from harness.execute import read_measurements
 from harness.measure.cost import cost_per_1000, requests_per_second
 from harness.measure.rounds import pooled
 from harness.plan import Plan, only_rounded
 from harness.store import Store
-from harness.types import RECORD_SCHEMA, Cell, Json, Measurement, RunRecord, Status, StepKind, plain
+from harness.types import RECORD_SCHEMA, Cell, Json, Measurement, RunRecord, Status, Step, StepKind, plain
 
 ONE_STEP = "a classification head answers in one step"
 ONE_BATCH = (
@@ -20,6 +21,8 @@ ONE_BATCH = (
 )
 ROUNDED = "weights were rounded without calibration (calibration_rows: 0), for sizing only"
 BUILDS = (StepKind.BASE, StepKind.ADAPT, StepKind.QUANTIZE)
+MEASURED = (StepKind.QUALITY, StepKind.LATENCY)
+MACHINE = ("device", "cpu_count", "threads")  # on which a step ran: what its seconds are worth
 
 
 def finished(cell: Cell, plan: Plan, done: set[str], failed: Mapping[str, str]) -> bool:
@@ -36,14 +39,19 @@ def assemble(
     environment: Environment,
     choices: Mapping[str, Json],
 ) -> RunRecord:
-    """The record of a finished cell; `choices` holds policy, price and profile as run."""
+    """The record of a finished cell; `choices` holds policy, price and profile as run, `environment` is where it is
+    assembled. The record names the machine that timed it, or where nothing was timed the one that scored it: another
+    than this where it was taken over from a store that came from elsewhere."""
     chain = plan.chains.get(cell.id, {})
-    manifests = {k: m for k, key in chain.items() if (m := store.manifest(plan.steps[key]))}
+    manifests = {k: m for k, key in chain.items() if (m := _manifest(plan.steps[key], store))}
     # of an evicted build that another cell wanted again the facts still stand
     missed = {k: failed[key] for k, key in chain.items() if key in failed and k not in manifests}
+    gone = [f"{plan.steps[key].kind}/{key}" for k, key in chain.items() if key not in failed and k not in manifests]
     # a later round adds to what the first found; the first alone takes memory, load and roofline, so it must stand
     spared = [k for k in missed if k.startswith(f"{StepKind.LATENCY} ") and StepKind.LATENCY in manifests]
     reasons = list(dict.fromkeys(why for k, why in missed.items() if k not in spared))
+    reasons += [f"{name} is gone from the store; run again" for name in gone]
+    measuring = next((manifests[k]["environment"] for k in reversed(MEASURED) if k in manifests), plain(environment))
     cannot = plan.unsupported.get(cell.id)
     status = Status.UNSUPPORTED if cannot else Status.FAILED if reasons else Status.OK
     not_measured: dict[str, str] = {}
@@ -62,7 +70,7 @@ def assemble(
     asked = status is Status.OK and StepKind.LATENCY in chain and cell.measure.params["latency"]["clients"]
     if asked and not any(m.metric.startswith("closed_") for m in measured):
         not_measured["load"] = ONE_BATCH
-    if environment.device != "cuda":
+    if measuring["device"] != "cuda":
         not_measured["memory_bytes/cuda"] = "no CUDA device; peak resident memory of the process instead"
     return RunRecord(
         schema=RECORD_SCHEMA,
@@ -80,12 +88,12 @@ def assemble(
         steps={
             str(k): {
                 "key": m["key"], "preimage": m["preimage"], "seconds": m["seconds"], "bytes": m["bytes"],
-                "facts": m["facts"], "shared_by": plan.shared_by(m["key"]), "threads": m["environment"]["threads"],
-                "created_unix": m["created_unix"],
+                "facts": m["facts"], "shared_by": plan.shared_by(m["key"]), "created_unix": m["created_unix"],
+                **{name: m["environment"][name] for name in MACHINE},
             }
             for k, m in manifests.items()
         },
-        environment=plain(environment),
+        environment={k: v for k, v in measuring.items() if k != "threads"},
         config={**plain(cell), **choices},
     )  # fmt: skip
 
@@ -103,25 +111,24 @@ def _measurements(
         found += read_measurements(store.folder(plan.steps[chain[StepKind.QUALITY]]))
     rounds = [k for k in manifests if plan.steps[chain[k]].kind is StepKind.LATENCY]
     found += pooled([read_measurements(store.folder(plan.steps[chain[k]])) for k in rounds])
-    if StepKind.QUANTIZE in manifests:
-        seconds = sum(manifests[k]["seconds"] for k in BUILDS)
+    if {*BUILDS} <= manifests.keys():
+        builds = [manifests[k] for k in BUILDS]
+        seconds = sum(m["seconds"] for m in builds)
         disk = manifests[StepKind.QUANTIZE]["facts"]["weights_disk_bytes"]
         found.append(Measurement("disk_bytes", float(disk), "bytes", "lower", 1))
         found.append(Measurement("build_seconds", seconds, "s", "lower", 1))
         rate = requests_per_second(found, batch_size)
         if rate:
             found.append(Measurement("throughput_requests_per_s", rate, "req/s", "higher", batch_size))
-            cost = cost_per_1000(rate, sum(_owed_seconds(manifests[k]) for k in BUILDS), price)
+            owed = sum(owed_seconds({**m["environment"], "seconds": m["seconds"]}) for m in builds)
+            cost = cost_per_1000(rate, owed, price)
             found.append(Measurement("cost_usd_per_1000", cost, "USD", "lower", batch_size))
     return found
 
 
-def _owed_seconds(manifest: Mapping[str, Any]) -> float:
-    """Seconds of the whole machine that a build pays for: on a CPU it ran beside others, on some of the cores. How
-    steps share a GPU is not known, so each pays for it whole."""
-    machine = manifest["environment"]
-    share = machine["threads"] / machine["cpu_count"] if machine["device"] == "cpu" else 1.0
-    return float(manifest["seconds"] * min(share, 1.0))
+def _manifest(step: Step, store: Store) -> Mapping[str, Any] | None:
+    """The manifest of a step that stands: of a build, be its files evicted, and of a measurement that can be read."""
+    return store.manifest(step) if step.kind not in MEASURED or store.is_whole(step) else None
 
 
 def rows_of(cell: Cell, plan: Plan, store: Store) -> list[dict[str, Any]]:

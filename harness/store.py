@@ -19,9 +19,10 @@ import json
 import os
 import re
 import shutil
+import stat
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -33,30 +34,81 @@ from harness.errors import BrokenArtifact, UserError
 from harness.files import parse, sha256, sync, write_whole
 from harness.types import Json, Step, StepKind, digest
 
-PIECE = 65536
+REMEMBERED = 2**24  # bytes from which a file's checksum is kept for the next start: a hundredth of a second
+SETTLED_S = 2.0  # a file changed so shortly ago may change once more within one tick of its file system's clock
 MANIFEST = "manifest.json"
 KEY = re.compile(r"[0-9a-f]{16}")
 FACTS = {"kind": str, "key": str, "title": str, "preimage": dict, "seconds": int | float, "bytes": int, "facts": dict,
          "environment": dict, "created_unix": int}  # fmt: skip
 
 
+def files_below(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """The plain files below a folder with what the system says of each; links, and what goes meanwhile, left out."""
+    for above, _, names in os.walk(folder):
+        for path in (Path(above, name) for name in names):
+            with contextlib.suppress(OSError):
+                told = path.lstat()
+                if stat.S_ISREG(told.st_mode):
+                    yield path, told
+
+
 def folder_bytes(folder: Path) -> int:
     """Bytes of all files below a folder."""
-    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    return sum(told.st_size for _, told in files_below(folder))
 
 
 def content(files: Iterable[Path]) -> str:
-    """A digest of files by name, size, and up to 257 pieces of 64 KiB spread evenly over each: small files whole, and
-    of large ones enough of every layer to see that it was trained anew, without reading gigabytes."""
+    """A digest of files by name, size and every byte. Of large ones whose place, inode, size and times are those of an
+    earlier start it is remembered: a checkpoint of gigabytes is read once."""
+    paths = sorted(files)
     seen = hashlib.sha256()
-    for file in sorted(files):
-        size = file.stat().st_size
-        seen.update(f"{file.name} {size} ".encode())
-        with file.open("rb") as opened:
-            for start in range(0, size, max(PIECE, size // 256)):
-                opened.seek(start)
-                seen.update(opened.read(PIECE))
+    for file, checksum in zip(paths, _checksums(paths), strict=True):
+        seen.update(f"{file.name} {file.stat().st_size} {checksum} ".encode())
     return seen.hexdigest()[:16]
+
+
+def _checksums(paths: Sequence[Path]) -> list[str]:
+    """The SHA-256 of each file, from this user's cache where the file is as it was."""
+    memory = _memory()
+    known = _remembered(memory)
+    about = [(str(path.resolve()), path.stat()) for path in paths]
+    marks = {at: [t.st_dev, t.st_ino, t.st_size, t.st_mtime_ns, t.st_ctime_ns] for at, t in about}
+    now = time.time()
+
+    def of(at: str) -> str:
+        found: list[Any] = known.get(at) or [None, ""]
+        return str(found[1]) if found[0] == marks[at] else sha256(Path(at))
+
+    with ThreadPoolExecutor(4) as pool:
+        sums = list(pool.map(of, (at for at, _ in about)))
+    news = {
+        at: [marks[at], checksum]
+        for (at, told), checksum in zip(about, sums, strict=True)
+        if told.st_size >= REMEMBERED and max(told.st_mtime, told.st_ctime) < now - SETTLED_S
+    }
+    if memory and not news.items() <= known.items():
+        kept = {at: found for at, found in _remembered(memory).items() if os.path.exists(at)} | news
+        with contextlib.suppress(OSError):  # it is read again next time
+            memory.parent.mkdir(parents=True, exist_ok=True)
+            write_json(memory, kept)
+    return sums
+
+
+def _memory() -> Path | None:
+    """Where this user's checksums are remembered; None for a user without a home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "harness" / "checksums.json"
+    except RuntimeError:
+        return None
+
+
+def _remembered(memory: Path | None) -> dict[str, Any]:
+    try:
+        found = parse(memory.read_text(encoding="utf-8")) if memory else {}
+    except (OSError, ValueError):
+        return {}
+    whole = isinstance(found, dict) and all(isinstance(v, list) and len(v) == 2 for v in found.values())
+    return found if whole else {}
 
 
 def write_json(path: Path, value: Json) -> None:

@@ -200,6 +200,14 @@ def _without(
     return kept, tuple(a for a in articles if not given & article_texts(a))
 
 
+def timing_digest(data: SuiteData, engine: Component | None) -> str:
+    """A digest of what a timing sees of a suite: messages, the limit of tokens, and, where the engine keeps answers
+    within it, the grammar. How answers are scored is no part of it."""
+    asked = [row[data.message_field] for row in data.evaluation or data.validation]
+    held = data.output if engine and engine.params.get("constrained") else ""
+    return _digest(asked, data.max_new_tokens, held)
+
+
 def load(suite: Component) -> SuiteData:
     """The rows of a suite, limited to its `train_rows` and `eval_rows` (None: all).
 

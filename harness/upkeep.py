@@ -6,14 +6,16 @@
     python -m harness.store du                   bytes by kind, files that builds share counted once
 
 Only folders that are builds by name and place are ever touched, and never one that a running grid needs.
-Exit codes: 0 done and sound, 1 a build is broken, 2 a mistake in the command.
+Exit codes: 0 done and sound, 1 a build is broken, 2 a mistake in the command, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,23 +27,25 @@ from rich.markup import escape
 from rich.table import Table
 
 from harness.errors import UserError
-from harness.store import MANIFEST, Store, faults, read_manifest
+from harness.store import MANIFEST, Store, faults, files_below, read_manifest
 from harness.types import StepKind
 
-REBUILT = (StepKind.KERNELS, StepKind.BASE, StepKind.ADAPT, StepKind.QUANTIZE)
+Inode = tuple[int, int]  # of a device and on it: one file, under however many names
+REBUILT = (StepKind.BASE, StepKind.KERNELS, StepKind.ADAPT, StepKind.QUANTIZE)  # each made from one before it
 DAY_S = 86400
 
 
 @dataclass(frozen=True, slots=True)
 class Build:
     """A build in a store: its folder, its title (empty where its manifest is broken), when it was last used, whether
-    its files were evicted, and whether its version kept no checksums."""
+    its files were evicted, whether its version kept no checksums, and the key of the build that it was made from."""
 
     folder: Path
     title: str
     used_unix: float
     evicted: bool = False
     unsummed: bool = False
+    made_from: str = ""
 
     @property
     def name(self) -> str:
@@ -57,7 +61,8 @@ def builds(store: Store) -> list[Build]:
             used = (place if place.is_file() else folder).stat().st_mtime
             try:
                 told = read_manifest(folder)
-                found.append(Build(folder, told["title"], used, "evicted_unix" in told, "files" not in told))
+                above = str(told["preimage"].get("model") or told["preimage"].get("base") or "")
+                found.append(Build(folder, told["title"], used, "evicted_unix" in told, "files" not in told, above))
             except (FileNotFoundError, ValueError):
                 found.append(Build(folder, "", used))
     return sorted(found, key=lambda b: (b.used_unix, b.name))
@@ -66,14 +71,11 @@ def builds(store: Store) -> list[Build]:
 def occupied_bytes(folders: Iterable[Path]) -> int:
     """Bytes on disk below some folders; a file that stands under several names (weights that one build took over from
     another) is counted once."""
-    sizes: dict[tuple[int, int], int] = {}
-    for folder in folders:
-        for path in folder.rglob("*"):
-            with suppress(OSError):
-                if not path.is_symlink() and path.is_file():
-                    told = path.stat()
-                    sizes[told.st_dev, told.st_ino] = told.st_size
-    return sum(sizes.values())
+    return sum(_sizes(p for folder in folders for p in files_below(folder)).values())
+
+
+def _sizes(files: Iterable[tuple[Path, os.stat_result]]) -> dict[Inode, int]:
+    return {(told.st_dev, told.st_ino): told.st_size for _, told in files}
 
 
 def collect(store: Store, unused_s: float) -> list[Build]:
@@ -88,26 +90,45 @@ def collect(store: Store, unused_s: float) -> list[Build]:
                     store.remove(build.folder)
                     gone.append(build)
         for log in (store.root / "logs").glob("*.log"):
-            if log.stat().st_mtime < before and log.stem.rpartition("-")[2] not in needed:
-                log.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # taken away meanwhile
+                if log.stat().st_mtime < before and log.stem.rpartition("-")[2] not in needed:
+                    log.unlink()
     return gone
 
 
 def shrink(store: Store, limit_bytes: int) -> list[Build]:
     """Evicts what can be built again, longest unused first, until the builds hold no more than the limit or nothing is
-    left that may go; gives those that went. Measurements stay: they are small, and may not come out the same."""
+    left that may go; gives those that went. Measurements stay: they are small, and may not come out the same. A build
+    goes after all that was made from it, which is sooner made again, and not where what stays holds all its files."""
     gone: list[Build] = []
     with store.upkeep() as needed:
         there = builds(store)
-        for build in there:
-            if occupied_bytes(b.folder for b in there) <= limit_bytes:
-                break
-            if StepKind(build.folder.parent.name) not in REBUILT or build.folder.name in needed:
-                continue
-            with suppress(Timeout, FileNotFoundError, ValueError):
-                if store.evict(build.folder):
-                    gone.append(build)
+        left = occupied_bytes(b.folder for b in there)
+        held = {b: _sizes(f for f in files_below(b.folder) if f[0].name != MANIFEST) for b in there}
+        names = Counter(inode for files in held.values() for inode in files)
+        going: list[Build] = []
+        for build in _children_first(there):
+            if left > limit_bytes and build.title and build.folder.name not in needed:
+                going.append(build)
+                names.subtract(held[build].keys())
+                left -= sum(size for inode, size in held[build].items() if not names[inode])
+        for build in going:
+            if any(not names[inode] for inode in held[build]):
+                with suppress(Timeout, FileNotFoundError, ValueError):
+                    if store.evict(build.folder):
+                        gone.append(build)
     return gone
+
+
+def _children_first(there: Sequence[Build]) -> list[Build]:
+    """Those of some builds that can be built again, longest unused first; what others were made from is used as long as
+    they are, and comes after them."""
+    used = {b.folder.name: b.used_unix for b in there}
+    rebuilt = [b for kind in reversed(REBUILT) for b in there if b.folder.parent.name == kind]
+    for build in rebuilt:
+        if build.made_from in used:
+            used[build.made_from] = max(used[build.made_from], used[build.folder.name])
+    return sorted(rebuilt, key=lambda b: used[b.folder.name])
 
 
 def _size(n_bytes: int) -> str:
@@ -202,3 +223,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in error.mistakes:
             print(f"harness.store: {line}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130

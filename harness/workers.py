@@ -16,6 +16,12 @@ def workers_of(cells: Sequence[Cell], environment: Environment) -> int:
     return default_workers(environment, size, free, trains(cells))
 
 
+def trainings_of(cells: Sequence[Cell], environment: Environment, workers: int) -> int:
+    """How many of so many steps at a time may train: one on a CPU; on a GPU as many as are known to fit its memory."""
+    size, free = (None, None) if environment.device == "cpu" else (parameters(cells), free_gpu_memory())
+    return 1 if size is None or free is None else min(workers, default_workers(environment, size, free))
+
+
 def default_workers(
     environment: Environment, parameters: int | None, free_bytes: int | None, training: bool = True
 ) -> int:

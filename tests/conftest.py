@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 SHARED = ("test_grid", "test_export")  # whose tests look at a grid that runs for all of them
+
+
+def pytest_configure() -> None:
+    """Gives each of several workers a core of its own, and so all that its tests start: two that both compute on every
+    core spend most of their time waiting for each other's threads."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+    if worker and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker) % len(cores)]})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -144,7 +144,10 @@ def record(adaptation: str, quantization: str, made: list[dict[str, Any]] | None
         "quantization": {"name": quantization, "target": "harness.quantize.X", "params": {}},
         "suite": {"name": "support_tone", "target": "", "params": {"primary": "good", "eval_rows": 96}},
         "engine": {"name": "eager", "target": "harness.engine.eager.Eager", "params": {}},
-        "measure": {"name": "standard", "target": "", "params": {"latency": {"requests": 24, "batch_size": 8}}},
+        "measure": {
+            "name": "standard", "target": "",
+            "params": {"latency": {"requests": 24, "output_tokens": 32, "batch_size": 8}},
+        },
         "policy": POLICY,
         "price": {
             "name": "cpu", "hardware": "2 vCPU", "usd_per_hour": 0.085, "source": "https://example.com/prices",

@@ -32,6 +32,10 @@ LONG = {
     "rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 128, "factor": 2.0,
     "short_factor": [1.0] * 8, "long_factor": [2.0] * 8,
 }  # fmt: skip
+SCALED = {
+    "rope_type": "yarn", "rope_theta": 1e4, "original_max_position_embeddings": 32, "factor": 8.0,
+    "llama_4_scaling_beta": 0.5,
+}  # fmt: skip
 KINDS: dict[str, tuple[str, dict[str, Any], bool]] = {  # its configuration, and whether a prefix may be shared
     "positions learnt": ("GPT2", {"vocab_size": 96, "n_embd": 64, "n_layer": 4, "n_head": 4, "eos_token_id": 0}, True),
     "biased by distance": ("Mpt", {"vocab_size": 96, "d_model": 64, "n_layers": 4, "n_heads": 4}, False),
@@ -44,6 +48,9 @@ KINDS: dict[str, tuple[str, dict[str, Any], bool]] = {  # its configuration, and
         False,
     ),
     "turned by length": ("Llama", {**GROUPED, "rope_parameters": LONG, "max_position_embeddings": 256}, False),
+    "scaled by position": (
+        "Ministral3", {**GROUPED, "head_dim": 16, "rope_parameters": SCALED, "max_position_embeddings": 256}, True,
+    ),
     "experts": ("Qwen3Moe", {**GROUPED, **EXPERTS, "head_dim": 16}, True),
     "convolutions between": ("Lfm2", {**GROUPED, "layer_types": ["conv", "full_attention"] * 2}, False),
     "linear attention between": (

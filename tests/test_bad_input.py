@@ -6,8 +6,10 @@ import json
 import math
 import os
 import re
+import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -15,6 +17,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from harness.adapt.full_ft import FullFt
 from harness.adapt.lora import Lora
@@ -162,8 +166,30 @@ def test_a_price_table_without_this_hardware_and_a_bad_row(tmp_path: Path, monke
     assert suite_line == f"{suite}/train.jsonl, row 7: reply missing, empty or not text; fill in each row"
     assert price_line.startswith("price table 'list_2026': no price for '")
     assert price_line.endswith(
-        "; add it to conf/price/list_2026.yaml, or choose one of h100, h200, a10g with price.use=NAME"
+        ", or in conf/price/list_2026.yaml, or choose one of h100, h200, a10g with price.use=NAME"
     )
+    (mend,) = shlex.split(re.findall("'\\+price.*?}'", price_line)[0])
+    assert told(tmp_path, "suite.folder=suite", "~price.hardware.cpu", mend) == [suite_line]
+
+
+@pytest.mark.parametrize(
+    ("hardware", "priced"),
+    [
+        ("NVIDIA H200", "h200"), ("NVIDIA H100 80GB HBM3", "h100"), ("NVIDIA GH200 480GB", None),
+        ("NVIDIA A100-SXM4-80GB", None), ("NVIDIA H100 80GB HBM3 MIG 1g.10gb+me", None), ("NVIDIA A10", None),
+    ],
+)  # fmt: skip
+def test_a_gpu_is_priced_by_its_own_name(hardware: str, priced: str | None) -> None:
+    """Not by a part of a word, and a part of a GPU not as the whole; an override that prices it stands in the line."""
+    here = replace(detect(), device="cuda", hardware=hardware)
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        table: Any = OmegaConf.to_container(compose("config").price)
+        found, mistakes = _price(table, here)
+        assert found.get("hardware") == priced
+        if priced is None:
+            (mend,) = shlex.split(re.findall("'\\+price.*?}'", mistakes[0])[0])
+            own: Any = OmegaConf.to_container(compose("config", [mend]).price)
+            assert _price(own, here)[0]["usd_per_hour"] == 1.9
 
 
 def test_a_price_table_without_hardware_is_told() -> None:

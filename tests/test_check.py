@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from harness.check import fresh, outputs, rules, subject
-from harness.check.__main__ import main
+from harness.check.__main__ import _parser, main
 from harness.check.judge import Looks, judge, matched
 from harness.check.trial import Verdict
+from harness.overrides import misspelt
 from harness.statistics import place
 from harness.types import Measurement, RunRecord, Status
 from tests import gates
+from tests.grids import ROOT
 
 
 @pytest.fixture
@@ -586,6 +590,28 @@ def test_a_baseline_must_be_whole(tmp_path: Path, bad: str, capsys: pytest.Captu
     assert line.count("harness: ") == 1
 
 
+def test_a_baseline_whose_times_cannot_be_judged_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not even the same run again would pass it: three requests, or times that were taken beside other work."""
+    made = gates.rows()
+    steady = gates.cell(made)
+    few = gates.measured(steady, lambda m: replace(m, samples=m.samples[:3]))
+    busy = {**steady.steps, "latency": {**steady.steps["latency"], "facts": {"noise": ["other work: 4.1 of 2 cores"]}}}
+    for name, record, why in (
+        ("steady", steady, ""), ("few", few, "3 requests are too few, or vary too much; take it again"),
+        ("busy", replace(steady, steps=busy), "other work: 4.1 of 2 cores; take it again on a quiet machine"),
+    ):  # fmt: skip
+        run = gates.run(tmp_path / name, (record, made))
+        keep = [str(run), "--save-baseline", str(tmp_path / f"{name}.json")]
+        assert main(keep) == 0
+        said = capsys.readouterr().err
+        assert (why in said) if why else not said
+        assert not why or f"harness: warning: {record.id}: ttft_ms, e2e_ms of this baseline cannot be judged" in said
+        assert main([str(run), "--baseline", str(tmp_path / f"{name}.json")]) == (3 if why else 0)
+        capsys.readouterr()
+        assert main([*keep, "--rules", "answers_only"]) == 0
+        assert not capsys.readouterr().err
+
+
 def test_a_baseline_moves_on_only_where_it_passes(tmp_path: Path, baseline: Path) -> None:
     made = gates.worse(gates.rows(), 0.15)
     assert check(tmp_path, baseline, gates.cell(made), made, "--save-baseline", str(tmp_path / "next.json")) == 1
@@ -777,3 +803,24 @@ def test_a_budget_waits_for_cells_whose_rows_come_late(baseline: Path) -> None:
     _, found = fresh.within_budget(both, limits, None, measure)
     assert looks == [1, 2, 3, 4]
     assert (found.exit_code, found.share) == (0, 1.0)
+
+
+def test_the_workflow_of_the_documentation_is_one() -> None:
+    """It keeps what a failed run has built, watches folders that exist, and gives commands that are understood."""
+    text = (ROOT / "docs/release_gate.md").read_text(encoding="utf-8")
+    flow = yaml.load(text.split("```yaml\n")[1].split("```")[0], yaml.BaseLoader)
+    roots = {path.partition("/")[0] for path in flow["on"]["pull_request"]["paths"]}
+    assert roots - {"baselines"} == {"conf", "suites"} <= {p.name for p in ROOT.iterdir()}
+    steps = flow["jobs"]["check"]["steps"]
+    (restore,) = [s["with"] for s in steps if s.get("uses", "").startswith("actions/cache/restore@")]
+    (save,) = [s for s in steps if s.get("uses", "").startswith("actions/cache/save@")]
+    assert (save["if"], save["with"]) == ("always()", {k: restore[k] for k in ("path", "key")})
+    assert restore["key"].startswith(restore["restore-keys"])
+    judged = [
+        _parser().parse_args(shlex.split(line)[3:])
+        for step in steps for line in step.get("run", "").splitlines() if "-m harness.check " in line
+    ]  # fmt: skip
+    assert {(a.baseline is None, a.save_baseline is None) for a in judged} == {(False, True), (True, False)}
+    (grid,) = [step["run"] for step in steps if "-m harness +sweep" in step.get("run", "")]
+    assert not misspelt(shlex.split(grid)[3:], ROOT / "conf")
+    assert "thorough" not in grid

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from harness.adapt.as_is import AsIs
+from harness.check import fresh
+from harness.errors import UserError
 from harness.escaping import config_value
 from harness.measure.quality import faults, in_part
 from harness.prompt import RECIPE, Recipe, load_prompter
@@ -33,17 +36,30 @@ def test_a_fresh_checkpoint_is_judged_whole_and_in_parts(tmp_path: Path) -> None
     assert saved.returncode == 0, saved.stderr
     record = json.loads(next((run / "records").iterdir()).read_text())
     model = tmp_path / ".harness/store/quantize" / record["steps"]["quantize"]["key"]
-    fresh = ("--model", str(model), "--baseline", "baselines/tiny.json", "--rules", "answers_only", "adaptation=as_is")
-    whole = check(tmp_path, *fresh, "--out", "whole")
+    asked = ("--model", str(model), "--baseline", "baselines/tiny.json", "--rules", "answers_only", "adaptation=as_is")
+    whole = check(tmp_path, *asked, "--out", "whole")
     assert whole.returncode == 0, whole.stdout + whole.stderr
     found = json.loads((tmp_path / "whole/check.json").read_text())
     assert {f["verdict"] for f in found["findings"] if f["trial"]["by_rows"]} == {"pass"}
     before = {b for b in builds(tmp_path) if not b.startswith("quality/")}
-    parts = check(tmp_path, *fresh, "--budget", "--out", "parts")
+    parts = check(tmp_path, *asked, "--budget", "--out", "parts")
     assert parts.returncode == 0, parts.stdout + parts.stderr
     found = json.loads((tmp_path / "parts/check.json").read_text())
     assert found["findings"][0]["trial"]["pair"]["n"] == 6
     assert {b for b in builds(tmp_path) if not b.startswith("quality/")} == before, "parts share all but the answers"
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [(0, None), (1, None), (2, UserError), (70, UserError), (-9, UserError), (130, KeyboardInterrupt)],
+)
+def test_a_grid_that_did_not_run_to_its_end_is_no_candidate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, error: type[BaseException] | None
+) -> None:
+    """A failed cell is a record like any other; what a fault of ours left may be some records of all."""
+    monkeypatch.setattr(subprocess, "run", lambda command, check: subprocess.CompletedProcess(command, code))
+    with pytest.raises(error) if error else nullcontext():
+        fresh.grid([], tmp_path)
 
 
 def test_parts_hold_each_row_once_and_groups_whole() -> None:

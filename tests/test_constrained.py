@@ -101,6 +101,11 @@ def test_an_answer_cut_off_is_told_as_unfinished(folder: Path, engine: Made) -> 
     assert (made.text, made.finished) == ("pe", False)
 
 
+def test_a_model_that_names_no_end_is_told() -> None:
+    with pytest.raises(UserError, match="names no token that ends an answer"):
+        constrained.Grammar(tokenizer(), [], 'start: "a"')
+
+
 def test_a_grammar_too_much_for_its_matcher_is_told() -> None:
     """Each letter may belong to the rest in ever more ways; past its limit a matcher allows the end alone."""
     grammar = constrained.Grammar(tokenizer(), [0], 'start: s\ns: s s | s s s | s s s s s | "a" | "b"')

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from harness.configured import _price
+from harness.decide.costs import owed_seconds
 from harness.measure.cost import cost_per_1000, requests_per_second
-from harness.records import _owed_seconds
 from harness.types import Measurement
 from tests.cells import MACHINE
 
@@ -55,10 +55,11 @@ def test_serving_and_building_add_up() -> None:
 
 def test_a_build_pays_for_the_cores_it_used() -> None:
     """On a CPU two builds ran side by side on a core each; how steps share a GPU is not known."""
-    machine = {"device": "cpu", "cpu_count": 4, "threads": 1}
-    assert _owed_seconds({"seconds": 100.0, "environment": machine}) == 25
-    assert _owed_seconds({"seconds": 100.0, "environment": {**machine, "threads": 4}}) == 100
-    assert _owed_seconds({"seconds": 100.0, "environment": {**machine, "device": "cuda"}}) == 100
+    build = {"seconds": 100.0, "device": "cpu", "cpu_count": 4, "threads": 1}
+    assert owed_seconds(build) == 25
+    assert owed_seconds({**build, "threads": 4}) == 100
+    assert owed_seconds({**build, "device": "cuda"}) == 100
+    assert owed_seconds({"seconds": 100.0}) == 100, "of a version that kept no more"
 
 
 def test_a_machine_without_a_gpu_is_priced_by_its_cores() -> None:

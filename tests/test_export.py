@@ -294,9 +294,11 @@ def test_a_build_that_is_not_whole_is_told(
     assert main(asked) == 2
     err = capsys.readouterr().err
     assert told in err
-    anew = f"{store}-anew" if "evicted" in told else store
-    command = next(line for line in err.splitlines() if line.strip().startswith("python -m harness "))
-    assert _override("store", str(anew)) in command
+    *_, before, command, last = err.splitlines()
+    assert command.startswith("  python -m harness ")
+    assert _override("store", str(store)) in command, "all that stands there is taken over"
+    assert before.startswith(f"  rm -r {store}/quantize/") is ("evicted" in told)
+    assert last == "and export from the run that it makes"
     assert not (tmp_path / "out").exists()
 
 
@@ -731,6 +733,9 @@ def test_differences_come_with_what_is_expected() -> None:
     alone = told(replace(parted, answers=()), half)
     assert "1 of the first parted in a batch of their own" in alone
     assert "one at a time, or by another program, some answers take other words" in alone
+    scored = {**half.steps, "quality": {"facts": {"unpacked": "4-bit weights of 14 layers unpacked"}}}
+    assert "a 4-bit kernel" in told(replace(parted, answers=()), replace(half, steps=scored))
+    assert "a 4-bit kernel" not in alone
 
 
 def test_a_licence_is_what_a_model_card_says_or_unknown(tmp_path: Path) -> None:
@@ -753,6 +758,29 @@ def test_a_licence_is_what_a_model_card_says_or_unknown(tmp_path: Path) -> None:
     suite = records.record("lora", "fp16")
     folder = {"params": {"primary": "good", "folder": "support_tone"}}
     assert of_data(replace(suite, config={**suite.config, "suite": folder})).name == "Apache-2.0."
+
+
+@pytest.mark.parametrize(
+    ("stored", "method", "dtype"),
+    [
+        ("bfloat16", None, "bfloat16"), ("float16", None, "float16"), ("float32", None, "float16"),
+        ("bfloat16", "gptq", "bfloat16"), ("bfloat16", "awq", "float16"), ("float16", "torchao", "bfloat16"),
+    ],
+)  # fmt: skip
+def test_another_device_than_the_measured_computes_as_the_harness_would(
+    tmp_path: Path, stored: str, method: str | None, dtype: str
+) -> None:
+    """A model whose activations leave the range of float16 answers nonsense in it."""
+    source, out = tmp_path / "build", tmp_path / "out"
+    source.mkdir()
+    out.mkdir()
+    quantized = {"quantization_config": {"quant_method": method}} if method else {}
+    (source / "config.json").write_text(json.dumps({"text_config": {"dtype": stored}, **quantized}))
+    Recipe("s", (), (), "none", 0).save(source)
+    one = records.record("lora", "int8")
+    config = {**one.config, "suite": {**one.config["suite"], "params": {"max_new_tokens": 8}}}
+    made: Any = lay_out(source, out, replace(one, config=config), "name", "a-base", ())
+    assert made["dtype"] == {"cpu": "float32", "cuda": dtype}
 
 
 def test_hostile_names_stay_text_in_the_card(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from transformers import (
     GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    Ministral3Config,
+    Ministral3ForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     Qwen2Config,
@@ -48,6 +50,11 @@ MODELS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "mistral": (MistralConfig, MistralForCausalLM, {"sliding_window": None}),
     "qwen2, with biases": (Qwen2Config, Qwen2ForCausalLM, {}),
     "qwen3, with normed heads": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 32}),
+    "ministral3, not scaled": (
+        Ministral3Config, Ministral3ForCausalLM,
+        {"head_dim": 16, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "llama_4_scaling_beta": 0.0,
+                                             "original_max_position_embeddings": 16}},
+    ),
 }  # fmt: skip
 
 
@@ -123,6 +130,7 @@ def test_a_shared_prefix_is_read_once_and_changes_no_token(tmp_path: Path, monke
         (GraniteConfig, GraniteForCausalLM, {"residual_multiplier": 0.5}, "computes otherwise (layer 0 is"),
         (GraniteConfig, GraniteForCausalLM, {"embedding_multiplier": 2.0}, "computes otherwise (the embedding is"),
         (GraniteConfig, GraniteForCausalLM, {"logits_scaling": 2.0}, "computes otherwise (the head is"),
+        (Ministral3Config, Ministral3ForCausalLM, {"head_dim": 16}, "its attention is scaled by position"),
         (GemmaConfig, GemmaForCausalLM, {"head_dim": 16}, "its activation is"),
         (LlamaConfig, LlamaForCausalLM, {"head_dim": 24}, "its heads have 24 elements"),
         (LlamaConfig, LlamaForCausalLM, {"hidden_act": "gelu"}, "its activation is"),

@@ -73,6 +73,7 @@ def test_what_the_driver_holds_beside_pytorch_leaves_fewer_rows(
     found = {m.metric: m.value for m in measure(model, "cuda", None, (2, 100), 100, process)}
     row = 100 * found["kv_bytes_per_token"]
     assert found["predicted_rows/8GB"] == rows_that_fit(8e9, 600 * MB + beside, 2 * row, row)
+    assert found.get("memory_bytes/cuda_peak_process") == (600 * MB + beside if process else None)
 
 
 @pytest.mark.parametrize("engine", [Eager, Graph])

@@ -39,9 +39,11 @@ def made() -> Plan:
     return plan(cells, data_of(cells), MACHINE)
 
 
-def schedule(made: Plan, root: Path, workers: int) -> list[tuple[int, int, StepKind, str]]:
+def schedule(made: Plan, root: Path, workers: int, trainings: int = 1) -> list[tuple[int, int, StepKind, str]]:
     """(start, end, kind, key) of every step in the order of their starts, each taking what `SECONDS` says."""
-    launcher = Launcher(made, Store(root), MACHINE, workers, False, watcher=SimpleNamespace())  # type: ignore[arg-type]
+    launcher = Launcher(
+        made, Store(root), MACHINE, workers, False, SimpleNamespace(), trainings=trainings,  # type: ignore[arg-type]
+    )  # fmt: skip
     now, ran, ends = 0, [], {}
     while len(launcher.done) < len(made.steps):
         for step in launcher._startable():
@@ -72,6 +74,21 @@ def test_one_step_trains_at_a_time_and_latencies_are_alone(made: Plan, tmp_path:
             assert not others
         if step[2] is StepKind.ADAPT:
             assert StepKind.ADAPT not in {o[2] for o in others}
+
+
+def test_as_many_train_as_are_said_to_fit(made: Plan, tmp_path: Path) -> None:
+    trained = [s for s in schedule(made, tmp_path, 3, trainings=2) if s[2] is StepKind.ADAPT]
+    assert max(len([o for o in beside(trained, s) if o[0] <= s[0]]) for s in trained) == 1
+
+
+def test_what_others_wait_for_comes_before_answers(made: Plan, tmp_path: Path) -> None:
+    """Else a long build begins when there is nothing left to run beside it."""
+    ran = schedule(made, tmp_path, 2)
+    first = next(iter(made.chains.values())).values()
+    builds = [s for s in ran if s[2] is StepKind.QUANTIZE]
+    for start in (s[0] for s in ran if s[2] is StepKind.QUALITY and s[3] not in first):
+        done = {s[3] for s in ran if s[1] <= start}
+        assert not [s for s in builds if s[0] > start and set(made.steps[s[3]].parents) <= done]
 
 
 def test_the_first_cell_is_timed_before_others_start(made: Plan, tmp_path: Path) -> None:
@@ -132,7 +149,7 @@ def test_a_latency_waits_for_none_that_came_after_it(monkeypatch: pytest.MonkeyP
 
 
 def launcher_of(made: Plan, root: Path) -> Launcher:
-    heard = SimpleNamespace(started=lambda *_: None, ended=lambda *_: None, waited=lambda: None)
+    heard = SimpleNamespace(started=lambda *_: None, ended=lambda *_: None)
     return Launcher(made, Store(root), MACHINE, 2, False, watcher=heard)  # type: ignore[arg-type]
 
 
@@ -246,6 +263,33 @@ def test_on_a_gpu_an_idle_process_imports_more_until_a_step_comes(monkeypatch: p
         monkeypatch.setattr(preload, "detect", lambda device=device: replace(MACHINE, device=device))
         preload.more(lambda: len(came) < 3)
         assert came == expected
+
+
+@pytest.mark.parametrize("server", [True, False])
+def test_the_fork_server_leaves_ctrl_c_to_the_grid_from_the_first_import_on(server: bool) -> None:
+    """Else its traceback is what one sees who stops a grid in its first seconds."""
+    heavy = ("torch", "transformers", "torchao", "bitsandbytes")
+    code = f"import signal, sys; sys.modules.update(dict.fromkeys({heavy}))\n"
+    code += "from multiprocessing.forkserver import main\n" if server else ""
+    code += "import harness.preload; print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{server}\n"
+
+
+@pytest.mark.parametrize("broken", ["harness.execute", "a step"])
+def test_why_a_step_failed_is_heard_though_its_log_cannot_be_written(tmp_path: Path, broken: str) -> None:
+    """A full disk, for which the device of that name stands."""
+    ours, theirs = Pipe()
+    ours.send(({}, [], 1, "/dev/full", True, None))  # no step, so it fails
+    hide = f"sys.modules[{broken!r}] = None"
+    code = f"import sys; sys.stderr = open('/dev/full', 'w'); sys.modules['harness.preload'] = sys; {hide}\n"
+    code += "from multiprocessing.connection import Connection; from harness.launch import work\n"
+    code += f"work(Connection({theirs.fileno()}), {str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", code], pass_fds=[theirs.fileno()], cwd=ROOT, check=True)
+    theirs.close()  # so that nothing said is the end of the file
+    kind, reason, _ = ours.recv()
+    assert kind == "failed"
+    assert reason.startswith("ModuleNotFoundError" if broken == "harness.execute" else "KeyError: 'component' (log: ")
 
 
 def test_a_worker_that_dies_at_once_fails_its_step_and_the_rest_goes_on(

@@ -262,7 +262,8 @@ def test_answers_to_their_own_end_are_what_an_open_loop_is_asked_for() -> None:
     assert found["open/tokens/mean"] == pytest.approx((100 + 21) / 2), "cut at the longest; the stop token counts"
     assert fixed["open/tokens/mean"] == KNOBS["output_tokens"]
     assert found["goodput_requests_per_s"] < 0.6 * fixed["goodput_requests_per_s"]
-    assert {tokens for n, tokens, _ in session.asked if n not in (3, 12)} == {100}
+    assert {tokens for n, tokens, _ in session.asked if n not in (3, 12, load.IDLE)} == {100}
+    assert (load.IDLE, KNOBS["output_tokens"], 1) in session.asked, "whether it can be held takes no whole answers"
     assert found["closed_4/e2e_ms/p50"] == fixed["closed_4/e2e_ms/p50"], "closed loops do the same work in every cell"
     assert found["natural_4/requests_per_s"] < fixed["closed_4/requests_per_s"]
     assert "natural_4/requests_per_s" not in fixed

@@ -254,8 +254,45 @@ def test_of_a_repository_only_what_is_read_is_asked_for(tmp_path: Path, monkeypa
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     with pytest.raises(UserError):
         HubModel("org/name")(tmp_path, CONTEXT)
-    files = ["config.json", "model-1.safetensors", "consolidated.safetensors", "original/model.safetensors", "a.bin"]
+    files = ["config.json", "model-1.safetensors", "consolidated.safetensors", "original/model.safetensors", "a.bin",
+             "adapter_config.json", "adapter_model.safetensors"]  # fmt: skip
     assert list(filter_repo_objects(files, **asked)) == ["config.json", "model-1.safetensors"]
+
+
+def test_an_adapter_beside_merged_weights_is_left_behind(sharded: Path, tmp_path: Path) -> None:
+    """transformers would look for the base model and add it once more."""
+    model = HubModel(str(sharded))
+    before = model.fingerprint()
+    for name in ("adapter_config.json", "adapter_model.safetensors", "adapter_model-2.safetensors"):
+        (sharded / name).write_text("{}")
+    assert model.mistakes() == []
+    assert model.fingerprint() == before
+    (tmp_path / "out").mkdir()
+    model(tmp_path / "out", CONTEXT)
+    assert not list((tmp_path / "out").glob("adapter*"))
+
+
+@pytest.mark.parametrize("weights", ["adapter_model.safetensors", "adapter_model.bin"])
+def test_an_adapter_alone_must_be_merged_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str) -> None:
+    """Of the Hub it is known from the names of its files."""
+    names = ["adapter_config.json", weights, "tokenizer_config.json", "training_args.bin"]
+    for name in names:
+        (tmp_path / name).write_text("{}")
+    told = "an adapter without its base model's weights; merge it first: python -c "
+    found = HubModel(str(tmp_path)).mistakes()
+    monkeypatch.setattr(HubModel, "_cached", lambda self: None)
+    files = SimpleNamespace(siblings=[SimpleNamespace(rfilename=name) for name in names])
+    monkeypatch.setattr("huggingface_hub.model_info", lambda *_, **__: files)
+    for name, (line,) in ((str(tmp_path), found), ("org/name", HubModel("org/name").mistakes())):
+        assert line.startswith(f"model {name!r}: {told}")
+        assert line.count(f"from_pretrained('{name}')") == 2
+    (tmp_path / "config.json").write_text("{}")
+    assert HubModel(str(tmp_path)).mistakes() == found, "some adapters come with the configuration of their base"
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match="an adapter without its base model's weights"):
+        HubModel(str(tmp_path))(tmp_path / "out", CONTEXT)
+    (tmp_path / "model.safetensors").write_text("")
+    assert HubModel(str(tmp_path)).mistakes() == []
 
 
 def test_a_shard_that_is_missing_is_told_beforehand(sharded: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from omegaconf import OmegaConf
 
 from harness.overrides import UNCHECKED, causes, listed, misspelt, unknown_keys
 from harness.resources import resource
-from tests.grids import HELP, ROOT, harness, told
+from tests.grids import HELP, ROOT, harness, python, told
 
 CONF = resource("conf")
 
@@ -254,6 +255,19 @@ def may_be_chosen() -> list[str]:
     """The overrides that choose what `--help` lists."""
     groups = [line.split(": ") for line in listed([], CONF).splitlines()]
     return [f"{group}={name}" for group, names in groups for name in names.split(", ")]
+
+
+def test_help_names_every_key_for_the_whole_run_and_every_program(tmp_path: Path) -> None:
+    """And prints where the packaged choices stand, by a command that works."""
+    said = harness(tmp_path, "--help").stdout
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        whole = compose("config")
+    alone = {str(key) for key, value in whole.items() if not OmegaConf.is_config(value)} - {"sweep_name"}
+    assert {line.partition("=")[0].strip() for line in said.splitlines()} >= alone
+    programs = {f"harness.{p.parent.name}" for p in (ROOT / "harness").glob("*/__main__.py")}
+    assert not {p for p in programs if f"python -m {p} " not in said}
+    code = re.findall(r"python -c '(.*)'", said)[0]
+    assert Path(python(tmp_path, "-c", code).stdout.strip()) == ROOT / "conf"
 
 
 def test_every_file_but_those_for_no_grid_may_be_chosen(tmp_path: Path) -> None:

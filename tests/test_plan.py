@@ -119,7 +119,11 @@ def test_one_adaptations_knob_leaves_the_others_cells_alone() -> None:
     ("change", "touched"),
     [
         ({"training_digest": "u" * 16}, BUILT_ON[ADAPT]),
-        ({"evaluation_digest": "f" * 16}, {QUALITY, LATENCY}),
+        ({"evaluation_digest": "f" * 16}, {QUALITY}),  # such as other scorers
+        ({"evaluation": ({"message": "Hello"},)}, {LATENCY}),
+        ({"validation": ({"message": "Hello"},)}, {LATENCY}),  # where lm-eval alone knows the evaluation rows
+        ({"max_new_tokens": 7}, {LATENCY}),
+        ({"output": "start: /a/"}, set()),  # of an engine that is not constrained
         ({"name": "renamed"}, set()),
     ],
 )
@@ -140,6 +144,11 @@ def test_rows_change_what_sees_them(change: dict[str, Any], touched: set[StepKin
 def test_the_machine_changes_what_it_shapes(change: dict[str, Any], touched: set[StepKind]) -> None:
     made = cell("adaptation=lora")
     assert changed(keys(made), keys(made, replace(MACHINE, **change))) == touched
+
+
+def test_a_grammar_changes_the_times_of_what_keeps_to_it() -> None:
+    made = cell("engine.constrained=true")
+    assert changed(keys(made), keys(made, output="start: /a/")) == {LATENCY}  # the answers' digest holds it too
 
 
 def test_what_no_seed_changes_is_shared_by_all_seeds() -> None:
@@ -345,15 +354,20 @@ def test_other_values_get_other_digests(one: Json, other: Json) -> None:
 
 
 def test_kernels_are_compiled_once_before_what_needs_them() -> None:
-    """On a GPU, and only for 4-bit weights; elsewhere nothing is compiled."""
+    """On a GPU, and only for 4-bit weights, for each as it will be computed; elsewhere nothing is compiled."""
     gpu = replace(MACHINE, device="cuda", hardware="GPU", dtype="float16")
     cells = grid()
     made = plan(cells, data_of(cells), gpu)
-    (compiling,) = [s for s in made.steps.values() if s.kind is KERNELS]
-    needing = [s for s in made.steps.values() if compiling.key in s.parents]
-    assert sorted({s.title.split("/")[1] for s in needing}) == ["awq", "gptq"]
-    assert {s.kind for s in needing} == {QUALITY, LATENCY}
-    assert len(needing) == 12
-    (of,) = compiling.parents  # whose shapes say which
-    assert made.steps[of].kind is BASE
+    compiling = {s.title: s for s in made.steps.values() if s.kind is KERNELS}
+    assert sorted(compiling) == ["kernels · awq", "kernels · gptq"]
+    for title, step in compiling.items():
+        name = title.removeprefix("kernels · ")
+        told = {"kernel": "auto", "method": name, "bits": 4, "group_size": 64}
+        assert step.component.params == told
+        needing = [s for s in made.steps.values() if step.key in s.parents]
+        assert {s.title.split("/")[1] for s in needing} == {name}
+        assert {s.kind for s in needing} == {QUALITY, LATENCY}
+        assert len(needing) == 6
+        (of,) = step.parents  # whose shapes say which
+        assert made.steps[of].kind is BASE
     assert not [s for s in plan(cells, data_of(cells), MACHINE).steps.values() if s.kind is KERNELS]

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
+    Gemma3Config,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     GptOssConfig,
@@ -29,13 +30,17 @@ from harness.components import instantiate
 from harness.errors import BrokenArtifact, UserError
 from harness.loading import in_range_of, load, stored_dtype
 from harness.measure.fidelity import fidelity
+from harness.quantize.awq import Awq
 from harness.quantize.awq_faster import TESTED, _Stashed, best_clip, pack
-from harness.quantize.int4_kernels import Compile, choose
+from harness.quantize.gptq import Gptq
+from harness.quantize.gptqmodel_runs import GROUPS
+from harness.quantize.int4_kernels import Compile, choose, padded
 from harness.quantize.int8_kernels import EXACT, int_mm
-from harness.quantize.proof import replaced
+from harness.quantize.proof import CONV1D, replaced
 from harness.store import Store
 from harness.types import Component, Context, Step, StepKind, digest
 from tests.cells import MACHINE, cell, suite_data
+from tests.test_architectures import EYES
 from tests.test_engine import CONTEXT, PROMPTS, tokenizer
 from tests.test_graph import MODELS, SHAPE, saved
 
@@ -133,8 +138,6 @@ def test_the_stash_is_a_copy_and_still_needed() -> None:
 def test_without_calibration_weights_are_rounded(tmp_path: Path, method: str) -> None:
     """What is saved loads as what it says it is, and its answers are the parent's but for 4 bits of rounding."""
     from harness.loading import load
-    from harness.quantize.awq import Awq
-    from harness.quantize.gptq import Gptq
 
     parent = saved(tmp_path / "parent", *MODELS["llama"])
     quantizer = {"gptq": Gptq, "awq": Awq}[method](group_size=32, calibration_rows=0)
@@ -150,23 +153,27 @@ def test_without_calibration_weights_are_rounded(tmp_path: Path, method: str) ->
 
 
 @pytest.mark.usefixtures("gptqmodel_as_it_came")
-@pytest.mark.parametrize("method", ["gptq", "awq"])
-@pytest.mark.parametrize("group_size", [-1, 16])
+@pytest.mark.parametrize(
+    ("method", "group_size"), [("gptq", -1), ("gptq", 16), ("gptq", 256), ("awq", -1), ("awq", 16)]
+)
 def test_groups_that_pytorchs_own_product_does_not_take_are_answered_with(
     tmp_path: Path, method: str, group_size: int
 ) -> None:
     from harness.engine.eager import Eager
     from harness.loading import load
-    from harness.quantize.awq import Awq
-    from harness.quantize.gptq import Gptq
     from harness.unpacking import plain
 
-    parent = saved(tmp_path / "parent", *MODELS["llama"])
+    config, model, _ = MODELS["llama"]
+    parent = saved(
+        tmp_path / "parent", config, model, {"intermediate_size": 256, "hidden_size": 256} if group_size == 256 else {}
+    )
     quantizer = {"gptq": Gptq, "awq": Awq}[method](group_size=group_size, calibration_rows=0)
     quantizer(parent, (), tmp_path / "child", CONTEXT)
     tokenizer().save_pretrained(tmp_path / "child")
     session = Eager().start(tmp_path / "child", CONTEXT)
-    assert str(session.loaded.proof["int4_kernel"]).startswith("torch (PyTorch's own takes groups of 32, 64, 128, 256,")
+    assert str(session.loaded.proof["int4_kernel"]).startswith(
+        "torch (PyTorch's own takes groups of 32, 64, 128, not of"
+    )
     assert [made.tokens for made in session.generate(PROMPTS, 3)]
     layer = "model.layers.0.mlp.down_proj"
     assert "dequantize_weight" not in vars(session.model.get_submodule(layer)), "to be compiled, in each process"
@@ -218,6 +225,19 @@ def test_weights_that_are_16_bits_already_cost_no_disk(tmp_path: Path) -> None:
     assert (again / "config.json").read_bytes() == (half / "config.json").read_bytes()
 
 
+@pytest.mark.parametrize("dtypes", [("bfloat16",), ("bfloat16", "float32")])
+def test_a_checkpoint_kept_as_it_is_changes_nothing(tmp_path: Path, dtypes: tuple[str, ...]) -> None:
+    """Not only where it came quantized."""
+    parent, out = saved(tmp_path / "parent", *MODELS["llama"]), tmp_path / "out"
+    out.mkdir()
+    tensors = load_file(parent / "model.safetensors")
+    kinds = {name: getattr(torch, dtypes[-1] if "norm" in name else dtypes[0]) for name in tensors}
+    save_file({n: t.to(kinds[n]) for n, t in tensors.items()}, parent / "model.safetensors", {"format": "pt"})
+    facts = instantiate(cell("quantization=as_is").quantization)(parent, [], out, CONTEXT)
+    assert facts == {"stored_dtype": ", ".join(dtypes), "replaced_modules": 0}
+    assert (out / "model.safetensors").samefile(parent / "model.safetensors")
+
+
 @pytest.mark.parametrize(
     ("hidden", "inner", "heads", "pads"),
     [
@@ -241,16 +261,59 @@ def test_marlin_is_taken_where_it_pads_no_layer(
         num_hidden_layers=2, vocab_size=99, architectures=["LlamaForCausalLM"],
         quantization_config={"quant_method": "gptq", "bits": 4},
     ).save_pretrained(tmp_path)  # fmt: skip
-    chosen = choose("auto", tmp_path, "float16")
+    chosen = choose("auto", tmp_path, "gptq", 4, 64, "float16")
     assert chosen == (("triton", f"marlin would pad {pads} at every step") if pads else ("marlin", ""))
     assert compiled == ([] if pads else ["marlin_fp16"])
-    assert choose("marlin", tmp_path, "float16") == ("marlin", "")
+    assert choose("marlin", tmp_path, "gptq", 4, 64, "float16") == ("marlin", "")
 
 
-@pytest.mark.parametrize(("key", "found"), [("dtype", "bfloat16"), ("torch_dtype", "bfloat16"), ("other", None)])
-def test_what_weights_are_stored_in_is_read_by_either_name(tmp_path: Path, key: str, found: str | None) -> None:
+@pytest.mark.parametrize(
+    ("method", "bits", "group_size", "kernel", "why"),
+    [
+        ("gptq", 8, 128, "marlin", ""), ("awq", 4, -1, "marlin", ""),
+        ("gptq", 4, 16, "triton", "4 bits in groups of 16 are nothing for marlin"),
+        ("gptq", 2, 64, "triton", "2 bits in groups of 64 are nothing for marlin"),
+        ("gptq", 3, 64, "torch", "3 bits in groups of 64 are nothing for marlin or triton"),
+        ("awq", 4, 16, "torch", "4 bits in groups of 16 are nothing for marlin or triton"),
+    ],
+)  # fmt: skip
+def test_a_kernel_is_chosen_and_compiled_for_weights_that_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, bits: int, group_size: int, kernel: str, why: str
+) -> None:
+    compiled: list[str] = []
+    monkeypatch.setattr(pytest.importorskip("gptqmodel.extension"), "load", lambda name: compiled.append(name))
+    monkeypatch.setattr("harness.quantize.int4_kernels.padded", lambda model: "")
+    assert choose("auto", tmp_path, method, bits, group_size, "float16") == (kernel, why)
+    assert compiled == (["marlin_fp16"] if kernel == "marlin" else [])
+
+
+def test_what_is_never_quantized_is_never_padded(tmp_path: Path) -> None:
+    """Layers of the part that sees."""
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 96}
+    text = {**sizes, "hidden_size": 256, "intermediate_size": 512, "num_key_value_heads": 4, "head_dim": 64}
+    eyes = {**EYES, "hidden_size": 36}
+    Gemma3Config(
+        text_config=text, vision_config=eyes, architectures=["Gemma3ForConditionalGeneration"]
+    ).save_pretrained(tmp_path)
+    assert padded(tmp_path) == ""
+    text["intermediate_size"] = 96
+    Gemma3Config(text_config=text, vision_config=eyes).save_pretrained(tmp_path)
+    assert padded(tmp_path) == "marlin would pad layers.0.mlp.gate_proj (256 to 96) at every step"
+
+
+@pytest.mark.parametrize(
+    ("config", "found"),
+    [
+        ({"dtype": "bfloat16"}, "bfloat16"), ({"torch_dtype": "bfloat16"}, "bfloat16"), ({"other": "bfloat16"}, None),
+        ({"text_config": {"dtype": "bfloat16"}}, "bfloat16"), ({"text_config": {"torch_dtype": "float32"}}, "float32"),
+        ({"dtype": "float16", "text_config": {"dtype": "bfloat16"}}, "float16"), ({"text_config": {}}, None),
+    ],
+)  # fmt: skip
+def test_what_weights_are_stored_in_is_read_wherever_it_stands(
+    tmp_path: Path, config: dict[str, Any], found: str | None
+) -> None:
     """A GPU computes in it."""
-    (tmp_path / "config.json").write_text(json.dumps({key: "bfloat16"}))
+    (tmp_path / "config.json").write_text(json.dumps(config))
     assert stored_dtype(tmp_path) == found
 
 
@@ -317,7 +380,11 @@ UNABLE: list[tuple[str, Mapping[str, Any], str]] = [
     *((q, EXPERTS, "gptqmodel takes the experts of qwen3_moe apart") for q in ("gptq", "awq")),
     *(("gptq", {"model_type": kind}, f"gptqmodel cannot quantize {kind} by GPTQ: ") for kind in ("phi3", "glm4")),
     *(("awq", {"model_type": kind}, f"gptqmodel cannot quantize {kind} by AWQ: ")
-      for kind in ("phi3", "gemma3", "gemma3_text", "olmo", "starcoder2")),
+      for kind in ("phi3", "gemma3", "gemma3_text", "olmo", "starcoder2", "gptj", "bloom")),
+    *((q, {"model_type": kind}, f"gptqmodel cannot quantize {kind} by {q.upper()}: ") for q in ("gptq", "awq")
+      for kind in ("qwen3_5_text", "gpt2", "falcon", "mpt")),
+    *((q, {"model_type": "falcon"}, "the layers of falcon are of a class of its own") for q in ("int8", "dynamic")),
+    ("dynamic", {"model_type": "gpt2"}, "the layers of gpt2 are no linear layers to torchao (Conv1D); take quantiz"),
     ("gptq", {"model_type": "gemma3", "text_config": {"hidden_size": 640, "intermediate_size": 96}},
      "group size 64 does not divide intermediate_size 96; set quantization.group_size"),
 ]  # fmt: skip
@@ -342,6 +409,7 @@ def test_what_cannot_be_quantized_is_known_from_its_configuration(
     [
         *((q, {"model_type": "llama", "hidden_size": 64, "intermediate_size": 128})
           for q in ("fp16", "bf16", "as_is", "int8", "dynamic", "gptq", "awq")),
+        *((q, {"model_type": "gpt2"}) for q in ("fp16", "bf16", "int8")), ("gptq", {"model_type": "bloom"}),
         ("as_is", QUANTIZED), ("fp16", EXPERTS), ("bf16", EXPERTS), ("gptq", {"model_type": "gemma3_text"}),
         ("int8", {"model_type": "phi3", "num_experts": None, "quantization_config": {}, "text_config": None}),
         ("dynamic", {"model_type": "jamba", "num_experts": 1}),
@@ -350,6 +418,31 @@ def test_what_cannot_be_quantized_is_known_from_its_configuration(
 )  # fmt: skip
 def test_what_can_be_quantized_is(quantization: str, config: Mapping[str, Any]) -> None:
     assert instantiate(cell(f"quantization={quantization}").quantization).unable(config) is None
+
+
+@pytest.mark.parametrize("kind", CONV1D)
+def test_a_family_of_convolutions_has_no_linear_layer(kind: str) -> None:
+    """But for its head, which no method quantizes."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind))
+    assert not [layer for layer in model.get_decoder().modules() if isinstance(layer, torch.nn.Linear)]
+
+
+@pytest.mark.parametrize(("quantizer", "method"), [(Gptq, "gptq"), (Awq, "awq")])
+def test_groups_are_those_of_a_kernel(quantizer: Any, method: str) -> None:
+    """The plainest takes most: what it does not take fails after training."""
+    from gptqmodel.nn_modules.qlinear.torch import TorchLinear
+    from gptqmodel.nn_modules.qlinear.torch_awq import AwqTorchLinear
+
+    plainest = {"gptq": TorchLinear, "awq": AwqTorchLinear}[method]
+    assert sorted((-1, *GROUPS[method])) == plainest.SUPPORTS_GROUP_SIZE
+    for size in GROUPS[method]:
+        assert quantizer(group_size=size).group_size == size
+    for size in (1, 24, 48, 2048, *({*GROUPS["gptq"]} - {*GROUPS[method]})):
+        with pytest.raises(ValueError, match=rf"^group_size={size}: gptqmodel has no kernel for it; set 16, 32, 64, 1"):
+            quantizer(group_size=size)
 
 
 def test_most_weights_must_have_become_what_a_cell_is_called() -> None:
@@ -385,7 +478,7 @@ def test_what_was_stored_in_bfloat16_is_computed_in_its_range(stored: str | None
     ("method", "kernel", "stored", "found"),
     [
         ("gptq", "marlin", "bfloat16", torch.bfloat16), ("gptq", "triton", "bfloat16", torch.bfloat16),
-        ("awq", "marlin", "bfloat16", torch.bfloat16), ("awq", "triton", "bfloat16", torch.float16),
+        ("awq", "marlin", "bfloat16", torch.float16), ("awq", "triton", "bfloat16", torch.float16),
         ("awq", "marlin", "float16", torch.float16), ("bitsandbytes", "", "bfloat16", torch.bfloat16),
         ("torchao", "", "float16", torch.bfloat16), ("mxfp4", "", None, torch.bfloat16),
     ],
@@ -393,7 +486,7 @@ def test_what_was_stored_in_bfloat16_is_computed_in_its_range(stored: str | None
 def test_a_gpu_computes_in_what_a_kernel_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, kernel: str, stored: str | None, found: torch.dtype
 ) -> None:
-    """gptqmodel's Triton kernel for AWQ takes float16 alone."""
+    """transformers makes float16 of AWQ's bfloat16, whatever is asked for."""
     asked: list[torch.dtype] = []
 
     def read(folder: str, dtype: torch.dtype, **rest: Any) -> None:
@@ -409,16 +502,31 @@ def test_a_gpu_computes_in_what_a_kernel_takes(
     assert asked == [found]
 
 
-@pytest.mark.parametrize(("stored", "compiled"), [("bfloat16", "marlin_bf16"), ("float32", "marlin_fp16")])
-def test_the_kernel_is_compiled_for_what_its_base_is_stored_in(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: str, compiled: str
+def test_the_proof_tells_the_dtype_that_a_model_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the one that was asked for: transformers changes some."""
+    from transformers import AutoModelForCausalLM
+
+    def read(folder: str, dtype: torch.dtype, **rest: Any) -> Any:
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float16, **rest)
+
+    folder = saved(tmp_path, *MODELS["llama"])
+    monkeypatch.setattr("harness.loading.auto_class", lambda folder: SimpleNamespace(from_pretrained=read))
+    assert load(folder, replace(CONTEXT, dtype="bfloat16"), packs=False).proof["dtype"] == "float16"
+
+
+@pytest.mark.parametrize(
+    ("method", "stored", "compiled"),
+    [("gptq", "bfloat16", "marlin_bf16"), ("gptq", "float32", "marlin_fp16"), ("awq", "bfloat16", "marlin_fp16")],
+)
+def test_the_kernel_is_compiled_for_what_will_be_computed_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, stored: str, compiled: str
 ) -> None:
     extension = pytest.importorskip("gptqmodel.extension")
     seen: list[str] = []
     monkeypatch.setattr(extension, "load", lambda name: seen.append(name))
     monkeypatch.setattr("harness.quantize.int4_kernels.padded", lambda model: "")
     (tmp_path / "config.json").write_text(json.dumps({"dtype": stored}))
-    facts = Compile()(tmp_path, tmp_path / "out", Context("cuda", "float16", 0, lambda share, note: None))
+    facts = Compile(method=method)(tmp_path, tmp_path / "out", Context("cuda", "float16", 0, lambda share, note: None))
     assert (seen, facts["kernel"]) == ([compiled], "marlin")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,14 @@ from rich.console import Console
 
 from harness import grid, ledger, report
 from harness.configured import Grid
+from harness.decide.costs import cost_line
+from harness.environment import Environment
 from harness.execute import MEASUREMENTS
 from harness.launch import Launcher
 from harness.measure.load import quantiles
 from harness.plan import Plan, plan
 from harness.records import ROUNDED, assemble
-from harness.store import Store, write_json
+from harness.store import MANIFEST, Store, sealed, write_json
 from harness.types import Cell, Measurement, RunRecord, Status, StepKind, plain
 from tests.cells import MACHINE, cell, data_of
 
@@ -33,23 +35,28 @@ def record(root: Path, one: Cell, broken: Collection[str] = ()) -> RunRecord:
     return assemble(one, made, store, failed, MACHINE, CHOICES)
 
 
-def build(store: Store, made: Plan, one: Cell, broken: Collection[str] = ()) -> dict[str, str]:
-    """Builds a cell's steps but for the `broken` ones, and gives why these failed."""
+def build(
+    store: Store, made: Plan, one: Cell, broken: Collection[str] = (), where: Mapping[str, Environment] = {}
+) -> dict[str, str]:
+    """Builds a cell's steps but for the `broken` ones, on other machines `where` that is said, and gives why these
+    failed."""
     chain = made.chains[one.id]
     for number, (role, key) in enumerate(chain.items()):
         step = made.steps[key]
         found: list[Measurement] = []
         if step.kind is StepKind.LATENCY:
             found = quantiles("e2e_ms", [10.0 * number])
+            found += [Measurement(f"batch_{what}_ms", 5.0, "ms", "lower", 1) for what in ("prefill", "step")]
         if step.kind is StepKind.QUALITY:
             found = [Measurement("quality/style", 0.5, "share", "higher", 8)]
+            found.append(Measurement("output_tokens/mean", 9.0, "tokens", "lower", 8))
 
         def work(out: Path, found: list[Measurement] = found) -> dict[str, Any]:
             write_json(out / MEASUREMENTS, plain(found))
             return {"weights_disk_bytes": 7}
 
         if role not in broken:
-            store.build(step, work, {**plain(MACHINE), "threads": 2})
+            store.build(step, work, {**plain(where.get(role, MACHINE)), "threads": 2})
     return {chain[role]: f"{role.split()[0]}: crashed (SIGSEGV)" for role in broken}
 
 
@@ -112,3 +119,65 @@ def test_weights_that_were_only_rounded_have_no_quality(tmp_path: Path, quantiza
     assert found.value("e2e_ms/p50")
     random = replace(rounded, model=cell("model=dummy_tiny").model, quantization=calibrated.quantization)
     assert record(tmp_path / "random", random).not_measured["quality"].startswith("random weights")
+
+
+def gone(store: Store, folder: Path) -> None:
+    store.remove(folder)
+
+
+def unreadable(_: Store, folder: Path) -> None:
+    (folder / MANIFEST).write_text("{")
+
+
+def emptied(_: Store, folder: Path) -> None:
+    (folder / MEASUREMENTS).unlink()
+
+
+@pytest.mark.parametrize("spoil", [gone, unreadable, emptied])
+@pytest.mark.parametrize("kind", [StepKind.BASE, StepKind.QUALITY, StepKind.LATENCY])
+def test_what_is_gone_from_the_store_fails_the_cell(
+    tmp_path: Path, kind: StepKind, spoil: Callable[[Store, Path], None]
+) -> None:
+    """Somebody took it away while the grid ran. No other reason is given for what is then not measured."""
+    one, store = cell(), Store(tmp_path)
+    made = plan([one], data_of([one]), MACHINE)
+    build(store, made, one)
+    lost = made.steps[made.chains[one.id][kind]]
+    spoil(store, store.folder(lost))
+    found = assemble(one, made, store, {}, MACHINE, CHOICES)
+    if kind is StepKind.BASE and spoil is emptied:  # as an evicted one, whose facts stand
+        assert found.status is Status.OK
+        return
+    assert (found.status, found.reason) == (Status.FAILED, f"{kind}/{lost.key} is gone from the store; run again")
+    assert "itl_ms" not in found.not_measured
+
+
+def test_a_build_is_paid_by_the_cores_of_the_machine_that_built_it(tmp_path: Path) -> None:
+    """Two threads of eight cores for 72 seconds: 18 of that machine. The record and the decision say the same."""
+    one, store = cell(), Store(tmp_path)
+    made = plan([one], data_of([one]), MACHINE)
+    build(store, made, one, where={StepKind.ADAPT: replace(MACHINE, cpu_count=8)})
+    for role, key in made.chains[one.id].items():
+        folder = store.folder(made.steps[key])
+        seconds = {StepKind.ADAPT: 72.0, StepKind.QUANTIZE: 2.0}.get(StepKind(role), 0.0)
+        write_json(folder / MANIFEST, sealed({**dict(store.manifest(made.steps[key]) or {}), "seconds": seconds}))
+    found = assemble(one, made, store, {}, MACHINE, CHOICES)
+    cost, line = found.value("cost_usd_per_1000"), cost_line(found, "batched")
+    assert cost
+    assert line
+    assert line.once_usd == pytest.approx((18 + 2) * PRICE["usd_per_hour"] / 3600)
+    serving = 1000 * PRICE["usd_per_hour"] / 3600 / (found.value("throughput_requests_per_s").value * 0.5)  # type: ignore[union-attr]
+    assert cost.value == pytest.approx(serving + line.once_usd)
+    assert line.serving_usd_per_1000 == pytest.approx(serving)
+
+
+@pytest.mark.parametrize(("broken", "by"), [((), "timed"), (("latency",), "scored"), (("latency", "quality"), None)])
+def test_the_machine_of_a_record_is_the_one_that_measured(tmp_path: Path, broken: tuple[str, ...], by: str) -> None:
+    one, store = cell(), Store(tmp_path)
+    made = plan([one], data_of([one]), MACHINE)
+    where = {
+        role: replace(MACHINE, hardware=f"which {what}") for role, what in (("latency", "timed"), ("quality", "scored"))
+    }
+    failed = build(store, made, one, broken, where)
+    found = assemble(one, made, store, failed, MACHINE, CHOICES)
+    assert found.environment == {**plain(MACHINE), **({"hardware": f"which {by}"} if by else {})}

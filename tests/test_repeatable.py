@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,9 +25,9 @@ def built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Mapp
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
     here = detect()
 
-    def run(kind: StepKind, device: str, work: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+    def run(kind: StepKind, device: str, work: Callable[[Path], Mapping[str, Any]]) -> Mapping[str, Any]:
         monkeypatch.setattr(execute, "detect", lambda: replace(here, device=device))
-        monkeypatch.setattr(execute, f"_{kind}", lambda *_: work())
+        monkeypatch.setattr(execute, f"_{kind}", lambda step, parents, out, context: work(out))
         step, store = Step(kind, "k", "t", Component("m", "", {}), (), {}, 0), Store(tmp_path)
         store.prepare()
         try:
@@ -38,7 +39,7 @@ def built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Mapp
     return run
 
 
-def asked() -> dict[str, Any]:
+def asked(*_: Path) -> dict[str, Any]:
     """What PyTorch is asked for."""
     return {
         "strictly": torch.get_deterministic_debug_mode() == 2,  # to warn alone leaves attention's gradients as they are
@@ -58,8 +59,14 @@ def test_builds_on_a_gpu_add_in_order(built: Any, kind: StepKind, device: str, s
     assert facts == {"strictly": strictly, "filled": not strictly}
 
 
-def test_what_knows_no_order_is_built_without_and_says_so(built: Any) -> None:
-    def work() -> Mapping[str, Any]:
+def test_what_knows_no_order_is_built_without_and_says_so(built: Any, tmp_path: Path) -> None:
+    """In an empty folder again: weights of a parent that are linked into it cannot be linked twice."""
+    parent = tmp_path / "model.safetensors"
+    parent.write_bytes(b"12345")
+
+    def work(out: Path) -> Mapping[str, Any]:
+        os.link(parent, out / parent.name)
+        (out / "adapter").mkdir()
         if asked()["strictly"]:
             raise RuntimeError(REFUSED)
         return {"made": "once more"}
@@ -72,7 +79,7 @@ def test_what_knows_no_order_is_built_without_and_says_so(built: Any) -> None:
 def test_what_else_goes_wrong_does_so_once(built: Any) -> None:
     calls: list[int] = []
 
-    def work() -> Mapping[str, Any]:
+    def work(out: Path) -> Mapping[str, Any]:
         calls.append(1)
         raise RuntimeError("CUDA error: device-side assert")
 

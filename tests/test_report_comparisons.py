@@ -253,7 +253,7 @@ def test_the_headline_of_several_seeds_is_their_mean_with_the_luck_of_training(t
     assert (quality["title"], quality["text"], quality["interval"], quality["change"]) == (
         "Quality by “good”, mean of 3 seeds", "83%", line["interval"], "+62 points",
     )  # fmt: skip
-    assert f"p95 response time {p95['text']}," in shown["sentences"][0]
+    assert f"p95 response time {p95['text']} for a 32-token answer (its own have 68 on" in shown["sentences"][0]
 
 
 def test_swept_knobs_are_no_seeds_and_have_their_own_parents(tmp_path: Path) -> None:

@@ -149,9 +149,9 @@ def test_cells_are_filtered_and_sorted_by_keyboard(browser: Any, drawn: Path) ->
     tab.keyboard.type("lora")
     assert sorted(tab.evaluate(names)) == sorted(f"lora/{q}" for q in records.QUANTIZATIONS)
     assert tab.locator("#cells-count").text_content() == "5 of 15 cells"
-    tab.locator("#all-cells thead button", has_text="Whole answer p95").focus()
+    tab.locator("#all-cells thead button", has_text="Whole 32-token answer p95").focus()
     tab.keyboard.press("Enter")
-    assert tab.locator("#all-cells th[aria-sort=ascending]").text_content() == "Whole answer p95"
+    assert tab.locator("#all-cells th[aria-sort=ascending]").text_content() == "Whole 32-token answer p95"
     cells, _ = records.grid()
     p95 = {r.quantization: r.value("e2e_ms/p95").value for r in cells if r.adaptation == "lora"}  # type: ignore[union-attr]
     by_time = [f"lora/{q}" for q in sorted(p95, key=lambda q: p95[q])]

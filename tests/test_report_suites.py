@@ -48,9 +48,9 @@ def test_what_is_shown_of_several_suites_is_what_was_judged(tmp_path: Path) -> N
     quality, p95, memory, cost = shown["headline"]
     first = shown["sentences"][0]
     assert f"a weighted {quality['text']} over 2 suites" in first
-    assert f"p95 response time {p95['text']}, {cost['text']} per 1,000 requests" in first
+    assert f"p95 response time {p95['text']} for a 32-token answer, {cost['text']} per 1,000 requests" in first
     assert [card["title"] for card in shown["headline"]] == [
-        "Quality by “good”, weighted over 2 suites", "p95 response time, slowest of 2 suites",
+        "Quality by “good”, weighted over 2 suites", "p95 response time of a 32-token answer, slowest of 2 suites",
         "Peak memory, highest of 2 suites", "Cost per 1,000 requests, weighted over 2 suites",
     ]  # fmt: skip
     alone = read(run).records[shown["decision"].chosen.replace("support_tone", "tool_json")]

@@ -34,6 +34,36 @@ def test_steps_that_were_launched_otherwise_are_not_compared_silently(tmp_path: 
     assert "not captured: it asks the host (full_ft/dynamic)" in told
 
 
+def test_a_response_time_says_of_how_long_an_answer(tmp_path: Path) -> None:
+    """A p95 of 32 tokens is none of the 68 that a cell's own answers have, whose time stands beside it where taken."""
+    cells, rows = records.grid()
+    shown = view(read(folder(tmp_path / "fixed", cells, rows, records.ids())))
+    said = "p95 response time 3.35 s for a 32-token answer (its own have 68 on average), $"
+    assert said in shown["sentences"][0]
+    assert "p95 response time of a 32-token answer" in [card["title"] for card in shown["headline"]]
+    (note,) = {grid["note"] for grid in shown["heatmaps"] if grid["title"] == "p95 response time"}
+    assert note.endswith("to last token of a 32-token answer; cells' own answers have 68 on average")
+    assert [c for c in shown["all_cells"]["columns"] if "Whole" in c] == [
+        "Whole 32-token answer p50", "Whole 32-token answer p95",
+    ]  # fmt: skip
+    assert [f["knob"] for f in shown["account"]["flips"] if "p95" in f["knob"]] == ["p95 limit, 32-token answer"]
+    own = Measurement("e2e_natural_ms/p95", 7000.0, "ms", "lower", 4)
+    natural = [replace(r, measurements=(*r.measurements, own)) for r in cells]
+    first = view(read(folder(tmp_path / "own", natural, rows, records.ids())))["sentences"][0]
+    assert "32-token answer (its own have 68 on average, p95 7.00 s), $" in first
+    silent = [replace(r, config={**r.config, "measure": {"params": {"latency": {}}}}) for r in cells]
+    heads = [replace(r, not_measured={"itl_ms": "a classification head answers in one step"}) for r in cells]
+    for name, some in (("silent", silent), ("heads", heads)):
+        assert view(read(folder(tmp_path / name, some, rows, records.ids())))["timed"] == "", name
+
+
+def test_one_cell_is_no_cells(tmp_path: Path) -> None:
+    one = records.record("lora", "fp16")
+    drawn = page(folder(tmp_path / "run", [one], {one.id: records.rows("lora", "fp16")}, [one.id]))
+    assert "1 of 1 cell ok" in drawn
+    assert not re.findall(r"\b1 cells", drawn)
+
+
 def test_a_machine_that_changed_its_pace_is_told(tmp_path: Path) -> None:
     cells, rows = records.grid()
     drifts = [1.02, 1.31, *[1.0] * 13]

@@ -41,7 +41,7 @@ def test_the_cell_of_a_record_is_the_cell_that_left_it(record: RunRecord) -> Non
 
 
 def test_other_data_are_other_inputs_and_another_machine_is_not(record: RunRecord) -> None:
-    rows = changed(record, suite_data(evaluation_digest="x"))
+    rows = changed(record, suite_data(evaluation_digest="x", evaluation=({"message": "Hello"},)))
     assert rows == ["quality.rows", "latency.rows"]
     training = changed(record, suite_data(training_digest="x"))
     assert training == ["adapt.data", "quantize.data"]

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from harness import store as module
 from harness.errors import UserError
-from harness.store import MANIFEST, Store, folder_bytes, write_json
+from harness.store import MANIFEST, Store, content, files_below, folder_bytes, write_json
 from harness.types import Component, Step, StepKind
 
 STEP = Step(
@@ -254,3 +255,74 @@ def test_folder_bytes_counts_below(tmp_path: Path) -> None:
     (tmp_path / "a" / "x").write_bytes(b"123")
     (tmp_path / "y").write_bytes(b"12")
     assert folder_bytes(tmp_path) == 5
+
+
+def test_what_goes_while_it_is_counted_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of a running grid, and a file; a link is no file of the folder's."""
+    for name in ("a/x", "b/y", "c/z"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"123")
+    (tmp_path / "c" / "link").symlink_to(tmp_path / "c" / "z")
+    walk = os.walk
+
+    def walked(top: Path) -> Any:
+        for at, (above, folders, names) in enumerate(walk(top)):
+            if at == 0:
+                rmtree(Path(top) / "a")
+            if Path(above).name == "b":
+                (Path(above) / "y").unlink()
+            yield above, folders, names
+
+    monkeypatch.setattr(os, "walk", walked)
+    assert [(path.name, told.st_size) for path, told in files_below(tmp_path)] == [("z", 3)]
+
+
+@pytest.mark.parametrize("at", [0, 100_000, 2**25 - 1])
+def test_every_byte_of_a_file_is_in_its_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Fine-tuning may change few weights of a checkpoint."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    weights, held = tmp_path / "model.safetensors", bytearray(2**25)
+    weights.write_bytes(held)
+    before = content([weights])
+    assert content([weights]) == before
+    held[at] = 1
+    weights.write_bytes(held)
+    assert content([weights]) != before
+
+
+def test_a_large_file_that_nobody_touched_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def summed(path: Path) -> str:
+        read.append(path.name)
+        return path.read_text()
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(module, "sha256", summed)
+    monkeypatch.setattr(module, "REMEMBERED", 3)
+    small, large = (tmp_path / name for name in ("small", "large"))
+    small.write_text("ab")
+    large.write_text("abc")
+
+    def asked() -> str:
+        read.clear()
+        return content([small, large])
+
+    first = asked()
+    assert (asked(), sorted(read)) == (first, ["large", "small"]), "written just now, it may be written once more"
+    monkeypatch.setattr(module, "SETTLED_S", -60.0)
+    assert asked() == first
+    assert (asked(), read) == (first, ["small"])
+    told = large.stat()
+    while large.stat().st_ctime_ns == told.st_ctime_ns:  # of a clock that ticks some hundred times a second
+        large.write_text("abd")
+        os.utime(large, ns=(told.st_atime_ns, told.st_mtime_ns))
+    assert asked() != first, "its time of modification was set back, as copies do"
+    memory = tmp_path / "cache/harness/checksums.json"
+    assert list(json.loads(memory.read_text())) == [str(large)]
+    for spoilt in ("{", "[]", '{"x": 1}', json.dumps({str(large): [None, None]})):
+        memory.write_text(spoilt)
+        large.write_text("abc")
+        assert asked() == first
+    monkeypatch.setenv("XDG_CACHE_HOME", str(small))  # a file: nothing can be kept there
+    assert asked() == first

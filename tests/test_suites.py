@@ -17,8 +17,8 @@ from omegaconf import OmegaConf
 
 from harness.measure import quality
 from harness.resources import resource
-from harness.suite import load
-from harness.suites.__main__ import main
+from harness.suite import hashed, load
+from harness.suites.__main__ import main as command
 from harness.suites.check import config_of, scorers_of
 from harness.suites.shape import uneven
 from harness.types import Completion, Context, SuiteData
@@ -42,6 +42,15 @@ def table(n: int = 120) -> Path:
             words = random.Random(i).choices(string.ascii_lowercase, k=40)
             writer.writerow([f"{''.join(words)}, what of it?", f"Answer {i}: do that.", f"customer {i // 3}"])
     return path
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command line; after `new`, the instructions are written, as a user is told to."""
+    code = command(arguments)
+    if arguments[0] == "new" and code == 0:
+        guide = Path("suites") / arguments[1] / "instructions.md"
+        guide.write_text(guide.read_text(encoding="utf-8").replace("TO FILL: say", "Say"), encoding="utf-8")
+    return code
 
 
 NAMES = ("--message", "ticket", "--reply", "answer", "--group", "customer")
@@ -152,7 +161,7 @@ def test_a_cell_is_as_long_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
         (["new", "mine", "--from", "gone.csv"], "gone.csv: cannot be read (No such file or directory); give a"),
         (["new", "mine", "--from", "."], ".: cannot be read (Is a directory); give a file that can be"),
         (["new", "mine", "--from", "rows.csv"], "no column 'message'; name the one that holds the message "
-         "with --message (there is ticket, answer, customer)"),
+         "with --message (there is 'ticket', 'answer', 'customer')"),
         (["new", "mine", "--from", "rows.csv", *NAMES, "--case", "kind"], "no column 'kind'; name the one that holds"),
         (["new", "mine", "--from", "rows.csv", *NAMES, "--eval-share", "2"], "--eval-share 2.0: give a share between"),
         (["check", "nothing"], "no conf/suite/nothing.yaml here or packaged; there is domain_vocabulary"),
@@ -231,8 +240,9 @@ def test_an_answer_may_be_as_long_as_its_reference(reply: str, capsys: pytest.Ca
     """A token of digits or of Korean holds little more than one byte."""
     lines({"message": f"Ticket {i * 7919}", "reply": reply.format(i=i)} for i in range(60))
     assert main(["new", "mine", "--from", "rows.jsonl"]) == 0
-    assert "may need" not in capsys.readouterr().out
     limit = OmegaConf.load("conf/suite/mine.yaml").max_new_tokens
+    told = f"max_new_tokens: {limit} in conf/suite/mine.yaml: a token a byte of the longest reply (row 'row-00"
+    assert told in capsys.readouterr().out
     assert len(reply.format(i=59).encode()) < limit < 1024
     assert f"max_gen_toks: {limit}" in Path("suites/mine/task.yaml").read_text()
 
@@ -240,8 +250,8 @@ def test_an_answer_may_be_as_long_as_its_reference(reply: str, capsys: pytest.Ca
 def test_a_reply_beyond_the_limit_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     lines({"message": f"Ticket {i * 7919}", "reply": f"{i:02000}"} for i in range(60))
     assert main(["new", "mine", "--from", "rows.jsonl"]) == 0
-    told = "the longest reply may need 2016 tokens; if it does, raise max_new_tokens: 1024 in conf/suite/mine.yaml"
-    assert told in capsys.readouterr().out.splitlines()
+    told = "max_new_tokens: 1024 in conf/suite/mine.yaml: the most that is set; the longest reply (row 'row-00001') "
+    assert f"{told}may need 2016: raise it if so" in capsys.readouterr().out.splitlines()
 
 
 def test_labels_that_differ_in_marks_alone_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
@@ -379,7 +389,8 @@ def test_a_suite_is_never_written_over(capsys: pytest.CaptureFixture[str]) -> No
     assert main(["new", "mine", "--from", str(table()), *NAMES]) == 0
     before = Path("suites/mine/train.jsonl").read_bytes()
     assert main(["new", "mine", "--from", str(table(60)), *NAMES]) == 2
-    assert "is there already" in capsys.readouterr().err
+    every = "suites/mine, conf/suite/mine.yaml, conf/sweep/mine.yaml: are there already; choose another name, or delete"
+    assert every in capsys.readouterr().err
     assert Path("suites/mine/train.jsonl").read_bytes() == before
 
 
@@ -813,3 +824,75 @@ def test_rows_copied_into_the_knowledge_base_are_told(capsys: pytest.CaptureFixt
     told = capsys.readouterr()
     assert f"mine: 0 mistakes, {len(held) + 3} warnings" in told.out  # with those of size, groups and card
     assert "like knowledge base row 'faq" in told.err
+
+
+def test_instructions_that_nobody_wrote_are_never_prompted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["new", "mine", "--from", str(table()), *NAMES]) == 0
+    said = "suites/mine/instructions.md, line 1: still “TO FILL:”; write there what a good answer looks like"
+    assert command(["check", "mine"]) == 2
+    assert said in capsys.readouterr().err
+    only = ("suite=mine", "quantization=fp16", *TINY, "price.use=nowhere")  # which stops the second too
+    prompted = harness(tmp_path, "adaptation=prompt_rag", *only)
+    assert prompted.returncode == 2
+    assert said in prompted.stderr
+    assert "TO FILL" not in harness(tmp_path, "adaptation=lora", *only).stderr, "what is trained is told none of it"
+
+
+def test_what_is_no_text_is_written_as_json() -> None:
+    replies = (True, False, 7, 2.5)
+    lines({"message": f"Ticket {i * 7919}", "reply": replies[i % 4]} for i in range(80))
+    assert main(["new", "mine", "--from", "rows.jsonl"]) == 0
+    written = {json.loads(line)["reply"] for line in Path("suites/mine/train.jsonl").read_text().splitlines()}
+    assert written == {"true", "false", "7", "2.5"}
+
+
+def test_a_label_that_nothing_is_trained_on_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"message": f"Ticket {i * 7919}", "reply": LABELS[i % 3], "group": f"g{i}"} for i in range(120)]
+    held = next(f"h{n}" for n in range(99) if hashed(f"evaluation h{n}") < 0.3)
+    rows += [{"message": f"A rare one, {i}", "reply": "legal", "group": held} for i in range(2)]
+    lines(rows)
+    assert main(["new", "mine", "--from", "rows.jsonl"]) == 0
+    told = "warning: rows.jsonl, row 121: label 'legal' (2 rows: row 121, row 122) stands in no training row, as all of"
+    assert told in capsys.readouterr().out
+    assert main(["check", "mine"]) == 2
+
+
+def test_a_row_many_times_as_long_as_others_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    lines(
+        {"message": f"Ticket {i * 7919} " + "very " * (500 if i == 7 else 1), "reply": f"{i}: so."} for i in range(60)
+    )
+    assert main(["new", "mine", "--from", "rows.jsonl"]) == 0
+    assert main(["check", "mine"]) == 0
+    (told,) = [line for line in capsys.readouterr().err.splitlines() if "characters" in line]
+    assert "row 'row-00008': its message has 2,512 characters, usual are 18; such rows set memory and time" in told
+
+
+def chat(i: int, *before: str) -> dict[str, Any]:
+    turns = [*before, "user", "assistant"]
+    return {"messages": [{"role": r, "content": "Be kind." if r == "system" else f"{r} {i * 7919}"} for r in turns]}
+
+
+def test_chats_of_one_turn_are_read(capsys: pytest.CaptureFixture[str]) -> None:
+    lines(chat(i, "system") for i in range(60))
+    assert main(["new", "mine", "--from", "rows.jsonl"]) == 0
+    assert OmegaConf.load("conf/suite/mine.yaml").system == "Be kind."
+    row = json.loads(Path("suites/mine/train.jsonl").read_text().splitlines()[0])
+    assert (row["message"].split()[0], row["reply"].split()[0]) == ("user", "assistant")
+    assert "left out" not in capsys.readouterr().out
+    assert main(["new", "other", "--from", "rows.jsonl", "--system", "Be brief."]) == 0
+    assert OmegaConf.load("conf/suite/other.yaml").system == "Be brief."
+    assert "rows.jsonl: its chats' system turns are left out; models are told --system" in capsys.readouterr().out
+    lines([chat(1, "user", "assistant"), {"messages": ["hello"]}, *(chat(i) for i in range(60))])
+    assert main(["new", "long", "--from", "rows.jsonl"]) == 2
+    told = capsys.readouterr().err
+    assert "row 1: a chat of the turns user, assistant, user, assistant; a suite asks one message: keep" in told
+    assert "row 2: a chat of the turns None; a suite asks" in told
+
+
+def test_columns_are_told_by_repr_and_bytes_that_are_no_text_by_their_line(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("rows.csv").write_text("ticket , answer\na,b\n")
+    assert main(["new", "mine", "--from", "rows.csv"]) == 2
+    assert "(there is 'ticket ', ' answer')" in capsys.readouterr().err
+    Path("rows.csv").write_bytes(b"message,reply\na,b\nc,caf\xe9\n")
+    assert main(["new", "mine", "--from", "rows.csv"]) == 2
+    assert "rows.csv, line 3: cannot be read as UTF-8 text" in capsys.readouterr().err

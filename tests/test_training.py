@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, TrainingArguments
+from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, LlamaForCausalLM, TrainingArguments
 
 from harness.adapt import training
 from harness.adapt.full_ft import FullFt
@@ -22,6 +22,7 @@ from harness.execute import able
 from harness.prompt import IGNORED
 from harness.types import Component, Context
 from tests.cells import suite_data
+from tests.test_architectures import made
 from tests.test_engine import CONTEXT, shape, tokenizer
 
 
@@ -152,6 +153,21 @@ def test_a_checkpoint_that_came_quantized_is_not_trained(tmp_path: Path, adaptat
     assert str(refused.value) == told
 
 
+@pytest.mark.parametrize("adaptation", [Lora(rank=4, epochs=1), FullFt(epochs=1)])
+def test_a_single_update_trains(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adaptation: Any) -> None:
+    """Of a few rows and one epoch; and where nothing came of a training, nothing is called trained."""
+    rows = tuple({"message": f"question {i}", "reply": f"answer {i}"} for i in range(6))
+    data = suite_data(train=rows, validation=rows[:1])
+    facts = adaptation(base, data, tmp_path / "out", CONTEXT)
+    assert [point["step"] for point in facts["loss_curve"] if "loss" in point] == [1]
+    told, found = (load_file(folder / "model.safetensors") for folder in (base, tmp_path / "out"))
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert float((found[name] - told[name]).abs().max()) > 1e-5
+    monkeypatch.setattr("torch.optim.AdamW.step", lambda *_, **__: None)
+    with pytest.raises(BrokenArtifact, match=r"^training changed no weight for the better; change adaptation"):
+        adaptation(base, data, tmp_path / "nothing", CONTEXT)
+
+
 def test_a_loss_that_is_no_number_once_ends_a_training(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +200,29 @@ def test_a_row_longer_than_the_models_context_ends_a_training(tmp_path: Path, ad
     )
     with pytest.raises(DoesNotFit, match=told):
         adaptation(tmp_path / "base", suite_data(train=tuple(rows), validation=()), tmp_path / "out", CONTEXT)
+
+
+def test_a_part_that_sees_is_not_trained(tmp_path: Path) -> None:
+    """Nothing but text comes: what would see it learns nothing, and does not count as trained."""
+    model, base = made("windows of a part for text"), tmp_path / "base"
+    model.save_pretrained(base)
+    tokenizer().save_pretrained(base)
+    rows = tuple({"message": f"question {i}", "reply": f"answer {i}"} for i in range(6))
+    data, decoder = suite_data(train=rows, validation=rows[:2]), model.get_decoder()
+    layers = [layer for layer in decoder.modules() if isinstance(layer, torch.nn.Linear)]
+    facts = Lora(rank=4, epochs=1)(base, data, tmp_path / "lora", CONTEXT)
+    assert len(layers) == 4 * 7
+    assert facts["trained_parameters"] == sum(4 * (layer.in_features + layer.out_features) for layer in layers)
+    adapter = load_file(tmp_path / "lora" / ADAPTER / "adapter_model.safetensors")
+    assert len(adapter) == 2 * len(layers)
+    assert not [name for name in adapter if "vision" in name]
+    facts = FullFt(epochs=1)(base, data, tmp_path / "full", CONTEXT)
+    assert facts["trained_parameters"] == sum(p.numel() for p in decoder.parameters()), "the head is tied to it"
+    for folder, moved in ((base, False), (tmp_path / "lora", True), (tmp_path / "full", True)):
+        found = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+        told = {name for name, weight in model.state_dict().items() if not torch.equal(found[name], weight)}
+        assert bool(told) is moved
+        assert not [name for name in told if "vision" in name or "projector" in name]
 
 
 def test_a_merge_rounds_nothing(base: Path, tmp_path: Path) -> None:

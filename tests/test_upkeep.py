@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from harness.store import MANIFEST, Store, faults, read_manifest, sealed, write_json
+from harness.types import Step, StepKind
 from harness.upkeep import DAY_S, builds, collect, main, occupied_bytes, shrink
 from tests.building import step, work
+
+BASE, ADAPT, QUANTIZE = StepKind.BASE, StepKind.ADAPT, StepKind.QUANTIZE
 
 
 @pytest.fixture
@@ -69,6 +72,56 @@ def test_the_limit_evicts_the_longest_unused_that_can_be_rebuilt(store: Store) -
     assert shrink(store, 1) == []
     assert [store.is_whole(step(n), thorough=True) for n in range(5)] == [False, False, False, True, True]
     assert all(store.manifest(step(n)) for n in range(5))
+
+
+@pytest.fixture
+def family(tmp_path: Path) -> tuple[Store, dict[str, Step]]:
+    """A base model, its weights once more in what was prompted and in that again, and what was trained and rounded;
+    each used a day later than the one before, as by grids of other suites."""
+    made = Store(tmp_path / "store")
+    linked = ("prompted", "unrounded")
+    parents = {"base": "", "prompted": "base", "unrounded": "prompted", "trained": "base", "rounded": "trained"}
+    kinds = {"base": BASE, "prompted": ADAPT, "trained": ADAPT, "unrounded": QUANTIZE, "rounded": QUANTIZE}
+    steps: dict[str, Step] = {}
+    for number, (name, parent) in enumerate(parents.items()):
+        above = {"model" if kinds[name] == QUANTIZE else "base": steps[parent].key} if parent else {}
+        steps[name] = replace(step(number, kinds[name]), title=name, preimage=above)
+
+        def build(out: Path, name: str = name, parent: str = parent) -> dict[str, str]:
+            if name in linked:
+                os.link(made.folder(steps[parent]) / "model.safetensors", out / "model.safetensors")
+            else:
+                (out / "model.safetensors").write_bytes(name.encode() * 100_000)
+            return {}
+
+        made.build(steps[name], build, {})
+        then = time.time() - (5 - number) * DAY_S
+        os.utime(made.folder(steps[name]) / MANIFEST, (then, then))
+    return made, steps
+
+
+def test_what_others_were_made_from_goes_after_them(family: tuple[Store, dict[str, Step]]) -> None:
+    store, steps = family
+    whole = occupied_bytes([store.root])
+    with store.hold([steps[name].key for name in ("base", "prompted")]):
+        assert [b.title for b in shrink(store, whole - 1_000_000)] == ["rounded", "trained"], "links would free nothing"
+    assert [b.title for b in shrink(store, 1)] == ["unrounded", "prompted", "base"]
+    assert shrink(store, 1) == []
+
+
+def test_no_more_goes_than_has_to(family: tuple[Store, dict[str, Step]]) -> None:
+    """What is longest unused is but links to the base model, which others are made from that were used just now."""
+    store, _ = family
+    assert [b.title for b in shrink(store, occupied_bytes(b.folder for b in builds(store)) - 1)] == ["rounded"]
+    assert [b.title for b in shrink(store, 500_000)] == ["trained"]
+
+
+def test_stopping_it_is_told_by_its_exit_code(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(folder: Path, thorough: bool) -> list[str]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("harness.upkeep.faults", stopped)
+    assert main(["verify", "--store", str(store.root)]) == 130
 
 
 def test_an_eviction_that_was_killed_is_ended_by_the_next(store: Store) -> None:

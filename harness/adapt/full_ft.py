@@ -24,7 +24,7 @@ class FullFt:
     retrieval: str = "bm25"
     top_k: int = 1
 
-    VERSION: ClassVar[int] = 7
+    VERSION: ClassVar[int] = 8
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "bm25s")
     REQUIRES: ClassVar[tuple[str, ...]] = ("bm25s",)
 

@@ -6,12 +6,14 @@ language head: one forward pass names the class, and no other answer is possible
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from harness.adapt import training
+from harness.anatomy import beside_text, linear_class
 from harness.loading import came_quantized
 from harness.prompt import padding
 from harness.retrieval import mistakes
@@ -30,6 +32,17 @@ def merge(base: Path, adapter: Path, classes: Sequence[str] = (), pad: int = 0) 
     return PeftModel.from_pretrained(whole, str(adapter)).merge_and_unload()
 
 
+def targets(model: Any) -> str:
+    """What PEFT is to adapt: all linear layers, or an expression for those that read and write text where others see or
+    hear, which would be counted, and never trained."""
+    if not beside_text(model):
+        return "all-linear"
+    decoder = model.get_decoder()
+    (path,) = (name for name, part in model.named_modules() if part is decoder)
+    kinds = {name.rpartition(".")[2] for name, part in decoder.named_modules() if linear_class(part)}
+    return rf"{re.escape(path)}\.(.*\.)?({'|'.join(sorted(kinds))})"
+
+
 def classes_in(data: SuiteData) -> tuple[str, ...]:
     """The different replies of the training and validation rows, sorted."""
     return tuple(sorted({r[data.reply_field] for r in (*data.train, *data.validation)}))
@@ -44,11 +57,11 @@ def _no_head(model_type: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Lora:
-    """Rank `rank`, scale `alpha`/`rank`, on all linear layers: in a mixture of experts not on the experts, which
-    transformers keeps as tensors of many. The learning rate is about ten times that of full
-    fine-tuning (Schulman et al., "LoRA Without Regret", 2025). The merged weights are what is quantized and
-    served; the adapter stays beside them in `adapter/`. `classify` trains a classification head over the replies that
-    occur, for suites whose replies are names of classes."""
+    """Rank `rank`, scale `alpha`/`rank`, on all linear layers that text goes through: in a mixture of experts not on
+    the experts, which transformers keeps as tensors of many. The learning rate is about ten times that of full
+    fine-tuning (Schulman et al., "LoRA Without Regret", 2025). The merged weights are what is quantized and served; the
+    adapter stays beside them in `adapter/`. `classify` trains a classification head over the replies that occur, for
+    suites whose replies are names of classes."""
 
     rank: int = 16
     alpha: int = 32
@@ -61,7 +74,7 @@ class Lora:
     top_k: int = 1
     classify: bool = False
 
-    VERSION: ClassVar[int] = 8
+    VERSION: ClassVar[int] = 9
     ADAPTER: ClassVar[bool] = True  # stays beside the merged weights
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "peft", "bm25s")
     REQUIRES: ClassVar[tuple[str, ...]] = ("peft", "bm25s")
@@ -87,13 +100,16 @@ class Lora:
         return came_quantized(config) or (_no_head(str(config.get("model_type"))) if self.classify else None)
 
     def __call__(self, base: Path, data: SuiteData, out: Path, context: Context) -> Mapping[str, Json]:
-        from peft import LoraConfig
+        from peft import LoraConfig, get_peft_model
 
-        peft = LoraConfig(
-            r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules="all-linear",
-            task_type="SEQ_CLS" if self.classify else "CAUSAL_LM",
-        )  # fmt: skip
+        def adapted(model: Any) -> Any:
+            peft = LoraConfig(
+                r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=targets(model),
+                task_type="SEQ_CLS" if self.classify else "CAUSAL_LM",
+            )  # fmt: skip
+            return get_peft_model(model, peft)
+
         classes = classes_in(data) if self.classify else ()
-        trained = training.train(base, data, out / "checkpoints", context, training.Knobs.of(self), peft, classes)
+        trained = training.train(base, data, out / "checkpoints", context, training.Knobs.of(self), adapted, classes)
         trained.model.save_pretrained(str(out / ADAPTER))
         return training.finish(merge(base, out / ADAPTER, classes, padding(trained.tokenizer)), trained, out)

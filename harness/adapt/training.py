@@ -12,12 +12,12 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.anatomy import below_adapters
+from harness.anatomy import below_adapters, beside_text
 from harness.environment import give_memory_back
 from harness.errors import BrokenArtifact, DoesNotFit
 from harness.loading import context_tokens
@@ -26,6 +26,7 @@ from harness.store import write_json
 from harness.types import Context, Json, SuiteData
 
 SHAPE_STEP = 32  # tokens
+WARM_UP, FEW = 2, 20  # updates that warm up, of which the first moves nothing: none where there are few
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,13 @@ def _agrees(model: Any, batch: Mapping[str, Any]) -> bool:
         return bool(torch.isclose(own.float(), completion_loss(model, batch), rtol=2e-3))
 
 
+def _sums(model: Any) -> list[float]:
+    """The sum of each weight that is trained, by which it is seen whether any changed."""
+    import torch
+
+    return [float(p.detach().sum(dtype=torch.float64)) for p in model.parameters() if p.requires_grad]
+
+
 def untrained(base: Path, classes: Sequence[str], dtype: Any, pad: int) -> Any:
     """The base model as it generates, or with a new classification head over `classes`, which pads with `pad`."""
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -125,14 +133,15 @@ def untrained(base: Path, classes: Sequence[str], dtype: Any, pad: int) -> Any:
 
 
 def train(
-    base: Path, data: SuiteData, checkpoints: Path, context: Context, knobs: Knobs, peft: Any | None,
-    classes: Sequence[str] = (),
+    base: Path, data: SuiteData, checkpoints: Path, context: Context, knobs: Knobs,
+    adapted: Callable[[Any], Any] | None, classes: Sequence[str] = (),
 ) -> Trained:  # fmt: skip
-    """Fine-tunes on the training rows, watches the validation rows after each epoch, and keeps the best epoch. With
-    `classes`, which hold each row's reply, a classification head answers instead of the language head.
+    """Fine-tunes on the training rows, watches the validation rows after each epoch, and keeps the best epoch: what
+    `adapted` puts around or into the model, or all of it that reads and writes text. With `classes`, which hold each
+    row's reply, a classification head answers instead of the language head.
 
     Raises `DoesNotFit` for a row that is longer than the model's context, and `BrokenArtifact` where the loss is no
-    number.
+    number or no weight changed.
     """
     import torch
     from transformers import (
@@ -160,7 +169,7 @@ def train(
     fit, validation = rows(data.train), rows(data.validation)
     mixed = context.device == "cuda" or context.dtype == "bfloat16"
     # weights that are trained stay in float32, small updates would be lost in 16 bits; frozen ones only compute
-    dtype = torch.bfloat16 if mixed and peft is not None else torch.float32
+    dtype = torch.bfloat16 if mixed and adapted else torch.float32
     model = untrained(base, classes, dtype, pad)
     lengths = [len(made["input_ids"]) for made in (*fit, *validation)]
     tokens, row = max(zip(lengths, (str(r.get("id")) for r in (*data.train, *data.validation)), strict=True))
@@ -170,10 +179,10 @@ def train(
             f"{limit:,}; shorten such rows or leave them out, or lower what prompts carry (adaptation.top_k)"
         )
     model = model.to(context.device)
-    if peft is not None:
-        from peft import get_peft_model
-
-        model = get_peft_model(model, peft)
+    for weight in beside_text(model):
+        weight.requires_grad_(False)
+    if adapted:
+        model = adapted(model)
         for weight in model.parameters():
             weight.data = weight.data.float() if weight.requires_grad else weight.data  # a new head too
     first = {k: v.to(context.device) for k, v in collate(pad, fit[:1]).items()}
@@ -196,11 +205,12 @@ def train(
 
     micro = 1 if context.device == "cpu" else knobs.batch_size
     several = knobs.epochs > 1
+    updates = knobs.epochs * math.ceil(len(fit) / knobs.batch_size)
     arguments = TrainingArguments(
         output_dir=str(checkpoints), num_train_epochs=knobs.epochs, learning_rate=knobs.learning_rate,
         per_device_train_batch_size=micro, per_device_eval_batch_size=max(micro, 4),
-        gradient_accumulation_steps=max(1, knobs.batch_size // micro), lr_scheduler_type="cosine", warmup_steps=2,
-        weight_decay=0.0, optim="adamw_torch_fused",
+        gradient_accumulation_steps=max(1, knobs.batch_size // micro), lr_scheduler_type="cosine",
+        warmup_steps=0 if updates < FEW else WARM_UP, weight_decay=0.0, optim="adamw_torch_fused",
         seed=context.seed, use_cpu=context.device == "cpu", bf16=mixed,
         gradient_checkpointing=False, logging_steps=1, logging_nan_inf_filter=False, eval_strategy="epoch",
         save_strategy="epoch" if several else "no", save_total_limit=1, save_only_model=True,
@@ -214,6 +224,7 @@ def train(
         data_collator=lambda batch: collate(pad, batch),
         callbacks=[Told(), *([EarlyStoppingCallback(knobs.patience)] if several else [])],
     )  # fmt: skip
+    before = _sums(model)
     trainer.train()
     shutil.rmtree(checkpoints, ignore_errors=True)
     curve = [
@@ -223,6 +234,8 @@ def train(
     ]
     if not all(math.isfinite(point.get("loss", point.get("eval_loss", 0.0))) for point in curve):
         raise BrokenArtifact("the training loss is not a number; lower adaptation.learning_rate")
+    if _sums(model) == before:
+        raise BrokenArtifact("training changed no weight for the better; change adaptation.learning_rate")
     facts = {
         "rows": len(fit), "validation_rows": len(validation), "tokens": sum(len(r["input_ids"]) for r in fit),
         "epochs_run": round(trainer.state.epoch or 0, 2), "loss_curve": curve,

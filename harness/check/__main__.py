@@ -18,6 +18,7 @@ from rich.console import Console
 
 from harness.check import fresh, outputs, rules, subject
 from harness.check.judge import judge
+from harness.check.timing import latency_trials
 from harness.check.trial import Judgement, Verdict
 from harness.errors import UserError
 
@@ -129,6 +130,30 @@ def _judged(a: argparse.Namespace, runs: Sequence[str], changes: Sequence[str]) 
     return candidate, replace(found, candidate=a.model), out / "check"
 
 
+def _untimed(kept: subject.Side, limits: rules.Rules) -> list[str]:
+    """A line for each cell of a baseline whose times no candidate can pass, not even this run itself."""
+    found = []
+    for c in kept.cells:
+        trials = latency_trials(c, c, c.id, limits.latency) if limits.latency.blocks else []
+        if open_ := [t.metric for t in trials if t.sure is not None or t.p_within > limits.alpha]:
+            least = min(len(c.samples.get(name, ())) for name in open_)
+            drifted = [f"rounds took up to {c.drift:.2f} times as long as others"] * (c.drift > limits.latency.noise)
+            why = "; ".join([*c.noise, *drifted]) or f"{least} requests are too few, or vary too much"
+            found.append(
+                f"{c.id}: {', '.join(open_)} of this baseline cannot be judged, not even of an unchanged candidate: "
+                f"{why}; take it again on a quiet machine with more requests (profile.requests, profile.rounds), or "
+                "judge by --rules answers_only"
+            )
+    return found
+
+
+def _keep(kept: subject.Side, path: Path, limits: rules.Rules) -> None:
+    """Writes a baseline, and tells of times in it that cannot be judged."""
+    subject.save(kept, path)
+    for line in _untimed(kept, limits):
+        print(f"harness: warning: {line}", file=sys.stderr)
+
+
 def _run(a: argparse.Namespace, console: Console) -> int:
     if isinstance(a.budget, str):
         a.given, a.budget = [*a.given, a.budget], ALL_ROWS
@@ -137,7 +162,7 @@ def _run(a: argparse.Namespace, console: Console) -> int:
     if mistakes := _mistakes(a, runs, changes):
         raise UserError(mistakes)
     if a.baseline is None:
-        subject.save(_candidate(a, runs[0]), a.save_baseline)
+        _keep(_candidate(a, runs[0]), a.save_baseline, rules.load(a.rules, a.set))
         console.print(f"baseline: {a.save_baseline}", highlight=False, soft_wrap=True, markup=False)
         return 0
     candidate, found, folder = _judged(a, runs, changes)
@@ -147,7 +172,7 @@ def _run(a: argparse.Namespace, console: Console) -> int:
     if a.save_baseline:
         left = [f.trial.metric for f in found.having(Verdict.INCONCLUSIVE, blocks=True)]
         if found.exit_code == 0 and not left:
-            subject.save(candidate, a.save_baseline)
+            _keep(candidate, a.save_baseline, rules.load(a.rules, a.set))
             told = str(a.save_baseline)
         else:
             why = "the candidate does not pass" if found.exit_code else f"{', '.join(left)} inconclusive"

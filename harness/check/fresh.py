@@ -43,7 +43,8 @@ def _knobs(values: Mapping[str, Json], above: str) -> list[str]:
 
 
 def grid(arguments: Sequence[str], run: Path) -> None:
-    """Runs a grid into a folder. Raises `UserError` where it did not run; a failed cell is a record like any other."""
+    """Runs a grid into a folder. Raises `UserError` where it did not run, or ended by a fault of its own (exit 70): its
+    records may then be some of all. A failed cell (exit 1) is a record like any other."""
     command = [sys.executable, "-m", "harness", *arguments, f"hydra.sweep.dir={config_value(str(run))}"]
     code = subprocess.run(command, check=False).returncode
     if code == 130:

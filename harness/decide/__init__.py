@@ -24,11 +24,12 @@ from harness.decide.findings import CostLine, Decision, Flip, HostedLine, Odds, 
 from harness.decide.policy import Policy, policy_of, read_policy
 from harness.decide.recipes import as_counted, reference
 from harness.decide.rule import choose
+from harness.decide.sentences import timed
 from harness.decide.verdict import argued, decide
 
 __all__ = [
     "UNQUANTIZED", "Candidate", "CostLine", "Decision", "Facts", "Flip", "HostedLine", "Odds", "Pair", "Policy", "Rows",
     "Rung", "argued", "as_counted", "choose", "compare", "decide", "facts", "interact", "memory", "not_shares",
     "passes", "policy_of", "primary", "quality", "quality_over_seeds", "read_policy", "reference", "shared_scores",
-    "simple_first",
+    "simple_first", "timed",
 ]  # fmt: skip

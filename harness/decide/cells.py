@@ -12,7 +12,10 @@ from harness.rows import column, groups, ids
 from harness.statistics import Paired, interaction, over_seeds, paired
 from harness.types import Json, Measurement, RunRecord
 
-MEMORY = ("memory_bytes/cuda_peak_reserved", "memory_bytes/cuda_peak_allocated", "memory_bytes/peak_rss")
+MEMORY = (
+    "memory_bytes/cuda_peak_process", "memory_bytes/cuda_peak_reserved", "memory_bytes/cuda_peak_allocated",
+    "memory_bytes/peak_rss",
+)  # fmt: skip
 SIMPLICITY = {"as_is": 0, "prompt_rag": 0, "lora": 1, "lora_head": 2, "full_ft": 3}  # of adaptations; others come last
 UNQUANTIZED = ("fp16", "bf16", "fp32")
 Rows = Mapping[str, Collection[Mapping[str, Json]]]
@@ -41,7 +44,8 @@ def passes(m: Measurement, rows: Collection[Mapping[str, Json]]) -> bool:
 
 
 def memory(record: RunRecord) -> Measurement | None:
-    """The memory a cell needs to run: what CUDA reserved, or the peak of the process where there is no GPU."""
+    """The memory a cell needs to run: the peak of its process, on a GPU that which it held of the GPU; what PyTorch
+    reserved of it, where NVML did not tell."""
     return next((m for name in MEMORY if (m := record.value(name))), None)
 
 

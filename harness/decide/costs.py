@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.decide.findings import CostLine, HostedLine
 from harness.decide.policy import COST
-from harness.types import Json, RunRecord, Status
+from harness.types import RunRecord, Status
 
 BATCHED, GOODPUT = "batched", "goodput"
 BUILDS = ("base", "adapt", "quantize")
@@ -33,7 +33,7 @@ def cost_line(record: RunRecord, basis: str) -> CostLine | None:
     hourly, utilization = price.get("usd_per_hour"), price.get("utilization", 1.0)
     if not hourly:
         return None
-    seconds = sum(_owed_seconds(record.steps[k], record.environment) for k in BUILDS if k in record.steps)
+    seconds = sum(owed_seconds({**record.environment, **record.steps[k]}) for k in BUILDS if k in record.steps)
     building = seconds * hourly / 3600
     rate = record.value("goodput_requests_per_s" if basis == GOODPUT else "throughput_requests_per_s")
     recorded = record.value(COST)
@@ -66,11 +66,13 @@ def labelled_rows(record: RunRecord) -> int:
     return int(rows) if isinstance(rows, int | float) else 0
 
 
-def _owed_seconds(step: Mapping[str, Any], environment: Mapping[str, Json]) -> float:
-    """Seconds of the whole machine that a build pays for: on a CPU it ran on some of the cores, beside others."""
-    cores, threads = environment.get("cpu_count"), step.get("threads")
-    share = threads / cores if environment.get("device") == "cpu" and threads and cores else 1.0
-    return float((step.get("seconds") or 0.0) * min(share, 1.0))
+def owed_seconds(build: Mapping[str, Any]) -> float:
+    """Seconds of a whole machine that a build of so many `seconds` pays for: on a CPU it ran beside others, on
+    `threads` of the `cpu_count` cores of the machine that built it. How steps share a GPU is not known, so each pays
+    for it whole; so does one of which this was not kept."""
+    cores, threads = build.get("cpu_count"), build.get("threads")
+    share = threads / cores if build.get("device") == "cpu" and threads and cores else 1.0
+    return float((build.get("seconds") or 0.0) * min(share, 1.0))
 
 
 def combined(lines: Sequence[tuple[float, CostLine]]) -> CostLine:

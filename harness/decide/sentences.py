@@ -3,20 +3,44 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 
 from harness.decide.case import Case, more, value, within
 from harness.decide.cells import Rows, passes, primary, quality, quality_over_seeds
 from harness.decide.facts import Candidate
 from harness.decide.findings import Odds
-from harness.decide.policy import COST, OBJECTIVES, QUALITY
+from harness.decide.policy import COST, OBJECTIVES, P95, QUALITY
 from harness.decide.rule import score, simple, upper, volume_of
 from harness.statistics import Paired
 from harness.types import Measurement, RunRecord
 from harness.wording import number, share, told
 
+TOKENS, NATURAL_P95 = "output_tokens/mean", "e2e_natural_ms/p95"
 LOW_SCORE = 0.5  # a score that fewer rows than this reach is told beside the recommendation
 LOW_SHOWN = 2  # of them, in the suite's order
+
+
+def timed(records: Iterable[RunRecord]) -> str:
+    """Of what answers the p95 of cells is: “16-token answer”, whatever they would say themselves. Empty where records
+    do not tell, and for classification heads, which answer in one step."""
+    lengths = sorted({n for r in records if r.value(P95) and "itl_ms" not in r.not_measured and (n := _length(r))})
+    return f"{' to '.join(dict.fromkeys(map(str, (lengths[0], lengths[-1]))))}-token answer" if lengths else ""
+
+
+def _length(record: RunRecord) -> int | None:
+    latency = record.config.get("measure", {}).get("params", {}).get("latency") or {}
+    tokens = latency.get("output_tokens")
+    return tokens if isinstance(tokens, int) else None
+
+
+def _own(seeds: Sequence[RunRecord]) -> str:
+    """How long a cell's own answers are beside those, and how long they take where that was timed."""
+    found = {name: [m.value for r in seeds if (m := r.value(name))] for name in (TOKENS, NATURAL_P95)}
+    if not found[TOKENS]:
+        return ""
+    took = f", p95 {number(fmean(found[NATURAL_P95]), 'ms')}" if found[NATURAL_P95] else ""
+    return f" (its own have {fmean(found[TOKENS]):.0f} on average{took})"
 
 
 def what(case: Case, weights: Mapping[str, float], seeds: Sequence[RunRecord], rows: Rows) -> str:
@@ -38,6 +62,9 @@ def what(case: Case, weights: Mapping[str, float], seeds: Sequence[RunRecord], r
         )
     if c.p95_ms is not None:
         first += f", p95 response time {number(c.p95_ms, 'ms')}"
+        alike = [r for r in case.cells.values() if r.adaptation == record.adaptation] if case.several else seeds
+        if answer := timed(alike):
+            first += f" for a {answer}" + ("" if case.several else _own(seeds))
     if c.cost is not None:
         first += f", {number(c.cost.usd_per_1000(volume_of(case.facts, rule)), 'USD')} per 1,000 requests"
     return first + _low_scores(record, m, rows) + "."

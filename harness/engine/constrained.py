@@ -41,6 +41,11 @@ class Grammar:
         import llguidance.hf
         from llguidance import LLExecutor, LLMatcher
 
+        if not stops:
+            raise UserError(
+                "engine.constrained: this model names no token that ends an answer, and a grammar says when one has "
+                "ended; give its tokenizer an eos_token, or set engine.constrained=false"
+            )
         self._stops = frozenset(stops)
         vocabulary = llguidance.hf.from_tokenizer(tokenizer, eos_token=list(stops))
         self._words = -(-vocabulary.vocab_size // BITS)

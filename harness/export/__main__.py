@@ -8,13 +8,14 @@ a check that does not fit this machine; 70 a fault of the harness itself, 130 st
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import re
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("bitsandbytes", "torchao", "torch.utils._pytree"):  # of casts, kernels for others, names that will go
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        done, outcome = export(given.run, given.cell, given.to, given.check_rows, given.store, given.force)
+        with redirect_stdout(io.StringIO()):  # gptqmodel greets and reports there
+            done, outcome = export(given.run, given.cell, given.to, given.check_rows, given.store, given.force)
     except HarnessError as error:
         for line in _mistakes(error, given.run):
             print(f"harness: {line}", file=sys.stderr)

@@ -22,7 +22,8 @@ from harness.wording import number
 SPEED = (
     ("ttft_ms/p95", "First token, p95"), ("itl_ms/p50", "Between tokens, p50"), ("e2e_ms/p50", "Whole answer, p50"),
     ("e2e_ms/p95", "Whole answer, p95"), ("throughput_tokens_per_s", "Throughput, batched"),
-    ("goodput_requests_per_s", "Goodput"), ("memory_bytes/cuda_peak_reserved", "Peak memory, GPU"),
+    ("goodput_requests_per_s", "Goodput"), ("memory_bytes/cuda_peak_process", "Peak memory, GPU"),
+    ("memory_bytes/cuda_peak_reserved", "Peak memory, GPU reserved"),
     ("memory_bytes/peak_rss", "Peak memory, process"), ("weights_bytes", "Weights in memory"),
     ("disk_bytes", "Weights on disk"), ("cost_usd_per_1000", "Cost per 1,000 requests, full batches"),
     ("output_tokens/mean", "Answer length, mean"), ("truncated_share", "Answers cut off"),

@@ -28,6 +28,10 @@ BATCHED = (
     " Rounding follows the shape of a batch: served one at a time, or by another program, some answers take other "
     "words than those that were scored."
 )
+UNPACKED = (
+    " Its 4-bit weights were laid out as plain ones, as when it was scored: a 4-bit kernel, which `example.py` and "
+    "servers multiply by, rounds otherwise."
+)
 CONTEXT = 24  # characters shown on each side of where two answers part
 
 
@@ -136,9 +140,15 @@ def told(found: Checked, record: RunRecord) -> str:
             f"Loaded from this folder and asked {found.asked} of the {found.recorded} recorded rows anew, it gave each "
             f"recorded output to the letter ({how}), and all {found.recorded} recorded prompts came out the same."
             + (BATCHED if found.alone else "")
+            + (UNPACKED if unpacked(record) else "")
         )
     parted = f"{len(found.answers)} of {found.asked} rows gave another output than recorded ({how})."
     return f"{parted} {expected(found, record)}"
+
+
+def unpacked(record: RunRecord) -> bool:
+    """Whether answers are those of 4-bit weights laid out as plain ones (`harness.unpacking`)."""
+    return str(record.steps.get("quality", {}).get("facts", {}).get("unpacked", "")).startswith("4-bit")
 
 
 def expected(found: Checked, record: RunRecord) -> str:

@@ -89,19 +89,21 @@ def weights(record: RunRecord, run: Path, given: Path | None) -> tuple[Path, lis
     not whole, with the command that builds them again."""
     places = stores(run, given)
     found = build_of(record, StepKind.QUANTIZE, places)
-    store = str(given or places[0])
+    store, first = str(given or places[0]), ""
+    if found and found.parent.parent != Path(store).absolute():
+        store = str(found.parent.parent)
     if found is None:
         where = f"are not in the store {store}"
     elif wrong := faults(found):
         where = f"are not whole in {found} ({'; '.join(wrong)})"
     elif "evicted_unix" in read_manifest(found):
         where = f"were evicted from {found}"
-        store += "-anew"  # where it stood, an evicted build counts as done
+        first = f"rm -r {shlex.quote(str(found))}\n  "  # else it counts as done; what was measured stands
     else:
         return found, places
     key = record.steps.get("quantize", {}).get("key")
-    again = command_again(record, store)
-    mend = f"build them again with\n  {again}\nand export from the run that it makes" if again else "run the grid again"
+    again = first + (command_again(record, store) or "the command of its grid")
+    mend = f"build them again with\n  {again}\nand export from the run that it makes"
     raise UserError(f"{run}: the weights of {record.id} (quantize/{key}) {where}; give --store DIR, or {mend}")
 
 

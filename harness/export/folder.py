@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
-from harness.loading import classes_of
+from harness.loading import classes_of, computed_in, stored_dtype
 from harness.measure.fidelity import REFERENCE
 from harness.measure.quality import as_list, task_of
 from harness.prompt import Prompter, load_recipe, stops, template_as_scored
@@ -22,7 +22,7 @@ from harness.resources import resource
 from harness.retrieval import save
 from harness.store import MANIFEST, folder_bytes, write_json
 from harness.suite import load as load_suite
-from harness.types import Component, Json, RunRecord, StepKind, plain
+from harness.types import Component, Context, Json, RunRecord, StepKind, plain
 
 SUMS = "SHA256SUMS"
 DEPLOYMENT = "deployment.json"
@@ -140,7 +140,8 @@ def _deployment(folder: Path, record: RunRecord, served_as: str) -> dict[str, Js
     sampling = {"temperature": engine["temperature"], "top_p": engine["top_p"]} if engine.get("temperature") else None
     device = str(record.environment.get("device"))
     facts = record.steps.get("quality", record.steps.get("latency", {})).get("facts") or {}
-    half = "bfloat16" if quantization(folder).get("quant_method") == "torchao" else "float16"
+    gpu = Context("cuda", "float16", record.seed, lambda share, told: None)
+    half = computed_in(quantization(folder).get("quant_method"), stored_dtype(folder), gpu)
     dtype = {"cpu": "float32", "cuda": half} | {device: str(facts.get("dtype") or record.environment.get("dtype"))}
     return {
         "cell": record.id, "served_as": served_as, "max_new_tokens": record.config["suite"]["params"]["max_new_tokens"],

@@ -227,7 +227,7 @@ def measure(
             return serve(asked(len(due)), tokens, places, due, natural)
 
         def idle() -> Sequence[Served]:
-            return serve(asked(IDLE), tokens, 1, natural=natural)
+            return serve(asked(IDLE), knobs["output_tokens"], 1)  # how long an answer takes is no part of the level
 
         first = (BEGIN if natural else BEGIN_FIXED) * rate
         best, failed, served = goodput(run, first, level, knobs["precision"], idle)

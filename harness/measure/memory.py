@@ -89,8 +89,8 @@ def measure(
     """Peaks while answering and of loading, keys and values of a token, and from these how many rows of `row_tokens`
     tokens would fit into `BUDGETS_GB` (10**9 bytes): a prediction, at least `held` (rows, tokens of each) having been
     held at the peak. It counts what the driver holds beside PyTorch (context, modules, graphs) where `process`, the
-    bytes of this process now as NVML tells them, is known. Without `row_tokens` the peaks alone, of what keeps no keys
-    and values."""
+    bytes of this process now as NVML tells them, is known, and so does the peak of the process then. Without
+    `row_tokens` the peaks alone, of what keeps no keys and values."""
     beside = 0.0
     if device == "cuda":
         import torch
@@ -102,6 +102,8 @@ def measure(
             Measurement("memory_bytes/cuda_peak_allocated", used, "bytes", "lower", 1),
             Measurement("memory_bytes/cuda_peak_reserved", peak, "bytes", "lower", 1),
         ]
+        if process:
+            answering.append(Measurement("memory_bytes/cuda_peak_process", peak + beside, "bytes", "lower", 1))
     else:
         peak = float(peak_rss_bytes())
         answering = [Measurement("memory_bytes/peak_rss", peak, "bytes", "lower", 1)]

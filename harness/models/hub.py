@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,18 +20,31 @@ from harness.types import Context, Json
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 KEPT = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
-NOT_KEPT = ("*/*", "consolidated*.safetensors")  # of the Hub: what lies deeper, and the same weights in Mistral's form
+ADAPTER = ("adapter_config.json", "adapter_model*")  # PEFT's; beside whole weights, transformers would add it to them
+NOT_KEPT = ("*/*", "consolidated*.safetensors", *ADAPTER)  # of the Hub: what lies deeper, the same in Mistral's form
 CARD = "README.md"  # read for its licence, and not kept in builds
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")  # read by running what they say
 CONVERT = (
     'convert it once, where you trust it: python -c "from transformers import AutoModelForCausalLM as M, '
     "AutoTokenizer as T; [x.from_pretrained('{id}').save_pretrained('converted') for x in (M, T)]\""
 )
+MERGE = (
+    'merge it first: python -c "from peft import AutoPeftModelForCausalLM as M; from transformers import AutoTokenizer '
+    "as T; [x.save_pretrained('merged') for x in (M.from_pretrained('{id}').merge_and_unload(), "
+    "T.from_pretrained('{id}'))]\""
+)
+
+
+def _adapter_alone(names: Collection[str]) -> bool:
+    """Whether these files are an adapter of PEFT's without the weights that it changes."""
+    whole = [n for n in names if fnmatch(n, "*.safetensors") or fnmatch(n, "pytorch_model*.bin")]
+    return ADAPTER[0] in names and all(fnmatch(name, ADAPTER[1]) for name in whole)
 
 
 def _kept(folder: Path, patterns: Sequence[str] = KEPT) -> list[Path]:
     """What of a model directory goes into builds: its files of these patterns, of its weights those that are read."""
     found = {path for pattern in patterns for path in folder.glob(pattern)}
+    found -= {path for pattern in ADAPTER for path in folder.glob(pattern)}
     return sorted(found - ({*folder.glob("*.safetensors")} - {*weight_files(folder)}))
 
 
@@ -97,6 +111,8 @@ class HubModel:
 
     def _lacking(self, folder: Path) -> list[str]:
         """What of a folder's weights is not there, or is in no form that is read."""
+        if _adapter_alone({path.name for path in folder.iterdir()}):
+            return [self._adapter()]
         try:
             weights = weight_files(folder)
         except UserError as error:
@@ -109,6 +125,9 @@ class HubModel:
         pickled = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLED)
         lacking = f"model {self.id!r}: no safetensors in {folder}; " + CONVERT.format(id=self.id)
         return [self._refused(pickled) if pickled else lacking]
+
+    def _adapter(self) -> str:
+        return f"model {self.id!r}: an adapter without its base model's weights; " + MERGE.format(id=self.id)
 
     def _refused(self, pickled: Sequence[str]) -> str:
         return (
@@ -177,7 +196,7 @@ class HubModel:
             lacking = [
                 f"model {self.id}: {name} is missing in that folder; model.id wants a Hugging Face model directory"
                 for name in ("config.json", "tokenizer_config.json")
-                if not (local / name).is_file()
+                if not (local / name).is_file() and not _adapter_alone({path.name for path in local.iterdir()})
             ]
             return lacking or self._lacking(local)
         if not HUB_NAME.fullmatch(self.id):
@@ -193,6 +212,8 @@ class HubModel:
             return []
         try:
             files = [s.rfilename for s in model_info(self.id, revision=self.revision, timeout=10).siblings or ()]
+            if _adapter_alone({*files}):
+                return [self._adapter()]
             pickled = [f for f in files if Path(f).suffix in PICKLED and "/" not in f]
             if pickled and not any(f.endswith(".safetensors") for f in files):
                 return [self._refused(pickled)]

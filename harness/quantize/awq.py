@@ -22,14 +22,14 @@ class Awq:
     calibration_rows: int = 8
 
     VERSION: ClassVar[int] = 4
-    INT4: ClassVar[bool] = True  # its products run on kernels that a GPU compiles
+    INT4: ClassVar[str] = "awq"  # whose products run on kernels that a GPU compiles
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "gptqmodel")
     REQUIRES: ClassVar[tuple[str, ...]] = ("gptqmodel",)
 
     def __post_init__(self) -> None:
         if self.bits not in (4,):
             raise ValueError(f"bits={self.bits}: must be one of {(4,)}")
-        gptqmodel_runs.check(self.group_size, self.calibration_rows)
+        gptqmodel_runs.check("awq", self.group_size, self.calibration_rows)
 
     def unable(self, config: Mapping[str, Json]) -> str | None:
         """Why a model of this configuration cannot be quantized so, or None."""
@@ -43,9 +43,6 @@ class Awq:
 
         from harness.quantize.awq_faster import speed_up
 
-        options: dict[str, Any] = {}
-        if context.device == "cpu":
-            options["backend"] = BACKEND.AWQ_TORCH
         search = speed_up(float32=context.device == "cpu" and context.dtype == "float32")
         shape: dict[str, Any] = {"bits": self.bits, "group_size": self.group_size, "offload_to_disk": False}
         shape["device"] = "cuda:0" if context.device == "cuda" else "cpu"
@@ -56,7 +53,9 @@ class Awq:
             config = RTNConfig(**shape, format=FORMAT.GEMM, sym=False)
         rows = calibration[: self.calibration_rows]
         facts = {"bits": self.bits, "group_size": self.group_size, "search": search}
-        facts |= gptqmodel_runs.quantize(model, config, rows, out, context, **options)
+        # the layers that hold what was found: the format is one, and those of its own choice on a GPU take a minute to
+        # compile, to multiply by what nothing multiplies by here
+        facts |= gptqmodel_runs.quantize(model, config, rows, out, context, backend=BACKEND.AWQ_TORCH)
         if not self.calibration_rows:
             _call_it_awq(out)
         return facts

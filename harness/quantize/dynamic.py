@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from harness.quantize.proof import of_linear_layers, replaced
+from harness.quantize.proof import CONV1D, of_linear_layers, replaced
 from harness.types import Context, Json
 
 
@@ -23,7 +23,11 @@ class Dynamic:
 
     def unable(self, config: Mapping[str, Json]) -> str | None:
         """Why a model of this configuration cannot be quantized so, or None."""
-        return of_linear_layers(config)
+        if why := of_linear_layers(config):
+            return why
+        if (kind := config.get("model_type")) in CONV1D:
+            return f"the layers of {kind} are no linear layers to torchao (Conv1D); take quantization=int8"
+        return None
 
     def __call__(self, model: Path, calibration: Sequence[str], out: Path, context: Context) -> Mapping[str, Json]:
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig

@@ -11,14 +11,15 @@ from harness.loading import came_quantized, config_of, weight_files
 from harness.models.hub import link_tree
 from harness.types import Context, Json
 
-SAFETENSORS = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
+SAFETENSORS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
 
 
 @dataclass(frozen=True, slots=True)
 class Sixteen:
     """Stores the weights in `dtype` (`float16` or `bfloat16`, or `float32` to change nothing). A CPU without fast
     16-bit arithmetic loads them into float32 to compute; the record names both. Weights that are so already are passed
-    on as they are, and with `keep_quantized` a checkpoint that came quantized (by auto-gptq or autoawq, say)."""
+    on as they are, and with `keep_quantized` all that come, also of a checkpoint that came quantized (by auto-gptq or
+    autoawq, say), whatever `dtype` says."""
 
     dtype: str = "float16"
     keep_quantized: bool = False
@@ -40,22 +41,24 @@ class Sixteen:
             link_tree(model, out)
             method = config["quantization_config"].get("quant_method")
             return {"stored_dtype": f"as it came ({method})", "replaced_modules": None}
-        if _stored(model) == {SAFETENSORS[self.dtype]}:
+        stored = _stored(model)
+        if self.keep_quantized or stored == {self.dtype}:
             link_tree(model, out)
         else:
             from harness.loading import auto_class, torch_dtype
 
             loaded = auto_class(model).from_pretrained(str(model), dtype=torch_dtype(self.dtype))
             loaded.save_pretrained(str(out))
-        return {"stored_dtype": self.dtype, "replaced_modules": 0}
+        told = ", ".join(sorted(stored)) if self.keep_quantized else self.dtype
+        return {"stored_dtype": told, "replaced_modules": 0}
 
 
 def _stored(model: Path) -> set[str]:
-    """The dtypes in which a model directory keeps its weights, by their names in safetensors."""
+    """The dtypes in which a model directory keeps its weights; those of no floats by their names in safetensors."""
     from safetensors import safe_open
 
     found = set()
     for path in weight_files(model):
         with safe_open(path, framework="pt") as file:
             found |= {str(file.get_slice(name).get_dtype()) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    return found
+    return {SAFETENSORS.get(kind, kind) for kind in found}

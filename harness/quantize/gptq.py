@@ -23,14 +23,14 @@ class Gptq:
     calibration_rows: int = 16
 
     VERSION: ClassVar[int] = 4
-    INT4: ClassVar[bool] = True  # its products run on kernels that a GPU compiles
+    INT4: ClassVar[str] = "gptq"  # whose products run on kernels that a GPU compiles
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "gptqmodel")
     REQUIRES: ClassVar[tuple[str, ...]] = ("gptqmodel", "optimum")
 
     def __post_init__(self) -> None:
         if self.bits not in (2, 3, 4, 8):
             raise ValueError(f"bits={self.bits}: must be one of {(2, 3, 4, 8)}")
-        gptqmodel_runs.check(self.group_size, self.calibration_rows)
+        gptqmodel_runs.check("gptq", self.group_size, self.calibration_rows)
         if self.group_size == -1 and self.calibration_rows and not self.desc_act:
             raise ValueError("group_size=-1: is solved with desc_act=true alone; set that, or calibration_rows=0")
 

@@ -10,22 +10,39 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from harness.loading import in_range_of, stored_dtype
+from harness.loading import PLAIN, computed_in, stored_dtype
 from harness.quantize.gptqmodel_runs import prepare
 from harness.types import Context, Json
 
 FASTEST, FALLBACK = "marlin", "triton"
 
 
-def choose(wanted: str, model: Path, dtype: str) -> tuple[str, str]:
-    """gptqmodel's kernel for the GPTQ or AWQ weights of a model directory, and why it is not the fastest, where it is
-    not. For `auto` that is Marlin (Frantar et al., arXiv 2408.11743), which gptqmodel compiles with nvcc at its first
-    use, in minutes, and keeps in the user's cache; Triton's where Marlin would pad a layer, or cannot be compiled."""
+def takes(kernel: str, method: str, bits: int, group_size: int) -> bool:
+    """Whether gptqmodel's kernel multiplies by weights that `method` made, of so many bits in groups of this size."""
+    from gptqmodel.nn_modules.qlinear import gemm_awq_triton, marlin, marlin_awq, tritonv2
+
+    layer = {
+        (FASTEST, "gptq"): marlin.MarlinLinear, (FASTEST, "awq"): marlin_awq.AwqMarlinLinear,
+        (FALLBACK, "gptq"): tritonv2.TritonV2Linear, (FALLBACK, "awq"): gemm_awq_triton.AwqGEMMTritonLinear,
+    }[kernel, method]  # fmt: skip
+    return bits in layer.SUPPORTS_BITS and group_size in layer.SUPPORTS_GROUP_SIZE
+
+
+def choose(wanted: str, model: Path, method: str, bits: int, group_size: int, dtype: str) -> tuple[str, str]:
+    """gptqmodel's kernel for the weights of a model directory that `method` (`gptq` or `awq`) made, or is to make, of
+    so many bits in groups of this size, and why it is not the fastest, where it is not. For `auto` that is Marlin
+    (Frantar et al., arXiv 2408.11743), which gptqmodel compiles for a dtype with nvcc at its first use, in minutes, and
+    keeps in the user's cache; Triton's where Marlin does not take such weights, would pad a layer, or cannot be
+    compiled; in its place the one in plain PyTorch, where Triton's does not take them either."""
     if wanted != "auto":
         return wanted, ""
     prepare()
+    other = FALLBACK if takes(FALLBACK, method, bits, group_size) else PLAIN
+    if not takes(FASTEST, method, bits, group_size):
+        refused = FASTEST if other == FALLBACK else f"{FASTEST} or {FALLBACK}"
+        return other, f"{bits} bits in groups of {group_size} are nothing for {refused}"
     if why := padded(model):
-        return FALLBACK, why
+        return other, why
     from gptqmodel import extension
 
     name = f"marlin_{'bf16' if dtype == 'bfloat16' else 'fp16'}"
@@ -34,7 +51,7 @@ def choose(wanted: str, model: Path, dtype: str) -> tuple[str, str]:
             extension.load(name=name)
     except (RuntimeError, ValueError, ImportError, OSError) as error:
         said = [line for line in str(error).splitlines() if line.strip()]
-        return FALLBACK, f"{FASTEST} could not be compiled: {said[-1][:200] if said else type(error).__name__}"
+        return other, f"{FASTEST} could not be compiled: {said[-1][:200] if said else type(error).__name__}"
     return FASTEST, ""
 
 
@@ -57,14 +74,14 @@ def leave_uncompiled(model: Any) -> None:
 
 
 def padded(model: Path) -> str:
-    """Which layer of a model directory Marlin would pad at every step, or nothing: its tiles are 64 by 128. gptqmodel
-    pads where Marlin is asked for by name, which takes longer than Triton's kernel (see DECISIONS.md)."""
+    """Which layer of a model directory's decoder Marlin would pad at every step, or nothing: its tiles are 64 by 128.
+    gptqmodel pads where Marlin is asked for by name, which takes longer than Triton's kernel (see DECISIONS.md)."""
     import torch
     from gptqmodel.utils.marlin import marlin_is_tile_aligned
     from transformers import AutoConfig, AutoModel
 
     with torch.device("meta"):
-        layers = AutoModel.from_config(AutoConfig.from_pretrained(str(model))).named_modules()
+        layers = AutoModel.from_config(AutoConfig.from_pretrained(str(model))).get_decoder().named_modules()
     for name, layer in layers:
         if isinstance(layer, torch.nn.Linear) and not marlin_is_tile_aligned(layer.out_features, layer.in_features):
             return f"{FASTEST} would pad {name} ({layer.in_features} to {layer.out_features}) at every step"
@@ -73,13 +90,18 @@ def padded(model: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Compile:
-    """The step that compiles it for a base model, beside the first builds."""
+    """The step that compiles it for a base model, whose weights `method` will make of so many `bits` in groups of
+    `group_size`, beside the first builds."""
 
     kernel: str = "auto"
+    method: str = "gptq"
+    bits: int = 4
+    group_size: int = 64
 
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "gptqmodel")
 
     def __call__(self, base: Path, out: Path, context: Context) -> Mapping[str, Json]:
         start = time.monotonic()
-        kernel, why = choose(self.kernel, base, in_range_of(stored_dtype(base), context).dtype)
+        dtype = computed_in(self.method, stored_dtype(base), context)
+        kernel, why = choose(self.kernel, base, self.method, self.bits, self.group_size, dtype)
         return {"kernel": kernel, "why": why, "compile_seconds": round(time.monotonic() - start, 1)}

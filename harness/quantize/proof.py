@@ -9,6 +9,8 @@ from harness.errors import BrokenArtifact
 from harness.loading import came_quantized, mixes_experts
 from harness.types import Json
 
+OWN = ("falcon",)  # families whose linear layers are a class of their own, which bitsandbytes and torchao pass over
+CONV1D = ("gpt2", "openai-gpt")  # families whose layers are transformers' own Conv1D, weights the other way round
 LEAST = 0.5  # of the decoder's weights: with less, a cell would bear the name of what most of it is not
 
 
@@ -36,4 +38,6 @@ def of_linear_layers(config: Mapping[str, Json]) -> str | None:
     if mixes_experts(config):
         told = f"the experts of {config.get('model_type')} are no linear layers, so most weights would stay as they are"
         return f"{told}; take quantization=fp16 or bf16"
+    if (kind := config.get("model_type")) in OWN:
+        return f"the layers of {kind} are of a class of its own and would stay so; take quantization=fp16 or bf16"
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from harness.decide import Decision
+from harness.decide import Decision, timed
 from harness.report import charts
 from harness.report.drawing import Drawing
 from harness.report.run import Run
@@ -22,6 +22,7 @@ def account(run: Run, decision: Decision | None) -> dict[str, Any]:
     """Odds by cell, what would change the choice, and the ladder, as text; empty before a decision."""
     if decision is None:
         return {"odds": [], "flips": [], "ladder": [], "notes": []}
+    knobs = KNOBS | ({"max_p95_e2e_ms": f"p95 limit, {answer}"} if (answer := timed(run.ok)) else {})
     order = sorted(decision.odds.items(), key=lambda kv: (-kv[1].best, -kv[1].feasible, run.names.get(kv[0], kv[0])))
     return {
         "odds": [
@@ -30,7 +31,7 @@ def account(run: Run, decision: Decision | None) -> dict[str, Any]:
             for i, o in order[:charts.DRAWN]
         ],
         "flips": [
-            {"knob": KNOBS.get(f.knob, f.knob), "now": NONE if f.now is None else _now(f.now, unit),
+            {"knob": knobs.get(f.knob, f.knob), "now": NONE if f.now is None else _now(f.now, unit),
              "at": "any limit" if math.isinf(f.at) else edge(f.at, unit, f.side), "side": f.side,
              "to": run.names.get(f.to, f.to) if f.to else "no cell", "sentence": f.sentence}
             for f in decision.flips for unit in ["points" if f.knob == "margin" else f.unit]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
-from harness.decide import Decision, memory
+from harness.decide import Decision, memory, timed
 from harness.report.run import Run, parts, state
 from harness.report.text import told
+from harness.types import RunRecord
 
 COLUMNS = (
     ("ttft_ms/p50", "First token p50"), ("ttft_ms/p95", "First token p95"), ("itl_ms/p50", "Between tokens p50"),
@@ -17,6 +19,7 @@ COLUMNS = (
     ("times_limit", "Step over its limit"), ("batch_times_limit", "Batched step over its limit"),
     ("throughput_tokens_per_s", "Throughput, batched"),
     ("memory_bytes/peak_rss", "Peak memory, process"),
+    ("memory_bytes/cuda_peak_process", "Peak memory, process on the GPU"),
     ("memory_bytes/cuda_peak_allocated", "Peak memory, GPU allocated"),
     ("memory_bytes/cuda_peak_reserved", "Peak memory, GPU reserved"), ("weights_bytes", "Weights in memory"),
     ("disk_bytes", "On disk"), ("build_seconds", "Build"), ("cost_usd_per_1000", "Cost per 1,000"),
@@ -39,6 +42,15 @@ def bare(interval: str) -> str:
     return re.sub(r"^([^A-Za-z]+ to [^A-Za-z]+) [A-Za-z]+$", r"\1", re.sub("[$%]", "", interval))
 
 
+def whole_answer(cells: Sequence[RunRecord]) -> str:
+    """Of what the p95 of cells is, beside how long their own answers are."""
+    own = [m.value for r in cells if (m := r.value("output_tokens/mean"))]
+    ends = " to ".join(dict.fromkeys(f"{n:.0f}" for n in (min(own), max(own)))) if own else ""
+    beside = f"; cells' own answers have {ends} on average" if own else ""
+    one = "one request at a time, from request to last token"
+    return f"{one} of a {answer}{beside}" if (answer := timed(cells)) else one
+
+
 def heatmaps(run: Run, decision: Decision | None) -> list[dict[str, Any]]:
     """The grid as small tables: one a measure for each model, suite and seed."""
     made = []
@@ -47,10 +59,11 @@ def heatmaps(run: Run, decision: Decision | None) -> list[dict[str, Any]]:
         inside = {parts(i)[1:]: i for i in run.ids if parts(i)[0] == panel}
         rows = list(dict.fromkeys(a for a, _ in inside))
         columns = list(dict.fromkeys(q for _, q in inside))
-        judged = run.judged([r for i in inside.values() if (r := run.records.get(i))])
+        there = [r for i in inside.values() if (r := run.records.get(i))]
+        judged = run.judged(there)
         for title, note, find in (
             ("Quality", f"{judged}, with its 95% interval", run.quality),
-            ("p95 response time", "one request at a time, from request to last token", lambda r: r.value("e2e_ms/p95")),
+            ("p95 response time", whole_answer(there), lambda r: r.value("e2e_ms/p95")),
             ("Peak memory", "while answering", memory),
             ("Cost per 1,000 requests", "machine time and amortised build", lambda r: r.value("cost_usd_per_1000")),
         ):
@@ -85,7 +98,11 @@ def all_cells(run: Run) -> dict[str, Any]:
         r = run.records.get(i)
         values = [told(run.quality(r) if r else None)] + [told(r.value(m) if r else None) for m, _ in columns]
         lines.append({"id": i, "name": run.names[i], "state": state(run, i), "values": values})
-    heads = ["Quality", *(title for _, title in columns)]
+    answer = timed(run.ok) or "answer"
+    heads = [
+        "Quality",
+        *(title.replace("answer", answer) if m.startswith("e2e_ms/") else title for m, title in columns),
+    ]
     return {"columns": heads, "rows": lines}
 
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from harness.decide import CostLine, Decision
+from harness.decide import CostLine, Decision, timed
 from harness.report.drawing import WIDE, Drawing, Spec, axis, drawn, svg, ticks
 from harness.report.run import Run, parts
-from harness.report.text import facts_text, told
+from harness.report.text import cells_text, facts_text, told
 from harness.types import Measurement, RunRecord
 from harness.wording import duration, number, points
 
@@ -53,7 +53,8 @@ def scatter(run: Run, decision: Decision | None) -> Drawing | None:
     up = up if len(up) > 1 else [0.0, 1.0]
     kinds = list(dict.fromkeys(parts(r.id)[1] for r, *_ in found))
     chosen = run.recommended(decision)
-    what = "Cost per 1,000 requests" if unit == "USD" else "p95 response time"
+    answer = timed([r for r, *_ in found])
+    what = "Cost per 1,000 requests" if unit == "USD" else "p95 response time" + (f" of a {answer}" if answer else "")
     judged = run.judged([r for r, *_ in found])
 
     def make(width: int) -> Spec:
@@ -111,7 +112,7 @@ def scatter(run: Run, decision: Decision | None) -> Drawing | None:
     left = f" {len(found)} of {len(every)} cells are drawn." if len(found) < len(every) else ""
     made = drawn(
         make, "Quality against " + ("cost" if unit == "USD" else "p95 response time"),
-        f"{len(found)} cells by {what} and by the {judged}, with 95% intervals."
+        f"{cells_text(len(found))} by {what} and by the {judged}, with 95% intervals."
         f"{left}", ("Cell", what, "Quality", "On the front"), rows,
         "Up and to the left is better. Bars are 95% intervals: cells whose bars overlap widely may not differ. The "
         "dashed line joins the cells that no other beats in both (the Pareto front)"
@@ -220,8 +221,8 @@ def dumbbells(lines: Sequence[Mapping[str, Any]], baseline: str, best: str, marg
     left_out = f" {len(shown)} of {len(lines)} cells are drawn." if len(shown) < len(lines) else ""
     return drawn(
         make, "Paired differences",
-        f"Scores of {len(shown)} cells beside {baseline} on the same rows, and their differences from {best} with 95% "
-        f"intervals.", ("Cell", "Score", f"{baseline}", f"Points from {best}", "95% interval"),
+        f"Scores of {cells_text(len(shown))} beside {baseline} on the same rows, and their differences from {best} "
+        "with 95% intervals.", ("Cell", "Score", f"{baseline}", f"Points from {best}", "95% interval"),
         [told_row(d) for d in shown],
         f"Left: each cell’s score (filled) and that of {baseline}, today’s baseline (hollow), on the same rows. Right: "
         f"the difference from {best}, the highest quality measured, with its 95% interval; the dashed line is the "

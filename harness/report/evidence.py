@@ -112,7 +112,7 @@ def not_measured(run: Run) -> list[dict[str, str]]:
         {
             "metric": m,
             "why": why,
-            "cells": f"all {len(c)} cells that ended ok" if len(c) == len(run.ok) else ", ".join(c),
+            "cells": f"all {len(c)} cells that ended ok" if 1 < len(c) == len(run.ok) else ", ".join(c),
         }
         for (m, why), c in groups.items()
     ]

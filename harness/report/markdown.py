@@ -18,8 +18,8 @@ def markdown(page: Mapping[str, Any]) -> str:
 
     out = [f"# {markdown_text(page['title'])}", "", *(markdown_text(s) + "\n" for s in page["sentences"])]
     out += _argument(page)
-    every, heads = page["all_cells"], ("Quality", "Whole answer p95", "Cost per 1,000")
-    keep = [n for n, c in enumerate(every["columns"]) if c in heads or c.startswith("Peak memory")]
+    every, heads = page["all_cells"], ("Quality", "Peak memory", "Cost per 1,000")
+    keep = [n for n, c in enumerate(every["columns"]) if c.startswith(heads) or c.endswith("answer p95")]
     out += ["## Cells", ""]
     out += table(
         ["Cell", "State", *(every["columns"][n] for n in keep)],

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import escaping, ledger
-from harness.decide import Decision, Facts, argued, as_counted, not_shares
+from harness.decide import Decision, Facts, argued, as_counted, not_shares, timed
 from harness.decide.recipes import recipes, weights_of
 from harness.report import account, charts, machine
 from harness.report.answers import PACKED_BYTES, changed, deflated, examples, packed
@@ -21,7 +21,7 @@ from harness.report.choosing import choosing
 from harness.report.comparisons import against_best, control, differences, learning, quantized, seeds
 from harness.report.evidence import caveats, configs, leakage, not_measured, proofs, steps
 from harness.report.markdown import markdown
-from harness.report.numbers import QUALITY, TITLES, counted, numbers, seeds_of
+from harness.report.numbers import P95, QUALITY, TITLES, counted, numbers, seeds_of
 from harness.report.run import Run, read
 from harness.report.serving import adapters, rooms, under_load
 from harness.report.text import NONE, interval, told, visible_json
@@ -69,7 +69,7 @@ def headline(run: Run, decision: Decision | None, known: Facts | None) -> list[d
     mine, base = of[decision.chosen], of[decision.reference]
     own, others = (numbers(kind, weights, run.rows, run.policy, known) for kind in (mine, base))
     judged = _joined(f"“{run.score(r)}”" for r in seeds_of(mine, weights))
-    added, cards = counted(mine, weights), []
+    added, answer, cards = counted(mine, weights), timed(seeds_of(mine, weights)), []
     for title in TITLES:
         a, b = own[title], others[title]
         if a is None:
@@ -79,6 +79,7 @@ def headline(run: Run, decision: Decision | None, known: Facts | None) -> list[d
             ratio = f"{100 * (a.value / b.value - 1):+.0f}%".replace("-", "−") if b.value else NONE
             change = f"{points(a.value - b.value)} points" if a.unit == "share" else ratio
         name = f"{title} by {judged}" if title == QUALITY else title
+        name += f" of a {answer}" if title == P95 and answer else ""
         cards.append(
             {"title": name + added.get(title, ""), **told(a), "base": told(b)["text"] if b else "", "change": change}
         )
@@ -117,7 +118,7 @@ def view(run: Run) -> dict[str, Any]:
         "title": title, "run": f"{run.folder.parent.name}/{run.folder.name}", "sentences": sentences,
         "pending": len(run.pending), "counts": {str(k): v for k, v in ledger.done(list(run.records.values())).items()},
         "total": len(run.ids), "shown": len(some.ids), "profile": first.profile if first else "", "decision": decision,
-        "recommended": run.recommended(decision), "policy": rule,
+        "recommended": run.recommended(decision), "policy": rule, "timed": timed(run.ok),
         "names": run.names, "headline": headline(run, decision, known),
         "reference": run.names[decision.reference] + (" and its likes" if len(judged) > 1 else "")
         if decision and decision.reference else "",

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from harness.errors import UserError
 from harness.suites.check import check
-from harness.suites.new import EVALUATION_SHARE, new
+from harness.suites.new import EVALUATION_SHARE, SYSTEM, new
 
 SHOWN = 20  # lines of one kind
 
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ):  # fmt: skip
         make.add_argument(f"--{column}", default=column, metavar="COLUMN", help=f"the column that holds {what}")
     make.add_argument("--eval-share", type=float, default=EVALUATION_SHARE, help="of the groups (default 0.3)")
-    make.add_argument("--system", default="You are a helpful assistant.", help="the system message")
+    make.add_argument("--system", help=f"the system message (default: that of all chats in FILE, or {SYSTEM!r})")
     look = commands.add_parser("check", help="say all that is wrong with a suite (this runs its scorers.py)")
     look.add_argument("name")
     given = parser.parse_args(arguments)

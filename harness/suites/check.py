@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import statistics
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,13 @@ from harness.power import detectable_difference, rows_needed
 from harness.resources import resource
 from harness.statistics import group_of
 from harness.suite import VALIDATION_SHARE, load
-from harness.suites.shape import are_labels, misspelt, uneven
+from harness.suites.shape import TO_FILL, are_labels, misspelt, uneven
 from harness.types import Component, SuiteData
 
 CLAIM = 0.05  # a difference worth showing
 TYPICAL_DISAGREEMENT = 0.1
 ALL_BUT = 0.95  # of the rows with one reply: the others hardly count
+LONG, LONG_AT_LEAST = 10, 1_000  # times the median, and characters
 DECIDES = (
     "the score that decides must be from 0 to 1, and more of it better; name another, or have scorers.py give its "
     "complement (1 - value) or its share of the most, and name that here and in metric_list"
@@ -139,6 +141,16 @@ def faults_of_output(data: SuiteData, suite: Component) -> list[str]:
     return [f"{data.folder / suite.params['output_file']}: {fault}" for fault in found]
 
 
+def faults_of_guide(data: SuiteData, suite: Component) -> list[str]:
+    """A line for each line of the instructions that `new` left to be written: prompt_rag would tell the model that."""
+    at = data.folder / suite.params["instructions_file"]
+    return [
+        f"{at}, line {n}: still “{TO_FILL}”; write there what a good answer looks like: prompt_rag tells the model"
+        for n, line in enumerate(data.instructions.split("\n"), start=1)
+        if line.lstrip("#*- ").startswith(TO_FILL)
+    ]
+
+
 def _mixed(data: SuiteData, file: Path) -> list[str]:
     """A line for each field whose values are of several types, which lm-eval's tables cannot hold."""
     first: dict[str, tuple[type, str]] = {}
@@ -218,6 +230,22 @@ def _lopsided(data: SuiteData) -> list[str]:
     return warnings
 
 
+def _long(data: SuiteData, suite: Component) -> list[str]:
+    """Warnings of rows with a text many times as long as that of most: they alone set how much memory is held."""
+    found = []
+    for file, rows in (("train_file", (*data.train, *data.validation)), ("eval_file", data.evaluation)):
+        for field in (data.message_field, data.reply_field):
+            sizes = [len(row.get(field) or "") for row in rows]
+            usual = statistics.median(sizes) if sizes else 0
+            found += [
+                f"{data.folder / suite.params[file]}, row {row['id']!r}: its {field} has {size:,} characters, "
+                f"usual are {usual:,.0f}; such rows set memory and time: shorten it, or drop what is no real case"
+                for row, size in zip(rows, sizes, strict=True)
+                if size > max(LONG * usual, LONG_AT_LEAST)
+            ]
+    return found
+
+
 def check(name: str) -> tuple[list[str], list[str], list[str]]:
     """Mistakes, warnings and facts of a suite."""
     suite = config_of(name)
@@ -226,12 +254,17 @@ def check(name: str) -> tuple[list[str], list[str], list[str]]:
     if data.evaluation:
         module = scorers_of(where)
         mistakes += faults_of_score(data, primary, "suite.primary", module) or _references(data, module, suite)
-    mistakes += [*_labels(data, suite), *faults_of_output(data, suite), *faults_of_task(data, suite)]
+    mistakes += [
+        *faults_of_guide(data, suite),
+        *_labels(data, suite),
+        *faults_of_output(data, suite),
+        *faults_of_task(data, suite),
+    ]
     every, held = (*data.train, *data.validation), where / str(suite.params["eval_file"])
     for o in data.overlaps:
         mistakes.append(f"{held}, row {o.row!r}: same {'text' if o.kind == 'exact' else 'group'} as "
                         f"{o.source} row {o.other!r}; remove one, or set leakage=drop")  # fmt: skip
-    warnings, card = [*_too_few(data), *_lopsided(data)], where / "card.md"
+    warnings, card = [*_too_few(data), *_lopsided(data), *_long(data, suite)], where / "card.md"
     if not card.is_file() or "TO FILL" in card.read_text(encoding="utf-8", errors="replace"):
         warnings.append(f"{card}: not filled in; say what is measured and how the rows were made")
     elif not rows_licence(where):

@@ -22,13 +22,16 @@ from harness.leakage import normalised
 from harness.ledger import write_text
 from harness.resources import resource
 from harness.suite import VALIDATION_SHARE, hashed, json_lines, parted
-from harness.suites.shape import are_labels, misspelt, uneven
+from harness.suites.shape import TO_FILL, are_labels, misspelt, uneven, unlearnt
 
 EVALUATION_SHARE = 0.3
 MARKS = {".csv": ",", ".tsv": "\t"}
-TOKENS_AT_MOST = 1024
+TOKENS_AT_MOST, SPARE = 1024, 16
+SYSTEM = "You are a helpful assistant."
 TWINS = 5  # rows of a line
-GUIDE = "Say here, as to a new colleague, what a good answer looks like. prompt_rag tells the model this text.\n"
+GUIDE = (
+    f"{TO_FILL} say here, as to a new colleague, what a good answer looks like. prompt_rag tells the model this text.\n"
+)
 SUITE = """\
 # {what}
 name: {name}
@@ -97,8 +100,12 @@ def read_table(path: Path) -> list[tuple[str, dict[str, Any]]]:
     where that is another. Raises `UserError` for what cannot be read."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise UserError(unread(path, error)) from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        told = unread(path, error).replace(f"{path}: cannot", f"{path}, line {line}: cannot", 1)
+        raise UserError(told) from error
     if mark := MARKS.get(path.suffix.lower()):
         return _table(path, text, mark)
     mistakes: list[str] = []
@@ -146,6 +153,34 @@ def _table(path: Path, text: str, mark: str) -> list[tuple[str, dict[str, Any]]]
     return rows
 
 
+def unchatted(
+    table: Sequence[tuple[str, dict[str, Any]]], names: Mapping[str, str]
+) -> tuple[list[tuple[str, dict[str, Any]]], set[str]]:
+    """Rows whose chats, `{"messages": [{"role": "user", "content": ...}, ...]}`, became a message and its reply, and
+    the system turns that stood before them. Raises `UserError` with a line for each chat that is not of one turn."""
+    made, systems, mistakes = [], set(), []
+    for where, row in table:
+        turns = row.get("messages")
+        if not isinstance(turns, list) or names["message"] in row:
+            made.append((where, row))
+            continue
+        said = [(t.get("role"), t.get("content")) if isinstance(t, dict) else (None, None) for t in turns]
+        if said and said[0][0] == "system":
+            systems.add(_text(said.pop(0)[1]))
+        if [role for role, _ in said] == ["user", "assistant"]:
+            rest = {k: v for k, v in row.items() if k != "messages"}
+            made.append((where, {**rest, names["message"]: said[0][1], names["reply"]: said[1][1]}))
+        else:
+            roles = ", ".join(str(role) for role, _ in said) or "none"
+            mistakes.append(
+                f"{where}: a chat of the turns {roles}; a suite asks one message: keep a user turn and the assistant's "
+                "reply to it, with what came before written into the message"
+            )
+    if mistakes:
+        raise UserError(mistakes)
+    return made, systems
+
+
 def shaped(rows: Sequence[tuple[str, dict[str, Any]]], source: Path, names: Mapping[str, str]) -> list[dict[str, Any]]:
     """Rows as suites hold them: id, group, case where there is one, message, reply. `names` says which column is what.
 
@@ -158,7 +193,7 @@ def shaped(rows: Sequence[tuple[str, dict[str, Any]]], source: Path, names: Mapp
     columns = list(dict.fromkeys(c for _, row in rows for c in row if c is not None))
     absent = [
         f"{source}: no column {name!r}; name the one that holds the {what} with --{what} (there is "
-        f"{', '.join(map(str, columns))})"
+        f"{', '.join(map(repr, columns))})"
         for what, name in names.items()
         if name not in columns and (what in ("message", "reply") or name != what)
     ]
@@ -201,9 +236,9 @@ def shaped(rows: Sequence[tuple[str, dict[str, Any]]], source: Path, names: Mapp
 
 
 def _text(value: Any) -> str:
-    """A cell as text without spaces around it: objects and lists as JSON without spaces, as models are asked to write
-    it."""
-    if isinstance(value, list | dict):
+    """A cell as text without spaces around it: what is no text as JSON without spaces, as models are asked to write
+    it: `true`, not Python's `True`."""
+    if isinstance(value, list | dict | bool | int | float):
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return "" if value is None else str(value).strip()
 
@@ -220,8 +255,9 @@ def split(rows: Sequence[dict[str, Any]], share: float) -> tuple[list[dict[str, 
     return [r for r in ordered if not held(r)], [r for r in ordered if held(r)]
 
 
-def new(name: str, source: Path, names: Mapping[str, str], share: float, system: str, root: Path) -> list[str]:
-    """Makes a suite below `root`; returns what to tell the user. Nothing is written when anything is wrong."""
+def new(name: str, source: Path, names: Mapping[str, str], share: float, system: str | None, root: Path) -> list[str]:
+    """Makes a suite below `root`; returns what to tell the user. Nothing is written when anything is wrong. `system` is
+    what models are told (None: what all chats of the rows begin with, or `SYSTEM`)."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise UserError(f"suite name {name!r}: use lower-case letters, digits and _, starting with a letter")
     folder, config, sweep = (
@@ -231,14 +267,15 @@ def new(name: str, source: Path, names: Mapping[str, str], share: float, system:
     )
     if (read := yaml.safe_load(name)) != name or name in ("inf", "nan"):  # the latter are numbers to Hydra alone
         raise UserError(f"suite name {name!r}: is {read} to configurations, not a text; choose another, as my_{name}")
-    if taken := [p for p in (folder, config, sweep) if p.exists()]:
-        raise UserError(f"{taken[0]}: is there already; choose another name, or delete it")
+    if taken := [str(p) for p in (folder, config, sweep) if p.exists()]:
+        are, them = ("is", "it") if len(taken) == 1 else ("are", "them")
+        raise UserError(f"{', '.join(taken)}: {are} there already; choose another name, or delete {them}")
     for path in (folder, config, sweep):
         if reason := cannot_write(path.parent):
             raise UserError(f"{path}: cannot be written ({reason}); move that away, or work in another folder")
     if not 0 < share < 1:
         raise UserError(f"--eval-share {share}: give a share between 0 and 1")
-    table = read_table(source)
+    table, systems = unchatted(read_table(source), names)
     every = shaped(table, source, names)
     rows = list({(normalised(r["message"]), r["reply"]): r for r in reversed(every)}.values())[::-1]
     repeated = len(every) - len(rows)
@@ -260,7 +297,16 @@ def new(name: str, source: Path, names: Mapping[str, str], share: float, system:
     due = (1 - share) * (1 - VALIDATION_SHARE), (1 - share) * VALIDATION_SHARE, share
     parts = {"training": fit, "validation": validation, "evaluation": held}
     doubts = [*uneven(parts, dict(zip(parts, due, strict=True))), *_twins(places, every)]
-    needed = 16 + max(len(r["reply"].encode()) for r in rows)  # a token may hold one byte, as of digits and of Korean
+    if kind == "labels":
+        ids, asked = {r["id"] for r in held}, zip(places, every, strict=True)
+        doubts += unlearnt({r["reply"] for r in train}, [(w, r["reply"]) for w, r in asked if r["id"] in ids])
+    if system is None and len(systems) == 1:
+        (system,) = systems
+    elif systems:
+        doubts.append(f"{source}: its chats' system turns are left out; models are told --system instead")
+    told_system = config_text(SYSTEM if system is None else system)
+    longest = max(rows, key=lambda r: len(r["reply"].encode()))
+    needed = len(longest["reply"].encode()) + SPARE  # a token may hold one byte, as of digits and of Korean
     tokens = min(TOKENS_AT_MOST, needed)
     higher = "aggregation: mean, higher_is_better: true"
     metrics = [
@@ -280,18 +326,23 @@ def new(name: str, source: Path, names: Mapping[str, str], share: float, system:
         folder / "card.md": card.replace("NAME", name).replace("COUNTS", counts).replace("SCORES", told),
         config: SUITE.format(
             what=f"TO FILL: what {name} measures", name=name,
-            system=yaml.dump(config_text(system), default_style='"', allow_unicode=True, width=math.inf).strip(),
+            system=yaml.dump(told_system, default_style='"', allow_unicode=True, width=math.inf).strip(),
             primary=next(iter(SCORES[kind])), tokens=tokens,
         ),
         sweep: SWEEP.format(name=name),
     }  # fmt: skip
     for path, text in files.items():
         write_text(path, text)
-    cut = f"the longest reply may need {needed} tokens; if it does, raise max_new_tokens: {tokens} in {config}"
+    room = f"max_new_tokens: {tokens} in {config}: "
+    if needed > tokens:
+        room += f"the most that is set; the longest reply (row {longest['id']!r}) may need {needed}: raise it if so"
+    else:
+        room += f"a token a byte of the longest reply (row {longest['id']!r}) and {SPARE}; most models need a fraction "
+        room += "of that: lower it for speed"
     return [
         f"{folder}: {counts}" + (f" {repeated} that repeat a message were left out." if repeated else ""),
         f"scores: {', '.join(SCORES[kind])} ({kind}; {len(replies)} different replies); scorers.py holds them",
-        *([cut] if needed > tokens else []),
+        room,
         *(f"warning: {doubt}" for doubt in doubts),
         f"next: write {folder / 'instructions.md'} and {folder / 'card.md'}, then",
         f"  python -m harness.suites check {name}",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from harness.statistics import group_of
 
 LABELS_AT_MOST, LABEL_LENGTH = 40, 40  # more or longer replies are texts
 NAMED = 5  # rows of a label
+TO_FILL = "TO FILL:"  # what `new` leaves to be written begins so
 LARGE = 0.1  # of all rows: a group above it can make parts uneven
 
 
@@ -49,6 +50,20 @@ def _counted(places: Sequence[str]) -> str:
     """How many rows, and which: "3 rows: row 2, row 5, row 9"."""
     named = ", ".join(place.rpartition(", ")[2] for place in places[:NAMED])
     return f"{len(places)} row{'s' if len(places) > 1 else ''}: {named}{', ...' if len(places) > NAMED else ''}"
+
+
+def unlearnt(trained: Collection[str], asked: Sequence[tuple[str, str]]) -> list[str]:
+    """A line for each label that stands in no training row, so that no answer could be it. The labels asked for are
+    given with where their rows stand."""
+    rows: dict[str, list[str]] = {}
+    for where, label in asked:
+        rows.setdefault(label, []).append(where)
+    return [
+        f"{places[0]}: label {_shown(label)} ({_counted(places)}) stands in no training row, as all of its groups are "
+        "evaluated; add rows of it in other groups, or leave these out"
+        for label, places in rows.items()
+        if label not in trained
+    ]
 
 
 def uneven(parts: Mapping[str, Sequence[Mapping[str, Any]]], due: Mapping[str, float]) -> list[str]:

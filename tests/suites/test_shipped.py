@@ -9,11 +9,11 @@ import pytest
 from harness.suites.check import check, config_of
 from tests.suites.loading import FOLDER, rows, scorers
 
-SUITES = sorted(p.parent.name for p in FOLDER.glob("*/task.yaml"))
+SUITES = ("domain_vocabulary", "support_tone", "ticket_routing", "tool_json")  # beside which a user's own may stand
 
 
 def test_the_four_suites_are_there() -> None:
-    assert SUITES == ["domain_vocabulary", "support_tone", "ticket_routing", "tool_json"]
+    assert {*SUITES} <= {p.parent.name for p in FOLDER.glob("*/task.yaml")}
 
 
 @pytest.mark.parametrize("name", SUITES)
