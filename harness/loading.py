@@ -175,13 +175,15 @@ def load(
     from transformers import AutoTokenizer
 
     from harness.quantize.int4_kernels import FALLBACK, add_in_order, choose, leave_uncompiled
-    from harness.quantize.int8_kernels import read_layer_by_layer, use_fast_cpu_kernel
+    from harness.quantize.int8_kernels import multiply_unprinted, read_layer_by_layer, use_fast_cpu_kernel
 
     if context.device == "cpu":
         use_fast_cpu_kernel()
     options: dict[str, Any] = {"device_map": {"": 0}} if context.device == "cuda" else {}
     found = _quantization(folder)
     method = found.get("quant_method")
+    if method == "torchao" and context.device == "cuda":
+        multiply_unprinted()
     dtype = computed_in(method, stored_dtype(folder), context)
 
     def read(kernel: str) -> Any:

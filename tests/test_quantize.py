@@ -30,12 +30,13 @@ from harness.components import instantiate
 from harness.errors import BrokenArtifact, UserError
 from harness.loading import in_range_of, load, stored_dtype
 from harness.measure.fidelity import fidelity
+from harness.quantize import int8_kernels
 from harness.quantize.awq import Awq
 from harness.quantize.awq_faster import TESTED, _Stashed, best_clip, pack
 from harness.quantize.gptq import Gptq
 from harness.quantize.gptqmodel_runs import GROUPS
 from harness.quantize.int4_kernels import Compile, choose, padded
-from harness.quantize.int8_kernels import EXACT, int_mm
+from harness.quantize.int8_kernels import EXACT, int_mm, multiply_unprinted
 from harness.quantize.proof import CONV1D, replaced
 from harness.store import Store
 from harness.types import Component, Context, Step, StepKind, digest
@@ -51,6 +52,27 @@ def test_int_mm_is_exact(m: int, k: int, n: int) -> None:
     a = torch.randint(-127, 128, (m, k), dtype=torch.int8, generator=generator)
     b = torch.randint(-127, 128, (k, n), dtype=torch.int8, generator=generator)
     assert torch.equal(int_mm(a, b), a.to(torch.int64).mm(b.to(torch.int64)).to(torch.int32))
+
+
+def test_torchao_multiplies_on_a_gpu_without_printing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchao.kernel import intmm
+
+    def printed(tensor: torch.Tensor) -> str:
+        raise AssertionError("printed")
+
+    made = torch.Generator().manual_seed(0)
+    a, b = (torch.randint(-128, 128, size, generator=made, dtype=torch.int8) for size in ((17, 64), (24, 64)))
+    wanted = a.to(torch.int32) @ b.t().to(torch.int32)
+    monkeypatch.setattr(intmm, "safe_int_mm", intmm.safe_int_mm)  # to be put back
+    monkeypatch.setattr(int8_kernels, "whole_on_gpu", lambda a, b: True)
+    multiply_unprinted.__wrapped__()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "__repr__", printed)
+        found = intmm.safe_int_mm(a, b.t())
+    assert found.dtype == torch.int32
+    assert torch.equal(found, wanted)
+    monkeypatch.undo()
+    assert not int8_kernels.whole_on_gpu(a, b.t()), "on a CPU all stays as it is"
 
 
 def test_int_mm_is_exact_at_the_extreme() -> None:

@@ -53,9 +53,7 @@ class Awq:
             config = RTNConfig(**shape, format=FORMAT.GEMM, sym=False)
         rows = calibration[: self.calibration_rows]
         facts = {"bits": self.bits, "group_size": self.group_size, "search": search}
-        # the layers that hold what was found: the format is one, and those of its own choice on a GPU take a minute to
-        # compile, to multiply by what nothing multiplies by here
-        facts |= gptqmodel_runs.quantize(model, config, rows, out, context, backend=BACKEND.AWQ_TORCH)
+        facts |= gptqmodel_runs.quantize(model, config, rows, out, context, BACKEND.AWQ_TORCH)
         if not self.calibration_rows:
             _call_it_awq(out)
         return facts

@@ -40,6 +40,7 @@ class Gptq:
 
     def __call__(self, model: Path, calibration: Sequence[str], out: Path, context: Context) -> Mapping[str, Json]:
         gptqmodel_runs.prepare()
+        from gptqmodel import BACKEND
         from gptqmodel.quantization.config import QuantizeConfig, RTNConfig
 
         config = (QuantizeConfig if self.calibration_rows else RTNConfig)(
@@ -48,5 +49,5 @@ class Gptq:
         )  # fmt: skip
         rows = calibration[: self.calibration_rows]
         return {"bits": self.bits, "group_size": self.group_size} | gptqmodel_runs.quantize(
-            model, config, rows, out, context
+            model, config, rows, out, context, BACKEND.GPTQ_TORCH
         )

@@ -73,10 +73,12 @@ def pack_in(model: Path) -> None:
 
 
 def quantize(
-    model: Path, config: Any, calibration: Sequence[str], out: Path, context: Context, **options: Any
+    model: Path, config: Any, calibration: Sequence[str], out: Path, context: Context, backend: Any
 ) -> dict[str, Json]:
     """Quantizes and saves; the tokenizer goes along. `calibration` are rendered texts, which hold their special tokens.
-    Returns how many there are (none: weights are rounded).
+    Returns how many there are (none: weights are rounded). `backend` names the layers that hold what was found, in
+    plain PyTorch: the format is one, and gptqmodel's own choice compiles the kernels of every other layer that a GPU
+    could take, half a minute to a minute each, to multiply by what nothing multiplies by here.
 
     A CPU computes in the context's dtype (float32 without fast 16-bit arithmetic: five times faster there).
     """
@@ -93,7 +95,7 @@ def quantize(
         loaded = GPTQModel.load(str(decoder), config, dtype=torch_dtype(context.dtype))
         context.progress(0.1, f"{len(rows)} calibration rows")
         with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):  # it writes `logs/` where it stands
-            loaded.quantize(rows or None, batch_size=1, **options)
+            loaded.quantize(rows or None, batch_size=1, backend=backend)
         context.progress(0.95, "saving")
         loaded.save(str(out))
     put_back(model, out)

@@ -43,6 +43,32 @@ def use_fast_cpu_kernel() -> Any:
     return library  # kept by the cache: the registration ends with the object
 
 
+@cache
+def multiply_unprinted() -> None:
+    """Has torchao multiply int8 tensors on a GPU without printing them: it looks for "FakeTensor" in the printed input
+    of every layer, 5 milliseconds each. What it then computes is the same."""
+    from torchao.kernel import intmm
+
+    printing = intmm.safe_int_mm
+    intmm.safe_int_mm = lambda a, b: int8_product(a, b) if whole_on_gpu(a, b) else printing(a, b)
+
+
+def whole_on_gpu(a: Any, b: Any) -> bool:
+    """Whether real int8 tensors on a GPU have sizes that torchao leaves to cuBLAS."""
+    import torch
+
+    plain = type(a) is type(b) is torch.Tensor and a.is_cuda and b.is_cuda
+    return plain and not (a.shape[1] % 8 or b.shape[1] % 8) and not torch.compiler.is_compiling()
+
+
+def int8_product(a: Any, b: Any) -> Any:
+    """int8 [m, k] times int8 [k, n] as int32 [m, n], as torchao has it computed."""
+    import torch
+    from torch._higher_order_ops.out_dtype import out_dtype
+
+    return out_dtype(torch.ops.aten.mm.default, torch.int32, a.contiguous(), b.contiguous())
+
+
 @contextlib.contextmanager
 def read_layer_by_layer() -> Iterator[None]:
     """Has transformers give torchao each layer with what the checkpoint says of that layer. By itself it gives it what

@@ -103,6 +103,20 @@ def test_each_part_of_a_step_gives_the_same_bits(rows: int) -> None:
     assert other == []
 
 
+@pytest.mark.parametrize(("rows", "size", "columns"), [(1, 64, 64), (17, 576, 1536), (40, 1536, 576)])
+def test_torchao_multiplies_unprinted_as_it_would(rows: int, size: int, columns: int) -> None:
+    from torchao.kernel import intmm
+
+    from harness.quantize.int8_kernels import multiply_unprinted, whole_on_gpu
+
+    made = torch.Generator().manual_seed(rows)
+    a, b = (torch.randint(-128, 128, s, generator=made, dtype=torch.int8) for s in ((rows, size), (columns, size)))
+    told = a.to(torch.int32) @ b.t().to(torch.int32)
+    multiply_unprinted()
+    assert whole_on_gpu(a.cuda(), b.cuda().t())
+    assert torch.equal(intmm.safe_int_mm(a.cuda(), b.cuda().t()).cpu(), told)
+
+
 def test_times_are_those_of_the_device(tmp_path: Path) -> None:
     session = Graph().start(saved(tmp_path, *MODELS["llama"]), CUDA)
     times = session.time_tokens(PROMPTS[0], 9)
