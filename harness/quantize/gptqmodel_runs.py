@@ -77,8 +77,8 @@ def quantize(
 ) -> dict[str, Json]:
     """Quantizes and saves; the tokenizer goes along. `calibration` are rendered texts, which hold their special tokens.
     Returns how many there are (none: weights are rounded). `backend` names the layers that hold what was found, in
-    plain PyTorch: the format is one, and gptqmodel's own choice compiles the kernels of every other layer that a GPU
-    could take, half a minute to a minute each, to multiply by what nothing multiplies by here.
+    plain PyTorch: the format is one, and the layers that gptqmodel chooses for AWQ on a GPU take a minute to compile,
+    to multiply by what nothing multiplies by here.
 
     A CPU computes in the context's dtype (float32 without fast 16-bit arithmetic: five times faster there).
     """
