@@ -249,8 +249,10 @@ def _price(price: Mapping[str, Any], environment: Environment) -> tuple[dict[str
         if not matches and environment.device == "cpu":
             matches = [name for name, row in table.items() if row.get("match") == "cpu"]
         if not matches:
+            almost = [name for name, row in table.items() if row.get("match", str(name)) in machine]
+            part = f" ({', '.join(map(str, almost))} is another's, or that of the whole card)" if almost else ""
             return {}, [
-                f"price table {price.get('name')!r}: no price for {machine!r}; give yours, in dollars an hour, as "
+                f"price table {price.get('name')!r}: no price for {machine!r}{part}; give yours, in dollars an hour, as "
                 f"{_own_price(environment)}, or in conf/price/{price.get('name')}.yaml, or choose one of "
                 f"{', '.join(map(str, table))} with price.use=NAME"
             ]

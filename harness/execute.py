@@ -167,21 +167,19 @@ def _as_planned(step: Step, found: Mapping[str, Json], what: str) -> None:
     """Raises `BrokenArtifact` where an input is another than the step's preimage names, under whose key it would be
     stored: it was edited since."""
     if any(step.preimage.get(name, value) != value for name, value in found.items()):
-        raise BrokenArtifact(f"{what} changed since this grid was planned; run again")
+        raise BrokenArtifact(
+            f"{what} changed since this grid was planned; run again (a suite's scorers must leave its folder as it is)"
+        )
 
 
 def _made(step: Step, parents: list[Path], out: Path, context: Context) -> Mapping[str, Json]:
-    """What needs nothing but the builds it follows from, if any. Raises `BrokenArtifact` where a model's files are no
-    more those that the step's key was made from, looked at before and after they are read."""
+    """What needs nothing but the builds it follows from, if any. Raises `BrokenArtifact` where what a model was made
+    of, the Hub's commit or files as they are afterwards, is not what the step's key was made from."""
     made = instantiate(step.component)
-
-    def unchanged() -> None:
-        if hasattr(made, "fingerprint"):
-            _as_planned(step, {"content": made.fingerprint()}, f"the model {step.component.name}")
-
-    unchanged()
     facts: Mapping[str, Json] = made(*parents, out, context)
-    unchanged()
+    if hasattr(made, "fingerprint"):
+        found = facts.get("commit") or made.fingerprint()
+        _as_planned(step, {"content": found}, f"the model {step.component.name}")
     return facts
 
 
@@ -251,7 +249,6 @@ def _quality(step: Step, parents: list[Path], out: Path, context: Context) -> Ma
     part = step.component.params.get("part")
     measured = measure(session, parent, folder, data, step.suite.params["task"], context, out, part)
     write_json(out / MEASUREMENTS, plain(measured))
-    _data(step)  # scorers and what they read come after the rows
     return {**session.loaded.proof, "scoring_digest": data.scoring_digest}
 
 

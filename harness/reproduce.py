@@ -136,7 +136,8 @@ def _told_inputs(record: RunRecord, cell: Cell, data: SuiteData, console: Consol
     if other := [place for place, _, _ in there if is_input(place)]:
         raise UserError(
             f"{record.id}: {', '.join(other)} of this cell changed since, so its scores answer another question; "
-            "bring the suite and the model to what they were (check out the commit of that run)"
+            "bring the suite and the model to what they were (check out the commit of that run; if nobody touched "
+            "them, the harness has since changed how it looks at them)"
         )
 
 

@@ -17,9 +17,10 @@ def workers_of(cells: Sequence[Cell], environment: Environment) -> int:
 
 
 def trainings_of(cells: Sequence[Cell], environment: Environment, workers: int) -> int:
-    """How many of so many steps at a time may train: one on a CPU; on a GPU as many as are known to fit its memory."""
-    size, free = (None, None) if environment.device == "cpu" else (parameters(cells), free_gpu_memory())
-    return 1 if size is None or free is None else min(workers, default_workers(environment, size, free))
+    """How many of so many steps at a time may train: one on a CPU; on a GPU two, LoRA beside full fine-tuning, where
+    each has 8 GiB for what its batches need beside the model (`default_workers` counts 2, of a step that does not)."""
+    size, free = (None, None) if environment.device == "cpu" or workers < 2 else (parameters(cells), free_gpu_memory())
+    return 2 if size is not None and free is not None and free >= 2 * (8 * 2**30 + 16 * size) else 1
 
 
 def default_workers(

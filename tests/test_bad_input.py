@@ -187,6 +187,7 @@ def test_a_gpu_is_priced_by_its_own_name(hardware: str, priced: str | None) -> N
         found, mistakes = _price(table, here)
         assert found.get("hardware") == priced
         if priced is None:
+            assert ("is another's, or that of the whole card" in mistakes[0]) is ("H" in hardware.split()[1])
             (mend,) = shlex.split(re.findall("'\\+price.*?}'", mistakes[0])[0])
             own: Any = OmegaConf.to_container(compose("config", [mend]).price)
             assert _price(own, here)[0]["usd_per_hour"] == 1.9

@@ -699,6 +699,7 @@ def test_overrides_are_read_back_as_they_were() -> None:
     assert [plain(found[f"suite.{k}"]) for k in "abcdeh"] == [values[k] for k in "abcdeh"]
     assert plain(found["suite.f.g"]) == "x"
     assert found["adaptation.c"] == 0.5
+    assert "++suite.b=true" in made, "given too where the choice no longer has such a knob"
     assert not any(o.startswith("engine.") for o in made)
     assert found["seed"] == 3
 

@@ -369,7 +369,9 @@ def test_workers_of_a_gpu_follow_from_cores_memory_and_model(
 def test_as_many_train_as_are_known_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     machine, cells = replace(detect(), device="cuda", cpu_count=16), [cell("model=smollm2_135m")]
     monkeypatch.setattr("harness.workers.free_gpu_memory", lambda: 79 * 2**30)
-    assert [trainings_of(cells, machine, workers) for workers in (1, 2, 16)] == [1, 2, 8]
+    assert [trainings_of(cells, machine, workers) for workers in (1, 2, 16)] == [1, 2, 2]
+    monkeypatch.setattr("harness.workers.free_gpu_memory", lambda: 16 * 2**30)
+    assert trainings_of(cells, machine, 8) == 1
     assert trainings_of(cells, replace(machine, device="cpu"), 4) == 1
     monkeypatch.setattr("harness.workers.free_gpu_memory", lambda: None)
     assert trainings_of(cells, machine, 8) == 1

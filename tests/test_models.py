@@ -14,7 +14,7 @@ from harness.components import instantiate, missing, resolve
 from harness.errors import UserError
 from harness.models.dummy import DummyModel
 from harness.models.gguf import PackagedGguf, gguf_file, read_once
-from harness.models.hub import HubModel, copy_tree, link_tree
+from harness.models.hub import HubModel, _adapter_alone, copy_tree, link_tree
 from harness.plan import plan
 from harness.types import Component, Context
 from tests.cells import MACHINE, cell, data_of
@@ -276,6 +276,7 @@ def test_an_adapter_beside_merged_weights_is_left_behind(sharded: Path, tmp_path
 def test_an_adapter_alone_must_be_merged_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str) -> None:
     """Of the Hub it is known from the names of its files."""
     names = ["adapter_config.json", weights, "tokenizer_config.json", "training_args.bin"]
+    assert _adapter_alone([*names, "checkpoint-500/adapter_model.safetensors", "checkpoint-500/optimizer.bin"])
     for name in names:
         (tmp_path / name).write_text("{}")
     told = "an adapter without its base model's weights; merge it first: python -c "

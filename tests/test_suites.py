@@ -862,7 +862,10 @@ def test_a_row_many_times_as_long_as_others_is_told(capsys: pytest.CaptureFixtur
         {"message": f"Ticket {i * 7919} " + "very " * (500 if i == 7 else 1), "reply": f"{i}: so."} for i in range(60)
     )
     assert main(["new", "mine", "--from", "rows.jsonl"]) == 0
-    assert main(["check", "mine"]) == 0
+    held = Path("suites/mine/eval.jsonl")
+    first, *rest = held.read_text().splitlines()
+    held.write_text("\n".join([json.dumps({**json.loads(first), "reply": 7}), *rest]))
+    assert main(["check", "mine"]) == 2, "a reply that is no text is told by what it scores, and is no obstacle here"
     (told,) = [line for line in capsys.readouterr().err.splitlines() if "characters" in line]
     assert "row 'row-00008': its message has 2,512 characters, usual are 18; such rows set memory and time" in told
 
@@ -882,6 +885,10 @@ def test_chats_of_one_turn_are_read(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["new", "other", "--from", "rows.jsonl", "--system", "Be brief."]) == 0
     assert OmegaConf.load("conf/suite/other.yaml").system == "Be brief."
     assert "rows.jsonl: its chats' system turns are left out; models are told --system" in capsys.readouterr().out
+    lines([chat(0, "system"), *(chat(i) for i in range(1, 60))])
+    assert main(["new", "few", "--from", "rows.jsonl"]) == 0
+    assert OmegaConf.load("conf/suite/few.yaml").system != "Be kind.", "one chat's system turn is not that of all"
+    assert "system turns are left out; models are told 'You" in capsys.readouterr().out
     lines([chat(1, "user", "assistant"), {"messages": ["hello"]}, *(chat(i) for i in range(60))])
     assert main(["new", "long", "--from", "rows.jsonl"]) == 2
     told = capsys.readouterr().err

@@ -133,7 +133,7 @@ def _judged(a: argparse.Namespace, runs: Sequence[str], changes: Sequence[str]) 
 def _untimed(kept: subject.Side, limits: rules.Rules) -> list[str]:
     """A line for each cell of a baseline whose times no candidate can pass, not even this run itself."""
     found = []
-    for c in kept.cells:
+    for c in (c for c in kept.cells if c.samples):
         trials = latency_trials(c, c, c.id, limits.latency) if limits.latency.blocks else []
         if open_ := [t.metric for t in trials if t.sure is not None or t.p_within > limits.alpha]:
             least = min(len(c.samples.get(name, ())) for name in open_)

@@ -23,15 +23,15 @@ Part = tuple[float, float] | None
 
 def overrides(config: Mapping[str, Json], model: str, own: Sequence[str]) -> list[str]:
     """The command line that evaluates a model directory as `config` was; `own` come last, and a group chosen there is
-    taken as it is, without the baseline's knobs."""
+    taken as it is, without the baseline's knobs. A knob that a choice no longer has is given all the same."""
     taken = {o.lstrip("+").partition("=")[0] for o in own}
     told = ["model=hf", f"model.id={config_value(model)}"] if "model" not in taken else []
     for group in GROUPS:
         if group not in taken:
             part = config[group]
-            told += [f"{group}={part['name']}", *_knobs(part["params"], group)]
+            told += [f"{group}={part['name']}", *(f"++{knob}" for knob in _knobs(part["params"], group))]
     told += [f"{key}={config_value(config[key])}" for key in ("seed", "profile") if key not in taken]
-    return [o for o in told if o.partition("=")[0] not in taken] + list(own)
+    return [o for o in told if o.lstrip("+").partition("=")[0] not in taken] + list(own)
 
 
 def _knobs(values: Mapping[str, Json], above: str) -> list[str]:

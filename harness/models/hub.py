@@ -37,7 +37,8 @@ MERGE = (
 
 def _adapter_alone(names: Collection[str]) -> bool:
     """Whether these files are an adapter of PEFT's without the weights that it changes."""
-    whole = [n for n in names if fnmatch(n, "*.safetensors") or fnmatch(n, "pytorch_model*.bin")]
+    top = [n for n in names if "/" not in n]  # its checkpoints may lie deeper
+    whole = [n for n in top if fnmatch(n, "*.safetensors") or fnmatch(n, "pytorch_model*.bin")]
     return ADAPTER[0] in names and all(fnmatch(name, ADAPTER[1]) for name in whole)
 
 

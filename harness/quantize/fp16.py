@@ -24,7 +24,7 @@ class Sixteen:
     dtype: str = "float16"
     keep_quantized: bool = False
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers")
 
     def __post_init__(self) -> None:

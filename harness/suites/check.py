@@ -235,7 +235,7 @@ def _long(data: SuiteData, suite: Component) -> list[str]:
     found = []
     for file, rows in (("train_file", (*data.train, *data.validation)), ("eval_file", data.evaluation)):
         for field in (data.message_field, data.reply_field):
-            sizes = [len(row.get(field) or "") for row in rows]
+            sizes = [len(str(row.get(field, ""))) for row in rows]
             usual = statistics.median(sizes) if sizes else 0
             found += [
                 f"{data.folder / suite.params[file]}, row {row['id']!r}: its {field} has {size:,} characters, "

@@ -157,7 +157,8 @@ def unchatted(
     table: Sequence[tuple[str, dict[str, Any]]], names: Mapping[str, str]
 ) -> tuple[list[tuple[str, dict[str, Any]]], set[str]]:
     """Rows whose chats, `{"messages": [{"role": "user", "content": ...}, ...]}`, became a message and its reply, and
-    the system turns that stood before them. Raises `UserError` with a line for each chat that is not of one turn."""
+    the system turns that stood before them (one of no words where there was none). Raises `UserError` with a line for
+    each chat that is not of one turn."""
     made, systems, mistakes = [], set(), []
     for where, row in table:
         turns = row.get("messages")
@@ -165,16 +166,16 @@ def unchatted(
             made.append((where, row))
             continue
         said = [(t.get("role"), t.get("content")) if isinstance(t, dict) else (None, None) for t in turns]
-        if said and said[0][0] == "system":
-            systems.add(_text(said.pop(0)[1]))
-        if [role for role, _ in said] == ["user", "assistant"]:
+        opens = bool(said) and said[0][0] == "system"
+        systems.add(_text(said.pop(0)[1]) if opens else "")
+        if [role for role, _ in said] == ["user", "assistant"] and all(isinstance(text, str) for _, text in said):
             rest = {k: v for k, v in row.items() if k != "messages"}
             made.append((where, {**rest, names["message"]: said[0][1], names["reply"]: said[1][1]}))
         else:
             roles = ", ".join(str(role) for role, _ in said) or "none"
             mistakes.append(
                 f"{where}: a chat of the turns {roles}; a suite asks one message: keep a user turn and the assistant's "
-                "reply to it, with what came before written into the message"
+                "reply to it, both as text, with what came before written into the message"
             )
     if mistakes:
         raise UserError(mistakes)
@@ -300,10 +301,11 @@ def new(name: str, source: Path, names: Mapping[str, str], share: float, system:
     if kind == "labels":
         ids, asked = {r["id"] for r in held}, zip(places, every, strict=True)
         doubts += unlearnt({r["reply"] for r in train}, [(w, r["reply"]) for w, r in asked if r["id"] in ids])
-    if system is None and len(systems) == 1:
+    if system is None and len(systems) == 1 and any(systems):
         (system,) = systems
-    elif systems:
-        doubts.append(f"{source}: its chats' system turns are left out; models are told --system instead")
+    elif any(systems):
+        instead = f"{SYSTEM!r}, as the chats differ in theirs" if system is None else "--system"
+        doubts.append(f"{source}: its chats' system turns are left out; models are told {instead}")
     told_system = config_text(SYSTEM if system is None else system)
     longest = max(rows, key=lambda r: len(r["reply"].encode()))
     needed = len(longest["reply"].encode()) + SPARE  # a token may hold one byte, as of digits and of Korean
