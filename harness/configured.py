@@ -252,8 +252,8 @@ def _price(price: Mapping[str, Any], environment: Environment) -> tuple[dict[str
             almost = [name for name, row in table.items() if row.get("match", str(name)) in machine]
             part = f" ({', '.join(map(str, almost))} is another's, or that of the whole card)" if almost else ""
             return {}, [
-                f"price table {price.get('name')!r}: no price for {machine!r}{part}; give yours, in dollars an hour, as "
-                f"{_own_price(environment)}, or in conf/price/{price.get('name')}.yaml, or choose one of "
+                f"price table {price.get('name')!r}: no price for {machine!r}{part}; give yours, in dollars an hour, "
+                f"as {_own_price(environment)}, or in conf/price/{price.get('name')}.yaml, or choose one of "
                 f"{', '.join(map(str, table))} with price.use=NAME"
             ]
         found = matches[0]
