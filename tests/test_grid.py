@@ -151,7 +151,7 @@ def test_a_changed_knob_redoes_what_depends_on_it(grid: tuple[Path, Path]) -> No
 
 
 @pytest.mark.parametrize(
-    ("fork_server", "broken"), [("true", "dies,raises,garbage,cannot"), ("false", "dies,raises")]
+    ("fork_server", "broken"), [("true", "dies,raises,garbage,cannot"), ("false", "dies")]
 )  # without, a process does one step after another
 def test_what_goes_wrong_is_a_record_and_the_rest_goes_on(
     grid: tuple[Path, Path], fork_server: str, broken: str
@@ -289,15 +289,14 @@ def test_a_lora_is_timed_beside_its_base(grid: tuple[Path, Path]) -> None:
 
 
 def test_fresh_interpreters_take_one_step_after_another(tmp_path: Path) -> None:
-    """As on a GPU, where none can be forked; the numbers are those of the fork server's processes, and of `graph`."""
-    knobs = ("quantization=int8", "runner.workers=1", "engine=graph")
-    done = [harness(tmp_path, *TINY, *knobs, f"runner.fork_server={f}", f"store=store_{f}") for f in ("false", "true")]
-    assert [d.returncode for d in done] == [0, 0], done[0].stdout + done[0].stderr
-    told, kept = (ledger.read_records(run_folder(d)) for d in done)
-    assert [r.value("quality/style") for r in told] == [r.value("quality/style") for r in kept]
-    assert all(r.value("itl_ms/p50") and r.value("quality/style") for r in kept)
-    assert {r.steps["latency"]["facts"]["how"] for r in kept} == {"not captured: no CUDA device"}
-    page = (run_folder(done[1]) / "report.html").read_text(encoding="utf-8")
+    """As on a GPU, where none can be forked; by the engine that is its own there."""
+    done = harness(tmp_path, *TINY, "quantization=int8", "runner.workers=1", "engine=graph", "runner.fork_server=false")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (kept,) = ledger.read_records(run_folder(done))
+    assert kept.value("itl_ms/p50")
+    assert kept.value("quality/style")
+    assert kept.steps["latency"]["facts"]["how"] == "not captured: no CUDA device"
+    page = (run_folder(done) / "report.html").read_text(encoding="utf-8")
     assert "decoded: not captured: no CUDA device" in page
     assert "do not compare" not in page
 
