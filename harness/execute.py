@@ -159,17 +159,15 @@ def _data(step: Step) -> SuiteData:
         found = {"rows": timing_digest(data, step.engine)}
     else:
         found = {"data": data.training_digest, "rows": data.evaluation_digest}
-    _as_planned(step, found, f"the suite {step.suite.name}")
+    _as_planned(step, found, f"the suite {step.suite.name}", " (its scorers must leave its folder as it is)")
     return data
 
 
-def _as_planned(step: Step, found: Mapping[str, Json], what: str) -> None:
+def _as_planned(step: Step, found: Mapping[str, Json], what: str, mend: str = "") -> None:
     """Raises `BrokenArtifact` where an input is another than the step's preimage names, under whose key it would be
     stored: it was edited since."""
     if any(step.preimage.get(name, value) != value for name, value in found.items()):
-        raise BrokenArtifact(
-            f"{what} changed since this grid was planned; run again (a suite's scorers must leave its folder as it is)"
-        )
+        raise BrokenArtifact(f"{what} changed since this grid was planned; run again{mend}")
 
 
 def _made(step: Step, parents: list[Path], out: Path, context: Context) -> Mapping[str, Json]:

@@ -2,7 +2,7 @@
 
 Interpreters take ten seconds here to import PyTorch and Transformers, a grid starts two of them, and a test asks for a
 grid whose computing takes one. What runs is the same: the command line in a process of its own and, where it wants one,
-multiprocessing's fork server, which is forked too. `tests.grids.python` says which tests start real interpreters.
+multiprocessing's fork server, which is forked too. `tests.grids.interpreter` starts a real one.
 """
 
 from __future__ import annotations
