@@ -54,17 +54,25 @@ def test_int_mm_is_exact(m: int, k: int, n: int) -> None:
     assert torch.equal(int_mm(a, b), a.to(torch.int64).mm(b.to(torch.int64)).to(torch.int32))
 
 
-def test_torchao_multiplies_on_a_gpu_without_printing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rows", [0, 1, 16, 17])
+def test_torchao_multiplies_on_a_gpu_without_printing(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     from torchao.kernel import intmm
+
+    product = torch._int_mm
 
     def printed(tensor: torch.Tensor) -> str:
         raise AssertionError("printed")
 
+    def as_cublas(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        assert len(a) > 16, f"self.size(0) needs to be greater than 16, but got {len(a)}"
+        return product(a, b)
+
     made = torch.Generator().manual_seed(0)
-    a, b = (torch.randint(-128, 128, size, generator=made, dtype=torch.int8) for size in ((17, 64), (24, 64)))
+    a, b = (torch.randint(-128, 128, size, generator=made, dtype=torch.int8) for size in ((rows, 64), (24, 64)))
     wanted = a.to(torch.int32) @ b.t().to(torch.int32)
     monkeypatch.setattr(intmm, "safe_int_mm", intmm.safe_int_mm)  # to be put back
     monkeypatch.setattr(int8_kernels, "whole_on_gpu", lambda a, b: True)
+    monkeypatch.setattr(torch, "_int_mm", as_cublas)
     multiply_unprinted.__wrapped__()
     with monkeypatch.context() as patch:
         patch.setattr(torch.Tensor, "__repr__", printed)
