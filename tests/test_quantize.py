@@ -54,7 +54,7 @@ def test_int_mm_is_exact(m: int, k: int, n: int) -> None:
     assert torch.equal(int_mm(a, b), a.to(torch.int64).mm(b.to(torch.int64)).to(torch.int32))
 
 
-@pytest.mark.parametrize("rows", [0, 1, 16, 17])
+@pytest.mark.parametrize("rows", [0, 1, 16, 17, 32])
 def test_torchao_multiplies_on_a_gpu_without_printing(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     from torchao.kernel import intmm
 

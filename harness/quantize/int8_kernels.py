@@ -47,11 +47,18 @@ def use_fast_cpu_kernel() -> Any:
 @cache
 def multiply_unprinted() -> None:
     """Has torchao multiply int8 tensors on a GPU without printing them: it looks for "FakeTensor" in the printed input
-    of every layer, 5 milliseconds each."""
+    of every layer, 5 milliseconds each. What cuBLAS refuses (small sizes) is left to torchao, which has another way."""
     from torchao.kernel import intmm
 
     printing = intmm.safe_int_mm
-    intmm.safe_int_mm = lambda a, b: int8_product(a, b) if whole_on_gpu(a, b) else printing(a, b)
+
+    def multiply(a: Any, b: Any) -> Any:
+        if whole_on_gpu(a, b):
+            with contextlib.suppress(RuntimeError):
+                return int8_product(a, b)
+        return printing(a, b)
+
+    intmm.safe_int_mm = multiply
 
 
 def whole_on_gpu(a: Any, b: Any) -> bool:
@@ -63,12 +70,12 @@ def whole_on_gpu(a: Any, b: Any) -> bool:
 
 
 def int8_product(a: Any, b: Any) -> Any:
-    """int8 [m, k] times int8 [k, n] as int32 [m, n]. cuBLAS takes `LEAST_ROWS` and more; fewer are filled up, where
-    torchao multiplies in float32, which is exact for a few thousand values of k alone."""
+    """int8 [m, k] times int8 [k, n] as int32 [m, n]. cuBLAS takes 17 rows and more: fewer are filled up, where torchao
+    multiplies in float32, whose sums are exact up to k = 1,040 alone. Raises `RuntimeError` at sizes it refuses."""
     import torch
 
-    filled = torch.nn.functional.pad(a, (0, 0, 0, max(0, LEAST_ROWS - len(a))))
-    return torch._int_mm(filled.contiguous(), b.contiguous())[: len(a)]
+    filled = torch.nn.functional.pad(a, (0, 0, 0, LEAST_ROWS - len(a))) if len(a) < LEAST_ROWS else a.contiguous()
+    return torch._int_mm(filled, b.contiguous())[: len(a)]
 
 
 @contextlib.contextmanager
