@@ -30,7 +30,7 @@ from harness.suite import load as load_suite
 from harness.suites.check import faults_of_guide, faults_of_output, faults_of_score, faults_of_task
 from harness.types import Cell, Component, Json, SuiteData, digest, is_side, plain
 from harness.upkeep import REBUILT, builds, occupied_bytes
-from harness.workers import workers_of
+from harness.workers import side_by_side
 
 NAMED = ("model", "adaptation", "quantization", "suite")  # in a cell's id
 GROUPS = (*NAMED, "engine", "measure")
@@ -55,6 +55,7 @@ class Grid:
     fork_server: bool
     step_limit_s: float | None = None
     store_limit_bytes: int | None = None
+    trainings: int = 1
 
 
 def component(config: Mapping[str, Any]) -> Component:
@@ -417,9 +418,9 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
         if (key := digest(plain(cell.suite))) not in data:
             data[key] = load_suite(cell.suite)
     choices = {"policy": first["policy"], "price": price, "profile": first["profile"]["name"]}
-    workers = runner.get("workers") or workers_of(cells, environment)
+    workers, trainings = side_by_side(cells, environment, runner.get("workers"))
     minutes, gigabytes = runner.get("step_limit_minutes"), first.get("store_limit_gb")
     return Grid(
         cells, choices, data, store, run, workers, fork_server, minutes and minutes * 60.0,
-        gigabytes and int(gigabytes * 10**9),
+        gigabytes and int(gigabytes * 10**9), trainings,
     )  # fmt: skip

@@ -28,7 +28,6 @@ from harness.progress import Board, clock
 from harness.store import Store, read_manifest
 from harness.types import Json, Overlap, Status, SuiteData, canonical, digest, is_side, plain
 from harness.upkeep import shrink
-from harness.workers import trainings_of
 
 REDRAW = 20  # times as long as a drawing takes, the report is left as it is: a twentieth of a grid's time goes into it
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -75,9 +74,8 @@ def _shrink(grid: Grid, console: Console) -> None:
 def _carry_out(grid: Grid, made: Plan, environment: Environment, console: Console) -> int:
     ledger.write_cells(grid.run, [c.id for c in grid.cells])
     board = Board(made, console, grid.cells[0].suite.params["primary"], _expected(grid.store, made), lambda: settle())
-    trainings = trainings_of(grid.cells, environment, grid.workers)
     launcher = Launcher(
-        made, grid.store, environment, grid.workers, grid.fork_server, board, grid.step_limit_s, trainings
+        made, grid.store, environment, grid.workers, grid.fork_server, board, grid.step_limit_s, grid.trainings
     )
     board.launcher = launcher
     known = {key for key, step in made.steps.items() if grid.store.manifest(step)}  # evicted ones too

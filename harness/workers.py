@@ -9,18 +9,16 @@ from harness.environment import Environment, free_gpu_memory
 from harness.types import Cell, digest, plain
 
 
-def workers_of(cells: Sequence[Cell], environment: Environment) -> int:
-    """How many, for these cells on this machine."""
-    on_cpu = environment.device == "cpu"
-    size, free = (None, None) if on_cpu else (parameters(cells), free_gpu_memory())
-    return default_workers(environment, size, free, trains(cells))
-
-
-def trainings_of(cells: Sequence[Cell], environment: Environment, workers: int) -> int:
-    """How many of so many steps at a time may train: one on a CPU; on a GPU two, LoRA beside full fine-tuning, where
-    each has 8 GiB for what its batches need beside the model (`default_workers` counts 2, of a step that does not)."""
-    size, free = (None, None) if environment.device == "cpu" or workers < 2 else (parameters(cells), free_gpu_memory())
-    return 2 if size is not None and free is not None and free >= 2 * (8 * 2**30 + 16 * size) else 1
+def side_by_side(cells: Sequence[Cell], environment: Environment, asked: int | None = None) -> tuple[int, int]:
+    """How many steps at a time for these cells on this machine, `asked` for or `default_workers`, and how many of them
+    may train: one on a CPU; on a GPU two, LoRA beside full fine-tuning, where each has 8 GiB for what its batches need
+    beside the model (`default_workers` counts 2, of a step that does not)."""
+    if environment.device == "cpu":
+        return asked or default_workers(environment, None, None), 1
+    size, free = parameters(cells), free_gpu_memory()
+    workers = asked or default_workers(environment, size, free, trains(cells))
+    fit = size is not None and free is not None and free >= 2 * (8 * 2**30 + 16 * size)
+    return workers, 2 if fit and workers > 1 else 1
 
 
 def default_workers(

@@ -18,7 +18,7 @@ from harness.models.gguf import PackagedGguf
 from harness.models.hub import HubModel
 from harness.reproduce import of_rows
 from harness.types import RunRecord, Status
-from harness.workers import default_workers, trainings_of, trains
+from harness.workers import default_workers, side_by_side, trains
 from tests import disks
 from tests.cells import cell
 from tests.faults import campaign
@@ -368,12 +368,13 @@ def test_workers_of_a_gpu_follow_from_cores_memory_and_model(
 def test_as_many_train_as_are_known_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     machine, cells = replace(detect(), device="cuda", cpu_count=16), [cell("model=smollm2_135m")]
     monkeypatch.setattr("harness.workers.free_gpu_memory", lambda: 79 * 2**30)
-    assert [trainings_of(cells, machine, workers) for workers in (1, 2, 16)] == [1, 2, 2]
+    assert [side_by_side(cells, machine, workers) for workers in (None, 1, 2, 16)] == [(8, 2), (1, 1), (2, 2), (16, 2)]
     monkeypatch.setattr("harness.workers.free_gpu_memory", lambda: 16 * 2**30)
-    assert trainings_of(cells, machine, 8) == 1
-    assert trainings_of(cells, replace(machine, device="cpu"), 4) == 1
+    assert side_by_side(cells, machine, 8) == (8, 1)
+    assert side_by_side(cells, replace(machine, device="cpu", cpu_count=2)) == (2, 1)
+    assert side_by_side(cells, replace(machine, device="cpu"), 4) == (4, 1)
     monkeypatch.setattr("harness.workers.free_gpu_memory", lambda: None)
-    assert trainings_of(cells, machine, 8) == 1
+    assert side_by_side(cells, machine, 8) == (8, 1)
 
 
 def test_more_steps_fit_a_gpu_where_none_trains() -> None:
