@@ -47,6 +47,9 @@ class Board:
         self.primary = primary
         self.expected = dict(expected)
         self.on_step = on_step
+        answering = [c for c in plan.cells if not c.adaptation.params.get("classify")]  # heads do in one step
+        tokens = {c.measure.params["latency"]["output_tokens"] for c in answering}
+        self.p95 = "p95" + (f", {' to '.join(map(str, sorted(tokens)))} tokens" if tokens else "")  # of whole answers
         self.launcher: Launcher | None = None
         self.records: dict[str, RunRecord] = {}
         self.at_work: dict[str, tuple[float, str, float]] = {}
@@ -106,7 +109,9 @@ class Board:
 
     def _numbers(self, record: RunRecord) -> list[tuple[str, str]]:
         """What a line shows of a cell: name and text, the text empty where it was not measured."""
-        shown = [(self.primary, f"quality/{self.primary}"), ("p95", "e2e_ms/p95"), ("tok/s", "throughput_tokens_per_s")]
+        shown = [
+            (self.primary, f"quality/{self.primary}"), (self.p95, "e2e_ms/p95"), ("tok/s", "throughput_tokens_per_s"),
+        ]  # fmt: skip
         return [(name, _number(record.value(metric))) for name, metric in shown]
 
     def _left(self) -> str:
@@ -134,7 +139,7 @@ class Board:
             title=f"{len(self.records)} of {len(self.plan.cells)} cells · {self._clock()}{self._left()}",
             expand=True,
         )
-        for name in ("cell", "state", "step at work", self.primary, "p95", "tok/s"):
+        for name in ("cell", "state", "step at work", self.primary, self.p95, "tok/s"):
             table.add_column(escape(name), no_wrap=True)
         for cell in self.plan.cells:
             table.add_row(*self._row(cell))

@@ -92,3 +92,15 @@ def test_the_time_left_is_that_of_the_models_of_this_grid(tmp_path: Path) -> Non
     found = whole._expected(store, plan([one], data_of([one]), MACHINE))
     assert {("base", "dummy_tiny"), ("adapt", "lora"), ("quantize", "fp16"), ("latency", "latency")} == {*found}
     assert {*found.values()} == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [(["adaptation=lora"], "p95, 16 tokens"), (["suite=ticket_routing", "adaptation=lora_head"], "p95")],
+)
+def test_a_p95_names_how_long_its_answers_are(console: Console, overrides: list[str], told: str) -> None:
+    one = cell(*overrides)
+    heard = Board(plan([one], data_of([one]), MACHINE), console, "good", {}, lambda: None)
+    console.print(heard.render())
+    assert heard.p95 == told
+    assert f"{told} " in said(console)
