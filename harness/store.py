@@ -35,6 +35,7 @@ from harness.files import parse, sha256, sync, write_whole
 from harness.types import Json, Step, StepKind, digest
 
 REMEMBERED = 2**24  # bytes from which a file's checksum is kept for the next start: a hundredth of a second
+LONG = 8 * 10**9  # bytes whose reading is told: it takes many seconds
 SETTLED_S = 2.0  # a file changed so shortly ago may change once more within one tick of its file system's clock
 MANIFEST = "manifest.json"
 KEY = re.compile(r"[0-9a-f]{16}")
@@ -74,6 +75,10 @@ def _checksums(paths: Sequence[Path]) -> list[str]:
     about = [(str(path.resolve()), path.stat()) for path in paths]
     marks = {at: [t.st_dev, t.st_ino, t.st_size, t.st_mtime_ns, t.st_ctime_ns] for at, t in about}
     now = time.time()
+    unread = sum(told.st_size for at, told in about if (known.get(at) or [None])[0] != marks[at])
+    if unread >= LONG:
+        said = f"harness: reading {unread / 1e9:.0f} GB in {paths[0].parent} for their checksums, once"
+        print(said, file=sys.stderr, flush=True)
 
     def of(at: str) -> str:
         found: list[Any] = known.get(at) or [None, ""]

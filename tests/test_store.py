@@ -290,7 +290,9 @@ def test_every_byte_of_a_file_is_in_its_digest(tmp_path: Path, monkeypatch: pyte
     assert content([weights]) != before
 
 
-def test_a_large_file_that_nobody_touched_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_file_that_nobody_touched_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     read: list[str] = []
 
     def summed(path: Path) -> str:
@@ -300,6 +302,7 @@ def test_a_large_file_that_nobody_touched_is_read_once(tmp_path: Path, monkeypat
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(module, "sha256", summed)
     monkeypatch.setattr(module, "REMEMBERED", 3)
+    monkeypatch.setattr(module, "LONG", 3)
     small, large = (tmp_path / name for name in ("small", "large"))
     small.write_text("ab")
     large.write_text("abc")
@@ -312,12 +315,15 @@ def test_a_large_file_that_nobody_touched_is_read_once(tmp_path: Path, monkeypat
     assert (asked(), sorted(read)) == (first, ["large", "small"]), "written just now, it may be written once more"
     monkeypatch.setattr(module, "SETTLED_S", -60.0)
     assert asked() == first
+    capsys.readouterr()
     assert (asked(), read) == (first, ["small"])
+    assert "checksums" not in capsys.readouterr().err
     told = large.stat()
     while large.stat().st_ctime_ns == told.st_ctime_ns:  # of a clock that ticks some hundred times a second
         large.write_text("abd")
         os.utime(large, ns=(told.st_atime_ns, told.st_mtime_ns))
     assert asked() != first, "its time of modification was set back, as copies do"
+    assert f"GB in {tmp_path} for their checksums, once" in capsys.readouterr().err
     memory = tmp_path / "cache/harness/checksums.json"
     assert list(json.loads(memory.read_text())) == [str(large)]
     for spoilt in ("{", "[]", '{"x": 1}', json.dumps({str(large): [None, None]})):
