@@ -268,6 +268,10 @@ def _price(price: Mapping[str, Any], environment: Environment) -> tuple[dict[str
         for key, value in numbers.items()
         if type(value) not in (int, float) or not 0 < value < math.inf
     ]
+    if not faults and price["utilization"] > 1:
+        faults.append(
+            f"{told}: utilization is {price['utilization']!r}, but a share of the time: give one of at most 1"
+        )
     faults += [
         f"{told}: hardware.{found}.{key}: no such key; did you mean {near[0]}? A name of your own must be less like it"
         for key in row

@@ -205,6 +205,7 @@ def test_a_price_table_without_hardware_is_told() -> None:
     [
         ({"usd_per_labelled_row": -3}, "usd_per_labelled_row is -3; give a number of 0 or more, or null"),
         ({"usd_per_labelled_row": math.nan}, "usd_per_labelled_row is nan; give a number of 0 or more, or null"),
+        ({"utilization": 5}, "utilization is 5, but a share of the time: give one of at most 1"),
         ({"hosted": 3}, "hosted is 3; give rows by name, as conf/price/hosted.yaml has, or null"),
         ({"hosted": {"nano": 3}}, "hosted.nano is 3; give its prices, source and date, or take it out"),
         ({"hosted": {"nano": {"usd_per_million_input": 1, "source": "s", "date": "d"}}},

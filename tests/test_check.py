@@ -374,6 +374,39 @@ def test_a_failed_cell_is_no_pass(tmp_path: Path, baseline: Path, status: Status
     assert check(tmp_path, baseline, record, []) == 3
 
 
+def test_what_cannot_be_run_is_left_out_of_a_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A grid with such a cell ends well, so it can be a baseline, by its folder or as a file."""
+    made = gates.rows()
+    cannot = gates.cell(made, "lora", "gptq", status=Status.UNSUPPORTED, reason="no kernel", measurements=())
+    first = gates.run(tmp_path / "first", (gates.cell(made), made), (cannot, []))
+    saved = tmp_path / "b.json"
+    assert main([str(first), "--save-baseline", str(saved)]) == 0
+    assert f"{cannot.id} is left out of the baseline (unsupported: no kernel)" in capsys.readouterr().err
+    for before in (first, saved):
+        assert main([str(first), "--baseline", str(before)]) == 0
+        assert f"{cannot.id} is not in the baseline, and was not judged" in capsys.readouterr().out
+    worse = gates.rows("lora", "gptq")
+    both = gates.run(tmp_path / "both", (gates.cell(made), made), (gates.cell(worse, "lora", "gptq"), worse))
+    assert main([str(first), "--baseline", str(both)]) == 3, "the baseline's own could be run"
+
+
+def test_a_verdict_names_the_cell_where_there_are_several(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made, other = gates.rows(), gates.rows("full_ft")
+    first = gates.run(tmp_path / "first", (gates.cell(made), made), (gates.cell(other, "full_ft"), other))
+    bad = gates.worse(other, 0.3)
+    second = gates.run(tmp_path / "second", (gates.cell(made), made), (gates.cell(bad, "full_ft"), bad))
+    assert main([str(second), "--baseline", str(first)]) == 1
+    assert "Regressed: quality/style (full_ft/fp16) (exit 1)" in capsys.readouterr().out
+
+
+def test_a_score_that_some_rows_lack_in_both_runs_is_judged_by_the_others(tmp_path: Path) -> None:
+    made = [{**r, "scores": {**r["scores"], "rare": 1 if i % 2 else None}} for i, r in enumerate(gates.rows())]
+    record = gates.cell(gates.rows())
+    first = gates.run(tmp_path / "first", (record, made))
+    assert check(tmp_path, first, record, made, "--rules", "strict") == 0
+    assert verdicts(tmp_path)["quality/rare"] == "pass"
+
+
 def test_a_missing_cell_is_no_pass(tmp_path: Path) -> None:
     made, other = gates.rows(), gates.rows("lora", "gptq")
     both = (gates.cell(made), made), (gates.cell(other, "lora", "gptq"), other)

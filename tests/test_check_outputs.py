@@ -93,6 +93,17 @@ def test_junit_says_of_an_open_metric_what_the_exit_code_says(tmp_path: Path, na
     assert ("warning" in outputs.headline(found)) is (element == "skipped")
 
 
+def test_junit_skips_what_the_rules_let_through_whatever_else_regressed(tmp_path: Path) -> None:
+    made = gates.rows(n=30)
+    changed = [{**r, "finished": i > 14} for i, r in enumerate(gates.worse(made, 0.04))]
+    first = gates.run(tmp_path / "first", (gates.cell(made), made))
+    second = gates.run(tmp_path / "second", (gates.cell(changed), changed))
+    found = judge(subject.read(second), subject.read(first), rules.load("pull_request"))
+    suite = etree.fromstring(outputs.junit(found, WHEN).encode())[0]
+    kinds = {c.get("name"): [child.tag for child in c] for c in suite.findall("testcase")}
+    assert (kinds["ended"], kinds["quality/style"]) == (["failure"], ["skipped"])
+
+
 class Tags(HTMLParser):
     def __init__(self) -> None:
         super().__init__()

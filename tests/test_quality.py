@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from lm_eval.api import metrics
 
-from harness.measure.quality import _language_model, _row, summarize
+from harness.measure.quality import _language_model, _row, summarize, task_of
 from harness.prompt import Recipe
 from harness.types import Completion
 from tests.cells import suite_data
@@ -62,6 +62,20 @@ def test_the_likeliest_choice_of_each_row_is_kept(tmp_path: Path) -> None:
     model, kept = asked(tmp_path, Answers(-3.0, -2.0, -1.0, -4.0, -math.inf, -math.inf))
     model.loglikelihood([request(n // 2, "Why?", f" {n}") for n in range(6)])
     assert {row: made.text for row, (_, made) in kept.items()} == {0: "1", 1: "2", 2: "4"}
+
+
+def test_a_scorer_gets_each_row_as_it_stands() -> None:
+    """With what other rows have beside it as nothing; objects and lists within rows keep what they hold."""
+    rows = (
+        {"id": "a", "message": "Which?", "reply": "1", "wanted": {"city": "Oslo", "class": "first"}, "all": [1, 2]},
+        {"id": "b", "message": "What?", "reply": "2", "wanted": {"city": "Rome", "seats": 1}, "all": [0.5], "odd": "x"},
+    )
+    task, _ = task_of(suite_data(folder=Path("suites/tool_json"), evaluation=rows), "tool_json")
+    given = list(task.eval_docs)
+    assert given == [{**rows[0], "odd": None}, rows[1]]
+    assert [type(n) for n in given[0]["all"]] == [int, int]
+    given[1]["wanted"].clear()
+    assert rows[1]["wanted"], "what a scorer does to its row stays there"
 
 
 @pytest.mark.parametrize(

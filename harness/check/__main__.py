@@ -148,9 +148,11 @@ def _untimed(kept: subject.Side, limits: rules.Rules) -> list[str]:
 
 
 def _keep(kept: subject.Side, path: Path, limits: rules.Rules) -> None:
-    """Writes a baseline, and tells of times in it that cannot be judged."""
+    """Writes a baseline, and tells of cells that are not in it, and of times in it that cannot be judged."""
     subject.save(kept, path)
-    for line in _untimed(kept, limits):
+    held = kept.supported()
+    left = [f"{c.id} is left out of the baseline ({c.failed})" for c in kept.cells if c not in held.cells]
+    for line in [*left, *_untimed(held, limits)]:
         print(f"harness: warning: {line}", file=sys.stderr)
 
 

@@ -89,9 +89,13 @@ def score_trial(name: str, section: Scores, cell: str, rows: Pairs, lower: bool,
     worse, while `change` is what the score did. `unnamed`: asked for by `all` alone."""
     trial = Trial(cell, name if name == ENDED else f"quality/{name}", section.blocks, "points", by_rows=True)
     sign = -1 if lower else 1
-    tolerated = f"{-100 * sign * section.margin:+.1f} points".replace("-", "−")
+    tolerated = f"{-100 * sign * section.margin + 0.0:+.1f} points".replace("-", "−").replace("+0.0", "0.0")
     trial = replace(trial, tolerated=tolerated, margin=section.margin)
-    scored = rows if name == ENDED else [(a, b) for a, b in rows if name in a.scores or name in b.scores]
+    scored = (
+        rows
+        if name == ENDED
+        else [(a, b) for a, b in rows if a.scores.get(name) is not None or b.scores.get(name) is not None]
+    )
     if not scored:
         return replace(trial, sure=Verdict.NOT_MEASURED, note=f"no row has a score {name!r}")
     after, before = [], []
@@ -207,7 +211,8 @@ def length_trial(cell: str, rows: Pairs, rules: Length) -> Trial | None:
     short, long = _above(found, rules.low - 1), _above(found, rules.high - 1)  # p of "not above" each bound
     same = all(a.answer == b.answer and a.tokens == b.tokens for a, b in rows)
     return replace(
-        trial, before=before, after=after, change=after / before, low=1 + bound(found, -1), high=1 + bound(found, 1),
+        trial, before=before, after=after, change=after / before,
+        low=max(0.0, 1 + bound(found, -1)), high=1 + bound(found, 1),
         p_worse=min(1.0, 2 * min(1 - short, long)), p_within=max(short, 1 - long),
         same=same, note="the answers are the same" if same else "",
     )  # fmt: skip

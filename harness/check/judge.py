@@ -31,6 +31,7 @@ from harness.check.subject import Side, Subject
 from harness.check.timing import latency_trials, limit_trials
 from harness.check.trial import Finding, Flip, Judgement, Trial, Verdict
 from harness.errors import UserError
+from harness.statistics import Paired
 
 SHOWN = 3  # ids told in one line
 Settled = Mapping[tuple[str, str], Verdict]
@@ -90,7 +91,7 @@ def refuse_other_suites(both: Sequence[tuple[Subject | None, Subject]]) -> None:
 def judge(candidate: Side, baseline: Side, rules: Rules, looks: Looks | None = None) -> Judgement:
     """The verdict on every metric of every cell of the baseline. Raises `UserError` for another suite, or where nothing
     can be matched."""
-    looks = looks or Looks()
+    looks, baseline = looks or Looks(), baseline.supported()
     both = matched(candidate, baseline)
     refuse_other_suites(both)
     if not any(a for a, _ in both):
@@ -127,6 +128,7 @@ def judge(candidate: Side, baseline: Side, rules: Rules, looks: Looks | None = N
     return Judgement(
         candidate.source, baseline.source, rules.name, tuple(findings), tuple(flipped), tuple(notes),
         exit_code(findings, rules), looks.shares[-1], next((b.id for a, b in both if a and a.id != b.id), ""),
+        rules.inconclusive != "block",
     )  # fmt: skip
 
 
@@ -206,16 +208,20 @@ def _few(ids: Sequence[str]) -> str:
     return ", ".join(ids[:SHOWN]) + (", …" if len(ids) > SHOWN else "")
 
 
+def _flipped(pair: Paired) -> str:
+    return f"{pair.lost} row{'s' * (pair.lost != 1)} lost, {pair.gained} gained of {pair.n}"
+
+
 def _sentence(t: Trial, verdict: Verdict, rules: Rules, comparisons: int, least: int) -> str:
     """Why this verdict, and what would settle an open one; `least`: as of `rows_to_pass`."""
     parts = [t.note] if t.note else []
     if verdict is Verdict.INCONCLUSIVE and t.pair is not None:
         drop = detectable(t.pair, t.margin, rules.alpha, comparisons)
         parts.append(
-            f"{t.pair.lost} rows lost, {t.pair.gained} gained of {t.pair.n}: neither shown to be worse nor to be "
+            f"{_flipped(t.pair)}: neither shown to be worse nor to be "
             f"within the margin; only a drop of {100 * drop:.0f} points would likely have been shown"
             if drop <= 1
-            else f"{t.pair.n} rows are too few to show anything"
+            else f"{t.pair.n} row{'s are' if t.pair.n > 1 else ' is'} too few to show anything"
         )
         few, units = counted(t.pair) < least, "rows" if counted(t.pair) == t.pair.n else "groups of rows"
         parts.append(f"to pass it takes {least} {units}, even if none is lost" if few else "give more rows")
@@ -227,5 +233,5 @@ def _sentence(t: Trial, verdict: Verdict, rules: Rules, comparisons: int, least:
             "time both again, with more requests (profile.requests, profile.rounds)"
         )
     elif t.pair is not None and not t.note:
-        parts.append(f"{t.pair.lost} rows lost, {t.pair.gained} gained of {t.pair.n}")
+        parts.append(_flipped(t.pair))
     return "; ".join(parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from harness.check.trial import Finding, Flip, Judgement, Trial, Verdict
 from harness.escaping import markdown_text, page, visible
 from harness.ledger import write_text
 from harness.types import plain
+from harness.wording import labels
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,22 +33,23 @@ OUTCOME = {0: "pass", 1: "regressed", 3: "no verdict"}
 
 def headline(found: Judgement) -> str:
     """The verdict in one line."""
-    named = [f for f in found.findings if f.trial.blocks]
+    lacking, open_ = _names(found, Verdict.NOT_MEASURED), _names(found, Verdict.INCONCLUSIVE)
     if found.exit_code == 1:
-        bad = ", ".join(_names([f for f in named if f.verdict is Verdict.REGRESSED]))
-        return f"Regressed: {bad}"
+        return f"Regressed: {', '.join(_names(found, Verdict.REGRESSED))}"
     if found.exit_code == 3:
-        lacking = _names([f for f in named if f.verdict is Verdict.NOT_MEASURED])
-        open_ = _names([f for f in named if f.verdict is Verdict.INCONCLUSIVE])
         parts = [f"could not measure {', '.join(lacking)}"] if lacking else []
         parts += [f"inconclusive: {', '.join(open_)}"] if open_ else []
         return f"No verdict: {'; '.join(parts) or 'nothing that blocks was judged'}"
-    warned = _names([f for f in named if f.verdict is Verdict.INCONCLUSIVE])
-    return "Pass" + (f", with a warning: inconclusive {', '.join(warned)}" if warned else "")
+    return "Pass" + (f", with a warning: inconclusive {', '.join(open_)}" if open_ else "")
 
 
-def _names(findings: Sequence[Finding]) -> list[str]:
-    return list(dict.fromkeys(visible(f.trial.metric) for f in findings))
+def _names(found: Judgement, verdict: Verdict) -> list[str]:
+    """The blocking metrics of a verdict, with the cells that each is of where several were judged."""
+    cells = labels(f.trial.cell for f in found.findings)
+    where: dict[str, list[str]] = {}
+    for f in found.having(verdict, blocks=True):
+        where.setdefault(f.trial.metric, []).append(cells[f.trial.cell])
+    return [visible(f"{name} ({', '.join(them)})" if len(cells) > 1 else name) for name, them in where.items()]
 
 
 def number(value: float, trial: Trial) -> str:
@@ -193,7 +195,7 @@ def _kind(finding: Finding, found: Judgement) -> str:
     """The element that a case holds; empty for one that passed."""
     if finding.verdict is Verdict.PASS:
         return ""
-    warned = finding.verdict is Verdict.INCONCLUSIVE and found.exit_code == 0
+    warned = finding.verdict is Verdict.INCONCLUSIVE and found.open_passes
     if not finding.trial.blocks or warned:
         return "skipped"
     return "failure" if finding.verdict is Verdict.REGRESSED else "error"

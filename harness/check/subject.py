@@ -84,6 +84,10 @@ class Side:
     cells: tuple[Subject, ...]
     missing: tuple[str, ...] = ()
 
+    def supported(self) -> Side:
+        """Without the cells that cannot be run, which no candidate is held to."""
+        return replace(self, cells=tuple(c for c in self.cells if not c.failed.startswith(f"{Status.UNSUPPORTED}: ")))
+
     def only(self, cell: str, flag: str) -> Side:
         """The one cell of that name, be it its id or the short name of reports. Raises `UserError` for none."""
         short = labels(c.id for c in self.cells)
@@ -184,8 +188,9 @@ def joined(parts: Sequence[Subject]) -> Subject:
 
 
 def save(side: Side, path: Path) -> None:
-    """Writes a baseline. Raises `UserError` where a cell is missing, failed, or holds what is no number: what later
-    candidates are held to must be whole."""
+    """Writes a baseline of the cells that can be run. Raises `UserError` where one is missing, failed, or holds what is
+    no number: what later candidates are held to must be whole."""
+    side = side.supported()
     mistakes = [f"{side.source}: cell {i} left no record; let the grid end first" for i in side.missing]
     mistakes += [f"{side.source}: cell {c.id} {c.failed}; a baseline must be whole" for c in side.cells if c.failed]
     mistakes += [f"{side.source}: cell {c.id}: {bad} is no number" for c in side.cells for bad in _not_numbers(c)]

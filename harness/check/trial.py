@@ -75,8 +75,8 @@ class Flip:
 @dataclass(frozen=True, slots=True)
 class Judgement:
     """All findings, the rows that flipped, what else is to be said, and the exit code: 0, 1 or 3. `share` is how many
-    of the rows were looked at (1: all), `against` the baseline's cell where it is named otherwise than the candidate's.
-    """
+    of the rows were looked at (1: all), `against` the baseline's cell where it is named otherwise than the candidate's,
+    `open_passes` whether the rules let through, with a warning, what is inconclusive."""
 
     candidate: str
     baseline: str
@@ -87,6 +87,7 @@ class Judgement:
     exit_code: int
     share: float = 1.0
     against: str = ""
+    open_passes: bool = False
 
     def having(self, verdict: Verdict, blocks: bool | None = None) -> Sequence[Finding]:
         """The findings of one verdict; of blocking or told metrics alone where asked."""

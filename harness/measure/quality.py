@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -110,9 +111,11 @@ def task_of(data: SuiteData, name: str) -> tuple[Any, Any]:
     if data.evaluation:
         from datasets import Dataset
 
-        fields = dict.fromkeys(field for row in data.evaluation for field in row)  # from_list takes the first row's
+        fields = dict.fromkeys(field for row in data.evaluation for field in row)
+        rows = [{**fields, **copy.deepcopy(row)} for row in data.evaluation]
         split = task.config.test_split or task.config.validation_split
-        task.dataset[split] = Dataset.from_list([{**fields, **row} for row in data.evaluation])
+        # a table would give objects within rows the fields of each other; what a task does to all rows asks for one
+        task.dataset[split] = Dataset.from_list(rows) if task.config.process_docs else rows
     return task, manager
 
 
