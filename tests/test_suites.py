@@ -276,7 +276,8 @@ def test_labels_that_differ_in_marks_alone_are_told_apart(capsys: pytest.Capture
         ("Don't worry.", "don’t worry", True), ('Say "yes"', "Say “yes”", True), ("退款。", "退款", True),
         ("¿Qué?", "Qué", True), ("«oui»", "oui", True), ("Yes…", "Yes", True), ("café", "cafe\u0301", True),
         ("STRASSE", "straße", True), ("(see below)", "see below!", True), ("(.5)", ".5", True), ("?", "?", True),
-        (".5", "5", False), ("?", "", False), ("50%", "50", False), ("-5", "5", False), ("7 - 2", "7 + 2", False),
+        (".5", "5", False), (".env", "env", False), ("5\" long", "5' long", False), ('"5"', "5", True),
+        ("arr[0]", "arr[0", False), ("It is f(x).", "it is f(x)", True), ("?", "", False), ("50%", "50", False), ("-5", "5", False), ("7 - 2", "7 + 2", False),
     ],
 )  # fmt: skip
 def test_words_are_the_same_whatever_stands_around_them(wanted: str, said: str, same: bool) -> None:

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 AROUND = re.escape(".,;:!?…¡¿\"'“”„‘«»()[]。、，；：！？（）「」『』《》")
-WORD = re.compile(rf"(?:\.(?=\d)|[^{AROUND}])(?:.*[^{AROUND}])?")  # ".5" is not "5"
+FIRST = rf"(?:\.(?=\w)|[^{AROUND}])"  # ".5" is not "5"
+CLOSED = rf"(?:\([^()]*\)|\[[^\[\]]*\])(?=[{AROUND}]*$)"  # "f(x)" is not "f(x"
+WORD = re.compile(rf"(?<![\"']){FIRST}.*(?<=\d)[\"']+|{FIRST}(?:.*{CLOSED}|.*[^{AROUND}])?")  # 5" is not 5'
 
 
 def evaluation(**_: Any) -> dict[str, Any]:
