@@ -105,6 +105,19 @@ def test_tokens_are_those_of_generate(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
+def test_rows_that_end_leave_the_others_as_they_are(name: str) -> None:
+    """A batch goes on without those that have ended, whatever its cache is made of."""
+    ours = session(made(name))
+    with torch.inference_mode():
+        whole = [ours._decode([ids], [0], 12, None, 0)[0][0] for ids in ours.encode(PROMPTS, 12)]
+    ours.stops = {max({t for row in whole for t in row}, key=lambda t: sum(t in row[1:-1] for row in whole))}
+    ends = [next((at for at, token in enumerate(row) if token in ours.stops), 12) for row in whole]
+    assert len(set(ends)) > 1, "all end together, so this test would see nothing"
+    wanted = [tokenizer().decode(row[:end], skip_special_tokens=True) for row, end in zip(whole, ends, strict=True)]
+    assert [c.text for c in ours.generate(PROMPTS, 12)] == wanted
+
+
+@pytest.mark.parametrize("name", KINDS)
 def test_chances_of_answers_are_those_of_a_row_alone(name: str) -> None:
     model, own = made(name), tokenizer()
     pairs = [(PROMPTS[0], "yes"), (PROMPTS[3], "no"), (PROMPTS[2], "perhaps")]

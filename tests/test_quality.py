@@ -54,6 +54,7 @@ def test_rows_that_ask_the_same_keep_their_own_answers(tmp_path: Path, until: st
     model, kept = asked(tmp_path, Answers())
     told = model.generate_until([request(row, "Why?", {"until": [until]}) for row in (4, 2)])
     assert told == [text.format(n) for n in range(2)]
+    assert model.cut == (2 if until == "!" else 0)
     assert [kept[row][1] for row in (4, 2)] == [Completion(t, tokens, until == "!") for t in told]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,16 +28,18 @@ PRICE = {"usd_per_hour": 1.0, "volume_requests": 1000, "utilization": 0.5}
 CHOICES = {"policy": {}, "price": PRICE, "profile": "quick"}
 
 
-def record(root: Path, one: Cell, broken: Collection[str] = ()) -> RunRecord:
-    """The record of a cell whose steps are done but for the `broken` ones, by their names in its chain."""
+def record(root: Path, one: Cell, broken: Collection[str] = (), also: Sequence[Measurement] = ()) -> RunRecord:
+    """The record of a cell whose steps are done but for the `broken` ones, by their names in its chain; `also` stands
+    beside what its quality measured."""
     made, store = plan([one], data_of([one]), MACHINE), Store(root)
-    failed = build(store, made, one, broken)
+    failed = build(store, made, one, broken, also=also)
     return assemble(one, made, store, failed, MACHINE, CHOICES)
 
 
 def build(
-    store: Store, made: Plan, one: Cell, broken: Collection[str] = (), where: Mapping[str, Environment] = {}
-) -> dict[str, str]:
+    store: Store, made: Plan, one: Cell, broken: Collection[str] = (), where: Mapping[str, Environment] = {},
+    also: Sequence[Measurement] = (),
+) -> dict[str, str]:  # fmt: skip
     """Builds a cell's steps but for the `broken` ones, on other machines `where` that is said, and gives why these
     failed."""
     chain = made.chains[one.id]
@@ -49,7 +51,7 @@ def build(
             found += [Measurement(f"batch_{what}_ms", 5.0, "ms", "lower", 1) for what in ("prefill", "step")]
         if step.kind is StepKind.QUALITY:
             found = [Measurement("quality/style", 0.5, "share", "higher", 8)]
-            found.append(Measurement("output_tokens/mean", 9.0, "tokens", "lower", 8))
+            found += [Measurement("output_tokens/mean", 9.0, "tokens", "lower", 8), *also]
 
         def work(out: Path, found: list[Measurement] = found) -> dict[str, Any]:
             write_json(out / MEASUREMENTS, plain(found))
@@ -102,6 +104,14 @@ def test_a_measured_cell_keeps_its_record_when_a_build_that_another_wants_again_
     assert kept == {measured.id: (Status.OK, ""), other.id: (Status.FAILED, "adapt: crashed (SIGSEGV)")}
     failed = {lora.key: "adapt: crashed (SIGSEGV)"}
     assert assemble(measured, made, store, failed, MACHINE, CHOICES).status is Status.OK, "should it come to be late"
+
+
+def test_answers_that_stop_texts_end_are_not_those_that_were_timed(tmp_path: Path) -> None:
+    cut = Measurement("cut_share", 0.5, "share", "lower", 8)
+    ends = Measurement("e2e_natural_ms/p50", 70.0, "ms", "lower", 4)
+    for also, told in (([cut], False), ([ends], False), ([cut, ends], True)):
+        found = record(tmp_path / str(len(also)) / also[0].metric, cell("adaptation=lora"), also=also)
+        assert ("own ends" in found.not_measured) is told
 
 
 @pytest.mark.parametrize("quantization", ["gptq", "awq"])

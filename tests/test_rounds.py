@@ -10,6 +10,7 @@ import pytest
 from harness.measure.load import quantiles
 from harness.measure.rounds import pooled
 from harness.plan import plan
+from harness.statistics import bootstrap_quantile
 from harness.types import Measurement, StepKind
 from tests.cells import MACHINE, data_of, grid
 
@@ -30,7 +31,8 @@ def test_samples_are_pooled_and_peaks_kept() -> None:
     assert found["e2e_ms/p50"].samples == tuple(every)
     assert found["e2e_ms/p50"].value == 30.0
     assert found["e2e_ms/p95"].value == pytest.approx(numpy.quantile(every, 0.95))
-    assert found["e2e_ms/p95"].n == 5
+    assert found["e2e_ms/p95"].n == 3, "the same prompts in each round"
+    assert found["e2e_ms/p95"].interval == bootstrap_quantile(every, 0.95, 3)
     assert found["memory_bytes/peak_rss"].value == 7e9
     assert found["throughput_tokens_per_s"].value == 80.0
     assert found["throughput_tokens_per_s"].samples == (100.0, 60.0)

@@ -17,14 +17,15 @@ BUILDS = ("base", "adapt", "quantize")
 
 def has_goodput(record: RunRecord, level: Mapping[str, float] | None) -> bool:
     """Whether a rate was measured that meets the service level (any, where none is asked for), of answers as long as
-    they are: where all are cut to one length, as of random weights, the rate is no price's."""
+    they are: where all are cut to one length, as of random weights, or go on past what ends those that are scored (the
+    stop texts of a task), the rate is no price's."""
     latency = record.config.get("measure", {}).get("params", {}).get("latency") or {}
     found = record.value("goodput_requests_per_s")
     same = level is None or {k: float(v) for k, v in level.items()} == {
         k: float(v) for k, v in (latency.get("level") or {}).items()
     }
     real = record.value("open/tokens/mean") is not None and COST not in record.not_measured
-    return found is not None and found.value > 0 and same and real
+    return found is not None and found.value > 0 and same and real and record.value("cut_share") is None
 
 
 def cost_line(record: RunRecord, basis: str) -> CostLine | None:

@@ -65,7 +65,9 @@ class Decoder:
         self.cache = [(torch.zeros(shape, **options), torch.zeros(shape, **options)) for _ in self.layers]
         with torch.inference_mode():
             turns = model.model.rotary_emb(self.cache[0][0], torch.arange(capacity, device=model.device)[None])
-            self.turns = tuple(t[0].contiguous() for t in turns)
+            whole = tuple(t[0].contiguous() for t in turns)
+            none = torch.ones_like(whole[0]), torch.zeros_like(whole[1])
+        self.turns = [whole if getattr(layer.self_attn, "use_rope", True) else none for layer in self.layers]
         attentions, mlps = [layer.self_attn for layer in self.layers], [layer.mlp for layer in self.layers]
         every = [p for m in attentions for p in (m.q_proj, m.k_proj, m.v_proj, m.o_proj)]
         every += [p for m in mlps for p in (m.gate_proj, m.up_proj, m.down_proj)]
@@ -98,7 +100,7 @@ class Decoder:
         query, key, value = (t.view(rows, tokens, -1, self.size) for t in self.heads[n](x))
         if hasattr(attention, "q_norm"):
             query, key = attention.q_norm(query), attention.k_norm(key)
-        query = rotate_and_store((query, key, value), self.turns, self.cache[n], slots, positions)
+        query = rotate_and_store((query, key, value), self.turns[n], self.cache[n], slots, positions)
         seen = attend(query, self.cache[n], slots, positions, self.scale).reshape(rows, tokens, -1)
         if last is not None:
             seen, residual = _ends(seen, last), _ends(residual, last)

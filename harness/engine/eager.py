@@ -213,7 +213,7 @@ class EagerSession:
             going = [i for i, row in enumerate(live) if not ended[row]]
             if len(going) < self.knobs.compact_below * len(live):
                 keep = torch.tensor(going, device=self.device)
-                cache.batch_select_indices(keep)
+                cache.reorder_cache(keep)  # which every kind of layer has, states of hybrids included
                 chosen, own, positions, names = chosen[keep], own[keep], positions[keep], names[keep]
                 live = [live[i] for i in going]
             ids = chosen[:, None]

@@ -51,7 +51,7 @@ class RowsCache:
         """Tokens seen so far, the prefix included."""
         return int(self.prefix[layer_idx][0].shape[2] + self._filled[layer_idx])
 
-    def batch_select_indices(self, keep: Any) -> None:
+    def reorder_cache(self, keep: Any) -> None:
         """Keeps these rows only."""
         self._own = [(k[keep], v[keep]) for k, v in self._own]
 

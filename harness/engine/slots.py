@@ -160,9 +160,12 @@ class DecoderSlots:
 
     def choose(self, logits: Any, positions: Any, slots: Any) -> Any:
         """The new tokens [rows], which stand in their slots for the next step too."""
+        import torch
+
         made = self.chooser(logits, self._keys[slots] if self.chooser.draws else None, positions)
         self._tokens[slots] = made
-        self._positions[slots] = (positions + 1).clamp(max=self.capacity - 1)
+        after = (positions + 1).clamp(max=self.capacity - 1)
+        self._positions[slots] = torch.where(slots == self.rows, self._begin, after)  # padding never grows
         return made
 
 

@@ -39,6 +39,8 @@ def _language_model(
         return lambda done: context.progress(done / len(requests), f"{done} of {len(requests)} rows")
 
     class EngineLM(LM):  # type: ignore[misc]
+        cut = 0  # answers that a stop text of the task ended
+
         def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
             prompts, limit = prompts_of(requests), data.max_new_tokens
             made = session.generate(prompts, limit, told(requests))
@@ -47,6 +49,7 @@ def _language_model(
             for r, prompt, completion, text in zip(requests, prompts, made, texts, strict=True):
                 if text != completion.text:  # what a server would have made, that looks at texts as they come
                     completion = Completion(text, _length(session, text), True)
+                    self.cut += 1
                 kept[r.doc_id] = (prompt, completion)
             return texts
 
@@ -142,8 +145,9 @@ def measure(
     if rules.get_config("num_fewshot") is None:
         rules.set_config("num_fewshot", 0)
     rules.set_fewshot_seed(seed=FEWSHOT_SEED)
+    model = _language_model(session, folder, data, context, kept)
     results = evaluate(  # not `simple_evaluate`, which asks pip, git and the compiler for their versions each time
-        _language_model(session, folder, data, context, kept),
+        model,
         manager.load([rules]),
         limit=None if part else len(data.evaluation) or data.evaluation_limit,
         samples={task: chosen} if part else None,
@@ -167,6 +171,7 @@ def measure(
         Measurement("prompt_tokens/mean", sum(asked) / n, "tokens", "lower", n),
         Measurement("output_tokens/mean", sum(lengths) / n, "tokens", "lower", n),
         Measurement("truncated_share", sum(not r["finished"] for r in rows) / n, "share", "lower", n),
+        *([Measurement("cut_share", model.cut / n, "share", "lower", n)] if model.cut else []),
     ]
 
 

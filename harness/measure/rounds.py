@@ -11,7 +11,8 @@ from harness.types import Measurement
 
 
 def pooled(rounds: Sequence[Sequence[Measurement]]) -> list[Measurement]:
-    """The measurements of all rounds as one: quantiles of all samples together; of other numbers the highest where it
+    """The measurements of all rounds as one: quantiles of all samples together, which are as many events as one round
+    has, since each times the same prompts and what these take differs more than what rounds do; of other numbers the highest where it
     is a peak of memory or a flag, else the median; what only one round took as it is. `round_drift` is how many
     times as long the slowest round's median request took as the fastest's."""
     if len(rounds) < 2:
@@ -25,7 +26,7 @@ def pooled(rounds: Sequence[Sequence[Measurement]]) -> list[Measurement]:
         base, _, quantile = metric.rpartition("/")
         samples = tuple(s for m in same for s in m.samples)
         if quantile == "p50" and samples:
-            found += quantiles(base, samples)
+            found += quantiles(base, samples, events=max(len(m.samples) for m in same))
         elif not (quantile == "p95" and any(m.samples for m in taken.get(f"{base}/p50", ()))):
             values = [m.value for m in same]
             value = max(values) if first.unit in ("bytes", "flag") else median(values)
