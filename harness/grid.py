@@ -167,7 +167,8 @@ def _found(several: Sequence[SuiteData]) -> dict[str, Json]:
     overlaps: dict[tuple[str, ...], Overlap] = {}
     looked: list[tuple[Any, ...]] = []
     for data in several:
-        rows = (data.evaluation, (*data.train, *data.validation), data.knowledge, data.message_field)
+        told = {"the instructions": data.instructions, "suite.system": data.system}
+        rows = (data.evaluation, (*data.train, *data.validation), data.knowledge, data.message_field, told)
         if (*rows, data.overlaps) in looked:
             continue
         looked.append((*rows, data.overlaps))

@@ -1,15 +1,16 @@
 """Did anything that builds see the evaluation rows? Looked for before anything is trained.
 
 Compared are the evaluation rows with the training rows (from which validation, calibration and few-shot rows are
-taken) and with the knowledge base that retrieval reads.
+taken), with the knowledge base that retrieval reads, and with what models are told: instructions and system text.
 
-- exact: the same message but for case, spaces, punctuation and typography, or an article that is the message or its
-  reply;
+- exact: the same message but for case, spaces, punctuation and typography, an article that is the message or its
+  reply, or a told text in which the message (of `WORDS` or more, or as long as a quote) or a reply stands that is as
+  long as a quote and no training row's;
 - group: a training row of the same group (customer, document, template);
 - near: messages alike in spelling: Jaccard similarity of their 5-character shingles (Broder 1997) of `NEAR` or more; or
-  a training message or an article with its title that quotes the message: in a part of it twice as long as the message
-  stand `QUOTED` or more of its shingles, of which it has `LONG` or more. Every pair is compared, by a product of sparse
-  matrices: 10,000 rows with 10,000 take some 20 seconds.
+  a training message, an article with its title or a told text that quotes the message: in a part of it twice as long as
+  the message stand `QUOTED` or more of its shingles, of which it has `LONG` or more. Every pair is compared, by a
+  product of sparse matrices: 10,000 rows with 10,000 take some 20 seconds.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from harness.types import Article, Json, Overlap
 NEAR, QUOTED = 0.6, 0.8
 SHINGLE = 5
 LONG = 30  # shingles: shorter messages stand in longer ones by chance
+WORDS = 5  # likewise, of messages that stand in a told text to the letter
 CHUNK = 200  # texts compared at a time
 PAUSES = ".,;:!?¡¿«»。、"
 AROUND = re.escape(PAUSES + "\"'()[]「」")
@@ -38,7 +40,7 @@ TYPED = str.maketrans(
 )  # quotes, dashes, and what is not seen: soft hyphens, spaces of no width, marks of direction and of style
 RAISED = ("<super>", "<sub>", "<fraction>")
 MODES = ("fail", "drop", "warn")
-TRAINING, KNOWLEDGE = "training", "knowledge base"
+TRAINING, KNOWLEDGE, INSTRUCTIONS = "training", "knowledge base", "instructions"
 
 
 def _typed(text: str) -> str:
@@ -68,12 +70,15 @@ def article_texts(article: Article) -> set[str]:
 
 def overlaps(
     held: Sequence[Mapping[str, Json]], train: Sequence[Mapping[str, Json]], articles: Sequence[Article],
-    message: str, reply: str,
+    message: str, reply: str, told: Mapping[str, str] | None = None,
 ) -> list[Overlap]:  # fmt: skip
-    """Exact and grouped overlaps, at most one for an evaluation row and a source."""
+    """Exact and grouped overlaps, at most one for an evaluation row and a source. `told` are the texts that models are
+    told, by what they are called."""
     said = {normalised(r[message]): r["id"] for r in reversed(train)}
     groups = {r["group"]: r["id"] for r in reversed(train) if r.get("group")}
     known = {text: a.id for a in articles for text in article_texts(a)}
+    answered = {normalised(str(r.get(reply))) for r in train}
+    texts = {name: normalised(text) for name, text in (told or {}).items()}
     found = []
     for row in held:
         if (other := said.get(normalised(row[message]))) is not None:
@@ -83,7 +88,15 @@ def overlaps(
         own = [normalised(str(row[key])) for key in (message, reply) if row.get(key)]
         if (other := next((known[t] for t in own if t in known), None)) is not None:
             found.append(Overlap("exact", row["id"], KNOWLEDGE, other))
+        given = [t for t in own[:1] if _long(t) or len(t.split()) >= WORDS]
+        given += [t for t in own[1:] if _long(t) and t not in answered]
+        if (other := next((name for name, text in texts.items() if any(t in text for t in given)), None)) is not None:
+            found.append(Overlap("exact", row["id"], INSTRUCTIONS, other))
     return found
+
+
+def _long(text: str) -> bool:
+    return len(text) >= LONG + SHINGLE - 1
 
 
 def _shingles(letters: str) -> set[str]:
@@ -97,8 +110,9 @@ def _together(wanted: set[str], length: int, letters: str) -> float:
 
 
 def near(
-    held: Sequence[Mapping[str, Json]], train: Sequence[Mapping[str, Json]], articles: Sequence[Article], message: str
-) -> list[Overlap]:
+    held: Sequence[Mapping[str, Json]], train: Sequence[Mapping[str, Json]], articles: Sequence[Article],
+    message: str, told: Mapping[str, str] | None = None,
+) -> list[Overlap]:  # fmt: skip
     """Near overlaps that are not exact ones, the most alike first, at most one for an evaluation row and a source.
     `similarity` is the Jaccard similarity, or where that is below `NEAR` the share of the message that is quoted."""
     import numpy as np
@@ -119,6 +133,7 @@ def near(
     sources = (
         (TRAINING, [r["id"] for r in train], [str(r[message]) for r in train]),
         (KNOWLEDGE, [a.id for a in articles], [f"{a.title} {a.text}" for a in articles]),
+        (INSTRUCTIONS, [*(told or {})], [*(told or {}).values()]),
     )
     best: dict[tuple[int, str], tuple[float, str]] = {}
     for source, ids, texts in sources:
@@ -133,8 +148,9 @@ def near(
                 if alike < NEAR and size >= LONG and count >= QUOTED * size:
                     alike = _together(wanted[row], len(said[row]), letters[at])
                     alike = alike if alike >= QUOTED else 0.0
-                same = {letters[at]} if source == TRAINING else article_texts(articles[start + at])
-                if alike >= NEAR and alike > best.get((row, source), (0.0, ""))[0] and said[row] not in same:
+                same = article_texts(articles[start + at]) if source == KNOWLEDGE else {letters[at]}
+                exact = said[row] in (letters[at] if source == INSTRUCTIONS else same)
+                if alike >= NEAR and alike > best.get((row, source), (0.0, ""))[0] and not exact:
                     best[row, source] = (alike, ids[start + at])
     found = [Overlap("near", held[row]["id"], s, other, round(a, 3)) for (row, s), (a, other) in best.items()]
     return sorted(found, key=lambda o: (-o.similarity, str(o.row), o.source))

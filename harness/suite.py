@@ -15,7 +15,7 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.files import parse, sha256, unread
-from harness.leakage import MODES, TRAINING, article_texts, normalised, overlaps
+from harness.leakage import INSTRUCTIONS, MODES, TRAINING, article_texts, normalised, overlaps
 from harness.resources import resource
 from harness.types import Article, Component, Overlap, SuiteData, plain
 
@@ -156,7 +156,12 @@ def _leaks(found: Sequence[Overlap], folder: Path, p: Mapping[str, Any]) -> list
     told = []
     for o in found:
         where = folder / p["eval_file"]
-        if o.source != TRAINING:
+        if o.source == INSTRUCTIONS:
+            told.append(
+                f"{where}, row {o.row!r}: its {p['message_field']} or {p['reply_field']} stands in {o.other}; write "
+                "another example there, or set leakage=warn"
+            )
+        elif o.source != TRAINING:
             told.append(f"{where}, row {o.row!r}: article {o.other!r} of {p['knowledge_file']} is its text; remove one")
         elif o.kind == "exact":
             told.append(
@@ -213,8 +218,8 @@ def load(suite: Component) -> SuiteData:
 
     Raises `UserError` with one line a mistake: keys that are missing or of another type, missing, empty or unreadable
     files, rows that are no JSON objects or lack a field, duplicate ids, and, where `leakage` is `fail`, evaluation
-    rows that also stand among the training rows or articles. `drop` leaves those training rows and articles out, `warn`
-    leaves them in.
+    rows that also stand among the training rows or articles, or in what models are told. `drop` leaves those training
+    rows and articles out, and refuses the last too, of which nothing can be left out; `warn` leaves all in.
     """
     p = suite.params
     if lacking := [key for key in NEEDED if key not in p]:
@@ -249,9 +254,9 @@ def load(suite: Component) -> SuiteData:
     if mode not in MODES:
         mistakes.append(f"leakage={mode!r}: choose one of {', '.join(MODES)}")
     shelf = tuple(Article(a["id"], a["title"], a["text"]) for a in articles)
-    found = overlaps(held, train, shelf, message, reply)
-    if mode == "fail":
-        mistakes += _leaks(found, folder, p)
+    found = overlaps(held, train, shelf, message, reply, {p["instructions_file"]: text, "suite.system": p["system"]})
+    if mode != "warn":
+        mistakes += _leaks([o for o in found if mode == "fail" or o.source == INSTRUCTIONS], folder, p)
     if mistakes:
         raise UserError(mistakes)
     if mode == "drop":

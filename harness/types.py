@@ -220,8 +220,8 @@ class Article:
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """An evaluation row, and the training row or article that gives it away. `kind` is `exact`, `group` or `near`;
-    `similarity` is 1 but for near ones."""
+    """An evaluation row, and the training row, article or told text that gives it away. `kind` is `exact`, `group`
+    or `near`; `similarity` is 1 but for near ones."""
 
     kind: str
     row: str

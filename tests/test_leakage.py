@@ -192,3 +192,38 @@ def test_of_a_rows_overlaps_of_one_kind_the_closest_is_reported() -> None:
     parts = [("rows=1", suite_data(evaluation=held, train=far)), ("rows=2", suite_data(evaluation=held, train=close))]
     for order in (parts, parts[::-1]):
         assert [o["other"] for o in swept(*order)["overlaps"]] == ["t2"]
+
+
+ASKED = "Where is my parcel now?"  # five words
+CANNED = "Please call us between nine and five on working days."
+
+
+@pytest.mark.parametrize(
+    ("told", "found"),
+    [
+        (f"Examples:\n- “{ASKED.upper()}” is shipping", ["instructions.md"]),
+        (f"| **{ASKED}** | shipping |", ["instructions.md"]),
+        (f"So: {ASKED.replace(' now', '')} is shipping", []),
+        ("Answer shipping, or {'reply': 'shipping'}, to: Other?", []),
+        (f"Say: {CANNED}", []),
+        (f"Say: {CANNED.replace('nine', 'eight')}", ["instructions.md"]),
+        (f"Say: {CANNED.replace('nine', 'ten')}", []),
+    ],
+)
+def test_a_row_that_stands_in_what_models_are_told_is_found(told: str, found: list[str]) -> None:
+    """Neither short texts nor labels, nor a reply that is trained on too."""
+    held = [row("e1", ASKED, reply="shipping"), row("e2", "Other?", reply="other"), row("e3", "When?", reply=CANNED)]
+    held.append(row("e4", "And now?", reply=CANNED.replace("nine", "eight")))
+    train = [row("t1", "Hello", reply=CANNED)]
+    for name in ("instructions.md", "suite.system"):
+        texts = {"instructions.md": "", "suite.system": "", name: told}
+        overlapping = overlaps(held, train, [], "message", "reply", texts)
+        assert [(o.kind, o.source, o.other) for o in overlapping] == [("exact", "instructions", name) for _ in found]
+        assert near(held, train, [], "message", texts) == []
+
+
+def test_a_quote_in_what_models_are_told_is_near_unless_it_is_exact() -> None:
+    held, texts = [row("e", QUESTION)], {"instructions.md": AROUND.format(QUESTION.replace("our", "the"))}
+    (found,) = near(held, [], [], "message", texts)
+    assert (found.kind, found.source, found.other) == ("near", "instructions", "instructions.md")
+    assert near(held, [], [], "message", {"instructions.md": AROUND.format(QUESTION)}) == []

@@ -171,6 +171,23 @@ def test_leaks_can_be_dropped_or_only_warned_of(folder: Path) -> None:
     assert told(folder, leakage="perhaps") == ["leakage='perhaps': choose one of fail, drop, warn"]
 
 
+@pytest.mark.parametrize(("file", "where"), [("guide.md", "guide.md"), (None, "suite.system")])
+def test_what_models_are_told_of_an_evaluation_row_can_only_be_warned_of(
+    folder: Path, file: str | None, where: str
+) -> None:
+    asked = "E asks where parcel 2 is"
+    held(message=asked)(folder)
+    said = f"Examples: “{asked}” is answered so."
+    system = {} if file else {"system": said}
+    if file:
+        (folder / file).write_text(said)
+    line = f"{folder}/eval.jsonl, row 'e2': its message or reply stands in {where}; write another example there, or set"
+    for mode in ("fail", "drop"):
+        assert told(folder, leakage=mode, **system) == [f"{line} leakage=warn"]
+    (found,) = read(folder, leakage="warn", **system).overlaps
+    assert (found.kind, found.row, found.source, found.other) == ("exact", "e2", "instructions", where)
+
+
 def test_every_article_that_is_a_rows_text_is_dropped(folder: Path) -> None:
     """An overlap names one article a row; a row may be several."""
     told = (("a1", "45 days."), ("a2", "45 Days"), ("a3", "May I?"), ("a4", "45 days, or less"))

@@ -20,7 +20,7 @@ from harness.resources import resource
 from harness.suite import hashed, load
 from harness.suites.__main__ import main as command
 from harness.suites.check import config_of, scorers_of
-from harness.suites.shape import uneven
+from harness.suites.shape import uneven, unlike
 from harness.types import Completion, Context, SuiteData
 from tests.grids import TINY, harness, run_folder
 
@@ -277,7 +277,8 @@ def test_labels_that_differ_in_marks_alone_are_told_apart(capsys: pytest.Capture
         ("¿Qué?", "Qué", True), ("«oui»", "oui", True), ("Yes…", "Yes", True), ("café", "cafe\u0301", True),
         ("STRASSE", "straße", True), ("(see below)", "see below!", True), ("(.5)", ".5", True), ("?", "?", True),
         (".5", "5", False), (".env", "env", False), ("5\" long", "5' long", False), ('"5"', "5", True),
-        ("arr[0]", "arr[0", False), ("It is f(x).", "it is f(x)", True), ("?", "", False), ("50%", "50", False), ("-5", "5", False), ("7 - 2", "7 + 2", False),
+        ("arr[0]", "arr[0", False), ("It is f(x).", "it is f(x)", True), ("?", "", False), ("50%", "50", False),
+        ("-5", "5", False), ("7 - 2", "7 + 2", False),
     ],
 )  # fmt: skip
 def test_words_are_the_same_whatever_stands_around_them(wanted: str, said: str, same: bool) -> None:
@@ -904,3 +905,201 @@ def test_columns_are_told_by_repr_and_bytes_that_are_no_text_by_their_line(capsy
     Path("rows.csv").write_bytes(b"message,reply\na,b\nc,caf\xe9\n")
     assert main(["new", "mine", "--from", "rows.csv"]) == 2
     assert "rows.csv, line 3: cannot be read as UTF-8 text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes", "n"),
+    [
+        ('"{{message}}"', '"Ticket: {{message}}\\nWhich label?"', 30),
+        ("test_split: test", "test_split: test\ndescription: 'Answer tersely.\n\n  '", 30),
+        ("test_split: test", "test_split: test\nnum_fewshot: 2", 30),
+        ("test_split: test", 'test_split: test\ngen_prefix: "Answer:"', 30),
+        ('"{{message}}"', "\"{{message | replace('  ', ' ')}}\"", 1),
+        ('"{{message}}"', "message", 0),
+    ],
+)
+def test_what_a_task_asks_is_what_is_trained_and_timed(
+    was: str, becomes: str, n: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """To the letter; or training and latency, export and the leakage guard would see other text than the scores."""
+    odd = ("  Two  spaces\tand a line.\n", "{{ braces }} {% if %}", "7")
+    assert main(["new", "mine", "--from", str(table()), *NAMES]) == 0
+    task, held = Path("suites/mine/task.yaml"), Path("suites/mine/eval.jsonl")
+    rows = rows_of("mine")[1][:30]
+    rows = [{**row, "message": odd[i] if i < len(odd) else row["message"]} for i, row in enumerate(rows)]
+    held.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["check", "mine"]) == 0
+    assert was in task.read_text()
+    task.write_text(task.read_text().replace(was, becomes))
+    capsys.readouterr()
+    assert main(["check", "mine"]) == (2 if n else 0)
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("mistake: ")]
+    line = (
+        "suites/mine/task.yaml: its doc_to_text, description, num_fewshot, gen_prefix or process_docs changes the "
+        f"message of row {rows[0]['id']!r} ({n} such), which is trained on, timed and exported as it stands in the "
+        "row; write it into the rows, or into suite.system"
+    )
+    assert [found.partition(f"{tmp_path}/")[2] for found in told] == ([line] if n else [])
+    if n == 30 and "Ticket" in becomes:
+        done = harness(tmp_path, "suite=mine", *TINY)
+        assert done.returncode == 2
+        assert f"task.yaml: {line.partition(': ')[2].partition(' (')[0]}" in done.stderr
+
+
+def test_first_rows_unlike_the_others_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """`quick` takes the first rows of each file: of one sorted by label, none but one."""
+    names = ("billing", "sales", "help", "legal")
+    lines(
+        {"message": f"Ticket {i * 7919}", "reply": names[i % 4], "group": f"g{i}", "case": "ab"[i // 4 % 2]}
+        for i in range(900)
+    )
+    assert main(["new", "mine", "--from", "rows.jsonl"]) == 0
+    assert main(["check", "mine"]) == 0
+    assert "profile=quick" not in capsys.readouterr().err
+    for side, rows in zip(("train", "eval"), rows_of("mine"), strict=True):
+        by = "case" if side == "train" else "reply"
+        Path(f"suites/mine/{side}.jsonl").write_text(
+            "".join(json.dumps(r) + "\n" for r in sorted(rows, key=lambda r: r[by]))
+        )
+    assert main(["check", "mine"]) == 0
+    told = [line.rpartition("suites/mine/")[2] for line in capsys.readouterr().err.splitlines() if "=quick" in line]
+    train, held = rows_of("mine")
+    a, billing = sum(r["case"] == "a" for r in train[128:]), sum(r["reply"] == "billing" for r in held[48:])
+    assert told == [
+        "train.jsonl: its first 128 rows, which profile=quick takes, are of 1 of 2 values of `case` ('a': 100% of "
+        f"them, {a / len(train[128:]):.0%} of the others); shuffle the file",
+        "eval.jsonl: its first 48 rows, which profile=quick takes, are of 1 of 4 values of `reply` ('billing': 100% of "
+        f"them, {billing / len(held[48:]):.0%} of the others); shuffle the file",
+    ]
+
+
+def test_first_rows_of_too_few_groups_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new", "mine", "--from", str(table(600)), *NAMES]) == 0
+    train, _ = rows_of("mine")
+    path = Path("suites/mine/train.jsonl")
+    path.write_text("".join(json.dumps({**r, "group": r["group"] if i >= 200 else "one"}) + "\n"
+                            for i, r in enumerate(train)))  # fmt: skip
+    capsys.readouterr()
+    main(["check", "mine"])
+    assert "warning: profile=quick: " in (told := capsys.readouterr().err)
+    assert "train.jsonl: 128 rows hold too few groups to set a fifth of them apart for validation" in told
+
+
+def test_what_a_field_is_of_few_values_is_told_by_its_size_and_no_more() -> None:
+    """Neither texts nor numbers, nor what differs by chance."""
+    rng = random.Random(0)
+    for values in (2, 5, 20):
+        first, others = ([{"case": f"v{rng.randrange(values)}"} for _ in range(n)] for n in (48, 240))
+        assert unlike(first, others, "reply") == []
+    for field, rest, told in (("case", "b", 1), ("reply", "b", 1), ("case", None, 0), ("case", 7, 0), ("case", "a", 0)):
+        assert len(unlike([{field: "a"}] * 48, [{field: rest}] * 240, "reply")) == told, (field, rest)
+    first, others = ([{"case": f"{side}{i % 11}"} for i in range(200)] for side in "ab")
+    assert unlike(first, others, "reply") == []
+    assert unlike([{"reply": "a"}] * 48, [], "reply") == []
+
+
+def test_evaluation_rows_pasted_into_the_instructions_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    lines({"message": f"Where do I find the form number {i * 7919}?", "reply": LABELS[i % 3]} for i in range(200))
+    assert main(["new", "mine", "--from", "rows.jsonl"]) == 0
+    _, held = rows_of("mine")
+    guide, config = Path("suites/mine/instructions.md"), Path("conf/suite/mine.yaml")
+    own, settings = guide.read_text(), config.read_text()
+    assert main(["check", "mine"]) == 0
+    capsys.readouterr()
+    pasted = "".join(f"- **{r['message']}** is {r['reply']}\n" for r in held[:40])
+    guide.write_text(f"{own}\nExamples:\n{pasted}")
+    assert main(["check", "mine"]) == 2
+    told = capsys.readouterr()
+    assert "mine: 40 mistakes, " in told.out
+    assert f"eval.jsonl, row {held[0]['id']!r}: its text stands in instructions.md; write another example" in told.err
+    guide.write_text(own)
+    system = OmegaConf.load(config).system
+    config.write_text(settings.replace(system, f"{system} As to {held[3]['message']}: {held[3]['reply']}"))
+    assert main(["check", "mine"]) == 2
+    assert f"row {held[3]['id']!r}: its text stands in suite.system; write" in capsys.readouterr().err
+
+
+AROUND = "Say what to do and by when, in two sentences, and end with the name of the team that answers."
+
+
+def test_an_evaluation_row_told_with_a_word_changed_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new", "mine", "--from", str(table()), *NAMES]) == 0
+    _, held = rows_of("mine")
+    guide = Path("suites/mine/instructions.md")
+    guide.write_text(f"{guide.read_text()}\nSo: {held[0]['message'].replace('what of', 'what about')}\n{AROUND}")
+    assert main(["check", "mine"]) == 0
+    told = capsys.readouterr().err
+    assert f"warning: {Path('suites/mine/eval.jsonl').absolute()}, row {held[0]['id']!r}: " in told
+    assert "% like instructions.md, or a part of it; remove one where it gives the other away" in told
+
+
+def test_the_example_of_new_is_one_to_train_on() -> None:
+    """Of all replies, the shortest was one to be evaluated with."""
+    held = [f"h{n}" for n in range(99) if hashed(f"evaluation h{n}") < 0.3][:9]
+    rows = [{"message": f"Ticket {i * 7919}", "reply": {"number": i, "of": "t" * 30}, "group": f"g{i}"}
+            for i in range(90)]  # fmt: skip
+    rows += [{"message": f"Odd {g}", "reply": {"number": g, "of": "short"}, "group": g} for g in held]
+    lines(rows)
+    assert main(["new", "mine", "--from", "rows.jsonl"]) == 0
+    train, held_rows = rows_of("mine")
+    given = Path("suites/mine/instructions.md").read_text().splitlines()[-1]
+    assert given in {r["reply"] for r in train}
+    assert given not in {r["reply"] for r in held_rows}
+    assert main(["check", "mine"]) == 0
+
+
+SPELT = (("Acme {}", "ACME {}"), ("Müller {}", "Mu\u0308ller {}"), ("Acme {} Ltd", "acme  {}  Ltd"))
+
+
+@pytest.mark.parametrize("ways", SPELT)
+def test_a_group_written_in_two_ways_is_one(ways: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    lines(
+        {"message": f"Ticket {i * 7919}", "reply": f"Answer {i}.", "group": ways[i % 2].format(i // 4)}
+        for i in range(200)
+    )
+    assert main(["new", "mine", "--from", "rows.jsonl"]) == 0
+    train, held = rows_of("mine")
+    assert {r["group"] for r in train + held} == {ways[0].format(n) for n in range(50)}
+    assert not {r["group"] for r in train} & {r["group"] for r in held}
+    assert main(["check", "mine"]) == 0
+    number = next(n for n in range(50) if ways[0].format(n) == train[0]["group"])
+    stray = ways[1].format(number)
+    path = Path("suites/mine/eval.jsonl")
+    path.write_text(path.read_text() + json.dumps({**held[0], "id": "x", "message": "New", "group": stray}) + "\n")
+    capsys.readouterr()
+    assert main(["check", "mine"]) == 2
+    (line,) = (x for x in capsys.readouterr().err.splitlines() if x.startswith("mistake: "))
+    shown = repr(stray) if stray.isascii() else ascii(stray)
+    assert f"eval.jsonl, row 'x': group {shown} (1 row: row 'x') is {train[0]['group']!r} (4 rows: row '" in line
+    assert line.endswith("for case, spaces or Unicode form; write them alike, or rename one that is a group of its own")
+
+
+def test_groups_written_in_two_ways_on_one_side_are_no_matter() -> None:
+    assert main(["new", "mine", "--from", str(table()), *NAMES]) == 0
+    _, held = rows_of("mine")
+    group = held[0]["group"]
+    rows = [{**r, "group": group.upper() if i else group} if r["group"] == group else r for i, r in enumerate(held)]
+    Path("suites/mine/eval.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert len({r["group"] for r in rows}) > len({r["group"] for r in held})
+    assert main(["check", "mine"]) == 0
+
+
+@pytest.mark.parametrize("side", ["train", "eval"])
+def test_a_message_that_stands_twice_without_a_group_is_told(side: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new", "mine", "--from", str(table()), *NAMES]) == 0
+    rows = rows_of("mine")[side == "eval"]
+    again = [{**rows[n], "id": f"again {n}", "message": rows[n]["message"].upper()} for n in (3, 5)]
+    path = Path(f"suites/mine/{side}.jsonl")
+    path.write_text("".join(json.dumps(row) + "\n" for row in (*rows, *again)))
+    assert main(["check", "mine"]) == 0
+    assert "such); give them" not in capsys.readouterr().err, "rows of a group are no independent ones"
+    alone = [{k: v for k, v in row.items() if k != "group"} for row in (*rows, *again)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in alone))
+    assert main(["check", "mine"]) == 0
+    (line,) = (x for x in capsys.readouterr().err.splitlines() if " asks what row " in x)
+    pairs = [(f"again {n}", rows[n]["id"]) for n in (3, 5)]
+    pairs += [pair[::-1] for pair in pairs]  # validation rows are read apart
+    assert any(line.endswith(
+        f"{side}.jsonl, row {a!r}: asks what row {b!r} asks (2 such); give them one group, or leave one out"
+    ) for a, b in pairs)  # fmt: skip
+    assert line.startswith("warning: ")

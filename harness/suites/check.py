@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import logging
 import statistics
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from harness.errors import UserError
-from harness.leakage import MODES, near
+from harness.leakage import INSTRUCTIONS, MODES, near, normalised
 from harness.licences import rows_licence
-from harness.measure.quality import task_of
+from harness.measure.quality import FEWSHOT_SEED, task_of
 from harness.power import detectable_difference, rows_needed
 from harness.resources import resource
 from harness.statistics import group_of
 from harness.suite import VALIDATION_SHARE, load
-from harness.suites.shape import TO_FILL, are_labels, misspelt, uneven
-from harness.types import Component, SuiteData
+from harness.suites.shape import TO_FILL, are_labels, folded, misspelt, uneven, unlike
+from harness.types import Component, Json, SuiteData
 
 CLAIM = 0.05  # a difference worth showing
 TYPICAL_DISAGREEMENT = 0.1
@@ -111,12 +115,18 @@ def faults_of_score(data: SuiteData, score: str, key: str, module: Any = None) -
     return []
 
 
+def _sides(data: SuiteData, suite: Component) -> list[tuple[Path, Sequence[Mapping[str, Json]]]]:
+    """The training and the evaluation rows, each with their file."""
+    rows = {"train_file": (*data.train, *data.validation), "eval_file": data.evaluation}
+    return [(data.folder / str(suite.params[file]), side) for file, side in rows.items()]
+
+
 def _references(data: SuiteData, module: Any, suite: Component) -> list[str]:
     """What the suite's own scorers say of its own reference replies."""
     found, primary = [], suite.params["primary"]
-    for file, rows in (("train_file", (*data.train, *data.validation)), ("eval_file", data.evaluation)):
+    for file, rows in _sides(data, suite):
         for row in rows:
-            at = f"{data.folder / suite.params[file]}, row {row['id']!r}"
+            at = f"{file}, row {row['id']!r}"
             reply = row.get(data.reply_field)
             try:
                 if faults := module.check(dict(row)) if hasattr(module, "check") else []:
@@ -165,9 +175,25 @@ def _mixed(data: SuiteData, file: Path) -> list[str]:
     return list(found.values())
 
 
+def _asked_otherwise(rules: Any, data: SuiteData, where: Path) -> list[str]:
+    """A line where lm-eval's task does not ask an evaluation row's message as it stands, which is what is trained on,
+    timed, looked through for leaks and exported. Requests are built as a grid builds them; raises what that does."""
+    rules.set_fewshot_seed(seed=FEWSHOT_SEED)
+    with redirect_stderr(io.StringIO()):  # a bar of progress
+        rules.build_all_requests(limit=len(data.evaluation) or 1)
+    said = {row["id"]: row[data.message_field] for row in data.evaluation}
+    asked = [(str(r.doc.get("id")), r.args[0]) for r in rules.instances if r.idx == 0]
+    other = [name for name, text in asked if said and said.get(name) != text]
+    return [
+        f"{where}: its doc_to_text, description, num_fewshot, gen_prefix or process_docs changes the "
+        f"{data.message_field} of row {other[0]!r} ({len(other)} such), which is trained on, timed and exported as it "
+        "stands in the row; write it into the rows, or into suite.system"
+    ] if other else []  # fmt: skip
+
+
 def faults_of_task(data: SuiteData, suite: Component) -> list[str]:
-    """Why lm-eval cannot ask and score the suite's rows by its task file; nothing for a task that lm-eval brings along.
-    Runs the suite's code, and takes a second for the import of lm-eval."""
+    """Why lm-eval cannot ask and score the suite's rows by its task file, or asks something else than they do; nothing
+    for a task that lm-eval brings along. Runs the suite's code, and takes a second for the import of lm-eval."""
     if not suite.params["task_file"]:
         return []
     where, task = data.folder / suite.params["task_file"], suite.params["task"]
@@ -183,12 +209,12 @@ def faults_of_task(data: SuiteData, suite: Component) -> list[str]:
             return [f"{where}: has no task {task!r}; its first key is `task: {task}`, or set suite.task"]
         rules, _ = task_of(data, task)
         listed, given = set(rules.aggregation()), set()
-        rules.doc_to_text(rules.eval_docs[0])
+        otherwise = _asked_otherwise(rules, data, where)
         if rules.config.process_results and rules.OUTPUT_TYPE == "generate_until":
             given = {k for r in data.evaluation for k in rules.process_results(r, [r.get(data.reply_field) or ""])}
     except (Exception, SystemExit) as error:  # whatever lm-eval and a suite's own code raise
         return [f"{where}: lm-eval cannot read it ({' '.join(f'{type(error).__name__}: {error}'.split())}); mend it"]
-    return [f"{where}: score {k} is not in metric_list; add it" for k in sorted(given - listed)]
+    return [*otherwise, *(f"{where}: score {k} is not in metric_list; add it" for k in sorted(given - listed))]
 
 
 def _too_few(data: SuiteData) -> list[str]:
@@ -208,10 +234,48 @@ def _too_few(data: SuiteData) -> list[str]:
 
 def _labels(data: SuiteData, suite: Component) -> list[str]:
     """A line for each row whose label is another one but for how it is written."""
-    sides = (("train_file", (*data.train, *data.validation)), ("eval_file", data.evaluation))
-    said = [(f"{data.folder / suite.params[file]}, row {row['id']!r}", str(row.get(data.reply_field) or ""))
-            for file, rows in sides for row in rows]  # fmt: skip
+    said = [(f"{file}, row {row['id']!r}", str(row.get(data.reply_field) or ""))
+            for file, rows in _sides(data, suite) for row in rows]  # fmt: skip
     return misspelt(said) if are_labels(Counter(label for _, label in said)) else []
+
+
+def _groups(data: SuiteData, suite: Component) -> list[str]:
+    """A line for each group that is another one but for how it is written, where the two stand on both sides."""
+    named = [[(f"{file}, row {row['id']!r}", str(row["group"])) for row in rows if row.get("group")]
+             for file, rows in _sides(data, suite)]  # fmt: skip
+    trained, held = ({folded(group) for _, group in side} for side in named)
+    return misspelt([(at, group) for side in named for at, group in side if folded(group) in trained & held], "group")
+
+
+def _repeated(data: SuiteData, suite: Component) -> list[str]:
+    """Warnings of messages that stand twice in a file without a group in common: they count as independent, and of the
+    training rows one may be validated with."""
+    found = []
+    for file, rows in _sides(data, suite):
+        first: dict[str, Mapping[str, Json]] = {}
+        pairs = [(row, first.setdefault(normalised(str(row[data.message_field])), row)) for row in rows]
+        if again := [(row["id"], other["id"]) for row, other in pairs if group_of(row) != group_of(other)]:
+            (row_id, other_id), n = again[0], len(again)
+            found.append(f"{file}, row {row_id!r}: asks what row {other_id!r} asks ({n} such); give them one group, or "
+                         "leave one out")  # fmt: skip
+    return found
+
+
+def _heads(data: SuiteData, suite: Component) -> list[str]:
+    """Warnings of rows that profile=quick takes, which are the first of each file, and that are unlike the others."""
+    profile = yaml.safe_load((resource("conf") / "profile/quick.yaml").read_bytes())
+    limits = {key: profile[key] for key in ("train_rows", "eval_rows")}
+    try:
+        quick = load(replace(suite, params={**suite.params, **limits}))
+    except UserError as error:
+        return [f"profile=quick: {line}" for line in error.mistakes]
+    found = []
+    for (file, rows), (_, head) in zip(_sides(data, suite), _sides(quick, suite), strict=True):
+        ids = {row["id"] for row in head}
+        rest = [row for row in rows if row["id"] not in ids]
+        found += [f"{file}: its first {len(head)} rows, which profile=quick takes, {said}; shuffle the file"
+                  for said in unlike(head, rest, data.reply_field)]  # fmt: skip
+    return found
 
 
 def _lopsided(data: SuiteData) -> list[str]:
@@ -233,12 +297,12 @@ def _lopsided(data: SuiteData) -> list[str]:
 def _long(data: SuiteData, suite: Component) -> list[str]:
     """Warnings of rows with a text many times as long as that of most: they alone set how much memory is held."""
     found = []
-    for file, rows in (("train_file", (*data.train, *data.validation)), ("eval_file", data.evaluation)):
+    for file, rows in _sides(data, suite):
         for field in (data.message_field, data.reply_field):
             sizes = [len(str(row.get(field, ""))) for row in rows]
             usual = statistics.median(sizes) if sizes else 0
             found += [
-                f"{data.folder / suite.params[file]}, row {row['id']!r}: its {field} has {size:,} characters, "
+                f"{file}, row {row['id']!r}: its {field} has {size:,} characters, "
                 f"usual are {usual:,.0f}; such rows set memory and time: shorten it, or drop what is no real case"
                 for row, size in zip(rows, sizes, strict=True)
                 if size > max(LONG * usual, LONG_AT_LEAST)
@@ -257,21 +321,29 @@ def check(name: str) -> tuple[list[str], list[str], list[str]]:
     mistakes += [
         *faults_of_guide(data, suite),
         *_labels(data, suite),
+        *_groups(data, suite),
         *faults_of_output(data, suite),
         *faults_of_task(data, suite),
     ]
     every, held = (*data.train, *data.validation), where / str(suite.params["eval_file"])
     for o in data.overlaps:
-        mistakes.append(f"{held}, row {o.row!r}: same {'text' if o.kind == 'exact' else 'group'} as "
-                        f"{o.source} row {o.other!r}; remove one, or set leakage=drop")  # fmt: skip
-    warnings, card = [*_too_few(data), *_lopsided(data), *_long(data, suite)], where / "card.md"
+        mistakes.append(
+            f"{held}, row {o.row!r}: its text stands in {o.other}; write another example there"
+            if o.source == INSTRUCTIONS
+            else f"{held}, row {o.row!r}: same {'text' if o.kind == 'exact' else 'group'} as {o.source} row "
+            f"{o.other!r}; remove one, or set leakage=drop"
+        )
+    warnings = [*_too_few(data), *_lopsided(data), *_long(data, suite), *_repeated(data, suite), *_heads(data, suite)]
+    card = where / "card.md"
     if not card.is_file() or "TO FILL" in card.read_text(encoding="utf-8", errors="replace"):
         warnings.append(f"{card}: not filled in; say what is measured and how the rows were made")
     elif not rows_licence(where):
         warnings.append(f"{card}: states no licence of the rows; write one under a heading 'Licence'")
-    alike = near(data.evaluation, every, data.knowledge, data.message_field)
-    warnings += [f"{held}, row {o.row!r}: {o.similarity:.0%} like {o.source} row {o.other!r}, or a part of it; remove "
-                 "one where it gives the other away" for o in alike]  # fmt: skip
+    told = {suite.params["instructions_file"]: data.instructions, "suite.system": data.system}
+    alike = near(data.evaluation, every, data.knowledge, data.message_field, told)
+    warnings += [f"{held}, row {o.row!r}: {o.similarity:.0%} like "
+                 + (o.other if o.source == INSTRUCTIONS else f"{o.source} row {o.other!r}")
+                 + ", or a part of it; remove one where it gives the other away" for o in alike]  # fmt: skip
     asked = (
         f"{len(data.evaluation)} evaluation rows in {len(set(map(group_of, data.evaluation)))} groups"
         if data.evaluation

@@ -22,7 +22,7 @@ from harness.leakage import normalised
 from harness.ledger import write_text
 from harness.resources import resource
 from harness.suite import VALIDATION_SHARE, hashed, json_lines, parted
-from harness.suites.shape import TO_FILL, are_labels, misspelt, uneven, unlearnt
+from harness.suites.shape import TO_FILL, are_labels, folded, misspelt, uneven, unlearnt
 
 EVALUATION_SHARE = 0.3
 MARKS = {".csv": ",", ".tsv": "\t"}
@@ -187,7 +187,8 @@ def shaped(rows: Sequence[tuple[str, dict[str, Any]]], source: Path, names: Mapp
 
     Without a group column, rows of the same message are one group. A reply that is an object becomes JSON. Raises
     `UserError` with a line a mistake: columns that are not there, empty cells, ids given twice, one message with
-    several replies. Messages that are one but for case and marks are of one group.
+    several replies. Messages that are one but for case and marks are of one group, and so are groups that are one but
+    for case, spaces and Unicode form.
     """
     if not rows:
         raise UserError(f"{source}: no rows; a suite needs some hundred")
@@ -205,6 +206,7 @@ def shaped(rows: Sequence[tuple[str, dict[str, Any]]], source: Path, names: Mapp
     seen: dict[str, str] = {}
     replies: dict[str, tuple[str, str]] = {}
     groups: dict[str, str] = {}
+    written: dict[str, str] = {}
     for number, (where, row) in enumerate(rows, start=1):
         message, reply = (_text(row.get(names[k])) for k in ("message", "reply"))
         if isinstance(row.get(names["message"]), list | dict):
@@ -227,6 +229,7 @@ def shaped(rows: Sequence[tuple[str, dict[str, Any]]], source: Path, names: Mapp
             )
         said = normalised(message)
         group = _text(row.get(names["group"])) or hashlib.sha256(said.encode()).hexdigest()[:12]
+        group = written.setdefault(folded(group), group)
         entry = {"id": key, "group": groups.setdefault(said, group), "message": message, "reply": reply}
         if case := _text(row.get(names["case"])):
             entry["case"] = case
@@ -324,7 +327,7 @@ def new(name: str, source: Path, names: Mapping[str, str], share: float, system:
         folder / "train.jsonl": _jsonl(train), folder / "eval.jsonl": _jsonl(held),
         folder / "scorers.py": (resource("suites") / f"_template/{kind}.py").read_text(encoding="utf-8"),
         folder / "task.yaml": TASK.format(name=name, tokens=tokens, metrics="\n".join(metrics)),
-        folder / "instructions.md": GUIDE + _guide(kind, replies),
+        folder / "instructions.md": GUIDE + _guide(kind, replies, fit),
         folder / "card.md": card.replace("NAME", name).replace("COUNTS", counts).replace("SCORES", told),
         config: SUITE.format(
             what=f"TO FILL: what {name} measures", name=name,
@@ -376,9 +379,11 @@ def _twins(places: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str
             "group: if they mean the same, keep the reply that is right"] if pairs else []  # fmt: skip
 
 
-def _guide(kind: str, replies: Counter[str]) -> str:
-    """What the instructions say of the form of an answer."""
+def _guide(kind: str, replies: Counter[str], fit: Sequence[Mapping[str, Any]]) -> str:
+    """What the instructions say of the form of an answer, with an example of the rows to train on."""
     if kind == "labels":
         listed = "".join(f"- {r}\n" for r in sorted(replies))
         return f"\nAnswer with one of these labels alone, nothing else:\n\n{listed}"
-    return f"\nAnswer with JSON alone, such as:\n\n{min(replies, key=len)}\n" if kind == "structured" else ""
+    if kind == "structured":
+        return f"\nAnswer with JSON alone, such as:\n\n{min((r['reply'] for r in fit), key=len)}\n"
+    return ""

@@ -11,8 +11,11 @@ from harness.statistics import group_of
 
 LABELS_AT_MOST, LABEL_LENGTH = 40, 40  # more or longer replies are texts
 NAMED = 5  # rows of a label
+OF_ITS_OWN = {"label": "class", "group": "group"}
 TO_FILL = "TO FILL:"  # what `new` leaves to be written begins so
 LARGE = 0.1  # of all rows: a group above it can make parts uneven
+KINDS_AT_MOST = 20  # values of a field that sorts rows; more are texts
+BY_CHANCE = 1e-6  # rarer than this, the first rows are not like the others
 
 
 def are_labels(replies: Counter[str]) -> bool:
@@ -21,7 +24,8 @@ def are_labels(replies: Counter[str]) -> bool:
     return short and len(replies) <= min(LABELS_AT_MOST, replies.total() / 5)
 
 
-def _folded(label: str) -> str:
+def folded(label: str) -> str:
+    """A label without case, spaces and Unicode form."""
     return "".join(unicodedata.normalize("NFC", label).casefold().split())
 
 
@@ -29,20 +33,21 @@ def _shown(label: str) -> str:
     return repr(label) if unicodedata.is_normalized("NFC", label) else ascii(label)
 
 
-def misspelt(labels: Sequence[tuple[str, str]]) -> list[str]:
+def misspelt(labels: Sequence[tuple[str, str]], what: str = "label") -> list[str]:
     """A line for each label that is another, more frequent one but for case, spaces or Unicode form: it would be a
-    class of its own, and what scorers forgive would leave two. Labels are given with where their rows stand."""
+    class of its own, and what scorers forgive would leave two. Labels, or groups, of which the same is said, are given
+    with where their rows stand."""
     rows: dict[str, list[str]] = {}
     for where, label in labels:
         rows.setdefault(label, []).append(where)
     usual: dict[str, str] = {}
     for label in sorted(rows, key=lambda each: -len(rows[each])):
-        usual.setdefault(_folded(label), label)
+        usual.setdefault(folded(label), label)
     return [
-        f"{places[0]}: label {_shown(label)} ({_counted(places)}) is {_shown(other)} ({_counted(rows[other])}) but for "
-        "case, spaces or Unicode form; write them alike, or rename one that is a class of its own"
+        f"{places[0]}: {what} {_shown(label)} ({_counted(places)}) is {_shown(other)} ({_counted(rows[other])}) but "
+        f"for case, spaces or Unicode form; write them alike, or rename one that is a {OF_ITS_OWN[what]} of its own"
         for label, places in rows.items()
-        if (other := usual[_folded(label)]) != label
+        if (other := usual[folded(label)]) != label
     ]
 
 
@@ -75,3 +80,28 @@ def uneven(parts: Mapping[str, Sequence[Mapping[str, Any]]], due: Mapping[str, f
     given = ", ".join(f"{len(part)} {p} ({due[p]:.0%} due)" for p, part in parts.items())
     return [f"whole groups make uneven parts: {given}; group {name!r} alone has {most} of {len(rows)} rows: part it, "
             "or group by something finer"]  # fmt: skip
+
+
+def unlike(head: Sequence[Mapping[str, Any]], rest: Sequence[Mapping[str, Any]], reply: str) -> list[str]:
+    """What is said of the first rows of a file, a line for each field of few values (and for the replies that are
+    labels) of which they are no chance sample: as those of a file sorted by it."""
+    found = []
+    for field in dict.fromkeys(name for row in (*head, *rest) for name in row):
+        first, others = (Counter(v for row in rows if isinstance(v := row.get(field), str)) for rows in (head, rest))
+        every = first + others
+        few = are_labels(every) if field == reply else len(every) <= KINDS_AT_MOST
+        if len(every) > 1 and few and first and others and _one_source(first, others) < BY_CHANCE:
+            of_first, of_others = ({v: n[v] / n.total() for v in every} for n in (first, others))
+            most = max(every, key=lambda v: abs(of_first[v] - of_others[v]))
+            found.append(f"are of {len(first)} of {len(every)} values of `{field}` ({most!r}: {of_first[most]:.0%} of "
+                         f"them, {of_others[most]:.0%} of the others)")  # fmt: skip
+    return found
+
+
+def _one_source(one: Counter[str], other: Counter[str]) -> float:
+    """The p-value of Pearson's chi-square test of homogeneity: whether two samples are of one source."""
+    from scipy.special import chdtrc
+
+    both = one + other
+    expected = [(n, {v: both[v] * n.total() / both.total() for v in both}) for n in (one, other)]
+    return float(chdtrc(len(both) - 1, sum((n[v] - due[v]) ** 2 / due[v] for n, due in expected for v in both)))
