@@ -190,7 +190,7 @@ def _completion(tokenizer: Any, chat: Sequence[ChatMessage], prompt: str, reply:
     templated = getattr(tokenizer, "chat_template", None) is not None
     whole = _templated(tokenizer, [*chat, {"role": "assistant", "content": reply}]) if templated else ""
     completion = whole[len(prompt) :] if whole.startswith(prompt) else reply
-    before, said, closing = completion.rpartition(reply)
+    before, said, closing = completion.partition(reply) if reply in completion else ("", "", completion)
     if stops(None, tokenizer) & {*tokenizer(closing, add_special_tokens=False).input_ids}:
         return completion
     return (before + said or closing.rstrip()) + (tokenizer.eos_token or "")
@@ -214,6 +214,23 @@ def short_chat(data: SuiteData, row: Mapping[str, Any]) -> list[ChatMessage]:
     """A row as chat without examples or retrieval: what calibration and comparison with a parent use for every
     adaptation alike. The suite's own text in the model's own template, and no long prefix to slow them down."""
     return [{"role": "system", "content": data.system}, {"role": "user", "content": row[data.message_field]}]
+
+
+def unlearnable(tokenizer: Any, chat: Sequence[ChatMessage], reply: str) -> str | None:
+    """Why a model that is trained with `encode` would learn another text than a reply, or None. White space around it
+    may be the template's."""
+    wanted, written = reply.strip(), _completion(tokenizer, chat, render(tokenizer, chat), reply)
+    if wanted not in written:
+        same = sum(1 for _ in takewhile(bool, map(str.__eq__, wanted, written.lstrip())))
+        return (
+            f"the model's chat template writes its reply otherwise from {wanted[same : same + 40]!r} on; leave out "
+            "what the template changes, or choose another model"
+        )
+    ends = stops(None, tokenizer)
+    if end := [token for token in tokenizer(reply, add_special_tokens=False).input_ids if token in ends]:
+        text = tokenizer.decode(end[:1])
+        return f"its reply holds {text!r}, at which this model's answers end; write it otherwise, or leave the row out"
+    return None
 
 
 def encode(tokenizer: Any, chat: Sequence[ChatMessage], reply: str) -> dict[str, list[int]]:

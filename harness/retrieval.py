@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
-from harness.types import Article
+from harness.types import Article, SuiteData
 
 Retriever = Callable[[str, int], Sequence[Article]]
 
 METHODS = ("bm25", "dense", "hybrid")
 RRF_K = 60
+WORDLESS = (
+    "has no word that bm25 searches for, which passes over single letters and words such as 'the': write its articles "
+    "out, or set adaptation.retrieval=dense, or none"
+)
 
 
 def mistakes(method: str) -> list[str]:
@@ -28,29 +32,46 @@ def mistakes(method: str) -> list[str]:
     return [f"retrieval={method}: needs {needed}; pip install them, or choose bm25"]
 
 
+def unfit(method: str, data: SuiteData) -> str | None:
+    """Why a method cannot search the articles of a suite, or None."""
+    by_words = method in ("bm25", "hybrid") and data.knowledge
+    return f"the knowledge base of {data.name} {WORDLESS}" if by_words and not _worded(data.knowledge) else None
+
+
 def _texts(articles: Sequence[Article]) -> list[str]:
     return [f"{a.title}. {a.text}" for a in articles]
 
 
-def _index(articles: Sequence[Article]) -> Any:
-    """What bm25s searches in."""
+def _words(texts: Sequence[str]) -> Any:
+    """Texts as bm25s reads them."""
     import bm25s
 
+    return bm25s.tokenize(list(texts), stopwords="en", show_progress=False)
+
+
+def _worded(articles: Sequence[Article]) -> bool:
+    return any(_words([text]).vocab for text in _texts(articles))
+
+
+def _index(articles: Sequence[Article]) -> Any:
+    """What bm25s searches in. Raises `UserError` for articles without a word."""
+    import bm25s
+
+    if not _worded(articles):
+        raise UserError(f"the knowledge base {WORDLESS}")
     index = bm25s.BM25()
-    index.index(bm25s.tokenize(_texts(articles), stopwords="en", show_progress=False), show_progress=False)
+    index.index(_words(_texts(articles)), show_progress=False)
     return index
 
 
 def bm25(articles: Sequence[Article]) -> Retriever:
-    """Lexical ranking with the defaults of bm25s (Lucene's BM25, k1 1.5, b 0.75)."""
-    import bm25s
-
+    """Lexical ranking of the articles that share a word with a message, with the defaults of bm25s (Lucene's BM25, k1
+    1.5, b 0.75)."""
     index = _index(articles)
 
     def find(message: str, top_k: int) -> list[Article]:
-        query = bm25s.tokenize([message], stopwords="en", show_progress=False)
-        found, _ = index.retrieve(query, k=min(top_k, len(articles)), show_progress=False)
-        return [articles[int(i)] for i in found[0]]
+        found, scores = index.retrieve(_words([message]), k=min(top_k, len(articles)), show_progress=False)
+        return [articles[int(i)] for i in found[0][scores[0] > 0]]
 
     return find
 

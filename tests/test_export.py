@@ -538,12 +538,14 @@ def test_the_folders_recipe_asks_as_the_harness_does(tmp_path: Path, method: str
     recipe.save(tmp_path)
     save(method, data.knowledge, tmp_path / "retrieval")
     shutil.copy(resource("reports") / "deployable/recipe.py", tmp_path)
-    messages = [str(r["message"]) for r in data.evaluation]
+    messages = ["", "?", "zebra quux", *(str(r["message"]) for r in data.evaluation)]
     code = "import json, recipe, sys; print(json.dumps([recipe.messages(m) for m in json.load(sys.stdin)]))"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, input=json.dumps(messages), capture_output=True,
                           text=True, check=True)  # fmt: skip
     prompter = Prompter(recipe)
-    assert json.loads(done.stdout) == [prompter(m) for m in messages]
+    asked = json.loads(done.stdout)
+    assert asked == [prompter(m) for m in messages]
+    assert [chat[-1]["content"] for chat in asked[:3]] == messages[:3], "no facts where there are none"
     assert ("Facts:" in done.stdout) == (method == "bm25")
 
 

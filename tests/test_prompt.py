@@ -29,6 +29,7 @@ from harness.prompt import (
     render,
     short_chat,
     stops,
+    unlearnable,
 )
 from harness.suite import load as load_suite
 from harness.types import Article
@@ -215,7 +216,7 @@ def test_system_examples_facts_and_message_stand_in_that_order() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("articles", "method"), [((), "bm25"), (ARTICLES, "none")])
+@pytest.mark.parametrize(("articles", "method"), [((), "bm25"), (ARTICLES, "none"), (ARTICLES, "bm25")])
 def test_without_articles_the_message_stands_alone(articles: tuple[Article, ...], method: str) -> None:
     chat = Prompter(Recipe("Be kind.", (), articles, method, 2))("Hello?")
     assert chat == CHAT
@@ -249,6 +250,13 @@ def test_without_a_template_a_text_begins_as_its_tokenizer_has_it_begin() -> Non
         assert text == before + "Be kind.\n\nHello?\n\n"
         whole = made(text.removeprefix(before)).input_ids
         assert made(text, add_special_tokens=False).input_ids == (whole[:-1] if after else whole)
+
+
+@pytest.mark.parametrize("reply", ["end", "<", "n"])
+def test_a_reply_that_is_a_part_of_what_closes_it_is_learnt_once(reply: str) -> None:
+    """Such as the name of a class."""
+    assert text_of([i for i in encode(Fake(), CHAT, reply)["labels"] if i != IGNORED]) == f"{reply}<end>"
+    assert render(Fake(), CHAT, reply=reply) == render(Fake(), CHAT) + f"{reply}<end>\n"
 
 
 @pytest.mark.parametrize(("template", "end"), [(True, "<end>"), (False, "<eos>")])
@@ -411,6 +419,38 @@ def test_nothing_is_learnt_behind_what_ends_an_answer() -> None:
     own = templated(PHI3_MINI)
     assert render(own, CHAT, reply="Hi.").endswith("Hi.<|end|>\n<eos>")
     assert learnt(own, "Hi.") == "Hi.<|end|>"
+
+
+THOUGHTS_LEFT_OUT = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content.split('</think>')[-1] }}{{ eos_token }}{% endfor %}"
+    "{{ '<|assistant|>' if add_generation_prompt }}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "reply", "told"),
+    [
+        (THOUGHTS_LEFT_OUT, "<think>two and two is four</think> 4",
+         "the model's chat template writes its reply otherwise from '<think>two and two is four</think> 4' on; leave"),
+        (FALCON_7B, "Hi.\n\nBye.", "writes its reply otherwise from '\\nBye.' on; leave out what the template"),
+        (SMOLLM2, "was <s>5<eos> and more", "its reply holds '<eos>', at which this model's answers end; write it"),
+        (SMOLLM2, "Yes.<|im_end|>", "its reply holds '<|im_end|>', at which"),
+        ("", "Yes.<eos>", "its reply holds '<eos>', at which"),
+    ],
+)  # fmt: skip
+def test_a_reply_that_would_be_learnt_otherwise_is_told(template: str, reply: str, told: str) -> None:
+    own = templated(template)
+    own.chat_template = template or None
+    assert told in (unlearnable(own, CHAT, reply) or "")
+    assert unlearnable(own, CHAT, "4") is None
+
+
+@pytest.mark.parametrize("name", [*TEMPLATES, "thoughts left out", "none"])
+@pytest.mark.parametrize("reply", ["Hi.\nBye.", "  <b>4</b>\n", "[/INST]", "{'a': 1}"])
+def test_a_reply_may_lose_the_white_space_around_it(name: str, reply: str) -> None:
+    own = templated({**TEMPLATES, "thoughts left out": THOUGHTS_LEFT_OUT}.get(name, ""))
+    own.chat_template = own.chat_template or None
+    assert unlearnable(own, CHAT, reply) is None
 
 
 def test_a_template_that_leaves_out_replies_is_refused() -> None:

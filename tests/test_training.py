@@ -202,6 +202,19 @@ def test_a_row_longer_than_the_models_context_ends_a_training(tmp_path: Path, ad
         adaptation(tmp_path / "base", suite_data(train=tuple(rows), validation=()), tmp_path / "out", CONTEXT)
 
 
+@pytest.mark.parametrize("adaptation", [Lora(rank=4, epochs=1), FullFt(epochs=1)])
+def test_a_reply_that_would_be_learnt_in_part_ends_a_training(base: Path, tmp_path: Path, adaptation: Any) -> None:
+    """The first such row is named, be it one of the validation rows."""
+    rows = [{"id": f"r{i}", "message": f"question {i}", "reply": f"answer {i}"} for i in range(6)]
+    rows[3]["reply"] = "now 4, was 5<eos> and more"
+    told = "^row r3: its reply holds '<eos>', at which this model's answers end; write it otherwise, or leave the row"
+    for train, others in ((tuple(rows), ""), ((*rows, {**rows[3], "id": "r9"}), r" \(such rows: 2\)")):
+        with pytest.raises(UserError, match=f"{told} out{others}$"):
+            adaptation(base, suite_data(train=train, validation=()), tmp_path / "out", CONTEXT)
+    with pytest.raises(UserError, match=f"{told} out$"):
+        adaptation(base, suite_data(train=tuple(rows[:3]), validation=tuple(rows[3:])), tmp_path / "out", CONTEXT)
+
+
 def test_a_part_that_sees_is_not_trained(tmp_path: Path) -> None:
     """Nothing but text comes: what would see it learns nothing, and does not count as trained."""
     model, base = made("windows of a part for text"), tmp_path / "base"

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from harness.adapt import training
 from harness.loading import came_quantized
-from harness.retrieval import mistakes
+from harness.retrieval import mistakes, unfit
 from harness.types import Context, Json, SuiteData
 
 
@@ -24,7 +24,7 @@ class FullFt:
     retrieval: str = "bm25"
     top_k: int = 1
 
-    VERSION: ClassVar[int] = 8
+    VERSION: ClassVar[int] = 9
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "bm25s")
     REQUIRES: ClassVar[tuple[str, ...]] = ("bm25s",)
 
@@ -34,6 +34,10 @@ class FullFt:
     def mistakes(self) -> list[str]:
         """What can be seen to be wrong before anything is loaded."""
         return mistakes(self.retrieval)
+
+    def unfit(self, data: SuiteData) -> str | None:
+        """Why the articles of a suite cannot be searched so, or None."""
+        return unfit(self.retrieval, data)
 
     def unable(self, config: Mapping[str, Json]) -> str | None:
         """Why a model of this configuration cannot be trained, or None."""

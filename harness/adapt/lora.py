@@ -16,7 +16,7 @@ from harness.adapt import training
 from harness.anatomy import beside_text, linear_class
 from harness.loading import came_quantized
 from harness.prompt import padding
-from harness.retrieval import mistakes
+from harness.retrieval import mistakes, unfit
 from harness.types import Context, Json, SuiteData
 
 ADAPTER = "adapter"
@@ -74,7 +74,7 @@ class Lora:
     top_k: int = 1
     classify: bool = False
 
-    VERSION: ClassVar[int] = 9
+    VERSION: ClassVar[int] = 10
     ADAPTER: ClassVar[bool] = True  # stays beside the merged weights
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "peft", "bm25s")
     REQUIRES: ClassVar[tuple[str, ...]] = ("peft", "bm25s")
@@ -89,11 +89,11 @@ class Lora:
         return mistakes(self.retrieval)
 
     def unfit(self, data: SuiteData) -> str | None:
-        """Why the rows of a suite cannot train this, or None."""
+        """Why the rows of a suite cannot train this, or its articles not be searched so, or None."""
         rows, classes = len(data.train) + len(data.validation), len(classes_in(data))
         if self.classify and not 2 <= classes <= rows / 2:
             return f"the replies of {data.name} are no classes: {rows} training rows have {classes} different ones"
-        return None
+        return unfit(self.retrieval, data)
 
     def unable(self, config: Mapping[str, Json]) -> str | None:
         """Why a model of this configuration cannot be trained so, or None."""

@@ -19,9 +19,20 @@ from typing import Any
 
 from harness.anatomy import below_adapters, beside_text
 from harness.environment import give_memory_back
-from harness.errors import BrokenArtifact, DoesNotFit
+from harness.errors import BrokenArtifact, DoesNotFit, UserError
 from harness.loading import context_tokens
-from harness.prompt import IGNORED, Prompter, Recipe, describe, encode, encode_class, padding, stops
+from harness.prompt import (
+    IGNORED,
+    Prompter,
+    Recipe,
+    describe,
+    encode,
+    encode_class,
+    padding,
+    short_chat,
+    stops,
+    unlearnable,
+)
 from harness.store import write_json
 from harness.types import Context, Json, SuiteData
 
@@ -132,6 +143,17 @@ def untrained(base: Path, classes: Sequence[str], dtype: Any, pad: int) -> Any:
     )  # fmt: skip
 
 
+def check_replies(tokenizer: Any, data: SuiteData) -> None:
+    """Raises `UserError` that names the first row whose reply a model would not learn as it stands."""
+    faults = [
+        f"row {row.get('id')}: {why}"
+        for row in (*data.train, *data.validation)
+        if (why := unlearnable(tokenizer, short_chat(data, row), row[data.reply_field]))
+    ]
+    if faults:
+        raise UserError(faults[0] + (f" (such rows: {len(faults):,})" if len(faults) > 1 else ""))
+
+
 def train(
     base: Path, data: SuiteData, checkpoints: Path, context: Context, knobs: Knobs,
     adapted: Callable[[Any], Any] | None, classes: Sequence[str] = (),
@@ -140,8 +162,8 @@ def train(
     `adapted` puts around or into the model, or all of it that reads and writes text. With `classes`, which hold each
     row's reply, a classification head answers instead of the language head.
 
-    Raises `DoesNotFit` for a row that is longer than the model's context, and `BrokenArtifact` where the loss is no
-    number or no weight changed.
+    Raises `UserError` for a reply that would be learnt in part or otherwise, `DoesNotFit` for a row that is longer than
+    the model's context, and `BrokenArtifact` where the loss is no number or no weight changed.
     """
     import torch
     from transformers import (
@@ -158,6 +180,8 @@ def train(
     recipe = Recipe(data.system, (), data.knowledge, knobs.retrieval, knobs.top_k, data.asked)
     prompter = Prompter(recipe)
     pad = padding(tokenizer)
+    if not classes:
+        check_replies(tokenizer, data)
 
     def encoded(row: Mapping[str, Any]) -> dict[str, list[int]]:
         chat, reply = prompter(row[data.message_field]), row[data.reply_field]

@@ -37,8 +37,8 @@ def _by_words(message: str, k: int) -> list[int]:
     import bm25s
 
     query = bm25s.tokenize([message], stopwords="en", show_progress=False)
-    found, _ = _bm25().retrieve(query, k=min(k, len(recipe()["articles"])), show_progress=False)
-    return [int(i) for i in found[0]]
+    found, scores = _bm25().retrieve(query, k=min(k, len(recipe()["articles"])), show_progress=False)
+    return [int(i) for i in found[0][scores[0] > 0]]  # those that share a word with the message
 
 
 def _by_meaning(message: str, k: int) -> list[int]:
