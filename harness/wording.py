@@ -8,6 +8,7 @@ from typing import Protocol
 
 from harness.types import id_parts
 
+HAIR = 1e-9  # what sums of shares may lack of all, or have above none
 SCALES = {"%": 0.01, " ms": 1.0, " s": 1e3, " B": 1.0, " kB": 1e3, " MB": 1e6, " GB": 1e9}
 
 
@@ -19,11 +20,12 @@ def labels(ids: Iterable[str]) -> dict[str, str]:
 
 
 def number(value: float, unit: str) -> str:
-    """A value with its unit, rounded to what can be read."""
+    """A value with its unit, rounded to what can be read; all and none are said of no other shares."""
     if math.isnan(value):
         return "–"
     if unit == "share":
-        return f"{100 * value:.0f}%"
+        text = f"{100 * value:.0f}%"
+        return {"0%": "<1%", "100%": ">99%"}.get(text, text) if HAIR < value < 1 - HAIR else text
     if unit == "bytes":
         return size(value)
     if unit == "s":
@@ -37,19 +39,23 @@ def number(value: float, unit: str) -> str:
     return f"{significant(value)} {unit}"
 
 
-def apart(value: float, edge: float, digits: int) -> str:
-    """A value with so many decimals, or as many more as keep it on its side of an edge."""
+def apart(value: float, digits: int, *edges: float) -> str:
+    """A value with so many decimals, or as many more as keep it on its side of each edge."""
     tries = (f"{value:,.{n}f}" for n in range(digits, 17))
-    return next((t for t in tries if (float(t.replace(",", "")) - edge) * (value - edge) > 0), repr(value))
+    return next(
+        (t for t in tries if all((float(t.replace(",", "")) - e) * (value - e) > 0 for e in edges)), repr(value)
+    )
 
 
 def against(value: float, limit: float, unit: str) -> tuple[str, str]:
     """A value and the limit that it breaks: the limit as it was set, the value rounded no further than it still breaks
-    it."""
+    it, and a share to neither all nor none."""
     text = number(value, unit)
-    name, limit_name = (t.lstrip("0123456789,.") for t in (text, number(limit, unit)))
+    name, limit_name = (t.lstrip("<>0123456789,.") for t in (text, number(limit, unit)))
     edge, decimals = float(f"{limit / SCALES[name]:.12g}"), len(text.removesuffix(name).partition(".")[2])
-    return apart(value / SCALES[name], edge, decimals) + name, f"{limit / SCALES[limit_name]:,.12g}{limit_name}"
+    ends = (0.0, 100.0) if unit == "share" and HAIR < value < 1 - HAIR else ()
+    told = apart(value / SCALES[name], decimals, edge, *ends)
+    return told + name, f"{limit / SCALES[limit_name]:,.12g}{limit_name}"
 
 
 def edge(value: float, unit: str, side: str) -> str:
@@ -61,6 +67,11 @@ def edge(value: float, unit: str, side: str) -> str:
         step = max(step, 1e6 if value >= 1e6 else 1e3)  # `size` says these whole
     whole = (math.floor if side == "below" else math.ceil)(round(value / step, 6)) * step
     return f"{100 * whole:.1f}{'%' if unit == 'share' else ' points'}" if percent else number(whole, unit)
+
+
+def plural(count: int, noun: str) -> str:
+    """So many of something."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def share(value: float) -> str:

@@ -17,7 +17,12 @@ const wording = (() => {
     return near < value ? fixed(near + 10 ** -digits, digits) : text;
   }
 
-  const share = (value) => `${fixed(100 * value, 0)}%`;
+  // All and none are said of no other shares.
+  function share(value) {
+    const text = `${fixed(100 * value, 0)}%`;
+    return 1e-9 < value && value < 1 - 1e-9 ? { "0%": "<1%", "100%": ">99%" }[text] || text : text;
+  }
+
   const usd = (value) => `$${value ? fixed(value, value < 10 ? digits(value) : 2) : 0}`;
   return { above, digits, share, usd };
 })();

@@ -138,6 +138,25 @@ def test_what_is_shown_is_corrected_for_all_comparisons(tmp_path: Path) -> None:
     assert (found["p"], found["holm"], found["verdict"]) == ("0.016", "0.234", "not told apart")
 
 
+def test_rows_too_few_to_show_any_difference_are_called_so(tmp_path: Path) -> None:
+    few, last = {i: rows[:4] for i, rows in records.grid()[1].items()}, "These rows are too few to show any difference."
+    told = {}
+    for name, some in (("all", few), ("one", {CELL: few[CELL]}), ("none", {})):
+        folders = [run(tmp_path / name / time, rows=some) for time in "ab"]
+        told[name] = against.view(compare.read(folders))["summary"].partition("15 not told apart. ")[2]
+    assert told["all"] == last
+    assert re.fullmatch(r"These rows would likely show differences of \d+ points or more\.", told["none"])
+    rest = told["none"].removeprefix("These rows ")
+    assert told["one"] == f"The rows of 1 are too few to show any difference; those of the others {rest}"
+    alone = [folder(tmp_path / t, *one_cell(), [CELL]) for t in "cd"]
+    assert against.view(compare.read(alone))["summary"].startswith("Of 1 comparison of “good”, 0 shown")
+
+
+def one_cell() -> tuple[list[RunRecord], dict[str, list[dict[str, Any]]]]:
+    cells, rows = records.grid()
+    return [r for r in cells if r.id == CELL], {CELL: rows[CELL]}
+
+
 def test_rows_are_paired_by_id_in_whatever_order(tmp_path: Path) -> None:
     made = {i: rows[::-1] for i, rows in records.grid()[1].items()}
     page = against.view(compare.read([run(tmp_path / "a"), run(tmp_path / "b", rows=made)]))
@@ -217,7 +236,7 @@ def test_other_knobs_of_timing_and_price_leave_their_numbers_out(tmp_path: Path)
     ratios = {n: {r["title"] for c in p["changes"] for r in c["ratios"]} for n, p in pages.items()}
     assert ratios["b"] == {"On disk", "Answer length"}
     assert "Cost per 1,000, full batches" not in ratios["c"]
-    assert "Whole answer p95" in ratios["c"]
+    assert "Whole 32-token answer p95" in ratios["c"]
     assert "Cost per 1,000, full batches" in ratios["d"]
     assert "torch: 2.9.0 in the first run, 2.10.0 in d" in pages["d"]["told"]
     assert "gptqmodel: 6.0.0 in the first run, none in d" in pages["d"]["told"]
@@ -234,7 +253,7 @@ def test_a_slower_run_has_its_ratio_with_an_interval(tmp_path: Path) -> None:
         )
 
     page = against.view(compare.read([run(tmp_path / "a"), run(tmp_path / "b", slower)]))
-    ratio = next(r for r in page["changes"][0]["ratios"] if r["title"] == "Whole answer p50")
+    ratio = next(r for r in page["changes"][0]["ratios"] if r["title"] == "Whole 32-token answer p50")
     assert ratio["ratio"] == "2.00×"
     low, high = (float(v) for v in ratio["interval"].split(" to "))
     assert 1.5 < low < 2 < high < 2.7

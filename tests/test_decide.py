@@ -52,7 +52,10 @@ def test_the_cheapest_cell_shown_to_be_good_enough_is_chosen() -> None:
     assert found.best == records.cell_id("lora", "fp16"), "of equals, the simpler is the best"
     assert found.reference == records.cell_id("prompt_rag", "fp16")
     assert set(found.reasons) == {r.id for r in cells} - {found.chosen}
-    assert "Shown to be worse than lora/fp16" in found.reasons[records.cell_id("prompt_rag", "fp16")]
+    assert (
+        "interval against lora/fp16 lies beyond the margin of 5 points: −60 points, 95% interval −66 to −52."
+        in (found.reasons[records.cell_id("prompt_rag", "fp16")])
+    )
     assert "higher: $4.00 against $2.00" in found.reasons[records.cell_id("full_ft", "fp16")]
     assert found.sentences[0].startswith("Ship lora/gptq: 90% (")
     assert (
@@ -105,7 +108,7 @@ def test_a_cheaper_cell_is_not_chosen_for_being_measured_on_few_rows() -> None:
     assert "for 1 cheaper cell that is open, as 48 rows likely show only differences of 25 points" in found.sentences[1]
     assert "full_ft/gptq comes first by cost per 1,000 requests ($0.118), but it is not shown" in found.sentences[2]
     assert found.reasons[open_[0].id].endswith("to −3; were that the true difference, about 111 rows would tell.")
-    assert found.reasons[worse[0].id].startswith("Shown to be worse than full_ft/fp16 by more than the margin")
+    assert found.reasons[worse[0].id].startswith("Its interval against full_ft/fp16 lies beyond the margin of 5")
 
 
 def test_open_cells_are_told_beside_a_runner_up() -> None:
@@ -156,7 +159,7 @@ def test_by_quality_the_simplest_that_is_shown_within_the_margin_and_not_shown_w
     unsure = cell("prompt_rag", "int8", [0] * 90 + [1] * 870 + [0] * 40, 1.0)
     found = decide(*run(top, near, less, unsure), records.POLICY | {"objective": "quality", "margin": 0.025})
     assert found.chosen == near[0].id
-    assert found.reasons[less[0].id].startswith("Shown to be worse in quality than the best (−1 points")
+    assert found.reasons[less[0].id].startswith("Its interval against the best lies below 0: −1 points")
     assert (
         found.reasons[top[0].id] == "Its quality cannot be told apart from that of lora/fp16, and lora/fp16 is simpler."
     )
@@ -241,6 +244,10 @@ def test_a_number_that_breaks_a_limit_is_told_apart_from_it() -> None:
         ({"min_quality": 0.3145}, ("quality/good", 0.3125), "quality of 31% is below the floor of 31.45%."),
         ({"min_quality": 0.31}, ("quality/good", 0.3099), "quality of 30.99% is below the floor of 31%."),
         ({"min_valid": 0.995}, ("truncated_share", 0.0052), "outputs of 99% is below the limit of 99.5%."),
+        ({"min_quality": 0.5}, ("quality/good", 1 / 288), "quality of 0.3% is below the floor of 50%."),
+        ({"min_quality": 0.0005}, ("quality/good", 0.00031), "quality of 0.03% is below the floor of 0.05%."),
+        ({"min_quality": 1.0}, ("quality/good", 287 / 288), "quality of 99.7% is below the floor of 100%."),
+        ({"min_quality": 0.5}, ("quality/good", 0.0), "quality of 0% is below the floor of 50%."),
         ({"max_p95_e2e_ms": 5070}, ("e2e_ms/p95", 5071.2), "time of 5.071 s is above the limit of 5.07 s."),
         ({"max_p95_e2e_ms": 900}, ("e2e_ms/p95", 2500.0), "time of 2.50 s is above the limit of 900 ms."),
         ({"max_memory_bytes": 6e9}, ("memory_bytes/peak_rss", 6.001e9), "6.001 GB is above the limit of 6 GB."),
@@ -268,6 +275,9 @@ def test_failed_and_unsupported_cells_keep_their_reason() -> None:
     assert found.reasons[cells[9].id] == "Failed: out of memory."
     assert found.reasons[cells[8].id] == "Unsupported: no kernel."
     assert decide([], {}, records.POLICY).chosen is None
+    assert decide(cells[8:9], {}, records.POLICY).sentences[1] == "1 of 1 cell failed, or cannot run here."
+    alone = decide(cells[:1], rows, records.POLICY | {"max_memory_bytes": 1000})
+    assert alone.sentences[1] == "1 of 1 cell ended ok; each breaks a limit or lacks a number."
 
 
 def test_without_quality_nothing_is_recommended() -> None:
@@ -286,7 +296,9 @@ def test_cells_that_get_nothing_right_are_not_recommended() -> None:
     found = decide(cells, rows, records.POLICY)
     assert found.chosen is None
     assert found.sentences[0] == "No recommendation: no cell got a single row of “good” right."
-    assert "All 2 cells that could be chosen score 0 on 40 rows" in found.sentences[1]
+    assert found.sentences[1] == (
+        "Of 2 cells that could be chosen, none scores above 0 on 40 rows, so none does this task yet."
+    )
     one, scored = run(cell("prompt_rag", "fp16", [0] * 40, 2.0), cell("lora", "fp16", [1] + [0] * 39, 1.0))
     assert decide(one, scored, records.POLICY).chosen
 
@@ -300,6 +312,28 @@ def test_too_few_rows_are_not_enough_evidence() -> None:
     cells, rows = records.grid()
     few = decide(cells, {i: made[:2] for i, made in rows.items()}, records.POLICY)
     assert few.chosen is None, "what counts is how many rows could be paired"
+
+
+@pytest.mark.parametrize(("groups", "told"), [(1, "1 group of rows"), (5, "5 groups of rows"), (6, "")])
+@pytest.mark.parametrize("suites", [("a",), ("a", "b")])
+def test_rows_of_few_groups_are_not_enough_evidence(groups: int, told: str, suites: tuple[str, ...]) -> None:
+    """By chance alone 5 groups all change in one direction in 6 of 100 runs, however many rows they have."""
+    made = [cell("prompt_rag", "fp16", [1] * 20 + [0] * 40, 1.0), cell("lora", "fp16", [1] * 48 + [0] * 12, 2.0)]
+    cells, rows = run(*(c for s in suites for c in on(s, *made)))
+    for r in cells:
+        few = groups if r.suite == suites[-1] else 60
+        rows[r.id] = [{**row, "group": f"g{n % few}"} for n, row in enumerate(rows[r.id])]
+    found = decide(cells, rows, records.POLICY)
+    if not told:
+        assert found.chosen or found.try_first
+        return
+    assert (found.chosen, found.try_first, {o.best for o in found.odds.values()}) == (None, None, {0.0})
+    where = " on b" if len(suites) > 1 else ""
+    assert found.sentences[0] == (
+        f"Not enough evidence: too few groups of rows were scored{where} to tell any two cells apart."
+    )
+    assert found.sentences[1] == f"With {told} even a difference of 100 points could not be shown."
+    assert "rows, each a group of its own, would show a difference of 5%" in found.sentences[2]
 
 
 def test_a_cell_without_shared_rows_is_not_judged() -> None:
@@ -454,9 +488,41 @@ def test_the_headline_tells_what_most_rows_fail() -> None:
     many = [replace(facts, metric=f"quality/recall_{n}", value=0.1) for n in range(5)]
     crowd = decide([replace(low_facts, measurements=(*low_facts.measurements, *many))], {best.id: rows}, records.POLICY)
     assert (
-        "; but “facts” is only 6% and “recall_0” is only 10% (of 96 rows) and 4 other scores are as low, which"
-        in crowd.sentences[0]
+        "; but “facts” is only 6% and “recall_0” is only 10% (of 96 rows) and 4 other scores are below 50%, "
+        "which" in crowd.sentences[0]
     ), "a score of some of the rows is no share of all"
+    three = decide(
+        [replace(low_facts, measurements=(*low_facts.measurements, *many[:2]))], {best.id: rows}, records.POLICY
+    )
+    assert "(of 96 rows) and 1 other score is below 50%, which" in three.sentences[0]
+
+
+def test_the_headline_tells_low_scores_of_each_suite() -> None:
+    made = on("a", cell("lora", "fp16", [1] * 90 + [0] * 10, 1.0)) + on("b", cell("lora", "fp16", [1] * 100, 1.0))
+    (a, b), rows = run(*made)
+    low = [records.with_value(a, "quality/facts", 0.06, wilson(6, 100), 100),
+           records.with_value(b, "quality/style", 0.02, wilson(2, 100), 100)]  # fmt: skip
+    for cells, told in (
+        ([a, low[1]], "only 2% pass “style” on b"),
+        (low, "only 6% pass “facts” on a and 2% pass “style” on b"),
+    ):
+        found = decide(cells, rows, records.POLICY)
+        assert found.sentences[0].endswith(f"; but {told}, which this policy does not judge.")
+
+
+def test_a_choice_among_cells_that_measure_the_same_says_how_ties_were_broken() -> None:
+    every = [cell(a, q, [1] * 48, 1.0) for a in records.ADAPTATIONS for q in records.QUANTIZATIONS]
+    found = decide(*run(*every), records.POLICY)
+    assert found.chosen == records.cell_id("prompt_rag", "fp16")
+    assert found.sentences[1].startswith(
+        "It is the simplest of 15 cells with the highest quality measured, and no other cell was shown to be within 5 "
+        "points of it: even 48 rows without a difference do not show that. With rows"
+    )
+    low = cell("prompt_rag", "int8", [1] * 24 + [0] * 24, 1.0)
+    same = (timed(q, [1] * 48, 0.03, 3000, 2e9) for q in ("int8", "gptq", "awq"))
+    found = decide(*run(low, *same), records.POLICY)
+    assert found.chosen == records.cell_id("lora", "awq")
+    assert "It is by simplicity, and then by name, the first of 3 cells with the highest" in found.sentences[1]
 
 
 def test_a_graded_score_is_no_share_of_rows_that_pass() -> None:

@@ -18,6 +18,7 @@ from harness.decide import Decision
 from harness.report import answers, cells, charts, comparisons, evidence
 from harness.report.__main__ import main
 from harness.report.answers import outcome
+from harness.report.drawing import tick, ticks
 from harness.report.page import policy_hash, verdict, view
 from harness.report.run import read
 from harness.types import Interval, Measurement, RunRecord, Status
@@ -199,6 +200,8 @@ def test_the_command_draws_and_tells_mistakes(whole: Path, tmp_path: Path, capsy
 @pytest.mark.parametrize(
     ("value", "unit", "text"),
     [
+        (287 / 288, "share", ">99%"), (1 / 288, "share", "<1%"), (0.0, "share", "0%"), (1.0, "share", "100%"),
+        (1 - 2**-53, "share", "100%"), (0.1 + 0.2 - 0.3, "share", "0%"), (0.0051, "share", "1%"),
         (0.8646, "share", "86%"), (2346.2, "ms", "2.35 s"), (38.04, "ms", "38.0 ms"), (1.05e9, "bytes", "1.05 GB"),
         (269e6, "bytes", "269 MB"), (188, "s", "3.1 min"), (0.0158, "USD", "$0.0158"), (12.5, "USD", "$12.50"),
         (1.0361, "ratio", "1.036×"), (0.0, "USD", "$0"), (float("nan"), "ms", "–"),
@@ -206,6 +209,26 @@ def test_the_command_draws_and_tells_mistakes(whole: Path, tmp_path: Path, capsy
 )  # fmt: skip
 def test_numbers_read_well(value: float, unit: str, text: str) -> None:
     assert number(value, unit) == text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "unit", "said"),
+    [
+        (0, 0.02, "share", "0.0% 0.5% 1.0% 1.5% 2.0%"), (0.9973, 1, "share", "99.7% 99.8% 99.9% 100.0%"),
+        (0.988, 1, "share", "98.75% 99.00% 99.25% 99.50% 99.75% 100.00%"),
+        (0, 0.98, "share", "0% 20% 40% 60% 80% 100%"), (0, 3.9, "USD", "$0 $1 $2 $3 $4"),
+    ],
+)  # fmt: skip
+def test_the_labels_of_an_axis_differ(low: float, high: float, unit: str, said: str) -> None:
+    places = ticks(low, high)
+    assert " ".join(tick(v, unit, places[1] - places[0]) for v in places) == said
+
+
+def test_half_points_are_labelled_as_such() -> None:
+    lines = [{"name": "a", "score": 0.5, "base": 0.5, "delta": 0.0, "low": -0.07, "high": 0.07}]
+    drawing = charts.dumbbells(lines, "a", "b", 0.05)
+    assert drawing
+    assert re.findall(r">([+−][\d.]+|0)<", drawing.wide) == ["−7.5", "−5", "−2.5", "0", "+2.5", "+5", "+7.5"]
 
 
 @pytest.mark.parametrize(
@@ -268,7 +291,7 @@ def test_a_limit_that_any_value_of_changes_the_choice_is_told(tmp_path: Path) ->
     ]  # fmt: skip
     text = page(folder(tmp_path / "run", made, rows, [r.id for r in made]))
     assert "at any limit" in text
-    assert "With any limit on the p95 response time, prompt_rag/fp16 is chosen." in text
+    assert "With any limit on the p95 response time of a 32-token answer, prompt_rag/fp16 is chosen." in text
 
 
 def test_an_answer_passes_a_score_that_it_has_in_full() -> None:

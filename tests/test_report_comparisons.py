@@ -12,11 +12,13 @@ import pytest
 from harness import report
 from harness.report import comparisons
 from harness.report import page as page_module
+from harness.report.markdown import markdown
 from harness.report.page import view
 from harness.report.run import Run, parts, read
 from harness.types import Interval, Measurement, RunRecord
 from tests import records
 from tests.pages import folder, page
+from tests.test_decide import cell, run
 
 
 def test_a_quantization_that_erases_the_fine_tuning_is_called_so(tmp_path: Path) -> None:
@@ -152,6 +154,21 @@ def test_a_single_other_answer_is_neither_all_nor_none(tmp_path: Path) -> None:
         run = folder(tmp_path / str(len(other)), cells, rows, [c.id for c in cells])
         told += [line["same"] for line in quantized(read(run))]
     assert told == [">99%", "<1%", "100%", "0%"]
+
+
+def test_two_tables_do_not_give_two_verdicts_of_one_pair(tmp_path: Path) -> None:
+    """One interval alone lies beyond the margin; after correcting for all comparisons nothing is shown."""
+    cells, rows = run(
+        cell("lora", "fp16", [1] * 48, 1.0), cell("lora", "int8", [1] * 38 + [0] * 10, 2.0),
+        *(cell(a, q, [1] * 48, 2.0) for a in records.ADAPTATIONS for q in records.QUANTIZATIONS
+          if (a, q) not in (("lora", "fp16"), ("lora", "int8"))),
+    )  # fmt: skip
+    page = view(read(folder(tmp_path / "run", cells, rows, [r.id for r in cells])))
+    (line,) = [q for q in page["quantized"]["rows"] if q["name"] == "lora/int8"]
+    why = page["decision"].reasons[cells[1].id]
+    assert line["verdict"] == "open"
+    assert why.startswith("Its interval against prompt_rag/fp16 lies beyond the margin of 5 points: −21 points")
+    assert "No worse by 5 points | p of “no worse” (Holm) | Same answer" in markdown(page)
 
 
 def test_nothing_is_called_the_best_where_less_is_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from harness.decide.rule import Judgement
 from harness.power import POWER, mcnemar_power, rows_needed
 from harness.rows import outside
 from harness.types import RunRecord, Status
-from harness.wording import apart, number, share, told
+from harness.wording import apart, number, plural, share, told
 
 LEAST = 0.45  # share of the draws in which a choice must be good enough
 PRACTICAL = 0.05  # differences in quality up to this do not count, nor up to the policy's margin
@@ -38,7 +38,7 @@ def not_shares(
         if found is not None:
             return (
                 f"No recommendation: cells are judged by “{name}”, whose scores are not all from 0 to 1.",
-                f"{names[r.id]} has {apart(found, float(found > 1), 2)}{'' if own else ' on a row'}; what decides must "
+                f"{names[r.id]} has {apart(found, 2, float(found > 1))}{'' if own else ' on a row'}; what decides must "
                 "be from 0 to 1, since margins and floors are shares.",
                 "Name another score of the suite (policy.metric), such as this one as a share of the most it can be.",
             )
@@ -65,10 +65,10 @@ def no_choice(
             "Name another score of the suite (policy.metric), such as 1 minus this one.",
         )
     if found.best is None:
-        stood = f"{len(ok)} of {len(grid)} cells ended ok, and each of them breaks a limit or lacks a number."
+        stood = f"{len(ok)} of {plural(len(grid), 'cell')} ended ok; each breaks a limit or lacks a number."
         return (
             "No recommendation: no cell ended ok" + (" within the policy's limits." if ok else "."),
-            stood if ok else f"All {len(grid)} cells failed, or cannot run here.",
+            stood if ok else f"{len(grid)} of {plural(len(grid), 'cell')} failed, or cannot run here.",
             "The report says of each what stood in its way.",
         )
     if found.best.quality == 0:
@@ -77,8 +77,8 @@ def no_choice(
         where = " within the policy's limits" if any(c.quality for c in known.candidates) else ""
         return (
             f"No recommendation: no cell{where} got a single row of “{primary(top, rule)}” right.",
-            f"All {len(found.holding)} cells that could be chosen score 0 on {m.n if m else 0} rows, so none of them "
-            "does this task yet.",
+            f"Of {plural(len(found.holding), 'cell')} that could be chosen, none scores above 0 on "
+            f"{plural(m.n if m else 0, 'row')}, so none does this task yet.",
             "More training rows or epochs (profile=standard), a larger model, or a score that they do reach "
             "(policy.metric) would tell more.",
         )
@@ -94,25 +94,31 @@ def _objective_best(records: Sequence[RunRecord], metric: str, names: Mapping[st
 
 
 def too_few_rows(case: Case) -> tuple[str, str, str] | None:
-    """The sentences where not even a difference of 100 points could be shown."""
+    """The sentences where on some suite not even a difference of 100 points could be shown. What counts is how many
+    groups the rows are of: odds, which draw groups again, would come of too few as well."""
     best = case.found.best
     assert best is not None
     m = quality(case.cells[best.id], case.rule)
-    if case.several:
-        return None
-    (table,) = case.tables.values()
-    kept = table.values >= 0
     at = [case.place(c) for c in case.found.holding[:COMPARED] if c is not best]
-    shared = (kept[:, at] & kept[:, [case.place(best)]]).sum(axis=0).tolist() if at else []
-    scored = max((n for n in shared if n), default=m.n if m else 0)
-    if mcnemar_power(scored, 1.0, 1.0) >= POWER:
-        return None
-    margin = max(case.rule.margin, 0.01)
+    for suite, table in case.tables.items():
+        kept = table.values >= 0
+        both = (kept[:, at] & kept[:, [case.place(best)]]).T
+        shared = [[table.groups[n] for n in some.nonzero()[0]] for some in both if some.any()]
+        groups, rows = max(((len(set(s)), len(s)) for s in shared), default=(m.n, m.n) if m else (0, 0))
+        if mcnemar_power(groups, 1.0, 1.0) < POWER:
+            return _too_few(groups, rows, f" on {suite}" if case.several else "", max(case.rule.margin, 0.01))
+    return None
+
+
+def _too_few(groups: int, rows: int, on: str, margin: float) -> tuple[str, str, str]:
+    grouped = groups < rows
     return (
-        "Not enough evidence: too few rows were scored to tell any two cells apart.",
-        f"With {scored} rows even a difference of 100 points could not be shown.",
-        f"About {rows_needed(margin, 0.2):,} rows would show a difference of {share(margin)}, if the cells differ on a "
-        "fifth of them.",
+        f"Not enough evidence: too few {'groups of ' if grouped else ''}rows were scored{on} to tell any two cells "
+        "apart.",
+        f"With {plural(groups, 'group') + ' of rows' if grouped else plural(rows, 'row')} even a difference of 100 "
+        "points could not be shown.",
+        f"About {rows_needed(margin, 0.2):,} rows{', each a group of its own,' if grouped else ''} would show a "
+        f"difference of {share(margin)}, if the cells differ on a fifth of them.",
     )
 
 

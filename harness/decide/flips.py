@@ -27,13 +27,17 @@ LIMITS = (
 )
 
 
-def flips(facts: Facts, policy: Policy, names: Mapping[str, str], hourly_usd: float | None) -> tuple[Flip, ...]:
-    """The nearest flips of every knob; nothing where nothing is chosen. `hourly_usd` is the price of the hardware."""
+def flips(
+    facts: Facts, policy: Policy, names: Mapping[str, str], hourly_usd: float | None, answer: str = ""
+) -> tuple[Flip, ...]:
+    """The nearest flips of every knob; nothing where nothing is chosen. `hourly_usd` is the price of the hardware,
+    `answer` that whose p95 was measured."""
     now = choose(facts, policy)
     if now is None:
         return ()
     found: list[Flip] = []
     for knob, unit, field, words in LIMITS:
+        words += f" of a {answer}" if answer and field == "p95_ms" else ""
         points = sorted({v for c in facts.candidates if (v := getattr(c, field)) is not None})
         found += _limit_flips(facts, policy, knob, unit, words, points, now, names)
     found += _margin_flips(facts, policy, now, names)

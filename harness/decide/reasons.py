@@ -72,13 +72,13 @@ def reasons(case: Case, pairs: Mapping[str, Paired | None]) -> dict[str, str]:
         elif known is None:
             shared = case.shares_rows(c)
             said[c.id] = (
-                f"Shown to be worse than {top} by far more than the margin." if shared
+                f"Its 95% interval against {top} lies far beyond the margin." if shared
                 else f"It has no scores on the same rows as {top}, so its quality cannot be compared."
             )  # fmt: skip
         else:
             if known.high < -rule.margin:
-                by = f" by more than the margin of {100 * rule.margin:g} points" if rule.margin else ""
-                said[c.id] = f"Shown to be worse than {top}{by}: {told(known)}."
+                beyond = f"beyond the margin of {100 * rule.margin:g} points" if rule.margin else "below 0"
+                said[c.id] = f"Its interval against {top} lies {beyond}: {told(known)}."
             else:
                 said[c.id] = f"Not shown to be {within(rule)} {top}: {told(known)}{_telling(pair, rule)}."
     return said
@@ -115,7 +115,7 @@ def _lost(c: Candidate, case: Case) -> str:
         assert best is not None
         pair = case.facts.pairs[best.id].get(c.id)
         if pair and pair.high < 0:
-            return f"Shown to be worse in quality than the best ({told(pair)})."
+            return f"Its interval against the best lies below 0: {told(pair)}."
         if c.quality < chosen.quality and c.rank == chosen.rank:
             return f"Its quality is lower{_apart(share(c.quality), share(chosen.quality))}."
         other = "the best" if pair else f"that of {name}"

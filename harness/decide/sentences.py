@@ -13,8 +13,8 @@ from harness.decide.findings import Odds
 from harness.decide.policy import COST, OBJECTIVES, P95, QUALITY
 from harness.decide.rule import score, simple, upper, volume_of
 from harness.statistics import Paired
-from harness.types import Measurement, RunRecord
-from harness.wording import number, share, told
+from harness.types import RunRecord
+from harness.wording import number, plural, share, told
 
 TOKENS, NATURAL_P95 = "output_tokens/mean", "e2e_natural_ms/p95"
 LOW_SCORE = 0.5  # a score that fewer rows than this reach is told beside the recommendation
@@ -43,17 +43,17 @@ def _own(seeds: Sequence[RunRecord]) -> str:
     return f" (its own have {fmean(found[TOKENS]):.0f} on average{took})"
 
 
-def what(case: Case, weights: Mapping[str, float], seeds: Sequence[RunRecord], rows: Rows) -> str:
-    """What to ship: the chosen cell, whose records on the first suite judged are `seeds`."""
-    c, rule = case.found.chosen, case.rule
+def what(case: Case, suites: Mapping[str, Sequence[RunRecord]], rows: Rows) -> str:
+    """What to ship: the chosen cell, whose records, one a seed, stand by the suite judged."""
+    c, rule, seeds = case.found.chosen, case.rule, next(iter(suites.values()))
     assert c is not None
-    record, m = seeds[0], quality_over_seeds(seeds, rows, rule)
-    assert m is not None
     if case.several:
-        first = f"Ship {case.names[c.id]} and its likes: a weighted {share(c.quality)} over {len(weights)} suites"
+        first = f"Ship {case.names[c.id]} and its likes: a weighted {share(c.quality)} over {len(suites)} suites"
     else:
+        record, m = seeds[0], quality_over_seeds(seeds, rows, rule)
+        assert m is not None
         spread = "" if m.interval is None else f" ({share(m.interval.low)} to {share(m.interval.high)})"
-        of, name = f"{m.n} rows" + (f" over {len(seeds)} seeds" if len(seeds) > 1 else ""), primary(record, rule)
+        of, name = plural(m.n, "row") + (f" over {len(seeds)} seeds" if len(seeds) > 1 else ""), primary(record, rule)
         own = quality(record, rule)
         reached = f"{share(m.value)}{spread}"
         graded = own is not None and not passes(own, rows.get(record.id, ()))
@@ -62,27 +62,33 @@ def what(case: Case, weights: Mapping[str, float], seeds: Sequence[RunRecord], r
         )
     if c.p95_ms is not None:
         first += f", p95 response time {number(c.p95_ms, 'ms')}"
-        alike = [r for r in case.cells.values() if r.adaptation == record.adaptation] if case.several else seeds
-        if answer := timed(alike):
+        if answer := timed(r for some in suites.values() for r in some):
             first += f" for a {answer}" + ("" if case.several else _own(seeds))
     if c.cost is not None:
         first += f", {number(c.cost.usd_per_1000(volume_of(case.facts, rule)), 'USD')} per 1,000 requests"
-    return first + _low_scores(record, m, rows) + "."
+    return first + _low_scores(case, suites, rows) + "."
 
 
-def _low_scores(record: RunRecord, judged: Measurement, rows: Rows) -> str:
-    """What else the suite scores and is low: a headline must not hide it."""
-    scores = [m for m in record.measurements if m.metric.startswith("quality/") and m.better == "higher"]
-    low = [m for m in scores if m.metric != judged.metric and m.value < LOW_SCORE]
-    named = [(m, f"“{m.metric.removeprefix('quality/')}”") for m in low[:LOW_SHOWN]]
-    if all(m.n == judged.n and passes(m, rows.get(record.id, ())) for m, _ in named):
-        words = "only " + " and ".join(f"{share(m.value)} pass {name}" for m, name in named)
+def _low_scores(case: Case, suites: Mapping[str, Sequence[RunRecord]], rows: Rows) -> str:
+    """What else the suites score and is low: a headline must not hide it."""
+    low = []
+    for suite, seeds in suites.items():
+        record, judged = seeds[0], quality_over_seeds(seeds, rows, case.rule)
+        assert judged is not None
+        scores = [m for m in record.measurements if m.metric.startswith("quality/") and m.better == "higher"]
+        for m in (m for m in scores if m.metric != judged.metric and m.value < LOW_SCORE):
+            name = f"“{m.metric.removeprefix('quality/')}”" + (f" on {suite}" if case.several else "")
+            low.append((m, name, m.n == judged.n, passes(m, rows.get(record.id, ()))))
+    named, rest = low[:LOW_SHOWN], len(low) - LOW_SHOWN
+    if all(whole and passing for *_, whole, passing in named):
+        words = "only " + " and ".join(f"{share(m.value)} pass {name}" for m, name, *_ in named)
     else:
         words = " and ".join(
-            f"{name} is only {share(m.value)}" + (f" (of {m.n} rows)" if m.n != judged.n else "") for m, name in named
+            f"{name} is only {share(m.value)}" + ("" if whole else f" (of {plural(m.n, 'row')})")
+            for m, name, whole, _ in named
         )
-    more = f" and {len(low) - LOW_SHOWN} other scores are as low" if len(low) > LOW_SHOWN else ""
-    return f"; but {words}{more}, which this policy does not judge" if low else ""
+    more = f" and {plural(rest, 'other score')} {'is' if rest == 1 else 'are'} below {share(LOW_SCORE)}"
+    return f"; but {words}{more if rest > 0 else ''}, which this policy does not judge" if low else ""
 
 
 def why(case: Case, pairs: Mapping[str, Paired | None]) -> str:
@@ -109,15 +115,29 @@ def why(case: Case, pairs: Mapping[str, Paired | None]) -> str:
             text += f" than {case.names[found.front.id]}, which has {words} of those good enough"
     elif len(found.shown) == 1:
         compared = any(case.shares_rows(c) for c in found.holding if c is not best)
-        text = "It has the highest quality measured"
-        text += f", and no other cell was shown to be {within(rule)} it" if compared else (
-            ", but it could not be compared with any other cell, as none has scores on the same rows"
+        text = _highest(case) + (
+            f", and no other cell was shown to be {within(rule)} it" if compared
+            else ", but it could not be compared with any other cell, as none has scores on the same rows"
         )  # fmt: skip
+        if same := [p.n for p in pairs.values() if p and not p.gained + p.lost]:
+            text += f": even {plural(max(same), 'row')} without a difference do not show that"
     else:
         first = "has" if chosen is found.front else "is the simplest that cannot be told apart from"
         text = f"It {first} {words} of the {len(found.shown)} cells shown to be {within(rule)} the highest quality "
         text += f"measured, that of {case.names[best.id]}: {gap}" if chosen is not best else "measured, its own"
     return text + _open(case, pairs) + "."
+
+
+def _highest(case: Case) -> str:
+    """What the cell of highest quality is to others that measure the same."""
+    best = case.found.best
+    assert best is not None
+    same = [c for c in case.found.holding if c.quality == best.quality]
+    if len(same) == 1:
+        return "It has the highest quality measured"
+    alone = sum(c.rank == best.rank for c in same) == 1
+    first = "the simplest of" if alone else "by simplicity, and then by name, the first of"
+    return f"It is {first} {plural(len(same), 'cell')} with the highest quality measured"
 
 
 def _unclear(case: Case, pairs: Mapping[str, Paired | None]) -> list[Candidate]:
@@ -143,7 +163,7 @@ def _open(case: Case, pairs: Mapping[str, Paired | None]) -> str:
     if not found:
         return ""
     what = "cheaper" if rule.objective == COST else "faster"
-    out = f"; for {len(found)} {what} cell{'s' if len(found) > 1 else ''} that is open"
+    out = f"; for {plural(len(found), f'{what} cell')} that is open"
     widest = max(found, key=lambda p: p.high - p.low)
     blind, n, need = widest.smallest(), widest.n, more(widest, rule)
     if rule.margin < blind < math.inf:
@@ -196,7 +216,7 @@ def runner_up(case: Case, reasons: Mapping[str, str], pairs: Mapping[str, Paired
     if unclear := [c for c in found.holding if (p := pairs.get(c.id)) and p.high >= -rule.margin]:
         near = min((c for c in unclear if c is not found.chosen), key=place)
         lost = _lower(reasons[near.id])
-        lost = f"it is {lost}" if lost.startswith(("shown", "not shown")) else lost
+        lost = f"it is {lost}" if lost.startswith("not shown") else lost
         return (
             f"There is no runner-up; of the cells whose quality is open, {case.names[near.id]} comes first by "
             f"{OBJECTIVES[rule.objective]} ({value(near, case)}), but {lost}{_bound(case, near)}"

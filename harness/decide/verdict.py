@@ -23,7 +23,7 @@ from harness.decide.reasons import out
 from harness.decide.reasons import reasons as reasons_of
 from harness.decide.recipes import Recipe, basis_of, recipes, reference, weights_of
 from harness.decide.rule import judge
-from harness.decide.sentences import runner_up, sure, what
+from harness.decide.sentences import runner_up, sure, timed, what
 from harness.decide.sentences import why as why_of
 from harness.decide.tables import Scores
 from harness.types import Json, RunRecord, Status, is_side
@@ -88,13 +88,13 @@ def _decision(
             ladder=ladder(records, rows, rule, cells[chosen.id], names, TRY),
         )  # fmt: skip
     kind = next(k for k in kinds if k.id == chosen.id)
-    seeds = [r for r in kind.of(next(iter(weights))) if r.status is Status.OK]
+    suites = {s: [r for r in kind.of(s) if r.status is Status.OK] for s in weights}
     price = (cells[chosen.id].config.get("price") or {}).get("usd_per_hour")
     return replace(
         base,
         chosen=chosen.id,
         sentences=(
-            what(case, weights, seeds, rows), why_of(case, pairs) + sure(chances, case, confidence),
+            what(case, suites, rows), why_of(case, pairs) + sure(chances, case, confidence),
             runner_up(case, reasons, pairs),
         ),
         reasons=_for_all({i: t for i, t in reasons.items() if i != chosen.id}, kinds, names, chosen.id),
@@ -103,7 +103,7 @@ def _decision(
         odds=_zero(kinds) | chances,
         group=group,
         confidence=confidence,
-        flips=flips(known, rule, names, price),
+        flips=flips(known, rule, names, price, timed(grid)),
         ladder=ladder(records, rows, rule, cells[chosen.id], names),
     )  # fmt: skip
 

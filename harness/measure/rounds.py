@@ -12,9 +12,9 @@ from harness.types import Measurement
 
 def pooled(rounds: Sequence[Sequence[Measurement]]) -> list[Measurement]:
     """The measurements of all rounds as one: quantiles of all samples together, which are as many events as one round
-    has, since each times the same prompts and what these take differs more than what rounds do; of other numbers the highest where it
-    is a peak of memory or a flag, else the median; what only one round took as it is. `round_drift` is how many
-    times as long the slowest round's median request took as the fastest's."""
+    has, since each times the same prompts and what these take differs more than what rounds do; of other numbers the
+    highest where it is a peak of memory or a flag, else the median; what only one round took as it is. `round_drift` is
+    how many times as long the slowest round's median request took as the fastest's."""
     if len(rounds) < 2:
         return [m for measured in rounds for m in measured]
     taken: dict[str, list[Measurement]] = {}

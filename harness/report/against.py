@@ -8,12 +8,12 @@ from typing import Any
 
 from harness import escaping, ledger
 from harness.compare import COST, QUALITY, SPEED, TOLD, Change, Row, Run, changes, comparable, recommendation
-from harness.decide import primary
+from harness.decide import primary, timed
 from harness.escaping import markdown_text
 from harness.report.evidence import noisy
 from harness.report.markdown import table
 from harness.report.text import p_text, shorten
-from harness.wording import labels, number, points, significant
+from harness.wording import labels, number, plural, points, significant
 
 SHOWN_FLIPS = 5  # of each cell; the rest stands in rows/
 LEFT_OUT = {
@@ -32,13 +32,18 @@ def summary(made: Sequence[Change], scores: str) -> str:
     if not told:
         return "No cell has scored rows in both runs, so quality was not compared."
     count = {v: sum(c.verdict == v for c in told) for v in ("worse", "better", "not told apart")}
-    blind = max(c.pair.smallest(len(told)) for c in told if c.pair)
-    least = (
-        f" These rows would likely show differences of {points(blind).lstrip('+')} points or more." if blind < 1 else ""
-    )
+    blind = [c.pair.smallest(len(told)) for c in told if c.pair]
+    seen = [b for b in blind if b < 1]
+    least = f"would likely show differences of {points(max(seen)).lstrip('+')} points or more" if seen else ""
+    if len(seen) == len(blind):
+        last = f"These rows {least}."
+    elif seen:
+        last = f"The rows of {len(blind) - len(seen)} are too few to show any difference; those of the others {least}."
+    else:
+        last = "These rows are too few to show any difference."
     return (
-        f"Of {len(told)} comparisons of {scores}, {count['worse']} shown to be worse, {count['better']} better, "
-        f"{count['not told apart']} not told apart.{least}"
+        f"Of {plural(len(told), 'comparison')} of {scores}, {count['worse']} shown to be worse, {count['better']} "
+        f"better, {count['not told apart']} not told apart. {last}"
     )
 
 
@@ -58,7 +63,7 @@ def view(runs: Sequence[Run], anyway: bool = False) -> dict[str, Any]:
             for r, (chosen, why) in zip(runs, told, strict=True)
         ],
         "first": first.name, "scores": scores, "summary": summary(made, scores),
-        "changes": [_told(c, names) for c in made],
+        "changes": [_told(c, names, timed(first.ok.values()) or "answer") for c in made],
         "left_out": sorted({f"{d.told}: {LEFT_OUT[d.effect]}" for d in found if d.effect in LEFT_OUT}),
         "told": [*_disturbed(runs, made, names), *(d.told for d in found if d.effect == TOLD)],
         "states": [s for s in states if len(set(s["states"])) > 1], "cells": len(ids),
@@ -79,8 +84,8 @@ def _disturbed(runs: Sequence[Run], made: Sequence[Change], names: Mapping[str, 
     ]
 
 
-def _told(c: Change, names: Mapping[str, str]) -> dict[str, Any]:
-    """A change as tables show it."""
+def _told(c: Change, names: Mapping[str, str], answer: str) -> dict[str, Any]:
+    """A change as tables show it; times are of such an answer."""
     pair = c.pair
     return {
         "name": names[c.cell], "run": c.run, "verdict": c.verdict, "prompts": c.prompts,
@@ -91,8 +96,8 @@ def _told(c: Change, names: Mapping[str, str]) -> dict[str, Any]:
         "n": pair.n if pair else 0, "flips": [_flip(*f) for f in c.flips[:SHOWN_FLIPS]],
         "more": max(0, len(c.flips) - SHOWN_FLIPS),
         "ratios": [
-            {"title": title, "was": number(was.value, was.unit), "now": number(now.value, now.unit),
-             "ratio": f"{significant(ratio)}×",
+            {"title": title.replace("Whole answer", f"Whole {answer}"), "ratio": f"{significant(ratio)}×",
+             "was": number(was.value, was.unit), "now": number(now.value, now.unit),
              "interval": f"{significant(i.low)} to {significant(i.high)}" if i else "–"}
             for title, was, now, ratio, i in c.ratios
         ],

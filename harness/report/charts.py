@@ -10,9 +10,9 @@ from typing import Any
 from harness.decide import CostLine, Decision, timed
 from harness.report.drawing import WIDE, Drawing, Spec, axis, drawn, svg, ticks
 from harness.report.run import Run, parts
-from harness.report.text import cells_text, facts_text, told
+from harness.report.text import facts_text, told
 from harness.types import Measurement, RunRecord
-from harness.wording import duration, number, points
+from harness.wording import duration, number, plural, points
 
 DRAWN = 40  # rows of a chart of cells, the rest stands in the tables
 LINES = 6  # of the chart of costs
@@ -112,7 +112,7 @@ def scatter(run: Run, decision: Decision | None) -> Drawing | None:
     left = f" {len(found)} of {len(every)} cells are drawn." if len(found) < len(every) else ""
     made = drawn(
         make, "Quality against " + ("cost" if unit == "USD" else "p95 response time"),
-        f"{cells_text(len(found))} by {what} and by the {judged}, with 95% intervals."
+        f"{plural(len(found), 'cell')} by {what} and by the {judged}, with 95% intervals."
         f"{left}", ("Cell", what, "Quality", "On the front"), rows,
         "Up and to the left is better. Bars are 95% intervals: cells whose bars overlap widely may not differ. The "
         "dashed line joins the cells that no other beats in both (the Pareto front)"
@@ -195,7 +195,7 @@ def dumbbells(lines: Sequence[Mapping[str, Any]], baseline: str, best: str, marg
         x = {
             "type": "quantitative", "scale": {"domain": [steps[0], steps[-1]], "nice": False, "clamp": True},
             "axis": {"values": steps if width == WIDE else steps[:: 1 + len(steps) // 5], "title": None,
-                     "labelExpr": "datum.value == 0 ? '0' : replace(format(100 * datum.value, '+.0f'), '-', '−')"},
+                     "labelExpr": "datum.value == 0 ? '0' : replace(format(100 * datum.value, '+.1~f'), '-', '−')"},
         }  # fmt: skip
         bare = {**y, "axis": {"labels": False, "ticks": False, "grid": True}} if width == WIDE else y
         right: Spec = {
@@ -221,7 +221,7 @@ def dumbbells(lines: Sequence[Mapping[str, Any]], baseline: str, best: str, marg
     left_out = f" {len(shown)} of {len(lines)} cells are drawn." if len(shown) < len(lines) else ""
     return drawn(
         make, "Paired differences",
-        f"Scores of {cells_text(len(shown))} beside {baseline} on the same rows, and their differences from {best} "
+        f"Scores of {plural(len(shown), 'cell')} beside {baseline} on the same rows, and their differences from {best} "
         "with 95% intervals.", ("Cell", "Score", f"{baseline}", f"Points from {best}", "95% interval"),
         [told_row(d) for d in shown],
         f"Left: each cell’s score (filled) and that of {baseline}, today’s baseline (hollow), on the same rows. Right: "

@@ -215,15 +215,13 @@ def learning(run: Run, margin: float) -> list[dict[str, Any]]:
 
 
 def same_outputs(run: Run, a: RunRecord, b: RunRecord) -> str:
-    """The share of shared rows to which two cells gave the very same answer; all and none are said of no others."""
+    """The share of shared rows to which two cells gave the very same answer."""
     kept = [run.rows.get(r.id, ()) for r in (a, b)]
     left, right = (dict(zip(ids(rows), texts(rows, "output"), strict=True)) for rows in kept)
     shared = [i for i in left if i in right]
     if not shared:
         return NONE
-    same = sum(left[i] == right[i] for i in shared) / len(shared)
-    text = number(same, "share")
-    return {"100%": ">99%", "0%": "<1%"}.get(text, text) if 0 < same < 1 else text
+    return number(sum(left[i] == right[i] for i in shared) / len(shared), "share")
 
 
 def _tokens(r: RunRecord, parent: RunRecord) -> str:

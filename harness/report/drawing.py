@@ -82,13 +82,17 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 def axis(values: Sequence[float], unit: str, title: str | None) -> Json:
     """An axis with these ticks, said in the unit's own words."""
-    said = {f"{v:.9g}": tick(v, unit) for v in values}
+    step = values[1] - values[0]
+    said = {f"{v:.9g}": tick(v, unit, step) for v in values}
     chain = " : ".join(f"abs(datum.value - {v}) < 1e-9 * {abs(values[-1]) or 1} ? '{t}'" for v, t in said.items())
     return {"values": list(values), "title": title, "labelExpr": f"{chain} : ''"}
 
 
-def tick(value: float, unit: str) -> str:
-    """A round number on an axis, without the zeros that only measured numbers need."""
+def tick(value: float, unit: str, step: float) -> str:
+    """A round number on an axis, without the zeros that only measured numbers need; of shares with the decimals of the
+    step to the next one."""
+    if unit == "share":
+        return f"{100 * value:.{len(f'{100 * step:.9g}'.partition('.')[2])}f}%"
     text = number(value, unit)
     digits, _, rest = text.partition(" ")
     return f"{digits.rstrip('0').rstrip('.') if '.' in digits else digits} {rest}".strip()

@@ -25,6 +25,7 @@ def leakage(run: Run) -> list[dict[str, Any]]:
     for suite, found in run.leakage.items():
         flagged = {o["row"] for o in found["overlaps"]}
         kinds = Counter((o["source"], o["kind"]) for o in found["overlaps"])
+        sources = dict.fromkeys(("training", "knowledge base", *(source for source, _ in kinds)))
         cells = []
         for r in run.ok:
             rows = run.rows.get(r.id, ()) if flagged and r.suite == suite else ()
@@ -41,7 +42,7 @@ def leakage(run: Run) -> list[dict[str, Any]]:
                 "mode": found["mode"], "cells": cells, "flagged": len(flagged),
                 "counts": [
                     {"source": source, **{k: kinds[source, k] for k in ("exact", "group", "near")}}
-                    for source in ("training", "knowledge base")
+                    for source in sources
                 ],
                 "pairs": found["overlaps"][:LISTED], "more": max(0, len(found["overlaps"]) - LISTED),
             }

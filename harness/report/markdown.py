@@ -51,7 +51,7 @@ def markdown(page: Mapping[str, Any]) -> str:
                 "Points",
                 "95% interval",
                 f"No worse by {page['quantized']['margin']} points",
-                "p (Holm)",
+                "p of “no worse” (Holm)",
                 "Same answer",
             ],
             (
@@ -78,7 +78,9 @@ def markdown(page: Mapping[str, Any]) -> str:
 def _argument(page: Mapping[str, Any]) -> list[str]:
     """How sure the choice is, what would change it, where it stands on the usual way up, and how it was counted."""
     found, out = page["account"], []
-    if likely := [o for n, o in enumerate(found["odds"]) if o["chosen"] or (n < LIKELY and o["best"] != "0%")]:
+    if likely := [
+        o for n, o in enumerate(found["odds"]) if o["chosen"] or (n < LIKELY and o["best"] not in ("0%", "<1%"))
+    ]:
         out += ["## How sure that is", ""]
         heads = ["Cell", "Best by the policy", "Holds the limits", "On the Pareto front"]
         out += table(heads, ([o["name"], o["best"], o["feasible"], o["front"]] for o in likely))

@@ -8,7 +8,7 @@ from typing import Any
 from harness.report.run import Run
 from harness.report.text import NONE, told
 from harness.types import Json
-from harness.wording import number
+from harness.wording import number, plural
 
 
 def under_load(run: Run) -> dict[str, Any]:
@@ -17,9 +17,7 @@ def under_load(run: Run) -> dict[str, Any]:
         {int(m.metric.split("/")[0][7:]) for r in run.ok for m in r.measurements if m.metric[:7] == "closed_"}
     )
     parts = (("ttft_ms/p95", "first token p95"), ("itl_ms/p95", "between tokens p95"), ("tokens_per_s", "throughput"))
-    columns = [
-        (f"closed_{n}/{part}", f"{n} client{'s' if n > 1 else ''}: {what}") for n in loops for part, what in parts
-    ]
+    columns = [(f"closed_{n}/{part}", f"{plural(n, 'client')}: {what}") for n in loops for part, what in parts]
     if any(r.value("goodput_requests_per_s") for r in run.ok):
         columns.append(("goodput_requests_per_s", "Goodput"))
     lines = []

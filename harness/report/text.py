@@ -70,11 +70,6 @@ def facts_text(facts: Mapping[str, Json], skip: Iterable[str] = ()) -> str:
     return ", ".join(f"{k.replace('_', ' ')}: {text(v)}" for k, v in plain.items())
 
 
-def cells_text(count: int) -> str:
-    """So many cells."""
-    return f"{count:,} cell{'' if count == 1 else 's'}"
-
-
 def p_text(p: float) -> str:
     """A p-value as papers write it."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
