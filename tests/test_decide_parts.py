@@ -11,7 +11,7 @@ import pytest
 
 from harness.decide import Candidate, CostLine, Facts, Pair, Policy, choose, decide, facts, read_policy, simple_first
 from harness.decide.flips import flips
-from harness.decide.odds import _luck
+from harness.decide.odds import _luck, bootstrap_quantiles
 from harness.decide.policy import COST
 from harness.decide.tables import Scores
 from harness.statistics import over_seeds, paired
@@ -247,3 +247,13 @@ def test_a_limit_that_holds_a_cell_back_flips_where_it_lets_it_in() -> None:
         found = [f for f in flips(known, policy, {"a": "A", "b": "B"}, None) if f.knob == knob and f.to == "a"]
         assert [(f.side, f.now) for f in found] == [(side, value)]
         assert found[0].at == pytest.approx(at)
+
+
+@pytest.mark.parametrize("events", [20, 60])
+def test_quantiles_of_bootstrap_samples_are_those_of_drawing_them(events: int) -> None:
+    """Of as many events as there are samples, or of fewer, as where rounds time the same prompts again."""
+    rng = np.random.default_rng(0)
+    samples = np.exp(rng.standard_normal(60))
+    found = bootstrap_quantiles(rng, samples.tolist(), 0.95, 20_000, events)
+    drawn = np.quantile(rng.choice(samples, (20_000, events)), 0.95, axis=1)
+    assert np.quantile(found, (0.1, 0.5, 0.9)) == pytest.approx(np.quantile(drawn, (0.1, 0.5, 0.9)), rel=0.02)

@@ -215,23 +215,23 @@ def _p95_draws(rng: Any, c: Candidate, kind: Recipe, draws: int) -> Any:
     for r in kind.cells:
         m, base = r.value(P95), r.value("e2e_ms/p50")
         if r.status is Status.OK and m and m.value == c.p95_ms and base and len(base.samples) > 1:
-            return bootstrap_quantiles(rng, base.samples, 0.95, draws)
+            return bootstrap_quantiles(rng, base.samples, 0.95, draws, base.n)
     high = c.p95_high_ms or c.p95_ms
     return c.p95_ms * np.exp(rng.standard_normal(draws) * max(math.log(high / c.p95_ms), 0.0) / NORMAL_95)
 
 
-def bootstrap_quantiles(rng: Any, samples: Sequence[float], q: float, draws: int) -> Any:
-    """A quantile of so many bootstrap samples, without drawing them: the k-th of n uniform numbers has a Beta(k,
-    n - k + 1) distribution, and the next one lies a Beta(1, n - k) share of the rest above it."""
+def bootstrap_quantiles(rng: Any, samples: Sequence[float], q: float, draws: int, n: int) -> Any:
+    """A quantile of so many bootstrap samples of `n` (fewer than there are where some are of one event), without
+    drawing them: the k-th of n uniform numbers has a Beta(k, n - k + 1) distribution, and the next one lies a
+    Beta(1, n - k) share of the rest above it."""
     import numpy as np
 
     values = np.sort(np.asarray(samples, dtype=float))
-    n = len(values)
     at = q * (n - 1)
     k = int(at) + 1
     first = rng.beta(k, n - k + 1, draws)
     then = first + (1 - first) * rng.beta(1, n - k, draws) if k < n else first
-    low, high = (values[np.minimum((u * n).astype(int), n - 1)] for u in (first, then))
+    low, high = (values[np.minimum((u * len(values)).astype(int), len(values) - 1)] for u in (first, then))
     return low + (at - int(at)) * (high - low)
 
 
