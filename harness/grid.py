@@ -167,8 +167,7 @@ def _found(several: Sequence[SuiteData]) -> dict[str, Json]:
     overlaps: dict[tuple[str, ...], Overlap] = {}
     looked: list[tuple[Any, ...]] = []
     for data in several:
-        told = {"the instructions": data.instructions, "suite.system": data.system}
-        rows = (data.evaluation, (*data.train, *data.validation), data.knowledge, data.message_field, told)
+        rows = (data.evaluation, (*data.train, *data.validation), data.knowledge, data.message_field, data.told)
         if (*rows, data.overlaps) in looked:
             continue
         looked.append((*rows, data.overlaps))

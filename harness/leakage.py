@@ -148,8 +148,10 @@ def near(
                 if alike < NEAR and size >= LONG and count >= QUOTED * size:
                     alike = _together(wanted[row], len(said[row]), letters[at])
                     alike = alike if alike >= QUOTED else 0.0
-                same = article_texts(articles[start + at]) if source == KNOWLEDGE else {letters[at]}
-                exact = said[row] in (letters[at] if source == INSTRUCTIONS else same)
+                if source == KNOWLEDGE:
+                    exact = said[row] in article_texts(articles[start + at])
+                else:
+                    exact = said[row] in letters[at] if source == INSTRUCTIONS else said[row] == letters[at]
                 if alike >= NEAR and alike > best.get((row, source), (0.0, ""))[0] and not exact:
                     best[row, source] = (alike, ids[start + at])
     found = [Overlap("near", held[row]["id"], s, other, round(a, 3)) for (row, s), (a, other) in best.items()]

@@ -254,7 +254,8 @@ def load(suite: Component) -> SuiteData:
     if mode not in MODES:
         mistakes.append(f"leakage={mode!r}: choose one of {', '.join(MODES)}")
     shelf = tuple(Article(a["id"], a["title"], a["text"]) for a in articles)
-    found = overlaps(held, train, shelf, message, reply, {p["instructions_file"]: text, "suite.system": p["system"]})
+    told = {p["instructions_file"]: text, "suite.system": p["system"]}
+    found = overlaps(held, train, shelf, message, reply, told)
     if mode != "warn":
         mistakes += _leaks([o for o in found if mode == "fail" or o.source == INSTRUCTIONS], folder, p)
     if mistakes:
@@ -292,4 +293,5 @@ def load(suite: Component) -> SuiteData:
             evaluation, articles, p["task"], code, p["max_new_tokens"], output, *(() if held else (p["eval_rows"],))
         ),
         scoring_digest=_digest(p["task"], code, p["max_new_tokens"]),
+        told=told,
     )

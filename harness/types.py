@@ -238,6 +238,7 @@ class SuiteData:
 
     `message_field` and `reply_field` name the two fields that training and prompting use, `asked` what a message is
     called in a prompt ("Email"). `output` is the JSON Schema or Lark grammar of an answer, empty where there is none.
+    `told` are the instructions and the system text by what they are called where a leak is told of.
     Without `evaluation` rows they are those of lm-eval's task, up to `evaluation_limit`. `overlaps` are the exact and
     grouped ones found between evaluation rows and the rest, `leakage` (`fail`, `drop`, `warn`) what was done.
     """
@@ -261,6 +262,7 @@ class SuiteData:
     training_digest: str
     evaluation_digest: str
     scoring_digest: str = ""
+    told: Mapping[str, str] = field(default_factory=dict)
 
 
 Progress = Callable[[float, str], None]

@@ -150,9 +150,8 @@ def _untimed(kept: subject.Side, limits: rules.Rules) -> list[str]:
 def _keep(kept: subject.Side, path: Path, limits: rules.Rules) -> None:
     """Writes a baseline, and tells of cells that are not in it, and of times in it that cannot be judged."""
     subject.save(kept, path)
-    held = kept.supported()
-    left = [f"{c.id} is left out of the baseline ({c.failed})" for c in kept.cells if c not in held.cells]
-    for line in [*left, *_untimed(held, limits)]:
+    left = [f"{c.id} is left out of the baseline ({c.failed})" for c in kept.cells if not c.supported]
+    for line in [*left, *_untimed(kept.supported(), limits)]:
         print(f"harness: warning: {line}", file=sys.stderr)
 
 

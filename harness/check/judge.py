@@ -32,6 +32,7 @@ from harness.check.timing import latency_trials, limit_trials
 from harness.check.trial import Finding, Flip, Judgement, Trial, Verdict
 from harness.errors import UserError
 from harness.statistics import Paired
+from harness.wording import plural
 
 SHOWN = 3  # ids told in one line
 Settled = Mapping[tuple[str, str], Verdict]
@@ -209,7 +210,7 @@ def _few(ids: Sequence[str]) -> str:
 
 
 def _flipped(pair: Paired) -> str:
-    return f"{pair.lost} row{'s' * (pair.lost != 1)} lost, {pair.gained} gained of {pair.n}"
+    return f"{plural(pair.lost, 'row')} lost, {pair.gained:,} gained of {pair.n:,}"
 
 
 def _sentence(t: Trial, verdict: Verdict, rules: Rules, comparisons: int, least: int) -> str:
@@ -218,10 +219,10 @@ def _sentence(t: Trial, verdict: Verdict, rules: Rules, comparisons: int, least:
     if verdict is Verdict.INCONCLUSIVE and t.pair is not None:
         drop = detectable(t.pair, t.margin, rules.alpha, comparisons)
         parts.append(
-            f"{_flipped(t.pair)}: neither shown to be worse nor to be "
-            f"within the margin; only a drop of {100 * drop:.0f} points would likely have been shown"
+            f"{_flipped(t.pair)}: neither shown to be worse nor to be within the margin; only a drop of "
+            f"{100 * drop:.0f} points would likely have been shown"
             if drop <= 1
-            else f"{t.pair.n} row{'s are' if t.pair.n > 1 else ' is'} too few to show anything"
+            else f"{plural(t.pair.n, 'row')} {'are' if t.pair.n > 1 else 'is'} too few to show anything"
         )
         few, units = counted(t.pair) < least, "rows" if counted(t.pair) == t.pair.n else "groups of rows"
         parts.append(f"to pass it takes {least} {units}, even if none is lost" if few else "give more rows")

@@ -75,6 +75,11 @@ class Subject:
     config: Mapping[str, Json]
     failed: str = ""
 
+    @property
+    def supported(self) -> bool:
+        """Whether it can be run at all."""
+        return not self.failed.startswith(f"{Status.UNSUPPORTED}: ")
+
 
 @dataclass(frozen=True, slots=True)
 class Side:
@@ -86,7 +91,7 @@ class Side:
 
     def supported(self) -> Side:
         """Without the cells that cannot be run, which no candidate is held to."""
-        return replace(self, cells=tuple(c for c in self.cells if not c.failed.startswith(f"{Status.UNSUPPORTED}: ")))
+        return replace(self, cells=tuple(c for c in self.cells if c.supported))
 
     def only(self, cell: str, flag: str) -> Side:
         """The one cell of that name, be it its id or the short name of reports. Raises `UserError` for none."""

@@ -339,8 +339,7 @@ def check(name: str) -> tuple[list[str], list[str], list[str]]:
         warnings.append(f"{card}: not filled in; say what is measured and how the rows were made")
     elif not rows_licence(where):
         warnings.append(f"{card}: states no licence of the rows; write one under a heading 'Licence'")
-    told = {suite.params["instructions_file"]: data.instructions, "suite.system": data.system}
-    alike = near(data.evaluation, every, data.knowledge, data.message_field, told)
+    alike = near(data.evaluation, every, data.knowledge, data.message_field, data.told)
     warnings += [f"{held}, row {o.row!r}: {o.similarity:.0%} like "
                  + (o.other if o.source == INSTRUCTIONS else f"{o.source} row {o.other!r}")
                  + ", or a part of it; remove one where it gives the other away" for o in alike]  # fmt: skip
