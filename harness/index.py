@@ -20,8 +20,9 @@ from harness.compare import price_of, recommendation, rows_digest, timing
 from harness.decide import Policy, as_counted, facts, policy_of, primary, read_policy
 from harness.decide.costs import GOODPUT
 from harness.decide.recipes import basis_of, recipes, weights_of
+from harness.decide.sentences import timed
 from harness.errors import UserError
-from harness.report.numbers import COST, QUALITY, TITLES, Numbers, counted, numbers
+from harness.report.numbers import COST, P95, QUALITY, TITLES, Numbers, counted, numbers
 from harness.types import Measurement, RunRecord, Status, canonical, is_side
 from harness.wording import labels, number
 
@@ -83,7 +84,7 @@ def listed(folder: Path) -> Listed:
         weights, basis = weights_of(grid, policy), basis_of(grid, policy)
         known = facts(grid, rows, policy) if len(weights) > 1 else None
         ok = [r for r in grid if r.status is Status.OK and r.suite in weights]
-        timed = {(r.suite, str(r.environment.get("device")), str(r.environment.get("hardware")), timing(r)) for r in ok}
+        times = {(r.suite, str(r.environment.get("device")), str(r.environment.get("hardware")), timing(r)) for r in ok}
         priced = {(f"{weights[r.suite]:g}", *_pricing(r, policy, basis)) for r in ok}
         asked = {r.suite: r for r in reversed(ok) if rows[r.id]}
         digest = ", ".join(
@@ -98,7 +99,7 @@ def listed(folder: Path) -> Listed:
         return Listed(folder, sweep, time, wrong=error.mistakes)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # a record's inside, edited by hand
         return Listed(folder, sweep, time, wrong=(f"{folder}: cannot be judged ({type(error).__name__}: {error})",))
-    return Listed(folder, sweep, time, records, len(pending), chosen, told, found, added, digest, timed, priced)
+    return Listed(folder, sweep, time, records, len(pending), chosen, told, found, added, digest, times, priced)
 
 
 def _pricing(record: RunRecord, policy: Policy, basis: str) -> tuple[str, ...]:
@@ -172,9 +173,11 @@ def view(root: Path) -> dict[str, Any]:
     for name in dict.fromkeys((r.folder.parent, r.sweep) for r in every):
         runs = [r for r in every if (r.folder.parent, r.sweep) == name]
         whole = [r for r in runs if not r.wrong and r.ok]
+        answer = timed(cell for r in whole for cell in r.ok)
+        heads = {title: f"{title} of a {answer}" if answer and title == P95 else title for title in TITLES}
         sweeps.append(
-            {"name": name[1], "runs": [_line(r, root) for r in reversed(runs)],
-             "trends": [t for title in TITLES if (t := trend(whole, title))]}
+            {"name": name[1], "runs": [_line(r, root) for r in reversed(runs)], "heads": list(heads.values()),
+             "trends": [{**t, "title": head} for title, head in heads.items() if (t := trend(whole, title))]}
         )  # fmt: skip
     return {
         "root": str(root), "sweeps": sweeps, "total": len(every), "broken": sum(bool(r.wrong) for r in every),
@@ -200,5 +203,5 @@ def _line(run: Listed, root: Path) -> dict[str, Any]:
 def write(root: Path) -> Path:
     """Draws `index.html` in an outputs folder; returns its path."""
     target = root / PAGE
-    ledger.write_text(target, escaping.page("index.html.j2", {**view(root), "heads": TITLES}))
+    ledger.write_text(target, escaping.page("index.html.j2", view(root)))
     return target

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,9 +67,9 @@ def assemble(
     if status is Status.OK and StepKind.QUALITY not in chain:
         not_measured["quality"] = ROUNDED if only_rounded(cell) else "random weights: their answers mean nothing"
         not_measured["cost_usd_per_1000"] = "needs the length of real replies"
-    measured = _measurements(
-        manifests, plan, chain, store, choices["price"], cell.measure.params["latency"]["batch_size"]
-    )
+    found = _measurements(manifests, plan, chain, store, choices["price"], cell.measure.params["latency"]["batch_size"])
+    measured = [m for m in found if math.isfinite(m.value)]
+    not_measured |= {m.metric: f"came out as {m.value}" for m in found if m not in measured}
     if status is Status.OK and StepKind.LATENCY in chain and not any(m.metric.startswith("itl_ms") for m in measured):
         not_measured["itl_ms"] = ONE_STEP
     asked = status is Status.OK and StepKind.LATENCY in chain and cell.measure.params["latency"]["clients"]

@@ -11,7 +11,7 @@ import pytest
 
 from harness import index, ledger, report
 from harness.report.__main__ import main
-from harness.report.numbers import COST
+from harness.report.numbers import COST, P95
 from harness.types import RunRecord, Status
 from tests import records
 from tests.pages import HOSTILE, Page, folder
@@ -86,14 +86,18 @@ def test_a_line_joins_only_runs_that_compare(tmp_path: Path) -> None:
     (sweep,) = index.view(tmp_path)["sweeps"]
     new = {t["title"]: [r["new"] for r in t["rows"]] for t in sweep["trends"]}
     assert new["Quality"] == [False, False, False, True]
-    assert new["p95 response time"] == new["Peak memory"] == [False, False, True, False]
+    assert new[f"{P95} of a 32-token answer"] == new["Peak memory"] == [False, False, True, False]
     assert {t["title"]: [len(p) for p in t["drawn"]["best"]] for t in sweep["trends"]}["Quality"] == [3, 1]
 
 
 @pytest.mark.parametrize(
     ("group", "knobs", "broken"),
     [
-        ("measure", {"params": {"latency": {"output_tokens": 64}}}, ["p95 response time", "Peak memory", COST]),
+        (
+            "measure",
+            {"params": {"latency": {"output_tokens": 64}}},
+            [f"{P95} of a 32 to 64-token answer", "Peak memory", COST],
+        ),
         ("price", {"usd_per_hour": 8.5}, [COST]),
         ("policy", {"volume_requests": 1000}, [COST]),
         ("policy", {"margin": 0.1}, []),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -70,6 +71,15 @@ def test_a_failed_later_round_leaves_what_the_others_took(tmp_path: Path) -> Non
     assert less.not_measured["round 2"] == "latency: crashed (SIGSEGV); the times are those of the other rounds"
     assert "round 2" not in whole.not_measured
     assert less.reason == ""
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_no_number_was_not_measured(tmp_path: Path, value: float) -> None:
+    """A record never has one, so that no decision reads it."""
+    lost = Measurement("fidelity/perplexity", value, "points", "lower", 8)
+    found = record(tmp_path, cell(), also=[lost])
+    assert (found.status, found.value(lost.metric)) == (Status.OK, None)
+    assert found.not_measured[lost.metric] == f"came out as {value}"
 
 
 @pytest.mark.parametrize("broken", [{"latency"}, {"latency", "latency 2"}, {"quality"}, {"quality", "latency 2"}])

@@ -114,8 +114,7 @@ def task_of(data: SuiteData, name: str) -> tuple[Any, Any]:
     if data.evaluation:
         from datasets import Dataset
 
-        fields = dict.fromkeys(field for row in data.evaluation for field in row)
-        rows = [{**fields, **copy.deepcopy(row)} for row in data.evaluation]
+        rows = copy.deepcopy(list(data.evaluation))
         split = task.config.test_split or task.config.validation_split
         # a table would give objects within rows the fields of each other; what a task does to all rows asks for one
         task.dataset[split] = Dataset.from_list(rows) if task.config.process_docs else rows
