@@ -17,10 +17,9 @@ from urllib.parse import quote
 
 from harness import escaping, ledger
 from harness.compare import price_of, recommendation, rows_digest, timing
-from harness.decide import Policy, as_counted, facts, policy_of, primary, read_policy
+from harness.decide import Policy, as_counted, facts, policy_of, primary, read_policy, timed
 from harness.decide.costs import GOODPUT
 from harness.decide.recipes import basis_of, recipes, weights_of
-from harness.decide.sentences import timed
 from harness.errors import UserError
 from harness.report.numbers import COST, P95, QUALITY, TITLES, Numbers, counted, numbers
 from harness.types import Measurement, RunRecord, Status, canonical, is_side

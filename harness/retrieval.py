@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from harness.errors import UserError
 from harness.types import Article, SuiteData
@@ -32,10 +33,23 @@ def mistakes(method: str) -> list[str]:
     return [f"retrieval={method}: needs {needed}; pip install them, or choose bm25"]
 
 
-def unfit(method: str, data: SuiteData) -> str | None:
-    """Why a method cannot search the articles of a suite, or None."""
-    by_words = method in ("bm25", "hybrid") and data.knowledge
-    return f"the knowledge base of {data.name} {WORDLESS}" if by_words and not _worded(data.knowledge) else None
+@dataclass(frozen=True, slots=True)
+class Searching:
+    """An adaptation whose prompts carry `top_k` articles found by `retrieval` (`bm25`, `dense`, `hybrid` or `none`)."""
+
+    retrieval: str = "bm25"
+    top_k: int = 1
+
+    REQUIRES: ClassVar[tuple[str, ...]] = ("bm25s",)
+
+    def mistakes(self) -> list[str]:
+        """What can be seen to be wrong before anything is loaded."""
+        return mistakes(self.retrieval)
+
+    def unfit(self, data: SuiteData) -> str | None:
+        """Why the articles of a suite cannot be searched so, or None."""
+        by_words = self.retrieval in ("bm25", "hybrid") and data.knowledge
+        return f"the knowledge base of {data.name} {WORDLESS}" if by_words and not _worded(data.knowledge) else None
 
 
 def _texts(articles: Sequence[Article]) -> list[str]:

@@ -9,35 +9,24 @@ from typing import ClassVar
 
 from harness.adapt import training
 from harness.loading import came_quantized
-from harness.retrieval import mistakes, unfit
+from harness.retrieval import Searching
 from harness.types import Context, Json, SuiteData
 
 
 @dataclass(frozen=True, slots=True)
-class FullFt:
+class FullFt(Searching):
     """The same data, prompt and early stopping as LoRA, with a learning rate of its own."""
 
     learning_rate: float = 1e-4
     epochs: int = 3
     batch_size: int = 8
     patience: int = 1
-    retrieval: str = "bm25"
-    top_k: int = 1
 
     VERSION: ClassVar[int] = 9
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "bm25s")
-    REQUIRES: ClassVar[tuple[str, ...]] = ("bm25s",)
 
     def __post_init__(self) -> None:
         training.check(self)
-
-    def mistakes(self) -> list[str]:
-        """What can be seen to be wrong before anything is loaded."""
-        return mistakes(self.retrieval)
-
-    def unfit(self, data: SuiteData) -> str | None:
-        """Why the articles of a suite cannot be searched so, or None."""
-        return unfit(self.retrieval, data)
 
     def unable(self, config: Mapping[str, Json]) -> str | None:
         """Why a model of this configuration cannot be trained, or None."""

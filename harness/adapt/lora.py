@@ -16,7 +16,7 @@ from harness.adapt import training
 from harness.anatomy import beside_text, linear_class
 from harness.loading import came_quantized
 from harness.prompt import padding
-from harness.retrieval import mistakes, unfit
+from harness.retrieval import Searching
 from harness.types import Context, Json, SuiteData
 
 ADAPTER = "adapter"
@@ -56,7 +56,7 @@ def _no_head(model_type: str) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Lora:
+class Lora(Searching):
     """Rank `rank`, scale `alpha`/`rank`, on all linear layers that text goes through: in a mixture of experts not on
     the experts, which transformers keeps as tensors of many. The learning rate is about ten times that of full
     fine-tuning (Schulman et al., "LoRA Without Regret", 2025). The merged weights are what is quantized and served; the
@@ -70,8 +70,6 @@ class Lora:
     epochs: int = 3
     batch_size: int = 8
     patience: int = 1
-    retrieval: str = "bm25"
-    top_k: int = 1
     classify: bool = False
 
     VERSION: ClassVar[int] = 10
@@ -84,16 +82,12 @@ class Lora:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout}: must be 0 or more and below 1")
 
-    def mistakes(self) -> list[str]:
-        """What can be seen to be wrong before anything is loaded."""
-        return mistakes(self.retrieval)
-
     def unfit(self, data: SuiteData) -> str | None:
         """Why the rows of a suite cannot train this, or its articles not be searched so, or None."""
         rows, classes = len(data.train) + len(data.validation), len(classes_in(data))
         if self.classify and not 2 <= classes <= rows / 2:
             return f"the replies of {data.name} are no classes: {rows} training rows have {classes} different ones"
-        return unfit(self.retrieval, data)
+        return Searching.unfit(self, data)  # super() knows no class with slots
 
     def unable(self, config: Mapping[str, Json]) -> str | None:
         """Why a model of this configuration cannot be trained so, or None."""

@@ -9,31 +9,21 @@ from typing import ClassVar
 
 from harness.models.hub import link_tree
 from harness.prompt import Recipe, describe
-from harness.retrieval import mistakes, unfit
+from harness.retrieval import Searching
 from harness.types import Context, Json, SuiteData
 
 
 @dataclass(frozen=True, slots=True)
-class PromptRag:
+class PromptRag(Searching):
     """`few_shot` training rows are shown as examples; `top_k` articles are retrieved by `retrieval` (`bm25`,
     `dense`, `hybrid` or `none`)."""
 
     few_shot: int = 2
-    retrieval: str = "bm25"
     top_k: int = 2
 
     VERSION: ClassVar[int] = 5
     SEEDED: ClassVar[bool] = False
     LIBRARIES: ClassVar[tuple[str, ...]] = ("bm25s",)
-    REQUIRES: ClassVar[tuple[str, ...]] = ("bm25s",)
-
-    def mistakes(self) -> list[str]:
-        """What can be seen to be wrong before anything is loaded."""
-        return mistakes(self.retrieval)
-
-    def unfit(self, data: SuiteData) -> str | None:
-        """Why the articles of a suite cannot be searched so, or None."""
-        return unfit(self.retrieval, data)
 
     def __call__(self, base: Path, data: SuiteData, out: Path, context: Context) -> Mapping[str, Json]:
         link_tree(base, out)
