@@ -23,6 +23,7 @@ from harness.errors import UserError
 from harness.files import cannot_listen, cannot_write
 from harness.measure.load import faults as faults_of_load
 from harness.measure.quality import faults as faults_of_quality
+from harness.measure.quality import with_ends
 from harness.overrides import unknown_keys
 from harness.resources import resource
 from harness.store import Store
@@ -377,7 +378,9 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
                 data[key] = rows
                 primary = cell.suite.params["primary"]
                 faults = attempt(faults_of_score, rows, primary, "suite.primary")
-                mistakes.extend(faults_of_task(rows, cell.suite) if faults == [] else faults or [])
+                if faults == [] and (faults := faults_of_task(rows, cell.suite)) == []:
+                    data[key] = with_ends(rows, cell.suite)
+                mistakes.extend(faults or [])
         for part in (cell.model, cell.adaptation, cell.quantization, cell.engine):
             if (name := digest(plain(part))) in seen:
                 continue

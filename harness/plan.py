@@ -138,6 +138,8 @@ def chain(cell: Cell, data: SuiteData, environment: Environment, content: str | 
         timed["own_ends"] = bool(measured)  # of answers that mean something
     if not measured:
         timed["natural_requests"] = 0
+    if data.ends and (timed["natural_requests"] or timed.get("own_ends")):
+        timed["ends"] = list(data.ends)
     for number in range(1, knobs["latency"]["rounds"] + 1):
         later = {"round": number} if number > 1 else {}
         measured.append(

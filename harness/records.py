@@ -21,8 +21,8 @@ ONE_BATCH = (
     "what ran it answers one batch at a time; engine=graph serves clients side by side where the model allows it"
 )
 STOP_TEXTS = (
-    "stop texts of the task end scored answers, and a timing knows none: times to the own end and the goodput are of "
-    "longer answers, and costs are counted by full batches"
+    "stop texts of the task, which lm-eval brings along, end scored answers, and timings were not told of them: times "
+    "to the own end and the goodput are of longer answers, and costs are counted by full batches"
 )
 ROUNDED = "weights were rounded without calibration (calibration_rows: 0), for sizing only"
 BUILDS = (StepKind.BASE, StepKind.ADAPT, StepKind.QUANTIZE)
@@ -76,7 +76,9 @@ def assemble(
     if asked and not any(m.metric.startswith("closed_") for m in measured):
         not_measured["load"] = ONE_BATCH
     names = {m.metric for m in measured}
-    if "cut_share" in names and names & {"e2e_natural_ms/p50", "goodput_requests_per_s"}:
+    timed = [plan.steps[key] for key in chain.values() if plan.steps[key].kind is StepKind.LATENCY]
+    unaware = not any(step.component.params.get("ends") for step in timed)
+    if unaware and "cut_share" in names and names & {"e2e_natural_ms/p50", "goodput_requests_per_s"}:
         not_measured["own ends"] = STOP_TEXTS
     if measuring["device"] != "cuda":
         not_measured["memory_bytes/cuda"] = "no CUDA device; peak resident memory of the process instead"

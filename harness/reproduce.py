@@ -34,6 +34,7 @@ from harness.configured import GROUPS, Grid
 from harness.environment import Environment, detect
 from harness.errors import HarnessError, UserError
 from harness.grid import carry_out
+from harness.measure.quality import with_ends
 from harness.plan import plan
 from harness.store import Store
 from harness.suite import load as load_suite
@@ -179,7 +180,7 @@ def reproduce(path: Path, out: Path, dry_run: bool, console: Console) -> int:
         raise UserError(f"{path}: its rows are not beside it in {before / 'rows'}; keep the run folder together")
     if lacking := [m for c in (cell.model, cell.adaptation, cell.quantization, cell.engine) for m in missing(c)]:
         raise UserError(lacking)
-    data = load_suite(cell.suite)
+    data = with_ends(load_suite(cell.suite), cell.suite)
     _told_inputs(record, cell, data, console)
     if dry_run:
         return 0

@@ -238,7 +238,8 @@ class SuiteData:
 
     `message_field` and `reply_field` name the two fields that training and prompting use, `asked` what a message is
     called in a prompt ("Email"). `output` is the JSON Schema or Lark grammar of an answer, empty where there is none.
-    `told` are the instructions and the system text by what they are called where a leak is told of.
+    `told` are the instructions and the system text by what they are called where a leak is told of. `ends` are the
+    texts at which the suite's own task ends answers, once lm-eval was asked: see `harness.measure.quality.with_ends`.
     Without `evaluation` rows they are those of lm-eval's task, up to `evaluation_limit`. `overlaps` are the exact and
     grouped ones found between evaluation rows and the rest, `leakage` (`fail`, `drop`, `warn`) what was done.
     """
@@ -263,6 +264,7 @@ class SuiteData:
     evaluation_digest: str
     scoring_digest: str = ""
     told: Mapping[str, str] = field(default_factory=dict)
+    ends: tuple[str, ...] = ()
 
 
 Progress = Callable[[float, str], None]
@@ -320,8 +322,9 @@ class Request:
 
 @dataclass(slots=True)
 class Served:
-    """An answer: its tokens without the stop token, whether that came, when it was sent (`due`, in an open loop), and
-    when each token arrived, in seconds after the start; the stop token is the last of these times."""
+    """An answer: its tokens without the stop token, whether that or a text that ends it came, when it was sent (`due`,
+    in an open loop), and when each token arrived, in seconds after the start; the stop token is the last of these
+    times."""
 
     sent: float
     tokens: list[int] = field(default_factory=list)
@@ -338,18 +341,25 @@ class Session(Protocol):
     tokenizer: Any
 
     def generate(
-        self, prompts: Sequence[str], max_new_tokens: int, progress: Callable[[int], None] = ...
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int,
+        progress: Callable[[int], None] = ...,
+        ends: Sequence[str] = ...,
     ) -> list[Completion]:
-        """Answers to rendered prompts, greedy unless the engine draws."""
+        """Answers to rendered prompts, greedy unless the engine draws; one that holds one of the texts `ends` goes no
+        further, and holds it."""
 
     def loglikelihood(
         self, pairs: Sequence[tuple[str, str]], progress: Callable[[int], None] = ...
     ) -> list[tuple[float, bool]]:
         """The log probability of each continuation of its prompt, and whether it is the likeliest."""
 
-    def time_tokens(self, prompt: str, new_tokens: int, natural: bool = False) -> list[float]:
+    def time_tokens(
+        self, prompt: str, new_tokens: int, natural: bool = False, ends: Sequence[str] = ...
+    ) -> list[float]:
         """Seconds from sending a prompt to each token of its answer: `new_tokens` of them, or, with `natural`, up to
-        and with the stop token if that comes first."""
+        and with the stop token or the end of one of the texts `ends` if that comes first."""
 
     def time_batch(self, prompts: Sequence[str], new_tokens: int, read: Callable[[], None] = ...) -> list[float]:
         """Seconds of each step of one batch, the first of which reads the prompts; `read` is called when they

@@ -9,6 +9,7 @@ import pytest
 
 from harness.decide import CostLine, decide
 from harness.decide.costs import break_even, combined, cost_line, hosted_lines
+from harness.records import STOP_TEXTS
 from harness.types import Measurement, RunRecord
 from tests import records
 from tests.test_decide import cell, run
@@ -110,7 +111,7 @@ def test_the_goodput_is_priced_only_where_all_cells_have_one_at_the_level() -> N
     assert {round(c.spread, 6) for c in decide(apart, rows, records.POLICY).costs.values()} == {0.06}
     cut = replace(cells[1], measurements=tuple(m for m in cells[1].measurements if m.metric != "open/tokens/mean"))
     meaningless = replace(cells[1], not_measured={"cost_usd_per_1000": "needs the length of real replies"})
-    shorter = told(cells[1], cut_share=0.1)  # answers that a stop text ended, and the load did not
+    shorter = replace(cells[1], not_measured={"own ends": STOP_TEXTS})
     for other in (told(cells[1], goodput_requests_per_s=0), cut, meaningless, shorter):
         assert {c.basis for c in decide([cells[0], other], rows, records.POLICY).costs.values()} == {"batched"}
 

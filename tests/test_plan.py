@@ -242,6 +242,23 @@ def test_answers_are_let_end_where_their_ends_mean_something(overrides: tuple[st
     assert timed.component.params["natural_requests"] == (3 if own else 0)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (("profile.natural_requests=3",), True),
+        (("profile.open_requests=64",), True),
+        ((), False),
+        (("model=dummy_1b", "profile.open_requests=64"), False),
+    ],
+)
+def test_timings_to_the_own_end_are_told_the_texts_that_end_answers(overrides: tuple[str, ...], told: bool) -> None:
+    """Others stand as they are, whatever ends answers."""
+    before = keys(cell(*overrides))
+    assert changed(before, keys(cell(*overrides), ends=("\n\n",))) == ({LATENCY} if told else set())
+    steps = chain(cell(*overrides), suite_data(ends=("\n\n",)), MACHINE, None)
+    assert [s.component.params.get("ends") for s in steps if s.kind is LATENCY] == [["\n\n"] if told else None]
+
+
 def test_no_key_holds_a_path() -> None:
     for step in chain(cell("adaptation=lora"), suite_data(), MACHINE, None):
         assert str(ROOT) not in canonical(step.preimage)

@@ -29,7 +29,9 @@ class Answers:
     def __init__(self, *chances: float) -> None:
         self.chances = chances
 
-    def generate(self, prompts: Sequence[str], limit: int, progress: Callable[[int], None]) -> list[Completion]:
+    def generate(
+        self, prompts: Sequence[str], limit: int, progress: Callable[[int], None], ends: Sequence[str]
+    ) -> list[Completion]:
         return [Completion(f"answer {n}!and more", 40, False) for n in range(len(prompts))]
 
     def loglikelihood(

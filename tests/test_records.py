@@ -29,10 +29,13 @@ PRICE = {"usd_per_hour": 1.0, "volume_requests": 1000, "utilization": 0.5}
 CHOICES = {"policy": {}, "price": PRICE, "profile": "quick"}
 
 
-def record(root: Path, one: Cell, broken: Collection[str] = (), also: Sequence[Measurement] = ()) -> RunRecord:
+def record(
+    root: Path, one: Cell, broken: Collection[str] = (), also: Sequence[Measurement] = (),
+    suite: Mapping[str, Any] = {},
+) -> RunRecord:  # fmt: skip
     """The record of a cell whose steps are done but for the `broken` ones, by their names in its chain; `also` stands
-    beside what its quality measured."""
-    made, store = plan([one], data_of([one]), MACHINE), Store(root)
+    beside what its quality measured, and `suite` is what is said of its rows."""
+    made, store = plan([one], data_of([one], **suite), MACHINE), Store(root)
     failed = build(store, made, one, broken, also=also)
     return assemble(one, made, store, failed, MACHINE, CHOICES)
 
@@ -119,9 +122,12 @@ def test_a_measured_cell_keeps_its_record_when_a_build_that_another_wants_again_
 def test_answers_that_stop_texts_end_are_not_those_that_were_timed(tmp_path: Path) -> None:
     cut = Measurement("cut_share", 0.5, "share", "lower", 8)
     ends = Measurement("e2e_natural_ms/p50", 70.0, "ms", "lower", 4)
+    one = cell("adaptation=lora", "profile.natural_requests=1")
     for also, told in (([cut], False), ([ends], False), ([cut, ends], True)):
-        found = record(tmp_path / str(len(also)) / also[0].metric, cell("adaptation=lora"), also=also)
+        found = record(tmp_path / str(len(also)) / also[0].metric, one, also=also)
         assert ("own ends" in found.not_measured) is told
+    aware = record(tmp_path / "aware", one, also=[cut, ends], suite={"ends": ("\n\n",)})
+    assert "own ends" not in aware.not_measured
 
 
 @pytest.mark.parametrize("quantization", ["gptq", "awq"])

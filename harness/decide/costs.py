@@ -25,7 +25,7 @@ def has_goodput(record: RunRecord, level: Mapping[str, float] | None) -> bool:
         k: float(v) for k, v in (latency.get("level") or {}).items()
     }
     real = record.value("open/tokens/mean") is not None and COST not in record.not_measured
-    return found is not None and found.value > 0 and same and real and record.value("cut_share") is None
+    return found is not None and found.value > 0 and same and real and "own ends" not in record.not_measured
 
 
 def cost_line(record: RunRecord, basis: str) -> CostLine | None:

@@ -31,9 +31,10 @@ class ClassifierSession:
         prompts: Sequence[str],
         max_new_tokens: int,
         progress: Callable[[int], None] = lambda done: None,
+        ends: Sequence[str] = (),
     ) -> list[Completion]:
         """The likeliest class of each rendered prompt, in the order given; `progress` hears how many are done. A class
-        is an answer whole, so `max_new_tokens` asks nothing of it."""
+        is an answer whole, so `max_new_tokens` and `ends` ask nothing of it."""
         found: dict[int, Completion] = {}
         for rows, logits in self._read(prompts):
             for i, best in zip(rows, logits.argmax(dim=-1).tolist(), strict=True):
@@ -55,7 +56,7 @@ class ClassifierSession:
             progress(len(found))
         return [found[i] for i in range(len(pairs))]
 
-    def time_tokens(self, prompt: str, new_tokens: int, natural: bool = False) -> list[float]:
+    def time_tokens(self, prompt: str, new_tokens: int, natural: bool = False, ends: Sequence[str] = ()) -> list[float]:
         """Seconds from sending one prompt to its class, the one token that is answered whatever `new_tokens` asks."""
         return self.time_batch([prompt], new_tokens)
 

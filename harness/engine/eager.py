@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from harness.anatomy import full_attention, takes
 from harness.engine.classifier import ClassifierSession
 from harness.engine.constrained import Grammar, forbid
+from harness.engine.ends import Ends
 from harness.engine.fits import require, within_context
 from harness.engine.ops import Chooser, check_sampling
 from harness.engine.products import replace_products
@@ -99,13 +100,16 @@ class EagerSession:
         prompts: Sequence[str],
         max_new_tokens: int,
         progress: Callable[[int], None] = lambda done: None,
+        ends: Sequence[str] = (),
     ) -> list[Completion]:
-        """Completions of rendered prompts, in the order given; `progress` hears how many are done. Where tokens are
-        drawn, a prompt's place in the list is the key of its noise."""
+        """Completions of rendered prompts, in the order given, none longer than it takes to hold one of the texts
+        `ends`; `progress` hears how many are done. Where tokens are drawn, a prompt's place in the list is the key of
+        its noise."""
         import torch
 
         encoded = self.encode(prompts, max_new_tokens)
         done: dict[int, Completion] = {}
+        told = Ends(self.tokenizer, ends)
         with torch.inference_mode():
             length = self.worthwhile_prefix(encoded)
             prefix = self._prefix_cache(encoded[0][:length]) if length else None
@@ -113,7 +117,7 @@ class EagerSession:
             for start in range(0, len(order), self.knobs.batch_size):
                 rows = order[start : start + self.knobs.batch_size]
                 own = [encoded[i][length:] for i in rows]
-                made = self._decode(own, rows, max_new_tokens, prefix, length)
+                made = self._decode(own, rows, max_new_tokens, prefix, length, ends=told)
                 for i, (tokens, finished) in zip(rows, made, strict=True):
                     text = self.tokenizer.decode(tokens, skip_special_tokens=True)
                     done[i] = Completion(text, len(tokens), finished)
@@ -174,9 +178,10 @@ class EagerSession:
         prefix: Any,
         prefix_length: int,
         timed: Callable[[], None] | None = None,
+        ends: Ends | None = None,
     ) -> list[tuple[list[int], bool]]:
-        """Token ids and whether each row ended by itself. With `timed`, which is called after each step, stop tokens
-        are ignored. `keys` are the rows' for drawing."""
+        """Token ids and whether each row ended by itself or by one of `ends`, which its tokens then hold. With `timed`,
+        which is called after each step, stop tokens are ignored. `keys` are the rows' for drawing."""
         import torch
 
         rows, width = len(suffixes), max(len(s) for s in suffixes)
@@ -206,6 +211,7 @@ class EagerSession:
                     ended[row] = True
                 else:
                     made[row].append(token)
+                    ended[row] = ends is not None and ends.reached(made[row])
             if timed:
                 timed()
             if step + 1 == max_new_tokens or all(ended[row] for row in live):
@@ -301,9 +307,10 @@ class EagerSession:
             :, None
         ]
 
-    def time_tokens(self, prompt: str, new_tokens: int, natural: bool = False) -> list[float]:
+    def time_tokens(self, prompt: str, new_tokens: int, natural: bool = False, ends: Sequence[str] = ()) -> list[float]:
         """Seconds from sending one prompt to each of its `new_tokens` tokens: element 0 is the time to first
-        token. Stop tokens are ignored, so that each request does the same work, unless its `natural` end is wanted."""
+        token. Stop tokens are ignored, so that each request does the same work, unless its `natural` end is wanted, or
+        the first of the texts `ends`."""
         import torch
         from transformers import DynamicCache
 
@@ -311,6 +318,7 @@ class EagerSession:
         key, position = ids.new_zeros(1), ids.new_full((1,), ids.shape[1] - 1)
         cache = DynamicCache(config=self.model.config)
         answers = self._answers(1)
+        told, made = Ends(self.tokenizer, ends), []
         times: list[float] = []
         with torch.inference_mode():
             self._synchronize()
@@ -322,7 +330,8 @@ class EagerSession:
                 times.append(time.perf_counter() - start)
                 if self.grammar:
                     self.grammar.follow(answers[0], arrived)
-                if natural and arrived in self.stops:
+                made.append(arrived)
+                if natural and (arrived in self.stops or told.reached(made)):
                     break
                 position = position + 1
         return times

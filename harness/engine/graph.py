@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from harness.engine.classifier import ClassifierSession
 from harness.engine.decoder import PROOF_ROWS, PROOF_TOKENS, unfit
 from harness.engine.eager import Eager, EagerSession
+from harness.engine.ends import Ends
 from harness.engine.fits import holds
 from harness.engine.ops import check_sampling
 from harness.engine.products import replace_products
@@ -130,16 +131,18 @@ class GraphSession:
         prompts: Sequence[str],
         max_new_tokens: int,
         progress: Callable[[int], None] = lambda done: None,
+        ends: Sequence[str] = (),
     ) -> list[Completion]:
-        """Completions of rendered prompts, in the order given; `progress` hears how many are done. Where tokens are
-        drawn, a prompt's place in the list is the key of its noise."""
+        """Completions of rendered prompts, in the order given, none longer than it takes to hold one of the texts
+        `ends`; `progress` hears how many are done. Where tokens are drawn, a prompt's place in the list is the key of
+        its noise."""
         if not prompts:
             return []
         told = self.eager.encode(prompts, max_new_tokens)
         shared = self.eager.worthwhile_prefix(told)
         asked = [Request(ids[shared:], max_new_tokens, key=i) for i, ids in enumerate(told)]
         rows = min(self.knobs.batch_size, len(asked))
-        made = self._serve(asked, rows, self.eager.stops, progress, prefix=told[0][:shared])
+        made = self._serve(asked, rows, self.eager.stops, progress, prefix=told[0][:shared], ends=ends)
         texts = self.tokenizer.batch_decode([m.tokens for m in made], skip_special_tokens=True)
         return [Completion(t, len(m.tokens), m.finished) for t, m in zip(texts, made, strict=True)]
 
@@ -149,12 +152,12 @@ class GraphSession:
         """See `harness.engine.eager.EagerSession.loglikelihood`: one pass over whole rows, no decoding."""
         return self.eager.loglikelihood(pairs, progress)
 
-    def time_tokens(self, prompt: str, new_tokens: int, natural: bool = False) -> list[float]:
+    def time_tokens(self, prompt: str, new_tokens: int, natural: bool = False, ends: Sequence[str] = ()) -> list[float]:
         """Seconds from sending one prompt to each of its `new_tokens` tokens. Stop tokens are ignored, so that each
-        request does the same work, unless its `natural` end is wanted."""
+        request does the same work, unless its `natural` end is wanted, or the first of the texts `ends`."""
         asked = [Request(ids, new_tokens) for ids in self.eager.encode([prompt], new_tokens)]
         self._warm(asked)
-        (served,) = self._serve(asked, 1, self.eager.stops if natural else ())
+        (served,) = self._serve(asked, 1, self.eager.stops if natural else (), ends=ends if natural else ())
         return [t - served.sent for t in served.times]
 
     def time_batch(
@@ -171,18 +174,19 @@ class GraphSession:
 
     def serve(
         self, prompts: Sequence[str], new_tokens: int, clients: int, due: Sequence[float] | None = None,
-        natural: bool = False,
+        natural: bool = False, ends: Sequence[str] = (),
     ) -> list[Served]:  # fmt: skip
-        """Answers of `new_tokens` tokens each, stop tokens ignored, or up to their `natural` end, with the times of
-        their tokens. `clients` is how many are answered side by side; each asks again when it has its answer, or, with
-        `due`, requests come at these seconds after the start and wait for a place. Every shape of a step is captured
-        before the clock starts."""
+        """Answers of `new_tokens` tokens each, stop tokens ignored, or up to their `natural` end or the first of the
+        texts `ends`, with the times of their tokens. `clients` is how many are answered side by side; each asks again
+        when it has its answer, or, with `due`, requests come at these seconds after the start and wait for a place.
+        Every shape of a step is captured before the clock starts."""
         times: Sequence[float | None] = due or [None] * len(prompts)
         some = list(dict.fromkeys(prompts))  # a load asks few prompts many times
         ids = dict(zip(some, self.eager.encode(some, new_tokens), strict=True))
         asked = [Request(ids[p], new_tokens, at, key=i) for i, (p, at) in enumerate(zip(prompts, times, strict=True))]
         self._warm(asked, clients)
-        return serve(self.slots(clients, 0), asked, self.eager.stops if natural else (), rows=clients)
+        slots, reached = self.slots(clients, 0), Ends(self.tokenizer, ends if natural else ()).reached
+        return serve(slots, asked, self.eager.stops if natural else (), rows=clients, ended=reached)
 
     def _warm(self, asked: Sequence[Request], rows: int | None = None) -> None:
         """Captures every shape that serving these requests meets before a clock starts."""
@@ -197,12 +201,14 @@ class GraphSession:
         progress: Callable[[int], None] = lambda done: None,
         admitted: Callable[[], None] = lambda: None,
         prefix: Sequence[int] = (),
+        ends: Sequence[str] = (),
     ) -> list[Served]:
         slots = self.slots(rows, len(prefix) + max(len(r.prompt) + r.max_new_tokens for r in asked), prefix)
         order = sorted(range(len(asked)), key=lambda i: -len(asked[i].prompt))  # like widths are read together
         made = serve(
             slots, [asked[i] for i in order], stops,
             rows=rows, wait_for=max(1, rows // 4), progress=progress, admitted=admitted,
+            ended=Ends(self.tokenizer, ends).reached,
         )  # fmt: skip
         found = dict(zip(order, made, strict=True))
         return [found[i] for i in range(len(asked))]

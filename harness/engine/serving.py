@@ -52,8 +52,10 @@ def serve(
     sleep: Callable[[float], None] = time.sleep,
     progress: Callable[[int], None] = lambda done: None,
     admitted: Callable[[], None] = lambda: None,
+    ended: Callable[[Sequence[int]], bool] = lambda tokens: False,
 ) -> list[Served]:
-    """Answers in the order of the requests, on the first `rows` slots (None: all). While rows are at work, waiting
+    """Answers in the order of the requests, on the first `rows` slots (None: all), up to one of `stops` or to the token
+    with which an answer's tokens have `ended`, which is kept. While rows are at work, waiting
     requests are read when `wait_for` slots are free (or as many as there are requests): more at once is better
     throughput, one is the shortest wait. `progress` hears how many are answered, `admitted` is called when the reading
     of some requests is launched."""
@@ -80,6 +82,7 @@ def serve(
             row.served.finished = token in stops
             if not row.served.finished:
                 row.served.tokens.append(token)
+                row.served.finished = ended(row.served.tokens)
             if row.served.finished or len(row.served.tokens) == row.request.max_new_tokens:
                 row.ended = True
                 done += 1

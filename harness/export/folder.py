@@ -16,7 +16,7 @@ from typing import Any
 from harness.errors import UserError
 from harness.loading import classes_of, computed_in, stored_dtype
 from harness.measure.fidelity import REFERENCE
-from harness.measure.quality import as_list, task_of
+from harness.measure.quality import ends_of
 from harness.prompt import Prompter, load_recipe, stops, template_as_scored
 from harness.resources import resource
 from harness.retrieval import save
@@ -49,13 +49,12 @@ def stop_texts(record: RunRecord) -> list[str]:
     data, name = load_suite(suite), suite.params["task"]
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     try:
-        task, _ = task_of(data, name)
+        return list(ends_of(data, name))
     except Exception as error:  # whatever lm-eval and a suite's own code raise
         told = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(
             f"{data.folder}: lm-eval cannot read the task {name}, which says where answers end ({told}); mend it"
         ) from error
-    return [text for text in as_list((task.config.generation_kwargs or {}).get("until")) if text]
 
 
 def lay_out(

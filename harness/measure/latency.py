@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median
@@ -22,7 +23,8 @@ def measure(
 ) -> tuple[list[Measurement], dict[str, Json]]:
     """Times `requests` single prompts of `output_tokens` tokens each after a warm-up, then one batch of
     `batch_size` prompts: the reading of all prompts, and `batch_tokens` - 1 decode steps, whose median gives
-    the throughput. `natural_requests` are timed to their natural end too, up to the suite's limit of tokens. A
+    the throughput. `natural_requests` are timed to their natural end too, the first of the texts `ends` among them, up
+    to the suite's limit of tokens. A
     classification head answers in one step and has nothing between tokens. Then comes `harness.measure.load`, with
     `own_ends` on answers that end by themselves. The prompts are evaluation messages under the artifact's own recipe.
     The facts beside the measurements are what else the machine did from the warm-up to the last timed answer."""
@@ -38,8 +40,8 @@ def measure(
     loads = (*knobs["clients"], load.places_of(session) if knobs["open_requests"] else 0) if serves else ()
     rows = max(knobs["batch_size"], 1, *loads)
     if slots := getattr(session, "slots", None):  # as many as will be asked for: larger ones capture every shape anew
-        natural = data.max_new_tokens if knobs["natural_requests"] else 0
-        slots(rows, asked + max(knobs["output_tokens"], knobs["batch_tokens"], natural, longest))
+        whole_answer = data.max_new_tokens if knobs["natural_requests"] else 0
+        slots(rows, asked + max(knobs["output_tokens"], knobs["batch_tokens"], whole_answer, longest))
     warm = warm_up(session, prompts, knobs)
     memory.peak_of_loading(context.device)  # the warm-up's counts for nothing
     watch = device_state.start(context.device)
@@ -50,7 +52,8 @@ def measure(
         first.append(times[0])
         between += [b - a for a, b in pairwise(times)]
         whole.append(times[-1])
-    ends = [1e3 * session.time_tokens(p, data.max_new_tokens, True)[-1] for p in prompts[: knobs["natural_requests"]]]
+    natural = partial(session.time_tokens, natural=True, ends=knobs.get("ends", ()))
+    ends = [1e3 * natural(p, data.max_new_tokens)[-1] for p in prompts[: knobs["natural_requests"]]]
     batch, tokens = prompts[: knobs["batch_size"]], knobs["batch_tokens"]
     context.progress(0.9, f"batch of {len(batch)}")
     if context.device == "cuda":

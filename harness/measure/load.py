@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -176,8 +177,10 @@ def goodput(
 
 
 def server(session: Session, knobs: Mapping[str, Any]) -> Callable[..., Sequence[Served]] | None:
-    """What answers a load; None where an engine cannot serve or no clients are asked for."""
-    return getattr(session, "serve", None) if knobs["clients"] else None
+    """What answers a load, by the texts that `ends` hold too; None where an engine cannot serve or no clients are asked
+    for."""
+    serve = getattr(session, "serve", None) if knobs["clients"] else None
+    return partial(serve, ends=knobs["ends"]) if serve and knobs.get("ends") else serve
 
 
 def places_of(session: Any) -> int:
