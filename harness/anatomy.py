@@ -92,15 +92,22 @@ def full_attention(model: Any) -> bool:
     with distance (ALiBi)."""
     config = model.config.get_text_config(decoder=True)
     kinds = {*(getattr(config, "layer_types", None) or ()), *(getattr(config, "attention_layers", None) or ())}
-    told = takes(model, "position_ids") and not getattr(config, "alibi", False) and not _turns_by_length(config)
+    told = takes(model, "position_ids") and not getattr(config, "alibi", False) and not turns_by_length(config)
     return kinds <= {"full_attention", "global"} and not getattr(config, "sliding_window", None) and told
 
 
-def _turns_by_length(config: Any) -> bool:
+def turns_by_length(config: Any) -> bool:
     """Whether the angles of rotary positions follow from how long the text is (`rope_type` dynamic, longrope)."""
     told = getattr(config, "rope_parameters", None) or {}
     kinds = (each.get("rope_type") for each in (told, *told.values()) if isinstance(each, dict))
     return any("dynamic" in str(kind) or kind == "longrope" for kind in kinds)
+
+
+def turns_alike_to(config: Any) -> int | None:
+    """Up to how many tokens the angles of longrope are the same whatever the length; None for other kinds."""
+    told = getattr(config, "rope_parameters", None) or {}
+    longrope = told.get("rope_type") == "longrope"
+    return int(told["original_max_position_embeddings"]) if longrope else None
 
 
 def exact(model: Any) -> bool:
@@ -139,6 +146,25 @@ def kv_bytes(model: Any, tokens: int = 1) -> int:
 
 
 _KEPT: WeakKeyDictionary[Any, list[tuple[int, int | None]]] = WeakKeyDictionary()
+
+
+def keep_windows(model: Any) -> None:
+    """Has `kv_bytes` count layers that see a window as keeping all tokens, as slots do."""
+    _KEPT[model] = [(each, None) for each, _ in _KEPT.get(model) or _kept(model)]
+
+
+def keys_of(model: Any) -> list[tuple[Any, Any]]:
+    """The keys and values [1, heads, 1, size] of one token by layer. Raises `AttributeError` for layers that keep
+    something else."""
+    import torch
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=model.config)
+    with torch.inference_mode():
+        below_adapters(model).base_model(
+            torch.zeros(1, 1, dtype=torch.long, device=model.device), past_key_values=cache
+        )
+    return [(layer.keys, layer.values) for layer in cache.layers]
 
 
 def _kept(model: Any) -> list[tuple[int, int | None]]:

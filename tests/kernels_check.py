@@ -66,6 +66,16 @@ def check(dtype: torch.dtype, heads: int, kv_heads: int, size: int, capacity: in
         for a, b in zip((found, *cache), (told, *kept), strict=True):
             near("rotate_and_store", a, b)
 
+
+def check_attend(dtype: torch.dtype, heads: int, kv_heads: int, size: int, capacity: int) -> None:
+    """Attention on slots, with windows and without."""
+    made = torch.Generator().manual_seed(heads * size)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=made).to(dtype).to(DEVICE)
+
+    rows, slots = 3, 6
+    where = torch.tensor([4, 0, 2], device=DEVICE)
     for starts, tokens in (
         ([0, 1, capacity - 1], 1), ([capacity // 2, 63, 64], 1),
         ([0, 1, capacity - 37], 37), ([capacity // 2, 0, 5], min(150, capacity // 2)),
@@ -74,11 +84,14 @@ def check(dtype: torch.dtype, heads: int, kv_heads: int, size: int, capacity: in
         at = first[:, None] + torch.arange(tokens, device=DEVICE)
         query = normal(rows, tokens, heads, size)
         cache = normal(slots, kv_heads, capacity, size), normal(slots, kv_heads, capacity, size)
-        told = ops.attend(query.cpu(), on_cpu(cache), where.cpu(), at.cpu(), size**-0.5)
-        for t in cache:
-            t[where[0], :, int(at[0, -1]) + 1 :] = float("nan")  # what lies beyond a row's position must not reach it
-        for places in (at, torch.stack([at, at + capacity], dim=2)[:, :, 0]):  # the latter do not lie side by side
-            near("attend", kernels.attend(query, cache, where, places, size**-0.5), told)
+        for window in (0, 20):
+            told = ops.attend(query.cpu(), on_cpu(cache), where.cpu(), at.cpu(), size**-0.5, window)
+            beyond = [t.clone() for t in cache]
+            for t in beyond:  # what lies beyond a row's position must not reach it, nor what lies before its window
+                t[where[0], :, int(at[0, -1]) + 1 :] = float("nan")
+                t[where[0], :, : max(0, int(at[0, 0]) - window + 1) if window else 0] = float("nan")
+            for places in (at, torch.stack([at, at + capacity], dim=2)[:, :, 0]):  # the latter do not lie side by side
+                near("attend", kernels.attend(query, tuple(beyond), where, places, size**-0.5, window), told)
 
 
 def check_dynamic(dtype: torch.dtype, rows: int, size: int, columns: int, biased: bool) -> None:
@@ -113,6 +126,9 @@ if __name__ == "__main__":
     shapes = ((4, 4, 16, 70), (6, 2, 32, 300), (9, 3, 64, 1030), (5, 1, 32, 40))  # the last of one part a row
     for dtype, shape in itertools.product(kinds, shapes):
         check(dtype, *shape)
+        check_attend(dtype, *shape)
+    for dtype, shape in itertools.product(kinds, ((4, 2, 24, 70), (8, 1, 96, 150))):  # no powers of two
+        check_attend(dtype, *shape)
     for dtype, shape in itertools.product(kinds, ((1, 576, 40, True), (9, 264, 5000, False), (40, 1536, 576, True))):
         check_dynamic(dtype, *shape)
         for threshold in (0.0, 6.0):

@@ -11,16 +11,28 @@ from typing import Any
 import pytest
 import torch
 from transformers import (
-    GemmaConfig,
-    GemmaForCausalLM,
+    BloomConfig,
+    BloomForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
     GraniteConfig,
     GraniteForCausalLM,
+    Lfm2Config,
+    Lfm2ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     Ministral3Config,
     Ministral3ForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
@@ -29,10 +41,12 @@ from transformers import (
     SmolLM3ForCausalLM,
 )
 
-from harness.engine import decoder, graph, ops
+from harness.anatomy import kv_bytes
+from harness.engine import decoder, graph, ops, whole
 from harness.engine.eager import Eager, EagerSession
 from harness.engine.graph import Graph, GraphSession
 from harness.engine.slots import DecoderSlots
+from harness.errors import DoesNotFit
 from harness.loading import load
 from harness.measure.latency import measure
 from tests.test_engine import CONTEXT, PROMPTS, tokenizer
@@ -59,6 +73,29 @@ MODELS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         Ministral3Config, Ministral3ForCausalLM,
         {"head_dim": 16, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "llama_4_scaling_beta": 0.0,
                                              "original_max_position_embeddings": 16}},
+    ),
+}  # fmt: skip
+
+
+WHOLE: dict[str, tuple[Any, Any, dict[str, Any]]] = {  # which run in their own forward pass
+    "a window": (MistralConfig, MistralForCausalLM, {"sliding_window": 8}),
+    "windows in some layers": (
+        Gemma3TextConfig, Gemma3ForCausalLM,
+        {"head_dim": 16, "sliding_window": 8, "layer_types": ["sliding_attention"] * 2 + ["full_attention"]},
+    ),
+    "residuals and logits scaled": (
+        GraniteConfig, GraniteForCausalLM,
+        {"residual_multiplier": 0.5, "embedding_multiplier": 2.0, "logits_scaling": 2.0},
+    ),
+    "scaled by position": (Ministral3Config, Ministral3ForCausalLM, {"head_dim": 16}),
+    "fused products, heads of 24": (Phi3Config, Phi3ForCausalLM, {"hidden_size": 96}),
+    "attention beside its products": (GPTNeoXConfig, GPTNeoXForCausalLM, {}),
+    "experts": (MixtralConfig, MixtralForCausalLM, {"num_local_experts": 4}),
+    "turned by length": (
+        LlamaConfig, LlamaForCausalLM,
+        {"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 200,
+                             "factor": 2.0, "short_factor": [1.0] * 8, "long_factor": [2.0] * 8},
+         "max_position_embeddings": 400},
     ),
 }  # fmt: skip
 
@@ -122,23 +159,34 @@ def test_a_shared_prefix_is_read_once_and_changes_no_token(tmp_path: Path, monke
     assert session.generate(prompts, 30) == told
 
 
+@pytest.mark.parametrize("name", WHOLE)
+def test_other_layers_run_in_their_own_forward_pass(tmp_path: Path, name: str) -> None:
+    """On slots as well: each row at its own positions, within its windows, on keys that others had before."""
+    folder = saved(tmp_path, *WHOLE[name])
+    eager = EagerSession(Eager(batch_size=1, min_prefix=0), load(folder, CONTEXT), CONTEXT)
+    session = Graph(batch_size=3).start(folder, CONTEXT)
+    assert isinstance(session, GraphSession)
+    assert session.loaded.proof["how"].startswith("not captured: no CUDA device, by transformers' own forward pass: ")
+    for prompts in (longer(), [f"abcde {p}" for p in longer()[::-1]]):
+        told = [eager.generate([p], 40)[0] for p in prompts]
+        assert session.generate(prompts, 40) == told
+    assert session.slots(1, 1).decoder.cache[0][0].shape[2] >= 40 + max(map(len, longer()))
+    assert kv_bytes(session.model, 100) == 100 * kv_bytes(session.model), "a slot holds what a window no longer sees"
+
+
+def test_beyond_what_longrope_turns_alike_nothing_is_decoded(tmp_path: Path) -> None:
+    session = Graph().start(saved(tmp_path, *WHOLE["turned by length"]), CONTEXT)
+    with pytest.raises(DoesNotFit, match=r"requests of 201 tokens: beyond 200 .* engine=eager"):
+        session.generate(["a" * 161], 40)
+
+
 @pytest.mark.parametrize(
     ("config", "model", "rest", "why"),
     [
-        (MistralConfig, MistralForCausalLM, {"sliding_window": 8}, "its attention sees a window"),
-        (
-            LlamaConfig,
-            LlamaForCausalLM,
-            {"rope_parameters": DYNAMIC},
-            "or the length of the text",
-        ),
-        (GraniteConfig, GraniteForCausalLM, {"residual_multiplier": 0.5}, "computes otherwise (layer 0 is"),
-        (GraniteConfig, GraniteForCausalLM, {"embedding_multiplier": 2.0}, "computes otherwise (the embedding is"),
-        (GraniteConfig, GraniteForCausalLM, {"logits_scaling": 2.0}, "computes otherwise (the head is"),
-        (Ministral3Config, Ministral3ForCausalLM, {"head_dim": 16}, "its attention is scaled by position"),
-        (GemmaConfig, GemmaForCausalLM, {"head_dim": 16}, "its activation is"),
-        (LlamaConfig, LlamaForCausalLM, {"head_dim": 24}, "its heads have 24 elements"),
-        (LlamaConfig, LlamaForCausalLM, {"hidden_act": "gelu"}, "its activation is"),
+        (LlamaConfig, LlamaForCausalLM, {"rope_parameters": DYNAMIC}, "its positions turn by the length of the text"),
+        (BloomConfig, BloomForCausalLM, {}, "its parts are not those of a Llama; it is told no positions"),
+        (Gemma2Config, Gemma2ForCausalLM, {"head_dim": 16}, "`softcap`"),
+        (Lfm2Config, Lfm2ForCausalLM, {"layer_types": ["conv", "full_attention", "conv"]}, "its layers are conv"),
     ],
 )
 def test_a_model_of_another_make_runs_eagerly_and_says_so(
@@ -147,6 +195,18 @@ def test_a_model_of_another_make_runs_eagerly_and_says_so(
     session = Graph().start(saved(tmp_path, config, model, rest), CONTEXT)
     assert isinstance(session, EagerSession)
     assert why in session.loaded.proof["how"]
+    assert len(session.generate(PROMPTS, 3)) == len(PROMPTS)
+
+
+def test_rows_that_are_mixed_in_the_own_forward_pass_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = ops.attend
+    monkeypatch.setattr(whole, "attend", lambda query, *rest: told(query, *rest).roll(1, 0))
+    for dtype in ("float32", "bfloat16"):
+        folder = saved(tmp_path / dtype, *WHOLE["windows in some layers"])
+        session = Graph().start(folder, replace(CONTEXT, dtype=dtype))
+        assert "it computes otherwise (layer 0 is" in session.loaded.proof["how"]
+    monkeypatch.undo()
+    assert isinstance(Graph().start(folder, replace(CONTEXT, dtype="bfloat16")), GraphSession), "what is right passes"
 
 
 def test_a_decoder_that_mixes_rows_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +219,7 @@ def test_a_decoder_that_mixes_rows_is_not_used(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(decoder, "rotate_and_store", mixed)
     session = Graph().start(saved(tmp_path, *MODELS["llama"]), CONTEXT)
-    assert session.loaded.proof["how"].startswith("eager: decoded in pieces it computes otherwise (")
+    assert "by transformers' own forward pass: decoded in pieces it computes otherwise (" in session.loaded.proof["how"]
 
 
 @pytest.mark.parametrize("share", [1, 3, 8])
@@ -179,7 +239,7 @@ def test_in_16_bits_a_wrong_row_is_enough(tmp_path: Path, monkeypatch: pytest.Mo
     assert isinstance(Graph().start(folder, half), GraphSession), "what is right passes"
     monkeypatch.setattr(decoder, "rotate_and_store", mixed)
     session = Graph().start(folder, half)
-    assert session.loaded.proof["how"].startswith("eager: decoded in pieces it computes otherwise (")
+    assert "by transformers' own forward pass: decoded in pieces it computes otherwise (" in session.loaded.proof["how"]
 
 
 def test_quantized_layers_give_the_eager_engines_tokens(tmp_path: Path) -> None:

@@ -13,14 +13,18 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from harness.engine.classifier import ClassifierSession
-from harness.engine.decoder import PROOF_ROWS, PROOF_TOKENS, unfit
+from harness.engine.decoder import PROOF_ROWS, PROOF_TOKENS, Decoder, Proved
+from harness.engine.decoder import unfit as decoder_unfit
 from harness.engine.eager import Eager, EagerSession
 from harness.engine.ends import Ends
 from harness.engine.fits import holds
 from harness.engine.ops import check_sampling
-from harness.engine.products import replace_products
+from harness.engine.products import computed_here, replace_products
 from harness.engine.serving import serve
 from harness.engine.slots import DecoderSlots, power, uncapturable
+from harness.engine.whole import Whole
+from harness.engine.whole import unfit as whole_unfit
+from harness.errors import DoesNotFit
 from harness.loading import Loaded, load
 from harness.types import Completion, Context, Request, Served, Session
 
@@ -74,32 +78,62 @@ class Graph:
             top_p=self.top_p,
         )
         reference = EagerSession(eager, loaded, context, output)
-        if why := unfit(loaded.model):
-            loaded.proof["how"] = f"eager: {why}"
-            return reference
-        session = GraphSession(self, reference)
-        decoder = session.slots(PROOF_ROWS, PROOF_TOKENS + 1).decoder
-        if why := decoder.differs():
-            loaded.proof["how"] = f"eager: decoded in pieces it computes otherwise ({why})"
-            return reference
-        loaded.proof["products"] = decoder.products
-        return session
+        reasons = []
+        for decoder, cannot in ((Decoder, decoder_unfit), (Whole, whole_unfit)):
+            if why := cannot(loaded.model):
+                reasons.append(why)
+                continue
+            if decoder is Whole and (kinds := computed_here(loaded.model)):
+                loaded.proof["products"] = sorted(kinds)
+            session = GraphSession(self, reference, decoder, "; ".join(reasons))
+            if not (why := session.proved()):
+                return session
+            reasons.append(f"decoded in pieces it computes otherwise ({why})")
+        loaded.proof["how"] = f"eager: {'; '.join(dict.fromkeys(reasons))}"
+        return reference
 
 
 class GraphSession:
     """A loaded model with its tokenizer, ready to generate."""
 
-    def __init__(self, knobs: Graph, eager: EagerSession) -> None:
+    def __init__(self, knobs: Graph, eager: EagerSession, decoder: type[Proved] = Decoder, otherwise: str = "") -> None:
+        """`otherwise` is why the model is not decoded in a faster way."""
         self.knobs = knobs
+        self.decoder = decoder
+        self.otherwise = otherwise
         self.eager = eager
         self.loaded: Loaded = eager.loaded
         self.model = eager.model
         self.tokenizer = eager.tokenizer
-        why = "no CUDA device" if eager.device != "cuda" else uncapturable(self.model)
-        why = why or ("" if knobs.capture else "engine.capture is off")
-        self.captured = not why
-        self.loaded.proof["how"] = f"not captured: {why}" if why else "CUDA graph"
         self._slots: DecoderSlots | None = None
+        self.captured = False
+        why = "no CUDA device" if eager.device != "cuda" else uncapturable(self.model)
+        self._tell(why or ("" if knobs.capture else "engine.capture is off"))
+
+    def _tell(self, why: str) -> None:
+        """Captures steps, or says why not."""
+        self.captured = not why
+        how = f"not captured: {why}" if why else "CUDA graph"
+        whole = f", by transformers' own forward pass: {self.otherwise}" if self.otherwise else ""
+        self.loaded.proof["how"] = how + whole
+
+    def proved(self) -> str:
+        """How what decodes here differs from the model itself, or nothing; then the proof says how it decodes."""
+        before = self.model.config._attn_implementation
+        try:
+            decoder = self.slots(PROOF_ROWS, PROOF_TOKENS + 1).decoder
+            why = decoder.differs() or ""
+            host = decoder.asks_host() if self.captured and not why else ""
+        except (AttributeError, TypeError, ValueError, LookupError, NotImplementedError) as error:
+            why, host = " ".join(f"{type(error).__name__}: {error}".split()), ""
+        if why:
+            self.model.set_attn_implementation(before)
+        elif host:
+            self._slots = None
+            self._tell(f"its forward pass asks the host ({host})")
+        if not why:
+            self.loaded.proof["products"] = decoder.products
+        return why
 
     @property
     def places(self) -> int:
@@ -110,7 +144,12 @@ class GraphSession:
         """Slots for so many rows of so many tokens, those there are if they are enough. New ones hold what those held
         too, and lengths to the next power of two, where that leaves half of the memory that is free. What is to be
         served on them begins with `prefix`, which is in them already."""
-        have = self._slots
+        have, longest = self._slots, self.decoder.longest(self.model)
+        if longest and tokens > longest:
+            raise DoesNotFit(
+                f"requests of {tokens:,} tokens: beyond {longest:,} this model turns positions by the length of the "
+                "text, which slots cannot follow; lower suite.max_new_tokens or what prompts carry, or set engine=eager"
+            )
         if have is None or have.rows < rows or have.capacity < tokens:
             least = power(rows), -(-tokens // LENGTHS) * LENGTHS
             sizes = [(power(rows), power(tokens, LENGTHS))]
@@ -121,7 +160,7 @@ class GraphSession:
             fits = (s for s in sizes if holds(self.model, self.eager.device, 2 * (s[0] + 1), s[1]))
             self._slots = have = DecoderSlots(
                 self.model, *next(fits, least), capture=self.captured, chooser=self.eager.chooser,
-                grammar=self.eager.grammar,
+                grammar=self.eager.grammar, decoder=self.decoder,
             )  # fmt: skip
         have.share(prefix)
         return have

@@ -118,66 +118,77 @@ def rotate_and_store(
 
 @triton.jit
 def _attend_part(
-    query, keys, values, slots, positions, sums, peaks, parts, out, scale, tokens, slot_stride, head_stride,
+    query, keys, values, slots, positions, sums, peaks, parts, out, scale, window, tokens, slot_stride, head_stride,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, SIZE: tl.constexpr, SPLITS: tl.constexpr,
-    TOKENS: tl.constexpr, HEADS: tl.constexpr, KEYS: tl.constexpr,
+    TOKENS: tl.constexpr, HEADS: tl.constexpr, KEYS: tl.constexpr, WINDOWED: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     row, kv = tl.program_id(0).to(tl.int64), tl.program_id(1)
     split, block = tl.program_id(2) % SPLITS, tl.program_id(2) // SPLITS
-    r, d, n = tl.arange(0, TOKENS * HEADS), tl.arange(0, SIZE), tl.arange(0, KEYS)
+    r, d, n = tl.arange(0, TOKENS * HEADS), tl.arange(0, WIDE), tl.arange(0, KEYS)
+    whole = d < SIZE  # where that is no power of two
     token, g = block * TOKENS + r // HEADS, r % HEADS
     there = (token < tokens) & (g < GROUP)
     position = tl.load(positions + row * tokens + token, there, 0)
-    length = tl.max(position, 0) + 1
-    share = tl.cdiv(tl.cdiv(length, SPLITS), KEYS) * KEYS
-    start, stop = split * share, tl.minimum(split * share + share, length)
+    length, begin = tl.max(position, 0) + 1, 0
+    if WINDOWED:
+        begin = tl.maximum(tl.min(tl.where(there, position, length), 0) - window + 1, 0)
+    share = tl.cdiv(tl.cdiv(length - begin, SPLITS), KEYS) * KEYS
+    start, stop = begin + split * share, tl.minimum(begin + split * share + share, length)
     head = (row * tokens + token) * KV_HEADS * GROUP + kv * GROUP + g
-    q = tl.load(query + head[:, None] * SIZE + d[None, :], there[:, None], 0.0)
+    q = tl.load(query + head[:, None] * SIZE + d[None, :], there[:, None] & whole[None, :], 0.0)
     base = tl.load(slots + row) * slot_stride + kv * head_stride
     peak = tl.full((TOKENS * HEADS,), float("-inf"), tl.float32)
     total = tl.zeros((TOKENS * HEADS,), tl.float32)
-    found = tl.zeros((TOKENS * HEADS, SIZE), tl.float32)
+    found = tl.zeros((TOKENS * HEADS, WIDE), tl.float32)
     for at in range(start, stop, KEYS):
-        k = tl.load(keys + base + (at + n)[None, :] * SIZE + d[:, None], (at + n < stop)[None, :], 0.0)
+        k = tl.load(keys + base + (at + n)[None, :] * SIZE + d[:, None], (at + n < stop)[None, :] & whole[:, None], 0.0)
         scores = tl.dot(q, k, input_precision="ieee") * scale
         scores = tl.where((at + n)[None, :] <= position[:, None], scores, float("-inf"))
+        if WINDOWED:
+            scores = tl.where((at + n)[None, :] > position[:, None] - window, scores, float("-inf"))
         higher = tl.maximum(peak, tl.max(scores, 1))
+        if WINDOWED:  # a row may see none of the first keys: exp(-inf - 0), not of their difference
+            higher = tl.where(higher == float("-inf"), 0.0, higher)
         shrink, weights = tl.exp(peak - higher), tl.exp(scores - higher[:, None])
-        v = tl.load(values + base + (at + n)[:, None] * SIZE + d[None, :], (at + n < stop)[:, None], 0.0)
+        v = tl.load(
+            values + base + (at + n)[:, None] * SIZE + d[None, :], (at + n < stop)[:, None] & whole[None, :], 0.0
+        )
         found = found * shrink[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
         total = total * shrink + tl.sum(weights, 1)
         peak = higher
     place = head * SPLITS + split
     if SPLITS == 1:  # nothing to merge
         made = (found / total[:, None]).to(out.dtype.element_ty)
-        tl.store(out + place[:, None] * SIZE + d[None, :], made, there[:, None])
+        tl.store(out + place[:, None] * SIZE + d[None, :], made, there[:, None] & whole[None, :])
     else:
         tl.store(peaks + place, peak, there)
         tl.store(sums + place, total, there)
-        tl.store(parts + place[:, None] * SIZE + d[None, :], found, there[:, None])
+        tl.store(parts + place[:, None] * SIZE + d[None, :], found, there[:, None] & whole[None, :])
 
 
 @triton.jit
-def _merge_parts(sums, peaks, parts, out, SIZE: tl.constexpr, SPLITS: tl.constexpr):
+def _merge_parts(sums, peaks, parts, out, SIZE: tl.constexpr, SPLITS: tl.constexpr, WIDE: tl.constexpr):
     head = tl.program_id(0).to(tl.int64)
-    n, d = tl.arange(0, SPLITS), tl.arange(0, SIZE)
+    n, d = tl.arange(0, SPLITS), tl.arange(0, WIDE)
     peak = tl.load(peaks + head * SPLITS + n)
     weight = tl.exp(peak - tl.max(peak, 0))
     total = tl.sum(tl.load(sums + head * SPLITS + n) * weight, 0)
-    part = tl.load(parts + (head * SPLITS + n)[:, None] * SIZE + d[None, :])
+    part = tl.load(parts + (head * SPLITS + n)[:, None] * SIZE + d[None, :], (d < SIZE)[None, :], 0.0)
     merged = tl.sum(part * weight[:, None], 0) / total
-    tl.store(out + head * SIZE + d, merged.to(out.dtype.element_ty))
+    tl.store(out + head * SIZE + d, merged.to(out.dtype.element_ty), d < SIZE)
 
 
-def attend(query: Any, cache: tuple[Any, Any], slots: Any, positions: Any, scale: float) -> Any:
+def attend(
+    query: Any, cache: tuple[Any, Any], slots: Any, positions: Any, scale: float, window: int = 0
+) -> Any:  # fmt: skip
     """See `harness.engine.ops.attend`. A program takes some tokens of a row with all heads that share their keys. Of a
     row with one token the keys are split among programs and the parts merged by their peaks (Dao et al.,
-    "Flash-Decoding", 2023). Only the keys that a row has are read."""
+    "Flash-Decoding", 2023). Only the keys that a row has, and sees, are read."""
     query = query.contiguous()
     rows, tokens, heads, size = query.shape
     kv_heads = cache[0].shape[1]
     group = heads // kv_heads
-    beside = triton.next_power_of_2(group)
+    beside, wide = triton.next_power_of_2(group), max(16, triton.next_power_of_2(size))
     if tokens == 1:
         most = triton.next_power_of_2(triton.cdiv(cache[0].shape[2], BLOCK_KEYS))
         splits = min(most, 16, triton.next_power_of_2(triton.cdiv(PROGRAMS, rows * kv_heads)))
@@ -189,13 +200,14 @@ def attend(query: Any, cache: tuple[Any, Any], slots: Any, positions: Any, scale
     parts = torch.empty((rows, heads, splits, size) if splits > 1 else 0, dtype=torch.float32, device=query.device)
     out = torch.empty_like(query)
     _attend_part[(rows, kv_heads, splits * triton.cdiv(tokens, together))](
-        query, *cache, slots, positions.contiguous(), sums, peaks, parts, out, scale,
+        query, *cache, slots, positions.contiguous(), sums, peaks, parts, out, scale, window,
         tokens, cache[0].stride(0), cache[0].stride(1),
         KV_HEADS=kv_heads, GROUP=group, SIZE=size, SPLITS=splits, TOKENS=together, HEADS=beside,
+        WINDOWED=window > 0, WIDE=wide,
         KEYS=BLOCK_KEYS // 2 if many else BLOCK_KEYS, num_warps=2 if many else 4, num_stages=2 if many else 3,
     )  # fmt: skip
     if splits > 1:
-        _merge_parts[(rows * heads,)](sums, peaks, parts, out, SIZE=size, SPLITS=splits, num_warps=1)
+        _merge_parts[(rows * heads,)](sums, peaks, parts, out, SIZE=size, SPLITS=splits, WIDE=wide, num_warps=1)
     return out
 
 

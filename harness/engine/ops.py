@@ -108,6 +108,8 @@ class Chooser:
 
 
 GREEDY = Chooser()
+SIZES = (16, 32, 64, 128, 256)  # of heads that all kernels take
+LARGEST = 256  # that `attend` takes, which needs no power of two
 
 
 def check_sampling(temperature: float, top_p: float) -> None:
@@ -167,14 +169,17 @@ def _half_turned(x: Any) -> Any:
     return torch.cat((-second, first), dim=-1)
 
 
-def attend(query: Any, cache: tuple[Any, Any], slots: Any, positions: Any, scale: float) -> Any:
-    """New tokens of each row against all tokens of its slot up to and with their own positions, which are in it.
+def attend(
+    query: Any, cache: tuple[Any, Any], slots: Any, positions: Any, scale: float, window: int = 0
+) -> Any:  # fmt: skip
+    """New tokens of each row against all tokens of its slot up to and with their own positions, which are in it, or
+    with a `window` the last so many of these.
 
     `query` [rows, tokens, heads, size], `cache` keys and values [slots, kv heads, capacity, size]; `slots` [rows] and
     `positions` [rows, tokens]. Returns [rows, tokens, heads, size].
     """
     if fast := _kernels(query):
-        return fast.attend(query, cache, slots, positions, scale)
+        return fast.attend(query, cache, slots, positions, scale, window)
     import torch
     from torch.nn.functional import scaled_dot_product_attention
 
@@ -185,7 +190,8 @@ def attend(query: Any, cache: tuple[Any, Any], slots: Any, positions: Any, scale
     keys, values = (t[first:last, :, :most] if side_by_side else t[slots, :, :most] for t in cache)
     # heads that share their keys stand beside each other as tokens do
     shape = rows, keys.shape[1], heads // keys.shape[1], tokens
-    seen = (torch.arange(most, device=query.device) <= positions[:, :, None])[:, None, None]
+    places, own = torch.arange(most, device=query.device), positions[:, :, None]
+    seen = ((places <= own) & (places > own - window) if window else places <= own)[:, None, None]
     found = scaled_dot_product_attention(
         query.transpose(1, 2).reshape(*shape[:2], -1, size), keys, values,
         attn_mask=seen.expand(rows, 1, *shape[2:], most).flatten(2, 3), scale=scale,

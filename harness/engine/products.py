@@ -47,8 +47,17 @@ def replace_products(loaded: Loaded, device: str) -> None:
     float32 ones by `linear`, where it was seen to be faster."""
     if device != "cpu":
         return
-    kinds, turns = set(), _mkl_is_slow_at_few_rows()
-    for module in loaded.model.modules():
+    if kinds := computed_here(loaded.model):
+        loaded.proof["products"] = sorted(kinds)
+    if _mkl_is_slow_at_few_rows():
+        for module in filter(_turned, loaded.model.modules()):
+            module.forward = _linear_forward(module)
+
+
+def computed_here(model: Any) -> set[str]:
+    """Has INT8 layers compute by the operations of ours, each where it stands; returns what computes them."""
+    kinds = set()
+    for module in model.modules():
         if dynamic(module):
             kinds.add(kind(module))
             module.forward = _dynamic_forward(module)
@@ -56,10 +65,7 @@ def replace_products(loaded: Loaded, device: str) -> None:
             kinds.add(kind(module))
             _settle(module)
             module.forward = _llm_int8_forward(module)
-        elif turns and _turned(module):
-            module.forward = _linear_forward(module)
-    if kinds:
-        loaded.proof["products"] = sorted(kinds)
+    return kinds
 
 
 def _mkl_is_slow_at_few_rows() -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.anatomy import dynamic, llm_int8
 from harness.engine.constrained import Grammar, forbid
-from harness.engine.decoder import Decoder
+from harness.engine.decoder import Decoder, Proved
 from harness.engine.fits import require
 from harness.engine.ops import GREEDY, Chooser
 from harness.engine.serving import Tokens
@@ -37,7 +37,7 @@ class DecoderSlots:
 
     def __init__(
         self, model: Any, rows: int, capacity: int, *, capture: bool, chooser: Chooser = GREEDY,
-        grammar: Grammar | None = None,
+        grammar: Grammar | None = None, decoder: type[Proved] = Decoder,
     ) -> None:  # fmt: skip
         import torch
 
@@ -50,7 +50,7 @@ class DecoderSlots:
         self.answers: dict[int, Any] = {}  # matchers by slot; none for padding
         require(model, self.device.type, rows + 1, capacity)
         self.chooser = chooser
-        self.decoder = Decoder(model, rows + 1, capacity)  # the last slot is for padding
+        self.decoder = decoder(model, rows + 1, capacity)  # the last slot is for padding
         self._tokens = torch.zeros(rows + 1, dtype=torch.long, device=self.device)
         self._positions = torch.zeros(rows + 1, dtype=torch.long, device=self.device)
         self._keys = torch.zeros(rows + 1, dtype=torch.long, device=self.device)

@@ -1,0 +1,134 @@
+"""transformers' own forward pass on slots, for models whose layers are not those of a Llama.
+
+Keys and values go to their slots through transformers' cache interface, and its attention interface finds them there:
+each row at its own positions and within the layer's window, by the kernel of `harness.engine.ops.attend`. All else is
+the model's own code, which launches more and smaller kernels than `harness.engine.decoder`, but is captured as that is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from harness.anatomy import keep_windows, keys_of, linear_class, takes, turns_alike_to, turns_by_length
+from harness.engine.decoder import PROOF_ROWS, Proved, of_each, share_of, watched
+from harness.engine.ops import LARGEST, attend
+from harness.engine.products import kind
+
+NAME = "harness_slots"
+KINDS = {"full_attention", "sliding_attention", "global", "local"}  # of layers
+
+
+def unfit(model: Any) -> str:
+    """Why a model's own forward pass cannot run on slots, as far as its configuration tells, or nothing."""
+    config = model.config.get_text_config(decoder=True)
+    kinds = {*(getattr(config, "layer_types", None) or ()), *(getattr(config, "attention_layers", None) or ())}
+    if not (takes(model, "position_ids") and takes(model, "past_key_values")) or getattr(config, "alibi", False):
+        return "it is told no positions"
+    if turns_by_length(config) and not turns_alike_to(config):
+        return "its positions turn by the length of the text"
+    if not kinds <= KINDS:
+        return f"its layers are {', '.join(sorted(kinds - KINDS))}"
+    if getattr(config, "attention_chunk_size", None):
+        return "its attention sees chunks"
+    if not hasattr(model.get_decoder(), "layers"):
+        return "its layers stand in no list"
+    return ""
+
+
+class Whole(Proved):
+    """A model with `slots` places of `capacity` tokens for keys and values; a cache, as its forward pass sees it."""
+
+    @staticmethod
+    def longest(model: Any) -> int | None:
+        return turns_alike_to(model.config.get_text_config(decoder=True))
+
+    def __init__(self, model: Any, slots: int, capacity: int) -> None:
+        import torch
+        from transformers import AttentionInterface, AttentionMaskInterface
+        from transformers.masking_utils import sdpa_mask
+
+        AttentionInterface.register(NAME, _attention)
+        AttentionMaskInterface.register(NAME, sdpa_mask)
+        model.set_attn_implementation(NAME)
+        self.model = model
+        self.layers = list(model.get_decoder().layers)
+        self.products = sorted({kind(m) for m in model.get_decoder().modules() if linear_class(m)})
+        keep_windows(model)  # a slot holds all its tokens
+        self.cache = [
+            (keys.new_zeros(slots, keys.shape[1], capacity, keys.shape[3]),
+             values.new_zeros(slots, values.shape[1], capacity, values.shape[3]))
+            for keys, values in keys_of(model)
+        ]  # fmt: skip
+        # a mask of four dimensions is taken as it is; this one says nothing, and attention does not ask it
+        self._unmasked = torch.zeros(1, 1, 1, 1, device=model.device)
+        self._where: tuple[Any, Any] = (None, None)
+
+    def __call__(self, ids: Any, slots: Any, positions: Any, last: Any = None) -> Any:
+        def ends(head: Any, given: tuple[Any, ...]) -> Any:
+            return given if last is None else (of_each(given[0], last),)
+
+        self._where = slots, positions
+        hook = self.model.get_output_embeddings().register_forward_pre_hook(ends)
+        try:
+            read = self.model(
+                ids, attention_mask=self._unmasked, position_ids=positions, past_key_values=self, use_cache=True
+            )
+        finally:
+            hook.remove()
+        return read.logits[:, 0]
+
+    def update(self, keys: Any, values: Any, layer_idx: int, *_: Any, **__: Any) -> tuple[Any, Any]:
+        """Takes new keys and values [rows, heads, tokens, size] into their slots; what attention is to find there goes
+        with the keys."""
+        slots, positions = self._where
+        places, cache = slots[:, None].expand_as(positions), self.cache[layer_idx]
+        for kept, new in zip(cache, (keys, values), strict=True):
+            kept[places, :, positions] = new.transpose(1, 2)
+        keys.in_slots = (cache, slots, positions)
+        return keys, values
+
+    def asks_host(self) -> str:
+        """What of the forward pass waits for the host, so that it cannot be captured, or nothing."""
+        import torch
+
+        slots = torch.arange(2, device=self.model.device)
+        ids = torch.ones(2, 4, dtype=torch.long, device=slots.device)
+        places = torch.arange(4, device=slots.device).expand(2, 4)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            with torch.inference_mode():
+                self(ids, slots, places, slots)
+                self(ids[:, :1], slots, places[:, :1])
+        except RuntimeError as error:
+            return str(error).partition("\n")[0]
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        return ""
+
+    def _far(self, ids: Any, places: Any, handed: list[Any], logits: Any) -> Iterator[tuple[str, float]]:
+        import torch
+
+        slots = torch.arange(PROOF_ROWS, device=ids.device)
+        with watched(self.layers, handed) as (came, left):
+            made = self(ids, slots, places, torch.full_like(slots, ids.shape[1] - 1))
+        yield "the embedding", share_of(came[0] - handed[0], handed[0])
+        for n, out in enumerate(left):
+            yield f"layer {n}", share_of(out - handed[n + 1], handed[n + 1] - handed[n])
+        yield "the head", share_of(made - logits, logits)
+
+
+def _attention(module: Any, query: Any, key: Any, value: Any, mask: Any, **options: Any) -> tuple[Any, None]:
+    """transformers' attention interface: of keys in slots what stands there, of others what it would have been."""
+    from harness.engine.shared_prefix import attend as elsewhere
+
+    found = getattr(key, "in_slots", None)
+    if found is None:
+        return elsewhere(module, query, key, value, mask, **options)
+    if options.get("softcap") or options.get("s_aux") is not None:
+        raise NotImplementedError("its attention caps its scores, or has sinks")
+    (cache, slots, positions), size = found, query.shape[3]
+    if size > LARGEST or value.shape[3] != size:
+        raise NotImplementedError(f"its heads have {size} elements")
+    scale = options.get("scaling") or size**-0.5
+    return attend(query.transpose(1, 2), cache, slots, positions, scale, options.get("sliding_window") or 0), None
