@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import traceback
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType
@@ -24,7 +25,8 @@ from harness.types import Component, Json, SuiteData
 
 
 def resolve(target: str) -> Any:
-    """The class of a dotted path. Raises `UserError` for one that does not exist."""
+    """The class of a dotted path. Raises `UserError` for one that does not exist, or whose module fails as it is
+    imported, with the line."""
     module, _, name = target.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)
@@ -32,6 +34,11 @@ def resolve(target: str) -> Any:
         raise UserError(
             f"_target_ {target!r}: cannot be found ({error}); name a class of an installed module"
         ) from error
+    except Exception as error:  # whatever a module of the user's own raises
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        at = error if isinstance(error, SyntaxError) else last
+        told = f"{type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else error}"
+        raise UserError(f"_target_ {target!r}: {at.filename}, line {at.lineno}: {told}; mend it there") from error
 
 
 def seeded(component: Component) -> bool:

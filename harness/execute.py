@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -18,11 +19,13 @@ from typing import Any
 from harness.components import instantiate, unable
 from harness.environment import detect, give_memory_back
 from harness.errors import BrokenArtifact, UserError
+from harness.licences import TEXTS
 from harness.prompt import render, short_chat
 from harness.store import Store, read_manifest, write_json
 from harness.suite import load as load_suite
 from harness.suite import timing_digest
 from harness.types import (
+    WAITS,
     Component,
     Context,
     Json,
@@ -36,6 +39,7 @@ from harness.types import (
 )
 
 MEASUREMENTS = "measurements.json"
+PATIENCE_S = 2.0  # for which a wait is not told
 CARRIED = ("prompt.json", "reference.json", "chat_template.jinja", "generation_config.json")
 
 
@@ -64,7 +68,11 @@ def carry_out(
         StepKind.QUALITY: _quality, StepKind.LATENCY: _latency,
     }[step.kind]  # fmt: skip
 
+    waits = threading.Timer(PATIENCE_S, progress, (0.0, WAITS))
+
     def begun(out: Path) -> Mapping[str, Json]:
+        waits.cancel()
+        waits.join()  # two never speak at once
         progress(0.0, "")  # from here on it works: it has waited for whoever else builds this, or times
         builds = step.kind in (StepKind.ADAPT, StepKind.QUANTIZE)
         with _limited(limit_s):
@@ -72,8 +80,13 @@ def carry_out(
                 return _repeatable(partial(work, step, folders, out, context), out)
             return work(step, folders, out, context)
 
-    with machine(step.exclusive):
-        store.build(step, begun, {**plain(environment), "threads": threads})
+    waits.start()
+    try:
+        with machine(step.exclusive):
+            store.build(step, begun, {**plain(environment), "threads": threads})
+    finally:
+        waits.cancel()
+        waits.join()
 
 
 def _repeatable(work: Callable[[], Mapping[str, Json]], out: Path) -> Mapping[str, Json]:
@@ -191,6 +204,13 @@ def able(component: Component, model: Path) -> Any:
     return instantiate(component)
 
 
+def _carry(source: Path, out: Path, *patterns: str) -> None:
+    """Copies the files of these patterns from one build to the next, where that has not written its own."""
+    for path in (path for pattern in patterns for path in source.glob(pattern)):
+        if not (out / path.name).exists():
+            shutil.copyfile(path, out / path.name)
+
+
 def _adapt(step: Step, parents: list[Path], out: Path, context: Context) -> Mapping[str, Json]:
     """An adapted model with its reference answers, computed in the range of what its base is stored in: training stores
     float32. Raises `BrokenArtifact` where they are no numbers."""
@@ -199,6 +219,7 @@ def _adapt(step: Step, parents: list[Path], out: Path, context: Context) -> Mapp
 
     data, stored = _data(step), stored_dtype(parents[0])
     facts: Mapping[str, Json] = able(step.component, parents[0])(parents[0], data, out, context)
+    _carry(parents[0], out, *TEXTS)
     context.progress(0.97, "reference answers")
     made = load(out, in_range_of(stored, context))
     loss = write_reference(made.model, made.tokenizer, out, data)
@@ -224,9 +245,7 @@ def _quantize(step: Step, parents: list[Path], out: Path, context: Context) -> M
     calibration = [render(tokenizer, short_chat(data, r), reply=r[data.reply_field]) for r in data.train]
     facts: Mapping[str, Json] = able(step.component, model)(model, calibration, out, context)
     tokenizer.save_pretrained(str(out))
-    for name in CARRIED:
-        if (model / name).exists() and not (out / name).exists():
-            shutil.copy2(model / name, out / name)
+    _carry(model, out, *CARRIED, *TEXTS)
     if (model / "adapter").is_dir():
         shutil.copytree(model / "adapter", out / "adapter")
     return {**facts, "weights_disk_bytes": sum(f.stat().st_size for f in weight_files(out))}

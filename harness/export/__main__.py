@@ -2,7 +2,7 @@
 
 Exit codes: 0 the folder is there and gives the recorded outputs again (or `--check-rows 0` asked for no check), 1 it
 does not, and nothing was written, 2 what the user can mend: a mistake in the command, a build that is gone or spoiled,
-a check that does not fit this machine; 70 a fault of the harness itself, 130 stopped by Ctrl-C.
+a check that does not fit this machine; 70 a fault of the harness itself, 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import io
 import logging
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from harness.export.folder import SUMS, checksums, decode_as_scored, lay_out, pl
 from harness.export.licences import hub_name, of_data, of_model
 from harness.launch import QUIET
 from harness.store import read_manifest
+from harness.terminal import outlive_readers
 from harness.types import RunRecord, StepKind
 
 CHECKED_ROWS = 4
@@ -86,6 +88,7 @@ def _mistakes(error: HarnessError, run: Path) -> tuple[str, ...]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
+    outlive_readers()
     parser = argparse.ArgumentParser(
         prog="python -m harness.export", description="Make a deployable folder of a cell, with its model card."
     )
@@ -97,6 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--store", type=Path, metavar="DIR", help="where the builds stand (default: the run's own)")
     parser.add_argument("--force", action="store_true", help="replace an export that is there")
     given = parser.parse_args(arguments)
+    if given.check_rows < 0:
+        parser.error(f"--check-rows {given.check_rows}: must be 0 or more")
     os.environ.update({k: os.environ.get(k, v) for k, v in QUIET.items()})
     for name in ("bitsandbytes", "torchao", "torch.utils._pytree"):  # of casts, kernels for others, names that will go
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -118,4 +123,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and what was begun is taken away
     sys.exit(main())

@@ -14,6 +14,7 @@ from harness.export.check import Checked, told
 from harness.export.folder import quantization
 from harness.export.licences import Licence, hub_name
 from harness.export.serving import libraries, vllm
+from harness.licences import TEXTS
 from harness.prompt import load_recipe
 from harness.resources import resource
 from harness.types import Json, Measurement, RunRecord
@@ -28,6 +29,7 @@ SPEED = (
     ("disk_bytes", "Weights on disk"), ("cost_usd_per_1000", "Cost per 1,000 requests, full batches"),
     ("output_tokens/mean", "Answer length, mean"), ("truncated_share", "Answers cut off"),
 )  # fmt: skip
+OWN = "LICENCES.md"  # beside the texts of the base model
 FIDELITY = (
     ("fidelity/perplexity_ratio", "Perplexity against the unquantized parent"),
     ("fidelity/token_agreement", "Same next token as the unquantized parent"),
@@ -67,7 +69,7 @@ def front_matter(record: RunRecord, name: str, classes: Sequence[str], source: S
     data = ModelCardData(
         model_name=name, library_name="transformers", pipeline_tag=task, eval_results=results or None,
         license=licence.identifier or None, base_model=base or None,
-        license_name=licence.name if licence.identifier == "other" else None,
+        license_name=licence.name if licence.identifier == "other" else None, license_link=licence.link or None,
         tags=[record.adaptation, record.quantization, record.suite],
         **more,
     )  # fmt: skip
@@ -120,6 +122,7 @@ def view(folder: Path, record: RunRecord, deployment: Mapping[str, Any], source:
     searched = {"bm25": "bm25s", "dense": "sentence-transformers"}
     finders = [library for name, library in searched.items() if (folder / "retrieval" / name).is_dir()]
     needed = ("torch", "transformers", "accelerate", *libraries(stored), *finders)
+    texts = sorted({path.name for pattern in TEXTS for path in folder.glob(pattern)} - {OWN})
     return {
         "name": deployment["served_as"], "record": record, "source": source, "deployment": deployment, "recipe": recipe,
         "classes": classes, "checked": told(source.checked, record), "primary": decides,
@@ -132,7 +135,7 @@ def view(folder: Path, record: RunRecord, deployment: Mapping[str, Any], source:
         "vllm": vllm(stored, classes, deployment["served_as"], str(facts.get("stored_dtype", ""))),
         "adapter": (folder / "adapter").is_dir(), "base": hub_name(record), "environment": record.environment,
         "requirements": [f"{n}=={versions[n].partition('+')[0]}" if n in versions else n for n in needed],
-        "grammar": deployment["constrained"], "suite": config["suite"]["params"],
+        "grammar": deployment["constrained"], "suite": config["suite"]["params"], "texts": texts,
     }  # fmt: skip
 
 
@@ -152,5 +155,5 @@ def write(folder: Path, record: RunRecord, deployment: Mapping[str, Any], source
     front = front_matter(record, values["name"], values["classes"], source)
     card = templates.get_template("README.md.j2").render(values)
     (folder / "README.md").write_text(f"---\n{front}\n---\n\n{card}", encoding="utf-8")
-    (folder / "LICENCES.md").write_text(templates.get_template("LICENCES.md.j2").render(values), encoding="utf-8")
+    (folder / OWN).write_text(templates.get_template("LICENCES.md.j2").render(values), encoding="utf-8")
     (folder / "requirements.txt").write_text("\n".join(values["requirements"]) + "\n", encoding="utf-8")

@@ -3,32 +3,32 @@ and the small programs that use them."""
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
 from harness.loading import classes_of, computed_in, stored_dtype
-from harness.measure.fidelity import REFERENCE
 from harness.measure.quality import ends_of
+from harness.models.hub import ADAPTER, kept
 from harness.prompt import Prompter, load_recipe, stops, template_as_scored
 from harness.resources import resource
 from harness.retrieval import save
-from harness.store import MANIFEST, folder_bytes, write_json
+from harness.store import folder_bytes, write_json
 from harness.suite import load as load_suite
 from harness.types import Component, Context, Json, RunRecord, StepKind, plain
 
 SUMS = "SHA256SUMS"
 DEPLOYMENT = "deployment.json"
 PROGRAMS = ("recipe.py", "example.py")
-# Of a build: what only the harness reads, and what a library wrote about its own run. `reference.json` holds rows.
-LEFT_OUT = ("README.md", MANIFEST, REFERENCE, "quant_log.csv")
 NAMES_A_PATH = ("base_model_name_or_path", "_name_or_path")
 
 
@@ -68,20 +68,20 @@ def lay_out(
     need, free = folder_bytes(source), shutil.disk_usage(out).free
     if need > free:
         raise UserError(f"{out.parent}: {free / 1e9:.1f} GB free and {need / 1e9:.1f} GB are needed; free some")
-    for path in sorted(source.rglob("*")):
-        if path.is_file() and path.name not in LEFT_OUT:
-            target = out / path.relative_to(source)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, target)
+    adapter = [path for pattern in ADAPTER for path in (source / "adapter").glob(pattern)]
+    for path in (*kept(source), *adapter):
+        target = out / path.relative_to(source)
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, target)  # with the rights of any new file: weights may come readable by their owner alone
     for config in ("config.json", "adapter/adapter_config.json"):
         _forget_paths(out / config, base)
     recipe = load_recipe(out)
     if recipe.method != "none" and recipe.articles:
         save(recipe.method, recipe.articles, out / "retrieval")
     for name in PROGRAMS:
-        shutil.copy2(resource("reports") / "deployable" / name, out / name)
+        shutil.copyfile(resource("reports") / "deployable" / name, out / name)
     write_json(out / "record.json", plain(record))
-    deployment = {**_deployment(out, record, served_as), "stop": list(ends)}
+    deployment = _deployment(out, record, served_as, ends)
     write_json(out / DEPLOYMENT, deployment)
     return deployment
 
@@ -96,7 +96,8 @@ def _forget_paths(file: Path, base: str) -> None:
 
 
 def prompt_as_scored(folder: Path) -> None:
-    """Writes the chat template by which whoever serves the folder renders the recipe's messages as they were scored."""
+    """Writes the chat template by which whoever serves the folder renders the recipe's messages as they were scored,
+    and has the tokenizer give a model no more than it was given then: some name inputs that theirs does not take."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(folder))
@@ -105,8 +106,8 @@ def prompt_as_scored(folder: Path) -> None:
     file = folder / "tokenizer_config.json"
     if file.is_file():  # some programs read a template there
         config = json.loads(file.read_text(encoding="utf-8"))
-        if config.pop("chat_template", None) is not None:
-            write_json(file, config)
+        config.pop("chat_template", None)
+        write_json(file, {**config, "model_input_names": ["input_ids", "attention_mask"]})
 
 
 def decode_as_scored(folder: Path) -> None:
@@ -133,9 +134,11 @@ def decode_as_scored(folder: Path) -> None:
     write_json(file, {**{k: v for k, v in tokens.items() if v is not None}, **drawing})
 
 
-def _deployment(folder: Path, record: RunRecord, served_as: str) -> dict[str, Json]:
-    """What `example.py` must know that no other file says."""
-    engine: Mapping[str, Any] = record.config["engine"]["params"]
+def _deployment(folder: Path, record: RunRecord, served_as: str, ends: Sequence[str]) -> dict[str, Json]:
+    """What `example.py` must know that no other file says. A classifier draws nothing, and neither a grammar nor a stop
+    text bounds what it answers."""
+    classes = classes_of(folder)
+    engine: Mapping[str, Any] = {} if classes else record.config["engine"]["params"]
     sampling = {"temperature": engine["temperature"], "top_p": engine["top_p"]} if engine.get("temperature") else None
     device = str(record.environment.get("device"))
     facts = record.steps.get("quality", record.steps.get("latency", {})).get("facts") or {}
@@ -144,8 +147,8 @@ def _deployment(folder: Path, record: RunRecord, served_as: str) -> dict[str, Js
     dtype = {"cpu": "float32", "cuda": half} | {device: str(facts.get("dtype") or record.environment.get("dtype"))}
     return {
         "cell": record.id, "served_as": served_as, "max_new_tokens": record.config["suite"]["params"]["max_new_tokens"],
-        "classes": list(classes_of(folder)), "sampling": sampling, "constrained": bool(engine.get("constrained")),
-        "dtype": dtype,
+        "classes": list(classes), "sampling": sampling, "constrained": bool(engine.get("constrained")),
+        "dtype": dtype, "stop": [] if classes else list(ends),
     }  # fmt: skip
 
 
@@ -168,6 +171,7 @@ def place(target: Path, force: bool, fill: Callable[[Path], bool]) -> bool:
     Raises `UserError` for a target that is taken or cannot be written, and what `fill` raises.
     """
     target = target.resolve()
+    _clear(target)
     if taken := _taken(target, force):
         raise UserError(taken)
     part = target.with_name(f".{target.name}.part-{os.getpid()}")
@@ -191,6 +195,20 @@ def place(target: Path, force: bool, fill: Callable[[Path], bool]) -> bool:
             old.rename(target)
         for left in (part, old):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def _clear(target: Path) -> None:
+    """Takes away what an export that was killed left beside a target, and puts back what stood there before it."""
+    for left in sorted(target.parent.glob(f".{glob.escape(target.name)}.*-*")):
+        kind, _, maker = left.name.removeprefix(f".{target.name}.").partition("-")
+        at_work = maker != str(os.getpid()) and Path(f"/proc/{maker}").exists()
+        if kind not in ("old", "part") or not maker.isdecimal() or at_work:
+            continue
+        with suppress(OSError):
+            if kind == "old" and not target.exists():
+                left.rename(target)
+            else:
+                shutil.rmtree(left)
 
 
 def _taken(target: Path, force: bool) -> str:

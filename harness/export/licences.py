@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.licences import card_licence, gguf_licence, rows_licence
+from harness.licences import Stated, card_licence, gguf_licence, rows_licence
 from harness.models.gguf import gguf_file
 from harness.models.hub import CARD, COMMIT, HUB_NAME
 from harness.suite import suite_folder
@@ -16,12 +16,13 @@ from harness.types import RunRecord
 
 @dataclass(frozen=True, slots=True)
 class Licence:
-    """What a licence is called (empty: not known), the sentence that says where that comes from, and its identifier as
-    the Hub has them (`other` for one of its maker's own; empty where none is known)."""
+    """What a licence is called (empty: not known), the sentence that says where that comes from, its identifier as the
+    Hub has them (`other` for one of its maker's own; empty where none is known), and where its text stands."""
 
     name: str
     told: str
     identifier: str = ""
+    link: str = ""
 
 
 def hub_name(record: RunRecord) -> str:
@@ -34,42 +35,54 @@ def hub_name(record: RunRecord) -> str:
 
 
 def of_model(record: RunRecord) -> Licence:
-    """The base model's licence, from its GGUF file, its folder's model card, or its card in the Hub's cache."""
+    """The base model's licence as its build found it, which is what the weights came under; for a record of an earlier
+    version, which kept no more than its name, with what is found now."""
     params: Mapping[str, Any] = record.config["model"]["params"]
     target = str(record.config["model"]["target"])
     if target.endswith("DummyModel"):
         return Licence("", "The weights are random numbers that the harness made: nobody else's licence is on them.")
-    if target.endswith("PackagedGguf"):
-        return _of_gguf(record)
-    name = hub_name(record)
-    card = _cached_card(name, params.get("revision")) if name else Path(str(params.get("id", ""))) / CARD
-    if card is None or not card.is_file():
+    facts = record.steps.get("base", {}).get("facts") or {}
+    packaged, name = target.endswith("PackagedGguf"), hub_name(record)
+    stated = Stated.of(facts)
+    if stated is None:
+        stated = _now_of_gguf(params) if packaged else _now_of_card(record, name)
+        if (kept := facts.get("licence")) is not None and (stated is None or stated.name != kept):
+            stated = Stated(str(kept), "other" if kept else "")
+    if stated is None and packaged:
+        return Licence("", f"Not known here: the GGUF file of {record.model} is not on this machine.")
+    if stated is None:
         where = f"see https://huggingface.co/{name}" if name else f"ask who made {params.get('id')}"
         return Licence("", f"Not known here: no model card of the base model was found; {where}.")
-    licence, identifier = card_licence(card)
-    told = f"{licence}, as its model card says." if licence else "Not known: its model card names no licence."
-    return Licence(licence, told, identifier)
+    link = stated.link
+    if link and name and "://" not in link:  # a file of its repository
+        link = f"https://huggingface.co/{name}/blob/{facts.get('commit') or params.get('revision') or 'main'}/{link}"
+    teller = str(facts.get("source", record.model)) if packaged else "its model card"
+    if not stated.name:
+        return Licence("", f"Not known: {teller} names no licence.")
+    says = f"the metadata of {teller} say" if packaged else f"{teller} says"
+    at = f" ({link})" if link else ""
+    return Licence(stated.name, f"{stated.name}{at}, as {says}.", stated.identifier, link)
 
 
-def _cached_card(name: str, revision: str | None) -> Path | None:
-    """A model card in the Hub's cache; nothing is downloaded."""
+def _now_of_card(record: RunRecord, name: str) -> Stated | None:
+    """What the base model's card says that stands in its folder, or for the commit that was built in the Hub's cache;
+    None where there is none. Nothing is downloaded."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(name, CARD, revision=revision)
-    return Path(found) if isinstance(found, str) else None
+    params = record.config["model"]["params"]
+    card: Any = Path(str(params.get("id", ""))) / CARD
+    if name:
+        commit = (record.steps.get("base", {}).get("facts") or {}).get("commit")
+        card = try_to_load_from_cache(name, CARD, revision=commit or params.get("revision"))
+    return card_licence(Path(card)) if isinstance(card, str | Path) and Path(card).is_file() else None
 
 
-def _of_gguf(record: RunRecord) -> Licence:
-    """What the metadata of its GGUF file say."""
+def _now_of_gguf(params: Mapping[str, Any]) -> Stated | None:
+    """What the metadata of a GGUF file say; None where it is not here."""
     import gguf
 
-    params = record.config["model"]["params"]
     file = Path(params["path"]) if params.get("path") else gguf_file(params["package"])
-    if file is None or not file.is_file():
-        return Licence("", f"Not known here: the GGUF file of {record.model} is not on this machine.")
-    name = gguf_licence(gguf.GGUFReader(file))
-    told = f"{name}, as the metadata of {file.name} say." if name else f"Not known: {file.name} names no licence."
-    return Licence(name, told, name.lower())
+    return gguf_licence(gguf.GGUFReader(file)) if file and file.is_file() else None
 
 
 def of_data(record: RunRecord) -> Licence:

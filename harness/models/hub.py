@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -12,16 +13,23 @@ from pathlib import Path
 from typing import ClassVar
 
 from harness.errors import UserError
-from harness.licences import card_licence
-from harness.loading import INDEX, config_of, weight_files
-from harness.store import content
+from harness.files import parse
+from harness.licences import TEXTS, Stated, card_licence
+from harness.loading import INDEX, WEIGHTS, config_of, weight_files
+from harness.models.gguf import POINTER, pointer
+from harness.store import content, write_json
 from harness.types import Context, Json
 
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
-KEPT = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+KEPT = (  # what transformers and servers read of a model, its recipe here, and the texts of its licence
+    "*.safetensors", INDEX, "config.json", "generation_config.json", "*quant*_config.json", "*processor_config.json",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
+    "*.model", "*.tiktoken", "tekken.json", "chat_template*", "prompt.json", *TEXTS,
+)  # fmt: skip
 ADAPTER = ("adapter_config.json", "adapter_model*")  # PEFT's; beside whole weights, transformers would add it to them
 NOT_KEPT = ("*/*", "consolidated*.safetensors", *ADAPTER)  # of the Hub: what lies deeper, the same in Mistral's form
+CONFIGS = ("config.json", "tokenizer_config.json")
 CARD = "README.md"  # read for its licence, and not kept in builds
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")  # read by running what they say
 CONVERT = (
@@ -42,9 +50,10 @@ def _adapter_alone(names: Collection[str]) -> bool:
     return ADAPTER[0] in names and all(fnmatch(name, ADAPTER[1]) for name in whole)
 
 
-def _kept(folder: Path, patterns: Sequence[str] = KEPT) -> list[Path]:
-    """What of a model directory goes into builds: its files of these patterns, of its weights those that are read."""
-    found = {path for pattern in patterns for path in folder.glob(pattern)}
+def kept(folder: Path, patterns: Sequence[str] = KEPT) -> list[Path]:
+    """What of a model directory goes into builds and exports, and not what else a user keeps there: its files of these
+    patterns, of its weights those that are read."""
+    found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
     found -= {path for pattern in ADAPTER for path in folder.glob(pattern)}
     return sorted(found - ({*folder.glob("*.safetensors")} - {*weight_files(folder)}))
 
@@ -52,8 +61,8 @@ def _kept(folder: Path, patterns: Sequence[str] = KEPT) -> list[Path]:
 def link_tree(source: Path, out: Path) -> None:
     """Hard-links the weights from one build of the store to the next (copies across file systems): a build that
     keeps them costs no disk. Small files are copied, since the next step may write its own in their place."""
-    for path in _kept(source, ("*",)):
-        if path.is_file() and path.name != "manifest.json":
+    for path in kept(source, ("*",)):
+        if path.name != "manifest.json":
             try:
                 if path.suffix != ".safetensors":
                     raise OSError
@@ -64,10 +73,36 @@ def link_tree(source: Path, out: Path) -> None:
 
 def copy_tree(source: Path, out: Path) -> None:
     """Copies the files of a user's folder or of the Hub's cache that make a model, links followed: what is theirs is
-    never shared with the store, neither to be written by it nor to change under it, and pickles and code stay out."""
-    for path in _kept(source):
-        if path.is_file() and path.name != "manifest.json":
-            shutil.copy2(path, out / path.name)
+    never shared with the store, neither to be written by it nor to change under it. Pickles and code stay out, and what
+    names code (`auto_map`), which transformers would ask to run."""
+    for path in kept(source):
+        shutil.copyfile(path, out / path.name)
+    for file in (out / name for name in CONFIGS if (out / name).is_file()):
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if config.pop("auto_map", None):
+            write_json(file, config)
+
+
+def _object(file: Path) -> dict[str, Json]:
+    """What a file of JSON keys holds. Raises `UserError` for any other."""
+    try:
+        found = parse(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file}: is no JSON ({error}); get that file again") from error
+    if isinstance(found, dict):
+        return found
+    raise UserError(f"{file}: holds no keys; get that file again")
+
+
+def _spoiled(file: Path) -> str:
+    """What a safetensors file lacks by its header, which tells its length; empty where nothing."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "np"):
+            return ""
+    except SafetensorError as error:
+        return f"is not whole ({error}); get that file again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +115,7 @@ class HubModel:
     note: str = ""
     score_quality: bool = True
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     TRAINED: ClassVar[bool] = True
     LIBRARIES: ClassVar[tuple[str, ...]] = ()
     NOT_IN_KEY: ClassVar[tuple[str, ...]] = ("id", "revision", "note", "score_quality")  # `fingerprint` says what it is
@@ -107,25 +142,44 @@ class HubModel:
             raise UserError(unfit)
         copy_tree(local, out)
         card = local / CARD
-        stated = card_licence(card)[0] if card.is_file() else ""
-        return {"source": self.id, "revision": self.revision, "commit": commit, "licence": stated}
+        stated = card_licence(card) if card.is_file() else Stated()
+        return {"source": self.id, "revision": self.revision, "commit": commit, **stated.facts()}
 
     def _lacking(self, folder: Path) -> list[str]:
-        """What of a folder's weights is not there, or is in no form that is read."""
+        """What of a folder's files is not there, or is in no form that is read."""
         if _adapter_alone({path.name for path in folder.iterdir()}):
             return [self._adapter()]
         try:
+            if pointers := [path for path in kept(folder) if pointer(path)]:
+                return [f"model {self.id!r}: {pointers[0]} {POINTER}"]
+            configs = {name: _object(folder / name) for name in CONFIGS if (folder / name).is_file()}
             weights = weight_files(folder)
         except UserError as error:
             return [f"model {self.id!r}: {error}"]
+        if foreign := self._foreign(configs.get("config.json")):
+            return foreign
         if absent := [path.name for path in weights if not path.is_file()]:
             told = f"{', '.join(absent[:3])} ({len(absent)} of the {len(weights)} files that {INDEX} names)"
             return [f"model {self.id!r}: {told} missing in {folder}; get the files of that model again"]
         if weights:
+            return [f"model {self.id!r}: {path} {told}" for path in weights if (told := _spoiled(path))][:1]
+        if pickled := sorted(p.name for p in folder.iterdir() if p.suffix in PICKLED):
+            return [self._refused(pickled)]
+        if unread := sorted(p.name for p in folder.glob("*.safetensors")):
+            told = f"transformers reads {WEIGHTS} or what {INDEX} names, and not {unread[0]} alone"
+            return [f"model {self.id!r}: {told} in {folder}; get the files of that model in the form of transformers"]
+        return [f"model {self.id!r}: no safetensors in {folder}; " + CONVERT.format(id=self.id)]
+
+    def _foreign(self, config: Mapping[str, Json] | None) -> list[str]:
+        """A line where a model of this configuration is one by code of its own alone; also where none is known."""
+        if not config or "auto_map" not in config:
             return []
-        pickled = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLED)
-        lacking = f"model {self.id!r}: no safetensors in {folder}; " + CONVERT.format(id=self.id)
-        return [self._refused(pickled) if pickled else lacking]
+        from transformers import CONFIG_MAPPING
+
+        if (kind := config.get("model_type")) in CONFIG_MAPPING:
+            return []
+        told = f"brings its own code (auto_map), which is not run, and transformers does not know its type {kind!r}"
+        return [f"model {self.id!r}: {told}; take a model of a type that transformers knows"]
 
     def _adapter(self) -> str:
         return f"model {self.id!r}: an adapter without its base model's weights; " + MERGE.format(id=self.id)
@@ -156,7 +210,7 @@ class HubModel:
         its cache, which is what is then built; without that, its name and revision."""
         local = Path(self.id)
         if local.is_dir():
-            return content(_kept(local))
+            return content(kept(local))
         if self.revision and COMMIT.fullmatch(self.revision):
             return self.revision
         from huggingface_hub import model_info
@@ -202,7 +256,7 @@ class HubModel:
             return lacking or self._lacking(local)
         if not HUB_NAME.fullmatch(self.id):
             return [f"model {self.id!r}: no such folder, and not a Hub name of the form org/name; set model.id"]
-        return self._not_on_the_hub()
+        return self._not_on_the_hub() or self._foreign(self.config())
 
     def _not_on_the_hub(self) -> list[str]:
         """Why the Hub cannot give this model, asked of it unless the model is in its cache already."""

@@ -119,7 +119,11 @@ def unable(config: Mapping[str, Json], method: str, group_size: int) -> str | No
 
 def bad_shape(config: Mapping[str, Json], group_size: int) -> str | None:
     """Why this group size cannot serve a model of this configuration, or None."""
-    sizes = {name: text_part(config).get(name) for name in ("hidden_size", "intermediate_size")}
+    part = text_part(config)
+    sizes = {name: part.get(name) for name in ("hidden_size", "intermediate_size")}
+    heads, each = part.get("num_attention_heads"), part.get("head_dim")
+    if isinstance(heads, int) and isinstance(each, int):  # else they share the hidden size
+        sizes["num_attention_heads × head_dim"] = heads * each
     wrong = [f"{n} {s}" for n, s in sizes.items() if isinstance(s, int) and group_size > 0 and s % group_size]
     return (
         f"group size {group_size} does not divide {' and '.join(wrong)}; set quantization.group_size" if wrong else None

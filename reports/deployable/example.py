@@ -9,6 +9,7 @@ Needs what requirements.txt lists, and nothing of the program that made this fol
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import urllib.request
@@ -75,7 +76,9 @@ def main() -> int:
     given = parser.parse_args()
     if given.server and DEPLOYMENT["classes"]:
         parser.error("a classifier is no chat model: leave --server away")
-    print(ask(given.server, given.message, given.model) if given.server else answer(*load(), given.message))
+    with contextlib.redirect_stdout(sys.stderr):  # where libraries greet
+        found = ask(given.server, given.message, given.model) if given.server else answer(*load(), given.message)
+    print(found)
     return 0
 
 
