@@ -59,6 +59,12 @@ def rows_needed(difference: float, disagreement: float, alpha: float = 0.05, pow
     return high
 
 
+def groups_needed(alpha: float = 0.05) -> int:
+    """The fewest groups with which a test over whole groups can show anything: with fewer, even all of them changing in
+    one direction is likelier than `alpha` by chance."""
+    return math.ceil(math.log2(2 / alpha))
+
+
 def detectable_difference(n: int, disagreement: float, alpha: float = 0.05, power: float = POWER) -> float:
     """The smallest difference of shares that `n` rows show with this power: `rows_needed` turned round. Infinite when
     no difference at all could be shown (too few rows)."""

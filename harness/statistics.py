@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.power import POWER, detectable_difference, rows_needed
+from harness.power import POWER, detectable_difference, groups_needed, rows_needed
 from harness.types import Interval
 
 CONFIDENCE = 0.95
@@ -205,6 +205,11 @@ class Paired:
         """The share of rows on which the two differ."""
         return (self.gained + self.lost) / self.n
 
+    @property
+    def groups(self) -> int:
+        """The groups that the rows are of."""
+        return round(self.df) - 1
+
     def p_not_worse(self, margin: float) -> float:
         """One-sided p of the hypothesis that `a` is worse than `b` by `margin` or more: small where non-inferiority is
         shown. At 2.5% it is the question whether the 95% interval lies above the margin.
@@ -216,18 +221,20 @@ class Paired:
         if not math.isfinite(self.error):
             return 1.0
         p = float(stdtr(self.df, -(self.middle + margin) / self.error))
-        groups = round(self.df) - 1
-        if margin > 0 and groups < self.n and not self.gained and not self.lost:
-            p = max(p, min(0.5, float(bdtr(0, groups, margin))))
+        if margin > 0 and self.groups < self.n and not self.gained and not self.lost:
+            p = max(p, min(0.5, float(bdtr(0, self.groups, margin))))
         return p
 
     def smallest(self, comparisons: int = 1, power: float = POWER) -> float:
         """The smallest difference that these rows show with this power when the test is one of so many (Bonferroni,
-        which is Holm's first step): exact for pass/fail rows, by the standard error for graded ones."""
+        which is Holm's first step): exact for pass/fail rows, by the standard error for graded ones. Infinite where so
+        few groups show nothing."""
         alpha = (1 - CONFIDENCE) / max(comparisons, 1)
+        if self.groups < groups_needed(alpha):
+            return math.inf
         if self.binary:
             return detectable_difference(int(self.n / self.design_effect), self.disagreement, alpha, power)
-        return (_t(self.df, 1 - alpha / 2) + _z(power)) * self.error if math.isfinite(self.error) else math.inf
+        return (_t(self.df, 1 - alpha / 2) + _z(power)) * self.error
 
     def rows_to_tell(self, margin: float) -> float:
         """How many rows like these would likely (`POWER`) show on which side of `-margin` the difference lies, were it
@@ -239,7 +246,7 @@ class Paired:
         """How many rows would likely show this difference, were they like these."""
         if self.binary:
             return math.ceil(rows_needed(difference, self.disagreement) * self.design_effect)
-        return math.ceil(self.n * (self.smallest() / difference) ** 2)
+        return math.ceil(self.n * ((_t(self.df) + _z(POWER)) * self.error / difference) ** 2)
 
 
 def paired(a_scores: Sequence[float], b_scores: Sequence[float], groups: Groups = None, seed: int = 0) -> Paired:

@@ -18,6 +18,7 @@ from harness.files import parse, sha256, unread
 from harness.leakage import INSTRUCTIONS, MODES, TRAINING, article_texts, normalised, overlaps
 from harness.resources import resource
 from harness.types import Article, Component, Overlap, SuiteData, plain
+from harness.wording import plural
 
 VALIDATION_SHARE = 0.2
 FILES = ("train_file", "eval_file", "knowledge_file", "instructions_file", "output_file", "task_file")
@@ -244,7 +245,7 @@ def load(suite: Component) -> SuiteData:
     output = _read_text(folder / p["output_file"], mistakes) if p.get("output_file") else ""
     code = _code(folder, p, mistakes)
     mistakes += [
-        f"suite.{limit}={p[limit]!r}: must be a whole number above 0, or null for all rows"
+        f"suite.{limit}={p[limit]!r}: must be a whole number above 0, or null for all rows; profile.{limit} sets it too"
         for limit in ("train_rows", "eval_rows")
         if p[limit] is not None and (type(p[limit]) is not int or p[limit] < 1)
     ]
@@ -266,8 +267,8 @@ def load(suite: Component) -> SuiteData:
     fit, validation = parted(limited)
     if not fit or not validation:
         raise UserError(
-            f"{folder / p['train_file']}: {len(limited)} rows hold too few groups to set a fifth of them apart for "
-            "validation; give 20 groups or more, or raise suite.train_rows"
+            f"{folder / p['train_file']}: {plural(len(limited), 'row')} of too few groups to set a fifth of them apart "
+            "for validation; give 20 groups or more, or raise suite.train_rows"
         )
     fit = fit[: max(1, round(p.get("train_share", 1.0) * len(fit)))]
     evaluation = held[: p["eval_rows"]]

@@ -39,6 +39,9 @@ def run(*cells: tuple[RunRecord, list[dict[str, Any]]]) -> tuple[list[RunRecord]
     return [r for r, _ in cells], {r.id: rows for r, rows in cells}
 
 
+LOGIN = ("Login & SSO", "Search")
+
+
 def test_the_cheapest_cell_shown_to_be_good_enough_is_chosen() -> None:
     many = [1] * 180 + [0] * 20
     cells, rows = run(
@@ -301,6 +304,27 @@ def test_cells_that_get_nothing_right_are_not_recommended() -> None:
     )
     one, scored = run(cell("prompt_rag", "fp16", [0] * 40, 2.0), cell("lora", "fp16", [1] + [0] * 39, 1.0))
     assert decide(one, scored, records.POLICY).chosen
+
+
+@pytest.mark.parametrize(("passes", "answers", "ships"), [(48, 1, False), (48, 2, True), (60, 1, True)])
+def test_one_answer_to_all_rows_is_not_shipped(passes: int, answers: int, ships: bool) -> None:
+    """Unless it is right for all of them."""
+    cells, rows = run(
+        cell("prompt_rag", "fp16", [1] * passes + [0] * (60 - passes), 1.0),
+        cell("lora", "fp16", [1] * 3 + [0] * 57, 2.0),
+    )
+    rows = {**rows, cells[0].id: [{**r, "output": LOGIN[n % answers]} for n, r in enumerate(rows[cells[0].id])]}
+    found = decide(cells, rows, records.POLICY)
+    if ships:
+        assert found.sentences[0].startswith("Ship prompt_rag/fp16")
+        return
+    assert (found.chosen, found.try_first) == (None, cells[0].id)
+    assert found.sentences[0] == (
+        "No recommendation: the cell that the policy would choose, prompt_rag/fp16, gives the same answer to all 60 "
+        "rows."
+    )
+    assert found.sentences[1].startswith("With it “good” is 80%")
+    assert found.reasons[cells[0].id] == "The first to try, but it gives the same answer to all rows."
 
 
 def test_too_few_rows_are_not_enough_evidence() -> None:

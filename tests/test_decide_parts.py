@@ -142,6 +142,19 @@ def test_the_ladder_says_what_was_taken_and_what_comes_next() -> None:
         assert tuple(states(*cells, **policy)[r] for r in rungs) == expected, [r.id for r, _ in cells]
 
 
+def test_the_ladder_leaves_open_what_few_rows_do() -> None:
+    """Where nothing is right no step is above another, and the simplest is as good as any."""
+    nothing = [cell(a, q, [0] * 8, 1.0) for a in ("full_ft", "lora", "prompt_rag") for q in ("fp16", "int8")]
+    found = decide(*run(*nothing), records.POLICY)
+    assert [r.state for r in found.ladder] == ["taken", "open", "open", "open", "next"]
+    assert found.ladder[1].sentence.startswith(
+        "These rows leave open whether it adds quality: lora/fp16 against prompt_"
+    )
+    assert "Measured, and the unquantized cell is as good as any other measured (" in found.ladder[2].sentence
+    many = [cell(a, "fp16", [1] * 180 + [0] * 20, c) for a, c in (("prompt_rag", 1.0), ("lora", 2.0))]
+    assert states(*many)["LoRA"] == "not needed"
+
+
 def test_the_ladder_says_which_steps_were_tried_in_vain() -> None:
     prompt = cell("prompt_rag", "fp16", [1] * 100 + [0] * 100, 1.0)
     bad = records.ended("lora", "fp16", Status.FAILED, "out of memory")

@@ -103,8 +103,15 @@ def test_a_score_is_what_its_own_aggregation_says(
     assert found.interval.low <= value <= found.interval.high
 
 
+def test_what_no_draw_of_rows_changes_has_no_interval() -> None:
+    """The accuracy of such rows has one of 0 to some 40%, and so it would be of their macro-F1."""
+    rows = [{"id": str(n), "group": None, "scores": {"macro_f1": [f"class {n}", "none"]}} for n in range(5)]
+    (found,) = summarize(rows, {"macro_f1": lambda pairs: sum(true == guess for true, guess in pairs)}, {})
+    assert (found.value, found.interval) == (0, None)
+
+
 def test_numbers_of_numpy_are_numbers() -> None:
     scores = {"bool": np.array([True]).all(), "float": np.float32(0.5), "int": np.int64(3), "pair": (1, np.zeros(2))}
     sample = {"doc": {"id": "a"}, "doc_id": 0, "arguments": [("Why?", {})], "metrics": list(scores), **scores}
-    row = _row(sample, "prompt", Completion("yes", 1, True), {})
+    row = _row(sample, "prompt", Completion("yes", 1, True), {}, "reply")
     assert json.loads(json.dumps(row))["scores"] == {"bool": True, "float": 0.5, "int": 3, "pair": [1, [0.0, 0.0]]}

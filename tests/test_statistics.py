@@ -184,6 +184,17 @@ def test_groups_widen_what_rows_alone_make_narrow() -> None:
     assert even.high - even.low >= statistics.share_interval([1, 0] * 40).high - 0.5
 
 
+@pytest.mark.parametrize("score", [1.0, 0.75])
+@pytest.mark.parametrize(("groups", "comparisons"), [(6, 1), (10, 14)])
+def test_too_few_groups_show_no_difference_however_many_rows(groups: int, comparisons: int, score: float) -> None:
+    for few, shown in ((groups - 1, False), (groups, True)):
+        names = [n % few for n in range(10 * few)]
+        alike = statistics.paired([score] * len(names), [0.0] * len(names), names)
+        assert (alike.p < 0.05 / comparisons) == shown, "every group changes in one direction, by as much as can be"
+        assert math.isfinite(alike.smallest(comparisons)) == shown
+        assert alike.rows_for(0.05) > 0
+
+
 def test_not_worse_is_the_other_side_of_the_interval() -> None:
     found = statistics.paired([1] * 90 + [0] * 10, [1] * 92 + [0] * 8)
     assert found.p_not_worse(-found.low) == pytest.approx(0.025, abs=1e-6)

@@ -226,7 +226,7 @@ def test_a_suite_without_knowledge_needs_no_file(folder: Path) -> None:
 
 def test_too_few_rows_to_hold_some_out_are_told(folder: Path) -> None:
     (line,) = told(folder, train_rows=1)
-    assert line.startswith(f"{folder}/train.jsonl: 1 rows hold too few groups to set a fifth of them apart")
+    assert line.startswith(f"{folder}/train.jsonl: 1 row of too few groups to set a fifth of them apart")
     assert line.endswith("; give 20 groups or more, or raise suite.train_rows")
 
 
@@ -256,7 +256,9 @@ def test_a_system_text_may_be_empty(folder: Path) -> None:
 @pytest.mark.parametrize("value", [0, -1, "many", 1.5, True])
 def test_a_limit_that_is_no_number_of_rows_is_told(folder: Path, limit: str, value: Any) -> None:
     (line,) = told(folder, **{limit: value})
-    assert line == f"suite.{limit}={value!r}: must be a whole number above 0, or null for all rows"
+    assert line == (
+        f"suite.{limit}={value!r}: must be a whole number above 0, or null for all rows; profile.{limit} sets it too"
+    )
 
 
 @pytest.mark.parametrize("value", [0, -5, "x", None, 1.5, True])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import random
+import re
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -15,12 +17,13 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from harness.errors import UserError
 from harness.measure import quality
 from harness.resources import resource
 from harness.suite import hashed, load
 from harness.suites.__main__ import main as command
 from harness.suites.check import config_of, scorers_of
-from harness.suites.shape import uneven, unlike
+from harness.suites.shape import folded, misspelt, uneven, unlike
 from harness.types import Completion, Context, SuiteData
 from tests.grids import TINY, harness, run_folder
 
@@ -127,6 +130,19 @@ def test_every_bad_row_is_told_at_once_and_nothing_is_written(capsys: pytest.Cap
         "harness: rows.csv, row 8: the message of row 7 with another reply; keep the one that is right",
     ]
     assert [p.name for p in Path().iterdir()] == ["rows.csv"]
+
+
+def test_a_reply_that_is_not_there_or_no_json_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    rows: list[dict[str, object]] = [{"message": f"Ticket {i * 7919}", "reply": {"n": i}} for i in range(60)]
+    lines([*rows, {"message": "Another", "replies": {}}])
+    assert main(["new", "mine", "--from", "rows.jsonl"]) == 2
+    assert capsys.readouterr().err == "harness: rows.jsonl, row 61: has no 'reply'; fill it in or delete the row\n"
+    lines([*rows, {"message": "Another", "reply": {"n": math.nan, "m": -math.inf}}])
+    assert main(["new", "mine", "--from", "rows.jsonl"]) == 2
+    told = "harness: rows.jsonl, row 61: reply holds NaN, which is no JSON; write null or a number\n"
+    assert capsys.readouterr().err == told
+    assert main(["new", "mine", "--from", "rows.jsonl", "--message", "reply"]) == 2
+    assert "--message and --reply both name the column 'reply'; give each its own" in capsys.readouterr().err
 
 
 def test_columns_named_twice_are_told(capsys: pytest.CaptureFixture[str]) -> None:
@@ -548,6 +564,65 @@ def test_the_evaluation_file_is_what_is_scored(tmp_path: Path, monkeypatch: pyte
     assert [r["message"] for r in rows] == [row["message"] for row in data.evaluation]
 
 
+def test_rows_keep_their_reference_and_a_scorer_that_raises_names_the_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["new", "mine", "--from", str(table()), *NAMES]) == 0
+    data = load(config_of("mine"))
+    rows = scored(data, tmp_path, monkeypatch)
+    assert [r["reference"] for r in rows] == [row["reply"] for row in data.evaluation]
+    path, last = Path("suites/mine/scorers.py"), data.evaluation[-1]["id"]
+    path.write_text(path.read_text().replace("int(words(said)", f"1 / (doc['id'] != {last!r}) * int(words(said)"))
+    told = f"raise ZeroDivisionError: division by zero on row {last!r}, answered 'Answer 7: do that.'; mend them"
+    with pytest.raises(UserError, match=re.escape(told)):
+        scored(data, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("exact", "told"),
+    [
+        ("1 / bool(said)", "scorers.py: raises ZeroDivisionError: division by zero on an empty reply to row 'row-0"),
+        (
+            "int(said == wanted) if said != 'x' else 1 / 0",
+            "scorers.py: raises ZeroDivisionError: division by zero on the reply 'x' to",
+        ),
+        ("1.0 if said == wanted else float('nan')", "scorers.py: exact is nan on another row's reply to row 'row-0"),
+        ("1 if said == wanted else None", "scorers.py: exact is None on an empty reply to row 'row-0"),
+        ("1 if said == wanted else -1", "scorers.py: exact is -1 on an empty reply to row 'row-0"),
+    ],
+)
+def test_a_scorer_that_wrong_replies_break_is_told_before_anything_is_trained(
+    exact: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["new", "mine", "--from", str(table()), *NAMES]) == 0
+    path = Path("suites/mine/scorers.py")
+    path.write_text(path.read_text().replace("int(words(said) == words(wanted))", exact))
+    assert main(["check", "mine"]) == 2
+    assert told in capsys.readouterr().err
+    done = harness(tmp_path, "suite=mine", *TINY)
+    assert (done.returncode, told in done.stderr) == (2, True), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("exact", "told"),
+    [
+        ("1", "an empty reply passes exact on 100% of "),
+        ("int(len(said) > 3)", "another row's reply passes exact on 100% of "),
+        ("__import__('numpy').float32(said == wanted)", ""),
+    ],
+)  # fmt: skip
+def test_a_score_that_wrong_replies_pass_is_warned_of(
+    exact: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And numbers of numpy are numbers."""
+    assert main(["new", "mine", "--from", str(table()), *NAMES]) == 0
+    path = Path("suites/mine/scorers.py")
+    path.write_text(path.read_text().replace("int(words(said) == words(wanted))", exact))
+    assert main(["check", "mine"]) == 0
+    err = capsys.readouterr().err
+    assert (told in err) if told else "passes exact" not in err
+
+
 def test_check_names_the_files_that_the_configuration_names(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["new", "mine", "--from", str(table()), *NAMES]) == 0
     folder, config = Path("suites/mine"), Path("conf/suite/mine.yaml")
@@ -580,8 +655,8 @@ def test_a_label_written_in_two_ways_is_told(stray: str, capsys: pytest.CaptureF
     shown = (repr(stray), "'billing'") if stray != "billing" else (r"'Ru\u0308ckgabe'", "'Rückgabe'")
     assert line == (
         f"harness: rows.jsonl, row 4: label {shown[0]} (2 rows: row 4, row 10) is {shown[1]} (28 rows: row 1, row 7, "
-        "row 13, row 16, row 19, ...) but for case, spaces or Unicode form; write them alike, or rename one that is a "
-        "class of its own"
+        "row 13, row 16, row 19, ...) but for case, spaces, Unicode form or a .0; write them alike, or rename one that "
+        "is a class of its own"
     )
     assert not Path("suites/other").exists()
     held = Path("suites/route/train.jsonl")
@@ -824,8 +899,9 @@ def test_rows_copied_into_the_knowledge_base_are_told(capsys: pytest.CaptureFixt
     Path("suites/mine/kb.jsonl").write_text("".join(json.dumps(a) + "\n" for a in articles))
     assert main(["check", "mine"]) == 0
     told = capsys.readouterr()
-    assert f"mine: 0 mistakes, {len(held) + 3} warnings" in told.out  # with those of size, groups and card
-    assert "like knowledge base row 'faq" in told.err
+    assert "mine: 0 mistakes, 7 warnings" in told.out  # with those of size, groups and card
+    assert told.err.count("like knowledge base row 'faq") == 3
+    assert told.err.endswith(f"warning: ... and {len(held) - 3} more such\n")
 
 
 def test_instructions_that_nobody_wrote_are_never_prompted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -854,9 +930,58 @@ def test_a_label_that_nothing_is_trained_on_is_told_at_once(capsys: pytest.Captu
     rows += [{"message": f"A rare one, {i}", "reply": "legal", "group": held} for i in range(2)]
     lines(rows)
     assert main(["new", "mine", "--from", "rows.jsonl"]) == 0
-    told = "warning: rows.jsonl, row 121: label 'legal' (2 rows: row 121, row 122) stands in no training row, as all of"
+    told = "warning: rows.jsonl, row 121: label 'legal' (2 rows: row 121, row 122) stands in no training row; add rows"
     assert told in capsys.readouterr().out
     assert main(["check", "mine"]) == 2
+    scorers = Path("suites/mine/scorers.py")
+    own = (
+        scorers.read_text().replace("def check(", "def other(").replace("guess == true)", "results[0] == doc['reply'])")
+    )
+    scorers.write_text(own)
+    assert main(["check", "mine"]) == 0
+    assert "label 'legal' (2 rows: row 'row-00" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("groups", "told"),
+    [
+        (5, "evaluation rows of 5 groups: no difference at all can be shown; at least 6 groups are needed to compare"),
+        (7, "evaluation rows of 7 groups: two cells can be compared, all of a grid cannot; at least 6 groups are"),
+        (10, "evaluation rows have only 10 groups; intervals will be wide"),
+    ],
+)
+def test_groups_too_few_to_show_anything_are_told_first(
+    groups: int, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However many rows they have."""
+    held = [g for n in range(999) if hashed(f"evaluation {(g := f'h{n}')}") < 0.3][:groups]
+    fit = [g for n in range(99) if hashed(f"evaluation {(g := f'g{n}')}") >= 0.3]
+    lines(
+        {"message": f"Ticket {n * 7919}", "reply": f"Answer {n}.", "group": g} for n, g in enumerate([*held, *fit] * 9)
+    )
+    assert main(["new", "mine", "--from", "rows.jsonl"]) == 0
+    made = capsys.readouterr().out
+    assert f"{9 * groups} evaluation rows of {groups} groups from rows.jsonl" in made
+    assert (told in made) == (groups < 10)
+    assert main(["check", "mine"]) == 0
+    assert told in capsys.readouterr().err.splitlines()[int(groups == 10)]
+
+
+@pytest.mark.parametrize("often", [1, 2, 3])
+def test_the_label_that_would_pass_most_rows_is_told(often: int, capsys: pytest.CaptureFixture[str]) -> None:
+    lines({"message": f"Ticket {i * 7919}", "reply": LABELS[max(0, i % (2 + often) - often)]} for i in range(240))
+    assert main(["new", "mine", "--from", "rows.jsonl"]) == 0
+    assert main(["check", "mine"]) == 0
+    _, held = rows_of("mine")
+    right = sum(r["reply"] == "billing" for r in held) / len(held)
+    assert f"always answering 'billing' would be right for {right:.0%} of the evaluation" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("one", "other", "same"), [("1", "1.0", True), ("01", "1", False), ("1.1", "1.10", False)])
+def test_numbers_are_one_label_where_they_are_one_whole_number(one: str, other: str, same: bool) -> None:
+    """Though 1.10 is a version of its own, and 01 a code."""
+    assert (folded(one) == folded(other)) == same
+    assert len(misspelt([("row 2", one), ("row 3", other)])) == int(same)
 
 
 def test_a_row_many_times_as_long_as_others_is_told(capsys: pytest.CaptureFixture[str]) -> None:
@@ -901,7 +1026,7 @@ def test_chats_of_one_turn_are_read(capsys: pytest.CaptureFixture[str]) -> None:
 def test_columns_are_told_by_repr_and_bytes_that_are_no_text_by_their_line(capsys: pytest.CaptureFixture[str]) -> None:
     Path("rows.csv").write_text("ticket , answer\na,b\n")
     assert main(["new", "mine", "--from", "rows.csv"]) == 2
-    assert "(there is 'ticket ', ' answer')" in capsys.readouterr().err
+    assert "(there is 'ticket', 'answer')" in capsys.readouterr().err
     Path("rows.csv").write_bytes(b"message,reply\na,b\nc,caf\xe9\n")
     assert main(["new", "mine", "--from", "rows.csv"]) == 2
     assert "rows.csv, line 3: cannot be read as UTF-8 text" in capsys.readouterr().err
@@ -982,7 +1107,7 @@ def test_first_rows_of_too_few_groups_are_told(capsys: pytest.CaptureFixture[str
     capsys.readouterr()
     main(["check", "mine"])
     assert "warning: profile=quick: " in (told := capsys.readouterr().err)
-    assert "train.jsonl: 128 rows hold too few groups to set a fifth of them apart for validation" in told
+    assert "train.jsonl: 128 rows of too few groups to set a fifth of them apart for validation" in told
 
 
 def test_what_a_field_is_of_few_values_is_told_by_its_size_and_no_more() -> None:
@@ -1071,7 +1196,9 @@ def test_a_group_written_in_two_ways_is_one(ways: tuple[str, str], capsys: pytes
     (line,) = (x for x in capsys.readouterr().err.splitlines() if x.startswith("mistake: "))
     shown = repr(stray) if stray.isascii() else ascii(stray)
     assert f"eval.jsonl, row 'x': group {shown} (1 row: row 'x') is {train[0]['group']!r} (4 rows: row '" in line
-    assert line.endswith("for case, spaces or Unicode form; write them alike, or rename one that is a group of its own")
+    assert line.endswith(
+        "for case, spaces, Unicode form or a .0; write them alike, or rename one that is a group of its own"
+    )
 
 
 def test_groups_written_in_two_ways_on_one_side_are_no_matter() -> None:

@@ -1,4 +1,4 @@
-"""When the evidence carries no choice: nothing was measured that could, or too few rows.
+"""When the evidence carries no choice: nothing was measured that could, too few rows, or one answer to all of them.
 
 A choice is not carried when it is likelier wrong than right in a way that matters: in fewer than 45% of the joint
 draws the chosen cell holds the limits and is within the margin (at least 5 points) of the highest quality. A cell that
@@ -16,8 +16,8 @@ from harness.decide.facts import Facts
 from harness.decide.odds import Draws
 from harness.decide.policy import OBJECTIVES, P95, QUALITY, Policy
 from harness.decide.rule import Judgement
-from harness.power import POWER, mcnemar_power, rows_needed
-from harness.rows import outside
+from harness.power import groups_needed, rows_needed
+from harness.rows import outside, texts
 from harness.types import RunRecord, Status
 from harness.wording import apart, number, plural, share, told
 
@@ -105,7 +105,7 @@ def too_few_rows(case: Case) -> tuple[str, str, str] | None:
         both = (kept[:, at] & kept[:, [case.place(best)]]).T
         shared = [[table.groups[n] for n in some.nonzero()[0]] for some in both if some.any()]
         groups, rows = max(((len(set(s)), len(s)) for s in shared), default=(m.n, m.n) if m else (0, 0))
-        if mcnemar_power(groups, 1.0, 1.0) < POWER:
+        if groups < groups_needed():
             return _too_few(groups, rows, f" on {suite}" if case.several else "", max(case.rule.margin, 0.01))
     return None
 
@@ -120,6 +120,29 @@ def _too_few(groups: int, rows: int, on: str, margin: float) -> tuple[str, str, 
         f"About {rows_needed(margin, 0.2):,} rows{', each a group of its own,' if grouped else ''} would show a "
         f"difference of {share(margin)}, if the cells differ on a fifth of them.",
     )
+
+
+def one_answer(case: Case, suites: Mapping[str, Sequence[RunRecord]], rows: Rows) -> tuple[str, str, str] | None:
+    """The sentences where the chosen cell, whose records, one a seed, stand by the suite judged, answers all rows of a
+    suite alike and is not always right with it; None where it does not, or where answers were not kept."""
+    for suite, seeds in suites.items():
+        said = [set(texts(rows.get(r.id, ()), "output")) for r in seeds]
+        alike = all(len(answers) == 1 and None not in answers for answers in said)
+        m = quality(seeds[0], case.rule)
+        if not alike or m is None or m.n < 2 or m.value == 1:
+            continue
+        chosen = case.found.chosen
+        assert chosen is not None
+        name, on = case.names[chosen.id], f" of {suite}" if case.several else ""
+        return (
+            f"No recommendation: the cell that the policy would choose, {name}, gives the same answer to all {m.n} "
+            f"rows{on}.",
+            f"With it “{primary(seeds[0], case.rule)}” is {share(m.value)}, which shows how common such a reply is, "
+            "and no skill.",
+            "More training rows or epochs (profile=standard), a larger model, or instructions that say when which "
+            "answer is right would tell more.",
+        )
+    return None
 
 
 def not_carried(case: Case, draws: Draws) -> tuple[str, str, str] | None:

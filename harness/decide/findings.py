@@ -71,8 +71,8 @@ class Flip:
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """A step of the usual way up, and where the team stands with it: `taken`, `next`, `not needed`, `not measured`, or
-    how a cell ended where none of it ended ok."""
+    """A step of the usual way up, and where the team stands with it: `taken`, `next`, `not needed`, `open` (measured,
+    and a gain neither shown nor ruled out), `not measured`, or how a cell ended where none of it ended ok."""
 
     name: str
     state: str
@@ -88,8 +88,8 @@ class Decision:
     `group` holds the cells that cannot be told apart from the chosen one, it included, simplest first, and
     `confidence` the share of joint draws in which the best is one of them. A recipe judged over several suites or
     seeds stands under the id of its first cell; `judged` has all cells that stand behind it. `notes` say what was not
-    counted, and how numbers were combined. Where rows were too few to carry a choice, `try_first` is the cell that the
-    rule would have chosen."""
+    counted, and how numbers were combined. Where the evidence carries no choice, `try_first` is the cell that the rule
+    would have chosen."""
 
     chosen: str | None
     sentences: tuple[str, str, str]

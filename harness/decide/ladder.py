@@ -5,19 +5,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from harness.decide.cells import UNQUANTIZED, Rows, compare, primary, quality
+from harness.decide.cells import UNQUANTIZED, Rows, compare, primary, quality, simplicity
+from harness.decide.evidence import PRACTICAL
 from harness.decide.findings import Rung
 from harness.decide.policy import Policy
 from harness.statistics import Paired
 from harness.types import RunRecord, Status, is_side
 from harness.wording import share, told
 
-TAKEN, NEXT, NOT_NEEDED, NOT_MEASURED = "taken", "next", "not needed", "not measured"
+TAKEN, NEXT, NOT_NEEDED, OPEN, NOT_MEASURED = "taken", "next", "not needed", "open", "not measured"
 Named = Mapping[str, str]
 
 
 STEPS = {"prompt": ("prompt_rag", "as_is"), "lora": ("lora", "lora_head"), "full": ("full_ft",)}  # and adaptations
 SHIP, TRY, BEST = "the one to ship", "the first to try", "the one of highest quality measured"
+EQUAL = "as good as any other measured"
 
 
 def ladder(
@@ -31,15 +33,17 @@ def ladder(
     ]  # fmt: skip
     if not ok:
         return ()
-    role = role if chosen else BEST
-    stand = chosen or max(ok, key=lambda r: m.value if (m := quality(r, policy)) else 0.0)
+    top = _quality(policy)
+    stand = chosen or min(ok, key=lambda r: (-top(r), *simplicity(r)))
+    if chosen is None:
+        role = BEST if all(top(r) < top(stand) for r in ok if r is not stand) else EQUAL
     kin = [r for r in records if (r.suite, r.model, r.seed) == (stand.suite, stand.model, stand.seed)]
     seeded = {r.adaptation for r in records if r.seed != stand.seed}  # elsewhere their names stand for all seeds
     names = {**names, **{r.id: f"{names[r.id]} (seed {r.seed} alone)" for r in kin if r.adaptation in seeded}}
     ids, bad = {r.id for r in kin}, [r for r in kin if r.status is not Status.OK and not is_side(r.id)]
     ok = [r for r in ok if r.id in ids]
     by = {kind: [r for r in ok if r.adaptation in adaptations] for kind, adaptations in STEPS.items()}
-    best = {kind: max(cells, key=_quality(policy)) for kind, cells in by.items() if cells}
+    best = {kind: max(cells, key=top) for kind, cells in by.items() if cells}
     of = f" of {stand.model}" if len({r.model for r in records}) > 1 else ""
 
     def versus(a: RunRecord, b: RunRecord) -> Paired | None:
@@ -47,12 +51,13 @@ def ladder(
 
     rungs = [
         _prompt(best, stand, policy, names, role),
-        _trained("LoRA", "lora", "prompt", best, stand, versus, names, bad, of),
+        _trained("LoRA", "lora", "prompt", best, stand, policy, versus, names, bad, of),
         _quantized(ok, stand, policy, versus, names, role, bad),
         _trained(
-            "Full fine-tuning", "full", "lora" if "lora" in best else "prompt", best, stand, versus, names, bad, of
+            "Full fine-tuning", "full", "lora" if "lora" in best else "prompt", best, stand, policy, versus, names, bad,
+            of,
         ),
-    ]
+    ]  # fmt: skip
     return tuple(_with_next(rungs, records, rows, policy, chosen, stand, names))
 
 
@@ -80,7 +85,7 @@ def _missing(name: str, tried: Iterable[RunRecord], names: Named, why: str) -> R
 
 
 def _trained(
-    name: str, kind: str, below: str, best: Mapping[str, RunRecord], stand: RunRecord,
+    name: str, kind: str, below: str, best: Mapping[str, RunRecord], stand: RunRecord, policy: Policy,
     versus: Callable[[RunRecord, RunRecord], Paired | None], names: Named, bad: Sequence[RunRecord], of: str,
 ) -> Rung:  # fmt: skip
     if kind not in best:
@@ -89,17 +94,25 @@ def _trained(
     mine = best[kind]
     standing = stand.adaptation in STEPS[kind]
     pair = versus(mine, best[below]) if below in best else None
+    state = TAKEN if standing else OPEN if _may_gain(pair, policy) else NOT_NEEDED
     if pair is None:
-        return Rung(name, TAKEN if standing else NOT_NEEDED, f"Measured as {names[mine.id]}, with nothing to compare.")
+        return Rung(name, state, f"Measured as {names[mine.id]}, with nothing to compare.")
     against = f"{names[mine.id]} against {names[best[below].id]}: {told(pair)}"
     if pair.low > 0:
         added = f"It is shown to add quality: {against}."
     elif pair.high < 0:
         added = f"It is shown to lose quality: {against}."
+    elif state == OPEN:
+        added = f"These rows leave open whether it adds quality: {against}."
     else:
         added = f"It is not shown to add quality: {against}."
     passed = kind == "lora" and stand.adaptation == "full_ft"
-    return Rung(name, TAKEN if standing or (passed and pair.low > 0) else NOT_NEEDED, added)
+    return Rung(name, TAKEN if passed and pair.low > 0 else state, added)
+
+
+def _may_gain(pair: Paired | None, policy: Policy) -> bool:
+    """Whether neither a gain is shown, nor one ruled out that would count."""
+    return pair is None or pair.low <= 0 < max(policy.margin, PRACTICAL) < pair.high
 
 
 def _quantized(
@@ -118,7 +131,8 @@ def _quantized(
     text = f"{names[mine.id]} against {names[whole.id]}: {told(pair)}" if pair and whole else names[mine.id]
     if stand in small:
         return Rung(name, TAKEN, f"The quantized cell is {role} ({text}).")
-    return Rung(name, NOT_NEEDED, f"Measured, and the unquantized cell is {role} ({text}).")
+    state = OPEN if role != SHIP and _may_gain(pair, policy) else NOT_NEEDED
+    return Rung(name, state, f"Measured, and the unquantized cell is {role} ({text}).")
 
 
 def _with_next(

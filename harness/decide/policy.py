@@ -60,7 +60,8 @@ def read_policy(values: Mapping[str, Json]) -> Policy:
         if key not in known
     ]
     if values.get("objective") not in tuple(OBJECTIVES):  # of any type
-        mistakes.append(f"policy {name}: objective {values.get('objective')!r}; choose {', '.join(OBJECTIVES)}")
+        given = f"objective {values['objective']!r}" if "objective" in values else "objective is missing"
+        mistakes.append(f"policy {name}: {given}; choose {', '.join(OBJECTIVES)}")
     for key, top, nullable in NUMBERS:
         value = values.get(key, 0.0)
         if not (_number(value) and 0 <= value <= top) and not (value is None and nullable):

@@ -12,7 +12,7 @@ from dataclasses import replace
 from harness.decide.case import Case, near
 from harness.decide.cells import Rows, quality
 from harness.decide.costs import GOODPUT, hosted_lines
-from harness.decide.evidence import no_choice, not_carried, not_shares, too_few_rows
+from harness.decide.evidence import no_choice, not_carried, not_shares, one_answer, too_few_rows
 from harness.decide.facts import Facts, gathered
 from harness.decide.findings import CostLine, Decision, Odds
 from harness.decide.flips import flips
@@ -80,15 +80,17 @@ def _decision(
     pairs = {c.id: case.pair(c) for c in near(case)}
     reasons |= reasons_of(case, pairs)
     chosen = found.chosen
-    if said := not_carried(case, draws):
-        reasons[chosen.id] = "The first to try, but the rows do not carry a choice."
+    kind = next(k for k in kinds if k.id == chosen.id)
+    suites = {s: [r for r in kind.of(s) if r.status is Status.OK] for s in weights}
+    alike = one_answer(case, suites, rows)
+    if said := alike or not_carried(case, draws):
+        why_not = "it gives the same answer to all rows" if alike else "the rows do not carry a choice"
+        reasons[chosen.id] = f"The first to try, but {why_not}."
         return replace(
             base, sentences=said, reasons=_for_all(reasons, kinds, names), best=found.best.id, try_first=chosen.id,
             odds=_zero(kinds) | chances, group=group, confidence=confidence,
             ladder=ladder(records, rows, rule, cells[chosen.id], names, TRY),
         )  # fmt: skip
-    kind = next(k for k in kinds if k.id == chosen.id)
-    suites = {s: [r for r in kind.of(s) if r.status is Status.OK] for s in weights}
     price = (cells[chosen.id].config.get("price") or {}).get("usd_per_hour")
     return replace(
         base,

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import isclose
 from pathlib import Path
@@ -17,11 +17,12 @@ from harness.errors import UserError
 from harness.measure.fidelity import fidelity
 from harness.prompt import load_prompter, render
 from harness.statistics import bootstrap, group_of, place, share_interval
-from harness.types import Completion, Component, Context, Json, Measurement, Session, SuiteData, plain
+from harness.types import Completion, Component, Context, Interval, Json, Measurement, Session, SuiteData, plain
 
 ROWS_FILE = "rows.jsonl"
 FEWSHOT_SEED = 1234  # lm-eval's own
 KEPT_FIELDS = ("id", "group", "case", "topic")
+ANSWER_SHOWN = 60  # characters
 
 
 def _language_model(
@@ -140,9 +141,10 @@ def measure(
     part: Sequence[float] | None = None,
 ) -> list[Measurement]:  # fmt: skip
     """Fidelity first, then the suite, or a `part` of its rows. Writes `rows.jsonl`, one object a row with prompt,
-    output and scores.
+    output, reference and scores.
 
-    Raises `BrokenArtifact` for a model that is not its parent any more, `UserError` for a part that holds no rows.
+    Raises `BrokenArtifact` for a model that is not its parent any more, `UserError` for a part that holds no rows and
+    for scorers that raise.
     """
     chosen = in_part(data.evaluation, part) if part else []
     if part and not chosen:
@@ -158,6 +160,7 @@ def measure(
     if rules.get_config("num_fewshot") is None:
         rules.set_config("num_fewshot", 0)
     rules.set_fewshot_seed(seed=FEWSHOT_SEED)
+    rules.process_results = _naming_rows(rules.process_results, data.folder)
     model = _language_model(session, folder, data, context, kept)
     results = evaluate(  # not `simple_evaluate`, which asks pip, git and the compiler for their versions each time
         model,
@@ -170,9 +173,9 @@ def measure(
     )
     samples = results["samples"][task]
     samples = [s for s in samples if s["filter"] == samples[0]["filter"]]
-    known = {row["id"]: row for row in data.evaluation}
     ordered = sorted(samples, key=lambda s: s["doc_id"])  # of a part, its place among all rows
-    rows = [_row(sample, *kept[at], known) for at, sample in enumerate(ordered)]
+    known = {row["id"]: row for row in data.evaluation}
+    rows = [_row(sample, *kept[at], known, data.reply_field) for at, sample in enumerate(ordered)]
     with (out / ROWS_FILE).open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     n = len(rows)
@@ -188,12 +191,29 @@ def measure(
     ]
 
 
+def _naming_rows(score: Callable[..., Any], folder: Path) -> Callable[..., Any]:
+    """A task's `process_results` that says on which row and answer it raised."""
+
+    def named(doc: Any, results: Any) -> Any:
+        try:
+            return score(doc, results)
+        except Exception as error:
+            answer = str(next(iter(results), ""))
+            raise UserError(
+                f"{folder}: its scorers raise {type(error).__name__}: {error} on row {doc.get('id')!r}, answered "
+                f"{answer[:ANSWER_SHOWN]!r}; mend them"
+            ) from error
+
+    return named
+
+
 def summarize(
     rows: Sequence[Mapping[str, Any]], aggregations: Mapping[str, Any], higher: Mapping[str, bool]
 ) -> list[Measurement]:
     """One measurement a score over the rows that have it (a class's recall stands on the rows of that class alone),
     with an interval clustered by group: what the task's own aggregation makes of them, which is most often the mean, of
-    log-likelihoods a perplexity, and of labels a macro-F1."""
+    log-likelihoods a perplexity, and of labels a macro-F1. Where rows drawn again never change that (a macro-F1 of 0)
+    they do not say how sure it is, and there is no interval."""
     found = []
     for name in dict.fromkeys(name for row in rows for name in row["scores"]):
         having = [row for row in rows if name in row["scores"]]
@@ -202,20 +222,25 @@ def summarize(
         aggregation = aggregations.get(name, fmean)
         value = float(aggregation(items))
         if all(isinstance(item, int | float) and 0 <= item <= 1 for item in items) and isclose(value, fmean(items)):
-            interval = share_interval(items, groups)
+            interval: Interval | None = share_interval(items, groups)
         else:
-            interval = bootstrap(items, aggregation, groups)
+            drawn = bootstrap(items, aggregation, groups)
+            interval = drawn if drawn.low < drawn.high else None
         better = "lower" if higher.get(name) is False else "higher"  # lm-eval has None for what it does not know
         unit = "share" if 0 <= value <= 1 else "points"
         found.append(Measurement(f"quality/{name}", value, unit, better, len(items), interval))
     return found
 
 
-def _row(sample: Mapping[str, Any], prompt: str, made: Completion, known: Mapping[str, Any]) -> dict[str, Json]:
+def _row(
+    sample: Mapping[str, Any], prompt: str, made: Completion, known: Mapping[str, Any], reply_field: str
+) -> dict[str, Json]:
+    """What is kept of a row. Its `reference` is known of the suite's own rows alone."""
     doc = sample["doc"]
     message = sample["arguments"][0][0]
     scores = {m: sample[m] for m in sample["metrics"]}
-    whole = json.dumps(known.get(str(doc.get("id")), doc), sort_keys=True, default=str)
+    own = known.get(str(doc.get("id")), {})
+    whole = json.dumps(own or doc, sort_keys=True, default=str)
     return {
         **{k: doc.get(k) for k in KEPT_FIELDS},
         "example_hash": hashlib.sha256(whole.encode()).hexdigest()[:16],  # the row itself, whatever prompt it is put in
@@ -224,6 +249,7 @@ def _row(sample: Mapping[str, Any], prompt: str, made: Completion, known: Mappin
         "message": message,
         "prompt": prompt,
         "output": made.text,
+        **({"reference": own[reply_field]} if isinstance(own.get(reply_field), str) else {}),
         "tokens": made.tokens,
         "finished": made.finished,
         "scores": plain(scores),

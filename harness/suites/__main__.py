@@ -17,6 +17,7 @@ from pathlib import Path
 from harness.errors import UserError
 from harness.suites.check import check
 from harness.suites.new import EVALUATION_SHARE, SYSTEM, new
+from harness.terminal import outlive_readers
 
 SHOWN = 20  # lines of one kind
 
@@ -30,6 +31,7 @@ def _told(lines: Sequence[str], prefix: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 for a mistake in the command or the suite."""
+    outlive_readers()
     parser = argparse.ArgumentParser(
         prog="python -m harness.suites", description="Make a suite of your own, or check one."
     )

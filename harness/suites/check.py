@@ -23,13 +23,17 @@ from harness.power import detectable_difference, rows_needed
 from harness.resources import resource
 from harness.statistics import group_of
 from harness.suite import VALIDATION_SHARE, load
-from harness.suites.shape import TO_FILL, are_labels, folded, misspelt, uneven, unlike
-from harness.types import Component, Json, SuiteData
+from harness.suites.shape import TO_FILL, are_labels, few_groups, folded, misspelt, uneven, unlearnt, unlike
+from harness.types import Component, Json, SuiteData, plain
+from harness.wording import plural
 
 CLAIM = 0.05  # a difference worth showing
 TYPICAL_DISAGREEMENT = 0.1
 ALL_BUT = 0.95  # of the rows with one reply: the others hardly count
 LONG, LONG_AT_LEAST = 10, 1_000  # times the median, and characters
+SOME = 3  # lines that say the same of different rows
+LOOKED_AT = 20  # rows whose scorers a grid tries with wrong replies
+TELLS_NOTHING = 0.9  # of the rows: a score that as many wrong replies pass
 DECIDES = (
     "the score that decides must be from 0 to 1, and more of it better; name another, or have scorers.py give its "
     "complement (1 - value) or its share of the most, and name that here and in metric_list"
@@ -89,8 +93,8 @@ def _less_is_better(folder: Path) -> dict[str, Path]:
 def faults_of_score(data: SuiteData, score: str, key: str, module: Any = None) -> list[str]:
     """Why a score, named by a key of the configuration, cannot decide: less of it is better, no evaluation row has it,
     it is no number a row, or one not from 0 to 1. Runs the suite's scorers (`module`, if they are loaded) on its
-    reference replies until one has the score; tasks that lm-eval brings along are left to it. Raises `UserError` for
-    scorers that cannot be run."""
+    reference replies until one has the score, and on wrong replies to a few rows; tasks that lm-eval brings along are
+    left to it. Raises `UserError` for scorers that cannot be run."""
     where = data.folder / "scorers.py"
     seen: dict[str, Any] = {}
     if data.evaluation and (file := _less_is_better(data.folder).get(score)):
@@ -100,19 +104,54 @@ def faults_of_score(data: SuiteData, score: str, key: str, module: Any = None) -
     module = module or scorers_of(data.folder)
     for row in data.evaluation:
         try:
-            seen |= module.process_results(dict(row), [row.get(data.reply_field) or ""])
+            seen |= plain(module.process_results(dict(row), [row.get(data.reply_field) or ""]))
         except (Exception, SystemExit) as error:
             return [f"{where}: raises {type(error).__name__}: {error} on row {row['id']!r}; mend it"]
         if score in seen:
             break
     numbers = [name for name, value in seen.items() if isinstance(value, int | float)]
     if score not in seen:
-        return [f"{key}={score}: no score of {data.name}; it has {', '.join(numbers)}"]
+        return [f"{key}={score}: no score of {data.name}; it has {', '.join(numbers) or 'none'}"]
     if score not in numbers:
-        return [f"{key}={score}: is no number a row, so cells cannot be paired; take {', '.join(numbers)}"]
+        other = f"take {', '.join(numbers)}" if numbers else f"mend {where}"
+        return [f"{key}={score}: is no number a row, so cells cannot be paired; {other}"]
     if not 0 <= seen[score] <= 1:
         return [f"{key}={score}: is {seen[score]:g} for the reference reply of row {row['id']!r}; {DECIDES}"]
-    return []
+    return _wrong_replies(data, module, score, data.evaluation[:LOOKED_AT])[0]
+
+
+def _wrong_replies(
+    data: SuiteData, module: Any, score: str, rows: Sequence[Mapping[str, Json]]
+) -> tuple[list[str], list[str]]:
+    """Mistakes and warnings of what the suite's scorers make of replies that are not the row's own, a line for each of
+    their kinds: models answer anything."""
+    where, passed, tried = data.folder / "scorers.py", Counter[str](), Counter[str]()
+    wrong: dict[str, str] = {}
+    said = [str(row.get(data.reply_field) or "") for row in rows]
+    bare = [normalised(reply) for reply in said]
+    for at, row in enumerate(rows):
+        others = (said[n] for n in (*range(at + 1, len(rows)), *range(at)) if bare[n] != bare[at])
+        kinds = {"an empty reply": "", "the reply 'x'": "x", "another row's reply": next(others, said[at])}
+        for kind, reply in kinds.items():
+            if normalised(reply) == bare[at]:
+                continue
+            told = f"on {kind} to row {row['id']!r}" + f" ({reply!r:.60})" * (kind == "another row's reply")
+            try:
+                value = plain(module.process_results(dict(row), [reply])).get(score)
+            except (Exception, SystemExit) as error:
+                wrong.setdefault(kind, f"{where}: raises {type(error).__name__}: {error} {told}; mend it")
+                continue
+            if not (isinstance(value, int | float) and 0 <= value <= 1):
+                wrong.setdefault(kind, f"{where}: {score} is {value!r} {told}; it must be a number from 0 to 1, "
+                                       "whatever is answered")  # fmt: skip
+            tried[kind] += 1
+            passed[kind] += value == 1
+    return list(wrong.values()), [
+        f"{where}: {kind} passes {score} on {passed[kind] / n:.0%} of {plural(n, 'row')}; such a score tells little of "
+        "whether an answer is right"
+        for kind, n in tried.items()
+        if passed[kind] >= TELLS_NOTHING * n
+    ]
 
 
 def _sides(data: SuiteData, suite: Component) -> list[tuple[Path, Sequence[Mapping[str, Json]]]]:
@@ -220,12 +259,15 @@ def faults_of_task(data: SuiteData, suite: Component) -> list[str]:
 def _too_few(data: SuiteData) -> list[str]:
     """Warnings of evaluation rows that show little; none where they are those of a task that lm-eval brings along."""
     n, groups, warnings = len(data.evaluation), len(set(map(group_of, data.evaluation))), []
-    least = detectable_difference(n, TYPICAL_DISAGREEMENT) if n else 0
+    if not n:
+        return []
+    if few := few_groups(data.evaluation):
+        return few
+    least = detectable_difference(n, TYPICAL_DISAGREEMENT)
     if least > CLAIM:
         enough = rows_needed(CLAIM, TYPICAL_DISAGREEMENT)
-        shown = f"only differences of {least:.0%} or more" if least < 1 else "no difference at all"
-        warnings.append(f"all {n} evaluation rows together likely show {shown} (if cells differ on a tenth of them); "
-                        f"{enough} would show {CLAIM:.0%}")  # fmt: skip
+        warnings.append(f"all {n} evaluation rows together likely show only differences of {least:.0%} or more (if "
+                        f"cells differ on a tenth of them); {enough} would show {CLAIM:.0%}")  # fmt: skip
     if groups < min(n, 20):
         warnings.append(f"the evaluation rows have only {groups} groups; intervals will be wide, since rows of a "
                         "group count as alike")  # fmt: skip
@@ -237,6 +279,14 @@ def _labels(data: SuiteData, suite: Component) -> list[str]:
     said = [(f"{file}, row {row['id']!r}", str(row.get(data.reply_field) or ""))
             for file, rows in _sides(data, suite) for row in rows]  # fmt: skip
     return misspelt(said) if are_labels(Counter(label for _, label in said)) else []
+
+
+def _unlearnt(data: SuiteData, suite: Component) -> list[str]:
+    """A warning for each label of evaluation rows that no training row has."""
+    (_, fit), (file, rows) = _sides(data, suite)
+    trained = Counter(str(row[data.reply_field]) for row in fit)
+    asked = [(f"{file}, row {row['id']!r}", str(row[data.reply_field])) for row in rows if row.get(data.reply_field)]
+    return unlearnt(trained, asked) if are_labels(trained + Counter(label for _, label in asked)) else []
 
 
 def _groups(data: SuiteData, suite: Component) -> list[str]:
@@ -301,23 +351,44 @@ def _long(data: SuiteData, suite: Component) -> list[str]:
         for field in (data.message_field, data.reply_field):
             sizes = [len(str(row.get(field, ""))) for row in rows]
             usual = statistics.median(sizes) if sizes else 0
-            found += [
+            found += _some([
                 f"{file}, row {row['id']!r}: its {field} has {size:,} characters, "
                 f"usual are {usual:,.0f}; such rows set memory and time: shorten it, or drop what is no real case"
                 for row, size in zip(rows, sizes, strict=True)
                 if size > max(LONG * usual, LONG_AT_LEAST)
-            ]
+            ])  # fmt: skip
     return found
+
+
+def _some(lines: Sequence[str]) -> list[str]:
+    """The first of many lines that say the same of different rows, and how many more there are."""
+    return [*lines[:SOME], *([f"... and {len(lines) - SOME} more such"] if len(lines) > SOME else [])]
+
+
+def _majority(data: SuiteData) -> list[str]:
+    """The label that most evaluation rows have, and how many it would pass: what a model has to beat."""
+    said = Counter(str(row.get(data.reply_field) or "") for row in (*data.train, *data.evaluation))
+    labels = Counter(str(row.get(data.reply_field) or "") for row in data.evaluation)
+    if not labels or not are_labels(said):
+        return []
+    (label, most), n = labels.most_common(1)[0], labels.total()
+    return [f"always answering {label!r} would be right for {most / n:.0%} of the evaluation rows"]
 
 
 def check(name: str) -> tuple[list[str], list[str], list[str]]:
     """Mistakes, warnings and facts of a suite."""
     suite = config_of(name)
     data = load(suite)
-    primary, where, mistakes = suite.params["primary"], data.folder, []
+    primary, where, mistakes, warnings = suite.params["primary"], data.folder, [], _too_few(data)
     if data.evaluation:
         module = scorers_of(where)
-        mistakes += faults_of_score(data, primary, "suite.primary", module) or _references(data, module, suite)
+        mistakes += faults_of_score(data, primary, "suite.primary", module)
+        if not mistakes:
+            wrong, doubts = _wrong_replies(data, module, primary, data.evaluation)
+            mistakes += [*_references(data, module, suite), *wrong]
+            warnings += doubts
+        if not hasattr(module, "check"):  # which tells it of the labels that `new` makes
+            warnings += _unlearnt(data, suite)
     mistakes += [
         *faults_of_guide(data, suite),
         *_labels(data, suite),
@@ -333,16 +404,19 @@ def check(name: str) -> tuple[list[str], list[str], list[str]]:
             else f"{held}, row {o.row!r}: same {'text' if o.kind == 'exact' else 'group'} as {o.source} row "
             f"{o.other!r}; remove one, or set leakage=drop"
         )
-    warnings = [*_too_few(data), *_lopsided(data), *_long(data, suite), *_repeated(data, suite), *_heads(data, suite)]
+    warnings += [*_lopsided(data), *_long(data, suite), *_repeated(data, suite), *_heads(data, suite)]
     card = where / "card.md"
     if not card.is_file() or "TO FILL" in card.read_text(encoding="utf-8", errors="replace"):
         warnings.append(f"{card}: not filled in; say what is measured and how the rows were made")
     elif not rows_licence(where):
         warnings.append(f"{card}: states no licence of the rows; write one under a heading 'Licence'")
     alike = near(data.evaluation, every, data.knowledge, data.message_field, data.told)
-    warnings += [f"{held}, row {o.row!r}: {o.similarity:.0%} like "
-                 + (o.other if o.source == INSTRUCTIONS else f"{o.source} row {o.other!r}")
-                 + ", or a part of it; remove one where it gives the other away" for o in alike]  # fmt: skip
+    for source in dict.fromkeys(o.source for o in alike):
+        warnings += _some([
+            f"{held}, row {o.row!r}: {o.similarity:.0%} like "
+            + (o.other if source == INSTRUCTIONS else f"{source} row {o.other!r}")
+            + ", or a part of it; remove one where it gives the other away" for o in alike if o.source == source
+        ])  # fmt: skip
     asked = (
         f"{len(data.evaluation)} evaluation rows in {len(set(map(group_of, data.evaluation)))} groups"
         if data.evaluation
@@ -350,6 +424,7 @@ def check(name: str) -> tuple[list[str], list[str], list[str]]:
     )
     facts = [
         f"{len(data.train)} training, {len(data.validation)} validation and {asked}, {len(data.knowledge)} articles; "
-        f"deciding score {primary}"
+        f"deciding score {primary}",
+        *_majority(data),
     ]
     return mistakes, warnings, facts

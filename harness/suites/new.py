@@ -22,7 +22,8 @@ from harness.leakage import normalised
 from harness.ledger import write_text
 from harness.resources import resource
 from harness.suite import VALIDATION_SHARE, hashed, json_lines, parted
-from harness.suites.shape import TO_FILL, are_labels, folded, misspelt, uneven, unlearnt
+from harness.suites.shape import TO_FILL, are_labels, few_groups, folded, misspelt, uneven, unlearnt
+from harness.wording import plural
 
 EVALUATION_SHARE = 0.3
 MARKS = {".csv": ",", ".tsv": "\t"}
@@ -140,8 +141,8 @@ def _table(path: Path, text: str, mark: str) -> list[tuple[str, dict[str, Any]]]
             where = f"{path}, row {number}" + (f" (line {line})" if line != number else "")
             line = reader.line_num + 1
             if not header:
-                header = cells
-                if twice := [c for c, n in Counter(header).items() if c.strip() and n > 1]:
+                header = [cell.strip() for cell in cells]
+                if twice := [c for c, n in Counter(header).items() if c and n > 1]:
                     raise UserError([f"{where}: column {c!r} stands twice; rename or delete one" for c in twice])
             elif cells:
                 more = {None: cells[len(header) :]} if len(cells) > len(header) else {}
@@ -186,12 +187,14 @@ def shaped(rows: Sequence[tuple[str, dict[str, Any]]], source: Path, names: Mapp
     """Rows as suites hold them: id, group, case where there is one, message, reply. `names` says which column is what.
 
     Without a group column, rows of the same message are one group. A reply that is an object becomes JSON. Raises
-    `UserError` with a line a mistake: columns that are not there, empty cells, ids given twice, one message with
-    several replies. Messages that are one but for case and marks are of one group, and so are groups that are one but
-    for case, spaces and Unicode form.
+    `UserError` with a line a mistake: columns that are not there or named for two things, empty cells, ids given twice,
+    one message with several replies. Messages that are one but for case and marks are of one group, and so are groups
+    that are one but for how they are written (`folded`).
     """
     if not rows:
         raise UserError(f"{source}: no rows; a suite needs some hundred")
+    if names["message"] == names["reply"]:
+        raise UserError(f"--message and --reply both name the column {names['reply']!r}; give each its own")
     columns = list(dict.fromkeys(c for _, row in rows for c in row if c is not None))
     absent = [
         f"{source}: no column {name!r}; name the one that holds the {what} with --{what} (there is "
@@ -212,7 +215,9 @@ def shaped(rows: Sequence[tuple[str, dict[str, Any]]], source: Path, names: Mapp
         if isinstance(row.get(names["message"]), list | dict):
             mistakes.append(f"{where}: message is a list or an object; give one text a row")
         for k, v in (("message", message), ("reply", reply)):
-            if not v:
+            if names[k] not in row:
+                mistakes.append(f"{where}: has no {names[k]!r}; fill it in or delete the row")
+            elif not v:
                 mistakes.append(f"{where}: {k} is empty; fill it in or delete the row")
         if names["group"] in columns and not _text(row.get(names["group"])):
             mistakes.append(f"{where}: group is empty; fill it in, or leave the column out")
@@ -298,9 +303,11 @@ def new(name: str, source: Path, names: Mapping[str, str], share: float, system:
     places = [where for where, _ in table]
     if kind == "labels" and (wrong := misspelt([(w, r["reply"]) for w, r in zip(places, every, strict=True)])):
         raise UserError(wrong)
+    if kind == "structured" and (wrong := _no_numbers(places, every)):
+        raise UserError(wrong)
     due = (1 - share) * (1 - VALIDATION_SHARE), (1 - share) * VALIDATION_SHARE, share
     parts = {"training": fit, "validation": validation, "evaluation": held}
-    doubts = [*uneven(parts, dict(zip(parts, due, strict=True))), *_twins(places, every)]
+    doubts = [*few_groups(held), *uneven(parts, dict(zip(parts, due, strict=True))), *_twins(places, every)]
     if kind == "labels":
         ids, asked = {r["id"] for r in held}, zip(places, every, strict=True)
         doubts += unlearnt({r["reply"] for r in train}, [(w, r["reply"]) for w, r in asked if r["id"] in ids])
@@ -321,7 +328,8 @@ def new(name: str, source: Path, names: Mapping[str, str], share: float, system:
         for s in SCORES[kind]
     ]
     card = (resource("suites") / "_template/card.md").read_text(encoding="utf-8")
-    counts = f"{len(train)} training and {len(held)} evaluation rows from {source.name}, split by group."
+    of = f"{len(held)} evaluation rows of {plural(len({r['group'] for r in held}), 'group')}"
+    counts = f"{len(train)} training and {of} from {source.name}, split by group."
     told = "\n".join(f"- `{s}`: {what}" for s, what in SCORES[kind].items())
     files = {
         folder / "train.jsonl": _jsonl(train), folder / "eval.jsonl": _jsonl(held),
@@ -338,6 +346,7 @@ def new(name: str, source: Path, names: Mapping[str, str], share: float, system:
     }  # fmt: skip
     for path, text in files.items():
         write_text(path, text)
+    different = "one reply alone" if len(replies) == 1 else f"{len(replies)} different replies"
     room = f"max_new_tokens: {tokens} in {config}: "
     if needed > tokens:
         room += f"the most that is set; the longest reply (row {longest['id']!r}) may need {needed}: raise it if so"
@@ -346,7 +355,7 @@ def new(name: str, source: Path, names: Mapping[str, str], share: float, system:
         room += "of that: lower it for speed"
     return [
         f"{folder}: {counts}" + (f" {repeated} that repeat a message were left out." if repeated else ""),
-        f"scores: {', '.join(SCORES[kind])} ({kind}; {len(replies)} different replies); scorers.py holds them",
+        f"scores: {', '.join(SCORES[kind])} ({kind}; {different}); scorers.py holds them",
         room,
         *(f"warning: {doubt}" for doubt in doubts),
         f"next: write {folder / 'instructions.md'} and {folder / 'card.md'}, then",
@@ -364,6 +373,16 @@ def _is_json(reply: str) -> bool:
         return isinstance(parse(reply), dict | list)
     except ValueError:
         return False
+
+
+def _no_numbers(places: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each row whose reply, of JSON, holds NaN or Infinity, which Python alone reads."""
+    told = []
+    for where, row in zip(places, rows, strict=True):
+        found: list[str] = []
+        json.loads(row["reply"], parse_constant=found.append)
+        told += [f"{where}: reply holds {name}, which is no JSON; write null or a number" for name in found[:1]]
+    return told
 
 
 def _twins(places: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from harness.power import groups_needed
 from harness.statistics import group_of
+from harness.wording import plural
 
 LABELS_AT_MOST, LABEL_LENGTH = 40, 40  # more or longer replies are texts
 NAMED = 5  # rows of a label
@@ -16,6 +19,7 @@ TO_FILL = "TO FILL:"  # what `new` leaves to be written begins so
 LARGE = 0.1  # of all rows: a group above it can make parts uneven
 KINDS_AT_MOST = 20  # values of a field that sorts rows; more are texts
 BY_CHANCE = 1e-6  # rarer than this, the first rows are not like the others
+GRID = 14  # comparisons of a grid of 15 cells with its first, which are corrected for
 
 
 def are_labels(replies: Counter[str]) -> bool:
@@ -25,8 +29,9 @@ def are_labels(replies: Counter[str]) -> bool:
 
 
 def folded(label: str) -> str:
-    """A label without case, spaces and Unicode form."""
-    return "".join(unicodedata.normalize("NFC", label).casefold().split())
+    """A label without case, spaces, Unicode form and the zeros of a whole number: 1.0 is 1."""
+    bare = "".join(unicodedata.normalize("NFC", label).casefold().split())
+    return re.sub(r"^([+-]?\d+)\.0+$", r"\1", bare)
 
 
 def _shown(label: str) -> str:
@@ -34,7 +39,7 @@ def _shown(label: str) -> str:
 
 
 def misspelt(labels: Sequence[tuple[str, str]], what: str = "label") -> list[str]:
-    """A line for each label that is another, more frequent one but for case, spaces or Unicode form: it would be a
+    """A line for each label that is another, more frequent one but for how it is written (`folded`): it would be a
     class of its own, and what scorers forgive would leave two. Labels, or groups, of which the same is said, are given
     with where their rows stand."""
     rows: dict[str, list[str]] = {}
@@ -45,7 +50,8 @@ def misspelt(labels: Sequence[tuple[str, str]], what: str = "label") -> list[str
         usual.setdefault(folded(label), label)
     return [
         f"{places[0]}: {what} {_shown(label)} ({_counted(places)}) is {_shown(other)} ({_counted(rows[other])}) but "
-        f"for case, spaces or Unicode form; write them alike, or rename one that is a {OF_ITS_OWN[what]} of its own"
+        f"for case, spaces, Unicode form or a .0; write them alike, or rename one that is a {OF_ITS_OWN[what]} of its "
+        "own"
         for label, places in rows.items()
         if (other := usual[folded(label)]) != label
     ]
@@ -54,7 +60,7 @@ def misspelt(labels: Sequence[tuple[str, str]], what: str = "label") -> list[str
 def _counted(places: Sequence[str]) -> str:
     """How many rows, and which: "3 rows: row 2, row 5, row 9"."""
     named = ", ".join(place.rpartition(", ")[2] for place in places[:NAMED])
-    return f"{len(places)} row{'s' if len(places) > 1 else ''}: {named}{', ...' if len(places) > NAMED else ''}"
+    return f"{plural(len(places), 'row')}: {named}{', ...' if len(places) > NAMED else ''}"
 
 
 def unlearnt(trained: Collection[str], asked: Sequence[tuple[str, str]]) -> list[str]:
@@ -64,11 +70,23 @@ def unlearnt(trained: Collection[str], asked: Sequence[tuple[str, str]]) -> list
     for where, label in asked:
         rows.setdefault(label, []).append(where)
     return [
-        f"{places[0]}: label {_shown(label)} ({_counted(places)}) stands in no training row, as all of its groups are "
-        "evaluated; add rows of it in other groups, or leave these out"
+        f"{places[0]}: label {_shown(label)} ({_counted(places)}) stands in no training row; add rows of it in groups "
+        "that are not evaluated, or leave these out"
         for label, places in rows.items()
         if label not in trained
     ]
+
+
+def few_groups(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is said of evaluation rows of so few groups that nothing can be shown, or not in a whole grid. Rows without
+    a group are groups of their own."""
+    groups, one, grid = len(set(map(group_of, rows))), groups_needed(), groups_needed(0.05 / GRID)
+    if not rows or groups >= grid:
+        return []
+    what = plural(len(rows), "evaluation row") + (f" of {plural(groups, 'group')}" if groups < len(rows) else "")
+    shown = "no difference at all can be shown" if groups < one else "two cells can be compared, all of a grid cannot"
+    needed = f"at least {one} groups are needed to compare two cells, {grid} to compare all of a grid of {GRID + 1}"
+    return [f"{what}: {shown}; {needed}"]
 
 
 def uneven(parts: Mapping[str, Sequence[Mapping[str, Any]]], due: Mapping[str, float]) -> list[str]:
