@@ -18,12 +18,16 @@ from harness import ledger
 from harness.decide import Policy, Rows, decide, not_shares, policy_of, primary, quality, read_policy
 from harness.errors import UserError
 from harness.statistics import Paired, group_of, holm, paired, quantile_ratio
-from harness.types import Interval, Json, Measurement, RunRecord, Status, canonical, is_side, plain
+from harness.types import Interval, Json, Measurement, RunRecord, Status, StepKind, canonical, is_side, plain
 from harness.wording import labels
 
 Row = Mapping[str, Any]
 Ratio = tuple[str, Measurement, Measurement, float, Interval | None]
+SAME = "the same measurement"  # a verdict: one step of the store stands in both runs
 SHOWN_P = 0.05
+SHOWN_CELLS = 3  # named of a difference that only some cells have
+GROUPS = ("model", "adaptation", "quantization", "suite", "engine", "measure")  # of the configuration, in its order
+TIMING = ("output_tokens", "batch_size", "batch_tokens")  # knobs of `measure.latency` that times follow from
 TIMED = (
     ("ttft_ms", 0.5, "First token p50"), ("itl_ms", 0.5, "Between tokens p50"),
     ("e2e_ms", 0.5, "Whole answer p50"), ("e2e_ms", 0.95, "Whole answer p95"),
@@ -38,6 +42,7 @@ SIZED = (
     ("cost_usd_per_1000", "Cost per 1,000, full batches", (SPEED, COST, QUALITY)),
     ("output_tokens/mean", "Answer length", (QUALITY,)),
 )  # fmt: skip
+TIMES = {title for *_, title in TIMED} | {t for _, t, on in SIZED if SPEED in on and COST not in on}  # of one step
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,28 +66,34 @@ class Run:
 @dataclass(frozen=True, slots=True)
 class Difference:
     """A field in which a run differs from the first. `effect` is what follows: such runs are `refused`, speed, cost or
-    quality is left out, or it is only `told`."""
+    quality is left out, or it is only `told`. `cells` are named where not all that are compared differ so."""
 
     field: str
     run: str
     was: str
     now: str
     effect: str
+    cells: tuple[str, ...] = ()
 
     @property
     def told(self) -> str:
         """The difference in words."""
-        return f"{self.field}: {self.was} in the first run, {self.now} in {self.run}"
+        more = len(self.cells) - SHOWN_CELLS
+        some = ", ".join(self.cells[:SHOWN_CELLS]) + (f" and {more} more" if more > 0 else "")
+        return f"{self.field}: {self.was} in the first run, {self.now} in {self.run}" + (f" ({some})" if some else "")
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A cell in a later run against the same cell in the first. `pair` is None where there are no scored rows in both;
-    `prompts` is how many rows were asked in other words; `ratios` are (title, then, now, ratio, its interval), `flips`
-    (the row then, the row now, what its score gained), lost ones first."""
+    """A cell in a later run against the first run's, `first`: the same one, or the one of each. `same` are the steps
+    that are one and the same measurement in both (`quality`, `latency`). `pair` is None where there are no scored rows
+    in both; `prompts` is how many rows were asked in other words; `ratios` are (title, then, now, ratio, its interval),
+    `flips` (the row then, the row now, what its score gained), lost ones first."""
 
     cell: str
+    first: str
     run: str
+    same: tuple[str, ...]
     pair: Paired | None
     p_holm: float
     prompts: int
@@ -94,6 +105,8 @@ class Change:
         """What the rows show."""
         if self.pair is None:
             return "not compared"
+        if StepKind.QUALITY in self.same:
+            return SAME
         if self.p_holm >= SHOWN_P:
             return "not told apart"
         return "better" if self.pair.delta > 0 else "worse"
@@ -132,23 +145,55 @@ def rows_digest(record: RunRecord, rows: Sequence[Row]) -> str:
     return f"of ids and messages {hashlib.sha256(text).hexdigest()[:16]}" if asked else ""
 
 
+def _said(value: Json) -> str:
+    """A knob's value, where 1 and 1.0 are one number."""
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
+
+
 def timing(record: RunRecord) -> str:
     """The knobs that a latency follows from."""
     knobs: Mapping[str, Json] = record.config.get("measure", {}).get("params", {}).get("latency", {})
-    named = ("output_tokens", "batch_size", "batch_tokens")
-    return ", ".join(f"{k} {knobs[k]}" for k in named if k in knobs)
+    return ", ".join(f"{k} {knobs[k]}" for k in TIMING if k in knobs)
 
 
 def price_of(record: RunRecord) -> str:
     """The prices that a cost follows from."""
     price: Mapping[str, Json] = record.config.get("price") or {}
-    return ", ".join(f"{k} {price[k]}" for k in ("usd_per_hour", "volume_requests", "utilization") if k in price)
+    return ", ".join(f"{k} {_said(price[k])}" for k in ("usd_per_hour", "volume_requests", "utilization") if k in price)
+
+
+def matched(first: Run, later: Run) -> list[tuple[str, str]]:
+    """The cells that are compared, by their ids in both runs: the same ones, or the one with the other where each run
+    has one."""
+    if len(first.records) == len(later.records) == 1 and not (first.pending or later.pending):
+        return list(zip(first.records, later.records, strict=True))
+    return [(i, i) for i in first.records if i in later.records]
+
+
+def _both_ok(first: Run, later: Run) -> list[tuple[RunRecord, RunRecord]]:
+    return [(first.ok[a], later.ok[b]) for a, b in matched(first, later) if a in first.ok and b in later.ok]
+
+
+def _knobs(values: Mapping[str, Json], above: str) -> dict[str, str]:
+    """The knobs of a part of the configuration by their dotted names."""
+    found: dict[str, str] = {}
+    for key, value in values.items():
+        name = f"{above}.{key}"
+        found |= _knobs(value, name) if isinstance(value, Mapping) else {name: _said(value)}
+    return found
+
+
+def _config(config: Mapping[str, Json]) -> dict[str, str]:
+    """What was chosen in each group and its knobs, but for those that `timing` tells."""
+    found = {g: str(config.get(g, {}).get("name")) for g in GROUPS}
+    for group in GROUPS:
+        found |= _knobs(config.get(group, {}).get("params", {}), group)
+    return {k: v for k, v in found.items() if k not in [f"measure.latency.{t}" for t in TIMING]}
 
 
 def _fields(record: RunRecord, policy: Policy) -> dict[str, tuple[str, str]]:
     """What a comparison depends on: field -> (value, what follows when it differs)."""
-    env, config = record.environment, record.config
-    engine = config.get("engine", {})
+    env = record.environment
     versions: Mapping[str, str] = env.get("versions", {})
     return {
         "suite": (record.suite, REFUSED),
@@ -157,33 +202,43 @@ def _fields(record: RunRecord, policy: Policy) -> dict[str, tuple[str, str]]:
         "hardware": (str(env.get("hardware")), SPEED),
         "timed requests": (timing(record), SPEED),
         "price": (price_of(record), COST),
-        **{f"policy.{key}": (str(value), TOLD) for key, value in plain(policy).items()},
+        **{f"policy.{key}": (_said(value), TOLD) for key, value in plain(policy).items()},
         "dtype": (str(env.get("dtype")), TOLD),
-        "engine": (f"{engine.get('name')} {canonical(engine.get('params', {}))}", TOLD),
         "profile": (record.profile, TOLD),
+        "seed": (str(record.seed), TOLD),
+        **{name: (value, TOLD) for name, value in _config(record.config).items() if name != "suite"},
         **{f"{name}": (version, TOLD) for name, version in versions.items()},
     }
 
 
 def differences(first: Run, later: Run) -> list[Difference]:
     """Every field in which cells of both runs differ, each once."""
-    found: dict[Difference, None] = {}
-    for i in [i for i in first.ok if i in later.ok]:
-        was, now = _fields(first.ok[i], first.policy), _fields(later.ok[i], later.policy)
+    found: dict[Difference, list[str]] = {}
+    both, names = _both_ok(first, later), labels(first.records)
+
+    def differs(record: RunRecord, name: str, a: str, b: str, effect: str) -> None:
+        found.setdefault(Difference(name, later.name, a, b, effect), []).append(names[record.id])
+
+    for one, other in both:
+        was, now = _fields(one, first.policy), _fields(other, later.policy)
+        replaced = {g for g in GROUPS if g in was and was[g] != now[g]}  # another choice, whose knobs are its own
         for name in dict.fromkeys([*was, *now]):
             (a, effect), (b, _) = was.get(name, ("none", TOLD)), now.get(name, ("none", TOLD))
-            if a != b:
-                found[Difference(name, later.name, a, b, effect)] = None
-        a, b = rows_digest(first.ok[i], first.rows[i]), rows_digest(later.ok[i], later.rows[i])
+            if a != b and (name in replaced or name.partition(".")[0] not in replaced):
+                differs(one, name, a, b, effect)
+        a, b = (r.digest_of("adapt", "data") for r in (one, other))
+        if a and b and a != b:
+            differs(one, "training rows, articles and instructions", f"digest {a}", f"digest {b}", TOLD)
+        a, b = rows_digest(one, first.rows[one.id]), rows_digest(other, later.rows[other.id])
         if a and b and a.startswith("of") != b.startswith("of"):  # one is of a version that kept no digest
-            bare = [replace(r, steps={}) for r in (first.ok[i], later.ok[i])]
-            a, b = rows_digest(bare[0], first.rows[i]), rows_digest(bare[1], later.rows[i])
+            bare = [replace(r, steps={}) for r in (one, other)]
+            a, b = rows_digest(bare[0], first.rows[one.id]), rows_digest(bare[1], later.rows[other.id])
         if not a or not b:
             was_known, now_known = ("known" if d else "unknown, as none were kept" for d in (a, b))
-            found[Difference("evaluation rows", later.name, was_known, now_known, QUALITY)] = None
+            differs(one, "evaluation rows", was_known, now_known, QUALITY)
         elif a != b:
-            found[Difference("evaluation rows", later.name, f"digest {a}", f"digest {b}", REFUSED)] = None
-    return list(found)
+            differs(one, "evaluation rows", f"digest {a}", f"digest {b}", REFUSED)
+    return [replace(d, cells=() if len(cells) == len(both) else tuple(cells)) for d, cells in found.items()]
 
 
 def comparable(runs: Sequence[Run], anyway: bool) -> list[Difference]:
@@ -192,8 +247,10 @@ def comparable(runs: Sequence[Run], anyway: bool) -> list[Difference]:
     found: list[Difference] = []
     mistakes = []
     for run in others:
-        if not set(first.records) & set(run.records):
-            mistakes.append(f"{run.folder}: no cell of {first.folder} is in it; compare runs of one sweep")
+        if not matched(first, run):
+            mistakes.append(
+                f"{run.folder}: no cell of {first.folder} is in it; compare runs of one sweep, or of one cell each"
+            )
         found += differences(first, run)
     mistakes += [f"{d.told}; such runs cannot be compared" for d in found if d.effect == REFUSED]
     judged = [(primary(r, first.policy), quality(r, first.policy)) for r in first.ok.values()]
@@ -233,6 +290,15 @@ def _flips(was: Mapping[str, Row], now: Mapping[str, Row], score: str) -> list[t
     return [(was[i], now[i], d) for d, i in sorted(moved) if d]
 
 
+def _same(a: RunRecord, b: RunRecord) -> tuple[str, ...]:
+    """The kinds of measurement that are the very same steps of a store in both records, all rounds of them."""
+
+    def keys(r: RunRecord, kind: str) -> list[Json]:
+        return [step.get("key") for name, step in r.steps.items() if name.partition(" ")[0] == kind]
+
+    return tuple(k for k in (StepKind.QUALITY, StepKind.LATENCY) if all(keys(a, k)) and keys(a, k) == keys(b, k) != [])
+
+
 def _ratios(a: RunRecord, b: RunRecord, out: set[str]) -> list[Ratio]:
     """What `b` takes against `a`, but for what is left out."""
     found: list[Ratio] = []
@@ -250,22 +316,21 @@ def _ratios(a: RunRecord, b: RunRecord, out: set[str]) -> list[Ratio]:
 
 
 def changes(runs: Sequence[Run], found: Sequence[Difference]) -> list[Change]:
-    """Every cell that ended ok in the first run and in a later one, Holm-corrected over all of them."""
+    """Every cell that ended ok in the first run and in a later one, Holm-corrected over all of them that were measured
+    twice."""
     first, *others = runs
     made = []
     for run in others:
         out = {d.effect for d in found if d.run == run.name}
-        for i, r in first.ok.items():
-            if i not in run.ok:
-                continue
-            score = primary(r, first.policy)
-            was, now = _scored(first.rows[i], score), _scored(run.rows[i], score)
+        for a, b in _both_ok(first, run):
+            score = primary(a, first.policy)
+            was, now = _scored(first.rows[a.id], score), _scored(run.rows[b.id], score)
             other = sum(was[k].get("prompt_hash") != now[k].get("prompt_hash") for k in was if k in now)
             made.append(
-                Change(i, run.name, _pair(was, now, score), 1.0, other, tuple(_ratios(r, run.ok[i], out)),
-                       tuple(_flips(was, now, score)))
+                Change(b.id, a.id, run.name, _same(a, b), _pair(was, now, score), 1.0, other,
+                       tuple(_ratios(a, b, out)), tuple(_flips(was, now, score)))
             )  # fmt: skip
-    adjusted = holm({str(n): c.pair.p for n, c in enumerate(made) if c.pair})
+    adjusted = holm({str(n): c.pair.p for n, c in enumerate(made) if c.pair and StepKind.QUALITY not in c.same})
     return [replace(c, p_holm=adjusted.get(str(n), 1.0)) for n, c in enumerate(made)]
 
 

@@ -100,6 +100,8 @@
     const form = byId("policy");
     if (!form || !data.choosing) return;
     const { facts, policy } = data.choosing;
+    const first = data.carried ? "chosen" : "first by the numbers";
+    const order = [first, "highest quality", "good enough", "not shown to be good enough", "breaks a limit"];
     const usual = data.choosing.usd_per_hour;
     const field = (name) => byId(`knob-${name}`);
     const name = (id) => data.names[id] || id;
@@ -137,7 +139,7 @@
       said("volume", short(own.volume_requests));
       said("floor", own.min_quality === null ? "none" : `${short(100 * own.min_quality)}%`);
       said("margin", `${short(100 * own.margin)} points`);
-      const chosen = found.chosen;
+      const chosen = found.best && found.best.quality ? found.chosen : null;
       // Rounded up, so that what is shown can be typed as a limit and the cell holds it.
       const p95 = (c) => `${wording.above(c.p95_ms, wording.digits(c.p95_ms))} ms`;
       const cost = (c) => (c.cost ? decisionRule.usd(c.cost, found.volume, hourly) : null);
@@ -145,19 +147,18 @@
         ? `${name(chosen.id)}: quality ${wording.share(chosen.quality)}` +
           (chosen.p95_ms === null ? "" : `, p95 ${p95(chosen)}`) +
           (chosen.cost ? `, ${wording.usd(cost(chosen))} per 1,000 requests` : "")
-        : "No cell holds these limits.";
+        : found.best ? "No cell within these limits got a row right." : "No cell holds these limits.";
       byId("choice").dataset.cell = chosen ? chosen.id : "";
       const why = (c) => {
-        if (c === chosen) return "chosen";
+        if (c === chosen) return first;
         if (!found.holding.includes(c)) return "breaks a limit";
         if (!found.good.includes(c)) return "not shown to be good enough";
         return c === found.best ? "highest quality" : "good enough";
       };
-      const order = { chosen: 0, "highest quality": 1, "good enough": 2, "not shown to be good enough": 3,
-        "breaks a limit": 4 };
-      const lines = facts.candidates.map((c) => [c, why(c)]).sort((a, b) => order[a[1]] - order[b[1]]);
+      const lines = facts.candidates.map((c) => [c, why(c)])
+        .sort((a, b) => order.indexOf(a[1]) - order.indexOf(b[1]));
       byId("choice-cells").replaceChildren(...lines.slice(0, PAGE).map(([c, said]) => make("tr",
-        c === chosen ? { class: "picked" } : {}, make("th", { scope: "row" }, name(c.id)),
+        c === chosen && data.carried ? { class: "picked" } : {}, make("th", { scope: "row" }, name(c.id)),
         make("td", { class: "text" }, said), make("td", {}, wording.share(c.quality)),
         make("td", {}, c.p95_ms === null ? "–" : p95(c)),
         make("td", {}, c.memory_bytes === null ? "–" : `${wording.above(c.memory_bytes / 1e6, 0)} MB`),
@@ -216,6 +217,8 @@
       byId("row-before").disabled = place === 0;
       byId("row-after").disabled = place >= found.length - 1;
       const row = found[place], box = byId("row-answers");
+      byId("row-expected").textContent = row ? row.expected : "";
+      byId("row-reply").hidden = !row || !row.expected;
       if (!row) { box.replaceChildren(); byId("row-prompt").textContent = ""; byId("row-id").textContent = ""; return; }
       byId("row-id").textContent = row.case ? `${row.id} · ${row.case}` : row.id;
       byId("row-prompt").textContent = row.prompt;

@@ -17,6 +17,7 @@ from harness.check import fresh, outputs, rules, subject
 from harness.check.__main__ import _parser, main
 from harness.check.judge import Looks, judge, matched
 from harness.check.trial import Verdict
+from harness.errors import UserError
 from harness.overrides import misspelt
 from harness.statistics import place
 from harness.types import Measurement, RunRecord, Status
@@ -540,6 +541,19 @@ def test_mistakes_are_told(
     given = [{"RUN": str(tmp_path / "first"), "BASE": str(baseline)}.get(a, a) for a in arguments]
     assert main(given) == 2
     assert words in told(capsys)
+
+
+def test_rules_of_ones_own_need_only_what_differs(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("quality: {margin: 0.1}\nmemory: {blocks: false}\n", encoding="utf-8")
+    usual, own = rules.load("default"), rules.load(str(mine), ["alpha=0.1"])
+    assert own == replace(
+        usual, name="mine", alpha=0.1, quality=replace(usual.quality, margin=0.1),
+        memory=replace(usual.memory, blocks=False),
+    )  # fmt: skip
+    mine.write_text("memory: null\nalpah: 0.1\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"unknown key alpah(.|\n)*memory is None; give its keys"):
+        rules.load(str(mine))
 
 
 def test_rows_of_older_versions_are_refused(tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,12 +15,14 @@ from omegaconf import OmegaConf
 
 from harness.adapt.as_is import AsIs
 from harness.check import fresh
+from harness.check.__main__ import main as gate
 from harness.errors import UserError
 from harness.escaping import config_value
 from harness.measure.quality import faults, in_part
 from harness.prompt import RECIPE, Recipe, load_prompter
 from harness.statistics import place
 from harness.types import Context
+from tests import gates
 from tests.cells import suite_data
 from tests.grids import TINY, builds, harness, python, run_folder
 
@@ -47,6 +49,22 @@ def test_a_fresh_checkpoint_is_judged_whole_and_in_parts(tmp_path: Path) -> None
     found = json.loads((tmp_path / "parts/check.json").read_text())
     assert found["findings"][0]["trial"]["pair"]["n"] == 6
     assert {b for b in builds(tmp_path) if not b.startswith("quality/")} == before, "parts share all but the answers"
+
+
+def test_two_gates_of_one_second_have_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders: list[Path] = []
+
+    def evaluate(model: str, baseline: Any, own: Any, out: Path) -> Any:
+        folders.append(out)
+        raise UserError("stopped here")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fresh, "evaluate", evaluate)
+    monkeypatch.setattr("time.strftime", lambda *_: "now")
+    made = gates.rows()
+    gates.run(tmp_path / "run", (gates.cell(made), made))
+    assert [gate(["--model", ".", "--baseline", "run"]) for _ in range(2)] == [2, 2]
+    assert [f.name for f in folders] == ["now", "now-2"]
 
 
 @pytest.mark.parametrize(

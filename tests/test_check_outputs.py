@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -150,6 +152,26 @@ def test_the_terminal_tells_the_same(hostile: Judgement) -> None:
     assert outputs.headline(hostile) in text
     assert "(exit 1)" in text
     assert "\x1b" not in text
+
+
+def test_why_is_told_once_of_all_the_metrics_of_a_cell_passes_too(tmp_path: Path) -> None:
+    """A baseline file holds rounded times."""
+    made, noise = gates.rows(n=30), "other processes kept 1.50 of 2 cores busy"
+    record = gates.cell(made)
+    latency = {**record.steps["latency"], "facts": {"noise": [noise]}}
+    first = gates.run(tmp_path / "first", (replace(record, steps={**record.steps, "latency": latency}), made))
+    subject.save(subject.read(first), tmp_path / "first.json")
+    found = judge(subject.read(first), subject.read(tmp_path / "first.json"), rules.load("default"))
+    outputs.write(found, tmp_path / "out", WHEN)
+    terminal = Console(file=io.StringIO(), width=200)
+    outputs.show(found, terminal)
+    told = [terminal.file.getvalue()]  # type: ignore[attr-defined]
+    told += [unescape((tmp_path / "out" / n).read_text()).replace("\\_", "_") for n in ("check.md", "check.html")]
+    for text in told:
+        assert text.count(f"both were timed unsteadily: {noise}") == 1
+        assert text.count("the candidate's times are the baseline's own measurement") == 1
+        assert re.search(r"ttft_ms, e2e_ms(</b>)?: ", text)
+        assert re.search(r"quality/style, ended(</b>)?: all 30 answers are the same, letter for letter", text)
 
 
 @pytest.mark.parametrize("other", [True, False])

@@ -23,9 +23,15 @@ Changed = Callable[[RunRecord], RunRecord]
 
 
 def run(path: Path, change: Changed = lambda r: r, rows: dict[str, list[dict[str, Any]]] | None = None) -> Path:
-    """The made-up grid as a run folder, each record changed."""
+    """The made-up grid as a run folder, measured there and each record changed."""
     cells, made = records.grid()
-    return folder(path, [change(r) for r in cells], made | (rows or {}), records.ids())
+    return folder(path, [change(measured(r, path.name)) for r in cells], made | (rows or {}), records.ids())
+
+
+def measured(r: RunRecord, where: str) -> RunRecord:
+    """A record whose measurements are steps of their own."""
+    own = {kind: {**r.steps[kind], "key": f"{where} {kind} {r.id}"} for kind in ("quality", "latency")}
+    return replace(r, steps={**r.steps, **own})
 
 
 def with_environment(**changes: Any) -> Changed:
@@ -148,7 +154,8 @@ def test_rows_too_few_to_show_any_difference_are_called_so(tmp_path: Path) -> No
     assert re.fullmatch(r"These rows would likely show differences of \d+ points or more\.", told["none"])
     rest = told["none"].removeprefix("These rows ")
     assert told["one"] == f"The rows of 1 are too few to show any difference; those of the others {rest}"
-    alone = [folder(tmp_path / t, *one_cell(), [CELL]) for t in "cd"]
+    (cell,), rows = one_cell()
+    alone = [folder(tmp_path / t, [measured(cell, t)], rows, [CELL]) for t in "cd"]
     assert against.view(compare.read(alone))["summary"].startswith("Of 1 comparison of “good”, 0 shown")
 
 
@@ -242,6 +249,73 @@ def test_other_knobs_of_timing_and_price_leave_their_numbers_out(tmp_path: Path)
     assert "gptqmodel: 6.0.0 in the first run, none in d" in pages["d"]["told"]
 
 
+def test_every_knob_that_differs_is_told_once_with_the_cells_where_not_all_have_it(tmp_path: Path) -> None:
+    def change(r: RunRecord) -> RunRecord:
+        r = with_config("measure", quality={"part": [0, 0.5]})(with_config("engine", batch_size=4.0)(r))
+        return r if r.adaptation == "prompt_rag" else with_config("adaptation", rank=8, epochs=1)(r)
+
+    first = run(tmp_path / "a", with_config("engine", batch_size=4))
+    page = against.view(compare.read([first, run(tmp_path / "b", change)]))
+    some = "(lora/fp16, lora/int8, lora/gptq and 7 more)"
+    assert page["told"] == [
+        "measure.quality.part: none in the first run, [0, 0.5] in b",
+        f"adaptation.rank: 16 in the first run, 8 in b {some}",
+        f"adaptation.epochs: none in the first run, 1 in b {some}",
+    ]  # fmt: skip
+
+
+def test_training_on_other_rows_is_told(tmp_path: Path) -> None:
+    def of(data: str) -> Changed:
+        return lambda r: replace(r, steps={**r.steps, "adapt": {**r.steps["adapt"], "preimage": {"data": data}}})
+
+    page = against.view(compare.read([run(tmp_path / "a", of("1")), run(tmp_path / "b", of("2"))]))
+    assert page["told"] == ["training rows, articles and instructions: digest 1 in the first run, digest 2 in b"]
+
+
+@pytest.mark.parametrize("kind", ["quality", "latency"])
+def test_one_and_the_same_measurement_is_told_as_such(tmp_path: Path, kind: str) -> None:
+    def shared(r: RunRecord) -> RunRecord:
+        return replace(r, steps={**r.steps, kind: {**r.steps[kind], "key": f"one {r.id}"}})
+
+    page = against.view(compare.read([run(tmp_path / "a", shared), run(tmp_path / "b", shared)]))
+    taken = "In 15 cells quality is the same measurement in both runs, taken from the store."
+    assert (page["summary"] == taken) is (kind == "quality")
+    for c in page["changes"]:
+        assert (c["verdict"] == compare.SAME) is (kind == "quality")
+        once = {r["title"] for r in c["ratios"] if r["interval"] == compare.SAME}
+        assert ("Whole 32-token answer p95" in once, "Cost per 1,000, full batches" in once) == (
+            kind == "latency", False
+        )  # fmt: skip
+
+
+def test_one_cell_is_compared_with_one_whatever_they_are_called(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells, made = records.grid()
+    by_name = {"/".join(r.id.split("/")[1:3]): measured(r, "own") for r in cells}
+    alone = [by_name["lora/fp16"], by_name["lora/int8"]]
+    folders = [folder(tmp_path / n, [r], made, [r.id]) for n, r in zip("ab", alone, strict=True)]
+    page = against.view(compare.read(folders))
+    assert [c["name"] for c in page["changes"]] == ["lora/int8 against lora/fp16"]
+    assert ("quantization: fp16 in the first run, int8 in b" in page["told"], page["states"]) == (True, [])
+    assert told(folders, capsys=capsys)[0] == 0
+    assert told([run(tmp_path / "grid"), folders[0]], capsys=capsys)[0] == 0
+    assert told([folders[0], folder(tmp_path / "two", cells[:2], made, records.ids()[:2])], capsys=capsys)[0] == 2
+
+
+def test_a_terminal_is_told_in_plain_text_what_matters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [run(tmp_path / "a_1"), run(tmp_path / "b_2", with_environment(dtype="x_y"), worse(CELL, 20))]
+    lines = told(folders, capsys=capsys)[1].splitlines()
+    assert lines[0].startswith("Of 15 comparisons of “good”, 1 shown to be worse")
+    assert lines[1:4] == [
+        "a_1: recommends lora/fp16", "b_2: recommends lora/dynamic",
+        "differs: dtype: float32 in the first run, x_y in b_2",
+    ]  # fmt: skip
+    assert lines[4].startswith("lora/int8 in b_2: worse, −21 points, 95% interval ")
+    assert lines[5:] == [str(folders[1] / "compare.html")]
+    assert "| lora/int8 | b\\_2 |" in (folders[1] / "compare.md").read_text(encoding="utf-8")
+
+
 def test_a_slower_run_has_its_ratio_with_an_interval(tmp_path: Path) -> None:
     def slower(r: RunRecord) -> RunRecord:
         return replace(
@@ -295,7 +369,7 @@ def test_a_run_that_has_not_ended_recommends_nothing(tmp_path: Path) -> None:
     cells, made = records.grid()
     partial = folder(tmp_path / "b", cells[:4], made, records.ids())
     page = against.view(compare.read([run(tmp_path / "a"), partial]))
-    assert [r["recommends"] for r in page["runs"]] == ["lora/fp16", "Not all cells have ended."]
+    assert [r["told"] for r in page["runs"]] == ["recommends lora/fp16", "not all cells have ended."]
     assert {s["name"]: s["states"] for s in page["states"]}["lora/fp16"] == ["ok", "pending"]
 
 
@@ -304,7 +378,8 @@ def test_the_scores_of_several_suites_are_named(tmp_path: Path, capsys: pytest.C
     other = [with_config("suite", primary="style")(replace(r, suite="o", id=r.id.replace("support_tone", "o")))
              for r in cells]  # fmt: skip
     rows = made | {r.id: made[r.id.replace("/o", "/support_tone")] for r in other}
-    folders = [folder(tmp_path / name, cells + other, rows, [r.id for r in cells + other]) for name in "ab"]
+    every = [r.id for r in cells + other]
+    folders = [folder(tmp_path / n, [measured(r, n) for r in cells + other], rows, every) for n in "ab"]
     code, out, _ = told(folders, capsys=capsys)
     assert (code, out.count("Of 30 comparisons of “good” and “style”, 0 shown")) == (0, 1)
     assert "<h2>“good” and “style” on the same rows</h2>" in (folders[1] / "compare.html").read_text(encoding="utf-8")
@@ -328,8 +403,7 @@ def test_hostile_text_is_shown_and_not_run(tmp_path: Path, capsys: pytest.Captur
         assert mark not in text
         assert mark not in out
     assert "⟨U+202E⟩" in text
-    told_path = out.rstrip().rpartition("\n")[0]  # the last line is the page's path, no Markdown
-    assert re.search(r"(?<!\\)<(script|img)", told_path) is None
+    assert re.search(r"(?<!\\)<(script|img)", (folders[1] / "compare.md").read_text(encoding="utf-8")) is None
 
 
 def test_the_page_stands_in_the_last_run_or_where_it_is_wanted(

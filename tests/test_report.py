@@ -161,6 +161,16 @@ def test_hostile_text_is_shown_and_not_run(tmp_path: Path) -> None:
     assert "\u202e" not in "".join(report.write(run)[1])
 
 
+def test_the_suites_own_reply_stands_beside_the_answers(tmp_path: Path) -> None:
+    cells, rows = records.grid()
+    rows = {i: [{**r, "reference": f"own {r['id']}"} for r in made] for i, made in rows.items()}
+    found = view(read(folder(tmp_path / "run", cells, rows, records.ids())))
+    shown = [*found["examples"], *found["flips"]["rows"]]
+    assert [e["expected"] for e in shown] == [f"own {e['id']}" for e in shown]
+    roles = [a["role"] for a in found["examples"][0]["front"]]
+    assert (roles[0], "reference" in roles) == ("compared with", False)
+
+
 def test_a_megabyte_of_output_is_cut_and_says_so(tmp_path: Path) -> None:
     cells, rows = records.grid()
     for row in rows[cells[0].id]:
@@ -194,6 +204,9 @@ def test_the_command_draws_and_tells_mistakes(whole: Path, tmp_path: Path, capsy
     assert len(out) == 4
     assert out[3].endswith("report.html")
     assert main([str(tmp_path)]) == 2
+    for unread in ("--anyway", "--to=page.html"):
+        with pytest.raises(SystemExit, match="2"):
+            main([str(whole), unread])
     assert "not a run folder" in capsys.readouterr().err
 
 
@@ -414,7 +427,11 @@ def test_leaks_are_listed_with_scores_without_them(tmp_path: Path) -> None:
     assert line["all"] == f"{100 * good / len(rows):.0f}%"
     assert line["without"] == f"{100 * (good - 10) / (len(rows) - 10):.0f}%"
     report.write(run)
-    assert "10 evaluation rows overlap." in page(run)
+    told = (
+        "10 of 96 evaluation rows overlap with what builds saw (leakage=warn): 0 by the same message or group, 10 only"
+    )
+    assert told in page(run)
+    assert told in (run / "report.md").read_text(encoding="utf-8")
 
 
 def test_a_report_shows_the_score_that_its_policy_decides_by(tmp_path: Path) -> None:

@@ -98,6 +98,15 @@ def test_tables_and_charts_are_there_without_a_script(browser: Any, drawn: Path)
     assert tab.locator("noscript").first.is_visible()
 
 
+def test_a_wide_table_uses_the_window_and_shows_where_there_is_more(browser: Any, drawn: Path) -> None:
+    look = """() => { const box = document.querySelector('#cells .box'), section = box.parentElement;
+      return [box.scrollWidth > box.clientWidth, section.clientWidth > 1120,
+        getComputedStyle(box).backgroundImage.includes('gradient')]; }"""
+    assert {w: opened(browser, drawn, w).evaluate(look) for w in (390, 1920)} == {
+        390: [True, False, True], 1920: [False, True, True],
+    }  # fmt: skip
+
+
 def test_it_prints_without_what_moves(browser: Any, drawn: Path) -> None:
     tab = opened(browser, drawn)
     tab.emulate_media(media="print")
@@ -156,7 +165,7 @@ def test_names_without_a_place_to_break_stand_not_out_of_the_page(browser: Any, 
         assert tab.evaluate("document.documentElement.scrollWidth") == width, name
     gate = {
         "outcome": "pass", "subtitle": "", "exit_code": 0, "headline": "", "notes": (), "flipped": 1, "lost": 1,
-        "hidden": 0, "cells": [(named[0].id, [])],
+        "hidden": 0, "cells": [(named[0].id, [], [])],
         "flips": [{"row": "r" * 90, "case": "", "cell": named[0].id, "lost": ["good"], "gained": [], "message": None,
                    "before": None, "after": None}],
     }  # fmt: skip
@@ -213,6 +222,21 @@ def test_the_choice_moves_with_the_policy_and_back(browser: Any, drawn: Path) ->
     tab.focus("#knob-volume")
     tab.keyboard.press("ArrowLeft")
     assert tab.evaluate("document.querySelector('#said-volume').textContent") != before
+
+
+def test_where_nothing_is_chosen_the_panel_begins_with_that(browser: Any, tmp_path: Path) -> None:
+    cells, rows = records.grid()
+    few = {i: made[:4] for i, made in rows.items()}
+    page = report.write(folder(tmp_path / "few", cells, few, records.ids()))[0]
+    tab = opened(browser, page)
+    assert tab.locator("#policy > p").first.text_content().startswith("Not enough evidence: too few rows")
+    assert tab.locator("#policy .choice").text_content().startswith("By the numbers alone: ")
+    assert tab.locator("#choice-cells tr").first.locator("td").first.text_content() == "first by the numbers"
+    assert tab.locator("#choice-cells .picked").count() == 0
+    none = [records.with_value(r, "quality/good", 0.0) for r in cells]
+    tab = opened(browser, report.write(folder(tmp_path / "none", none, {}, records.ids()))[0])
+    assert "got a single row" in tab.locator("#decision .first").text_content()
+    assert tab.locator("#policy").count() == 0
 
 
 def test_a_field_that_holds_no_number_above_0_says_nothing(browser: Any, drawn: Path) -> None:
@@ -382,6 +406,7 @@ def test_hostile_text_neither_runs_nor_breaks_the_page(browser: Any, tmp_path: P
     for made in rows.values():
         for row in made:
             row |= {"output": HOSTILE, "prompt": HOSTILE, "case": HOSTILE, "id": row["id"] + HOSTILE}
+            row["reference"] = HOSTILE
     rows[cells[0].id][0]["output"] = "<b>" * 400_000
     model = {"name": HOSTILE, "target": "x", "params": {"note": HOSTILE}}
     cells = [replace(r, config=dict(r.config) | {"model": model}, model=HOSTILE) for r in cells]
@@ -389,9 +414,14 @@ def test_hostile_text_neither_runs_nor_breaks_the_page(browser: Any, tmp_path: P
     tab = opened(browser, report.write(run)[0])
     assert len((run / "report.html").read_bytes()) < 2_000_000
     assert tab.evaluate("document.querySelectorAll('img').length") == 0
-    assert tab.locator("#row-answers pre").nth(1).text_content() == (
+    said = (
         "</pre></td><script>alert(1)</script><img src=x onerror=alert(2)> ⟨U+202E⟩txt.exe⟨U+202C⟩ {{ 7*7 }} ⟨U+0000⟩ "
         "⟨U+D83D⟩ & \"'"
+    )
+    assert tab.locator("#row-answers pre").nth(1).text_content() == said
+    replies = tab.locator("#examples .expected")
+    assert [replies.nth(n).text_content() for n in range(5)] == [said] * 5, (
+        "four examples, and the row that is looked at"
     )
     assert tab.said == [(run / "report.html").as_uri()]
 

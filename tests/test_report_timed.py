@@ -234,7 +234,7 @@ def test_lines_of_cost_look_different_and_their_volumes_stand_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("floor", "usd", "said"), [(0.999, 1000.0, "–"), (0.0, 1000.0, "the first request"), (0.0, 0.0001, "never")]
+    ("floor", "usd", "said"), [(0.999, 1000.0, None), (0.0, 1000.0, "the first request"), (0.0, 0.0001, "never")]
 )
 def test_never_cheaper_is_said_only_of_a_recommended_cell(tmp_path: Path, floor: float, usd: float, said: str) -> None:
     hosted = {"x": {"name": "X", "usd_per_million_input": usd, "usd_per_million_output": usd, "source": "s",
@@ -245,4 +245,15 @@ def test_never_cheaper_is_said_only_of_a_recommended_cell(tmp_path: Path, floor:
     one = replace(one, measurements=(*one.measurements, prompt), config=config)
     rows = {one.id: records.rows("prompt_rag", "fp16")}
     text = page(folder(tmp_path / "run", [one], rows, [one.id]))
-    assert re.findall(r'<th scope="row">X</th><td>[^<]*</td><td class="text">([^<]*)<', text) == [said]
+    found = re.findall(r'<th scope="row">X</th><td>[^<]*</td><td class="text">([^<]*)<', text)
+    assert found == [said or "2026-01-01"], "without one the column is left out"
+    assert ("is cheaper from" in text) is (said is not None)
+
+
+@pytest.mark.parametrize(("count", "drawn"), [(4, 4), (15, 6)])
+def test_where_nothing_is_chosen_as_many_costs_are_drawn_as_have_room(tmp_path: Path, count: int, drawn: int) -> None:
+    cells, rows = records.grid()
+    few = {i: made[:4] for i, made in rows.items()}
+    drawing = view(read(folder(tmp_path / "run", cells[-count:], few, records.ids()[-count:])))["costs"]
+    assert f"of {drawn} choices" in drawing.description
+    assert ("cells whose numbers stand below, 6 are drawn" in drawing.note) is (count > drawn)

@@ -231,7 +231,7 @@ def _sentence(t: Trial, verdict: Verdict, rules: Rules, comparisons: int, least:
     elif verdict is Verdict.INCONCLUSIVE:
         parts.append(
             f"neither shown to be beyond {rules.latency.noise:g} times nor to be below {rules.latency.limit:g} times; "
-            "time both again, with more requests (profile.requests, profile.rounds)"
+            "time both again (runner.time_again=true), with more requests (profile.requests, profile.rounds)"
         )
     elif t.pair is not None and not t.note:
         parts.append(_flipped(t.pair))

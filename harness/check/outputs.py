@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,6 +91,15 @@ def lines(found: Judgement) -> list[dict[str, str]]:
     ]  # fmt: skip
 
 
+def reasons(told: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]:
+    """Why the metrics of a cell have their verdicts: each sentence once, behind the metrics that it is said of."""
+    found: dict[str, list[str]] = {}
+    for line in told:
+        if line["why"]:
+            found.setdefault(line["why"], []).append(line["metric"])
+    return [(", ".join(metrics), why) for why, metrics in found.items()]
+
+
 def subtitle(found: Judgement) -> str:
     """What was compared with what."""
     part = "" if found.share >= 1 else f"; stopped early, with {100 * found.share:.0f}% of the rows"
@@ -114,17 +123,15 @@ def show(found: Judgement, console: Console) -> None:
         table = Table(title=escape(cell), title_justify="left", box=None, pad_edge=False)
         for name in ("", *columns, "verdict"):
             table.add_column(name, overflow="fold")
-        told = []
-        for line, finding in rows:
+        pairs = list(rows)
+        for line, finding in pairs:
             style = COLOUR[finding.verdict] if finding.trial.blocks else "dim"
             verdict = f"[{style}]{line['verdict']}[/]" + ("" if finding.trial.blocks else " (told only)")
             middle = (escape(line[k] if wide else line[k].partition(" (")[0]) for k in columns)
             table.add_row(f"[{style}]{line['mark']}[/]", *middle, verdict)
-            if line["why"] and finding.verdict is not Verdict.PASS:
-                told.append(f"  {line['metric']}: {line['why']}")
         console.print(table)
-        for text in told:
-            console.print(escape(text), highlight=False, soft_wrap=True)
+        for metrics, why in reasons([line for line, _ in pairs]):
+            console.print(escape(f"  {metrics}: {why}"), highlight=False, soft_wrap=True)
         console.print()
     for note in found.notes:
         console.print(escape(visible(note)), highlight=False, soft_wrap=True)
@@ -210,21 +217,18 @@ def markdown(found: Judgement) -> str:
     """A comment for a pull request: the verdict, the tables, and which rows flipped by id. Texts of rows stand in the
     page alone: Markdown of others' making could carry links and images."""
     parts = [f"### {MARK[_verdict(found)]} {markdown_text(headline(found))}", "", markdown_text(subtitle(found)), ""]
-    for cell, group in groupby(lines(found), key=lambda line: line["cell"]):
+    for cell, group in ((c, list(g)) for c, g in groupby(lines(found), key=lambda line: line["cell"])):
         parts += [
             f"**{markdown_text(cell)}**",
             "",
             "| | metric | before | after | change (90% interval) | tolerated | verdict |",
         ]
         parts += ["|---|---|---|---|---|---|---|"]
-        told = []
         for line in group:
             shown = [line[k] for k in ("mark", "metric", "before", "after", "change", "tolerated")]
             verdict = line["verdict"] + ("" if line["blocks"] else " (told only)")
             parts.append("| " + " | ".join(map(markdown_text, [*shown, verdict])) + " |")
-            if line["why"] and line["verdict"] != Verdict.PASS:
-                told.append(f"- {markdown_text(line['metric'])}: {markdown_text(line['why'])}")
-        parts += ["", *told, ""] if told else [""]
+        parts += ["", *(f"- {markdown_text(metrics)}: {markdown_text(why)}" for metrics, why in reasons(group)), ""]
     parts += [f"- {markdown_text(note)}" for note in found.notes]
     lost = [f for f in found.flips if f.lost]
     if lost:
@@ -255,7 +259,8 @@ def _shown(flip: Flip) -> Flip:
 
 def html(found: Judgement) -> str:
     """The page: verdict, tables, and the rows that flipped with what was answered. All text is escaped; no script."""
-    cells = [(cell, list(group)) for cell, group in groupby(lines(found), key=lambda line: line["cell"])]
+    grouped = ((cell, list(group)) for cell, group in groupby(lines(found), key=lambda line: line["cell"]))
+    cells = [(cell, told, reasons(told)) for cell, told in grouped]
     view = {
         "headline": headline(found), "outcome": OUTCOME[found.exit_code], "exit_code": found.exit_code, "cells": cells,
         "subtitle": subtitle(found), "notes": list(map(visible, found.notes)),

@@ -101,7 +101,8 @@ def find(name: str) -> Path:
 
 
 def load(name: str, changes: Sequence[str] = ()) -> Rules:
-    """The rules of a file with `KEY=VALUE` changes. Raises `UserError` with a line a mistake."""
+    """The rules of a file with `KEY=VALUE` changes; what it leaves out is as in the packaged `default.yaml`. Raises
+    `UserError` with a line a mistake."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -109,7 +110,9 @@ def load(name: str, changes: Sequence[str] = ()) -> Rules:
     if bare := [c for c in changes if "=" not in c]:
         raise UserError([f"--set {c}: give KEY=VALUE, such as quality.margin=0.03" for c in bare])
     try:
-        merged = OmegaConf.merge(yaml_keys(path), OmegaConf.from_dotlist(list(changes)))
+        usual = yaml_keys(resource("conf") / "check" / "default.yaml")
+        own = {"name": path.stem, **yaml_keys(path)}
+        merged = OmegaConf.merge(usual, own, OmegaConf.from_dotlist(list(changes)))
         values = OmegaConf.to_container(merged, resolve=True)
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}; see conf/check/default.yaml") from error

@@ -86,8 +86,12 @@ def _latency(candidate: Subject, baseline: Subject, trial: Trial, rules: Latency
     near = ratio >= rules.factor
     disturbed = bool(candidate.noise or baseline.noise)
     notes = [f"rounds of one run took up to {drift:.2f} times as long as others"] if wider > 1 else []
-    notes += [f"the candidate was timed unsteadily: {line}" for line in candidate.noise]
-    notes += [f"the baseline was timed unsteadily: {line}" for line in baseline.noise]
+    if [round(t, 3) for t in after] == [round(t, 3) for t in before]:  # as a baseline file keeps them
+        notes.append("the candidate's times are the baseline's own measurement, taken from the store")
+    for line in dict.fromkeys((*candidate.noise, *baseline.noise)):
+        sides = [s for s, of in (("candidate", candidate.noise), ("baseline", baseline.noise)) if line in of]
+        who = f"the {sides[0]} was" if len(sides) == 1 else "both were"
+        notes.append(f"{who} timed unsteadily: {line}")
     return replace(
         trial, before=math.exp(_trimmed(before)[0]), after=math.exp(_trimmed(after)[0]), change=ratio,
         low=found.bound(-1), high=found.bound(1), note="; ".join(notes),

@@ -1,9 +1,14 @@
-"""Draws reports from records: of one run, of several compared, or of all in a folder."""
+"""Draws reports from records: of one run, of several compared, or of all in a folder.
+
+Exit codes: 0 drawn, 2 a mistake in the command or its files, 70 a fault of the harness itself, 130 stopped by Ctrl-C.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,10 +17,12 @@ from harness.errors import UserError
 from harness.escaping import visible
 from harness.report import against
 from harness.report.page import write
+from harness.terminal import outlive_readers
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
+    outlive_readers()
     parser = argparse.ArgumentParser(
         prog="python -m harness.report",
         description="Draw a run's report again, compare runs, or list them; nothing is measured.",
@@ -36,12 +43,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if bool(given.index) == bool(given.runs):
         parser.error("give a run folder, several to compare, or --index OUTPUTS")
+    if len(given.runs) < 2 and (given.anyway or given.to):
+        parser.error("--to and --anyway are for comparing runs; give two or more, or leave them out")
     try:
         print("\n".join(_drawn(given)))
     except UserError as error:
         for mistake in error.mistakes:
             print(f"harness: {visible(mistake)}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
+    except Exception:  # Python's own exit code for it is 1, which says that a cell failed
+        traceback.print_exc()
+        return os.EX_SOFTWARE
     return 0
 
 
@@ -55,7 +69,7 @@ def _drawn(given: argparse.Namespace) -> list[str]:
     found = against.view(compare.read(given.runs), given.anyway)
     target = given.to or given.runs[-1] / "compare.html"
     against.write(found, target)
-    return [against.markdown(found), visible(target)]
+    return [*against.lines(found), visible(target)]
 
 
 if __name__ == "__main__":

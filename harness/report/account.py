@@ -61,7 +61,8 @@ def break_even(decision: Decision) -> list[tuple[float, str]]:
 
 
 def cost_chart(run: Run, decision: Decision | None) -> Drawing | None:
-    """Cost over volume of the chosen cell, those named beside it, and the cheapest of each adaptation."""
+    """Cost over volume of the chosen cell, those named beside it, and the cheapest of each adaptation; of as many as
+    have room where none is chosen."""
     if decision is None or not decision.costs:
         return None
     volume = run.policy.volume_requests or next(
@@ -76,7 +77,7 @@ def cost_chart(run: Run, decision: Decision | None) -> Drawing | None:
     first = [i for i in (decision.chosen, decision.best, decision.reference, *cheapest) if i in decision.costs]
     rest = sorted(decision.costs, key=lambda i: -(m.value if (m := run.quality(run.records[i])) else 0.0))
     ids = list(dict.fromkeys([*[i for i in first if i], *rest]))[: charts.DRAWN]
-    drawn = list(dict.fromkeys(i for i in first if i))[: charts.LINES]
+    drawn = (list(dict.fromkeys(i for i in first if i)) if decision.chosen else ids)[: charts.LINES]
     even = [(v, i) for v, i in break_even(decision) if i in drawn] if decision.chosen else []
     return charts.costs(
         {run.names[i]: decision.costs[i] for i in ids}, len(drawn),

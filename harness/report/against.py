@@ -1,4 +1,4 @@
-"""Runs against each other in words: the page and the short form of a comparison (`harness.compare`)."""
+"""Runs against each other in words: the page, its short form, and what a terminal is told (`harness.compare`)."""
 
 from __future__ import annotations
 
@@ -7,15 +7,30 @@ from pathlib import Path
 from typing import Any
 
 from harness import escaping, ledger
-from harness.compare import COST, QUALITY, SPEED, TOLD, Change, Row, Run, changes, comparable, recommendation
+from harness.compare import (
+    COST,
+    QUALITY,
+    SAME,
+    SPEED,
+    TIMES,
+    TOLD,
+    Change,
+    Row,
+    Run,
+    changes,
+    comparable,
+    recommendation,
+)
 from harness.decide import primary, timed
-from harness.escaping import markdown_text
+from harness.escaping import markdown_text, visible
 from harness.report.evidence import noisy
 from harness.report.markdown import table
-from harness.report.text import p_text, shorten
+from harness.report.text import NONE, p_text, shorten
+from harness.types import StepKind
 from harness.wording import labels, number, plural, points, significant
 
 SHOWN_FLIPS = 5  # of each cell; the rest stands in rows/
+TOLD_LINES = 10  # differences, and cells, that a terminal is told of; the page has all
 LEFT_OUT = {
     SPEED: "response times, throughput, memory and cost are left out", COST: "cost is left out",
     QUALITY: "quality and answer length are left out",
@@ -28,9 +43,11 @@ def _state(run: Run, cell: str) -> str:
 
 def summary(made: Sequence[Change], scores: str) -> str:
     """What was found by these scores, in a sentence or two."""
-    told = [c for c in made if c.pair]
+    once = sum(c.verdict == SAME for c in made)
+    told = [c for c in made if c.pair and c.verdict != SAME]
+    taken = f"In {plural(once, 'cell')} quality is the same measurement in both runs, taken from the store."
     if not told:
-        return "No cell has scored rows in both runs, so quality was not compared."
+        return taken if once else "No cell has scored rows in both runs, so quality was not compared."
     count = {v: sum(c.verdict == v for c in told) for v in ("worse", "better", "not told apart")}
     blind = [c.pair.smallest(len(told)) for c in told if c.pair]
     seen = [b for b in blind if b < 1]
@@ -43,7 +60,7 @@ def summary(made: Sequence[Change], scores: str) -> str:
         last = "These rows are too few to show any difference."
     return (
         f"Of {plural(len(told), 'comparison')} of {scores}, {count['worse']} shown to be worse, {count['better']} "
-        f"better, {count['not told apart']} not told apart. {last}"
+        f"better, {count['not told apart']} not told apart. {last}" + (f" {taken}" if once else "")
     )
 
 
@@ -54,18 +71,20 @@ def view(runs: Sequence[Run], anyway: bool = False) -> dict[str, Any]:
     ids = list(dict.fromkeys(i for run in runs for i in run.records))
     names = labels(ids)
     first = runs[0]
-    scores = " and ".join(dict.fromkeys(f"“{primary(first.ok[c.cell], first.policy)}”" for c in made))
-    states = [{"name": names[i], "states": [_state(run, i) for run in runs]} for i in ids]
+    scores = " and ".join(dict.fromkeys(f"“{primary(first.ok[c.first], first.policy)}”" for c in made))
+    paired = {i for c in made if c.cell != c.first for i in (c.cell, c.first)}
+    states = [{"name": names[i], "states": [_state(run, i) for run in runs]} for i in ids if i not in paired]
     told = [recommendation(r.records, r.rows, r.pending) for r in runs]
     return {
         "runs": [
-            {"name": r.name, "folder": str(r.folder), "recommends": names[chosen] if chosen else why}
+            {"name": r.name, "folder": str(r.folder),
+             "told": f"recommends {names[chosen]}" if chosen else why[:1].lower() + why[1:]}
             for r, (chosen, why) in zip(runs, told, strict=True)
         ],
         "first": first.name, "scores": scores, "summary": summary(made, scores),
         "changes": [_told(c, names, timed(first.ok.values()) or "answer") for c in made],
         "left_out": sorted({f"{d.told}: {LEFT_OUT[d.effect]}" for d in found if d.effect in LEFT_OUT}),
-        "told": [*_disturbed(runs, made, names), *(d.told for d in found if d.effect == TOLD)],
+        "told": [d.told for d in found if d.effect == TOLD], "disturbed": _disturbed(runs, made, names),
         "states": [s for s in states if len(set(s["states"])) > 1], "cells": len(ids),
         "shown_flips": SHOWN_FLIPS,
     }  # fmt: skip
@@ -74,8 +93,9 @@ def view(runs: Sequence[Run], anyway: bool = False) -> dict[str, Any]:
 def _disturbed(runs: Sequence[Run], made: Sequence[Change], names: Mapping[str, str]) -> list[str]:
     """A line for each run whose times are compared though it was disturbed."""
     first, *others = runs
-    timed = {run.name: [c.cell for c in made if c.run == run.name and c.ratios] for run in others}
-    timed[first.name] = [i for cells in timed.values() for i in cells]
+    taken = [c for c in made if c.ratios and StepKind.LATENCY not in c.same]
+    timed = {run.name: [c.cell for c in taken if c.run == run.name] for run in others}
+    timed[first.name] = [c.first for c in taken]
     return [
         f"times of {run.name} were taken beside other work, or on a machine that did not hold still, so their ratios "
         f"are not the method's alone: {'; '.join(told)}"
@@ -86,19 +106,21 @@ def _disturbed(runs: Sequence[Run], made: Sequence[Change], names: Mapping[str, 
 
 def _told(c: Change, names: Mapping[str, str], answer: str) -> dict[str, Any]:
     """A change as tables show it; times are of such an answer."""
-    pair = c.pair
+    pair, known = c.pair, c.pair if c.verdict != SAME else None
     return {
-        "name": names[c.cell], "run": c.run, "verdict": c.verdict, "prompts": c.prompts,
-        "delta": points(pair.delta) if pair else "–", "low": points(pair.low) if pair else "–",
-        "high": points(pair.high) if pair else "–", "p": p_text(pair.p) if pair else "–",
-        "holm": p_text(c.p_holm) if pair else "–",
+        "name": names[c.cell] + (f" against {names[c.first]}" if c.cell != c.first else ""), "run": c.run,
+        "verdict": c.verdict, "prompts": c.prompts,
+        "delta": points(pair.delta) if pair else NONE,
+        "interval": f"{points(known.low)} to {points(known.high)}" if known else NONE,
+        "p": p_text(known.p) if known else NONE, "holm": p_text(c.p_holm) if known else NONE,
         "gained": pair.gained if pair else 0, "lost": pair.lost if pair else 0,
         "n": pair.n if pair else 0, "flips": [_flip(*f) for f in c.flips[:SHOWN_FLIPS]],
         "more": max(0, len(c.flips) - SHOWN_FLIPS),
         "ratios": [
             {"title": title.replace("Whole answer", f"Whole {answer}"), "ratio": f"{significant(ratio)}×",
              "was": number(was.value, was.unit), "now": number(now.value, now.unit),
-             "interval": f"{significant(i.low)} to {significant(i.high)}" if i else "–"}
+             "interval": SAME if title in TIMES and StepKind.LATENCY in c.same
+             else f"{significant(i.low)} to {significant(i.high)}" if i else NONE}
             for title, was, now, ratio, i in c.ratios
         ],
     }  # fmt: skip
@@ -113,17 +135,17 @@ def _flip(was: Row, now: Row, gained: float) -> dict[str, Any]:
 
 
 def markdown(page: Mapping[str, Any]) -> str:
-    """The short form, for a terminal or a pull request."""
+    """The short form, for a pull request."""
     out = [f"# {' against '.join(markdown_text(r['name']) for r in reversed(page['runs']))}", ""]
     out += [markdown_text(page["summary"]), ""]
-    out += [f"- {markdown_text(r['name'])} recommends: {markdown_text(r['recommends'])}" for r in page["runs"]]
-    out += ["", *(f"- {markdown_text(d)}" for d in page["left_out"])]
+    out += [f"- {markdown_text(r['name'])}: {markdown_text(r['told'])}" for r in page["runs"]]
+    out += ["", *(f"- {markdown_text(d)}" for d in [*page["left_out"], *page["disturbed"]])]
     out += [*(f"- differs: {markdown_text(d)}" for d in page["told"]), ""]
     if any(c["n"] for c in page["changes"]):
         out += table(
             ["Cell", "Run", page["scores"], "95% interval", "p (Holm)", "Gained", "Lost", "Rows", "Verdict"],
-            ([c["name"], c["run"], c["delta"], f"{c['low']} to {c['high']}", c["holm"], c["gained"], c["lost"], c["n"],
-              c["verdict"]] for c in page["changes"]),
+            ([c["name"], c["run"], c["delta"], c["interval"], c["holm"], c["gained"], c["lost"], c["n"], c["verdict"]]
+             for c in page["changes"]),
         )  # fmt: skip
     if any(c["ratios"] for c in page["changes"]):
         out += table(
@@ -136,6 +158,28 @@ def markdown(page: Mapping[str, Any]) -> str:
     return "\n".join(out)
 
 
+def lines(page: Mapping[str, Any]) -> list[str]:
+    """What a terminal is told: what was found, what each run recommends, what differs, and each cell that is shown to
+    be better or worse, or the one that there is. Safe to print."""
+    out = [page["summary"], *(f"{r['name']}: {r['told']}" for r in page["runs"])]
+    out += page["left_out"] + page["disturbed"] + _some([f"differs: {d}" for d in page["told"]], "differences")
+    shown = [
+        c for c in page["changes"]
+        if c["verdict"] in ("better", "worse") or (len(page["changes"]) == 1 and c["verdict"] != SAME)
+    ]  # fmt: skip
+    out += _some(
+        [f"{c['name']} in {c['run']}: {c['verdict']}, {c['delta']} points, 95% interval {c['interval']}"
+         for c in shown if c["n"]], "cells",
+    )  # fmt: skip
+    return [visible(line) for line in out]
+
+
+def _some(told: Sequence[str], what: str) -> list[str]:
+    more = len(told) - TOLD_LINES
+    return [*told[:TOLD_LINES], *([f"and {more} more {what}, in the page"] if more > 0 else [])]
+
+
 def write(page: Mapping[str, Any], target: Path) -> None:
-    """Draws the page."""
+    """Draws the page, and beside it the short form."""
+    ledger.write_text(target.with_suffix(".md"), markdown(page))
     ledger.write_text(target, escaping.page("compare.html.j2", page))

@@ -14,7 +14,7 @@ from typing import Any
 from harness.decide import Decision, reference
 from harness.escaping import visible
 from harness.report.run import Row, Run
-from harness.report.text import shorten
+from harness.report.text import SHOWN_CHARACTERS, shorten
 from harness.rows import column, ids, picked, texts
 from harness.types import Json, canonical
 
@@ -58,7 +58,7 @@ def examples(run: Run, decision: Decision | None) -> list[dict[str, Any]]:
         next(r.id for r in ok if r.adaptation == a) for a in dict.fromkeys(r.adaptation for r in ok) if a not in seen
     ]
     front = list(dict.fromkeys(i for i in wanted if i in by_cell))[:4]
-    roles = {wanted[0]: "reference", wanted[2]: "highest quality", wanted[1]: "chosen"}
+    roles = {wanted[0]: "compared with", wanted[2]: "highest quality", wanted[1]: "chosen"}
     low = _lower(run)
     made = []
     for row_id in chosen:
@@ -69,9 +69,15 @@ def examples(run: Run, decision: Decision | None) -> list[dict[str, Any]]:
         row = next(f[row_id] for f in by_cell.values() if row_id in f)
         prompt = row.get("message") or row.get("prompt", "")
         made.append(
-            {"id": row_id, "case": row.get("case") or "", "prompt": shorten(prompt, True), "front": shown, "rest": rest}
-        )
+            {"id": row_id, "case": row.get("case") or "", "prompt": shorten(prompt, True), "expected": expected(row),
+             "front": shown, "rest": rest}
+        )  # fmt: skip
     return made
+
+
+def expected(row: Row, most: int = SHOWN_CHARACTERS) -> str:
+    """The suite's own reply to a row; empty where none was kept."""
+    return shorten(row.get("reference") or "", most=most)
 
 
 def _lower(run: Run) -> set[str]:
@@ -113,7 +119,8 @@ def changed(run: Run, decision: Decision | None) -> dict[str, Any] | None:
             row = after[i]
             shown.append(
                 {"id": i, "case": row.get("case") or "", "kind": kind, "left": left, "right": right,
-                 "prompt": shorten(row.get("message") or row.get("prompt", ""), True), "marks": marks}
+                 "prompt": shorten(row.get("message") or row.get("prompt", ""), True), "expected": expected(row),
+                 "marks": marks}
             )  # fmt: skip
     return {
         "before": run.names[decision.reference], "after": run.names[other], "gained": len(gained), "lost": len(lost),
@@ -186,4 +193,5 @@ def _packed_row(rows: Sequence[Row | None], row_id: Json, names: Sequence[str], 
     return {
         "id": visible(row_id), "case": visible(some.get("case") or ""), "texts": list(texts), "of": own,
         "prompt": visible(shorten(prompt, True, KEPT_CHARACTERS)), "missed": missed, "cut": cut,
+        "expected": visible(expected(some, KEPT_CHARACTERS)),
     }  # fmt: skip

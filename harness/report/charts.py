@@ -317,7 +317,13 @@ def costs(
         heads, rows,
         f"What is done once (training, quantization, labelling) is spread over all requests; the dotted line is the "
         f"policy’s volume of {volume:,.0f}. Both axes are logarithmic."
-        + (" Dots are where the recommended cell’s line meets another cell’s." if dots else ""),
+        + (" Dots are where the recommended cell’s line meets another cell’s." if dots else "")
+        + (
+            f" Of the {len(lines)} cells whose numbers stand below, {len(shown)} are drawn, so that lines can be told "
+            "apart."
+            if len(shown) < len(lines)
+            else ""
+        ),
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from harness.report.run import Run, parent_of
 from harness.report.text import NONE, facts_text, told
 from harness.rows import column, ids
 from harness.types import RunRecord, StepKind
-from harness.wording import duration, number, size
+from harness.wording import duration, number, plural, size
 
 DRIFTED = 1.1  # times as long in one round as in another
 BOUNDED = 72  # requests of which the slowest is above the true p95 in 39 of 40 runs: 0.95**72 < 2.5%
@@ -24,6 +24,7 @@ def leakage(run: Run) -> list[dict[str, Any]]:
     made = []
     for suite, found in run.leakage.items():
         flagged = {o["row"] for o in found["overlaps"]}
+        same = {o["row"] for o in found["overlaps"] if o["kind"] != "near"}
         kinds = Counter((o["source"], o["kind"]) for o in found["overlaps"])
         sources = dict.fromkeys(("training", "knowledge base", *(source for source, _ in kinds)))
         cells = []
@@ -40,6 +41,9 @@ def leakage(run: Run) -> list[dict[str, Any]]:
             {
                 "suite": suite, "card": data_card(run, suite, found), "rows": found["rows"],
                 "mode": found["mode"], "cells": cells, "flagged": len(flagged),
+                "told": f"{len(flagged)} of {plural(found['rows']['evaluation'], 'evaluation row')} overlap with what "
+                f"builds saw (leakage={found['mode']}): {len(same)} by the same message or group, "
+                f"{len(flagged - same)} only as near copies, which are told and stop nothing.",
                 "counts": [
                     {"source": source, **{k: kinds[source, k] for k in ("exact", "group", "near")}}
                     for source in sources
@@ -204,7 +208,8 @@ def caveats(run: Run) -> list[str]:
     if disturbed := noisy(run.ok, run.names):
         found.append(
             f"Timed beside other work, or on a machine that did not hold still: {'; '.join(disturbed)}. These cells' "
-            "times are not the method's alone: time them again on a quiet machine before comparing them."
+            "times are not the method's alone: time them again on a quiet machine (runner.time_again=true) before "
+            "comparing them."
         )
     if len({r.seed for r in every}) == 1 and any(r.adaptation not in ("prompt_rag",) for r in run.ok):
         found.append("One seed a cell: the luck of training is not in the intervals, which cover the choice of rows.")

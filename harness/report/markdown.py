@@ -122,8 +122,7 @@ def _evidence(page: Mapping[str, Any]) -> list[str]:
     for suite in page["leakage"]:
         counted = ([c["source"], c["exact"], c["group"], c["near"]] for c in suite["counts"])
         out += [f"## Leakage: {markdown_text(suite['suite'])}", ""]
-        flagged = f"{suite['flagged']} of {suite['rows']['evaluation']} evaluation rows"
-        out += [f"{flagged} overlap with what builds saw (leakage={suite['mode']}).", ""]
+        out += [markdown_text(suite["told"]), ""]
         out += table(
             ["Data", "Rows", "Source", "Licence", "Digest"],
             ([d["what"], d["rows"], d["source"], d["licence"], d["digest"]] for d in suite["card"]),

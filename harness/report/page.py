@@ -134,7 +134,7 @@ def view(run: Run) -> dict[str, Any]:
         "ended_badly": [r for r in some.records.values() if r.status is not Status.OK], "steps": steps(some),
         "table": machine.table(run), "caveats": caveats(run), "environment": dict(first.environment) if first else {},
         "config": configs(run), "primary": run.score(first) if first else "",
-        "choosing": choosing(run, rule, known),
+        "choosing": choosing(run, rule, known), "tried": bool(known and any(c.quality for c in known.candidates)),
         "packed": packed(
             some, [r.id for r in some.ok], [row["id"] for row in flips["rows"]] if flips else (),
             PACKED_BYTES if some is run else PACKED_BYTES // 4,  # facts and tables of a large grid need the room
@@ -161,7 +161,10 @@ def embedded(page: Mapping[str, Any]) -> dict[str, Json]:
         for row in page["all_cells"]["rows"]
         if row["id"] not in ids
     ]
-    return {"choosing": page["choosing"], "names": page["names"], "more_cells": rest, "packed": page["packed"]}
+    return {
+        "choosing": page["choosing"], "carried": bool(page["decision"] and page["decision"].chosen),
+        "names": page["names"], "more_cells": rest, "packed": page["packed"],
+    }  # fmt: skip
 
 
 def script_json(value: Json) -> str:
