@@ -11,9 +11,11 @@ import sys
 import traceback
 from pathlib import Path
 
+from harness import __version__
 from harness.errors import UserError
-from harness.overrides import CONFIG_DIR, as_grid, causes, config_folders, listed, misspelt, unreadable
+from harness.overrides import COMPLETION, CONFIG_DIR, as_grid, causes, config_folders, listed, misspelt, unreadable
 from harness.resources import resource
+from harness.terminal import outlive_readers
 
 
 def _mistake(lines: list[str]) -> int:
@@ -46,7 +48,7 @@ FOR_THIS_MACHINE = {
 def _name_defaults(arguments: list[str]) -> None:
     """Names this machine's profile and engine in the variables that `conf/config.yaml` reads its defaults from: what a
     command line, a sweep file or the caller's own variable says then wins, as over any default."""
-    asks = ("--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc")
+    asks = ("--help", "-h", "--hydra-help", *COMPLETION)
     if any(a.partition("=")[0] in asks for a in arguments):
         return
     from harness.environment import detect
@@ -77,6 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    outlive_readers()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here whole, to be told in one line with exit code 2
 
     def one_cell(config: DictConfig) -> int:
@@ -88,7 +91,11 @@ def main(arguments: list[str] | None = None) -> int:
         return run_grid([config], [[]], Path(HydraConfig.get().runtime.output_dir))
 
     conf = resource("conf").resolve()
-    given = _with_own_choices(list(sys.argv[1:] if arguments is None else arguments), conf)
+    asked = list(sys.argv[1:] if arguments is None else arguments)
+    if "--version" in asked:
+        print(f"harness {__version__}")
+        return 0
+    given = _with_own_choices(["dry_run=true" if a == "--dry-run" else a for a in asked], conf)
     if mistakes := unreadable(given, conf) or misspelt(given, conf):
         return _mistake(mistakes)
     _name_defaults(given)

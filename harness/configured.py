@@ -36,7 +36,7 @@ from harness.workers import side_by_side
 NAMED = ("model", "adaptation", "quantization", "suite")  # in a cell's id
 GROUPS = (*NAMED, "engine", "measure")
 ONE_FOR_ALL = (
-    "policy", "price", "profile", "runner", "store", "store_limit_gb", "curve", "outputs", "sweep_name",
+    "policy", "price", "profile", "runner", "store", "store_limit_gb", "curve", "outputs", "sweep_name", "dry_run",
 )  # fmt: skip
 FREE_DISK_BYTES = 4 * 2**30
 SEEDS = 2**32  # as many has NumPy
@@ -57,6 +57,7 @@ class Grid:
     step_limit_s: float | None = None
     store_limit_bytes: int | None = None
     trainings: int = 1
+    time_again: bool = False
 
 
 def component(config: Mapping[str, Any]) -> Component:
@@ -190,7 +191,8 @@ def _share(suite: Component) -> list[str]:
 
 def _switches(config: DictConfig) -> list[str]:
     """A line for each switch that is neither null nor true nor false: `no` is a text, and not false."""
-    values = {key: OmegaConf.select(config, key) for key in ("runner.fork_server", "profile.aa_control")}
+    keys = ("runner.fork_server", "runner.time_again", "profile.aa_control", "dry_run")
+    values = {key: OmegaConf.select(config, key) for key in keys}
     return [
         f"{key}={value!r}: must be true, false or null"
         for key, value in values.items()
@@ -211,6 +213,13 @@ def _limits(config: DictConfig) -> list[str]:
 def _judged(policy: Policy, data: Collection[SuiteData]) -> list[str]:
     """A line for each suite that lacks the score which a policy judges it by, and one where it judges none of them."""
     judged = [d for d in data if policy.suites is None or policy.suites.get(d.name)]
+    names = {d.name for d in data}
+    if slips := [
+        f"policy.suites: {name} is no suite of this grid; did you mean {near[0]}?"
+        for name in sorted({*(policy.suites or {})} - names)
+        if (near := get_close_matches(name, sorted(names - {*(policy.suites or {})}), n=1))
+    ]:
+        return slips
     if data and not judged:
         return [f"policy.suites: {policy.suites} weighs no suite of this grid; give one a weight above 0, or null"]
     score = (policy.metric or "").removeprefix("quality/")
@@ -407,7 +416,11 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
     price, faults = _price(first["price"], environment)
     mistakes.extend(faults)
     store = Store(Path(str(first["store"])))
-    attempt(store.prepare)
+    if first.get("dry_run"):
+        unwritable = cannot_write(store.root)
+        mistakes += [f"store {store.root}: cannot be written ({unwritable}); set store=DIR"] if unwritable else []
+    else:
+        attempt(store.prepare)
     mistakes += _room(store, first.get("store_limit_gb")) if store.root.is_dir() else []
     if reason := cannot_write(run):
         mistakes.append(f"output folder {run}: cannot be written ({reason}); set outputs=DIR")
@@ -429,5 +442,5 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
     minutes, gigabytes = runner.get("step_limit_minutes"), first.get("store_limit_gb")
     return Grid(
         cells, choices, data, store, run, workers, fork_server, minutes and minutes * 60.0,
-        gigabytes and int(gigabytes * 10**9), trainings,
+        gigabytes and int(gigabytes * 10**9), trainings, bool(runner.get("time_again")),
     )  # fmt: skip

@@ -6,12 +6,14 @@ from __future__ import annotations
 import errno
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from filelock import Timeout
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
@@ -25,9 +27,12 @@ from harness.leakage import near
 from harness.licences import rows_licence, rows_source
 from harness.plan import Plan, plan
 from harness.progress import Board, clock
-from harness.store import Store, read_manifest
-from harness.types import Json, Overlap, Status, SuiteData, canonical, digest, is_side, plain
+from harness.statistics import group_of
+from harness.store import Store, faults, read_manifest
+from harness.terminal import speaker
+from harness.types import Json, Overlap, Status, StepKind, SuiteData, canonical, digest, is_side, plain
 from harness.upkeep import shrink
+from harness.wording import labels, plural
 
 REDRAW = 20  # times as long as a drawing takes, the report is left as it is: a twentieth of a grid's time goes into it
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -59,6 +64,10 @@ def carry_out(grid: Grid, console: Console) -> int:
     made = plan(grid.cells, grid.data, environment)
     with grid.store.hold(made.steps):
         grid.store.clean()
+        for step in made.steps.values() if grid.time_again else ():
+            if step.kind is StepKind.LATENCY:
+                with suppress(Timeout):  # another grid times it anew right now
+                    grid.store.remove(grid.store.folder(step))
         _shrink(grid, console)
         code = _carry_out(grid, made, environment, console)
     _shrink(grid, console)
@@ -109,7 +118,9 @@ def _carry_out(grid: Grid, made: Plan, environment: Environment, console: Consol
                 )
             draw_from = time.monotonic() + REDRAW * (time.monotonic() - start)
 
-    _announce(made, launcher, environment, grid, console)
+    for line in launcher.broken.values():
+        console.print(f"[yellow]broken[/] in the store, built anew: {escape(line)}", highlight=False, soft_wrap=True)
+    _announce(made, launcher.done, environment, grid, console)
     with board:
         settle()
         launcher.run()
@@ -121,16 +132,37 @@ def _carry_out(grid: Grid, made: Plan, environment: Environment, console: Consol
     return 1 if launcher.failed or any(r.status is Status.FAILED for r in kept) else 0
 
 
-def _announce(made: Plan, launcher: Launcher, environment: Environment, grid: Grid, console: Console) -> None:
+def _foretell(grid: Grid, console: Console) -> None:
+    """Says what a checked grid would do: its cells, the steps that do not stand in the store, and its suites' rows."""
+    environment = detect()
+    made = plan(grid.cells, grid.data, environment)
+    done = {key for key, step in made.steps.items() if not faults(grid.store.folder(step))}
+    if grid.time_again:
+        done -= {key for key, step in made.steps.items() if step.kind is StepKind.LATENCY}
+    _announce(made, done, environment, grid, console)
+    for cell, name in labels(c.id for c in made.cells).items():
+        why = made.unsupported.get(cell)
+        told = f"cannot run: {why}" if why else f"{len({*made.chains[cell].values()} - done)} steps to do"
+        console.print(escape(f"  {name}  {told}"), highlight=False)
+    todo = Counter(step.kind for key, step in made.steps.items() if key not in done)
+    kinds = ", ".join(f"{todo[kind]} {kind}" for kind in StepKind if todo[kind])
+    console.print(f"steps to do: {kinds or 'none'}", highlight=False)
+    for name, data in _by_name(grid).items():
+        rows = ", ".join(f"{count:,} {what}" for what, count in _counts(data).items())
+        groups = len({group_of(row) for d in data for row in d.evaluation})
+        told = f"rows of {name}: {rows}, in {plural(groups, 'group')}"
+        console.print(escape(told), highlight=False)
+    console.print("nothing was built or written", highlight=False)
+
+
+def _announce(made: Plan, done: Collection[str], environment: Environment, grid: Grid, console: Console) -> None:
     computing = f"computing in {environment.dtype}"
     if environment.device == "cpu" and environment.dtype == "float32":
         computing += " (this CPU has no fast 16-bit arithmetic)"
-    for line in launcher.broken.values():
-        console.print(f"[yellow]broken[/] in the store, built anew: {escape(line)}", highlight=False, soft_wrap=True)
     engines = ", ".join(dict.fromkeys(c.engine.name for c in made.cells))
     console.print(
         f"{len(made.cells)} cell{'s' * (len(made.cells) != 1)}, "
-        f"{len(made.steps)} steps ({len(launcher.done)} already done) on "
+        f"{len(made.steps)} steps ({len(done)} already done) on "
         + escape(f"{environment.hardware}, {computing}; profile {grid.choices['profile']}, engine {engines}"),
         highlight=False,
     )
@@ -155,10 +187,25 @@ def _conclude(made: Plan, grid: Grid, page: Path, said: Sequence[str], console: 
 def _leakage(grid: Grid) -> dict[str, Json]:
     """What was found between evaluation rows and what builds see, and what is stated of them, by suite, for the
     report: over all that is swept of a suite, but for parts of a learning curve."""
+    return {name: _found(several) for name, several in _by_name(grid).items()}
+
+
+def _by_name(grid: Grid) -> dict[str, list[SuiteData]]:
+    """The rows of each suite, as often as they differ."""
     of_name: dict[str, list[SuiteData]] = {}
     for key in dict.fromkeys(digest(plain(c.suite)) for c in grid.cells if not is_side(c.variant)):
         of_name.setdefault(grid.data[key].name, []).append(grid.data[key])
-    return {name: _found(several) for name, several in of_name.items()}
+    return of_name
+
+
+def _counts(several: Sequence[SuiteData]) -> dict[str, int]:
+    """How many rows of each use a suite has; what stands in several of its forms counts once."""
+
+    def count(rows: Callable[[SuiteData], Iterable[Any]]) -> int:
+        return len({canonical(plain(row)) for data in several for row in rows(data)})
+
+    return {"training": count(lambda d: d.train), "validation": count(lambda d: d.validation),
+            "articles": count(lambda d: d.knowledge), "evaluation": count(lambda d: d.evaluation)}  # fmt: skip
 
 
 def _found(several: Sequence[SuiteData]) -> dict[str, Json]:
@@ -176,15 +223,11 @@ def _found(several: Sequence[SuiteData]) -> dict[str, Json]:
             place = (o.kind, o.source, kept[o.row])
             overlaps[place] = max(overlaps.get(place, o), o, key=lambda o: o.similarity)
 
-    def count(rows: Callable[[SuiteData], Iterable[Any]]) -> int:
-        return len({canonical(plain(row)) for data in several for row in rows(data)})
-
     def stated(told: Iterable[str], between: str) -> str:
         return between.join(dict.fromkeys(filter(None, told)))
 
     return {
-        "rows": {"training": count(lambda d: d.train), "validation": count(lambda d: d.validation),
-                 "articles": count(lambda d: d.knowledge), "evaluation": count(lambda d: d.evaluation)},
+        "rows": _counts(several),
         "overlaps": [plain(o) for o in sorted(overlaps.values(), key=lambda o: -o.similarity)],
         "mode": stated((d.leakage for d in several), ", "),
         "source": stated((rows_source(d.folder) for d in several), "; "),
@@ -192,34 +235,21 @@ def _found(several: Sequence[SuiteData]) -> dict[str, Json]:
     }  # fmt: skip
 
 
-def run_folder(run: Path, fresh: bool) -> Path:
-    """Makes a run's folder and returns it: where one is there already and it must be `fresh`, as that of another grid
-    started in the same second, one beside it. Raises `UserError` where it cannot be made."""
-    path, number = run, 1
-    while True:
-        try:
-            path.mkdir(parents=True, exist_ok=not fresh)
-            return path
-        except OSError as error:
-            if not (fresh and path.is_dir()):
-                raise UserError(
-                    f"output folder {run}: cannot be written ({error.strerror}); set outputs=DIR"
-                ) from error
-        number += 1
-        path = run.with_name(f"{run.name}-{number}")
-
-
 def main(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run: Path, fresh: bool = False) -> int:
-    """A whole grid in the folder `run`, or, where that is there and it must be `fresh`, one beside it; the launcher
-    that Hydra calls ends with this exit code."""
-    console = Console()
+    """A whole grid in the folder `run`, or, where that is there and it must be `fresh`, one beside it; with `dry_run`
+    only what it would do. The launcher that Hydra calls ends with this exit code."""
+    console = speaker()
     grid = check(configs, overrides, run.absolute())
-    grid = replace(grid, run=run_folder(grid.run, fresh))
+    if configs[0].get("dry_run"):
+        _foretell(grid, console)
+        return 0
+    grid = replace(grid, run=ledger.run_folder(grid.run, fresh))
     try:
-        ledger.forget(grid.run)
-        ledger.write_text(grid.run / "config.yaml", OmegaConf.to_yaml(configs[0]))
-        ledger.write_leakage(grid.run, _leakage(grid))
-        return carry_out(grid, console)
+        with ledger.alone(grid.run):
+            ledger.forget(grid.run)
+            ledger.write_text(grid.run / "config.yaml", OmegaConf.to_yaml(configs[0]))
+            ledger.write_leakage(grid.run, _leakage(grid))
+            return carry_out(grid, console)
     except KeyboardInterrupt:
         kept = escape(str(grid.store.root))
         console.print(f"\nstopped; what is done is kept in {kept}. Run the same command again to go on.")

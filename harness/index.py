@@ -1,8 +1,9 @@
 """One page for all runs of an outputs folder: what each recommends, and how every sweep's numbers moved over time.
 
-A line of a trend joins two runs only where they compare: response time, memory and cost of the same suites on the same
-hardware with the same timed requests, cost at the same prices, volume, rate and weights of suites, quality on the same
-evaluation rows by the same score and weights. A run that cannot be read is listed with what is wrong with it.
+Runs of other suites have trends of their own, and a line joins two runs only where they compare: response time, memory
+and cost on the same hardware with the same timed requests, cost at the same prices, volume, rate and weights of suites,
+quality on the same evaluation rows by the same score and weights. A run that cannot be read is listed with what is
+wrong with it.
 
     python -m harness.report --index outputs/
 """
@@ -59,7 +60,8 @@ class Listed:
 
 
 def run_folders(root: Path) -> list[Path]:
-    """The run folders below a folder, each sweep's in the order of their names, which are times."""
+    """The run folders below a folder, each sweep's in the order of their names, which are times; one that links lead to
+    as well once, by the name that is none of them."""
     found: list[Path] = []
     level = [root]
     for _ in range(DEEP + 1):
@@ -67,7 +69,9 @@ def run_folders(root: Path) -> list[Path]:
         found += runs
         inside = (p for f in level if f not in runs for p in sorted(f.iterdir()) if p.is_dir() and p.name[:1] != ".")
         level = list(inside)
-    return sorted(found, key=lambda f: (str(f.parent), f.name))
+    by_link = sorted(found, key=lambda f: f.resolve() != root.resolve() / f.relative_to(root))
+    once = {f.resolve(): f for f in reversed(by_link)}
+    return sorted(once.values(), key=lambda f: (str(f.parent), f.name))
 
 
 def listed(folder: Path) -> Listed:
@@ -150,13 +154,15 @@ def trend(runs: Sequence[Listed], title: str) -> dict[str, Any] | None:
                 pieces[-1].append(at(n, m))
         drawn[name] = [p for p in pieces if p]
     unit = next(m.unit for m in series["best"] if m)
+    first, last = number(low, unit), number(high, unit)
     rows = [
         {"time": run.time, "new": n in breaks, **{k: number(m.value, m.unit) if (m := line[n]) else "–"
                                                   for k, line in series.items()}}
         for n, run in enumerate(runs)
     ]  # fmt: skip
     return {
-        "title": title, "drawn": drawn, "rows": rows, "low": number(low, unit), "high": number(high, unit),
+        "title": title, "drawn": drawn, "rows": rows,
+        "reach": f"Always {first}" if first == last else f"From {first} to {last}",
         "breaks": [round(EDGE + (WIDE - 2 * EDGE) * (n - 0.5) / (len(runs) - 1), 1) for n in breaks],
     }  # fmt: skip
 
@@ -172,11 +178,16 @@ def view(root: Path) -> dict[str, Any]:
     for name in dict.fromkeys((r.folder.parent, r.sweep) for r in every):
         runs = [r for r in every if (r.folder.parent, r.sweep) == name]
         whole = [r for r in runs if not r.wrong and r.ok]
+        asked: dict[str, list[Listed]] = {}
+        for r in whole:
+            asked.setdefault(" and ".join(sorted({cell.suite for cell in r.ok})), []).append(r)
         answer = timed(cell for r in whole for cell in r.ok)
         heads = {title: f"{title} of a {answer}" if answer and title == P95 else title for title in TITLES}
         sweeps.append(
             {"name": name[1], "runs": [_line(r, root) for r in reversed(runs)], "heads": list(heads.values()),
-             "trends": [{**t, "title": head} for title, head in heads.items() if (t := trend(whole, title))]}
+             "trends": [{**t, "title": head + (f", {suites}" if len(asked) > 1 else "")}
+                        for suites, those in asked.items() for title, head in heads.items()
+                        if (t := trend(those, title))]}
         )  # fmt: skip
     return {
         "root": str(root), "sweeps": sweeps, "total": len(every), "broken": sum(bool(r.wrong) for r in every),
@@ -195,8 +206,13 @@ def _line(run: Listed, root: Path) -> dict[str, Any]:
         "counts": {str(k): v for k, v in counts.items()}, "told": run.told, "values": shown,
         "chosen": labels(run.records)[run.chosen] + run.counted if run.chosen else "",
         "link": quote(page.relative_to(root).as_posix()) if page.is_file() else "",
-        "hardware": ", ".join(sorted({str(r.environment.get("hardware")) for r in run.ok})),
+        "hardware": ", ".join(sorted({_bare(str(r.environment.get("hardware"))) for r in run.ok})),
     }  # fmt: skip
+
+
+def _bare(hardware: str) -> str:
+    """A machine without marks of trade."""
+    return hardware.replace("(R)", "").replace("(TM)", "")
 
 
 def write(root: Path) -> Path:

@@ -29,7 +29,7 @@ from harness.errors import HarnessError
 from harness.plan import Plan
 from harness.standing import standing
 from harness.store import Store
-from harness.types import Step, StepKind, plain
+from harness.types import WAITS, Step, StepKind, plain
 
 CHILD_ENVIRONMENT = {
     # Large temporaries in huge pages made training and AWQ 2 to 4 times faster, and blocks kept for the next of
@@ -225,7 +225,7 @@ class Launcher:
                     worker.process.kill()
                     worker.process.join()
                 if worker.step:
-                    self.store.discard(worker.step.key, worker.process.pid)
+                    self.store.discard(worker.step.key)
 
     def _waiting(self) -> list[Step]:
         at_work = {step.key for step in self._busy()}
@@ -363,7 +363,7 @@ class Launcher:
                 self._ended(worker)
                 continue
             if kind == "progress":
-                worker.begun = worker.begun or time.monotonic()
+                worker.begun = worker.begun or (None if note == WAITS else time.monotonic())
                 self.watcher.progressed(worker.step, first, note)
             elif kind == "failed":
                 worker.reason = first
@@ -397,5 +397,5 @@ class Launcher:
             counted = None if now is None or worker.oom_kills is None else now - worker.oom_kills
             reason = worker.reason or fate(worker.process.exitcode, self._log(step), counted)
             self.failed[step.key] = f"{step.kind}: {reason}"
-            self.store.discard(step.key, worker.process.pid)
+            self.store.discard(step.key)
         self.watcher.ended(step, reason, time.monotonic() - worker.started)

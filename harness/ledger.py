@@ -16,10 +16,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
 
 from harness.errors import UserError
 from harness.files import parse, write_whole
@@ -30,12 +33,41 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CELLS = "cells.json"
+PARTS = ("model", "adaptation", "quantization", "suite", "engine", "measure")  # what a record's configuration names
 LEAKAGE = "leakage.json"
 COLUMNS = {
     "cell": "string", "model": "string", "adaptation": "string", "quantization": "string", "suite": "string",
     "seed": "int64", "status": "string", "reason": "string", "metric": "string", "value": "float64",
     "unit": "string", "better": "string", "n": "Int64", "low": "float64", "high": "float64",
 }  # fmt: skip
+
+
+def run_folder(run: Path, fresh: bool) -> Path:
+    """Makes a run's folder and returns it: where one is there already and it must be `fresh`, as that of another grid
+    started in the same second, one beside it. Raises `UserError` where it cannot be made."""
+    path, number = run, 1
+    while True:
+        try:
+            path.mkdir(parents=True, exist_ok=not fresh)
+            return path
+        except OSError as error:
+            if not (fresh and path.is_dir()):
+                raise UserError(
+                    f"output folder {run}: cannot be written ({error.strerror}); set outputs=DIR"
+                ) from error
+        number += 1
+        path = run.with_name(f"{run.name}-{number}")
+
+
+@contextmanager
+def alone(run: Path) -> Iterator[None]:
+    """Keeps a run folder for one grid. Raises `UserError` where another writes there."""
+    try:
+        held = FileLock(run / ".lock").acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(f"{run}: another grid writes there; wait until it has ended, or give another folder") from error
+    with held:
+        yield
 
 
 def slug(cell_id: str) -> str:
@@ -137,6 +169,12 @@ def _faults(record: RunRecord) -> list[str]:
     texts = ("id", "reason", "model", "adaptation", "quantization", "suite", "profile")
     found = [name for name in texts if not isinstance(getattr(record, name), str)]
     found += [n for n in ("steps", "environment", "config") if not isinstance(getattr(record, n), dict)]
+    steps = record.steps.items() if isinstance(record.steps, dict) else ()
+    found += [f"steps.{kind}" for kind, step in steps if not isinstance(step, dict)]
+    parts = {n: record.config.get(n) for n in PARTS} if isinstance(record.config, dict) else {}
+    found += [
+        f"config.{n}" for n, p in parts.items() if not isinstance(p, dict) or not isinstance(p.get("params"), dict)
+    ]
     if not _is_whole(record.seed):
         found.append("seed")
     if not isinstance(record.not_measured, dict) or not all(isinstance(v, str) for v in record.not_measured.values()):

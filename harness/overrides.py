@@ -26,12 +26,20 @@ if TYPE_CHECKING:
 CONFIG_DIR = ("--config-dir", "-cd")
 MULTIRUN = ("--multirun", "-m")
 CFG = ("--cfg", "-c")
+COMPLETION = ("--shell-completion", "-sc")
 HELP = "(python -m harness --help)"
+ONE_SWEEP = "one sweep a run; run once for each"
 ADDED = ("curve",)  # keys that a grid reads and conf/config.yaml does not have
 CLOSED = ("policy", "price", "profile", "runner")  # groups without a class that would refuse a knob it does not have
 UNCHECKED = ("measure", "price", "profile", "runner", "suite")  # groups whose unknown keys nothing else refuses
 OPTIONAL = ("suite.train_share",)  # keys that are read and stand in no packaged choice
 OF_NAMES = ("price.hardware", "price.hosted")  # keys whose own keys are names, each with what is told of it
+ELSEWHERE = {  # keys of Hydra's that a grid does not read, and what does what they would
+    "hydra.run.dir": "a run goes to hydra.sweep.dir=DIR, or into a folder of outputs=DIR",
+    "hydra.sweep.subdir": "all cells of a grid go to one folder, hydra.sweep.dir=DIR",
+    "hydra.job.chdir": "a grid stays in the working directory",
+    "hydra.job.env_set": "set variables before the command, as NAME=VALUE python -m harness ...",
+}
 APART = {  # what stands in conf/ and is chosen for no grid, and what it is for
     "check": "rules of the release gate; use python -m harness.check RUN --baseline FILE --rules {name}",
     "price=hosted": "prices of hosted APIs, which a price table holds beside those of hardware; choose price=list_2026",
@@ -51,6 +59,19 @@ def config_folders(arguments: Sequence[str]) -> list[Path]:
     found = [a.partition("=")[2] for a in arguments if a.partition("=")[0] in CONFIG_DIR and "=" in a]
     found += [b for a, b in pairwise(arguments) if a in CONFIG_DIR]
     return [Path(f) for f in found]
+
+
+def _searched(overrides: Sequence[Override]) -> list[str]:
+    """What `hydra.searchpath` adds, as it is given."""
+    given = [o.value() for o in overrides if o.key_or_group == "hydra.searchpath"]
+    paths = [p for value in given for p in (value if isinstance(value, list) else [value]) if p is not None]
+    return [str(getattr(p, "text", p)) for p in paths]
+
+
+def _folder(searched: str) -> Path | None:
+    """The folder of a search path; None for one within a package."""
+    scheme, _, rest = searched.rpartition("://")
+    return Path(rest) if scheme in ("", "file") else None
 
 
 def _paths(tree: Mapping[Any, Any], above: str) -> Iterator[str]:
@@ -74,7 +95,8 @@ def _keys(file: Path) -> set[str]:
 def groups_of(arguments: Sequence[str], conf: Path) -> Groups:
     """The files of each group by name; of two of one name the user's own counts."""
     found: dict[str, dict[str, Path]] = {}
-    for folder in (conf, *config_folders(arguments)):
+    searched = filter(None, map(_folder, _searched(_parsed(arguments))))
+    for folder in (*searched, conf, *config_folders(arguments)):
         for file in sorted(folder.glob("*/*.yaml")):
             found.setdefault(file.parent.name, {})[file.stem] = file
     return found
@@ -111,8 +133,8 @@ def listed(arguments: Sequence[str], conf: Path) -> str:
 
 
 def unreadable(arguments: Sequence[str], conf: Path) -> list[str]:
-    """One line for each file of the groups in a user's own folders that is no YAML of keys, or that would stand in for
-    the entry point."""
+    """One line for each file of the groups, be it a user's own, that is no YAML of keys, and for each that would stand
+    in for the entry point."""
     groups = {p.name for p in conf.iterdir() if p.is_dir()}
     entry = conf / "config.yaml"
     others = [file for folder in config_folders(arguments) if (file := folder / entry.name).is_file()]
@@ -121,8 +143,9 @@ def unreadable(arguments: Sequence[str], conf: Path) -> list[str]:
         for file in others
         if file.read_bytes() != entry.read_bytes()
     ]
-    for file in [f for folder in config_folders(arguments) for f in sorted(folder.glob("*/*.yaml"))]:
-        if file.parent.name in groups:
+    files = [f for folder in (conf, *config_folders(arguments)) for f in sorted(folder.glob("*/*.yaml"))]
+    for file in (entry, *files):
+        if file == entry or file.parent.name in groups:
             try:
                 yaml_keys(file)
             except ValueError as error:
@@ -162,6 +185,18 @@ def _unknown(key: str, name: str, known: Sequence[str]) -> str | None:
     return None if name in choices else f"{key}={name}: no such choice{nearest(name, choices)} {HELP}"
 
 
+def _no_text(override: Override) -> str | None:
+    """What to do about a choice that is read as a number, true or false, of which Hydra takes none; or None."""
+    from hydra.core.override_parser.types import ChoiceSweep, Transformer
+
+    value = override.value()
+    given = list(override.sweep_iterator(Transformer.identity)) if isinstance(value, ChoiceSweep) else [value]
+    found = any(isinstance(v, int | float) for v in given)
+    return (
+        f"{override.input_line}: is read as no text, so no choice can be called so; rename its file" if found else None
+    )
+
+
 def _in_brackets(override: Override) -> str | None:
     """What to write for choices of a group in brackets, of which Hydra would merge all into one; or None."""
     from hydra.core.override_parser.types import ChoiceSweep, Transformer
@@ -171,6 +206,8 @@ def _in_brackets(override: Override) -> str | None:
     if not any(isinstance(v, list) for v in given):
         return None
     names = [str(getattr(n, "text", n)) for v in given for n in (v if isinstance(v, list) else [v])]
+    if override.key_or_group == "sweep" and len(names) > 1:
+        return f"{override.input_line}: {ONE_SWEEP}"
     return f"{override.input_line}: write {override.input_line.partition('=')[0]}={','.join(names)}"
 
 
@@ -180,12 +217,25 @@ def misspelt(arguments: Sequence[str], conf: Path) -> list[str]:
     overrides, groups, top = _parsed(arguments), groups_of(arguments, conf), _keys_of_all(conf)
     if others := [o.input_line for o in overrides if o.key_or_group == "hydra.mode" and o.value() != "MULTIRUN"]:
         return [f"{line}: leave it out; a single cell is a grid too" for line in others]
+    if {*map(_flag, arguments)} & {*COMPLETION}:
+        return []  # what follows is what a shell asks
+    if "--experimental-rerun" in map(_flag, arguments):
+        return ["--experimental-rerun: knows no grids; give the run's own command again"]
     if "--resolve" in arguments and not {*map(_flag, arguments)} & {*CFG, "--help", "-h"}:
         return ["--resolve: fills in the values that --cfg prints; write --cfg job --resolve"]
     chosen = [o for o in _in_cells(arguments, groups) if o.key_or_group in groups]
-    mistakes = list(filter(None, map(_in_brackets, chosen)))
-    if any(o.key_or_group == "hydra.searchpath" for o in overrides):
-        return mistakes  # choices may stand anywhere
+    mistakes = [line for o in chosen for line in (_in_brackets(o), _no_text(o)) if line]
+    own = not any(o.key_or_group == "hydra/launcher" for o in overrides)  # another launcher's jobs read some of them
+    mistakes += [
+        f"{o.input_line}: has no effect; {use}"
+        for o in overrides
+        for key, use in ELSEWHERE.items()
+        if f"{o.key_or_group}.".startswith(f"{key}.") and (own or key == "hydra.run.dir")
+    ]
+    searched = _searched(overrides)
+    mistakes += [f"hydra.searchpath={p}: no such folder" for p in searched if (f := _folder(p)) and not f.is_dir()]
+    if not all(map(_folder, searched)):
+        return mistakes  # choices may stand in a package
     top |= {str(key) for tree in _sweeps(overrides, groups) for key in tree}
     for override in overrides:
         key, plain = override.key_or_group, not override.input_line.startswith("+")
@@ -196,7 +246,7 @@ def misspelt(arguments: Sequence[str], conf: Path) -> list[str]:
             names = _names(override, groups)
             mistakes += filter(None, (_unknown(key, name, list(groups[key])) for name in names))
             if key == "sweep" and len(names) > 1:
-                mistakes.append(f"{override.input_line}: one sweep a run; run once for each")
+                mistakes.append(f"{override.input_line}: {ONE_SWEEP}")
         elif group in groups:
             knobs = set().union(*map(_keys, groups[group].values()))
             asked = key if plain else ".".join(key.split(".")[:2])  # what is added deeper may have a name of its own

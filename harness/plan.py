@@ -9,13 +9,13 @@ as well as a measurement) names the dtype computed in; only a latency names the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_type_hints
 
 from harness.components import instantiate, resolve, seeded, unable, unfit, unsupported
 from harness.environment import Environment, versions
 from harness.suite import timing_digest
-from harness.types import Cell, Component, Json, Step, StepKind, SuiteData, digest, is_side, plain
+from harness.types import Cell, Component, Json, Step, StepKind, SuiteData, digest, id_parts, is_side, plain
 
 MEASURE_VERSION = 18  # of qualities and latencies
 LATENCY_VERSION = 7  # of latencies alone
@@ -210,6 +210,26 @@ def _kernels(cell: Cell, environment: Environment, base: Step) -> list[Step]:
     ]
 
 
+def _told_apart(steps: Mapping[str, Step], chains: Mapping[str, Mapping[str, str]]) -> dict[str, Step]:
+    """Steps of which no two look alike: to titles of several is added in what the first cells of each differ (model,
+    suite, seed, swept knobs). No key depends on it."""
+    first: dict[str, tuple[str, ...]] = {}
+    for cell, chain_ in chains.items():
+        model, _, _, *rest = id_parts(cell)
+        for key in chain_.values():
+            first.setdefault(key, (model, *rest))
+    alike: dict[tuple[StepKind, str], list[str]] = {}
+    for key, step in steps.items():
+        alike.setdefault((step.kind, step.title), []).append(key)
+    made = dict(steps)
+    for keys in (keys for keys in alike.values() if len(keys) > 1):
+        differ = [at for at in range(4) if len({first[key][at] for key in keys}) > 1]
+        for key in keys:
+            told = [first[key][at] for at in differ if first[key][at]]
+            made[key] = replace(steps[key], title=" · ".join([steps[key].title, *told]))
+    return made
+
+
 def plan(cells: Sequence[Cell], data: Mapping[str, SuiteData], environment: Environment) -> Plan:
     """The plan of a grid; `data` maps a suite's digest (`digest(plain(suite))`) to its rows."""
     steps: dict[str, Step] = {}
@@ -234,4 +254,4 @@ def plan(cells: Sequence[Cell], data: Mapping[str, SuiteData], environment: Envi
         chains[cell.id] = {_role(step): step.key for step in made}
         for step in made:
             steps.setdefault(step.key, step)
-    return Plan(tuple(cells), _in_rounds(steps), chains, cannot)
+    return Plan(tuple(cells), _in_rounds(_told_apart(steps, chains)), chains, cannot)

@@ -13,7 +13,8 @@ from rich.table import Table
 
 from harness.launch import Launcher
 from harness.plan import Plan
-from harness.types import Cell, Measurement, RunRecord, Status, Step
+from harness.types import WAITS, Cell, Measurement, RunRecord, Status, Step
+from harness.wording import labels
 
 STATE_STYLE = {"ok": "green", "failed": "bold red", "unsupported": "yellow", "working": "cyan", "waiting": "dim"}
 
@@ -54,9 +55,9 @@ class Board:
         self.records: dict[str, RunRecord] = {}
         self.at_work: dict[str, tuple[float, str, float]] = {}
         self.start = time.monotonic()
-        self._live = (
-            Live(console=console, get_renderable=self.render, refresh_per_second=2) if console.is_terminal else None
-        )
+        self._names = labels(c.id for c in plan.cells)
+        moves = console.is_terminal and console.file.isatty() and not console.is_dumb_terminal
+        self._live = Live(console=console, get_renderable=self.render, refresh_per_second=2) if moves else None
         self._told: dict[str, int] = {}
 
     def __enter__(self) -> Board:
@@ -82,10 +83,10 @@ class Board:
             self.say("start   ", f"{step.kind:<8} {step.title}")
 
     def progressed(self, step: Step, fraction: float, note: str) -> None:
-        _, _, since = self.at_work[step.key]
+        *_, since = self.at_work[step.key]
         self.at_work[step.key] = (fraction, note, since)
         quarter = int(4 * fraction)
-        if not self._live and quarter > self._told.get(step.key, 0):
+        if not self._live and (quarter > self._told.get(step.key, 0) or note == WAITS):
             self._told[step.key] = quarter
             self.say(f"{fraction:>5.0%}   ", f"{step.kind:<8} {step.title}  {note}")
 
@@ -117,24 +118,23 @@ class Board:
     def _left(self) -> str:
         if self.launcher is None:
             return ""
-        todo = [
-            s for s in self.plan.steps.values() if s.key not in self.launcher.done and s.key not in self.launcher.failed
-        ]
+        done, failed = self.launcher.done, self.launcher.failed
+        todo = [s for s in self.plan.steps.values() if s.key not in done and s.key not in failed]
         known = [self._guess(s) for s in todo]
         if not todo or any(k is None for k in known):
             return "" if not todo else f"  ({len(todo)} steps left)"
         alone = sum(k or 0.0 for s, k in zip(todo, known, strict=True) if s.exclusive)
         shared = sum(k or 0.0 for s, k in zip(todo, known, strict=True) if not s.exclusive)
-        spent = sum(time.monotonic() - since for _, _, since in self.at_work.values())
+        spent = sum(time.monotonic() - since for _, _, since in list(self.at_work.values()))
         return f"  (about {clock(max(0.0, alone + (shared - spent) / self.launcher.workers))} left)"
 
     def _guess(self, step: Step) -> float | None:
         own = self.expected.get((step.kind, step.component.name))
-        same = [v for (kind, _), v in self.expected.items() if kind == step.kind]
+        same = [v for (kind, _), v in list(self.expected.items()) if kind == step.kind]
         return own if own is not None else statistics.median(same) if same else None
 
     def render(self) -> Table:
-        """The live table."""
+        """The live table, which a thread of its own draws while steps begin and end."""
         table = Table(
             title=f"{len(self.records)} of {len(self.plan.cells)} cells · {self._clock()}{self._left()}",
             expand=True,
@@ -147,15 +147,15 @@ class Board:
 
     def _row(self, cell: Cell) -> Sequence[str]:
         record = self.records.get(cell.id)
-        name = escape(f"{cell.adaptation.name} · {cell.quantization.name}")
+        name = escape(self._names[cell.id])
         if record:
             why = escape(record.reason[:60]) if record.status is not Status.OK else ""
             state = f"[{STATE_STYLE[record.status]}]{record.status}[/]"
             return [name, state, why, *(text for _, text in self._numbers(record))]
         keys = self.plan.chains.get(cell.id, {})
         for kind, key in keys.items():
-            if key in self.at_work:
-                fraction, note, since = self.at_work[key]
+            if found := self.at_work.get(key):
+                fraction, note, since = found
                 bar = "━" * round(8 * fraction) + "─" * (8 - round(8 * fraction))
                 at_work = escape(f"{kind} {bar} {note} {clock(time.monotonic() - since)}")
                 return [name, "[cyan]working[/]", at_work, "", "", ""]

@@ -38,7 +38,9 @@ from harness.measure.quality import with_ends
 from harness.plan import plan
 from harness.store import Store
 from harness.suite import load as load_suite
+from harness.terminal import outlive_readers, speaker
 from harness.types import Cell, Component, Json, RunRecord, Status, StepKind, SuiteData, canonical, digest, plain
+from harness.wording import number
 
 INPUTS = ("data", "rows", "content", "component.params", "component.target", "knobs")  # other ones ask another question
 PARENTS = ("base", "model")  # keys of other steps, whose own differences are told
@@ -151,7 +153,11 @@ def _compared(record: RunRecord, before: Path, run: Path, console: Console) -> i
         return 1
     was, now = ledger.read_rows(before, record), ledger.read_rows(run, again)
     others = of_rows(was, now)
-    timed = [(m, a.value, b.value) for m in SHOWN if (a := record.value(m)) and (b := again.value(m))]
+    timed = [
+        (m, number(a.value, a.unit), number(b.value, b.unit))
+        for m in SHOWN
+        if (a := record.value(m)) and (b := again.value(m))
+    ]
     console.print(_table("Times and memory, not judged", timed, "metric", "record", "here"))
     if others:
         console.print(_table("Rows that came out otherwise", others, "row", "what", "record", "here"))
@@ -165,14 +171,14 @@ def _compared(record: RunRecord, before: Path, run: Path, console: Console) -> i
     return 1 if others else 0
 
 
-def reproduce(path: Path, out: Path, dry_run: bool, console: Console) -> int:
-    """Runs a record's cell again into a run folder `out`; the exit code. Raises `UserError`."""
+def reproduce(path: Path, out: Path | None, dry_run: bool, console: Console) -> int:
+    """Runs a record's cell again into a run folder `out`, or one of its own; the exit code. Raises `UserError`."""
     record = ledger.read_record(path)
     if record.status is not Status.OK:
         raise UserError(f"{path}: that cell {record.status} ({record.reason}); only an ok one can be reproduced")
     cell = cell_of(record, path)
     before = path.resolve().parent.parent
-    if out.is_dir() and any(out.iterdir()):
+    if out and out.is_dir() and any(out.iterdir()):
         raise UserError(f"--out {out}: holds files; the cell is built anew in a folder of its own, so give a new one")
     if StepKind.QUALITY not in record.steps:
         raise UserError(f"{path}: nothing was scored in that cell, so there are no rows to compare; run its grid again")
@@ -188,16 +194,20 @@ def reproduce(path: Path, out: Path, dry_run: bool, console: Console) -> int:
     choices = {k: record.config[k] for k in ("policy", "price", "profile") if k in record.config}
     on_cpu = machine.device == "cpu"
     workers = max(1, machine.cpu_count // max(1, int(record.steps.get("quality", {}).get("threads", 1))))
-    store = Store(out / "store")
-    store.prepare("give --out DIR")
-    grid = Grid((cell,), choices, {digest(plain(cell.suite)): data}, store, out, workers, on_cpu)
-    ledger.write_leakage(out, {})
-    code = carry_out(grid, console)
-    return _compared(record, before, out, console) or code
+    own = Path("outputs", "reproduced", time.strftime("%Y-%m-%d_%H-%M-%S"))
+    run = ledger.run_folder((out or own).absolute(), fresh=out is None)
+    with ledger.alone(run):
+        store = Store(run / "store")
+        store.prepare("give --out DIR")
+        grid = Grid((cell,), choices, {digest(plain(cell.suite)): data}, store, run, workers, on_cpu)
+        ledger.write_leakage(run, {})
+        code = carry_out(grid, console)
+        return _compared(record, before, run, console) or code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
+    outlive_readers()
     parser = argparse.ArgumentParser("python -m harness.reproduce", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("record", type=Path, help="a records/CELL.json of a run folder")
     parser.add_argument("--out", type=Path, metavar="DIR", help="a new folder (default: outputs/reproduced/TIME)")
@@ -206,9 +216,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given = parser.parse_args(arguments)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
-    out = given.out or Path("outputs/reproduced") / time.strftime("%Y-%m-%d_%H-%M-%S")
     try:
-        return reproduce(given.record, out.absolute(), given.dry_run, Console())
+        return reproduce(given.record, given.out, given.dry_run, speaker())
     except HarnessError as error:
         for line in error.mistakes if isinstance(error, UserError) else (f"{given.record}: {error}",):
             print(f"harness.reproduce: {line}", file=sys.stderr)

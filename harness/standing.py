@@ -24,11 +24,11 @@ def standing(plan: Plan, store: Store) -> tuple[set[str], dict[str, str]]:
     def looked_at(key: str, thorough: bool) -> bool:
         step = plan.steps[key]
         if store.folder(step).exists() and (found := faults(store.folder(step), thorough)):
-            broken[key] = f"{step.kind}/{step.key} ({step.title}): {'; '.join(found)}"
             try:
                 store.remove(store.folder(step))
             except Timeout:
-                broken.pop(key)  # another grid builds it anew right now
+                return False  # another grid builds it anew right now
+            broken[key] = f"{step.kind}/{step.key} ({step.title}): {'; '.join(found)}"
         return key not in broken and store.manifest(step) is not None
 
     for key, step in plan.steps.items():

@@ -2,7 +2,7 @@
 
     <root>/<kind>/<key>/manifest.json    the facts of a build and the SHA-256 of each of its files
     <root>/<kind>/<key>.lock             held by whoever builds it, freed by the system when that process dies
-    <root>/tmp/<key>-<process>/          a build at work
+    <root>/tmp/<key>-<random>/           a build at work
     <root>/running/<name>.keys           the builds that a running grid needs, beside a lock that it holds
     <root>/logs/                         what steps said
 
@@ -234,22 +234,22 @@ class Store:
         with contextlib.suppress(OSError):  # gone, or a store that may only be read
             os.utime(self.folder(step) / MANIFEST)
 
-    def discard(self, key: str, process: int) -> None:
-        """Removes what a process that was killed had half built."""
-        shutil.rmtree(self.root / "tmp" / f"{key}-{process}", ignore_errors=True)
+    def discard(self, key: str) -> None:
+        """Removes what killed processes had half built of a key, unless somebody holds its lock: it is theirs then."""
+        locks = [lock for kind in StepKind if (lock := self.root / kind / f"{key}.lock").exists()]
+        with contextlib.suppress(Timeout), contextlib.ExitStack() as held:
+            for lock in locks:
+                held.enter_context(FileLock(lock, timeout=0))
+            for part in (self.root / "tmp").glob(f"{key}-*") if locks else ():
+                shutil.rmtree(part, ignore_errors=True)
 
     def clean(self) -> None:
-        """Removes what killed processes had half built, folders whose key nobody holds the lock of, and their lists."""
+        """Removes what killed processes had half built, and their lists."""
         with self.upkeep():
             pass  # forgets what dead grids needed
-        for part in (self.root / "tmp").glob("*"):
-            key = part.name.partition("-")[0]
-            locks = [lock for kind in StepKind if (lock := self.root / kind / f"{key}.lock").exists()]
-            if KEY.fullmatch(key) and locks:
-                with contextlib.suppress(Timeout), contextlib.ExitStack() as held:
-                    for lock in locks:
-                        held.enter_context(FileLock(lock, timeout=0))
-                    shutil.rmtree(part, ignore_errors=True)
+        for key in {part.name.partition("-")[0] for part in (self.root / "tmp").glob("*")}:
+            if KEY.fullmatch(key):
+                self.discard(key)
 
     def remove(self, folder: Path) -> None:
         """Takes a build away, in one move. Raises `Timeout` while somebody builds it."""
@@ -315,8 +315,7 @@ class Store:
         with FileLock(target.with_suffix(".lock")):
             if self.is_whole(step):
                 return
-            part = self.root / "tmp" / f"{step.key}-{os.getpid()}"
-            shutil.rmtree(part, ignore_errors=True)
+            part = self.root / "tmp" / f"{step.key}-{uuid4().hex[:8]}"
             part.mkdir(parents=True)
             try:
                 start = time.monotonic()

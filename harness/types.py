@@ -268,6 +268,7 @@ class SuiteData:
 
 
 Progress = Callable[[float, str], None]
+WAITS = "waits for another grid"  # what a step says of itself that is not at work yet
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from rich.table import Table
 
 from harness.errors import UserError
 from harness.store import MANIFEST, Store, faults, files_below, read_manifest
+from harness.terminal import outlive_readers, speaker
 from harness.types import StepKind
 
 Inode = tuple[int, int]  # of a device and on it: one file, under however many names
@@ -136,13 +137,15 @@ def _size(n_bytes: int) -> str:
 
 
 def _ls(store: Store, console: Console) -> int:
-    table = Table("build", "what", "size", "unused for", "state")
-    with store.upkeep() as needed:
-        for build in reversed(builds(store)):
-            state = "in use" if build.folder.name in needed else "evicted" if build.evicted else ""
-            days = max(0.0, time.time() - build.used_unix) / DAY_S
-            size = _size(occupied_bytes([build.folder]))
-            table.add_row(build.name, escape(build.title), size, f"{days:.1f} days", state if build.title else "broken")
+    table, needed = Table("build", "what", "size", "unused for", "state"), set[str]()
+    table.columns[0].no_wrap = True  # a key that is cut finds nothing
+    with suppress(OSError), store.upkeep() as found:  # a store that may only be read says nothing of who uses it
+        needed = found
+    for build in reversed(builds(store)):
+        state = "in use" if build.folder.name in needed else "evicted" if build.evicted else ""
+        days = max(0.0, time.time() - build.used_unix) / DAY_S
+        size = _size(occupied_bytes([build.folder]))
+        table.add_row(build.name, escape(build.title), size, f"{days:.1f} days", state if build.title else "broken")
     console.print(table)
     return 0
 
@@ -197,6 +200,7 @@ def _days(text: str) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
+    outlive_readers()
     told = (__doc__ or "").split("\n\n")
     parser = argparse.ArgumentParser("python -m harness.store", description=told[0])
     parser.add_argument("--store", type=Path, default=Path(".harness/store"), metavar="DIR")
@@ -211,12 +215,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given = parser.parse_args(arguments)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
-    store, console = Store(given.store), Console()
+    store, console = Store(given.store), speaker()
     try:
         if not any((store.root / kind).is_dir() for kind in StepKind):
             raise UserError(f"{store.root}: not a store (no base/, adapt/ ... in it); give one with --store DIR")
-        store.prepare("give another with --store DIR")
         if given.command == "gc":
+            store.prepare("give another with --store DIR")
             return _gc(store, console, given.keep_days)
         return {"ls": _ls, "verify": _verify, "du": _du}[given.command](store, console)
     except UserError as error:

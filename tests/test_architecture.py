@@ -44,6 +44,7 @@ FOUNDATION = {
     "leakage",
     "licences",
     "wording",
+    "terminal",
 }
 WORKERS = {"adapt", "quantize", "engine", "measure"}
 READERS = {"ledger", "decide", "report", "compare", "index", "check"}
@@ -74,6 +75,7 @@ EXCEPTIONS = {
     ("report", "ledger"): "a report drawn again reads its records",
     ("check.subject", "ledger"): "the gate reads run folders",
     ("check.outputs", "ledger"): "and writes as run folders are written",
+    ("check.__main__", "ledger"): "a fresh checkpoint's runs go to a folder of their own",
     ("report", "decide"): "a report draws the decision that follows from its records",
     ("compare", "ledger"): "runs are compared from their records",
     ("compare", "decide"): "by the scores that decide",

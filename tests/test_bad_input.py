@@ -25,7 +25,7 @@ from harness.adapt.lora import Lora
 from harness.configured import FREE_DISK_BYTES, GROUPS, _beside, _cells, _price, _room, component
 from harness.environment import detect
 from harness.errors import UserError
-from harness.grid import run_folder
+from harness.ledger import alone, run_folder
 from harness.quantize.awq import Awq
 from harness.quantize.gptq import Gptq
 from harness.quantize.int8 import Int8
@@ -143,6 +143,9 @@ def test_files_and_folders_are_checked(tmp_path: Path) -> None:
          "policy.metric=nope: no score of ticket_routing; it has accuracy, parseable, recall_billing"),
         ("policy.metric=quality/macro_f1",
          "policy.metric=macro_f1: is no number a row, so cells cannot be paired; take accuracy, parseable, "),
+        ("~policy.objective", "policy balanced: objective is missing; choose cost_usd_per_1000, "),
+        ("policy.suites={ticket_ruting: 1, other: 1}",
+         "policy.suites: ticket_ruting is no suite of this grid; did you mean ticket_routing?"),
         ("policy.suites={support_tone: 1}",
          "policy.suites: {'support_tone': 1} weighs no suite of this grid; give one a weight above 0, or null"),
     ],
@@ -254,7 +257,7 @@ def test_what_is_needed_cannot_be_left_out(tmp_path: Path) -> None:
     ("arguments", "expected"),
     [
         (("profile=thorough", "engine.batch_size=abc", "suite.eval_rows=abc", "measure.latency.requests=2"),
-         ["suite.eval_rows='abc': must be a whole number above 0, or null for all rows",
+         ["suite.eval_rows='abc': must be a whole number above 0, or null for all rows; profile.eval_rows sets it too",
           "eager: batch_size='abc': must be int"]),
         (("adaptation.top_k=-1", "adaptation.few_shot=-1"),
          ["adaptation.few_shot=-1: must be a whole number, 0 or more",
@@ -344,6 +347,29 @@ def test_a_folder_of_the_time_must_be_fresh(tmp_path: Path, override: str, fresh
     )
     done = python(tmp_path, "-c", code)
     assert done.stdout.endswith(f" {fresh}\n"), done.stdout + done.stderr
+
+
+def test_a_folder_that_another_grid_writes_is_told(tmp_path: Path) -> None:
+    (tmp_path / "named/records").mkdir(parents=True)
+    (tmp_path / "named/records/kept.json").write_text("{}")
+    with alone(tmp_path / "named"):
+        lines = told(tmp_path, "model=dummy_tiny", "hydra.sweep.dir=named")
+    assert lines == [f"{tmp_path}/named: another grid writes there; wait until it has ended, or give another folder"]
+
+
+@pytest.mark.parametrize("asked", ["--dry-run", "dry_run=true"])
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path: Path, asked: str) -> None:
+    done = python(tmp_path, "-m", "harness", "+sweep=support_tone", "model=dummy_tiny", "runner.time_again=true", asked)
+    assert (done.returncode, done.stderr, list(tmp_path.iterdir())) == (0, "", [])
+    first, *cells, steps, rows, last = done.stdout.splitlines()
+    assert first.startswith("15 cells, 34 steps (0 already done) on ")
+    assert cells[0] == "  prompt_rag/fp16  4 steps to do"
+    assert len(cells) == 15
+    assert steps == "steps to do: 1 base, 3 adapt, 15 quantize, 15 latency"
+    assert re.fullmatch(
+        r"rows of support_tone: 105 training, 23 validation, \d+ articles, 48 evaluation, in 48 groups", rows
+    )
+    assert last == "nothing was built or written"
 
 
 def test_another_launchers_jobs_have_folders_of_their_own_and_the_worst_exit_code(tmp_path: Path) -> None:

@@ -175,6 +175,13 @@ def test_a_flipped_bit_is_found_where_it_would_be_read(built: tuple[Store, Plan,
     assert not store.folder(quality).exists()
 
 
+def test_what_another_grid_builds_anew_right_now_is_not_done(built: tuple[Store, Plan, list[Step]]) -> None:
+    store, made, steps = built
+    (store.folder(steps[0]) / "a.safetensors").unlink()
+    with FileLock(store.folder(steps[0]).with_suffix(".lock")):
+        assert standing(made, store) == ({s.key for s in steps[1:]}, {})
+
+
 @pytest.mark.parametrize("name", ["a.safetensors", "adapter/c.bin"])
 def test_a_file_cut_short_or_gone_is_found_without_reading(built: tuple[Store, Plan, list[Step]], name: str) -> None:
     store, made, steps = built

@@ -141,6 +141,17 @@ def test_again_does_nothing_again(grid: tuple[Path, Path]) -> None:
     assert [r.status for r in ledger.read_records(run_folder(done))] == [Status.OK] * 15
 
 
+def test_times_are_taken_anew_where_that_is_asked(grid: tuple[Path, Path]) -> None:
+    """And nothing else is, of no other cell."""
+    before = {b: (grid[0] / ".harness/store" / b / "manifest.json").stat().st_ino for b in builds(grid[0])}
+    one = ("adaptation=prompt_rag", "quantization=fp16", "runner.time_again=true")
+    done = harness(grid[0], "+sweep=support_tone", *TINY, *one)
+    assert "5 steps (4 already done)" in done.stdout, done.stdout + done.stderr
+    after = {b: (grid[0] / ".harness/store" / b / "manifest.json").stat().st_ino for b in builds(grid[0])}
+    assert before.keys() == after.keys()
+    assert [b.split("/")[0] for b in before if before[b] != after[b]] == ["latency"]
+
+
 def test_a_changed_knob_redoes_what_depends_on_it(grid: tuple[Path, Path]) -> None:
     """By interpreters that start as a user's do."""
     before = builds(grid[0])

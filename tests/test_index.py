@@ -68,6 +68,21 @@ def test_trends_follow_the_recommended_and_the_best_cell(tmp_path: Path) -> None
     assert all(f".curves .{kind} {{" in text for kind in (*kinds, "limit")), "what has no style is not seen"
 
 
+def test_runs_of_other_suites_have_trends_of_their_own(tmp_path: Path) -> None:
+    """Runs without a sweep all stand in one folder."""
+    for at, quality in enumerate((0.5, 0.6, 0.9, 0.9)):
+        cells, made = [records.record("lora", "fp16")], {}
+        cells = [records.with_value(r, "quality/good", quality) for r in cells]
+        if at > 1:
+            cells = [replace(r, suite="other", id=r.id.replace("support_tone", "other")) for r in cells]
+        made = {r.id: records.rows("lora", "fp16") for r in cells}
+        folder(tmp_path / "single" / f"2026-01-0{at}", cells, made, [r.id for r in cells])
+    (sweep,) = index.view(tmp_path)["sweeps"]
+    reach = {t["title"]: t["reach"] for t in sweep["trends"]}
+    assert reach["Quality, support_tone"] == "From 50% to 60%"
+    assert reach["Quality, other"] == "Always 90%"
+
+
 def test_the_score_shown_is_the_one_that_the_policy_decides_by(tmp_path: Path) -> None:
     for time, metric in (("1", None), ("2", "style")):
         for r in ledger.read_records(run(tmp_path / "sweep" / time, 0.5)):
@@ -120,7 +135,7 @@ def test_broken_runs_are_named_and_stop_nothing(tmp_path: Path) -> None:
         (tmp_path / "sweep" / name / "records").mkdir(parents=True)
         (tmp_path / "sweep" / name / "records/x.json").write_text(text)
     cells, made = records.grid()
-    strange = replace(cells[0], config={**cells[0].config, "suite": {"params": "none"}})
+    strange = replace(cells[0], config={**cells[0].config, "measure": {"params": {"latency": "none"}}})
     folder(tmp_path / "sweep/5", [strange], made, [])
     found = index.view(tmp_path)
     wrong = {r["time"]: r["wrong"] for r in found["sweeps"][0]["runs"]}
@@ -140,6 +155,13 @@ def test_a_broken_inside_stops_no_trend(tmp_path: Path) -> None:
         ledger.write_record(tmp_path / "sweep/2", replace(r, config={**r.config, "measure": "none"}))
     (sweep,) = index.view(tmp_path)["sweeps"]
     assert [bool(r["wrong"]) for r in sweep["runs"]] == [False, True, False]
+
+
+def test_a_run_that_a_link_leads_to_counts_once(tmp_path: Path) -> None:
+    real = run(tmp_path / "sweep/1")
+    (tmp_path / "sweep/0_latest").symlink_to(real)
+    (tmp_path / "a_sweep").symlink_to(tmp_path / "sweep")
+    assert index.run_folders(tmp_path) == [real]
 
 
 def test_unfinished_and_failed_runs_say_so(tmp_path: Path) -> None:

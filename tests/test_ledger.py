@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -12,7 +13,7 @@ from harness import grid, ledger
 from harness.configured import Grid
 from harness.errors import UserError
 from harness.store import Store
-from harness.types import Status
+from harness.types import Status, plain
 from tests import records
 
 
@@ -150,6 +151,15 @@ def test_records_of_versions_without_a_digest_are_read(tmp_path: Path) -> None:
     (path,) = (tmp_path / "records").iterdir()
     path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "digest"}))
     assert ledger.read_record(path) == made
+
+
+@pytest.mark.parametrize("change", [{"steps": {"base": None}}, {"config": {}}, {"config": {"model": {"params": 1}}}])
+def test_a_record_whose_inside_is_no_object_is_told(tmp_path: Path, change: dict[str, Any]) -> None:
+    """One of a version that kept no digest."""
+    whole = plain(records.record("lora", "int8", records.rows("lora", "int8", 2)))
+    (tmp_path / "one.json").write_text(json.dumps({**whole, **change}))
+    with pytest.raises(UserError, match=rf"not a record that this version reads .{next(iter(change))}\."):
+        ledger.read_record(tmp_path / "one.json")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from harness.overrides import UNCHECKED, causes, listed, misspelt, unknown_keys
+from harness import __version__
+from harness.overrides import UNCHECKED, causes, listed, misspelt, unknown_keys, unreadable
 from harness.resources import resource
 from tests.grids import HELP, ROOT, harness, python, told
 
@@ -40,6 +42,21 @@ def test_misspelt_names_are_told_at_once_with_the_nearest(tmp_path: Path) -> Non
         ("+sweep=support_tone,tool_json", "+sweep=support_tone,tool_json: one sweep a run; run once for each"),
         ("hydra.mode=RUN", "hydra.mode=RUN: leave it out; a single cell is a grid too"),
         ("hydra.mode=MULTIRUN", None),
+        ("+sweep=[support_tone,tool_json]", "+sweep=[support_tone,tool_json]: one sweep a run; run once for each"),
+        (
+            "hydra.run.dir=x",
+            "hydra.run.dir=x: has no effect; a run goes to hydra.sweep.dir=DIR, or into a folder of outputs=DIR",
+        ),
+        (
+            "hydra.job.env_set.A=1",
+            "hydra.job.env_set.A=1: has no effect; set variables before the command, as "
+            "NAME=VALUE python -m harness ...",
+        ),
+        ("hydra.searchpath=[file:///none]", "hydra.searchpath=file:///none: no such folder"),
+        ("--experimental-rerun", "--experimental-rerun: knows no grids; give the run's own command again"),
+        ("suite=2026", "suite=2026: is read as no text, so no choice can be called so; rename its file"),
+        ("model=-1,hf", "model=-1,hf: is read as no text, so no choice can be called so; rename its file"),
+        ("profile=true", "profile=true: is read as no text, so no choice can be called so; rename its file"),
     ],
 )
 def test_what_would_be_no_grid_is_told(argument: str, line: str | None) -> None:
@@ -58,6 +75,25 @@ def test_own_choices_that_cannot_be_read_are_told_before_hydra_reads_them(tmp_pa
     lines = told(tmp_path, "price=latin")
     assert [line.partition(": ")[0] for line in lines] == [str(conf / name) for name in list(texts)[:4]]
     assert all(line.endswith("; mend it or move it away") for line in lines)
+
+
+def test_misspelt_names_are_told_beside_a_search_path() -> None:
+    (line,) = misspelt([f"hydra.searchpath=[{ROOT}/tests/conf]", "quantization=dis"], CONF)
+    assert line == f"quantization=dis: no such choice; did you mean dies? {HELP}"
+
+
+@pytest.mark.parametrize("text", [b"name: [", b"name: a\nname: b", b"a:\n\tb: 1", b"name: \xe9"])
+@pytest.mark.parametrize("name", ["config.yaml", "suite/mine.yaml"])
+def test_a_slip_in_the_harness_own_folder_is_told(tmp_path: Path, name: str, text: bytes) -> None:
+    """Which is the working directory's too, for those who work on the harness itself."""
+    shutil.copytree(CONF, tmp_path / "conf")
+    (tmp_path / "conf" / name).write_bytes(text)
+    (line,) = unreadable([], tmp_path / "conf")
+    assert line.startswith(f"{tmp_path / 'conf' / name}: not YAML that can be read (")
+
+
+def test_its_version_is_the_harness_own(tmp_path: Path) -> None:
+    assert harness(tmp_path, "--version").stdout == f"harness {__version__}\n"
 
 
 @pytest.mark.parametrize("more", [(), ("adaptation=lora,full_ft",)])
@@ -243,7 +279,11 @@ def test_a_knob_that_every_swept_choice_has_is_taken(tmp_path: Path) -> None:
         ("+price.hardware.mine.usd_per_hour=1", "price.hosted.gpt_5_nano.usd_per_million_input=1", "+curve=[0.5]"),
         ("hydra/launcher=joblib", "outputs=x", "store=y", "sweep_name=z", "suite.folder=a/b", "profile=thorough"),
         ("--config-dir", str(ROOT / "tests/conf"), "quantization=dies"),
-        ("hydra.searchpath=[file:///elsewhere]", "quantization=from_there"),
+        ("hydra.searchpath=[pkg://elsewhere]", "quantization=from_there"),
+        (f"hydra.searchpath=[file://{ROOT}/tests/conf]", "quantization=dies"),
+        ("hydra/launcher=joblib", "hydra.job.env_set.A=1", "hydra.sweep.subdir=x"),
+        ("-sc", "install=bash"),
+        ("--shell-completion", "query=bash"),
         ("quantization=glob(*)", "x=[", "--help"),
     ],
 )

@@ -15,7 +15,7 @@ from harness import grid as whole
 from harness.plan import plan
 from harness.progress import Board
 from harness.store import MANIFEST, Store, sealed, write_json
-from harness.types import Component, Status, StepKind
+from harness.types import WAITS, Component, Status, StepKind
 from tests import records
 from tests.cells import MACHINE, cell, data_of
 
@@ -63,18 +63,58 @@ def test_the_table_shows_the_text_of_others_as_it_is(console: Console) -> None:
     console.print(heard.render())
     heard.records[heard.plan.cells[0].id] = records.ended("lora", "int8", Status.FAILED, f"ended {ODD}")
     console.print(heard.render())
-    assert said(console).count("[int4, int8] · fp16") == said(console).count("[good]") == 2
+    assert said(console).count("[int4, int8]/fp16") == said(console).count("[good]") == 2
     assert f"━━━━──── {ODD}" in said(console)
     assert f"ended {ODD}" in said(console)
 
 
+def test_rows_and_steps_tell_cells_apart(console: Console) -> None:
+    several = [
+        replace(cell("adaptation=lora", f"suite={suite}", f"seed={seed}"), variant=variant)
+        for suite in ("support_tone", "tool_json") for seed in (0, 1)
+        for variant in ("adaptation.rank=8", "adaptation.rank=16")
+    ]  # fmt: skip
+    several = [replace(c, adaptation=replace(c.adaptation, params={**c.adaptation.params, "rank": int(c.variant[16:])}))
+               for c in several]  # fmt: skip
+    data = {key: replace(d, training_digest=key, evaluation_digest=key) for key, d in data_of(several).items()}
+    made = plan(several, data, MACHINE)
+    heard = Board(made, console, "good", {}, lambda: None)
+    assert len({heard._row(c)[0] for c in several}) == len(several) == 8
+    assert len({(s.kind, s.title) for s in made.steps.values()}) == len(made.steps)
+    assert "lora · smollm2_135m · tool_json · seed1 · adaptation.rank=8" in {s.title for s in made.steps.values()}
+    assert [s.title for s in made.steps.values() if s.kind is StepKind.BASE] == ["smollm2_135m"]
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("file", "term", "moves"), [(Screen, "xterm", True), (Screen, "dumb", False), (io.StringIO, "xterm", False)]
+)
+def test_only_a_terminal_that_can_move_up_gets_a_live_table(file: type[io.StringIO], term: str, moves: bool) -> None:
+    """Whatever FORCE_COLOR says, by which rich takes a log for a terminal."""
+    console = Console(file=file(), _environ={"TERM": term, "FORCE_COLOR": "1"})
+    heard, step = board(console)
+    heard.started(step)
+    assert ("start" in said(console)) is not moves
+
+
+def test_a_wait_for_others_is_told(console: Console) -> None:
+    heard, step = board(console)
+    heard.started(step)
+    heard.progressed(step, 0.0, WAITS)
+    heard.progressed(step, 0.0, "")
+    assert [line.endswith(WAITS) for line in said(console).splitlines()] == [False, True]
+
+
 def test_a_grids_first_and_last_words_show_the_text_of_others_as_it_is(console: Console) -> None:
     made: Any = SimpleNamespace(cells=[cell()], steps={}, chains={})
-    launcher: Any = SimpleNamespace(broken={"key": f"broken {ODD}"}, done=[])
     grid: Any = SimpleNamespace(choices={"profile": "[quick]"}, store=None)
-    whole._announce(made, launcher, replace(MACHINE, hardware="Xeon [/x] [4]"), grid, console)
+    whole._announce(made, [], replace(MACHINE, hardware="Xeon [/x] [4]"), grid, console)
     whole._conclude(made, grid, Path("[/out]/report.html"), [f"sentence {ODD}"], console, 0.0)
-    for text in (f"broken {ODD}", "Xeon [/x] [4]", "profile [quick]", f"sentence {ODD}", "report: [/out]/report.html"):
+    for text in ("Xeon [/x] [4]", "profile [quick]", f"sentence {ODD}", "report: [/out]/report.html"):
         assert text in said(console)
 
 

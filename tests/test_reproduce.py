@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -165,6 +166,8 @@ def test_the_record_made_anew_is_found_beside_others(tmp_path: Path) -> None:
     made = gates.rows(n=20)
     one, other = gates.cell(made), gates.cell(made, "full_ft")
     out = gates.run(tmp_path / "out", (other, gates.worse(made, 0.5)), (one, made))
-    assert _compared(one, out, out, Console(quiet=True)) == 0
+    console = Console(file=io.StringIO(), width=200)
+    assert _compared(one, out, out, console) == 0
+    assert console.file.getvalue().count(" GB ") == 2  # type: ignore[attr-defined]
     with pytest.raises(UserError, match="left no record"):
         _compared(gates.cell(made, "prompt_rag"), out, out, Console(quiet=True))

@@ -163,6 +163,15 @@ def test_titles_are_shown_as_they_are(store: Store, capsys: pytest.CaptureFixtur
         assert odd.title in capsys.readouterr().out
 
 
+def test_a_store_that_may_only_be_read_is_looked_at(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    (store.root / "upkeep.lock").mkdir()  # which no right of root's can lock
+    before = store.root.stat().st_mtime_ns
+    for command in ("ls", "verify", "du"):
+        assert main([command, "--store", str(store.root)]) == 0
+    assert store.folder(step(0)).name in capsys.readouterr().out
+    assert store.root.stat().st_mtime_ns == before
+
+
 def test_files_under_two_names_count_once(store: Store) -> None:
     one, two = store.folder(step(0)), store.folder(step(1))
     before = occupied_bytes([one, two])

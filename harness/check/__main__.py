@@ -16,11 +16,13 @@ from pathlib import Path
 
 from rich.console import Console
 
+from harness import ledger
 from harness.check import fresh, outputs, rules, subject
 from harness.check.judge import judge
 from harness.check.timing import latency_trials
 from harness.check.trial import Judgement, Verdict
 from harness.errors import UserError
+from harness.terminal import outlive_readers, speaker
 
 ALL_ROWS = 0
 FAULT = 70  # EX_SOFTWARE of sysexits.h
@@ -31,7 +33,7 @@ EXAMPLES = """
   python -m harness.check --model ./checkpoint --baseline baselines/one_cell.json --budget
 
 exit codes: 0 pass, 1 regressed, 2 mistake in the command or its files, 3 inconclusive or could not measure,
-70 a fault of the harness itself
+70 a fault of the harness itself, 130 stopped by Ctrl-C
 """
 
 
@@ -116,7 +118,7 @@ def _judged(a: argparse.Namespace, runs: Sequence[str], changes: Sequence[str]) 
         return candidate, judge(candidate, baseline, limits), Path(runs[0]) / "check"
     if not Path(a.model).is_dir():
         raise UserError(f"--model {a.model}: no such folder; give a Hugging Face model directory")
-    out = Path("outputs") / "check" / time.strftime("%Y-%m-%d_%H-%M-%S")
+    out = ledger.run_folder(Path("outputs", "check", time.strftime("%Y-%m-%d_%H-%M-%S")), fresh=True)
     model = str(Path(a.model).absolute())
     if a.budget is None:
         candidate = fresh.evaluate(model, baseline, changes, out)
@@ -141,8 +143,8 @@ def _untimed(kept: subject.Side, limits: rules.Rules) -> list[str]:
             why = "; ".join([*c.noise, *drifted]) or f"{least} requests are too few, or vary too much"
             found.append(
                 f"{c.id}: {', '.join(open_)} of this baseline cannot be judged, not even of an unchanged candidate: "
-                f"{why}; take it again on a quiet machine with more requests (profile.requests, profile.rounds), or "
-                "judge by --rules answers_only"
+                f"{why}; take it again on a quiet machine (runner.time_again=true) with more requests "
+                "(profile.requests, profile.rounds), or judge by --rules answers_only"
             )
     return found
 
@@ -184,8 +186,9 @@ def _run(a: argparse.Namespace, console: Console) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
+    outlive_readers()
     try:
-        return _run(_parser().parse_intermixed_args(arguments), Console())
+        return _run(_parser().parse_intermixed_args(arguments), speaker())
     except UserError as error:
         for line in error.mistakes:
             print(f"harness: {line}", file=sys.stderr)
