@@ -44,6 +44,9 @@ def check(dtype: torch.dtype, heads: int, kv_heads: int, size: int, capacity: in
     for a, b in zip(*both("add_rms_norm", normal(3, 5, 200), normal(3, 5, 200), normal(200), 1e-5), strict=True):
         near("add_rms_norm", a, b)
 
+    for centred in (False, True):
+        near("rms_norm", *both("rms_norm", normal(3, 5, 200).transpose(0, 1), normal(200), 1e-5, centred))
+
     gate, up = normal(4, 2 * 1500).chunk(2, dim=-1)
     near("silu_mul", *both("silu_mul", gate, up))
 
@@ -76,6 +79,15 @@ def check_attend(dtype: torch.dtype, heads: int, kv_heads: int, size: int, capac
 
     rows, slots = 3, 6
     where = torch.tensor([4, 0, 2], device=DEVICE)
+    for positions in (torch.tensor([[3], [0], [9]], device=DEVICE), torch.arange(2, 7, device=DEVICE).expand(rows, 5)):
+        keys = normal(rows, positions.shape[1], kv_heads, size).transpose(1, 2)
+        values = normal(rows, kv_heads, positions.shape[1], size)
+        cache = normal(slots, kv_heads, capacity, size), normal(slots, kv_heads, capacity, size)
+        kept = on_cpu(cache)
+        ops.store(keys.cpu(), values.cpu(), kept, where.cpu(), positions.cpu())
+        kernels.store(keys, values, cache, where, positions)
+        for a, b in zip(cache, kept, strict=True):
+            near("store", a, b)
     for starts, tokens in (
         ([0, 1, capacity - 1], 1), ([capacity // 2, 63, 64], 1),
         ([0, 1, capacity - 37], 37), ([capacity // 2, 0, 5], min(150, capacity // 2)),

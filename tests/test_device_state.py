@@ -343,16 +343,16 @@ def test_what_is_timed_is_watched_from_the_warm_up_to_the_last_answer(
     done: list[str] = []
 
     def noted(name: str, answer: Any) -> Any:
-        def call(*arguments: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
             done.append(name)
-            return answer(*arguments)
+            return answer(*arguments, **options)
 
         return call
 
     folder = saved(tmp_path, *MODELS["llama"])
     Recipe("Be kind.", (), (), "none", 1).save(folder)
     session: Any = Eager().start(folder, CONTEXT)
-    monkeypatch.setattr(session, "time_tokens", noted("request", lambda *_: [0.001, 0.002]))
+    monkeypatch.setattr(session, "time_tokens", noted("request", lambda *_, **options: [0.001, 0.002]))
     monkeypatch.setattr(session, "time_batch", noted("batch", session.time_batch))
     monkeypatch.setattr(latency, "warm_up", noted("warm-up", lambda *_: [10.0, 20.0, 40.0, 80.0]))
     monkeypatch.setattr("harness.measure.load.measure", noted("load", lambda *_: []))

@@ -47,6 +47,59 @@ def add_rms_norm(x: Any, residual: Any, weight: Any, epsilon: float) -> tuple[An
 
 
 @triton.jit
+def _rms_norm(x, weight, out, size, epsilon, CENTRED: tl.constexpr, BLOCK: tl.constexpr):
+    row, at = tl.program_id(0), tl.arange(0, BLOCK)
+    there = at < size
+    wide = tl.load(x + row * size + at, there, 0.0).to(tl.float32)
+    scaled = wide * tl.rsqrt(tl.sum(wide * wide, 0) / size + epsilon)
+    w = tl.load(weight + at, there, 0.0)
+    if CENTRED:
+        made = (scaled * (1.0 + w.to(tl.float32))).to(out.dtype.element_ty)
+    else:
+        made = w * scaled.to(out.dtype.element_ty)
+    tl.store(out + row * size + at, made, there)
+
+
+def rms_norm(x: Any, weight: Any, epsilon: float, centred: bool) -> Any:
+    """See `harness.engine.ops.rms_norm`."""
+    x = x.contiguous()
+    out, size = torch.empty_like(x), x.shape[-1]
+    block = triton.next_power_of_2(size)
+    _rms_norm[(x.numel() // size,)](
+        x, weight, out, size, epsilon, CENTRED=centred, BLOCK=block, num_warps=min(16, max(1, block // 512))
+    )
+    return out
+
+
+@triton.jit
+def _store(
+    keys, values, to_keys, to_values, slots, positions, tokens, key_row, key_head, key_token, value_row, value_head,
+    value_token, slot_stride, head_stride, HEADS: tl.constexpr, SIZE: tl.constexpr, MOST: tl.constexpr,
+    WIDE: tl.constexpr,
+):  # fmt: skip
+    at = tl.program_id(0).to(tl.int64)
+    row, token = at // tokens, at % tokens
+    h, d = tl.arange(0, MOST)[:, None], tl.arange(0, WIDE)[None, :]
+    there = (h < HEADS) & (d < SIZE)
+    place = tl.load(slots + row) * slot_stride + h * head_stride + tl.load(positions + at) * SIZE + d
+    k = tl.load(keys + row * key_row + h * key_head + token * key_token + d, there)
+    v = tl.load(values + row * value_row + h * value_head + token * value_token + d, there)
+    tl.store(to_keys + place, k, there)
+    tl.store(to_values + place, v, there)
+
+
+def store(keys: Any, values: Any, cache: tuple[Any, Any], slots: Any, positions: Any) -> None:
+    """See `harness.engine.ops.store`: a program a token. The elements of a head lie side by side."""
+    rows, heads, tokens, size = keys.shape
+    keys, values = (t if t.stride(3) == 1 else t.contiguous() for t in (keys, values))
+    _store[(rows * tokens,)](
+        keys, values, *cache, slots, positions.contiguous(), tokens, *keys.stride()[:3], *values.stride()[:3],
+        cache[0].stride(0), cache[0].stride(1), HEADS=heads, SIZE=size, MOST=triton.next_power_of_2(heads),
+        WIDE=triton.next_power_of_2(size), num_warps=4,
+    )  # fmt: skip
+
+
+@triton.jit
 def _silu_mul(gate, up, out, size, gate_stride, up_stride, BLOCK: tl.constexpr):
     row, at = tl.program_id(0), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     there = at < size

@@ -132,6 +132,27 @@ def add_rms_norm(x: Any, residual: Any, weight: Any, epsilon: float) -> tuple[An
     return weight * scaled.to(x.dtype), total
 
 
+def rms_norm(x: Any, weight: Any, epsilon: float, centred: bool) -> Any:
+    """`x` [..., size] normalised by its root mean square times `weight` [size], rounded before that as Llama does, or,
+    where weights are `centred` around 0 as Gemma's are, times 1 + `weight` in float32, and rounded then."""
+    if fast := _kernels(x):
+        return fast.rms_norm(x, weight, epsilon, centred)
+    wide = x.float()
+    scaled = wide * (wide.pow(2).mean(dim=-1, keepdim=True) + epsilon).rsqrt()
+    return (scaled * (1.0 + weight.float())).to(x.dtype) if centred else weight * scaled.to(x.dtype)
+
+
+def store(keys: Any, values: Any, cache: tuple[Any, Any], slots: Any, positions: Any) -> None:
+    """Writes keys and values [rows, heads, tokens, size] into a `cache` of them [slots, heads, capacity, size], at
+    `slots` [rows] and `positions` [rows, tokens]."""
+    if fast := _kernels(keys):
+        fast.store(keys, values, cache, slots, positions)
+        return
+    places = slots[:, None].expand_as(positions)
+    for kept, new in zip(cache, (keys, values), strict=True):
+        kept[places, :, positions] = new.transpose(1, 2)
+
+
 def silu_mul(gate: Any, up: Any) -> Any:
     """`silu(gate) * up` [tokens, size]."""
     if fast := _kernels(gate):
