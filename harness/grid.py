@@ -29,6 +29,7 @@ from harness.plan import Plan, plan
 from harness.progress import Board, clock
 from harness.statistics import group_of
 from harness.store import Store, faults, read_manifest
+from harness.suites.shape import few_groups
 from harness.terminal import speaker
 from harness.types import Json, Overlap, Status, StepKind, SuiteData, canonical, digest, is_side, plain
 from harness.upkeep import shrink
@@ -166,6 +167,10 @@ def _announce(made: Plan, done: Collection[str], environment: Environment, grid:
         + escape(f"{environment.hardware}, {computing}; profile {grid.choices['profile']}, engine {engines}"),
         highlight=False,
     )
+    for name, several in _by_name(grid).items():
+        cells = sum(cell.suite.name == name for cell in made.cells)
+        for line in few_groups([row for data in several for row in data.evaluation], cells) if cells > 1 else ():
+            console.print(f"[yellow]few groups[/] in {escape(name)}: {line}", highlight=False)
 
 
 def _conclude(made: Plan, grid: Grid, page: Path, said: Sequence[str], console: Console, clock_since: float) -> None:

@@ -357,17 +357,23 @@ def test_a_folder_that_another_grid_writes_is_told(tmp_path: Path) -> None:
     assert lines == [f"{tmp_path}/named: another grid writes there; wait until it has ended, or give another folder"]
 
 
-@pytest.mark.parametrize("asked", ["--dry-run", "dry_run=true"])
-def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path: Path, asked: str) -> None:
-    done = python(tmp_path, "-m", "harness", "+sweep=support_tone", "model=dummy_tiny", "runner.time_again=true", asked)
+@pytest.mark.parametrize(("asked", "groups"), [("--dry-run", 48), ("dry_run=true", 9)])
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path: Path, asked: str, groups: int) -> None:
+    """And, as a grid does at its start, where rows are of too few groups for so many cells."""
+    given = ("+sweep=support_tone", "model=dummy_tiny", "runner.time_again=true", f"profile.eval_rows={groups}")
+    done = python(tmp_path, "-m", "harness", *given, asked)
     assert (done.returncode, done.stderr, list(tmp_path.iterdir())) == (0, "", [])
     first, *cells, steps, rows, last = done.stdout.splitlines()
+    if groups < 10:
+        few = "few groups in support_tone: 9 evaluation rows: two cells can be compared, all of a grid cannot"
+        assert cells.pop(0).startswith(few)
     assert first.startswith("15 cells, 34 steps (0 already done) on ")
     assert cells[0] == "  prompt_rag/fp16  4 steps to do"
     assert len(cells) == 15
     assert steps == "steps to do: 1 base, 3 adapt, 15 quantize, 15 latency"
     assert re.fullmatch(
-        r"rows of support_tone: 105 training, 23 validation, \d+ articles, 48 evaluation, in 48 groups", rows
+        rf"rows of support_tone: 105 training, 23 validation, \d+ articles, {groups} evaluation, in {groups} groups",
+        rows,
     )
     assert last == "nothing was built or written"
 

@@ -77,15 +77,16 @@ def unlearnt(trained: Collection[str], asked: Sequence[tuple[str, str]]) -> list
     ]
 
 
-def few_groups(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What is said of evaluation rows of so few groups that nothing can be shown, or not in a whole grid. Rows without
-    a group are groups of their own."""
-    groups, one, grid = len(set(map(group_of, rows))), groups_needed(), groups_needed(0.05 / GRID)
+def few_groups(rows: Sequence[Mapping[str, Any]], cells: int = GRID + 1) -> list[str]:
+    """What is said of evaluation rows of so few groups that nothing can be shown, or not in a whole grid of so many
+    cells. Rows without a group are groups of their own."""
+    groups, one, grid = len(set(map(group_of, rows))), groups_needed(), groups_needed(0.05 / max(1, cells - 1))
     if not rows or groups >= grid:
         return []
     what = plural(len(rows), "evaluation row") + (f" of {plural(groups, 'group')}" if groups < len(rows) else "")
     shown = "no difference at all can be shown" if groups < one else "two cells can be compared, all of a grid cannot"
-    needed = f"at least {one} groups are needed to compare two cells, {grid} to compare all of a grid of {GRID + 1}"
+    needed = f"at least {one} groups are needed to compare two cells"
+    needed += f", {grid} to compare all of a grid of {cells}" if grid > one else ""
     return [f"{what}: {shown}; {needed}"]
 
 
