@@ -154,8 +154,8 @@ def keep_windows(model: Any) -> None:
 
 
 def keys_of(model: Any) -> list[tuple[Any, Any]]:
-    """The keys and values [1, heads, 1, size] of one token by layer. Raises `AttributeError` for layers that keep
-    something else."""
+    """The keys and values [1, heads, 1, size] of one token by layer, but for the last ones where these take those of
+    layers before them. Raises `AttributeError` for layers that keep something else."""
     import torch
     from transformers import DynamicCache
 
@@ -164,7 +164,7 @@ def keys_of(model: Any) -> list[tuple[Any, Any]]:
         below_adapters(model).base_model(
             torch.zeros(1, 1, dtype=torch.long, device=model.device), past_key_values=cache
         )
-    return [(layer.keys, layer.values) for layer in cache.layers]
+    return [(layer.keys, layer.values) for layer in cache.layers if layer.keys is not None]
 
 
 def _kept(model: Any) -> list[tuple[int, int | None]]:

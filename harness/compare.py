@@ -146,7 +146,9 @@ def rows_digest(record: RunRecord, rows: Sequence[Row]) -> str:
 
 
 def _said(value: Json) -> str:
-    """A knob's value, where 1 and 1.0 are one number."""
+    """A knob's value, where 1 and 1.0 are one number, and null what an earlier version had no knob for."""
+    if value is None:
+        return "none"
     return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
@@ -291,12 +293,15 @@ def _flips(was: Mapping[str, Row], now: Mapping[str, Row], score: str) -> list[t
 
 
 def _same(a: RunRecord, b: RunRecord) -> tuple[str, ...]:
-    """The kinds of measurement that are the very same steps of a store in both records, all rounds of them."""
+    """The kinds of measurement that were taken once for both records, all rounds of them: keys alone are those of any
+    two measurements of the same."""
 
     def keys(r: RunRecord, kind: str) -> list[Json]:
-        return [step.get("key") for name, step in r.steps.items() if name.partition(" ")[0] == kind]
+        steps = [step for name, step in r.steps.items() if name.partition(" ")[0] == kind]
+        return [[step.get(k) for k in ("key", "created_unix", "seconds")] for step in steps]
 
-    return tuple(k for k in (StepKind.QUALITY, StepKind.LATENCY) if all(keys(a, k)) and keys(a, k) == keys(b, k) != [])
+    both = {kind: keys(a, kind) for kind in (StepKind.QUALITY, StepKind.LATENCY)}
+    return tuple(k for k, mine in both.items() if mine and None not in mine[0] and mine == keys(b, k))
 
 
 def _ratios(a: RunRecord, b: RunRecord, out: set[str]) -> list[Ratio]:

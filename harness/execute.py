@@ -55,10 +55,12 @@ def read_measurements(folder: Path) -> tuple[Measurement, ...]:
 
 
 def carry_out(
-    step: Step, parents: list[Step], store: Store, progress: Progress, threads: int, limit_s: float | None = None
-) -> None:
-    """Does a step's work into the store, unless it is done. Raises what goes wrong; the store stays as it was. Work
-    that takes longer than `limit_s`, waiting for others not counted, ends the process with its stack on stderr."""
+    step: Step, parents: list[Step], store: Store, progress: Progress, threads: int, limit_s: float | None = None,
+    since: float | None = None,
+) -> None:  # fmt: skip
+    """Does a step's work into the store, unless it is done (a timing: `since` a time). Raises what goes wrong; the
+    store stays as it was. Work that takes longer than `limit_s`, waiting for others not counted, ends the process with
+    its stack on stderr."""
     environment = detect()
     context = Context(environment.device, environment.dtype, step.seed, progress)
     folders = [store.demand(p) for p in parents]
@@ -83,7 +85,7 @@ def carry_out(
     waits.start()
     try:
         with machine(step.exclusive):
-            store.build(step, begun, {**plain(environment), "threads": threads})
+            store.build(step, begun, {**plain(environment), "threads": threads}, since)
     finally:
         waits.cancel()
         waits.join()

@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from filelock import Timeout
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
@@ -27,8 +26,9 @@ from harness.leakage import near
 from harness.licences import rows_licence, rows_source
 from harness.plan import Plan, plan
 from harness.progress import Board, clock
+from harness.standing import standing
 from harness.statistics import group_of
-from harness.store import Store, faults, read_manifest
+from harness.store import Store, outdated, read_manifest
 from harness.suites.shape import few_groups
 from harness.terminal import speaker
 from harness.types import Json, Overlap, Status, StepKind, SuiteData, canonical, digest, is_side, plain
@@ -65,10 +65,6 @@ def carry_out(grid: Grid, console: Console) -> int:
     made = plan(grid.cells, grid.data, environment)
     with grid.store.hold(made.steps):
         grid.store.clean()
-        for step in made.steps.values() if grid.time_again else ():
-            if step.kind is StepKind.LATENCY:
-                with suppress(Timeout):  # another grid times it anew right now
-                    grid.store.remove(grid.store.folder(step))
         _shrink(grid, console)
         code = _carry_out(grid, made, environment, console)
     _shrink(grid, console)
@@ -84,11 +80,14 @@ def _shrink(grid: Grid, console: Console) -> None:
 def _carry_out(grid: Grid, made: Plan, environment: Environment, console: Console) -> int:
     ledger.write_cells(grid.run, [c.id for c in grid.cells])
     board = Board(made, console, grid.cells[0].suite.params["primary"], _expected(grid.store, made), lambda: settle())
+    since = time.time() if grid.time_again else None
     launcher = Launcher(
-        made, grid.store, environment, grid.workers, grid.fork_server, board, grid.step_limit_s, grid.trainings
+        made, grid.store, environment, grid.workers, grid.fork_server, board, grid.step_limit_s, grid.trainings, since
     )
     board.launcher = launcher
-    known = {key for key, step in made.steps.items() if grid.store.manifest(step)}  # evicted ones too
+    known = {  # evicted ones too
+        k for k, s in made.steps.items() if (m := grid.store.manifest(s)) and not outdated(s, m, since)
+    }
     draw_from = 0.0
 
     def settle() -> None:
@@ -137,9 +136,7 @@ def _foretell(grid: Grid, console: Console) -> None:
     """Says what a checked grid would do: its cells, the steps that do not stand in the store, and its suites' rows."""
     environment = detect()
     made = plan(grid.cells, grid.data, environment)
-    done = {key for key, step in made.steps.items() if not faults(grid.store.folder(step))}
-    if grid.time_again:
-        done -= {key for key, step in made.steps.items() if step.kind is StepKind.LATENCY}
+    done, _ = standing(made, grid.store, time.time() if grid.time_again else None, look_only=True)
     _announce(made, done, environment, grid, console)
     for cell, name in labels(c.id for c in made.cells).items():
         why = made.unsupported.get(cell)

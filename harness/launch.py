@@ -87,7 +87,7 @@ def work(pipe: Connection, store: str) -> None:
 
         last = False
         while not last:
-            step, parents, threads, log, last, limit_s = pipe.recv()
+            step, parents, threads, log, last, limit_s, since = pipe.recv()
             sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             os.dup2(sink, 1)
             os.dup2(sink, 2)
@@ -100,6 +100,7 @@ def work(pipe: Connection, store: str) -> None:
                     lambda fraction, note: pipe.send(("progress", fraction, note)),
                     threads,
                     limit_s,
+                    since,
                 )
             except HarnessError as error:
                 pipe.send(("failed", str(error), ""))
@@ -176,11 +177,11 @@ class Launcher:
     """Carries out a plan: `workers` ordinary steps at a time, of which `trainings` may train. With `fork_server` each
     step has a process of its own, a second after it is wanted; without, interpreters start fresh, which takes many
     seconds and is begun ahead, and one that did its step well is given the next, unless it trained; a timing goes to
-    one that did nothing else."""
+    one that did nothing else. Timings from before `since` are taken anew."""
 
     def __init__(
         self, plan: Plan, store: Store, environment: Environment, workers: int, fork_server: bool, watcher: Watcher,
-        step_limit_s: float | None = None, trainings: int = 1,
+        step_limit_s: float | None = None, trainings: int = 1, since: float | None = None,
     ) -> None:  # fmt: skip
         self.plan = plan
         self.store = store
@@ -190,7 +191,8 @@ class Launcher:
         self.failed: dict[str, str] = {}
         self.step_limit_s = step_limit_s
         self.trainings = trainings
-        self.done, self.broken = standing(plan, store)
+        self.since = since
+        self.done, self.broken = standing(plan, store, since)
         self.running: dict[Connection, _Worker] = {}
         self.idle: list[_Worker] = []
         self._context: Any = multiprocessing.get_context("forkserver" if fork_server else "spawn")
@@ -289,7 +291,7 @@ class Launcher:
         log = self._log(step)
         with suppress(OSError):  # a full disk, which the step will tell
             log.write_bytes(b"")  # what an earlier run said explains nothing of this one
-        task = (plain(step), parents, threads, str(log), self._last(step), self.step_limit_s)
+        task = (plain(step), parents, threads, str(log), self._last(step), self.step_limit_s, self.since)
         worker = self._given(task, step.exclusive)
         worker.fresh = worker.fresh and step.exclusive
         worker.step, worker.started, worker.begun, worker.reason = step, time.monotonic(), None, None

@@ -5,15 +5,17 @@ from __future__ import annotations
 from filelock import Timeout
 
 from harness.plan import Plan
-from harness.store import Store, faults
+from harness.store import Store, faults, outdated
 from harness.types import StepKind
 
 MEASURED = (StepKind.QUALITY, StepKind.LATENCY)
 
 
-def standing(plan: Plan, store: Store) -> tuple[set[str], dict[str, str]]:
+def standing(
+    plan: Plan, store: Store, since: float | None = None, look_only: bool = False
+) -> tuple[set[str], dict[str, str]]:
     """The keys of steps that need no work, and by key what was wrong with builds that were found broken and are taken
-    out of the store, to be built anew.
+    out of the store, to be built anew, unless it is to `look_only`. Timings from before `since` are to be done again.
 
     All are looked at by manifest and size. Every byte is read of measurements, which are small and go into records,
     and of what a step that is to be done will read; an evicted build counts as done until one wants its files.
@@ -25,11 +27,13 @@ def standing(plan: Plan, store: Store) -> tuple[set[str], dict[str, str]]:
         step = plan.steps[key]
         if store.folder(step).exists() and (found := faults(store.folder(step), thorough)):
             try:
-                store.remove(store.folder(step))
+                if not look_only:
+                    store.remove(store.folder(step))
             except Timeout:
                 return False  # another grid builds it anew right now
             broken[key] = f"{step.kind}/{step.key} ({step.title}): {'; '.join(found)}"
-        return key not in broken and store.manifest(step) is not None
+        manifest = store.manifest(step) if key not in broken else None
+        return manifest is not None and not outdated(step, manifest, since)
 
     for key, step in plan.steps.items():
         if looked_at(key, thorough=step.kind in MEASURED):
@@ -38,6 +42,6 @@ def standing(plan: Plan, store: Store) -> tuple[set[str], dict[str, str]]:
     while wanted := {p for k, s in plan.steps.items() if k not in done for p in s.parents if p in done} - read:
         read |= wanted
         done -= {k for k in wanted if not looked_at(k, thorough=True) or not store.is_whole(plan.steps[k])}
-    for key in done:
+    for key in done if not look_only else ():
         store.touch(plan.steps[key])
     return done, broken

@@ -185,6 +185,11 @@ def faults(folder: Path, thorough: bool = False) -> list[str]:
     return found
 
 
+def outdated(step: Step, manifest: Mapping[str, Any], since: float | None) -> bool:
+    """Whether a step is a timing from before a time at which timings are wanted anew."""
+    return since is not None and step.kind is StepKind.LATENCY and manifest["created_unix"] < since
+
+
 class Store:
     """A folder of builds; see the module."""
 
@@ -305,15 +310,19 @@ class Store:
             lock.release()
             path.with_suffix(".lock").unlink(missing_ok=True)
 
-    def build(self, step: Step, work: Callable[[Path], Mapping[str, Json]], environment: Mapping[str, Json]) -> None:
-        """Does `work(folder)` unless the build is there; `work` returns the facts for the manifest.
+    def build(
+        self, step: Step, work: Callable[[Path], Mapping[str, Json]], environment: Mapping[str, Json],
+        since: float | None = None,
+    ) -> None:  # fmt: skip
+        """Does `work(folder)` unless the build is there, and not `outdated`; `work` returns the facts for the manifest.
+        What stands there stays until the new build is whole.
 
         Raises what `work` raises; the store is then as before.
         """
         target = self.folder(step)
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_suffix(".lock")):
-            if self.is_whole(step):
+            if self.is_whole(step) and not outdated(step, self.manifest(step) or {}, since):
                 return
             part = self.root / "tmp" / f"{step.key}-{uuid4().hex[:8]}"
             part.mkdir(parents=True)

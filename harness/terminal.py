@@ -44,5 +44,5 @@ def speaker() -> Console:
     COLUMNS asks for it."""
     from rich.console import Console
 
-    endless = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    endless = not (sys.stdout and sys.stdout.isatty()) and "COLUMNS" not in os.environ
     return Console(width=ENDLESS if endless else None)

@@ -264,6 +264,12 @@ def test_every_knob_that_differs_is_told_once_with_the_cells_where_not_all_have_
     ]  # fmt: skip
 
 
+def test_a_knob_without_a_value_is_no_difference_from_none(tmp_path: Path) -> None:
+    """Records of earlier versions have no such knob."""
+    both = [run(tmp_path / "a"), run(tmp_path / "b", with_config("suite", output_file=None))]
+    assert against.view(compare.read(both))["told"] == []
+
+
 def test_training_on_other_rows_is_told(tmp_path: Path) -> None:
     def of(data: str) -> Changed:
         return lambda r: replace(r, steps={**r.steps, "adapt": {**r.steps["adapt"], "preimage": {"data": data}}})
@@ -274,10 +280,16 @@ def test_training_on_other_rows_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["quality", "latency"])
 def test_one_and_the_same_measurement_is_told_as_such(tmp_path: Path, kind: str) -> None:
-    def shared(r: RunRecord) -> RunRecord:
-        return replace(r, steps={**r.steps, kind: {**r.steps[kind], "key": f"one {r.id}"}})
+    """Not two that were taken of the same, whose keys are equal too."""
 
-    page = against.view(compare.read([run(tmp_path / "a", shared), run(tmp_path / "b", shared)]))
+    def taken_at(unix: int | None) -> Changed:
+        step = {"key": "one", "created_unix": unix, "seconds": 2.5}
+        return lambda r: replace(r, steps={**r.steps, kind: {**r.steps[kind], **step}})
+
+    for times in ((1, 2), (None, None)):
+        both = [run(tmp_path / f"{n}{unix}", taken_at(unix)) for n, unix in zip("ab", times, strict=True)]
+        assert compare.SAME not in str(against.view(compare.read(both)))
+    page = against.view(compare.read([run(tmp_path / "a", taken_at(1)), run(tmp_path / "b", taken_at(1))]))
     taken = "In 15 cells quality is the same measurement in both runs, taken from the store."
     assert (page["summary"] == taken) is (kind == "quality")
     for c in page["changes"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -416,16 +417,25 @@ def test_what_stands_there_stays_until_the_new_one_is_whole(tmp_path: Path) -> N
 
 
 def test_what_a_killed_export_left_is_taken_away_or_put_back(tmp_path: Path) -> None:
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    stay = {f".out.part-{os.getppid()}", ".out.old-mine", ".outer.part-1"}
-    for name in (*stay, f".out.part-{gone.pid}", f".out.old-{gone.pid}", f".out.part-{os.getpid()}"):
+    """But not what one at work holds, in whatever container."""
+    stay = {".out.part-00000001", ".out.old-00000001", ".out.old-mine", ".outer.part-00000003"}
+    for name in (*stay, ".out.part-00000002", ".out.old-00000002"):
         (tmp_path / name).mkdir()
         for file in (SUMS, DEPLOYMENT):
             (tmp_path / name / file).touch()
+    held = os.open(tmp_path / ".out.part-00000001", os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
     with pytest.raises(UserError, match="replace it with --force"):
         place(tmp_path / "out", False, lambda part: True)
     assert {p.name for p in tmp_path.iterdir()} == {"out", *stay}
+    os.close(held)
+
+    def fill(part: Path) -> bool:
+        with pytest.raises(UserError, match="replace it with --force"):
+            place(tmp_path / "out", False, lambda part: True)
+        return part.is_dir()
+
+    assert place(tmp_path / "out", True, fill), "another beside it leaves its part alone"
 
 
 def test_an_export_that_is_told_to_end_leaves_nothing(ran: Ran, tmp_path: Path) -> None:

@@ -182,6 +182,17 @@ def test_what_another_grid_builds_anew_right_now_is_not_done(built: tuple[Store,
         assert standing(made, store) == ({s.key for s in steps[1:]}, {})
 
 
+def test_who_only_looks_leaves_what_is_broken_and_sees_what_is_to_be_done(
+    built: tuple[Store, Plan, list[Step]],
+) -> None:
+    store, made, steps = built
+    (store.folder(steps[3]) / "b.json").unlink()
+    store.evict(store.folder(steps[2]))
+    done, _ = standing(made, store, look_only=True)
+    assert done == {s.key for s in steps[:2]}, "what is to be done wants the evicted one"
+    assert store.folder(steps[3]).is_dir()
+
+
 @pytest.mark.parametrize("name", ["a.safetensors", "adapter/c.bin"])
 def test_a_file_cut_short_or_gone_is_found_without_reading(built: tuple[Store, Plan, list[Step]], name: str) -> None:
     store, made, steps = built

@@ -16,6 +16,8 @@ from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
+    Gemma3nForCausalLM,
+    Gemma3nTextConfig,
     Gemma3TextConfig,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
@@ -33,6 +35,8 @@ from transformers import (
     MixtralForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
+    PhimoeConfig,
+    PhimoeForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
@@ -78,10 +82,10 @@ MODELS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 
 
 WHOLE: dict[str, tuple[Any, Any, dict[str, Any]]] = {  # which run in their own forward pass
-    "a window": (MistralConfig, MistralForCausalLM, {"sliding_window": 8}),
+    "a window": (MistralConfig, MistralForCausalLM, {"sliding_window": 20}),
     "windows in some layers": (
         Gemma3TextConfig, Gemma3ForCausalLM,
-        {"head_dim": 16, "sliding_window": 8, "layer_types": ["sliding_attention"] * 2 + ["full_attention"]},
+        {"head_dim": 16, "sliding_window": 20, "layer_types": ["sliding_attention"] * 2 + ["full_attention"]},
     ),
     "residuals and logits scaled": (
         GraniteConfig, GraniteForCausalLM,
@@ -90,7 +94,14 @@ WHOLE: dict[str, tuple[Any, Any, dict[str, Any]]] = {  # which run in their own 
     "scaled by position": (Ministral3Config, Ministral3ForCausalLM, {"head_dim": 16}),
     "fused products, heads of 24": (Phi3Config, Phi3ForCausalLM, {"hidden_size": 96}),
     "attention beside its products": (GPTNeoXConfig, GPTNeoXForCausalLM, {}),
-    "experts": (MixtralConfig, MixtralForCausalLM, {"num_local_experts": 4}),
+    "experts": (MixtralConfig, MixtralForCausalLM, {"num_local_experts": 4, "output_router_logits": True}),
+    "keys shared by layers": (
+        Gemma3nTextConfig, Gemma3nForCausalLM,
+        {"head_dim": 16, "num_hidden_layers": 4, "num_kv_shared_layers": 2, "sliding_window": 20,
+         "layer_types": ["sliding_attention", "full_attention"] * 2, "intermediate_size": [96] * 4,
+         "activation_sparsity_pattern": [0.0] * 4, "vocab_size_per_layer_input": 96, "hidden_size_per_layer_input": 16,
+         "laurel_rank": 8},
+    ),
     "turned by length": (
         LlamaConfig, LlamaForCausalLM,
         {"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 200,
@@ -176,6 +187,8 @@ def test_other_layers_run_in_their_own_forward_pass(tmp_path: Path, name: str) -
 
 def test_beyond_what_longrope_turns_alike_nothing_is_decoded(tmp_path: Path) -> None:
     session = Graph().start(saved(tmp_path, *WHOLE["turned by length"]), CONTEXT)
+    assert isinstance(session, GraphSession)
+    assert session.slots(1, 199).capacity == 200, "of prompts that are padded, too"
     with pytest.raises(DoesNotFit, match=r"requests of 201 tokens: beyond 200 .* engine=eager"):
         session.generate(["a" * 161], 40)
 
@@ -185,7 +198,13 @@ def test_beyond_what_longrope_turns_alike_nothing_is_decoded(tmp_path: Path) -> 
     [
         (LlamaConfig, LlamaForCausalLM, {"rope_parameters": DYNAMIC}, "its positions turn by the length of the text"),
         (BloomConfig, BloomForCausalLM, {}, "its parts are not those of a Llama; it is told no positions"),
-        (Gemma2Config, Gemma2ForCausalLM, {"head_dim": 16}, "`softcap`"),
+        (Gemma2Config, Gemma2ForCausalLM, {"head_dim": 16, "sliding_window": 20}, "`softcap`"),
+        (
+            PhimoeConfig,
+            PhimoeForCausalLM,
+            {"sliding_window": 20, "num_local_experts": 4},
+            "its attention sees what its mask says",
+        ),
         (Lfm2Config, Lfm2ForCausalLM, {"layer_types": ["conv", "full_attention", "conv"]}, "its layers are conv"),
     ],
 )
@@ -196,6 +215,8 @@ def test_a_model_of_another_make_runs_eagerly_and_says_so(
     assert isinstance(session, EagerSession)
     assert why in session.loaded.proof["how"]
     assert len(session.generate(PROMPTS, 3)) == len(PROMPTS)
+    if rest.get("sliding_window"):
+        assert kv_bytes(session.model, 100) < 100 * kv_bytes(session.model), "its cache keeps windows"
 
 
 def test_rows_that_are_mixed_in_the_own_forward_pass_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from harness.measure import quality
 from harness.resources import resource
 from harness.suite import hashed, load
 from harness.suites.__main__ import main as command
-from harness.suites.check import config_of, scorers_of
+from harness.suites.check import config_of, faults_of_score, scorers_of
 from harness.suites.shape import folded, misspelt, uneven, unlike
 from harness.types import Completion, Context, SuiteData
 from tests.grids import TINY, harness, run_folder
@@ -601,6 +601,11 @@ def test_a_scorer_that_wrong_replies_break_is_told_before_anything_is_trained(
     assert told in capsys.readouterr().err
     done = harness(tmp_path, "suite=mine", *TINY)
     assert (done.returncode, told in done.stderr) == (2, True), done.stderr
+
+
+def test_a_score_that_some_rows_have_may_decide() -> None:
+    data = load(config_of("ticket_routing"))
+    assert faults_of_score(data, "recall_billing", "policy.metric") == []
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,16 @@ def test_exit_codes_are_the_same_where_nobody_reads(tmp_path: Path, code: int, a
     assert unheard(tmp_path, "-m", *arguments.split()) == code
 
 
+@pytest.mark.parametrize("arguments", ["harness model=dummy_tiny --dry-run", "harness.store ls"])
+def test_a_closed_stdout_is_none(tmp_path: Path, arguments: str) -> None:
+    build(str(tmp_path / ".harness/store"), str(tmp_path / "run"), "1")
+    command = f"{sys.executable} -m {arguments} >&-"
+    done = subprocess.run(
+        command, shell=True, cwd=tmp_path, env=environment(tmp_path), capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 @pytest.mark.parametrize(("columns", "lines"), [(None, 3), ("80", 12)])
 def test_what_an_encoding_lacks_is_escaped_and_only_a_terminal_breaks_lines(
     tmp_path: Path, columns: str | None, lines: int

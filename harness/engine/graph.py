@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
+from harness.anatomy import keep_windows
 from harness.engine.classifier import ClassifierSession
 from harness.engine.decoder import PROOF_ROWS, PROOF_TOKENS, Decoder, Proved
 from harness.engine.decoder import unfit as decoder_unfit
@@ -119,12 +120,16 @@ class GraphSession:
 
     def proved(self) -> str:
         """How what decodes here differs from the model itself, or nothing; then the proof says how it decodes."""
+        import torch
+
         before = self.model.config._attn_implementation
         try:
             decoder = self.slots(PROOF_ROWS, PROOF_TOKENS + 1).decoder
             why = decoder.differs() or ""
             host = decoder.asks_host() if self.captured and not why else ""
-        except (AttributeError, TypeError, ValueError, LookupError, NotImplementedError) as error:
+        except (AttributeError, TypeError, ValueError, LookupError, RuntimeError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
             why, host = " ".join(f"{type(error).__name__}: {error}".split()), ""
         if why:
             self.model.set_attn_implementation(before)
@@ -133,6 +138,7 @@ class GraphSession:
             self._tell(f"its forward pass asks the host ({host})")
         if not why:
             self.loaded.proof["products"] = decoder.products
+            keep_windows(self.model)  # a slot holds all its tokens
         return why
 
     @property

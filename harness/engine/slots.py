@@ -42,7 +42,7 @@ class DecoderSlots:
         import torch
 
         self.rows = rows
-        self.capacity = capacity
+        self.capacity = capacity = min(capacity, decoder.longest(model) or capacity)  # padding counts as length too
         self.device = model.device
         self.capture = capture
         self.ahead = capture and grammar is None

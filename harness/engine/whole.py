@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from harness.anatomy import keep_windows, keys_of, linear_class, takes, turns_alike_to, turns_by_length
+from harness.anatomy import keys_of, linear_class, takes, turns_alike_to, turns_by_length
 from harness.engine.decoder import PROOF_ROWS, Proved, of_each, share_of, watched
 from harness.engine.ops import LARGEST, attend, rms_norm, store
 from harness.engine.products import kind
@@ -46,7 +46,7 @@ class Whole(Proved):
 
     def __init__(self, model: Any, slots: int, capacity: int) -> None:
         import torch
-        from transformers import AttentionInterface, AttentionMaskInterface
+        from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
         from transformers.masking_utils import sdpa_mask
 
         AttentionInterface.register(NAME, _attention)
@@ -57,12 +57,16 @@ class Whole(Proved):
         if model.device.type == "cuda":
             _norms_at_once(model)
         self.products = sorted({kind(m) for m in model.get_decoder().modules() if linear_class(m)})
-        keep_windows(model)  # a slot holds all its tokens
         self.cache = [
             (keys.new_zeros(slots, keys.shape[1], capacity, keys.shape[3]),
              values.new_zeros(slots, values.shape[1], capacity, values.shape[3]))
             for keys, values in keys_of(model)
         ]  # fmt: skip
+        # what the layers see, by their configuration: windows that a model gives by its mask alone are not known here
+        self.windows = [
+            getattr(layer, "sliding_window", None) or 0 for layer in DynamicCache(config=model.config).layers
+        ]
+        self._without = {name: False for name in ("output_router_logits",) if takes(model, name)}  # which ask the mask
         # a mask of four dimensions is taken as it is; this one says nothing, and attention does not ask it
         self._unmasked = torch.zeros(1, 1, 1, 1, device=model.device)
         self._where: tuple[Any, Any] = (None, None)
@@ -75,8 +79,9 @@ class Whole(Proved):
         hook = self.model.get_output_embeddings().register_forward_pre_hook(ends)
         try:
             read = self.model(
-                ids, attention_mask=self._unmasked, position_ids=positions, past_key_values=self, use_cache=True
-            )
+                ids, attention_mask=self._unmasked, position_ids=positions, past_key_values=self, use_cache=True,
+                **self._without,
+            )  # fmt: skip
         finally:
             hook.remove()
         return read.logits[:, 0]
@@ -86,7 +91,7 @@ class Whole(Proved):
         with the keys."""
         (slots, positions), cache = self._where, self.cache[layer_idx]
         store(keys, values, cache, slots, positions)
-        keys.in_slots = (cache, slots, positions)
+        keys.in_slots = (cache, slots, positions, self.windows[layer_idx])
         return keys, values
 
     def asks_host(self) -> str:
@@ -138,17 +143,21 @@ def _norms_at_once(model: Any) -> None:
             module.forward = partial(rms_norm, weight=weight, epsilon=epsilon, centred=fits[0])
 
 
-def _attention(module: Any, query: Any, key: Any, value: Any, mask: Any, **options: Any) -> tuple[Any, None]:
+def _attention(
+    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **options: Any
+) -> tuple[Any, None]:  # fmt: skip
     """transformers' attention interface: of keys in slots what stands there, of others what it would have been."""
     from harness.engine.shared_prefix import attend as elsewhere
 
     found = getattr(key, "in_slots", None)
     if found is None:
-        return elsewhere(module, query, key, value, mask, **options)
+        return elsewhere(module, query, key, value, attention_mask, **options)
+    (cache, slots, positions, window), size = found, query.shape[3]
     if options.get("softcap") or options.get("s_aux") is not None:
         raise NotImplementedError("its attention caps its scores, or has sinks")
-    (cache, slots, positions), size = found, query.shape[3]
+    if window != (options.get("sliding_window") or 0) or (attention_mask is not None and attention_mask.numel() > 1):
+        raise NotImplementedError("its attention sees what its mask says")
     if size > LARGEST or value.shape[3] != size:
         raise NotImplementedError(f"its heads have {size} elements")
     scale = options.get("scaling") or size**-0.5
-    return attend(query.transpose(1, 2), cache, slots, positions, scale, options.get("sliding_window") or 0), None
+    return attend(query.transpose(1, 2), cache, slots, positions, scale, window).contiguous(), None

@@ -3,17 +3,20 @@ and the small programs that use them."""
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from harness.errors import UserError
 from harness.loading import classes_of, computed_in, stored_dtype
@@ -174,12 +177,15 @@ def place(target: Path, force: bool, fill: Callable[[Path], bool]) -> bool:
     _clear(target)
     if taken := _taken(target, force):
         raise UserError(taken)
-    part = target.with_name(f".{target.name}.part-{os.getpid()}")
-    old = target.with_name(f".{target.name}.old-{os.getpid()}")
+    name = uuid4().hex[:8]
+    part, old = (target.with_name(f".{target.name}.{kind}-{name}") for kind in ("part", "old"))
     try:
         part.mkdir(parents=True)
     except OSError as error:
         raise UserError(f"--to {target}: cannot be written ({error.strerror}); choose another folder") from error
+    at_work = None
+    with suppress(OSError):  # where no folders are locked nobody clears away this one either
+        at_work = _locked(part)
     try:
         if not fill(part):
             return False
@@ -195,20 +201,38 @@ def place(target: Path, force: bool, fill: Callable[[Path], bool]) -> bool:
             old.rename(target)
         for left in (part, old):
             shutil.rmtree(left, ignore_errors=True)
+        if at_work is not None:
+            os.close(at_work)
 
 
 def _clear(target: Path) -> None:
-    """Takes away what an export that was killed left beside a target, and puts back what stood there before it."""
-    for left in sorted(target.parent.glob(f".{glob.escape(target.name)}.*-*")):
-        kind, _, maker = left.name.removeprefix(f".{target.name}.").partition("-")
-        at_work = maker != str(os.getpid()) and Path(f"/proc/{maker}").exists()
-        if kind not in ("old", "part") or not maker.isdecimal() or at_work:
+    """Takes away what an export that was killed left beside a target, and puts back what stood there before it. One at
+    work holds a lock on its part."""
+    beside = f".{target.name}."
+    for name in {p.name.removeprefix(beside) for p in target.parent.glob(f"{glob.escape(beside)}*-*")}:
+        kind, _, maker = name.partition("-")
+        if not re.fullmatch(r"(old|part)-[0-9a-f]{8}", name):
             continue
-        with suppress(OSError):
+        left, part = target.with_name(beside + name), target.with_name(f"{beside}part-{maker}")
+        with suppress(OSError):  # BlockingIOError: at work
+            if part.is_dir():
+                os.close(_locked(part))
             if kind == "old" and not target.exists():
                 left.rename(target)
             else:
                 shutil.rmtree(left)
+
+
+def _locked(folder: Path) -> int:
+    """Holds a lock on a folder for as long as what is returned stays open. Raises `BlockingIOError` where another does,
+    and `OSError` where the file system locks no folders."""
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(held)
+        raise
+    return held
 
 
 def _taken(target: Path, force: bool) -> str:

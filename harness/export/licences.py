@@ -47,7 +47,7 @@ def of_model(record: RunRecord) -> Licence:
     if stated is None:
         stated = _now_of_gguf(params) if packaged else _now_of_card(record, name)
         if (kept := facts.get("licence")) is not None and (stated is None or stated.name != kept):
-            stated = Stated(str(kept), "other" if kept else "")
+            stated = Stated(str(kept), "")
     if stated is None and packaged:
         return Licence("", f"Not known here: the GGUF file of {record.model} is not on this machine.")
     if stated is None:

@@ -137,6 +137,8 @@ def _wrong_replies(
                 continue
             told = f"on {kind} to row {row['id']!r}" + f" ({reply!r:.60})" * (kind == "another row's reply")
             try:
+                if score not in plain(module.process_results(dict(row), [said[at]])):
+                    continue  # one that rows like this do not have
                 value = plain(module.process_results(dict(row), [reply])).get(score)
             except (Exception, SystemExit) as error:
                 wrong.setdefault(kind, f"{where}: raises {type(error).__name__}: {error} {told}; mend it")
