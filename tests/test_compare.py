@@ -69,7 +69,7 @@ def test_runs_are_compared_by_what_their_policy_judges(tmp_path: Path) -> None:
     facts, floor = run(tmp_path / "a", by(metric="facts")), run(tmp_path / "b", by(metric="facts", min_quality=0.2))
     page = against.view(compare.read([facts, floor]))
     assert page["scores"] == "“facts”"
-    assert any(line.startswith("policy.min_quality: None in the first run, 0.2 in") for line in page["told"])
+    assert any(line.startswith("policy.min_quality: none in the first run, 0.2 in") for line in page["told"])
     with pytest.raises(UserError, match="deciding score: facts in the first run, good in "):
         against.view(compare.read([facts, run(tmp_path / "c")]))
 

@@ -836,7 +836,7 @@ APACHE = Licence("Apache-2.0", "Apache-2.0, as its model card says.", "apache-2.
          Licence("acme", f"acme (https://huggingface.co/org/name/blob/{COMMIT}/LICENSE), as its model card says.",
                  "other", f"https://huggingface.co/org/name/blob/{COMMIT}/LICENSE")),
         ({"licence": "mit"}, Licence("mit", "mit, as its model card says.", "mit")),
-        ({"licence": "acme"}, Licence("acme", "acme, as its model card says.", "other")),
+        ({"licence": "acme"}, Licence("acme", "acme, as its model card says.", "")),
         ({}, Licence("mit", "mit, as its model card says.", "mit")),
     ],
 )  # fmt: skip

@@ -280,7 +280,7 @@ def test_the_fork_server_leaves_ctrl_c_to_the_grid_from_the_first_import_on(serv
 def test_why_a_step_failed_is_heard_though_its_log_cannot_be_written(tmp_path: Path, broken: str) -> None:
     """A full disk, for which the device of that name stands."""
     ours, theirs = Pipe()
-    ours.send(({}, [], 1, "/dev/full", True, None))  # no step, so it fails
+    ours.send(({}, [], 1, "/dev/full", True, None, None))  # no step, so it fails
     hide = f"sys.modules[{broken!r}] = None"
     code = f"import sys; sys.stderr = open('/dev/full', 'w'); sys.modules['harness.preload'] = sys; {hide}\n"
     code += "from multiprocessing.connection import Connection; from harness.launch import work\n"
