@@ -111,7 +111,7 @@ def test_a_wait_for_others_is_told(console: Console) -> None:
 
 def test_a_grids_first_and_last_words_show_the_text_of_others_as_it_is(console: Console) -> None:
     made: Any = SimpleNamespace(cells=[cell()], steps={}, chains={})
-    grid: Any = SimpleNamespace(choices={"profile": "[quick]"}, store=None)
+    grid: Any = SimpleNamespace(choices={"profile": "[quick]"}, store=None, cells=(), data={})
     whole._announce(made, [], replace(MACHINE, hardware="Xeon [/x] [4]"), grid, console)
     whole._conclude(made, grid, Path("[/out]/report.html"), [f"sentence {ODD}"], console, 0.0)
     for text in ("Xeon [/x] [4]", "profile [quick]", f"sentence {ODD}", "report: [/out]/report.html"):
