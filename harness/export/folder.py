@@ -7,7 +7,6 @@ import fcntl
 import glob
 import hashlib
 import json
-import logging
 import os
 import re
 import shutil
@@ -50,7 +49,6 @@ def stop_texts(record: RunRecord) -> list[str]:
         return []
     suite = Component(**record.config["suite"])
     data, name = load_suite(suite), suite.params["task"]
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     try:
         return list(ends_of(data, name))
     except Exception as error:  # whatever lm-eval and a suite's own code raise

@@ -110,6 +110,7 @@ def task_of(data: SuiteData, name: str) -> tuple[Any, Any]:
     scored is what was looked through for leaks. Raises whatever lm-eval and the suite's own code raise."""
     from lm_eval.tasks import TaskManager
 
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     manager = TaskManager(include_path=str(data.folder), include_defaults=False)
     if name not in manager.all_tasks:  # one that lm-eval brings along; to index all of those takes 16 seconds
         manager = TaskManager(include_path=str(data.folder))
@@ -151,7 +152,6 @@ def measure(
         raise UserError(
             f"measure.quality.part={list(part)}: no evaluation rows of {data.name} lie in it; make it larger"
         )
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     from lm_eval.evaluator import evaluate
 
     rules, manager = task_of(data, task)
