@@ -153,9 +153,10 @@ def keep_windows(model: Any) -> None:
     _KEPT[model] = [(each, None) for each, _ in _KEPT.get(model) or _kept(model)]
 
 
-def keys_of(model: Any) -> list[tuple[Any, Any]]:
-    """The keys and values [1, heads, 1, size] of one token by layer, but for the last ones where these take those of
-    layers before them. Raises `AttributeError` for layers that keep something else."""
+def keys_of(model: Any) -> list[tuple[Any, Any, int]]:
+    """The keys and values [1, heads, 1, size] of one token by layer and the window that each sees (0: all), but for the
+    last ones where these take those of layers before them. Raises `AttributeError` for layers that keep something
+    else."""
     import torch
     from transformers import DynamicCache
 
@@ -164,7 +165,8 @@ def keys_of(model: Any) -> list[tuple[Any, Any]]:
         below_adapters(model).base_model(
             torch.zeros(1, 1, dtype=torch.long, device=model.device), past_key_values=cache
         )
-    return [(layer.keys, layer.values) for layer in cache.layers if layer.keys is not None]
+    kept = (layer for layer in cache.layers if layer.keys is not None)
+    return [(layer.keys, layer.values, getattr(layer, "sliding_window", None) or 0) for layer in kept]
 
 
 def _kept(model: Any) -> list[tuple[int, int | None]]:

@@ -3,6 +3,7 @@ that people write, read with a line for what is wrong."""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -22,6 +23,18 @@ def sync(path: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
+
+
+def locked(folder: Path) -> int:
+    """Locks a folder itself, which leaves nothing in it, for as long as the descriptor that is returned stays open.
+    Raises `BlockingIOError` where another holds it, and `OSError` where the file system locks no folders."""
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(held)
+        raise
+    return held
 
 
 def write_whole(path: Path, content: bytes) -> None:

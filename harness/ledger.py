@@ -13,7 +13,6 @@ Records are the truth; the tables are drawn from them when the grid ends.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UserError
-from harness.files import parse, write_whole
+from harness.files import locked, parse, write_whole
 from harness.rows import KeptRows, columns
 from harness.types import Json, RunRecord, Status, digest, plain, record_from_json
 
@@ -63,18 +62,18 @@ def run_folder(run: Path, fresh: bool) -> Path:
 def alone(run: Path) -> Iterator[None]:
     """Keeps a run folder for one grid, by a lock on the folder itself, which leaves nothing in it. Raises `UserError`
     where another writes there."""
-    folder = os.open(run, os.O_RDONLY)
+    held = None
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held = locked(run)
     except BlockingIOError as error:
-        os.close(folder)
         raise UserError(f"{run}: another grid writes there; wait until it has ended, or give another folder") from error
     except OSError:
         pass  # a file system that locks no folders
     try:
         yield
     finally:
-        os.close(folder)
+        if held is not None:
+            os.close(held)
 
 
 def slug(cell_id: str) -> str:

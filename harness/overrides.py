@@ -185,24 +185,24 @@ def _unknown(key: str, name: str, known: Sequence[str]) -> str | None:
     return None if name in choices else f"{key}={name}: no such choice{nearest(name, choices)} {HELP}"
 
 
-def _no_text(override: Override) -> str | None:
-    """What to do about a choice that is read as a number, true or false, of which Hydra takes none; or None."""
+def _given(override: Override) -> list[Any]:
+    """The values that an override gives: several where it is swept."""
     from hydra.core.override_parser.types import ChoiceSweep, Transformer
 
     value = override.value()
-    given = list(override.sweep_iterator(Transformer.identity)) if isinstance(value, ChoiceSweep) else [value]
-    found = any(isinstance(v, int | float) for v in given)
-    return (
-        f"{override.input_line}: is read as no text, so no choice can be called so; rename its file" if found else None
-    )
+    return list(override.sweep_iterator(Transformer.identity)) if isinstance(value, ChoiceSweep) else [value]
+
+
+def _no_text(override: Override) -> str | None:
+    """What to do about a choice that is read as a number, true or false, of which Hydra takes none; or None."""
+    if not any(isinstance(v, int | float) for v in _given(override)):
+        return None
+    return f"{override.input_line}: is read as no text, so no choice can be called so; rename its file"
 
 
 def _in_brackets(override: Override) -> str | None:
     """What to write for choices of a group in brackets, of which Hydra would merge all into one; or None."""
-    from hydra.core.override_parser.types import ChoiceSweep, Transformer
-
-    value = override.value()
-    given = list(override.sweep_iterator(Transformer.identity)) if isinstance(value, ChoiceSweep) else [value]
+    given = _given(override)
     if not any(isinstance(v, list) for v in given):
         return None
     names = [str(getattr(n, "text", n)) for v in given for n in (v if isinstance(v, list) else [v])]

@@ -88,9 +88,8 @@ class Proved:
 
         made = torch.Generator().manual_seed(0)
         shape = (PROOF_ROWS, PROOF_TOKENS + 1)
-        ids = torch.randint(self.model.config.get_text_config(decoder=True).vocab_size, shape, generator=made).to(
-            self.model.device
-        )
+        words = self.model.config.get_text_config(decoder=True).vocab_size
+        ids = torch.randint(words, shape, generator=made).to(self.model.device)
         places = torch.arange(PROOF_TOKENS + 1, device=ids.device).expand(shape)
         prompts, following = slice(None, -1), slice(-1, None)
         limit, past = SAME if exact(self.model) else ALIKE, None

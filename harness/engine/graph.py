@@ -125,7 +125,7 @@ class GraphSession:
         before = self.model.config._attn_implementation
         try:
             decoder = self.slots(PROOF_ROWS, PROOF_TOKENS + 1).decoder
-            why = decoder.differs() or ""
+            why = decoder.differs()
             host = decoder.asks_host() if self.captured and not why else ""
         except (AttributeError, TypeError, ValueError, LookupError, RuntimeError) as error:
             if isinstance(error, torch.OutOfMemoryError):

@@ -46,7 +46,7 @@ class Whole(Proved):
 
     def __init__(self, model: Any, slots: int, capacity: int) -> None:
         import torch
-        from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
+        from transformers import AttentionInterface, AttentionMaskInterface
         from transformers.masking_utils import sdpa_mask
 
         AttentionInterface.register(NAME, _attention)
@@ -57,15 +57,14 @@ class Whole(Proved):
         if model.device.type == "cuda":
             _norms_at_once(model)
         self.products = sorted({kind(m) for m in model.get_decoder().modules() if linear_class(m)})
-        self.cache = [
-            (keys.new_zeros(slots, keys.shape[1], capacity, keys.shape[3]),
-             values.new_zeros(slots, values.shape[1], capacity, values.shape[3]))
-            for keys, values in keys_of(model)
-        ]  # fmt: skip
-        # what the layers see, by their configuration: windows that a model gives by its mask alone are not known here
-        self.windows = [
-            getattr(layer, "sliding_window", None) or 0 for layer in DynamicCache(config=model.config).layers
-        ]
+
+        def room(new: Any) -> Any:
+            return new.new_zeros(slots, new.shape[1], capacity, new.shape[3])
+
+        self.cache, self.windows = [], []  # windows of the configuration: what a mask alone would say is not known here
+        for keys, values, window in keys_of(model):
+            self.cache.append((room(keys), room(values)))
+            self.windows.append(window)
         self._without = {name: False for name in ("output_router_logits",) if takes(model, name)}  # which ask the mask
         # a mask of four dimensions is taken as it is; this one says nothing, and attention does not ask it
         self._unmasked = torch.zeros(1, 1, 1, 1, device=model.device)

@@ -3,7 +3,6 @@ and the small programs that use them."""
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import hashlib
 import json
@@ -18,6 +17,7 @@ from typing import Any
 from uuid import uuid4
 
 from harness.errors import UserError
+from harness.files import locked
 from harness.loading import classes_of, computed_in, stored_dtype
 from harness.measure.quality import ends_of
 from harness.models.hub import ADAPTER, kept
@@ -183,7 +183,7 @@ def place(target: Path, force: bool, fill: Callable[[Path], bool]) -> bool:
         raise UserError(f"--to {target}: cannot be written ({error.strerror}); choose another folder") from error
     at_work = None
     with suppress(OSError):  # where no folders are locked nobody clears away this one either
-        at_work = _locked(part)
+        at_work = locked(part)
     try:
         if not fill(part):
             return False
@@ -214,23 +214,11 @@ def _clear(target: Path) -> None:
         left, part = target.with_name(beside + name), target.with_name(f"{beside}part-{maker}")
         with suppress(OSError):  # BlockingIOError: at work
             if part.is_dir():
-                os.close(_locked(part))
+                os.close(locked(part))
             if kind == "old" and not target.exists():
                 left.rename(target)
             else:
                 shutil.rmtree(left)
-
-
-def _locked(folder: Path) -> int:
-    """Holds a lock on a folder for as long as what is returned stays open. Raises `BlockingIOError` where another does,
-    and `OSError` where the file system locks no folders."""
-    held = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(held)
-        raise
-    return held
 
 
 def _taken(target: Path, force: bool) -> str:

@@ -8,7 +8,7 @@ import logging
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -130,6 +130,9 @@ def _wrong_replies(
     said = [str(row.get(data.reply_field) or "") for row in rows]
     bare = [normalised(reply) for reply in said]
     for at, row in enumerate(rows):
+        with suppress(Exception, SystemExit):  # what the row's own reply breaks is told elsewhere
+            if score not in plain(module.process_results(dict(row), [said[at]])):
+                continue  # one that rows like this do not have
         others = (said[n] for n in (*range(at + 1, len(rows)), *range(at)) if bare[n] != bare[at])
         kinds = {"an empty reply": "", "the reply 'x'": "x", "another row's reply": next(others, said[at])}
         for kind, reply in kinds.items():
@@ -137,8 +140,6 @@ def _wrong_replies(
                 continue
             told = f"on {kind} to row {row['id']!r}" + f" ({reply!r:.60})" * (kind == "another row's reply")
             try:
-                if score not in plain(module.process_results(dict(row), [said[at]])):
-                    continue  # one that rows like this do not have
                 value = plain(module.process_results(dict(row), [reply])).get(score)
             except (Exception, SystemExit) as error:
                 wrong.setdefault(kind, f"{where}: raises {type(error).__name__}: {error} {told}; mend it")
