@@ -53,6 +53,17 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
          "num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 64, "num_experts": 32,
          "num_experts_per_tok": 4, "vocab_size": 32000},
     ),
+    "gemma2 2b": (
+        "Gemma2",
+        {"hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26, "num_attention_heads": 8,
+         "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 256000},
+    ),
+    "gpt-oss, 12 layers of 8 experts": (
+        "GptOss",
+        {"hidden_size": 2880, "intermediate_size": 2880, "num_hidden_layers": 12, "num_attention_heads": 64,
+         "num_key_value_heads": 8, "head_dim": 64, "num_local_experts": 8, "num_experts_per_tok": 4,
+         "vocab_size": 32000},
+    ),
     OWN: (
         "Llama",
         {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "num_attention_heads": 32,

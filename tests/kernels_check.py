@@ -71,7 +71,7 @@ def check(dtype: torch.dtype, heads: int, kv_heads: int, size: int, capacity: in
 
 
 def check_attend(dtype: torch.dtype, heads: int, kv_heads: int, size: int, capacity: int) -> None:
-    """Attention on slots, with windows and without."""
+    """Attention on slots, with windows and without, with scores that are capped, with sinks."""
     made = torch.Generator().manual_seed(heads * size)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -96,14 +96,18 @@ def check_attend(dtype: torch.dtype, heads: int, kv_heads: int, size: int, capac
         at = first[:, None] + torch.arange(tokens, device=DEVICE)
         query = normal(rows, tokens, heads, size)
         cache = normal(slots, kv_heads, capacity, size), normal(slots, kv_heads, capacity, size)
-        for window in (0, 20):
-            told = ops.attend(query.cpu(), on_cpu(cache), where.cpu(), at.cpu(), size**-0.5, window)
+        sinks = normal(heads) + 2
+        for window, cap, aside in ((0, 0.0, None), (20, 0.0, None), (20, 0.7, None), (0, 0.0, sinks), (20, 0.7, sinks)):
+            if (cap or aside is not None) and size not in (16, 24):
+                continue  # each is compiled anew
+            rest = size**-0.5, window, cap
+            told = ops.attend(query.cpu(), on_cpu(cache), where.cpu(), at.cpu(), *rest, on_cpu(aside))
             beyond = [t.clone() for t in cache]
             for t in beyond:  # what lies beyond a row's position must not reach it, nor what lies before its window
                 t[where[0], :, int(at[0, -1]) + 1 :] = float("nan")
                 t[where[0], :, : max(0, int(at[0, 0]) - window + 1) if window else 0] = float("nan")
             for places in (at, torch.stack([at, at + capacity], dim=2)[:, :, 0]):  # the latter do not lie side by side
-                near("attend", kernels.attend(query, tuple(beyond), where, places, size**-0.5, window), told)
+                near("attend", kernels.attend(query, tuple(beyond), where, places, *rest, aside), told)
 
 
 def check_dynamic(dtype: torch.dtype, rows: int, size: int, columns: int, biased: bool) -> None:

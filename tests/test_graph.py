@@ -21,6 +21,8 @@ from transformers import (
     Gemma3TextConfig,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
+    GptOssConfig,
+    GptOssForCausalLM,
     GraniteConfig,
     GraniteForCausalLM,
     Lfm2Config,
@@ -94,6 +96,14 @@ WHOLE: dict[str, tuple[Any, Any, dict[str, Any]]] = {  # which run in their own 
     "scaled by position": (Ministral3Config, Ministral3ForCausalLM, {"head_dim": 16}),
     "fused products, heads of 24": (Phi3Config, Phi3ForCausalLM, {"hidden_size": 96}),
     "attention beside its products": (GPTNeoXConfig, GPTNeoXForCausalLM, {}),
+    "scores capped": (
+        Gemma2Config, Gemma2ForCausalLM, {"head_dim": 16, "sliding_window": 20, "attn_logit_softcapping": 2.0},
+    ),
+    "sinks, experts": (
+        GptOssConfig, GptOssForCausalLM,
+        {"head_dim": 16, "sliding_window": 20, "num_local_experts": 4, "num_experts_per_tok": 2,
+         "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+    ),
     "experts": (MixtralConfig, MixtralForCausalLM, {"num_local_experts": 4, "output_router_logits": True}),
     "keys shared by layers": (
         Gemma3nTextConfig, Gemma3nForCausalLM,
@@ -198,7 +208,6 @@ def test_beyond_what_longrope_turns_alike_nothing_is_decoded(tmp_path: Path) -> 
     [
         (LlamaConfig, LlamaForCausalLM, {"rope_parameters": DYNAMIC}, "its positions turn by the length of the text"),
         (BloomConfig, BloomForCausalLM, {}, "its parts are not those of a Llama; it is told no positions"),
-        (Gemma2Config, Gemma2ForCausalLM, {"head_dim": 16, "sliding_window": 20}, "`softcap`"),
         (
             PhimoeConfig,
             PhimoeForCausalLM,

@@ -171,9 +171,11 @@ def rotate_and_store(
 
 @triton.jit
 def _attend_part(
-    query, keys, values, slots, positions, sums, peaks, parts, out, scale, window, tokens, slot_stride, head_stride,
+    query, keys, values, slots, positions, sinks, sums, peaks, parts, out, scale, window, cap, tokens,
+    slot_stride, head_stride,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, SIZE: tl.constexpr, SPLITS: tl.constexpr,
     TOKENS: tl.constexpr, HEADS: tl.constexpr, KEYS: tl.constexpr, WINDOWED: tl.constexpr, WIDE: tl.constexpr,
+    CAPPED: tl.constexpr, SUNK: tl.constexpr,
 ):  # fmt: skip
     row, kv = tl.program_id(0).to(tl.int64), tl.program_id(1)
     split, block = tl.program_id(2) % SPLITS, tl.program_id(2) // SPLITS
@@ -192,10 +194,15 @@ def _attend_part(
     base = tl.load(slots + row) * slot_stride + kv * head_stride
     peak = tl.full((TOKENS * HEADS,), float("-inf"), tl.float32)
     total = tl.zeros((TOKENS * HEADS,), tl.float32)
+    if SUNK:  # as one more key, of the first part
+        peak = tl.where(split == 0, tl.load(sinks + kv * GROUP + g, g < GROUP, 0.0).to(tl.float32), peak)
+        total += tl.where(split == 0, 1.0, 0.0)
     found = tl.zeros((TOKENS * HEADS, WIDE), tl.float32)
     for at in range(start, stop, KEYS):
         k = tl.load(keys + base + (at + n)[None, :] * SIZE + d[:, None], (at + n < stop)[None, :] & whole[:, None], 0.0)
         scores = tl.dot(q, k, input_precision="ieee") * scale
+        if CAPPED:  # tanh, as 1 - 2 / (exp(2x) + 1)
+            scores = cap - 2 * cap / (tl.exp(scores * (2 / cap)) + 1)
         scores = tl.where((at + n)[None, :] <= position[:, None], scores, float("-inf"))
         if WINDOWED:
             scores = tl.where((at + n)[None, :] > position[:, None] - window, scores, float("-inf"))
@@ -232,7 +239,8 @@ def _merge_parts(sums, peaks, parts, out, SIZE: tl.constexpr, SPLITS: tl.constex
 
 
 def attend(
-    query: Any, cache: tuple[Any, Any], slots: Any, positions: Any, scale: float, window: int = 0
+    query: Any, cache: tuple[Any, Any], slots: Any, positions: Any, scale: float, window: int = 0, cap: float = 0.0,
+    sinks: Any = None,
 ) -> Any:  # fmt: skip
     """See `harness.engine.ops.attend`. A program takes some tokens of a row with all heads that share their keys. Of a
     row with one token the keys are split among programs and the parts merged by their peaks (Dao et al.,
@@ -253,10 +261,10 @@ def attend(
     parts = torch.empty((rows, heads, splits, size) if splits > 1 else 0, dtype=torch.float32, device=query.device)
     out = torch.empty_like(query)
     _attend_part[(rows, kv_heads, splits * triton.cdiv(tokens, together))](
-        query, *cache, slots, positions.contiguous(), sums, peaks, parts, out, scale, window,
+        query, *cache, slots, positions.contiguous(), sinks, sums, peaks, parts, out, scale, window, cap,
         tokens, cache[0].stride(0), cache[0].stride(1),
         KV_HEADS=kv_heads, GROUP=group, SIZE=size, SPLITS=splits, TOKENS=together, HEADS=beside,
-        WINDOWED=window > 0, WIDE=wide,
+        WINDOWED=window > 0, WIDE=wide, CAPPED=cap > 0, SUNK=sinks is not None,
         KEYS=BLOCK_KEYS // 2 if many else BLOCK_KEYS, num_warps=2 if many else 4, num_stages=2 if many else 3,
     )  # fmt: skip
     if splits > 1:

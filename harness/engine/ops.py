@@ -191,16 +191,19 @@ def _half_turned(x: Any) -> Any:
 
 
 def attend(
-    query: Any, cache: tuple[Any, Any], slots: Any, positions: Any, scale: float, window: int = 0
+    query: Any, cache: tuple[Any, Any], slots: Any, positions: Any, scale: float, window: int = 0, cap: float = 0.0,
+    sinks: Any = None,
 ) -> Any:  # fmt: skip
     """New tokens of each row against all tokens of its slot up to and with their own positions, which are in it, or
-    with a `window` the last so many of these.
+    with a `window` the last so many of these. With a `cap`, scores s become cap * tanh(s / cap) (Gemma 2, arXiv
+    2408.00118); `sinks` [heads] are scores of a key that every row sees and that has no value (gpt-oss, arXiv
+    2508.10925).
 
     `query` [rows, tokens, heads, size], `cache` keys and values [slots, kv heads, capacity, size]; `slots` [rows] and
     `positions` [rows, tokens]. Returns [rows, tokens, heads, size].
     """
     if fast := _kernels(query):
-        return fast.attend(query, cache, slots, positions, scale, window)
+        return fast.attend(query, cache, slots, positions, scale, window, cap, sinks)
     import torch
     from torch.nn.functional import scaled_dot_product_attention
 
@@ -213,10 +216,17 @@ def attend(
     shape = rows, keys.shape[1], heads // keys.shape[1], tokens
     places, own = torch.arange(most, device=query.device), positions[:, :, None]
     seen = ((places <= own) & (places > own - window) if window else places <= own)[:, None, None]
-    found = scaled_dot_product_attention(
-        query.transpose(1, 2).reshape(*shape[:2], -1, size), keys, values,
-        attn_mask=seen.expand(rows, 1, *shape[2:], most).flatten(2, 3), scale=scale,
-    )  # fmt: skip
+    packed = query.transpose(1, 2).reshape(*shape[:2], -1, size)
+    mask = seen.expand(rows, 1, *shape[2:], most).flatten(2, 3)
+    if cap or sinks is not None:
+        scores = packed @ keys.transpose(2, 3) * scale
+        scores = (torch.tanh(scores / cap) * cap if cap else scores).masked_fill(~mask, -math.inf).float()
+        if sinks is not None:
+            aside = sinks.float().view(1, shape[1], -1, 1).expand(*shape).reshape(*packed.shape[:3], 1)
+            scores = torch.cat([scores, aside], dim=-1)
+        found = scores.softmax(dim=-1)[..., :most].to(values.dtype) @ values
+    else:
+        found = scaled_dot_product_attention(packed, keys, values, attn_mask=mask, scale=scale)
     return found.view(rows, heads, tokens, size).transpose(1, 2)
 
 

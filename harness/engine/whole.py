@@ -7,6 +7,7 @@ the model's own code, which launches more and smaller kernels than `harness.engi
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -47,11 +48,12 @@ class Whole(Proved):
     def __init__(self, model: Any, slots: int, capacity: int) -> None:
         import torch
         from transformers import AttentionInterface, AttentionMaskInterface
-        from transformers.masking_utils import sdpa_mask
 
-        AttentionInterface.register(NAME, _attention)
-        AttentionMaskInterface.register(NAME, sdpa_mask)
-        model.set_attn_implementation(NAME)
+        own = model.config._attn_implementation
+        if not own.startswith(NAME):
+            AttentionInterface.register(f"{NAME}_{own}", partial(_attention, own))
+            AttentionMaskInterface.register(f"{NAME}_{own}", AttentionMaskInterface()[own])
+            model.set_attn_implementation(f"{NAME}_{own}")
         self.model = model
         self.layers = list(model.get_decoder().layers)
         if model.device.type == "cuda":
@@ -143,20 +145,22 @@ def _norms_at_once(model: Any) -> None:
 
 
 def _attention(
-    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **options: Any
-) -> tuple[Any, None]:  # fmt: skip
-    """transformers' attention interface: of keys in slots what stands there, of others what it would have been."""
-    from harness.engine.shared_prefix import attend as elsewhere
+    own: str, module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **options: Any
+) -> tuple[Any, Any]:  # fmt: skip
+    """transformers' attention interface: of keys in slots what stands there, of others what it would have been, by the
+    model's `own` attention."""
+    from transformers import AttentionInterface
 
     found = getattr(key, "in_slots", None)
     if found is None:
-        return elsewhere(module, query, key, value, attention_mask, **options)
+        written = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+        elsewhere: Any = AttentionInterface().get_interface(own, written)
+        return elsewhere(module, query, key, value, attention_mask, **options)  # type: ignore[no-any-return]
     (cache, slots, positions, window), size = found, query.shape[3]
-    if options.get("softcap") or options.get("s_aux") is not None:
-        raise NotImplementedError("its attention caps its scores, or has sinks")
     if window != (options.get("sliding_window") or 0) or (attention_mask is not None and attention_mask.numel() > 1):
         raise NotImplementedError("its attention sees what its mask says")
     if size > LARGEST or value.shape[3] != size:
         raise NotImplementedError(f"its heads have {size} elements")
     scale = options.get("scaling") or size**-0.5
-    return attend(query.transpose(1, 2), cache, slots, positions, scale, window).contiguous(), None
+    cap, sinks = options.get("softcap") or 0.0, options.get("s_aux")
+    return attend(query.transpose(1, 2), cache, slots, positions, scale, window, cap, sinks).contiguous(), None

@@ -61,7 +61,7 @@ def test_captured_or_not_other_layers_give_the_tokens_of_the_eager_engine(tmp_pa
         assert isinstance(session, GraphSession)
         asks = "asks the host" in session.loaded.proof["how"]  # some releases of transformers do, for these two
         assert session.captured is (capture and not asks)
-        assert not asks or name in ("experts", "turned by length")
+        assert not asks or name in ("experts", "sinks, experts", "turned by length")
         for _ in range(3):
             assert [session.generate(prompts, 60) for prompts in asked] == told
 
