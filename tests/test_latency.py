@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 from harness.anatomy import kv_bytes
 from harness.engine.eager import Eager
 from harness.engine.graph import Graph
+from harness.measure.latency import measure as answered
 from harness.measure.memory import apart, forget_peak, measure, peak_rss_bytes, rows_that_fit
 from tests.test_engine import CONTEXT, PROMPTS
 from tests.test_graph import MODELS, SHAPE, saved
@@ -104,3 +106,20 @@ def test_peaks_of_reading_and_decoding_are_apart(tmp_path: Path, engine: type[Ea
     assert reading["decode"] < usual["decode"] + 50 * MB
     assert decoding["decode"] > usual["decode"] + 250 * MB
     assert decoding["prefill"] < usual["prefill"] + 50 * MB
+
+
+@pytest.mark.parametrize(("asked", "rows", "n", "own"), [(6, 9, 6, 4), (6, 3, 3, 3)])
+def test_a_prompt_is_one_event_however_often_it_is_asked(
+    asked: int, rows: int, n: int, own: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.measure.latency.prompts_of", lambda *_: [f"Row {n % rows}" for n in range(asked)])
+    session: Any = Eager().start(saved(tmp_path, *MODELS["llama"]), CONTEXT)
+    knobs = {
+        "requests": asked, "warmup": 1, "warmup_most": 1, "output_tokens": 3, "natural_requests": 4, "batch_size": 1,
+        "batch_tokens": 2, "clients": [], "requests_per_client": 1, "open_requests": 0, "round": 2,
+    }  # fmt: skip
+    data: Any = SimpleNamespace(max_new_tokens=3)
+    found = {m.metric: m for m in answered(session, tmp_path, data, knobs, CONTEXT)[0] if m.unit == "ms"}
+    names = ("ttft_ms", "itl_ms", "e2e_ms", "e2e_natural_ms")
+    assert [found[f"{name}/p95"].n for name in names] == [n, n, n, own]
+    assert [len(found[f"{name}/p50"].samples) for name in names] == [asked, 2 * asked, asked, 4]

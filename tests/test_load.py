@@ -21,6 +21,9 @@ KNOBS: dict[str, Any] = {
 }  # fmt: skip
 
 
+PROMPTS = [f"prompt {n}" for n in range(100)]
+
+
 class FakeSession:
     """Serves on a fresh fake engine each time."""
 
@@ -68,7 +71,7 @@ def test_a_closed_loop_to_the_millisecond() -> None:
 
 def test_quantiles_are_those_of_all_requests() -> None:
     served = [Served(0.0, [1, 1], True, [0.001 * n, 0.001 * n + 0.01]) for n in range(1, 101)]
-    found = {m.metric: m for m in summary("x", served)}
+    found = {m.metric: m for m in summary("x", served, PROMPTS)}
     assert found["x/ttft_ms/p95"].value == pytest.approx(float(numpy.quantile(range(1, 101), 0.95)))
     interval = found["x/ttft_ms/p95"].interval
     assert interval is not None
@@ -82,7 +85,7 @@ def test_what_a_step_gives_to_many_rows_is_one_event() -> None:
     ends = numpy.cumsum(numpy.random.default_rng(0).lognormal(0, 0.3, 62)) / 100
     alone = [Served(0.0, [1] * 31, True, ends[:31].tolist()), Served(ends[30], [1] * 31, True, ends[31:].tolist())]
     together = [replace(s, sent=s.sent + 1e-5 * n) for s in alone for n in range(32)]
-    one, many = ({m.metric: m for m in summary("x", served)} for served in (alone, together))
+    one, many = ({m.metric: m for m in summary("x", served, PROMPTS)} for served in (alone, together))
     for name in ("itl_ms/p50", "itl_ms/p95", "ttft_ms/p50", "e2e_ms/p95"):
         assert many[f"x/{name}"].n == one[f"x/{name}"].n
     assert many["x/itl_ms/p50"].n == 60
@@ -90,6 +93,12 @@ def test_what_a_step_gives_to_many_rows_is_one_event() -> None:
     assert first
     assert other
     assert other.high - other.low == pytest.approx(first.high - first.low, rel=0.2)
+
+
+def test_answers_to_one_prompt_are_one_event() -> None:
+    served = [Served(0.0, [1, 1], True, [0.001 * n, 0.001 * n + 0.01]) for n in range(1, 101)]
+    found = {m.metric: m.n for m in summary("x", served, [PROMPTS[n % 10] for n in range(100)])}
+    assert (found["x/ttft_ms/p95"], found["x/e2e_ms/p95"], found["x/itl_ms/p95"]) == (10, 10, 100)
 
 
 def test_arrivals_are_a_poisson_process_and_the_same_for_every_cell() -> None:

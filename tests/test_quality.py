@@ -110,6 +110,13 @@ def test_what_no_draw_of_rows_changes_has_no_interval() -> None:
     assert (found.value, found.interval) == (0, None)
 
 
+def test_rows_of_one_group_say_nothing_of_a_score_that_is_no_mean() -> None:
+    rows = [{"id": str(n), "group": "a", "scores": {"f1": n**2 / 81}} for n in range(9)]
+    (found,) = summarize(rows, {"f1": median}, {})
+    assert found.value == pytest.approx(16 / 81)
+    assert found.interval is None
+
+
 def test_numbers_of_numpy_are_numbers() -> None:
     scores = {"bool": np.array([True]).all(), "float": np.float32(0.5), "int": np.int64(3), "pair": (1, np.zeros(2))}
     sample = {"doc": {"id": "a"}, "doc_id": 0, "arguments": [("Why?", {})], "metrics": list(scores), **scores}

@@ -10,7 +10,7 @@ import pytest
 from harness.measure.load import quantiles
 from harness.measure.rounds import pooled
 from harness.plan import plan
-from harness.statistics import bootstrap_quantile
+from harness.statistics import quantile_interval
 from harness.types import Measurement, StepKind
 from tests.cells import MACHINE, data_of, grid
 
@@ -32,13 +32,18 @@ def test_samples_are_pooled_and_peaks_kept() -> None:
     assert found["e2e_ms/p50"].value == 30.0
     assert found["e2e_ms/p95"].value == pytest.approx(numpy.quantile(every, 0.95))
     assert found["e2e_ms/p95"].n == 3, "the same prompts in each round"
-    assert found["e2e_ms/p95"].interval == bootstrap_quantile(every, 0.95, 3)
+    assert found["e2e_ms/p95"].interval == quantile_interval(every, 0.95, 3)
     assert found["memory_bytes/peak_rss"].value == 7e9
     assert found["throughput_tokens_per_s"].value == 80.0
     assert found["throughput_tokens_per_s"].samples == (100.0, 60.0)
     assert found["goodput_requests_per_s"] == only
     assert found["round_drift"].value == 45 / 20
     assert len(found) == len(pooled(rounds)) == 6
+
+
+def test_prompts_that_a_round_repeats_stay_one_event_each() -> None:
+    rounds = [quantiles("itl_ms", [1.0, 2.0, 3.0, 4.0, 5.0, n], events=2) for n in (6.0, 7.0)]
+    assert [m.n for m in pooled(rounds)] == [2, 2]
 
 
 def test_what_only_a_later_round_took_is_kept() -> None:

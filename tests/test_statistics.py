@@ -6,11 +6,13 @@ import math
 import random
 from collections.abc import Callable
 from statistics import fmean
+from typing import Any
 
 import numpy
 import pytest
 
 from harness import power, statistics
+from harness.types import Interval
 
 
 def test_wilson_by_hand() -> None:
@@ -254,46 +256,104 @@ def test_over_seeds_by_hand() -> None:
 def test_bootstrap_holds_the_value_and_repeats() -> None:
     rng = random.Random(1)
     samples = [rng.gauss(100, 10) for _ in range(200)]
-    mean, p95 = statistics.bootstrap(samples, fmean), statistics.bootstrap_quantile(samples, 0.95)
+    mean, p95 = statistics.bootstrap(samples, fmean), statistics.quantile_interval(samples, 0.95)
     assert mean.low < sum(samples) / 200 < mean.high
     # ± 1.96·10/sqrt(200) = ± 1.39
     assert mean.high - mean.low == pytest.approx(2.77, rel=0.15)
+    assert p95
     assert p95.low < 116.4 < p95.high
     assert statistics.bootstrap(samples, fmean) == mean
     grouped = statistics.bootstrap([0.0] * 50 + [1.0] * 50, fmean, [i // 25 for i in range(100)])
     assert grouped.high - grouped.low == pytest.approx(1.0, abs=0.3)
     empties: list[Callable[[], object]] = [
         lambda: statistics.bootstrap([], fmean),
-        lambda: statistics.bootstrap_quantile([], 0.5),
+        lambda: statistics.quantile_interval([], 0.5),
     ]
     for empty in empties:
         with pytest.raises(ValueError, match="no "):
             empty()
 
 
-@pytest.mark.parametrize("n", [1, 3, 44, 300])
+@pytest.mark.parametrize(
+    ("n", "q", "ends", "method"),
+    [
+        (2, 0.5, (0, 1), statistics.SEEN), (5, 0.5, (0, 4), statistics.SEEN), (6, 0.5, (0, 5), statistics.EXACT),
+        (20, 0.5, (5, 14), statistics.EXACT), (100, 0.5, (39, 60), statistics.EXACT),
+        (3, 0.95, (1, 2), statistics.SEEN), (71, 0.95, (62, 70), statistics.SEEN),
+        (72, 0.95, (63, 71), statistics.EXACT),
+    ],
+)  # fmt: skip
+def test_the_interval_of_a_quantile_is_between_samples_in_order(
+    n: int, q: float, ends: tuple[int, int], method: str
+) -> None:
+    """Ranks as in tables of the sign test, and a p95's from the binomial by itself."""
+    values = [float(v) for v in range(n)]
+    found = statistics.quantile_interval(random.Random(n).sample(values, n), q)
+    low, high = ends
+    assert found == Interval(values[low], values[high], method)
+    assert comb_tail(n, q, low) <= 0.025 or method == statistics.SEEN
+    assert comb_tail(n, q, low + 1) > 0.025
+    assert 1 - comb_tail(n, q, high) <= 0.025 or method == statistics.SEEN
+    assert 1 - comb_tail(n, q, high - 1) > 0.025
+
+
+def comb_tail(n: int, q: float, most: int) -> float:
+    """The chance that at most so many of n samples lie below the quantile."""
+    return sum(math.comb(n, k) * q**k * (1 - q) ** (n - k) for k in range(most + 1))
+
+
+def test_copies_of_a_sample_make_no_quantile_surer() -> None:
+    values = numpy.random.default_rng(0).lognormal(size=12).tolist()
+    for q in (0.5, 0.95):
+        alone = statistics.quantile_interval(values, q)
+        assert statistics.quantile_interval(values * 6, q, 12) == alone
+        assert statistics.quantile_interval(values, q, 72) == alone
+    assert statistics.quantile_interval([3.0], 0.5) is None
+    assert statistics.quantile_interval([3.0, 3.1, 3.2], 0.5, events=1) is None
+
+
+@pytest.mark.parametrize("events", range(2, 90))
 @pytest.mark.parametrize("q", [0.5, 0.95])
-def test_the_interval_of_a_quantile_is_what_many_resamples_give(n: int, q: float) -> None:
-    rng = numpy.random.default_rng(n)
-    samples = rng.lognormal(size=n)
-    drawn = numpy.quantile(rng.choice(samples, (40_000, n)), q, axis=1, method="inverted_cdf")
-    found = statistics.bootstrap_quantile(samples.tolist(), q)
-    for end, tail in ((found.low, 0.025), (found.high, 0.975)):
-        assert (drawn < end).mean() <= tail + 0.004
-        assert (drawn <= end).mean() >= tail - 0.004
-    assert found.low <= numpy.quantile(samples, q) <= found.high
+def test_a_quantile_lies_in_its_interval(q: float, events: int) -> None:
+    values = numpy.random.default_rng(events).lognormal(size=3 * events + events % 7)
+    for some in (values[:events], values):
+        found = statistics.quantile_interval(some.tolist(), q, events)
+        assert found
+        assert found.low <= numpy.quantile(some, q) <= found.high
 
 
-def test_a_ratio_of_quantiles_has_the_spread_of_both_samples() -> None:
-    rng = random.Random(1)
-    slow, fast = ([scale * rng.lognormvariate(0, 0.1) for _ in range(200)] for scale in (2.0, 1.0))
+def by_prompt(base: Any, rng: Any, pace: float, of: int = 1) -> list[list[float]]:
+    return [(b * pace * rng.lognormal(0, 0.02, of)).tolist() for b in base]
+
+
+def test_a_ratio_of_quantiles_is_of_the_same_prompts_and_counts_the_pace() -> None:
+    rng = numpy.random.default_rng(1)
+    base = rng.lognormal(0, 0.5, 30)
+    slow, fast = by_prompt(base, rng, 2.0, 4), by_prompt(base, rng, 1.0, 4)
     ratio, around = statistics.quantile_ratio(slow, fast, 0.5)
-    assert around.low < 2.0 < around.high
-    assert around.low < ratio < around.high
-    for few in ((slow[:8], fast), (slow, fast[:8])):
-        wide = statistics.quantile_ratio(*few, 0.5)[1]
-        assert wide.high - wide.low > 1.5 * (around.high - around.low)
+    assert ratio == numpy.quantile(numpy.concatenate(slow), 0.5) / numpy.quantile(numpy.concatenate(fast), 0.5)
+    assert around
+    assert around.low < ratio / 1.0999 < 1.0999 * ratio < around.high, "no less than the pace"
+    assert around.high < 1.2 * ratio, "what prompts differ by is in both"
+    apart = statistics.quantile_ratio(slow, fast[:-1], 0.5)[1]
+    assert apart
+    assert apart.high > 1.3 * ratio, "other prompts are drawn apart"
+    drifted = statistics.quantile_ratio(slow, fast, 0.5, pace=1.5)[1]
+    assert drifted
+    assert drifted.high > 1.49 * ratio
     assert statistics.quantile_ratio(fast, fast, 0.95)[0] == 1.0
-    for bad in ([], [0.0, 1.0]):
-        with pytest.raises(ValueError, match="samples above 0"):
-            statistics.quantile_ratio(fast, bad, 0.5)
+    assert statistics.quantile_ratio(slow[:1], fast[:1], 0.5)[1] is None
+
+
+def test_a_ratio_draws_what_resampling_by_hand_gives() -> None:
+    rng = numpy.random.default_rng(2)
+    some = [rng.lognormal(size=n) for n in (3, 1, 4, 2)]
+    draws = rng.integers(4, size=(50, 4))
+    by_hand = [numpy.quantile(numpy.concatenate([some[i] for i in at]), 0.7) for at in draws]
+    assert statistics._drawn(some, draws, 0.7) == pytest.approx(by_hand)
+
+
+@pytest.mark.parametrize("bad", [[], [[0.0, 1.0]], [[]]])
+def test_a_ratio_takes_samples_above_0(bad: list[list[float]]) -> None:
+    with pytest.raises(ValueError, match="samples above 0"):
+        statistics.quantile_ratio([[1.0]], bad, 0.5)

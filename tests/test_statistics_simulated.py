@@ -6,6 +6,8 @@ none is in at most 5% of the grids, and the stated power must be reached within 
 
 from __future__ import annotations
 
+import math
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -149,3 +151,35 @@ def test_the_interval_over_seeds_covers(n: int, seeds: int, noise: float) -> Non
         _, found = statistics.over_seeds(apart.tolist(), differences=True)
         hits += found.low <= 0 <= found.high
     assert 0.93 <= hits / RUNS <= 0.98  # on the wide side: two half-widths, each with the t of few
+
+
+@pytest.mark.parametrize(
+    ("prompts", "asked", "q", "noise"),
+    [(6, 6, 0.5, 0.0), (22, 22, 0.5, 0.0), (72, 72, 0.95, 0.0), (100, 100, 0.95, 0.0), (12, 72, 0.5, 0.01),
+     (6, 186, 0.5, 0.05), (72, 216, 0.95, 0.01)],
+)  # fmt: skip
+def test_the_interval_of_a_quantile_of_times_covers(prompts: int, asked: int, q: float, noise: float) -> None:
+    """Never less, and more where ranks of few leave no other choice; also of prompts that are asked again."""
+    rng, hits = np.random.default_rng([prompts, asked]), 0
+    truth = math.hypot(0.25, noise) * NormalDist().inv_cdf(q)
+    for _ in range(RUNS):
+        times = np.resize(rng.normal(0, 0.25, prompts), asked) + noise * rng.normal(size=asked)
+        found = statistics.quantile_interval(np.exp(times).tolist(), q, prompts)
+        assert found
+        hits += found.low <= math.exp(truth) <= found.high
+    assert hits / RUNS >= 0.94
+
+
+@pytest.mark.parametrize(("q", "gaps"), [(0.5, 31), (0.5, 1), (0.95, 1)])
+@pytest.mark.parametrize("prompts", [3, 6])
+def test_the_interval_of_a_ratio_of_two_runs_of_the_same_covers(q: float, gaps: int, prompts: int) -> None:
+    """Each run has a pace of its own, so that two of them are within `PACE` in 95% of the cases."""
+    rng, hits, runs = np.random.default_rng([prompts, gaps]), 0, 400
+    own = math.log(statistics.PACE) / 1.96 / math.sqrt(2)
+    for _ in range(runs):
+        base = rng.normal(0, 0.15, (prompts, 1))
+        a, b = (np.exp(base + own * rng.normal() + 0.03 * rng.normal(size=(prompts, 2 * gaps))) for _ in range(2))
+        _, found = statistics.quantile_ratio(a.tolist(), b.tolist(), q)
+        assert found
+        hits += found.low <= 1 <= found.high
+    assert hits / runs >= 0.92

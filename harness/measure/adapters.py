@@ -11,8 +11,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from harness.environment import settle
 from harness.loading import Loaded
-from harness.measure.roofline import settle
 from harness.types import Measurement, Session
 
 STEPS = 8  # of a batch whose rows have an adapter each

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from harness.environment import visible_gpu
 from harness.types import Json, Measurement
 
 BUSY_CORES = 0.2  # of others, from which a CPU's times are noisy
@@ -142,7 +143,7 @@ def _handle(ask: Callable[..., Any]) -> Any:
     import pynvml
 
     uuid = str(_uuid() or "")
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    visible = visible_gpu()
     if not uuid and visible.isdecimal():
         return ask(pynvml.nvmlDeviceGetHandleByIndex, int(visible))
     uuid = uuid or visible

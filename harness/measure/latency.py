@@ -24,7 +24,7 @@ def measure(
     """Times `requests` single prompts of `output_tokens` tokens each after a warm-up, then one batch of
     `batch_size` prompts: the reading of all prompts, and `batch_tokens` - 1 decode steps, whose median gives
     the throughput. `natural_requests` are timed to their natural end too, the first of the texts `ends` among them, up
-    to the suite's limit of tokens. A
+    to the suite's limit of tokens. A prompt is one event however often it is asked, with all between its tokens. A
     classification head answers in one step and has nothing between tokens. Then comes `harness.measure.load`, with
     `own_ends` on answers that end by themselves. The prompts are evaluation messages under the artifact's own recipe.
     The facts beside the measurements are what else the machine did from the warm-up to the last timed answer."""
@@ -59,11 +59,12 @@ def measure(
     if context.device == "cuda":
         session.time_batch(batch, 2)  # the first batch of a shape picks its kernels
     prefill, *steps = session.time_batch(batch, tokens)
+    apart, own = (len({*prompts[: knobs[of]]}) for of in ("requests", "natural_requests"))
     measured = [
-        *quantiles("ttft_ms", first),
-        *(quantiles("itl_ms", between) if between else []),
-        *quantiles("e2e_ms", whole),
-        *(quantiles("e2e_natural_ms", ends) if ends else []),
+        *quantiles("ttft_ms", first, events=apart),
+        *(quantiles("itl_ms", between, events=apart) if between else []),
+        *quantiles("e2e_ms", whole, events=apart),
+        *(quantiles("e2e_natural_ms", ends, events=own) if ends else []),
         *(_decoding(len(batch), steps) if steps else []),
         Measurement("batch_prefill_ms", 1e3 * prefill, "ms", "lower", len(batch)),
         Measurement("weights_bytes", float(session.loaded.proof["weights_bytes"]), "bytes", "lower", 1),

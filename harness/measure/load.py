@@ -14,7 +14,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
-from harness.statistics import bootstrap_quantile
+from harness.statistics import quantile_interval
 from harness.types import Measurement, Served, Session
 
 SEED = 20_240_101  # of arrivals: the same for every cell, so that all face the same rush
@@ -101,22 +101,22 @@ def arrivals(rate: float, requests: int) -> list[float]:
     return [float(t) for t in numpy.cumsum(gaps) / rate]
 
 
-def summary(name: str, served: Sequence[Served]) -> list[Measurement]:
+def summary(name: str, served: Sequence[Served], asked: Sequence[str]) -> list[Measurement]:
     """Quantiles in milliseconds of the time to first token, between tokens and to the last, from when each request was
     sent, and the tokens and requests a second from the first sent to the last answered. A step gives a token to many
-    rows at once: its time is theirs, and one event however many they are."""
+    rows at once: its time is theirs, and one event however many they are. So are the answers to one prompt."""
+    tokens, prompts = sum(len(s.times) for s in served), len(set(asked))
     parts = {
-        "ttft_ms": [(s.sent, s.times[0]) for s in served],
-        "itl_ms": [gap for s in served for gap in pairwise(s.times)],
-        "e2e_ms": [(s.sent, s.times[-1]) for s in served],
+        "ttft_ms": ([(s.sent, s.times[0]) for s in served], prompts),
+        "itl_ms": ([gap for s in served for gap in pairwise(s.times)], tokens),
+        "e2e_ms": ([(s.sent, s.times[-1]) for s in served], prompts),
     }
     seconds = max(s.times[-1] for s in served) - min(s.sent for s in served)
-    tokens = sum(len(s.times) for s in served)
     return [
         *(
-            m for part, spans in parts.items() if spans
+            m for part, (spans, most) in parts.items() if spans
             for m in quantiles(f"{name}/{part}", [1e3 * (b - a) for a, b in spans], keep=False,
-                               events=len({(round(a, 3), b) for a, b in spans}))
+                               events=min(len({(round(a, 3), b) for a, b in spans}), most))
         ),
         Measurement(f"{name}/tokens_per_s", tokens / seconds, "tok/s", "higher", len(served)),
         Measurement(f"{name}/requests_per_s", len(served) / seconds, "req/s", "higher", len(served)),
@@ -124,15 +124,15 @@ def summary(name: str, served: Sequence[Served]) -> list[Measurement]:
 
 
 def quantiles(name: str, samples: Sequence[float], keep: bool = True, events: int | None = None) -> list[Measurement]:
-    """p50 and p95 with bootstrap intervals; p99 is never printed of a few hundred samples. `keep` has the raw ones
-    stand beside p50; `events` is how many of them were seen apart from each other, all unless given."""
+    """p50 and p95 with their intervals; p99 is never printed of a few hundred samples. `keep` has the raw ones stand
+    beside p50; `events` is how many of them were seen apart from each other, all unless given."""
     import numpy
 
     raw = tuple(round(s, 3) for s in samples) if keep else ()
     return [
         Measurement(
             f"{name}/p{q:.0f}", float(numpy.quantile(samples, q / 100)), "ms", "lower", events or len(samples),
-            bootstrap_quantile(samples, q / 100, events), raw if q == 50 else (),
+            quantile_interval(samples, q / 100, events), raw if q == 50 else (),
         )
         for q in (50, 95)
     ]  # fmt: skip
@@ -209,8 +209,8 @@ def measure(
 
     for clients in knobs["clients"]:
         progress(0.92, f"{clients} clients")
-        served = serve(asked(clients * knobs["requests_per_client"]), tokens, clients)
-        found += summary(f"closed_{clients}", served)
+        some = asked(clients * knobs["requests_per_client"])
+        found += summary(f"closed_{clients}", serve(some, tokens, clients), some)
     if knobs["open_requests"]:
         progress(0.96, "open loop")
         places = places_of(session)
@@ -219,7 +219,7 @@ def measure(
         tokens = longest or tokens
         if natural or places not in knobs["clients"]:
             some = asked(places * knobs["requests_per_client"])
-            found += summary(name, serve(some, tokens, places, natural=natural))
+            found += summary(name, serve(some, tokens, places, natural=natural), some)
         closed = {m.metric: m.value for m in found}
         answer, rate = closed[f"{name}/e2e_ms/p50"], closed[f"{name}/requests_per_s"]
         lasts = max(LASTS_LEVELS * level.ttft_ms, LASTS_ANSWERS * answer) / 1e3
@@ -241,5 +241,7 @@ def measure(
             found.append(Measurement("goodput_failed_at", failed, "req/s", "higher", n))
         if served:
             mean = sum(len(s.times) for s in served) / n
-            found += [*summary("open", served), Measurement("open/tokens/mean", mean, "tokens", "lower", n)]
+            found += [
+                *summary("open", served, asked(n)), Measurement("open/tokens/mean", mean, "tokens", "lower", n),
+            ]  # fmt: skip
     return found

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.anatomy import kv_bytes
+from harness.anatomy import kv_bytes, row_bytes
 from harness.environment import give_memory_back
 from harness.types import Measurement, Session
 
@@ -113,7 +113,7 @@ def measure(
     if row_tokens is None:
         return answering
     rows, tokens = held
-    kept, each = rows * kv_bytes(model, tokens), kv_bytes(model, row_tokens)
+    kept, each = rows * row_bytes(model, tokens), row_bytes(model, row_tokens)
     return [
         *answering,
         Measurement("kv_bytes_per_token", float(kv_bytes(model)), "bytes", "lower", 1),

@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from math import isclose
+from math import inf, isclose
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -213,7 +213,7 @@ def summarize(
     """One measurement a score over the rows that have it (a class's recall stands on the rows of that class alone),
     with an interval clustered by group: what the task's own aggregation makes of them, which is most often the mean, of
     log-likelihoods a perplexity, and of labels a macro-F1. Where rows drawn again never change that (a macro-F1 of 0)
-    they do not say how sure it is, and there is no interval."""
+    or are of one group they do not say how sure it is, and there is no interval."""
     found = []
     for name in dict.fromkeys(name for row in rows for name in row["scores"]):
         having = [row for row in rows if name in row["scores"]]
@@ -225,7 +225,7 @@ def summarize(
             interval: Interval | None = share_interval(items, groups)
         else:
             drawn = bootstrap(items, aggregation, groups)
-            interval = drawn if drawn.low < drawn.high else None
+            interval = drawn if -inf < drawn.low < drawn.high < inf else None
         better = "lower" if higher.get(name) is False else "higher"  # lm-eval has None for what it does not know
         unit = "share" if 0 <= value <= 1 else "points"
         found.append(Measurement(f"quality/{name}", value, unit, better, len(items), interval))

@@ -16,7 +16,7 @@ from statistics import median
 from typing import Any
 
 from harness.anatomy import dynamic, full_attention, has_experts, kv_bytes, llm_int8, weight_bytes, written_by
-from harness.environment import free_bytes
+from harness.environment import free_bytes, settle
 from harness.types import Measurement
 
 REPEATS = 15
@@ -69,13 +69,6 @@ def _seconds(work: Callable[[], object], device: str) -> float:
         settle(device)
         took.append(time.perf_counter() - start)
     return median(took[1:])
-
-
-def settle(device: str) -> None:
-    import torch
-
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 def step_bytes(model: Any, weights: int) -> int:

@@ -26,7 +26,7 @@ def pooled(rounds: Sequence[Sequence[Measurement]]) -> list[Measurement]:
         base, _, quantile = metric.rpartition("/")
         samples = tuple(s for m in same for s in m.samples)
         if quantile == "p50" and samples:
-            found += quantiles(base, samples, events=max(len(m.samples) for m in same))
+            found += quantiles(base, samples, events=max(m.n for m in same))
         elif not (quantile == "p95" and any(m.samples for m in taken.get(f"{base}/p50", ()))):
             values = [m.value for m in same]
             value = max(values) if first.unit in ("bytes", "flag") else median(values)
