@@ -101,7 +101,7 @@ def test_a_choice_by_the_cost_of_steps_that_wait_says_so(waiting: tuple[str, ...
 def test_a_cheaper_cell_is_not_chosen_for_being_measured_on_few_rows() -> None:
     best, open_, worse = (
         cell("full_ft", "fp16", [1] * 37 + [0] * 11, 0.121),
-        cell("full_ft", "gptq", [0] * 14 + [1] * 23 + [1] * 4 + [0] * 7, 0.118),  # 21 points lower, interval to -2
+        cell("full_ft", "gptq", [0] * 14 + [1] * 23 + [1] * 4 + [0] * 7, 0.09),  # 21 points lower, interval to -2
         cell("prompt_rag", "fp16", [0] * 48, 0.1),
     )
     found = decide(*run(best, open_, worse), records.POLICY)
@@ -109,7 +109,7 @@ def test_a_cheaper_cell_is_not_chosen_for_being_measured_on_few_rows() -> None:
     assert found.sentences[0].startswith("Ship full_ft/fp16: 77% (63% to 87%) of 48 rows pass")
     assert "highest quality measured, and no other cell was shown to be within 5 points of it" in found.sentences[1]
     assert "for 1 cheaper cell that is open, as 48 rows likely show only differences of 25 points" in found.sentences[1]
-    assert "full_ft/gptq comes first by cost per 1,000 requests ($0.118), but it is not shown" in found.sentences[2]
+    assert "full_ft/gptq comes first by cost per 1,000 requests ($0.0900), but it is not shown" in found.sentences[2]
     assert found.reasons[open_[0].id].endswith("to −3; were that the true difference, about 111 rows would tell.")
     assert found.reasons[worse[0].id].startswith("Its interval against full_ft/fp16 lies beyond the margin of 5")
 
@@ -135,9 +135,8 @@ def test_a_cell_whose_cost_cannot_be_told_apart_is_not_called_cheaper() -> None:
     )
     for spread, told in ((0.0, True), (0.05, False)):
         cost = Interval(0.99 * (1 - spread), 0.99 * (1 + spread), "bootstrap")
-        found = decide(
-            *run(best, (records.with_value(near[0], "cost_usd_per_1000", 0.99, cost), near[1])), records.POLICY
-        )
+        cells = run(best, (records.with_value(near[0], "cost_usd_per_1000", 0.99, cost), near[1]))
+        found = decide(*cells, records.POLICY | {"pace": 1.0})
         assert found.chosen == best[0].id
         assert ("cheaper cell that is open" in found.sentences[1]) == told
 
@@ -174,9 +173,19 @@ def test_ties_go_to_the_simpler_cell() -> None:
     (full, a), (lora, b) = cell("full_ft", "gptq", many, 1.0), cell("lora", "fp16", many, 1.04)
     rows = {full.id: a, lora.id: b}
     wide = records.with_value(full, "cost_usd_per_1000", 1.0, Interval(0.9, 1.1, "bootstrap"))
-    assert decide([wide, lora], rows, records.POLICY).chosen == lora.id
     narrow = records.with_value(full, "cost_usd_per_1000", 1.0, Interval(0.99, 1.01, "bootstrap"))
-    assert decide([narrow, lora], rows, records.POLICY).chosen == full.id
+    unsure = records.with_value(lora, "cost_usd_per_1000", 1.04, Interval(0.94, 1.14, "bootstrap"))
+    same_pace = records.POLICY | {"pace": 1.0}
+    for cells, chosen in (([wide, lora], lora), ([narrow, lora], full), ([narrow, unsure], lora)):
+        assert decide(cells, rows, same_pace).chosen == chosen.id
+    paced = decide([narrow, lora], rows, records.POLICY)
+    assert paced.chosen == lora.id
+    said = "whole timings differ by up to 10% with nothing changed"
+    assert f"the lowest cost per 1,000 requests ({said}, policy.pace) of the 2 cells" in paced.sentences[1]
+    told = f"Cells near each other in cost per 1,000 requests are not told apart by it: {said} (policy.pace)."
+    assert told in paced.notes
+    steady = decide([narrow, lora], rows, same_pace)
+    assert not any("policy.pace" in s for s in (*steady.notes, *steady.sentences))
     (awq, c), (plain, d) = cell("lora", "awq", many, 1.0), cell("lora", "fp16", many, 1.0)
     assert decide([awq, plain], {awq.id: c, plain.id: d}, records.POLICY).chosen == plain.id
 
@@ -212,7 +221,7 @@ def test_no_cell_beats_the_chosen_one_by_quality_and_cost_unless_that_is_open() 
                 cell(a, q, [int((1 - noise) * u + noise * rng.random() < skill) for u in luck], rng.uniform(1, 9))
             )
         cells, rows = run(*made)
-        found = decide(cells, rows, records.POLICY | {"margin": rng.choice((0.0, 0.05, 0.1))})
+        found = decide(cells, rows, records.POLICY | {"margin": rng.choice((0.0, 0.05, 0.1)), "pace": 1.0})
         value = {r.id: (r.value("quality/good"), r.value("cost_usd_per_1000")) for r in cells}
         chosen = found.chosen or found.try_first
         assert chosen is not None

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from statistics import fmean, stdev
 from typing import Any
 
 import pytest
 
-from harness.decide import CostLine, decide
+from harness.decide import CostLine, as_counted, decide, read_policy
 from harness.decide.costs import break_even, combined, cost_line, hosted_lines
+from harness.decide.policy import COST
+from harness.decide.recipes import recipes
 from harness.records import STOP_TEXTS
+from harness.report.numbers import counted, numbers
 from harness.types import Measurement, RunRecord
 from tests import records
 from tests.test_decide import cell, run
+from tests.test_decide_parts import seeded
 
 HOSTED = {
     "x": {"name": "X", "usd_per_million_input": 0.1, "usd_per_million_output": 0.5, "date": "2026-01-02", "source": "s"}
@@ -69,9 +74,10 @@ def test_prompts_that_were_not_counted_are_told_as_lacking_and_not_as_free() -> 
 
 
 def test_labelling_is_paid_once_and_does_not_follow_the_price_of_hardware() -> None:
-    """200 rows at $0.50 are $100: $1 per 1,000 of 100,000 requests, whatever an hour of hardware costs."""
+    """160 rows trained on and 40 held out of it to validate, at $0.50, are $100: $1 per 1,000 of 100,000 requests,
+    whatever an hour of hardware costs."""
     base, _ = cell("lora", "fp16", MANY, 1.0)
-    steps = {**base.steps, "adapt": {**base.steps["adapt"], "facts": {"rows": 200}}}
+    steps = {**base.steps, "adapt": {**base.steps["adapt"], "facts": {"rows": 160, "validation_rows": 40}}}
     free, paid = (
         cost_line(base, "batched"),
         cost_line(priced(replace(base, steps=steps), usd_per_labelled_row=0.5), "batched"),
@@ -112,8 +118,68 @@ def test_the_goodput_is_priced_only_where_all_cells_have_one_at_the_level() -> N
     cut = replace(cells[1], measurements=tuple(m for m in cells[1].measurements if m.metric != "open/tokens/mean"))
     meaningless = replace(cells[1], not_measured={"cost_usd_per_1000": "needs the length of real replies"})
     shorter = replace(cells[1], not_measured={"own ends": STOP_TEXTS})
-    for other in (told(cells[1], goodput_requests_per_s=0), cut, meaningless, shorter):
+    unreal = told(replace(cells[1], not_measured={"own ends": STOP_TEXTS}), goodput_requests_per_s=0)
+    for other in (cut, meaningless, shorter, unreal):
         assert {c.basis for c in decide([cells[0], other], rows, records.POLICY).costs.values()} == {"batched"}
+
+
+@pytest.mark.parametrize("objective", ["cost_usd_per_1000", "e2e_ms/p95", "quality"])
+def test_a_cell_that_holds_the_service_level_at_no_rate_is_not_priced_as_if_it_did(objective: str) -> None:
+    level = {"ttft_ms": 500, "token_ms": 50, "share": 0.9}
+    made = []
+    for name, cost, rate in (("fp16", 3.0, 10.0), ("awq", 1.0, 0.0)):
+        one, kept = cell("lora", name, MANY, cost)
+        one = told(one, goodput_requests_per_s=rate, **({"open/tokens/mean": 70} if rate else {}))
+        params = {**one.config["measure"]["params"], "latency": {"level": level}}
+        made.append((replace(one, config={**one.config, "measure": {**one.config["measure"], "params": params}}), kept))
+    (whole, awq), rows = run(*made)
+    policy = records.POLICY | {"objective": objective}
+    for asked in (None, level):
+        found = decide([whole, awq], rows, policy | {"service_level": asked})
+        barred = asked is not None or objective == COST
+        said = found.reasons.get(awq.id) == "It holds the service level at no rate tried."
+        assert said == barred
+        assert found.costs.keys() == {whole.id}
+        assert {c.basis for c in found.costs.values()} == {"goodput"}
+        what = "cannot be chosen" if barred else "has no cost"
+        assert f"What holds the service level at no rate tried {what}: lora/awq." in found.notes
+        if barred:
+            assert found.chosen == whole.id
+            assert "breaks a limit, holds the service level at no rate tried, or could not" in found.sentences[2]
+    shown = as_counted({r.id: r for r in (whole, awq)}, read_policy(policy))
+    assert shown[awq.id].value(COST) is None
+    assert shown[awq.id].not_measured[COST] == "holds the service level at no rate tried"
+    never = told(whole, goodput_requests_per_s=0)
+    alone = decide([never, awq], rows, policy)
+    assert alone.chosen is not None
+    assert {c.basis for c in alone.costs.values()} == {"batched"}
+    assert any("is priced by full batches all the same: lora/" in n for n in alone.notes)
+    none = decide([never, awq], rows, policy | {"service_level": level})
+    assert none.chosen is None
+    assert "each breaks a limit, holds the service level at no rate tried or lacks a number" in none.sentences[1]
+
+
+def test_the_cost_of_several_seeds_is_their_mean_and_known_no_better_than_they_agree() -> None:
+    made = [seeded(cell("lora", "fp16", MANY, usd), n) for n, usd in enumerate((0.02, 0.08, 0.08))]
+    for n, (one, kept) in enumerate(made):
+        one = priced(told(one, prompt_tokens__mean=10.0 * n), usd_per_labelled_row=0.5)
+        steps = {**one.steps, "adapt": {**one.steps["adapt"], "facts": {"rows": 2 * n}}}
+        made[n] = replace(one, steps=steps), kept
+    cells, rows = run(*made)
+    (line,) = decide(cells, rows, records.POLICY).costs.values()
+    assert line.labelling_usd == pytest.approx(1.0)
+    assert line.usd_per_1000(100_000) == pytest.approx(0.06 + 0.01)
+    built = 211 * 0.085 / 3600
+    assert line.once_usd == pytest.approx(built + 1.0)
+    assert line.prompt_tokens == 10.0
+    serving = [usd - 1000 * built / 100_000 for usd in (0.02, 0.08, 0.08)]
+    assert line.spread == pytest.approx(1.96 * stdev(serving) / 3**0.5 / fmean(serving))
+    (kind,) = recipes(cells, {cells[0].suite: 1.0})
+    shown = numbers(kind, {cells[0].suite: 1.0}, rows, read_policy(records.POLICY), None)["Cost per 1,000 requests"]
+    assert shown is not None
+    assert shown.value == pytest.approx(0.06)
+    assert shown.interval is None
+    assert counted(kind, {cells[0].suite: 1.0})["Cost per 1,000 requests"] == ", mean of 3 seeds"
 
 
 def test_the_volume_of_the_policy_pays_for_what_is_done_once() -> None:

@@ -41,7 +41,7 @@ def test_seeds_are_one_candidate_with_the_luck_of_training() -> None:
     found = decide(cells, rows, records.POLICY)
     assert found.judged[tuned[0][0].id] == tuple(r.id for r, _ in tuned)
     assert found.reasons[tuned[1][0].id] == "Judged together with lora/fp16 seed0."
-    assert any("differ in their seed alone are one candidate" in n for n in found.notes)
+    assert any("differ in seed alone are one candidate: its quality, p95 and cost" in n for n in found.notes)
 
 
 def test_the_luck_of_training_is_drawn_where_seeds_tell_it() -> None:
@@ -179,9 +179,9 @@ def test_the_ladder_names_the_model_that_lacks_a_step() -> None:
 
 def two(**changes: Any) -> Facts:
     """A simple, cheap cell 10 points below another."""
-    a = Candidate("a", 0, 0.8, 0.8, 300.0, 300.0, 3e9, 1.0, CostLine(1.0, 0.0, "batched"))
-    b = Candidate("b", 2, 0.9, 0.9, 200.0, 200.0, 2e9, 1.0, CostLine(0.5, 50.0, "batched"))
-    return Facts((replace(a, **changes), b), {"b": {"a": Pair(-0.1, -0.14, -0.06)}}, 50_000.0)
+    a = Candidate("a", 0, 0.8, 0.8, 300.0, 0.0, 3e9, 1.0, CostLine(1.0, 0.0, "batched"))
+    b = Candidate("b", 2, 0.9, 0.9, 200.0, 0.0, 2e9, 1.0, CostLine(0.5, 50.0, "batched"))
+    return Facts((replace(a, **changes), b), {"b": {"a": Pair(-0.1, -0.14, -0.06)}}, 50_000.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def two(**changes: Any) -> Facts:
     ],
 )  # fmt: skip
 def test_each_knob_flips_where_it_should(knob: str, side: str, at: float) -> None:
-    known, policy = two(), Policy(COST, margin=0.15)
+    known, policy = two(), Policy(COST, pace=1.0, margin=0.15)
     assert choose(known, policy) == "a"
     (found,) = (f for f in flips(known, policy, {"a": "A", "b": "B"}, 2.0) if f.knob == knob)
     assert (found.side, found.to) == (side, "b")
@@ -207,7 +207,7 @@ def test_each_knob_flips_where_it_should(knob: str, side: str, at: float) -> Non
 
 
 def test_any_limit_on_what_was_not_measured_is_told_as_such() -> None:
-    policy, names = Policy(COST, margin=0.15), {"a": "A", "b": "B", "c": "C"}
+    policy, names = Policy(COST, pace=1.0, margin=0.15), {"a": "A", "b": "B", "c": "C"}
     for knob, field, words in (
         ("max_p95_e2e_ms", "p95_ms", "limit on the p95 response time"),
         ("max_memory_bytes", "memory_bytes", "limit on peak memory"),
@@ -230,11 +230,24 @@ def test_any_limit_on_what_was_not_measured_is_told_as_such() -> None:
 
 
 def test_fewer_requests_flip_to_what_costs_less_to_build() -> None:
-    policy = Policy(COST, margin=0.15, volume_requests=200_000.0)
+    policy = Policy(COST, pace=1.0, margin=0.15, volume_requests=200_000.0)
     assert choose(two(), policy) == "b"
     found = [f for f in flips(two(), policy, {"a": "A", "b": "B"}, None) if f.knob == "volume_requests"]
     assert [(f.side, f.to, f.now) for f in found] == [("below", "a", 200_000.0)]
     assert found[0].at == pytest.approx(100_000)
+
+
+def test_volume_and_price_flip_where_the_simpler_cell_is_no_longer_told_apart() -> None:
+    """`b` costs $1 and, once, $0.50 of labelling, `a` $1.20: told apart where the dearer side of `b` is below that."""
+    known = two(cost=CostLine(1.2, 0.0, "batched"))
+    a, b = known.candidates
+    known = replace(known, candidates=(a, replace(b, cost=CostLine(1.0, 0.5, "batched", labelling_usd=0.5))))
+    policy = Policy(COST, margin=0.15, pace=1.05)
+    assert choose(known, policy) == "b"
+    found = {f.knob: f for f in flips(known, policy, {"a": "A", "b": "B"}, 2.0) if f.to == "a"}
+    unsure = math.log(1.05) * math.hypot(1.0, 1.2)
+    assert found["volume_requests"].at == pytest.approx(500 / (0.2 - unsure))
+    assert found["usd_per_hour"].at == pytest.approx(2.0 * 0.01 / (0.2 - unsure))
 
 
 def test_the_price_of_hardware_flips_where_labelling_weighs_less() -> None:
@@ -242,7 +255,9 @@ def test_the_price_of_hardware_flips_where_labelling_weighs_less() -> None:
     price."""
     known = two(cost=CostLine(0.6, 25.0, "batched", labelling_usd=25.0))
     (found,) = (
-        f for f in flips(known, Policy(COST, margin=0.15), {"a": "A", "b": "B"}, 1.8) if f.knob == "usd_per_hour"
+        f
+        for f in flips(known, Policy(COST, pace=1.0, margin=0.15), {"a": "A", "b": "B"}, 1.8)
+        if f.knob == "usd_per_hour"
     )
     assert (found.side, found.to, found.now) == ("below", "b", 1.8)
     assert found.at == pytest.approx(1.0)
@@ -254,7 +269,7 @@ def test_a_limit_that_holds_a_cell_back_flips_where_it_lets_it_in() -> None:
         ("min_quality", 0.85, 0.8, "below"), ("max_p95_e2e_ms", 250.0, 300.0, "above"),
         ("max_memory_bytes", 2.5e9, 3e9, "above"), ("margin", 0.1, 0.14, "above"),
     ):  # fmt: skip
-        changed: Any = {"margin": 0.15, knob: value}
+        changed: Any = {"margin": 0.15, "pace": 1.0, knob: value}
         policy = Policy(COST, **changed)
         assert choose(known, policy) == "b"
         found = [f for f in flips(known, policy, {"a": "A", "b": "B"}, None) if f.knob == knob and f.to == "a"]

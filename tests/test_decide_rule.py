@@ -35,7 +35,7 @@ def grids(draw: st.DrawFn) -> Facts:
         quality = draw(SHARES)
         made.append(
             Candidate(
-                f"c{n}", draw(st.integers(0, 5)), quality, quality, p95, p95 * draw(st.sampled_from((1.0, 1.2))),
+                f"c{n}", draw(st.integers(0, 5)), quality, quality, p95, draw(st.sampled_from((0.0, 0.2))),
                 float(draw(st.integers(1, 6)) * 10**9), draw(st.sampled_from((0.9, 1.0))), cost,
             )
         )  # fmt: skip
@@ -48,7 +48,7 @@ def grids(draw: st.DrawFn) -> Facts:
                 delta = c.quality - made[at].quality
                 half = draw(st.integers(0, 6)) / 40
                 pairs[made[at].id][c.id] = Pair(delta, delta - half, delta + half)
-    return Facts(tuple(made), pairs, 10_000.0)
+    return Facts(tuple(made), pairs, 10_000.0, draw(st.sampled_from((0.8, 1.4))))
 
 
 @st.composite
@@ -59,6 +59,7 @@ def policies(draw: st.DrawFn) -> Policy:
         max_p95_e2e_ms=draw(st.none() | st.integers(1, 9).map(lambda n: 100.0 * n)),
         max_memory_bytes=draw(st.none() | st.integers(1, 6).map(lambda n: 1e9 * n)),
         margin=draw(st.sampled_from((0.0, 0.05, 0.1))),
+        pace=draw(st.sampled_from((1.0, 1.1))),
     )
 
 
@@ -102,10 +103,10 @@ def test_the_order_of_candidates_changes_nothing(facts: Facts, policy: Policy, r
 def test_a_tie_at_the_policys_own_volume_is_a_flip() -> None:
     """Above 10,000 requests one cell is the cheaper, below it the other."""
     costs = {"a": CostLine(0.6, 46.0, "batched"), "b": CostLine(2.0, 32.0, "batched")}
-    made = [Candidate(i, 0, 0.2, 0.2, 100.0, 100.0, 1e9, 0.9, cost) for i, cost in costs.items()]
+    made = [Candidate(i, 0, 0.2, 0.2, 100.0, 0.0, 1e9, 0.9, cost) for i, cost in costs.items()]
     same = Pair(0.0, 0.0, 0.0)
-    facts = Facts(tuple(made), {"a": {"b": same}, "b": {"a": same}}, 10_000.0)
-    policy = Policy(COST, margin=0.0)
+    facts = Facts(tuple(made), {"a": {"b": same}, "b": {"a": same}}, 10_000.0, 1.0)
+    policy = Policy(COST, margin=0.0, pace=1.0)
     chosen = choose(facts, policy)
     found = {(f.knob, f.side): (f.at, f.to) for f in flips(facts, policy, {"a": "a", "b": "b"}, 2.0)}
     assert chosen == "a"

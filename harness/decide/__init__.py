@@ -9,18 +9,20 @@ from harness.decide.cells import (
     UNQUANTIZED,
     Rows,
     compare,
+    curve_of,
     interact,
     memory,
     passes,
     primary,
     quality,
     quality_over_seeds,
+    share_of,
     shared_scores,
     simple_first,
 )
 from harness.decide.evidence import not_shares
 from harness.decide.facts import Candidate, Facts, Pair, facts
-from harness.decide.findings import CostLine, Decision, Flip, HostedLine, Odds, Rung
+from harness.decide.findings import CostLine, Decision
 from harness.decide.policy import Policy, policy_of, read_policy
 from harness.decide.recipes import as_counted, reference
 from harness.decide.rule import choose
@@ -28,8 +30,8 @@ from harness.decide.sentences import timed
 from harness.decide.verdict import argued, decide
 
 __all__ = [
-    "UNQUANTIZED", "Candidate", "CostLine", "Decision", "Facts", "Flip", "HostedLine", "Odds", "Pair", "Policy", "Rows",
-    "Rung", "argued", "as_counted", "choose", "compare", "decide", "facts", "interact", "memory", "not_shares",
-    "passes", "policy_of", "primary", "quality", "quality_over_seeds", "read_policy", "reference", "shared_scores",
-    "simple_first", "timed",
+    "UNQUANTIZED", "Candidate", "CostLine", "Decision", "Facts", "Pair", "Policy", "Rows", "argued", "as_counted",
+    "choose", "compare", "curve_of", "decide", "facts", "interact", "memory", "not_shares", "passes", "policy_of",
+    "primary", "quality", "quality_over_seeds", "read_policy", "reference", "share_of", "shared_scores", "simple_first",
+    "timed",
 ]  # fmt: skip

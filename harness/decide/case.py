@@ -81,6 +81,10 @@ def within(rule: Policy) -> str:
     return f"within {100 * rule.margin:g} points of" if rule.margin else "as good as"
 
 
+def paced(rule: Policy) -> str:
+    return f"whole timings differ by up to {100 * (rule.pace - 1):g}% with nothing changed (policy.pace)"
+
+
 def more(pair: Paired, rule: Policy) -> int:
     """The rows that would likely show a difference of the margin; 0 where there are as many already, or no margin."""
     need = pair.rows_for(rule.margin) if rule.margin else 0

@@ -4,13 +4,13 @@ another on the same rows."""
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from harness.decide.policy import Policy
 from harness.rows import column, groups, ids
 from harness.statistics import Paired, interaction, over_seeds, paired
-from harness.types import Json, Measurement, RunRecord
+from harness.types import Json, Measurement, RunRecord, Status
 
 MEMORY = (
     "memory_bytes/cuda_peak_process", "memory_bytes/cuda_peak_reserved", "memory_bytes/cuda_peak_allocated",
@@ -84,6 +84,17 @@ def quality_over_seeds(cells: Sequence[RunRecord], rows: Rows, policy: Policy | 
         return replace(found[0], value=math.fsum(m.value for m in found) / len(found), interval=None)
     mean, around = over_seeds(scores, groups)
     return replace(found[0], value=mean, interval=around, n=len(groups))
+
+
+def curve_of(cell: RunRecord, records: Iterable[RunRecord]) -> list[RunRecord]:
+    """The parts of a cell's learning curve that ended ok, by the share of the training rows."""
+    parts = [r for r in records if r.status is Status.OK and r.id.startswith(f"{cell.id}/curve=")]
+    return sorted(parts, key=share_of)
+
+
+def share_of(record: RunRecord) -> float:
+    """The share of the training rows that a cell was trained on."""
+    return float(record.params("suite").get("train_share", 1.0))
 
 
 def compare(a: RunRecord, b: RunRecord, rows: Rows, score: str) -> Paired | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from harness.decide.findings import CostLine, HostedLine
@@ -13,19 +14,21 @@ from harness.types import RunRecord, Status
 
 BATCHED, GOODPUT = "batched", "goodput"
 BUILDS = ("base", "adapt", "quantize")
+NORMAL_95 = 1.96
 
 
-def has_goodput(record: RunRecord, level: Mapping[str, float] | None) -> bool:
-    """Whether a rate was measured that meets the service level (any, where none is asked for), of answers as long as
-    they are: where all are cut to one length, as of random weights, or go on past what ends those that are scored (the
-    stop texts of a task), the rate is no price's."""
+def goodput(record: RunRecord, level: Mapping[str, float] | None) -> float | None:
+    """The highest rate that meets the service level (any, where none is asked for), of answers as long as they are: 0
+    where no rate tried met it, None where it was not measured. Where all answers are cut to one length, as of random
+    weights, or go on past what ends those that are scored (the stop texts of a task), the rate is no price's."""
     latency = record.config.get("measure", {}).get("params", {}).get("latency") or {}
     found = record.value("goodput_requests_per_s")
     same = level is None or {k: float(v) for k, v in level.items()} == {
         k: float(v) for k, v in (latency.get("level") or {}).items()
     }
-    real = record.value("open/tokens/mean") is not None and COST not in record.not_measured
-    return found is not None and found.value > 0 and same and real and "own ends" not in record.not_measured
+    if found is None or not same or COST in record.not_measured or "own ends" in record.not_measured:
+        return None
+    return found.value if record.value("open/tokens/mean") or found.value == 0 else None
 
 
 def cost_line(record: RunRecord, basis: str) -> CostLine | None:
@@ -50,8 +53,7 @@ def cost_line(record: RunRecord, basis: str) -> CostLine | None:
     if recorded is not None and recorded.interval is not None and recorded.value > 0:
         spread = recorded.interval.high / recorded.value - 1
     elif (steps := record.value("throughput_tokens_per_s")) and len(steps.samples) > 2:
-        middle = statistics.fmean(steps.samples)
-        spread = 1.96 * statistics.stdev(steps.samples) / math.sqrt(len(steps.samples)) / middle if middle else 0.0
+        spread = _half(steps.samples)
     if basis == GOODPUT and rate is not None and (failed := record.value("goodput_failed_at")):
         spread = max(spread, failed.value / rate.value - 1)  # a goodput is known to lie between these two
     return CostLine(
@@ -60,11 +62,19 @@ def cost_line(record: RunRecord, basis: str) -> CostLine | None:
     )  # fmt: skip
 
 
+def _half(values: Sequence[float]) -> float:
+    """Half the width of the interval of a mean, as a share of it."""
+    middle = statistics.fmean(values)
+    return NORMAL_95 * statistics.stdev(values) / math.sqrt(len(values)) / middle if middle else 0.0
+
+
 def labelled_rows(record: RunRecord) -> int:
-    """Training rows that people had to label: those trained on, or the examples that a prompt shows."""
+    """Rows that people had to label: those trained on and those held out of training to validate it, or the examples
+    that a prompt shows."""
     facts = record.steps.get("adapt", {}).get("facts") or {}
-    rows = facts.get("rows") or (facts.get("prompt") or {}).get("examples") or 0
-    return int(rows) if isinstance(rows, int | float) else 0
+    found = [facts.get("rows"), facts.get("validation_rows")]
+    found = found if found[0] else [(facts.get("prompt") or {}).get("examples")]
+    return int(sum(n for n in found if isinstance(n, int | float)))
 
 
 def owed_seconds(build: Mapping[str, Any]) -> float:
@@ -91,6 +101,15 @@ def combined(lines: Sequence[tuple[float, CostLine]]) -> CostLine:
         mean([c.prompt_tokens for _, c in lines]), mean([c.output_tokens for _, c in lines]),
         sum(c.labelling_usd for _, c in lines), max(c.spread for _, c in lines),
     )  # fmt: skip
+
+
+def over_seeds(lines: Sequence[CostLine]) -> CostLine:
+    """The lines of cells that differ in their seed alone as one: means, known no better than the seeds agree."""
+    if len(lines) == 1:
+        return lines[0]
+    whole, n = combined([(1.0, c) for c in lines]), len(lines)
+    spread = max(whole.spread, _half([c.serving_usd_per_1000 for c in lines]))
+    return replace(whole, once_usd=whole.once_usd / n, labelling_usd=whole.labelling_usd / n, spread=spread)
 
 
 def break_even(line: CostLine, usd_per_1000: float) -> float | None:

@@ -12,9 +12,11 @@ from collections.abc import Collection, Mapping, Sequence
 
 from harness.decide.case import COMPARED, Case
 from harness.decide.cells import Rows, primary, quality
+from harness.decide.costs import goodput
 from harness.decide.facts import Facts
 from harness.decide.odds import Draws
 from harness.decide.policy import OBJECTIVES, P95, QUALITY, Policy
+from harness.decide.recipes import NO_RATE
 from harness.decide.rule import Judgement
 from harness.power import groups_needed, rows_needed
 from harness.rows import outside, texts
@@ -65,7 +67,8 @@ def no_choice(
             "Name another score of the suite (policy.metric), such as 1 minus this one.",
         )
     if found.best is None:
-        stood = f"{len(ok)} of {plural(len(grid), 'cell')} ended ok; each breaks a limit or lacks a number."
+        or_rate = f", {NO_RATE}" if any(goodput(r, rule.service_level) == 0 for r in ok) else ""
+        stood = f"{len(ok)} of {plural(len(grid), 'cell')} ended ok; each breaks a limit{or_rate} or lacks a number."
         return (
             "No recommendation: no cell ended ok" + (" within the policy's limits." if ok else "."),
             stood if ok else f"{len(grid)} of {plural(len(grid), 'cell')} failed, or cannot run here.",

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist, fmean
 from typing import Any
 
 from harness.decide.cells import Rows, memory, quality, simple_first
-from harness.decide.costs import combined, cost_line
+from harness.decide.costs import NORMAL_95, combined, cost_line, over_seeds
 from harness.decide.findings import CostLine
 from harness.decide.policy import P95, Policy
 from harness.decide.recipes import Recipe, basis_of, lacking, recipes, weights_of
 from harness.decide.tables import Scores, compared, score_tables
-from harness.types import RunRecord, Status
+from harness.statistics import CONFIDENCE
+from harness.types import Measurement, RunRecord, Status
 
 REACH = 0.2  # cells shown to be worse than the best by more than this (or two margins) can never be good enough
 VOLUME = 1_000_000.0  # where records name no volume
@@ -24,15 +26,15 @@ class Candidate:
     """A recipe that could be chosen: one cell, or the cells of several suites and seeds under the id of the first.
 
     `quality` is the weighted mean over suites; limits hold in each suite by itself, so `lowest_quality`, `p95_ms`,
-    `memory_bytes` and `valid` are those of its worst suite. `p95_high_ms` is the upper end of the interval of the p95.
-    `rank` sorts the simpler first: prompting, LoRA, full fine-tuning, each unquantized before quantized."""
+    `memory_bytes` and `valid` are those of its worst suite. `p95_spread` is half the width of the p95's interval, in
+    logs. `rank` sorts the simpler first: prompting, LoRA, full fine-tuning, each unquantized before quantized."""
 
     id: str
     rank: int
     quality: float
     lowest_quality: float
     p95_ms: float | None
-    p95_high_ms: float | None
+    p95_spread: float
     memory_bytes: float | None
     valid: float | None
     cost: CostLine | None
@@ -50,11 +52,13 @@ class Pair:
 @dataclass(frozen=True, slots=True)
 class Facts:
     """The candidates, simplest first, and `pairs[best][other]` for each that can be the one of highest quality under
-    some limits. `volume_requests` is the volume that the prices name."""
+    some limits. `volume_requests` is the volume that the prices name. `apart` is how many half-widths of 95% intervals,
+    added as squares, tell one apart from the first by the objective."""
 
     candidates: tuple[Candidate, ...]
     pairs: Mapping[str, Mapping[str, Pair]]
     volume_requests: float
+    apart: float
 
 
 def facts(records: Sequence[RunRecord], rows: Rows, policy: Policy) -> Facts:
@@ -68,14 +72,21 @@ def gathered(
     """The facts, and the recipes and tables of scores they follow from, in the order of the candidates."""
     weights = weights_of(records, policy)
     kinds = recipes(records, weights)
-    left = [k for k in kinds if weights and not lacking(k, list(weights), policy)]
     basis = basis_of(records, policy)
+    left = [k for k in kinds if weights and not lacking(k, list(weights), policy, basis)]
     ranks = _ranks(left)
     made = tuple(candidate(k, ranks[k.id], weights, basis, policy) for k in left)
     tables = score_tables(left, rows, weights, policy)
     pairs = _pairs(possible_bests(made), made, tables, policy)
     volumes = [v for r in records if (v := (r.config.get("price") or {}).get("volume_requests"))]
-    return Facts(made, pairs, float(volumes[0]) if volumes else VOLUME), tuple(left), tables
+    volume = float(volumes[0]) if volumes else VOLUME
+    return Facts(made, pairs, volume, apart(len(made))), tuple(left), tables
+
+
+def apart(candidates: int) -> float:
+    """That many half-widths: the first is the best of all candidates by luck as well, so the others are compared with
+    the best (Hsu 1984, Ann. Stat. 12:1136), one-sided at 5% for all of them together, by Bonferroni."""
+    return NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / max(candidates - 1, 1)) / NORMAL_95
 
 
 def _ranks(left: Sequence[Recipe]) -> dict[str, int]:
@@ -85,25 +96,32 @@ def _ranks(left: Sequence[Recipe]) -> dict[str, int]:
 
 
 def candidate(recipe: Recipe, rank: int, weights: Mapping[str, float], basis: str, policy: Policy) -> Candidate:
-    """A recipe's numbers, put together over seeds (means; the cost is the first one's) and suites."""
+    """A recipe's numbers, put together over seeds (means) and suites."""
     scores: dict[str, float] = {}
-    p95, high, ram, valid, lines = [], [], [], [], []
+    p95, ram, valid, lines = [], [], [], []
     for suite, weight in weights.items():
         ok = [r for r in recipe.of(suite) if r.status is Status.OK]
         scores[suite] = math.fsum(m.value for r in ok if (m := quality(r, policy))) / len(ok)
-        found = [r.value(P95) for r in ok]
-        p95.append(_mean([m.value if m else None for m in found]))
-        high.append(_mean([(m.interval.high if m.interval else m.value) if m else None for m in found]))
+        found = [m for r in ok if (m := r.value(P95))]
+        if len(found) == len(ok):
+            p95.append((fmean(m.value for m in found), fmean(map(_spread, found))))
         ram.append(max((m.value for r in ok if (m := memory(r))), default=None))
         valid.append(_mean([_valid(r, policy) for r in ok]))
         costs = [c for r in ok if (c := cost_line(r, basis))]
         if len(costs) == len(ok):
-            lines.append((weight, costs[0]))
+            lines.append((weight, over_seeds(costs)))
+    slowest, spread = max(p95) if len(p95) == len(weights) else (None, 0.0)
     return Candidate(
         recipe.id, rank, math.fsum(weights[s] * q for s, q in scores.items()), min(scores.values()),
-        _worst(p95, max), _worst(high, max), _worst(ram, max), _worst(valid, min),
+        slowest, spread, _worst(ram, max), _worst(valid, min),
         combined(lines) if len(lines) == len(weights) else None,
     )  # fmt: skip
+
+
+def _spread(m: Measurement) -> float:
+    """The larger side of a number's interval, in logs."""
+    low, high = (m.interval.low, m.interval.high) if m.interval else (m.value, m.value)
+    return max(math.log(high / m.value), math.log(m.value / low)) if min(low, m.value) > 0 else 0.0
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

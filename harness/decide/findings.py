@@ -26,7 +26,8 @@ class CostLine:
     of which `labelling_usd` (0 where no price is set) is the part that hardware prices don't move. `basis` says which
     rate was priced: `goodput` meets the service level, `batched` is the rate of full batches. `spread` is how far
     apart serving costs can be and not be told apart, as a share: by the spread of the timed steps, and by how far the
-    lowest rate that failed the service level lies above the goodput. Tokens are means of a request."""
+    lowest rate that failed the service level lies above the goodput, and of several seeds by how far these are apart.
+    Tokens are means of a request."""
 
     serving_usd_per_1000: float
     once_usd: float

@@ -16,7 +16,7 @@ from typing import Any
 from harness.decide.facts import Candidate, Facts
 from harness.decide.findings import Flip
 from harness.decide.policy import COST, P95, Policy
-from harness.decide.rule import Judgement, choose, judge, volume_of
+from harness.decide.rule import Judgement, choose, gap, judge, volume_of
 from harness.wording import edge
 
 NEXT_TO = 1e-9  # how far beside a crossing the rule is asked, as a share of it
@@ -39,7 +39,7 @@ def flips(
     for knob, unit, field, words in LIMITS:
         words += f" of a {answer}" if answer and field == "p95_ms" else ""
         points = sorted({v for c in facts.candidates if (v := getattr(c, field)) is not None})
-        found += _limit_flips(facts, policy, knob, unit, words, points, now, names)
+        found += _limit_flips(facts, policy, knob, unit, field, words, points, now, names)
     found += _margin_flips(facts, policy, now, names)
     found += _line_flips(facts, policy, now, names, hourly_usd)
     return tuple(found)
@@ -71,13 +71,13 @@ def nearest(
             value = math.nextafter(until, strictest)
 
     for until, judged in walk(loosest, start):
-        if judged.chosen is None or judged.chosen.id != now:
-            found = [(until, False, judged.chosen.id if judged.chosen else None)]
+        if judged.chosen_id != now:
+            found = [(until, False, judged.chosen_id)]
     found = [f for f in found if (start - f[0]) * toward >= 0]
     at = start
     for until, judged in walk(start, strictest):
-        if judged.chosen is None or judged.chosen.id != now:
-            return [*found, (at, True, judged.chosen.id if judged.chosen else None)]
+        if judged.chosen_id != now:
+            return [*found, (at, True, judged.chosen_id)]
         at = until
     return found
 
@@ -88,13 +88,12 @@ def _keys(found: Judgement) -> list[Candidate]:
 
 
 def _limit_flips(
-    facts: Facts, policy: Policy, knob: str, unit: str, words: str, points: Sequence[float], now: str,
+    facts: Facts, policy: Policy, knob: str, unit: str, field: str, words: str, points: Sequence[float], now: str,
     names: Mapping[str, str],
 ) -> list[Flip]:  # fmt: skip
     if not points:
         return []
     is_floor = knob.startswith("min_")
-    field = next(f for k, _, f, _ in LIMITS if k == knob)
     set_to = getattr(policy, knob)
     loosest, strictest = (0.0, 1.0) if is_floor else (points[-1], 0.0)
     start = loosest if set_to is None else set_to if is_floor else min(set_to, loosest)
@@ -108,13 +107,12 @@ def _limit_flips(
         return float(min(values) if is_floor else max(values))
 
     told = []
-    first = ask(start).chosen
-    if set_to is None and (first is None or first.id != now):  # what was not measured breaks every limit
-        to = first.id if first else None
-        told.append(Flip(knob, unit, None, math.inf, "at", to, f"With any {words}, {_told(to, names)}."))
+    first = ask(start).chosen_id
+    if set_to is None and first != now:  # what was not measured breaks every limit
+        told.append(Flip(knob, unit, None, math.inf, "at", first, f"With any {words}, {_told(first, names)}."))
         if first is None:
             return told
-        now = first.id
+        now = first
     for at, stricter, to in nearest(ask, rests, start, loosest, strictest, now):
         side = "above" if is_floor == stricter else "below"
         text = f"With a {words} {side} {edge(at, unit, side)}, {_told(to, names)}."
@@ -166,14 +164,18 @@ def _line_flips(
     def by_price(z: float) -> Judgement:
         return judge(facts, policy, z)
 
-    def volume_line(c: Candidate, high: bool) -> tuple[float, float]:
+    def served(c: Candidate, rival: Candidate | None) -> float:
         assert c.cost is not None
-        return c.cost.serving_usd_per_1000 * (1 + high * c.cost.spread), 1000 * c.cost.once_usd
+        return c.cost.serving_usd_per_1000 + (gap(c, rival, facts, policy) if rival else 0.0)
 
-    def price_line(c: Candidate, high: bool) -> tuple[float, float]:
+    def volume_line(c: Candidate, rival: Candidate | None = None) -> tuple[float, float]:
+        assert c.cost is not None
+        return served(c, rival), 1000 * c.cost.once_usd
+
+    def price_line(c: Candidate, rival: Candidate | None = None) -> tuple[float, float]:
         assert c.cost is not None
         built = 1000 * (c.cost.once_usd - c.cost.labelling_usd) / volume
-        return 1000 * c.cost.labelling_usd / volume, c.cost.serving_usd_per_1000 * (1 + high * c.cost.spread) + built
+        return 1000 * c.cost.labelling_usd / volume, served(c, rival) + built
 
     found = []
     for step in (1, -1):
@@ -190,22 +192,23 @@ def _line_flips(
 
 
 def walk(
-    ask: Callable[[float], Judgement], line: Callable[[Candidate, bool], tuple[float, float]], start: float, step: int,
-    now: str,
+    ask: Callable[[float], Judgement], line: Callable[..., tuple[float, float]], start: float, step: int, now: str
 ) -> tuple[float, str | None] | None:  # fmt: skip
     """The first z from `start` on, in the direction of `step`, beyond which another cell is chosen, and that cell.
-    Costs are `a + b * z`; the choice can change only where the line of the leading cell, its upper end, or that of a
-    cell that stood to be chosen crosses that of a rival, so each step goes to the nearest such crossing."""
+    Costs are `a + b * z`; the choice can change only where the line of the leading cell, the one up to which a rival is
+    not told apart from it, or that of a cell that stood to be chosen crosses that of a rival, so each step goes to the
+    nearest such crossing."""
     at, z = start, start * (1 + step * 2 * NEXT_TO)  # two cells may cost the same at the start itself
     while True:
         found = ask(z)
-        if found.chosen is None or found.chosen.id != now:
-            return at, found.chosen.id if found.chosen else None
+        if found.chosen_id != now:
+            return at, found.chosen_id
         leading = [c for c in (found.front, *found.passed, found.chosen) if c is not None and c.cost is not None]
-        ends = [line(c, False) for c in leading] + ([line(found.front, True)] if found.front in leading else [])
-        lines = [line(c, False) for c in _rivals(found) if c.cost is not None]
+        rivals = [c for c in _rivals(found) if c.cost is not None]
+        lines = [(line(c), line(r)) for c in leading for r in rivals]
+        lines += [(line(f, r), line(r)) for f in leading[:1] if f is found.front for r in rivals]
         crossings = [
-            (a - c) / (d - b) for a, b in ends for c, d in lines if b != d and math.isfinite(x := (a - c) / (d - b))
+            x for (a, b), (c, d) in lines if b != d and math.isfinite(x := (a - c) / (d - b))
             and x > 0 and (x - z) * step > abs(z) * NEXT_TO
         ]  # fmt: skip
         if not crossings:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from harness.decide.cells import UNQUANTIZED, Rows, compare, primary, quality, simplicity
+from harness.decide.cells import UNQUANTIZED, Rows, compare, curve_of, primary, quality, simplicity
 from harness.decide.evidence import PRACTICAL
 from harness.decide.findings import Rung
 from harness.decide.policy import Policy
@@ -179,8 +179,5 @@ def _with_next(
 
 def curve_step(records: Sequence[RunRecord], rows: Rows, policy: Policy, stand: RunRecord) -> Paired | None:
     """What the last part of the training rows added to a cell, where its learning curve was measured."""
-    parts = [r for r in records if r.status is Status.OK and r.id.startswith(f"{stand.id}/curve=")]
-    if not parts:
-        return None
-    largest = max(parts, key=lambda r: float(r.config["suite"]["params"].get("train_share", 0.0)))
-    return compare(stand, largest, rows, primary(stand, policy))
+    parts = curve_of(stand, records)
+    return compare(stand, parts[-1], rows, primary(stand, policy)) if parts else None

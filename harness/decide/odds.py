@@ -5,7 +5,8 @@ Rows are drawn by the Bayesian bootstrap (Rubin 1981, Ann. Stat. 9:130): each gr
 Dirichlet distribution, the same for all cells, so that cells that answered the same rows stay paired and no draw lacks
 a group. Each cell also gets half of a made-up flip each way, as intervals of differences have it
 (`harness.statistics.paired`). Training luck is drawn where a recipe has several seeds; p95s by the exact distribution
-of the order statistics of a bootstrap sample; costs by their `spread`.
+of the order statistics of a bootstrap sample, costs by their `spread`, and both by the pace of a whole timing
+(`Policy.pace`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.decide.cells import quality as recorded
+from harness.decide.costs import NORMAL_95
 from harness.decide.facts import Candidate, Facts
 from harness.decide.findings import Odds
 from harness.decide.policy import COST, P95, Policy
@@ -28,7 +30,6 @@ DRAWS = 2_000
 FAMILY = 3  # cells of a family, at least, to tell how much families vary
 SPREAD = 0.05  # the prior's scale: quantizations of an adaptation are about as likely as not to be this far apart
 FRONT_WORK = 200_000  # cells × draws whose fronts are sought; beyond, a part of the draws is enough
-NORMAL_95 = 1.96
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,9 @@ def odds(
         by_suite[suite] = pulled(rng, drawn, measured, families)
     quality = sum(t.weight * by_suite[s] for s, t in tables.items())
     lowest = np.min(list(by_suite.values()), axis=0)
-    p95 = np.stack([_p95_draws(rng, c, k, draws) for c, k in zip(them, kinds, strict=True)], axis=1)
-    cost = _cost_draws(rng, them, volume_of(facts, policy), draws)
+    pace = math.log(policy.pace)
+    p95 = np.stack([_p95_draws(rng, c, k, pace, draws) for c, k in zip(them, kinds, strict=True)], axis=1)
+    cost = _cost_draws(rng, them, volume_of(facts, policy), pace, draws)
     ram = np.array([math.inf if c.memory_bytes is None else c.memory_bytes for c in them])
     feasible = _feasible(them, lowest, p95, ram, policy)
     best = best_by_rule(quality, p95, cost, feasible, policy)
@@ -206,8 +208,9 @@ def _luck(rng: Any, table: Scores, ids: Sequence[str], draws: int) -> Any:
     return luck
 
 
-def _p95_draws(rng: Any, c: Candidate, kind: Recipe, draws: int) -> Any:
-    """Draws of the p95 of a recipe's slowest suite: bootstrap quantiles of its samples, or by its interval."""
+def _p95_draws(rng: Any, c: Candidate, kind: Recipe, pace: float, draws: int) -> Any:
+    """Draws of the p95 of a recipe's slowest suite: bootstrap quantiles of its samples, or by its interval, each at a
+    pace of its own."""
     import numpy as np
 
     if c.p95_ms is None:
@@ -215,9 +218,9 @@ def _p95_draws(rng: Any, c: Candidate, kind: Recipe, draws: int) -> Any:
     for r in kind.cells:
         m, base = r.value(P95), r.value("e2e_ms/p50")
         if r.status is Status.OK and m and m.value == c.p95_ms and base and len(base.samples) > 1:
-            return bootstrap_quantiles(rng, base.samples, 0.95, draws, base.n)
-    high = c.p95_high_ms or c.p95_ms
-    return c.p95_ms * np.exp(rng.standard_normal(draws) * max(math.log(high / c.p95_ms), 0.0) / NORMAL_95)
+            at = bootstrap_quantiles(rng, base.samples, 0.95, draws, base.n)
+            return at * np.exp(rng.standard_normal(draws) * pace / NORMAL_95)
+    return c.p95_ms * np.exp(rng.standard_normal(draws) * math.hypot(c.p95_spread, pace) / NORMAL_95)
 
 
 def bootstrap_quantiles(rng: Any, samples: Sequence[float], q: float, draws: int, n: int) -> Any:
@@ -235,12 +238,12 @@ def bootstrap_quantiles(rng: Any, samples: Sequence[float], q: float, draws: int
     return low + (at - int(at)) * (high - low)
 
 
-def _cost_draws(rng: Any, them: Sequence[Candidate], volume: float, draws: int) -> Any:
+def _cost_draws(rng: Any, them: Sequence[Candidate], volume: float, pace: float, draws: int) -> Any:
     import numpy as np
 
     serving = np.array([c.cost.serving_usd_per_1000 if c.cost else math.inf for c in them])
     once = np.array([1000 * c.cost.once_usd / volume if c.cost else 0.0 for c in them])
-    spread = np.log1p([c.cost.spread if c.cost else 0.0 for c in them]) / NORMAL_95
+    spread = np.hypot(np.log1p([c.cost.spread if c.cost else 0.0 for c in them]), pace) / NORMAL_95
     return serving * np.exp(rng.standard_normal((draws, len(them))) * spread) + once
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 
 from harness.errors import UserError
+from harness.statistics import PACE
 from harness.types import Json, RunRecord
 
 COST, P95, QUALITY = "cost_usd_per_1000", "e2e_ms/p95", "quality"
@@ -27,8 +28,9 @@ class Policy:
 
     `min_valid` is the least share of valid outputs: `valid_metric` where a suite has that score, else the share that
     was not cut off. `volume_requests` pay for what is done once (None: the volume that the prices name). A goodput
-    counts only if it was measured at `service_level` (None: whichever it was measured at). `suites` weighs the suites
-    of a run (None: all alike); one of weight 0 or without a weight is not judged.
+    counts only if it was measured at `service_level` (None: whichever it was measured at), and what was seen to hold
+    that at no rate is out. `suites` weighs the suites of a run (None: all alike); one of weight 0 or without a weight
+    is not judged. `pace` is how many times as slow a whole timing may be with nothing changed.
     """
 
     objective: str
@@ -43,6 +45,7 @@ class Policy:
     volume_requests: float | None = None
     service_level: Mapping[str, float] | None = None
     suites: Mapping[str, float] | None = None
+    pace: float = PACE
 
 
 def policy_of(records: Iterable[RunRecord]) -> Mapping[str, Json]:
@@ -82,9 +85,13 @@ def read_policy(values: Mapping[str, Json]) -> Policy:
         mistakes.append(f"policy {name}: service_level {level!r}; give {', '.join(LEVEL)}, each above 0, or null")
     weights = values.get("suites")
     if weights is not None and not (
-        isinstance(weights, Mapping) and all(_number(v) and v >= 0 for v in weights.values()) and sum(weights.values())
-    ):
+        isinstance(weights, Mapping) and all(_number(v) and 0 <= v < math.inf for v in weights.values())
+        and sum(weights.values())
+    ):  # fmt: skip
         mistakes.append(f"policy {name}: suites {weights!r}; give suite names with weights of 0 or more, or null")
+    pace = values.get("pace", PACE)
+    if not (_number(pace) and 1 <= pace < math.inf):
+        mistakes.append(f"policy {name}: pace {pace!r}; give a number of 1 or more")
     if mistakes:
         raise UserError(mistakes)
     return Policy(**values)

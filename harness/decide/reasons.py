@@ -16,12 +16,12 @@ from harness.wording import against, share, told
 HOPELESS = 20  # times the rows there are
 
 
-def out(kinds: Sequence[Recipe], known: Facts, rule: Policy, suites: Sequence[str]) -> dict[str, str]:
+def out(kinds: Sequence[Recipe], known: Facts, rule: Policy, suites: Sequence[str], basis: str) -> dict[str, str]:
     """Why recipes cannot be chosen whatever the others are like."""
     by_id = {c.id: c for c in known.candidates}
     found = {}
     for k in kinds:
-        why = _broken(by_id[k.id], rule) if k.id in by_id else lacking(k, suites, rule)
+        why = _broken(by_id[k.id], rule) if k.id in by_id else lacking(k, suites, rule, basis)
         why = why or ("" if suites else "Its suite is not judged.")
         if why:
             found[k.id] = why

@@ -7,9 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness.decide.cells import primary, quality, simplicity
-from harness.decide.costs import BATCHED, GOODPUT, cost_line, has_goodput
+from harness.decide.costs import BATCHED, GOODPUT, cost_line, goodput
 from harness.decide.policy import COST, OBJECTIVES, P95, Policy
-from harness.types import Measurement, RunRecord, Status, id_parts, is_side
+from harness.types import Measurement, RunRecord, Status, id_parts
+
+NO_RATE = "holds the service level at no rate tried"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +31,7 @@ def recipes(records: Sequence[RunRecord], judged: Collection[str]) -> tuple[Reci
     """Cells that differ in suite and seed alone, together; the simplest first. `judged` are the suites that count."""
     kinds: dict[tuple[str, ...], list[RunRecord]] = {}
     for r in sorted(records, key=lambda r: (*simplicity(r)[:2], r.suite, r.seed, r.id)):
-        if not is_side(r.id):
-            kinds.setdefault((r.model, r.adaptation, r.quantization, id_parts(r.id)[5]), []).append(r)
+        kinds.setdefault((r.model, r.adaptation, r.quantization, id_parts(r.id)[5]), []).append(r)
     found = []
     for cells in kinds.values():
         first = min(cells, key=lambda r: (r.status is not Status.OK, r.suite not in judged))  # else in their order
@@ -48,14 +49,15 @@ def reference(records: Sequence[RunRecord], policy: Policy) -> RunRecord | None:
 
 def weights_of(records: Sequence[RunRecord], policy: Policy) -> dict[str, float]:
     """The weight of each suite judged, adding up to 1."""
-    suites = sorted({r.suite for r in records if not is_side(r.id)})
+    suites = sorted({r.suite for r in records})
     found = {s: float((policy.suites or {}).get(s, 0.0)) if policy.suites else 1.0 for s in suites}
     total = sum(found.values())
     return {s: w / total for s, w in found.items() if w > 0} if total else {}
 
 
-def lacking(recipe: Recipe, suites: Sequence[str], policy: Policy) -> str:
-    """Why a recipe has not the numbers that a choice needs; empty when it has them."""
+def lacking(recipe: Recipe, suites: Sequence[str], policy: Policy, basis: str) -> str:
+    """Why a recipe has not the numbers that a choice needs; empty when it has them. `basis` is the rate priced."""
+    priced = policy.objective == COST and basis == GOODPUT
     for suite in suites:
         cells = recipe.of(suite)
         ok = [r for r in cells if r.status is Status.OK]
@@ -72,15 +74,19 @@ def lacking(recipe: Recipe, suites: Sequence[str], policy: Policy) -> str:
                 return f"It is judged by “{primary(r, policy)}”{on}, and less of that is better: name another score."
             if policy.objective == P95 and r.value(P95) is None:
                 return f"Its {OBJECTIVES[policy.objective]} was not measured{on}."
-            if policy.objective == COST and r.value(COST) is None and not has_goodput(r, policy.service_level):
+            rate = goodput(r, policy.service_level)
+            if rate == 0 and (policy.service_level or priced):
+                return f"It {NO_RATE}{on}."
+            if policy.objective == COST and r.value(COST) is None and not rate:
                 return f"Its {OBJECTIVES[policy.objective]} was not measured{on}."
     return ""
 
 
 def basis_of(records: Sequence[RunRecord], policy: Policy) -> str:
-    """The rate that costs are counted with: the goodput where every cell that ended ok has one, else full batches."""
-    ok = [r for r in records if r.status is Status.OK and not is_side(r.id)]
-    return GOODPUT if ok and all(has_goodput(r, policy.service_level) for r in ok) else BATCHED
+    """The rate that costs are counted with: the goodput where every cell that ended ok has one measured, and not all
+    of them 0, else full batches."""
+    rates = [goodput(r, policy.service_level) for r in records if r.status is Status.OK]
+    return GOODPUT if any(rates) and None not in rates else BATCHED
 
 
 def as_counted(records: Mapping[str, RunRecord], policy: Policy) -> dict[str, RunRecord]:
@@ -94,6 +100,9 @@ def as_counted(records: Mapping[str, RunRecord], policy: Policy) -> dict[str, Ru
 def _with_cost(record: RunRecord, basis: str, volume: float | None) -> RunRecord:
     line, held = cost_line(record, basis), record.value(COST)
     paying = volume or (record.config.get("price") or {}).get("volume_requests")
+    rest = tuple(m for m in record.measurements if m.metric != COST)
+    if held and line is None and basis == GOODPUT:
+        return replace(record, measurements=rest, not_measured={**record.not_measured, COST: NO_RATE})
     if line is None or not paying:
         return record
     usd = line.usd_per_1000(paying)
@@ -105,5 +114,4 @@ def _with_cost(record: RunRecord, basis: str, volume: float | None) -> RunRecord
     elif held and held.interval:
         low, high = held.interval.low - held.value, held.interval.high - held.value
         around = replace(held.interval, low=usd + low, high=usd + high)
-    rest = tuple(m for m in record.measurements if m.metric != COST)
     return replace(record, measurements=(*rest, Measurement(COST, usd, "USD", "lower", rate.n if rate else 1, around)))

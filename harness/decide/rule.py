@@ -4,7 +4,8 @@
       -> the one of highest quality
       -> those good enough: shown to be within the margin of it (the whole 95% interval), or simpler than it and not
          told apart from it (the interval reaches 0, the measured difference stays within the margin)
-      -> the best of them by the objective; what the objective does not tell apart from it goes to the simplest
+      -> the best of them by the objective; what the objective does not tell apart from it, by the errors of both and
+         the pace of whole timings, goes to the simplest
       -> never one that another beats in all that counts
 
 Complexity has to be shown to pay: a simpler cell that cannot be told apart from the best needs no proof, while one that
@@ -38,6 +39,10 @@ class Judgement:
     passed: tuple[Candidate, ...] = ()
     chosen: Candidate | None = None
 
+    @property
+    def chosen_id(self) -> str | None:
+        return self.chosen.id if self.chosen else None
+
 
 def simple(c: Candidate) -> tuple[int, str]:
     """Sorts the simpler first; names settle the rest."""
@@ -68,13 +73,25 @@ def score(c: Candidate, policy: Policy, volume: float, hourly: float = 1.0) -> f
     return -c.quality
 
 
-def upper(c: Candidate, policy: Policy, volume: float, hourly: float = 1.0) -> float:
-    """The upper end of that number's interval: up to here others cannot be told apart from it."""
+def half(c: Candidate, policy: Policy, hourly: float = 1.0) -> float:
+    """Half the width of that number's interval: what its own samples show, and the pace of a whole timing."""
+    pace = math.log(policy.pace)
     if policy.objective == COST and c.cost:
-        return c.cost.usd_per_1000(volume, hourly) + hourly * c.cost.spread * c.cost.serving_usd_per_1000
-    if policy.objective == P95 and c.p95_high_ms is not None:
-        return c.p95_high_ms
-    return score(c, policy, volume, hourly)
+        return hourly * c.cost.serving_usd_per_1000 * math.hypot(math.log1p(c.cost.spread), pace)
+    if policy.objective == P95 and c.p95_ms is not None:
+        return c.p95_ms * math.hypot(c.p95_spread, pace)
+    return 0.0
+
+
+def gap(a: Candidate, b: Candidate, facts: Facts, policy: Policy, hourly: float = 1.0) -> float:
+    """How far apart two candidates may be by the objective and not be told apart."""
+    return facts.apart * math.hypot(half(a, policy, hourly), half(b, policy, hourly))
+
+
+def ahead(a: Candidate, b: Candidate, facts: Facts, policy: Policy, hourly: float = 1.0) -> bool:
+    """Whether the objective tells that `a` is better than `b`."""
+    volume = volume_of(facts, policy)
+    return score(a, policy, volume, hourly) + gap(a, b, facts, policy, hourly) < score(b, policy, volume, hourly)
 
 
 def dominates(a: Candidate, b: Candidate, volume: float, hourly: float = 1.0) -> bool:
@@ -117,8 +134,8 @@ def judge(facts: Facts, policy: Policy, hourly: float = 1.0) -> Judgement:
     tied = same
     if policy.objective in (COST, P95):
         front = min(good, key=lambda c: (score(c, policy, volume, hourly), *simple(c)))
-        limit = upper(front, policy, volume, hourly)
-        tied = tuple(c for c in {c.id: c for c in (*good, *same)}.values() if score(c, policy, volume, hourly) <= limit)
+        some = {c.id: c for c in (*good, *same)}.values()
+        tied = tuple(c for c in some if not ahead(front, c, facts, policy, hourly))
     able = [c for c in tied if policy.objective not in (COST, P95) or c.id in enough or c.rank < front.rank]
     chosen = min(able, key=lambda c: (c.rank, score(c, policy, volume, hourly), c.id))
     rivals = [best, *(c for c, _ in paired)]
@@ -129,9 +146,11 @@ def judge(facts: Facts, policy: Policy, hourly: float = 1.0) -> Judgement:
     ]:  # fmt: skip
         passed.append(chosen)
         chosen = min(better, key=lambda c: (score(c, policy, volume, hourly), *simple(c)))
-    mine = score(chosen, policy, volume, hourly)
-    near = [c for c in tied if policy.objective not in (COST, P95) or upper(c, policy, volume, hourly) >= mine]
-    group = [c for c in near if c is not chosen and c not in passed]
+    group = [
+        c for c in tied if c is not chosen and c not in passed and (policy.objective not in (COST, P95) or not (
+            ahead(c, chosen, facts, policy, hourly) or ahead(chosen, c, facts, policy, hourly)
+        ))
+    ]  # fmt: skip
     return Judgement(
         holding, best, shown, same, good, front, (chosen, *sorted(group, key=simple)), tuple(passed), chosen
     )
@@ -139,5 +158,4 @@ def judge(facts: Facts, policy: Policy, hourly: float = 1.0) -> Judgement:
 
 def choose(facts: Facts, policy: Policy) -> str | None:
     """The cell that the rule chooses; None where none holds the limits."""
-    found = judge(facts, policy).chosen
-    return found.id if found else None
+    return judge(facts, policy).chosen_id

@@ -6,12 +6,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
-from harness.decide.case import Case, more, value, within
+from harness.decide.case import Case, more, paced, value, within
 from harness.decide.cells import Rows, passes, primary, quality, quality_over_seeds
 from harness.decide.facts import Candidate
 from harness.decide.findings import Odds
 from harness.decide.policy import COST, OBJECTIVES, P95, QUALITY
-from harness.decide.rule import score, simple, upper, volume_of
+from harness.decide.recipes import NO_RATE
+from harness.decide.rule import ahead, score, simple, volume_of
 from harness.statistics import Paired
 from harness.types import RunRecord
 from harness.wording import number, plural, share, told
@@ -123,6 +124,7 @@ def why(case: Case, pairs: Mapping[str, Paired | None]) -> str:
             text += f": even {plural(max(same), 'row')} without a difference do not show that"
     else:
         first = "has" if chosen is found.front else "is the simplest that cannot be told apart from"
+        words += f" ({paced(rule).replace(' (', ', ')}" if chosen is not found.front and rule.pace > 1 else ""
         text = f"It {first} {words} of the {len(found.shown)} cells shown to be {within(rule)} the highest quality "
         text += f"measured, that of {case.names[best.id]}: {gap}" if chosen is not best else "measured, its own"
     return text + _open(case, pairs) + "."
@@ -146,11 +148,10 @@ def _unclear(case: Case, pairs: Mapping[str, Paired | None]) -> list[Candidate]:
     found, rule = case.found, case.rule
     if rule.objective == QUALITY or found.chosen is None:
         return []
-    volume = volume_of(case.facts, rule)
-    mine, enough = score(found.chosen, rule, volume), {c.id for c in found.good}
+    enough = {c.id for c in found.good}
     return [
         c for c in found.holding
-        if c.id not in enough and c is not found.chosen and upper(c, rule, volume) < mine
+        if c.id not in enough and c is not found.chosen and ahead(c, found.chosen, case.facts, rule)
         and (p := pairs.get(c.id)) and p.high >= -rule.margin
     ]  # fmt: skip
 
@@ -210,8 +211,7 @@ def runner_up(case: Case, reasons: Mapping[str, str], pairs: Mapping[str, Paired
     rest = [c for c in (*found.good, *found.group) if c is not found.chosen]
     if rest:
         front = min(rest, key=place)
-        tied = [c for c in rest if score(c, rule, volume) <= upper(front, rule, volume)]
-        runner = min(tied, key=simple)
+        runner = min((c for c in rest if not ahead(front, c, case.facts, rule)), key=simple)
         return f"The runner-up is {case.names[runner.id]}: {_lower(reasons[runner.id])}{_bound(case, runner)}"
     if unclear := [c for c in found.holding if (p := pairs.get(c.id)) and p.high >= -rule.margin]:
         near = min((c for c in unclear if c is not found.chosen), key=place)
@@ -223,7 +223,8 @@ def runner_up(case: Case, reasons: Mapping[str, str], pairs: Mapping[str, Paired
         )
     if len(case.cells) == 1:
         return "It was the only cell of this run."
-    return "There is no runner-up: each other cell failed, breaks a limit, or could not be shown to be good enough."
+    lost = f"breaks a limit, {NO_RATE}," if any(NO_RATE in said for said in reasons.values()) else "breaks a limit,"
+    return f"There is no runner-up: each other cell failed, {lost} or could not be shown to be good enough."
 
 
 def _bound(case: Case, beside: Candidate) -> str:

@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from harness.decide.case import Case, near
+from harness.decide.case import Case, near, paced
 from harness.decide.cells import Rows, quality
-from harness.decide.costs import GOODPUT, hosted_lines
+from harness.decide.costs import GOODPUT, goodput, hosted_lines
 from harness.decide.evidence import no_choice, not_carried, not_shares, one_answer, too_few_rows
 from harness.decide.facts import Facts, gathered
 from harness.decide.findings import CostLine, Decision, Odds
 from harness.decide.flips import flips
 from harness.decide.ladder import TRY, ladder
 from harness.decide.odds import odds
-from harness.decide.policy import Policy, read_policy
+from harness.decide.policy import COST, OBJECTIVES, QUALITY, Policy, read_policy
 from harness.decide.reasons import out
 from harness.decide.reasons import reasons as reasons_of
-from harness.decide.recipes import Recipe, basis_of, recipes, reference, weights_of
+from harness.decide.recipes import NO_RATE, Recipe, basis_of, recipes, reference, weights_of
 from harness.decide.rule import judge
 from harness.decide.sentences import runner_up, sure, timed, what
 from harness.decide.sentences import why as why_of
@@ -62,7 +62,7 @@ def _decision(
         hosted=hosted_lines(grid, asked, costs), judged={k.id: tuple(r.id for r in k.cells) for k in kinds},
         notes=_notes(grid, rule, weights, costs, asked, rows, names),
     )  # fmt: skip
-    reasons = out(kinds, known, rule, list(weights))
+    reasons = out(kinds, known, rule, list(weights), basis_of(grid, rule))
     if said := refused or no_choice(grid, known, found, rule, names, cells):
         why = {k.id: reasons.get(k.id) or "Not judged: there is no decision." for k in kinds}
         nothing = replace(base, sentences=said, reasons=_for_all(why, kinds, names))
@@ -135,14 +135,23 @@ def _notes(
     """What was not counted, and how numbers were put together."""
     found = []
     prices: Mapping[str, Json] = next((p for r in grid if (p := r.config.get("price"))), {})
+    basis = basis_of(grid, rule)
+    unmet = [names[r.id] for r in grid if r.status is Status.OK and goodput(r, rule.service_level) == 0]
+    barred = rule.service_level is not None or (basis == GOODPUT and rule.objective == COST)
+    if unmet and (barred or costs):
+        priced = "has no cost" if basis == GOODPUT else "is priced by full batches all the same"
+        found.append(f"What {NO_RATE} {'cannot be chosen' if barred else priced}: {_listed(unmet)}.")
     if costs:
-        rate = "that meets the service level (goodput)" if basis_of(grid, rule) == GOODPUT else "of full batches"
+        rate = "that meets the service level (goodput)" if basis == GOODPUT else "of full batches"
         found.append(
             f"Cost counts the measured rate {rate}, with machines used {100 * prices.get('utilization', 1.0):.0f}% of "
             "the time; what is done once is spread over the volume."
         )
         if prices.get("usd_per_labelled_row") is None:
             found.append("Labelling is not counted: no price of a labelled row is set (price.usd_per_labelled_row).")
+    if rule.objective != QUALITY and rule.pace > 1:
+        what = OBJECTIVES[rule.objective]
+        found.append(f"Cells near each other in {what} are not told apart by it: {paced(rule)}.")
     if prices.get("hosted") and (asked is None or asked.prompt_tokens is None):
         found.append("Hosted prices are not compared: the tokens of the prompts were not counted in this run.")
     if len(weights) > 1:
@@ -158,13 +167,16 @@ def _notes(
             "No rows were kept, so cells could not be compared row by row, and odds follow from intervals alone."
         )
     elif bare:
-        more = f" and {len(bare) - NAMED} more" if len(bare) > NAMED else ""
         found.append(
             "Not compared row by row, and with odds that follow from intervals alone, as no rows were kept: "
-            f"{', '.join(bare[:NAMED])}{more}."
+            f"{_listed(bare)}."
         )
     if left_out := sorted({r.suite for r in grid} - set(weights)):
         found.append(f"Not judged, for want of a weight in the policy: {', '.join(left_out)}.")
     if len({r.seed for r in grid}) > 1:
-        found.append("Cells that differ in their seed alone are one candidate, and its quality is their mean.")
+        found.append("Cells that differ in seed alone are one candidate: its quality, p95 and cost are their means.")
     return tuple(found)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

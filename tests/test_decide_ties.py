@@ -1,0 +1,117 @@
+"""What the objective tells apart, against simulations with known truth: cells that are equal go to the simplest."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from harness.decide.facts import Candidate, Facts, Pair, apart, facts
+from harness.decide.findings import CostLine
+from harness.decide.odds import _cost_draws, _p95_draws
+from harness.decide.policy import COST, P95, Policy, read_policy
+from harness.decide.recipes import recipes
+from harness.decide.rule import ahead, judge
+from harness.errors import UserError
+from harness.resources import resource
+from harness.statistics import PACE
+from harness.types import Interval
+from tests import records
+from tests.test_decide import cell, run
+
+SAME = Pair(0.0, -0.01, 0.01)
+RUNS = 1_000
+
+
+def grid(values: Any, spread: float) -> Facts:
+    """Cells of one quality, the simplest first, each with this p95 and cost."""
+    made = tuple(
+        Candidate(
+            f"{n:02}", n, 0.9, 0.9, v, spread, 1e9, 1.0, CostLine(v / 1e6, 0.0, "batched", spread=math.expm1(spread))
+        )
+        for n, v in enumerate(values)
+    )
+    pairs = {a.id: {b.id: SAME for b in made if b is not a} for a in made}
+    return Facts(made, pairs, 1e6, apart(len(made)))
+
+
+@pytest.mark.parametrize("objective", [COST, P95])
+@pytest.mark.parametrize("cells", [2, 15])
+@pytest.mark.parametrize("pace", [1.0, PACE])
+def test_of_equal_cells_the_simplest_is_chosen(objective: str, cells: int, pace: float) -> None:
+    """In at least 95% of the runs, where the errors are as large as they are said to be; and not in far more, or what
+    differs would not be told apart."""
+    rng, own = np.random.default_rng(4), 0.03
+    half = math.hypot(own, math.log(pace))
+    drawn = 1000 * np.exp(rng.normal(0, half / 1.96, (RUNS, cells)))
+    policy = Policy(objective, pace=pace)
+    wrong = [judge(grid(v, own), policy).chosen_id != "00" for v in drawn.tolist()]
+    assert 0.015 < np.mean(wrong) < 0.065
+    drawn[:, 1] /= math.exp(2 * half * apart(cells) * math.sqrt(2))  # one that is better by far is found
+    assert np.mean([judge(grid(v, own), policy).chosen_id == "01" for v in drawn.tolist()]) > 0.9
+
+
+def test_the_best_of_two_takes_a_one_sided_bound_and_of_many_one_for_all() -> None:
+    z = NormalDist().inv_cdf
+    assert [apart(k) for k in (1, 2, 15)] == pytest.approx([z(0.95) / 1.96, z(0.95) / 1.96, z(1 - 0.05 / 14) / 1.96])
+    known = facts(*run(*(cell("lora", q, [1] * 20, 1.0) for q in ("fp16", "int8", "awq"))), Policy(COST))
+    assert known.apart == apart(3)
+
+
+def test_a_group_holds_what_is_told_apart_on_neither_side() -> None:
+    a, b, c = grid((100.0, 108.0, 116.0), 0.0).candidates
+    known = replace(grid((100.0, 108.0, 116.0), 0.0), apart=1.0)
+    policy = Policy(P95, pace=1.06)
+    assert not ahead(a, b, known, policy)
+    assert ahead(a, c, known, policy)
+    assert not ahead(b, c, known, policy)
+    wide = replace(known, candidates=(replace(b, rank=0), replace(a, rank=1, p95_spread=0.2), replace(c, rank=2)))
+    assert judge(wide, policy).chosen == wide.candidates[0]
+    assert [x.id for x in judge(wide, policy).group] == ["01", "00", "02"]
+    far = replace(wide, candidates=(*wide.candidates[:2], replace(c, p95_ms=118.0, rank=2)))
+    assert [x.id for x in judge(far, policy).group] == ["01", "00"], "told apart from the chosen, not from the first"
+
+
+def test_a_p95_is_known_as_well_as_the_wider_side_of_its_interval() -> None:
+    one, kept = cell("lora", "fp16", [1] * 20, 1.0)
+    for interval, spread in (
+        (Interval(80, 110, ""), math.log(1.25)),
+        (Interval(95, 150, ""), math.log(1.5)),
+        (None, 0),
+    ):
+        timed = records.with_value(one, P95, 100.0, interval)
+        (c,) = facts([timed], {one.id: kept}, Policy(COST)).candidates
+        assert c.p95_spread == pytest.approx(spread)
+
+
+def test_draws_of_timings_have_the_pace_of_a_whole_timing() -> None:
+    rng = np.random.default_rng(0)
+    one, _ = cell("lora", "fp16", [1] * 20, 1.0)
+    (kind,) = recipes([one], {one.suite: 1.0})
+    (c, _) = grid((100.0, 100.0), 0.1).candidates
+    for pace in (1.0, 1.2):
+        half = math.hypot(0.1, math.log(pace)) / 1.96
+        p95, cost = _p95_draws(rng, c, kind, math.log(pace), 20_000), _cost_draws(rng, [c], 1e6, math.log(pace), 20_000)
+        for drawn in (p95, cost[:, 0]):
+            assert np.log(drawn).std() == pytest.approx(half, rel=0.03)
+    m = one.value(P95)
+    assert m is not None
+    own, wide = (_p95_draws(rng, replace(c, p95_ms=m.value), kind, math.log(p), 20_000) for p in (1.0, 1.5))
+    seen = math.hypot(np.log(own).std(), math.log(1.5) / 1.96)
+    assert np.log(wide).std() == pytest.approx(seen, rel=0.03)
+
+
+def test_policies_name_the_pace_and_refuse_what_is_none() -> None:
+    for file in (resource("conf") / "policy").glob("*.yaml"):
+        assert read_policy(yaml.safe_load(file.read_text(encoding="utf-8"))).pace == PACE, file
+    assert read_policy(records.POLICY).pace == PACE
+    for bad in (0.99, math.inf, math.nan, None, "1.1", True):
+        with pytest.raises(UserError, match=r"pace .*; give a number of 1 or more"):
+            read_policy(records.POLICY | {"pace": bad})
+    with pytest.raises(UserError, match=r"suites .*; give suite names with weights of 0 or more"):
+        read_policy(records.POLICY | {"suites": {"a": math.inf}})
