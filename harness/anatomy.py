@@ -91,9 +91,14 @@ def full_attention(model: Any) -> bool:
     read before the rest, and padding behind it does no harm. A window would count it, and so would scores that fall
     with distance (ALiBi)."""
     config = model.config.get_text_config(decoder=True)
-    kinds = {*(getattr(config, "layer_types", None) or ()), *(getattr(config, "attention_layers", None) or ())}
     told = takes(model, "position_ids") and not getattr(config, "alibi", False) and not turns_by_length(config)
-    return kinds <= {"full_attention", "global"} and not getattr(config, "sliding_window", None) and told
+    window = getattr(config, "sliding_window", None)
+    return attention_kinds(config) <= {"full_attention", "global"} and not window and told
+
+
+def attention_kinds(config: Any) -> set[str]:
+    """What the layers of a configuration are called by what they see, where it says."""
+    return {*(getattr(config, "layer_types", None) or ()), *(getattr(config, "attention_layers", None) or ())}
 
 
 def turns_by_length(config: Any) -> bool:
@@ -138,19 +143,24 @@ def llm_int8(linear: Any) -> bool:
 
 def kv_bytes(model: Any, tokens: int = 1) -> int:
     """Bytes of keys and values that one row of so many tokens holds in all layers; a layer that sees a window keeps no
-    more than that. Counted once a model, in a cache of two tokens; states that do not grow with the text count
-    nothing."""
-    if model not in _KEPT:
-        _KEPT[model] = _kept(model)
-    return sum(each * min(tokens, window or tokens) for each, window in _KEPT[model])
+    more than that. Counted once a model, in a cache of two tokens."""
+    grow, _ = _kept(model)
+    return sum(each * min(tokens, window or tokens) for each, window in grow)
 
 
-_KEPT: WeakKeyDictionary[Any, list[tuple[int, int | None]]] = WeakKeyDictionary()
+def row_bytes(model: Any, tokens: int) -> int:
+    """Bytes of all that one row of so many tokens holds: keys and values, and states that do not grow with the text (of
+    convolutions, of linear attention)."""
+    return kv_bytes(model, tokens) + _kept(model)[1]
+
+
+_KEPT: WeakKeyDictionary[Any, tuple[list[tuple[int, int | None]], int]] = WeakKeyDictionary()
 
 
 def keep_windows(model: Any) -> None:
     """Has `kv_bytes` count layers that see a window as keeping all tokens, as slots do."""
-    _KEPT[model] = [(each, None) for each, _ in _KEPT.get(model) or _kept(model)]
+    grow, states = _kept(model)
+    _KEPT[model] = [(each, None) for each, _ in grow], states
 
 
 def keys_of(model: Any) -> list[tuple[Any, Any, int]]:
@@ -169,19 +179,31 @@ def keys_of(model: Any) -> list[tuple[Any, Any, int]]:
     return [(layer.keys, layer.values, getattr(layer, "sliding_window", None) or 0) for layer in kept]
 
 
-def _kept(model: Any) -> list[tuple[int, int | None]]:
-    """Of each layer of a cache: the bytes by which it grows with a token, and the window it keeps, if it does."""
+def _kept(model: Any) -> tuple[list[tuple[int, int | None]], int]:
+    """Of each layer of a cache: the bytes by which it grows with a token, and the window it keeps, if it does. Then
+    those of all that does not grow."""
+    if model not in _KEPT:
+        _KEPT[model] = _counted(model)
+    return _KEPT[model]
+
+
+def _counted(model: Any) -> tuple[list[tuple[int, int | None]], int]:
     import torch
+    from torch.utils._pytree import tree_leaves
     from transformers import DynamicCache
+
+    def of(*names: str) -> list[int]:
+        parts = ([getattr(layer, name, None) for name in names] for layer in cache.layers)
+        return [sum(t.nbytes for t in tree_leaves(part) if isinstance(t, torch.Tensor)) for part in parts]
 
     def held() -> list[int]:
         with torch.inference_mode():
             decoder(torch.zeros(1, 1, dtype=torch.long, device=model.device), past_key_values=cache)
-        both = ([getattr(layer, name, None) for name in ("keys", "values")] for layer in cache.layers)
-        return [sum(t.nbytes for t in pair if isinstance(t, torch.Tensor)) for pair in both]
+        return of("keys", "values")
 
     decoder = below_adapters(model).base_model  # whatever head stands on it
     cache = DynamicCache(config=model.config)
     first, second = held(), held()
     windows = [getattr(layer, "sliding_window", None) for layer in cache.layers]
-    return [(b - a, w) for a, b, w in zip(first, second, windows, strict=True)]
+    grow = [(b - a, w) for a, b, w in zip(first, second, windows, strict=True)]
+    return grow, sum(of("conv_states", "recurrent_states"))

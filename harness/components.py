@@ -6,6 +6,11 @@ key), `REQUIRES` (modules that must be importable), `SEEDED` (False for an adapt
 seeds share it), `unsupported(environment) -> str | None`, `unfit(data) -> str | None`, and
 `unable(config) -> str | None` of a model's own configuration, which a model that can tell it before it is built gives
 by `config()`.
+
+Called, a model lays a base model down as a Hugging Face directory, `(out, context)`; an adaptation turns it into an
+adapted one with its prompt recipe, `(base, data, out, context)`; a quantization compresses a model directory and never
+learns which adaptation came before it, `(model, calibration, out, context)`, where `calibration` holds chat-templated
+training rows as text. Each returns facts for the manifest, a quantization its proof that it took.
 """
 
 from __future__ import annotations
@@ -20,8 +25,8 @@ from typing import Any, get_args, get_type_hints
 
 from harness.environment import Environment
 from harness.errors import UserError
-from harness.overrides import nearest
 from harness.types import Component, Json, SuiteData
+from harness.wording import nearest
 
 
 def resolve(target: str) -> Any:
@@ -88,19 +93,22 @@ def missing(component: Component) -> list[str]:
     ]
 
 
+def _asked(component: Component, question: str, about: Any) -> str | None:
+    """What a component answers, where its class knows the question."""
+    check = getattr(instantiate(component), question, None)
+    return check(about) if check else None
+
+
 def unsupported(component: Component, environment: Environment) -> str | None:
     """Why the component cannot run here, or None."""
-    check = getattr(instantiate(component), "unsupported", None)
-    return check(environment) if check else None
+    return _asked(component, "unsupported", environment)
 
 
 def unable(component: Component, config: Mapping[str, Json] | None) -> str | None:
     """Why the component cannot work with a model of this configuration, or None; also where the model tells none."""
-    check = getattr(instantiate(component), "unable", None)
-    return check(config) if check and config else None
+    return _asked(component, "unable", config) if config else None
 
 
 def unfit(component: Component, data: SuiteData) -> str | None:
     """Why the component cannot work with the rows of a suite, or None."""
-    check = getattr(instantiate(component), "unfit", None)
-    return check(data) if check else None
+    return _asked(component, "unfit", data)

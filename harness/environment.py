@@ -66,7 +66,7 @@ def _nvidia_smi(*arguments: str) -> str:
     return done.stdout
 
 
-def _visible() -> str:
+def visible_gpu() -> str:
     """The number or id of the first GPU, or part of one, that CUDA_VISIBLE_DEVICES lets torch see."""
     return os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
 
@@ -75,7 +75,7 @@ def _part() -> tuple[str, str] | None:
     """The number of the GPU of which torch sees a part (MIG), and that part's profile, such as `1g.18gb` (empty where
     nvidia-smi does not list it); None where torch sees a whole one. Of a divided GPU it sees the first part, unless it
     is told another."""
-    first, number, name = _visible(), "", ""
+    first, number, name = visible_gpu(), "", ""
     for line in _nvidia_smi("-L").splitlines():
         if gpu := re.match(r"GPU (\d+): .*\(UUID: (\S+)\)", line):
             number, name = gpu.groups()
@@ -103,7 +103,7 @@ def _gpu() -> str | None:
     if not shutil.which("nvidia-smi") or not _torch_has_cuda():
         return None
     if (part := _part()) is None:
-        return _of_gpu("name", _visible())
+        return _of_gpu("name", visible_gpu())
     name = _of_gpu("name", part[0])
     return name and f"{name} MIG {part[1]}".rstrip()
 
@@ -175,7 +175,7 @@ def free_bytes(device: str) -> int:
 
 def free_gpu_memory() -> int | None:
     """Bytes free on the GPU that torch takes, of the driver; None where it does not tell, as of a part of one."""
-    free = None if _part() else _of_gpu("memory.free", _visible())
+    free = None if _part() else _of_gpu("memory.free", visible_gpu())
     return int(free) * 2**20 if free and free.isdecimal() else None
 
 
@@ -200,6 +200,14 @@ def detect() -> Environment:
         python=platform.python_version(),
         versions=versions(LIBRARIES),
     )
+
+
+def settle(device: str) -> None:
+    """Waits until a device has done all it was given; a CPU has by then."""
+    import torch
+
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 def give_memory_back() -> None:

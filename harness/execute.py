@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from harness.adapt.lora import ADAPTER
 from harness.components import instantiate, unable
 from harness.environment import detect, give_memory_back
 from harness.errors import BrokenArtifact, UserError
@@ -41,12 +42,6 @@ from harness.types import (
 MEASUREMENTS = "measurements.json"
 PATIENCE_S = 2.0  # for which a wait is not told
 CARRIED = ("prompt.json", "reference.json", "chat_template.jinja", "generation_config.json")
-
-
-def step_from_json(data: Mapping[str, Any]) -> Step:
-    """A step from `plain(step)`."""
-    parts = {k: Component(**data[k]) if data[k] else None for k in ("component", "suite", "engine")}
-    return Step(**{**data, **parts, "kind": StepKind(data["kind"]), "parents": tuple(data["parents"])})
 
 
 def read_measurements(folder: Path) -> tuple[Measurement, ...]:
@@ -248,8 +243,8 @@ def _quantize(step: Step, parents: list[Path], out: Path, context: Context) -> M
     facts: Mapping[str, Json] = able(step.component, model)(model, calibration, out, context)
     tokenizer.save_pretrained(str(out))
     _carry(model, out, *CARRIED, *TEXTS)
-    if (model / "adapter").is_dir():
-        shutil.copytree(model / "adapter", out / "adapter")
+    if (model / ADAPTER).is_dir():
+        shutil.copytree(model / ADAPTER, out / ADAPTER)
     return {**facts, "weights_disk_bytes": sum(f.stat().st_size for f in weight_files(out))}
 
 
@@ -297,7 +292,7 @@ def _latency(step: Step, parents: list[Path], out: Path, context: Context) -> Ma
             over = partial(engine.over, context=context)
             merged = _unpacked(session, folder, over, context)
             measured += adapters.measure(
-                load(base, context, packs=False), folder / "adapter", merged, over, prompts, knobs
+                load(base, context, packs=False), folder / ADAPTER, merged, over, prompts, knobs
             )
             facts = {**facts, "adapters": "merged and beside its base alike with plain, unpacked weights"}
         except Exception as error:  # beside what was timed already, which it must not take along

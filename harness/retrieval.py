@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -40,7 +40,13 @@ class Searching:
     retrieval: str = "bm25"
     top_k: int = 1
 
+    LEAST: ClassVar[Mapping[str, int]] = {"top_k": 1}
     REQUIRES: ClassVar[tuple[str, ...]] = ("bm25s",)
+
+    def __post_init__(self) -> None:
+        small = {knob: least for knob, least in self.LEAST.items() if getattr(self, knob) < least}
+        if small:
+            raise ValueError("; ".join(f"{k}={getattr(self, k)}: must be {n} or more" for k, n in small.items()))
 
     def mistakes(self) -> list[str]:
         """What can be seen to be wrong before anything is loaded."""
@@ -102,15 +108,21 @@ def encoder() -> Path:
     return next(Path(next(iter(spec.submodule_search_locations))).rglob("modules.json")).parent
 
 
-def dense(articles: Sequence[Article]) -> Retriever:
-    """Cosine ranking of all-MiniLM-L6-v2 embeddings."""
+def _embed() -> Callable[[Sequence[str]], Any]:
+    """What makes unit vectors [texts, dimensions] of texts."""
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(encoder()))
-    vectors = model.encode(_texts(articles), normalize_embeddings=True, show_progress_bar=False)
+    return lambda texts: model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
+
+
+def dense(articles: Sequence[Article]) -> Retriever:
+    """Cosine ranking of all-MiniLM-L6-v2 embeddings."""
+    embed = _embed()
+    vectors = embed(_texts(articles))
 
     def find(message: str, top_k: int) -> list[Article]:
-        query = model.encode([message], normalize_embeddings=True, show_progress_bar=False)[0]
+        query = embed([message])[0]
         return [articles[int(i)] for i in (-(vectors @ query)).argsort()[:top_k]]
 
     return find
@@ -148,9 +160,6 @@ def save(method: str, articles: Sequence[Article], folder: Path) -> None:
         import shutil
 
         import numpy as np
-        from sentence_transformers import SentenceTransformer
 
         shutil.copytree(encoder(), folder / "dense/encoder")
-        model = SentenceTransformer(str(encoder()))
-        vectors = model.encode(_texts(articles), normalize_embeddings=True, show_progress_bar=False)
-        np.save(folder / "dense/vectors.npy", vectors)
+        np.save(folder / "dense/vectors.npy", _embed()(_texts(articles)))

@@ -40,7 +40,7 @@ SETTLED_S = 2.0  # a file changed so shortly ago may change once more within one
 MANIFEST = "manifest.json"
 KEY = re.compile(r"[0-9a-f]{16}")
 FACTS = {"kind": str, "key": str, "title": str, "preimage": dict, "seconds": int | float, "bytes": int, "facts": dict,
-         "environment": dict, "created_unix": int}  # fmt: skip
+         "environment": dict, "created_unix": int, "files": dict}  # fmt: skip
 
 
 def files_below(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
@@ -128,8 +128,8 @@ def sealed(manifest: Mapping[str, Json]) -> dict[str, Json]:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest in a build's folder. Raises `FileNotFoundError`, and `ValueError` where it is not what was written.
-    One of a version without a digest is taken as it is."""
+    """The manifest in a build's folder. Raises `FileNotFoundError`, and `ValueError` where it is not what was
+    written."""
     try:
         found = parse((folder / MANIFEST).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -138,11 +138,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise ValueError(f"cannot be read ({error.strerror or error})") from error
     if not isinstance(found, dict) or not all(isinstance(found.get(k), kind) for k, kind in FACTS.items()):
         raise ValueError("not a manifest")
-    files = found.get("files", {})
-    told = [*files.values()] if isinstance(files, dict) else [None]
-    if not all(isinstance(f, dict) and {"bytes", "sha256"} <= {*f} for f in told):
+    if not all(isinstance(f, dict) and {"bytes", "sha256"} <= {*f} for f in found["files"].values()):
         raise ValueError("not a manifest: its files lack their sizes or checksums")
-    if ("digest" in found or "files" in found) and sealed(found)["digest"] != found.get("digest"):
+    if sealed(found)["digest"] != found.get("digest"):
         raise ValueError("its bytes have changed")
     if (found["kind"], found["key"]) != (folder.parent.name, folder.name):
         raise ValueError(f"of another build, {found['kind']}/{found['key']}")
@@ -165,7 +163,7 @@ def described(folder: Path) -> dict[str, Json]:
 
 def faults(folder: Path, thorough: bool = False) -> list[str]:
     """What is wrong with a build: its manifest, a file that is missing or of another size, and when `thorough` one
-    whose bytes have changed. Nothing for an evicted one. Builds of versions that kept no checksums pass."""
+    whose bytes have changed. Nothing for an evicted one."""
     try:
         manifest = read_manifest(folder)
     except FileNotFoundError:
@@ -173,7 +171,7 @@ def faults(folder: Path, thorough: bool = False) -> list[str]:
     except ValueError as error:
         return [f"{MANIFEST}: {error}"]
     found = []
-    for name, made in ({} if "evicted_unix" in manifest else manifest.get("files", {})).items():
+    for name, made in ({} if "evicted_unix" in manifest else manifest["files"]).items():
         try:
             size = (folder / name).stat().st_size
             if size != made["bytes"]:

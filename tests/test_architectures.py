@@ -10,7 +10,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
-from harness.anatomy import full_attention, kv_bytes
+from harness.anatomy import full_attention, kv_bytes, row_bytes
 from harness.engine.eager import Eager, EagerSession
 from harness.errors import DoesNotFit, UserError
 from harness.loading import Loaded
@@ -135,6 +135,8 @@ def test_what_a_token_holds_is_counted_in_the_cache() -> None:
     there are."""
     assert kv_bytes(made("latent attention")) == 4 * 4 * (16 + 8)
     assert kv_bytes(made("convolutions between")) == 4 * 2 * 2 * 2 * 16
+    convolved = row_bytes(made("convolutions between"), 10) - 10 * kv_bytes(made("convolutions between"))
+    assert convolved == 4 * 2 * 64 * 3, "what a row keeps beside, and a further row needs"
     assert kv_bytes(made("windows, all in one"), 100) == 4 * 2 * 2 * 16 * (2 * 8 + 2 * 100), "two layers keep a window"
 
 

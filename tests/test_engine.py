@@ -8,14 +8,19 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
+from harness.components import instantiate
+from harness.configured import component
 from harness.engine import shared_prefix as shared_prefix_module
 from harness.engine.eager import Eager, EagerSession
+from harness.engine.graph import Graph
 from harness.errors import DoesNotFit
 from harness.loading import load
 from harness.prompt import shared_prefix
 from harness.quantize.dynamic import Dynamic
+from harness.resources import resource
 from harness.types import Context
 
 CONTEXT = Context("cpu", "float32", 0, lambda fraction, note: None)
@@ -54,6 +59,18 @@ def start(folder: Path, **knobs: Any) -> EagerSession:
     session = Eager(**knobs).start(folder, CONTEXT)
     assert isinstance(session, EagerSession)
     return session
+
+
+@pytest.mark.parametrize("engine", [Eager(), Graph()])
+def test_an_engine_is_by_itself_as_its_choice_says(engine: Eager | Graph) -> None:
+    choice = resource("conf") / f"engine/{type(engine).__name__.lower()}.yaml"
+    assert instantiate(component(yaml.safe_load(choice.read_text(encoding="utf-8")))) == engine
+
+
+@pytest.mark.parametrize("knobs", [{"compact_below": -0.1}, {"compact_below": float("nan")}, {"min_prefix": -1}])
+def test_knobs_that_nothing_can_be_decoded_with_are_refused(knobs: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"^[a-z_]+=[-.na0-9]+: must be 0 or more$"):
+        Eager(**knobs)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from transformers import (
     BloomForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
+    Gemma2PreTrainedModel,
     Gemma3ForCausalLM,
     Gemma3nForCausalLM,
     Gemma3nTextConfig,
@@ -47,6 +48,7 @@ from transformers import (
     SmolLM3ForCausalLM,
 )
 
+from harness.adapt.training import untrained
 from harness.anatomy import kv_bytes
 from harness.engine import decoder, graph, ops, whole
 from harness.engine.eager import Eager, EagerSession
@@ -193,6 +195,15 @@ def test_other_layers_run_in_their_own_forward_pass(tmp_path: Path, name: str) -
         assert session.generate(prompts, 40) == told
     assert session.slots(1, 1).decoder.cache[0][0].shape[2] >= 40 + max(map(len, longer()))
     assert kv_bytes(session.model, 100) == 100 * kv_bytes(session.model), "a slot holds what a window no longer sees"
+
+
+def test_scores_are_capped_where_transformers_would_leave_the_cap_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Gemma2PreTrainedModel, "_supports_sdpa", True)  # as transformers 5.17 has it
+    folder = saved(tmp_path, *WHOLE["scores capped"])
+    assert load(folder, CONTEXT).model.config._attn_implementation == "eager"
+    assert untrained(folder, (), torch.float32, 0).config._attn_implementation == "eager"
 
 
 def test_beyond_what_longrope_turns_alike_nothing_is_decoded(tmp_path: Path) -> None:

@@ -14,15 +14,13 @@ from typing import Any, ClassVar
 
 from harness.adapt import training
 from harness.anatomy import beside_text, linear_class
-from harness.loading import came_quantized
 from harness.prompt import padding
-from harness.retrieval import Searching
 from harness.types import Context, Json, SuiteData
 
 ADAPTER = "adapter"
 
 
-def merge(base: Path, adapter: Path, classes: Sequence[str] = (), pad: int = 0) -> Any:
+def merge(base: Path, adapter: Path, classes: Sequence[str], pad: int) -> Any:
     """The base model with the adapter in its weights, in float32 from the weights as stored, so that the merge rounds
     nothing that training did not round. The head over `classes`, if any, is the adapter's."""
     import torch
@@ -56,29 +54,27 @@ def _no_head(model_type: str) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Lora(Searching):
+class Lora(training.Training):
     """Rank `rank`, scale `alpha`/`rank`, on all linear layers that text goes through: in a mixture of experts not on
     the experts, which transformers keeps as tensors of many. The learning rate is about ten times that of full
     fine-tuning (Schulman et al., "LoRA Without Regret", 2025). The merged weights are what is quantized and served; the
     adapter stays beside them in `adapter/`. `classify` trains a classification head over the replies that occur, for
     suites whose replies are names of classes."""
 
+    learning_rate: float = 1e-3
     rank: int = 16
     alpha: int = 32
     dropout: float = 0.0
-    learning_rate: float = 1e-3
-    epochs: int = 3
-    batch_size: int = 8
-    patience: int = 1
     classify: bool = False
 
+    LEAST: ClassVar[Mapping[str, int]] = {"rank": 1, "alpha": 1, **training.Training.LEAST}
     VERSION: ClassVar[int] = 10
     ADAPTER: ClassVar[bool] = True  # stays beside the merged weights
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "peft", "bm25s")
     REQUIRES: ClassVar[tuple[str, ...]] = ("peft", "bm25s")
 
     def __post_init__(self) -> None:
-        training.check(self, "rank", "alpha")
+        training.Training.__post_init__(self)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout}: must be 0 or more and below 1")
 
@@ -87,11 +83,12 @@ class Lora(Searching):
         rows, classes = len(data.train) + len(data.validation), len(classes_in(data))
         if self.classify and not 2 <= classes <= rows / 2:
             return f"the replies of {data.name} are no classes: {rows} training rows have {classes} different ones"
-        return Searching.unfit(self, data)  # super() knows no class with slots
+        return training.Training.unfit(self, data)
 
     def unable(self, config: Mapping[str, Json]) -> str | None:
         """Why a model of this configuration cannot be trained so, or None."""
-        return came_quantized(config) or (_no_head(str(config.get("model_type"))) if self.classify else None)
+        headless = _no_head(str(config.get("model_type"))) if self.classify else None
+        return training.Training.unable(self, config) or headless
 
     def __call__(self, base: Path, data: SuiteData, out: Path, context: Context) -> Mapping[str, Json]:
         from peft import LoraConfig, get_peft_model
@@ -104,6 +101,6 @@ class Lora(Searching):
             return get_peft_model(model, peft)
 
         classes = classes_in(data) if self.classify else ()
-        trained = training.train(base, data, out / "checkpoints", context, training.Knobs.of(self), adapted, classes)
+        trained = training.train(base, data, out / "checkpoints", context, self, adapted, classes)
         trained.model.save_pretrained(str(out / ADAPTER))
         return training.finish(merge(base, out / ADAPTER, classes, padding(trained.tokenizer)), trained, out)

@@ -21,6 +21,7 @@ class PromptRag(Searching):
     few_shot: int = 2
     top_k: int = 2
 
+    LEAST: ClassVar[Mapping[str, int]] = {"few_shot": 0, **Searching.LEAST}
     VERSION: ClassVar[int] = 5
     SEEDED: ClassVar[bool] = False
     LIBRARIES: ClassVar[tuple[str, ...]] = ("bm25s",)

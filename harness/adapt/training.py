@@ -15,12 +15,12 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from harness.anatomy import below_adapters, beside_text
 from harness.environment import give_memory_back
 from harness.errors import BrokenArtifact, DoesNotFit, UserError
-from harness.loading import context_tokens
+from harness.loading import attention_of, came_quantized, context_tokens
 from harness.prompt import (
     IGNORED,
     Prompter,
@@ -33,6 +33,7 @@ from harness.prompt import (
     stops,
     unlearnable,
 )
+from harness.retrieval import Searching
 from harness.store import write_json
 from harness.types import Context, Json, SuiteData
 
@@ -41,30 +42,24 @@ WARM_UP, FEW = 2, 20  # updates that warm up, of which the first moves nothing: 
 
 
 @dataclass(frozen=True, slots=True)
-class Knobs:
-    """What LoRA and full fine-tuning share. `patience` epochs without a better validation loss end training."""
+class Training(Searching):
+    """An adaptation that trains. `patience` epochs without a better validation loss end it."""
 
-    learning_rate: float
-    epochs: int
-    batch_size: int
-    patience: int
-    retrieval: str
-    top_k: int
+    learning_rate: float = 1e-4
+    epochs: int = 3
+    batch_size: int = 8
+    patience: int = 1
 
-    @classmethod
-    def of(cls, adaptation: Any) -> Knobs:
-        """The shared knobs of an adaptation."""
-        return cls(**{name: getattr(adaptation, name) for name in cls.__slots__})
+    LEAST: ClassVar[Mapping[str, int]] = {"epochs": 1, "batch_size": 1, "patience": 1, **Searching.LEAST}
 
+    def __post_init__(self) -> None:
+        Searching.__post_init__(self)  # super() knows no class with slots
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate={self.learning_rate}: must be above 0 and finite")
 
-def check(adaptation: Any, *counts: str) -> None:
-    """Raises `ValueError` for a shared knob of an adaptation that nothing can be trained with, or one of these `counts`
-    of its own."""
-    for knob in (*counts, "epochs", "batch_size", "patience", "top_k"):
-        if getattr(adaptation, knob) < 1:
-            raise ValueError(f"{knob}={getattr(adaptation, knob)}: must be 1 or more")
-    if not 0 < adaptation.learning_rate < math.inf:
-        raise ValueError(f"learning_rate={adaptation.learning_rate}: must be above 0 and finite")
+    def unable(self, config: Mapping[str, Json]) -> str | None:
+        """Why a model of this configuration cannot be trained so, or None."""
+        return came_quantized(config)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +130,11 @@ def untrained(base: Path, classes: Sequence[str], dtype: Any, pad: int) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     if not classes:
-        return AutoModelForCausalLM.from_pretrained(str(base), dtype=dtype)
+        return AutoModelForCausalLM.from_pretrained(str(base), dtype=dtype, **attention_of(base))
     names = dict(enumerate(classes))
     return AutoModelForSequenceClassification.from_pretrained(
         str(base), dtype=dtype, num_labels=len(names), id2label=names, label2id={n: i for i, n in names.items()},
-        pad_token_id=pad,
+        pad_token_id=pad, **attention_of(base),
     )  # fmt: skip
 
 
@@ -154,8 +149,41 @@ def check_replies(tokenizer: Any, data: SuiteData) -> None:
         raise UserError(faults[0] + (f" (such rows: {len(faults):,})" if len(faults) > 1 else ""))
 
 
+def _check_lengths(model: Any, data: SuiteData, lengths: Sequence[int]) -> None:
+    """Raises `DoesNotFit` where a row, `lengths` tokens with its prompt, is longer than the model's context."""
+    tokens, row = max(zip(lengths, (str(r.get("id")) for r in (*data.train, *data.validation)), strict=True))
+    if (limit := context_tokens(model)) and tokens > limit:
+        raise DoesNotFit(
+            f"longer than the model's context: row {row} has {tokens:,} tokens with its prompt, where it holds "
+            f"{limit:,}; shorten such rows or leave them out, or lower what prompts carry (adaptation.top_k)"
+        )
+
+
+def _arguments(knobs: Training, rows: int, checkpoints: Path, context: Context, mixed: bool) -> Any:
+    """How transformers' Trainer is to train on so many rows, in bfloat16 where `mixed`."""
+    from transformers import TrainingArguments
+
+    micro = 1 if context.device == "cpu" else knobs.batch_size
+    several = knobs.epochs > 1
+    updates = knobs.epochs * math.ceil(rows / knobs.batch_size)
+    arguments = TrainingArguments(
+        output_dir=str(checkpoints), num_train_epochs=knobs.epochs, learning_rate=knobs.learning_rate,
+        per_device_train_batch_size=micro, per_device_eval_batch_size=max(micro, 4),
+        gradient_accumulation_steps=max(1, knobs.batch_size // micro), lr_scheduler_type="cosine",
+        warmup_steps=0 if updates < FEW else WARM_UP, weight_decay=0.0, optim="adamw_torch_fused",
+        seed=context.seed, use_cpu=context.device == "cpu", bf16=mixed,
+        gradient_checkpointing=False, logging_steps=1, logging_nan_inf_filter=False, eval_strategy="epoch",
+        save_strategy="epoch" if several else "no", save_total_limit=1, save_only_model=True,
+        load_best_model_at_end=several, metric_for_best_model="eval_loss", prediction_loss_only=True,
+        remove_unused_columns=False, report_to=[], disable_tqdm=True, dataloader_pin_memory=False,
+    )  # fmt: skip
+    _ = arguments.device  # counts the machine's GPUs, once
+    arguments._n_gpu = 1  # one device trains: what Trainer would wrap the model in for several knows no decoder
+    return arguments
+
+
 def train(
-    base: Path, data: SuiteData, checkpoints: Path, context: Context, knobs: Knobs,
+    base: Path, data: SuiteData, checkpoints: Path, context: Context, knobs: Training,
     adapted: Callable[[Any], Any] | None, classes: Sequence[str] = (),
 ) -> Trained:  # fmt: skip
     """Fine-tunes on the training rows, watches the validation rows after each epoch, and keeps the best epoch: what
@@ -171,7 +199,6 @@ def train(
         EarlyStoppingCallback,
         Trainer,
         TrainerCallback,
-        TrainingArguments,
         set_seed,
     )
 
@@ -195,13 +222,7 @@ def train(
     # weights that are trained stay in float32, small updates would be lost in 16 bits; frozen ones only compute
     dtype = torch.bfloat16 if mixed and adapted else torch.float32
     model = untrained(base, classes, dtype, pad)
-    lengths = [len(made["input_ids"]) for made in (*fit, *validation)]
-    tokens, row = max(zip(lengths, (str(r.get("id")) for r in (*data.train, *data.validation)), strict=True))
-    if (limit := context_tokens(model)) and tokens > limit:
-        raise DoesNotFit(
-            f"longer than the model's context: row {row} has {tokens:,} tokens with its prompt, where it holds "
-            f"{limit:,}; shorten such rows or leave them out, or lower what prompts carry (adaptation.top_k)"
-        )
+    _check_lengths(model, data, [len(made["input_ids"]) for made in (*fit, *validation)])
     model = model.to(context.device)
     for weight in beside_text(model):
         weight.requires_grad_(False)
@@ -227,26 +248,10 @@ def train(
             context.progress(state.global_step / max(state.max_steps, 1), f"epoch {state.epoch:.1f}")
             give_memory_back()
 
-    micro = 1 if context.device == "cpu" else knobs.batch_size
-    several = knobs.epochs > 1
-    updates = knobs.epochs * math.ceil(len(fit) / knobs.batch_size)
-    arguments = TrainingArguments(
-        output_dir=str(checkpoints), num_train_epochs=knobs.epochs, learning_rate=knobs.learning_rate,
-        per_device_train_batch_size=micro, per_device_eval_batch_size=max(micro, 4),
-        gradient_accumulation_steps=max(1, knobs.batch_size // micro), lr_scheduler_type="cosine",
-        warmup_steps=0 if updates < FEW else WARM_UP, weight_decay=0.0, optim="adamw_torch_fused",
-        seed=context.seed, use_cpu=context.device == "cpu", bf16=mixed,
-        gradient_checkpointing=False, logging_steps=1, logging_nan_inf_filter=False, eval_strategy="epoch",
-        save_strategy="epoch" if several else "no", save_total_limit=1, save_only_model=True,
-        load_best_model_at_end=several, metric_for_best_model="eval_loss", prediction_loss_only=True,
-        remove_unused_columns=False, report_to=[], disable_tqdm=True, dataloader_pin_memory=False,
-    )  # fmt: skip
-    _ = arguments.device  # counts the machine's GPUs, once
-    arguments._n_gpu = 1  # one device trains: what Trainer would wrap the model in for several knows no decoder
     trainer = CompletionTrainer(
-        model=model, args=arguments, train_dataset=fit, eval_dataset=validation,
-        data_collator=lambda batch: collate(pad, batch),
-        callbacks=[Told(), *([EarlyStoppingCallback(knobs.patience)] if several else [])],
+        model=model, args=_arguments(knobs, len(fit), checkpoints, context, mixed),
+        train_dataset=fit, eval_dataset=validation, data_collator=lambda batch: collate(pad, batch),
+        callbacks=[Told(), *([EarlyStoppingCallback(knobs.patience)] if knobs.epochs > 1 else [])],
     )  # fmt: skip
     before = _sums(model)
     trainer.train()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from harness.engine.fits import within_context
+from harness.environment import settle
 from harness.loading import Loaded
 from harness.prompt import padding
 from harness.types import Completion, Context
@@ -66,7 +67,7 @@ class ClassifierSession:
         """Seconds until the classes of one batch have arrived: a single element, as there is a single step, after which
         `read` is called."""
         ids = self._encode(prompts)
-        self._synchronize()
+        settle(self.device)
         start = time.perf_counter()
         self._forward(ids).argmax(dim=-1).tolist()
         times = [time.perf_counter() - start]
@@ -94,9 +95,3 @@ class ClassifierSession:
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids], device=self.device)
         with torch.inference_mode():
             return self.model(input_ids=padded, attention_mask=mask, use_cache=False).logits.float()
-
-    def _synchronize(self) -> None:
-        import torch
-
-        if self.device == "cuda":
-            torch.cuda.synchronize()

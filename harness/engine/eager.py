@@ -10,19 +10,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 from harness.anatomy import full_attention, takes
-from harness.engine.classifier import ClassifierSession
 from harness.engine.constrained import Grammar, forbid
 from harness.engine.ends import Ends
+from harness.engine.engine import Engine
 from harness.engine.fits import require, within_context
-from harness.engine.ops import Chooser, check_sampling
-from harness.engine.products import replace_products
+from harness.engine.ops import Chooser
 from harness.engine.shared_prefix import RowsCache, layers, switch_on
+from harness.environment import settle
 from harness.errors import UserError
-from harness.loading import Loaded, load
+from harness.loading import Loaded
 from harness.prompt import shared_prefix, stops
 from harness.types import Completion, Context, Session
 
@@ -30,42 +29,20 @@ PIECE_TOKENS = 2048  # of prompts read at once: enough for a matrix product's fu
 
 
 @dataclass(frozen=True, slots=True)
-class Eager:
-    """`batch_size` rows decode together; a shared prefix of at least `min_prefix` tokens is computed once (0: never);
-    rows that have ended leave the batch when less than `compact_below` of it is still at work. `int4_kernel`: see
-    `harness.loading.load`. `unpack_int4` answers for quality from plain weights on a CPU (`harness.unpacking`).
-    `constrained` keeps answers within the suite's output grammar. Tokens are drawn at a `temperature` above 0, of the
-    likeliest that reach `top_p` together; see `harness.engine.ops.drawn`."""
+class Eager(Engine):
+    """Rows that have ended leave the batch when less than `compact_below` of it is still at work."""
 
-    batch_size: int = 48
-    min_prefix: int = 8
     compact_below: float = 0.75
-    int4_kernel: str = "auto"
-    unpack_int4: bool = True
-    constrained: bool = False
-    temperature: float = 0.0
-    top_p: float = 1.0
 
     VERSION: ClassVar[int] = 6
-    LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "llguidance")
-    REQUIRES: ClassVar[tuple[str, ...]] = ("llguidance",)
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size={self.batch_size}: must be 1 or more")
-        check_sampling(self.temperature, self.top_p)
+        Engine.__post_init__(self)
+        if not self.compact_below >= 0:
+            raise ValueError(f"compact_below={self.compact_below}: must be 0 or more")
 
-    def start(self, folder: Path, context: Context, quality: bool = False, output: str = "") -> Session:
-        """Loads a model directory and returns a session that answers with it, for `quality` or to be timed. `output` is
-        the grammar that answers keep to when the engine is `constrained`."""
-        unpacks = quality and self.unpack_int4
-        return self.over(load(folder, context, self.int4_kernel, unpacks=unpacks), context, output)
-
-    def over(self, loaded: Loaded, context: Context, output: str = "") -> Session:
-        """A session that answers with what is loaded already."""
-        replace_products(loaded, context.device)
-        if loaded.classes:
-            return ClassifierSession(self.batch_size, loaded, context)
+    def decoding(self, loaded: Loaded, context: Context, output: str) -> Session:
+        """See `Engine.decoding`."""
         return EagerSession(self, loaded, context, output)
 
 
@@ -321,7 +298,7 @@ class EagerSession:
         told, made = Ends(self.tokenizer, ends), []
         times: list[float] = []
         with torch.inference_mode():
-            self._synchronize()
+            settle(self.device)
             start = time.perf_counter()
             for _ in range(new_tokens):
                 logits = self.model(ids, past_key_values=cache, logits_to_keep=1).logits[:, -1]
@@ -348,12 +325,12 @@ class EagerSession:
         length = self.worthwhile_prefix(encoded)
         times: list[float] = []
         with torch.inference_mode():
-            self._synchronize()
+            settle(self.device)
             last = time.perf_counter()
 
             def step_done() -> None:
                 nonlocal last
-                self._synchronize()
+                settle(self.device)
                 times.append(time.perf_counter() - last)
                 if len(times) == 1:
                     read()
@@ -363,9 +340,3 @@ class EagerSession:
             own = [e[length:] for e in encoded]
             self._decode(own, range(len(own)), new_tokens, prefix, length, step_done)
         return times
-
-    def _synchronize(self) -> None:
-        import torch
-
-        if self.device == "cuda":
-            torch.cuda.synchronize()

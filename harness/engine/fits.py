@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from harness.anatomy import kv_bytes
+from harness.anatomy import row_bytes
 from harness.environment import free_bytes
 from harness.errors import DoesNotFit
 from harness.loading import context_tokens
@@ -14,12 +14,12 @@ from harness.loading import context_tokens
 
 def holds(model: Any, device: str, rows: int, tokens: int) -> bool:
     """Whether the memory that is free holds keys and values of `rows` rows of `tokens` tokens."""
-    return rows * kv_bytes(model, tokens) <= free_bytes(device)
+    return rows * row_bytes(model, tokens) <= free_bytes(device)
 
 
 def require(model: Any, device: str, rows: int, tokens: int) -> None:
     """Raises `DoesNotFit` where keys and values of `rows` rows of `tokens` tokens exceed the memory that is free."""
-    needed, free = rows * kv_bytes(model, tokens), free_bytes(device)
+    needed, free = rows * row_bytes(model, tokens), free_bytes(device)
     if needed > free:
         raise DoesNotFit(
             f"out of memory before the start: {rows} rows of {tokens:,} tokens need {needed / 2**30:.1f} GiB for keys "

@@ -9,71 +9,44 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, ClassVar
 
 from harness.anatomy import keep_windows
-from harness.engine.classifier import ClassifierSession
 from harness.engine.decoder import PROOF_ROWS, PROOF_TOKENS, Decoder, Proved
 from harness.engine.decoder import unfit as decoder_unfit
 from harness.engine.eager import Eager, EagerSession
 from harness.engine.ends import Ends
+from harness.engine.engine import Engine
 from harness.engine.fits import holds
-from harness.engine.ops import check_sampling
-from harness.engine.products import computed_here, replace_products
+from harness.engine.products import computed_here
 from harness.engine.serving import serve
 from harness.engine.slots import DecoderSlots, power, uncapturable
 from harness.engine.whole import Whole
 from harness.engine.whole import unfit as whole_unfit
 from harness.errors import DoesNotFit
-from harness.loading import Loaded, load
+from harness.loading import Loaded
 from harness.types import Completion, Context, Request, Served, Session
 
 LENGTHS = 64  # slots hold a multiple of so many tokens
 
 
 @dataclass(frozen=True, slots=True)
-class Graph:
-    """`batch_size` rows decode together; for quality, a shared prefix of at least `min_prefix` tokens is computed once
-    (0: never). `capture` puts each shape of a step into a CUDA graph; without a GPU nothing is captured. `int4_kernel`:
-    see `harness.loading.load`. `unpack_int4` answers for quality from plain weights on a CPU (`harness.unpacking`).
-    `constrained` keeps answers within the suite's output grammar: no step is then launched before the tokens of the
-    last are known, and the host finds what they allow while the step runs. Tokens are drawn at a `temperature` above 0,
-    of the likeliest that reach `top_p` together; see `harness.engine.ops.drawn`."""
+class Graph(Engine):
+    """`capture` puts each shape of a step into a CUDA graph; without a GPU nothing is captured. A shared prefix is
+    computed once for quality alone. Where answers are `constrained`, no step is launched before the tokens of the last
+    are known, and the host finds what they allow while the step runs."""
 
-    batch_size: int = 32
+    batch_size: int = 64
     min_prefix: int = 32
     capture: bool = True
-    int4_kernel: str = "auto"
-    unpack_int4: bool = True
-    constrained: bool = False
-    temperature: float = 0.0
-    top_p: float = 1.0
 
     VERSION: ClassVar[int] = 6
-    LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "llguidance")
-    REQUIRES: ClassVar[tuple[str, ...]] = ("llguidance",)
 
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size={self.batch_size}: must be 1 or more")
-        check_sampling(self.temperature, self.top_p)
-
-    def start(self, folder: Path, context: Context, quality: bool = False, output: str = "") -> Session:
-        """Loads a model directory and returns a session that answers with it, for `quality` or to be timed. `output` is
-        the grammar that answers keep to when the engine is `constrained`."""
-        unpacks = quality and self.unpack_int4
-        return self.over(load(folder, context, self.int4_kernel, unpacks=unpacks), context, output)
-
-    def over(self, loaded: Loaded, context: Context, output: str = "") -> Session:
-        """A session that answers with what is loaded already."""
-        replace_products(loaded, context.device)
-        if loaded.classes:
-            return ClassifierSession(self.batch_size, loaded, context)
+    def decoding(self, loaded: Loaded, context: Context, output: str) -> Session:
+        """See `Engine.decoding`."""
         eager = Eager(
             self.batch_size,
             self.min_prefix,
-            int4_kernel=self.int4_kernel,
             constrained=self.constrained,
             temperature=self.temperature,
             top_p=self.top_p,
@@ -97,7 +70,7 @@ class Graph:
 class GraphSession:
     """A loaded model with its tokenizer, ready to generate."""
 
-    def __init__(self, knobs: Graph, eager: EagerSession, decoder: type[Proved] = Decoder, otherwise: str = "") -> None:
+    def __init__(self, knobs: Graph, eager: EagerSession, decoder: type[Proved], otherwise: str) -> None:
         """`otherwise` is why the model is not decoded in a faster way."""
         self.knobs = knobs
         self.decoder = decoder

@@ -176,7 +176,6 @@ class _Run:
         import torch
 
         self.owner = owner
-        self.width = width
         self.slots = torch.zeros(rows, dtype=torch.long, device=owner.device)
         self.ids = torch.zeros(rows, width, dtype=torch.long, device=owner.device) if width else None
         self.last = torch.zeros(rows, dtype=torch.long, device=owner.device) if width else None

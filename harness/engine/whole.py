@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from harness.anatomy import keys_of, linear_class, takes, turns_alike_to, turns_by_length
+from harness.anatomy import attention_kinds, keys_of, linear_class, takes, turns_alike_to, turns_by_length
 from harness.engine.decoder import PROOF_ROWS, Proved, of_each, share_of, watched
 from harness.engine.ops import LARGEST, attend, rms_norm, store
 from harness.engine.products import kind
@@ -24,7 +24,7 @@ KINDS = {"full_attention", "sliding_attention", "global", "local"}  # of layers
 def unfit(model: Any) -> str:
     """Why a model's own forward pass cannot run on slots, as far as its configuration tells, or nothing."""
     config = model.config.get_text_config(decoder=True)
-    kinds = {*(getattr(config, "layer_types", None) or ()), *(getattr(config, "attention_layers", None) or ())}
+    kinds = attention_kinds(config)
     if not (takes(model, "position_ids") and takes(model, "past_key_values")) or getattr(config, "alibi", False):
         return "it is told no positions"
     if turns_by_length(config) and not turns_alike_to(config):

@@ -72,13 +72,12 @@ class PackagedGguf:
     distribution: str
     path: str | None = None
     note: str = ""
-    score_quality: bool = True
 
     VERSION: ClassVar[int] = 1
     TRAINED: ClassVar[bool] = True
     LIBRARIES: ClassVar[tuple[str, ...]] = ("transformers", "gguf")
     REQUIRES: ClassVar[tuple[str, ...]] = ("gguf",)
-    NOT_IN_KEY: ClassVar[tuple[str, ...]] = ("path", "note", "score_quality")
+    NOT_IN_KEY: ClassVar[tuple[str, ...]] = ("path", "note")
 
     def _file(self) -> Path | None:
         return Path(self.path) if self.path else gguf_file(self.package)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from harness.errors import UserError
 from harness.files import parse
@@ -113,12 +113,11 @@ class HubModel:
     id: str
     revision: str | None = None
     note: str = ""
-    score_quality: bool = True
 
     VERSION: ClassVar[int] = 2
     TRAINED: ClassVar[bool] = True
     LIBRARIES: ClassVar[tuple[str, ...]] = ()
-    NOT_IN_KEY: ClassVar[tuple[str, ...]] = ("id", "revision", "note", "score_quality")  # `fingerprint` says what it is
+    NOT_IN_KEY: ClassVar[tuple[str, ...]] = ("id", "revision", "note")  # `fingerprint` says what it is
 
     def __call__(self, out: Path, context: Context) -> Mapping[str, Json]:
         local, commit = Path(self.id), None
@@ -196,13 +195,8 @@ class HubModel:
         local = Path(self.id)
         if local.is_dir():
             return sum(f.stat().st_size for f in weight_files(local)) // 2
-        from huggingface_hub import model_info
-
-        try:
-            counted = model_info(self.id, revision=self.revision, timeout=10).safetensors
-        except Exception:  # what a network raises differs by library and version
-            return None
-        return counted.total if counted else None
+        told = self._told()
+        return told.safetensors.total if told and told.safetensors else None
 
     def fingerprint(self) -> str:
         """What a folder holds, or the commit that a Hub name stands for now, so that another checkpoint under the same
@@ -213,14 +207,19 @@ class HubModel:
             return content(kept(local))
         if self.revision and COMMIT.fullmatch(self.revision):
             return self.revision
+        told = self._told()
+        cached = None if told else self._cached()
+        found = cached.parent.name if cached else told and told.sha
+        return found or f"{self.id}@{self.revision or 'main'}"
+
+    def _told(self) -> Any:
+        """What the Hub says of this model; None where it cannot be asked."""
         from huggingface_hub import model_info
 
         try:
-            found = model_info(self.id, revision=self.revision, timeout=10).sha
+            return model_info(self.id, revision=self.revision, timeout=10)
         except Exception:  # what a network raises differs by library and version
-            cached = self._cached()
-            found = cached.parent.name if cached else None
-        return found or f"{self.id}@{self.revision or 'main'}"
+            return None
 
     def config(self) -> Mapping[str, Json] | None:
         """What the model says of itself (`config.json`) before anything is built; None where it cannot be read."""

@@ -14,8 +14,8 @@ from harness.types import Context, Json
 
 @dataclass(frozen=True, slots=True)
 class Awq:
-    """As GPTQ's knobs; AWQ searches a scale a channel and a clipping range a group instead of solving. Without
-    calibration rows it searches nothing."""
+    """`group_size` weights share a scale (-1: all of one output). Instead of solving, AWQ searches a scale a channel
+    and a clipping range a group, by `calibration_rows` training rows. With none, weights are rounded to the nearest."""
 
     bits: int = 4
     group_size: int = 64

@@ -55,15 +55,15 @@ def test_captured_or_not_other_layers_give_the_tokens_of_the_eager_engine(tmp_pa
     folder = saved(tmp_path, *WHOLE[name])
     eager = EagerSession(Eager(batch_size=1, min_prefix=0), load(folder, CUDA), CUDA)
     asked = [longer(), [f"abcde abcde {p}" for p in longer()]]
-    told = [[eager.generate([p], 60)[0] for p in prompts] for prompts in asked]
+    told = [[eager.generate([p], 30)[0] for p in prompts] for prompts in asked]
     for capture in (True, False):
         session = Graph(batch_size=4, capture=capture).start(folder, CUDA)
-        assert isinstance(session, GraphSession)
-        asks = "asks the host" in session.loaded.proof["how"]  # some releases of transformers do, for these two
+        assert isinstance(session, GraphSession), session.loaded.proof["how"]
+        asks = "asks the host" in session.loaded.proof["how"]  # some releases of transformers do, for these
         assert session.captured is (capture and not asks)
-        assert not asks or name in ("experts", "sinks, experts", "turned by length")
+        assert not asks or name in ("experts", "sinks, experts", "turned by length", "keys shared by layers")
         for _ in range(3):
-            assert [session.generate(prompts, 60) for prompts in asked] == told
+            assert [session.generate(prompts, 30) for prompts in asked] == told
 
 
 def test_captured_or_not_answers_end_at_a_stop_text(tmp_path: Path) -> None:
