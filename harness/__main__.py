@@ -8,20 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from pathlib import Path
 
 from harness import __version__
 from harness.errors import UserError
 from harness.overrides import COMPLETION, CONFIG_DIR, as_grid, causes, config_folders, listed, misspelt, unreadable
 from harness.resources import resource
-from harness.terminal import outlive_readers
-
-
-def _mistake(lines: list[str]) -> int:
-    for line in lines:
-        print(f"harness: {line}", file=sys.stderr)
-    return 2
+from harness.terminal import ended
 
 
 def _told(error: BaseException) -> str:
@@ -30,13 +23,6 @@ def _told(error: BaseException) -> str:
     causes = (error, error.__cause__)
     lines = [line.strip() for e in causes if e is not None for line in str(e).splitlines()]
     return " ".join(dict.fromkeys(line for line in lines if line and not line.startswith(noise)))
-
-
-def _interrupted(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is behind an error: OmegaConf, stopped at a bad moment, fails over its own tidying up."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
-    return error is not None
 
 
 FOR_THIS_MACHINE = {
@@ -72,14 +58,12 @@ def _own_first(arguments: list[str], packaged: Path) -> tuple[Path, list[str]]:
     return own, arguments if own == packaged else [*arguments, "--config-dir", str(packaged)]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line; returns the exit code."""
+def _run(asked: list[str]) -> int:
     import hydra
     from hydra.errors import HydraException
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    outlive_readers()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here whole, to be told in one line with exit code 2
 
     def one_cell(config: DictConfig) -> int:
@@ -91,35 +75,27 @@ def main(arguments: list[str] | None = None) -> int:
         return run_grid([config], [[]], Path(HydraConfig.get().runtime.output_dir))
 
     conf = resource("conf").resolve()
-    asked = list(sys.argv[1:] if arguments is None else arguments)
     if "--version" in asked:
         print(f"harness {__version__}")
         return 0
     given = _with_own_choices(["dry_run=true" if a == "--dry-run" else a for a in asked], conf)
     if mistakes := unreadable(given, conf) or misspelt(given, conf):
-        return _mistake(mistakes)
+        raise UserError(mistakes)
     _name_defaults(given)
     OmegaConf.register_new_resolver("harness.choices", lambda: listed(given, conf), replace=True)
     first, for_hydra = _own_first(as_grid(given, conf), conf)
     sys.argv = ["harness", *for_hydra]
     try:
         hydra.main(version_base="1.3", config_path=str(first), config_name="config")(one_cell)()
-    except UserError as error:
-        return _mistake(list(error.mistakes))
     except (HydraException, OmegaConfBaseException) as error:
         told = f"{_told(error)} (python -m harness --help lists what may be chosen)"
-        return _mistake(causes(error, given, conf) or [told])
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 0
-    except BaseException as error:
-        if _interrupted(error):
-            print("harness: stopped", file=sys.stderr)
-            return 130
-        if not isinstance(error, Exception):
-            raise
-        traceback.print_exc()
-        return os.EX_SOFTWARE
+        raise UserError(causes(error, given, conf) or [told]) from error
     return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    return ended(lambda: _run(list(sys.argv[1:] if arguments is None else arguments)))
 
 
 if __name__ == "__main__":

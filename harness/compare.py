@@ -17,8 +17,8 @@ from typing import Any
 from harness import ledger
 from harness.decide import Policy, Rows, decide, not_shares, policy_of, primary, quality, read_policy
 from harness.errors import UserError
-from harness.statistics import Paired, group_of, holm, paired, quantile_ratio
-from harness.types import Interval, Json, Measurement, RunRecord, Status, StepKind, canonical, is_side, plain
+from harness.statistics import PACE, Paired, group_of, holm, paired, quantile_ratio
+from harness.types import GROUPS, Interval, Json, Measurement, RunRecord, Status, StepKind, canonical, knobs, plain
 from harness.wording import labels
 
 Row = Mapping[str, Any]
@@ -26,7 +26,6 @@ Ratio = tuple[str, Measurement, Measurement, float, Interval | None]
 SAME = "the same measurement"  # a verdict: one step of the store stands in both runs
 SHOWN_P = 0.05
 SHOWN_CELLS = 3  # named of a difference that only some cells have
-GROUPS = ("model", "adaptation", "quantization", "suite", "engine", "measure")  # of the configuration, in its order
 TIMING = ("output_tokens", "batch_size", "batch_tokens")  # knobs of `measure.latency` that times follow from
 TIMED = (
     ("ttft_ms", 0.5, "First token p50"), ("itl_ms", 0.5, "Between tokens p50"),
@@ -124,10 +123,9 @@ def read(folders: Sequence[Path]) -> list[Run]:
     mistakes: list[str] = []
     for folder, name in zip(folders, names, strict=True):
         try:
-            records = {r.id: r for r in ledger.read_records(folder) if not is_side(r.id)}
+            records, pending = ledger.read_grid(folder)
             rows = {i: ledger.read_rows(folder, r) for i, r in records.items()}
-            pending = tuple(i for i in ledger.read_cells(folder) if not is_side(i) and i not in records)
-            runs.append(Run(folder, name, records, rows, read_policy(policy_of(records.values())), pending))
+            runs.append(Run(folder, name, records, rows, read_policy(policy_of(records.values())), tuple(pending)))
         except UserError as error:
             mistakes += error.mistakes
     if mistakes:
@@ -154,8 +152,8 @@ def _said(value: Json) -> str:
 
 def timing(record: RunRecord) -> str:
     """The knobs that a latency follows from."""
-    knobs: Mapping[str, Json] = record.config.get("measure", {}).get("params", {}).get("latency", {})
-    return ", ".join(f"{k} {knobs[k]}" for k in TIMING if k in knobs)
+    latency: Mapping[str, Json] = record.params("measure").get("latency", {})
+    return ", ".join(f"{k} {latency[k]}" for k in TIMING if k in latency)
 
 
 def price_of(record: RunRecord) -> str:
@@ -176,20 +174,11 @@ def _both_ok(first: Run, later: Run) -> list[tuple[RunRecord, RunRecord]]:
     return [(first.ok[a], later.ok[b]) for a, b in matched(first, later) if a in first.ok and b in later.ok]
 
 
-def _knobs(values: Mapping[str, Json], above: str) -> dict[str, str]:
-    """The knobs of a part of the configuration by their dotted names."""
-    found: dict[str, str] = {}
-    for key, value in values.items():
-        name = f"{above}.{key}"
-        found |= _knobs(value, name) if isinstance(value, Mapping) else {name: _said(value)}
-    return found
-
-
-def _config(config: Mapping[str, Json]) -> dict[str, str]:
+def _config(record: RunRecord) -> dict[str, str]:
     """What was chosen in each group and its knobs, but for those that `timing` tells."""
-    found = {g: str(config.get(g, {}).get("name")) for g in GROUPS}
+    found = {g: str(record.config.get(g, {}).get("name")) for g in GROUPS}
     for group in GROUPS:
-        found |= _knobs(config.get(group, {}).get("params", {}), group)
+        found |= {name: _said(value) for name, value in knobs(record.params(group), group)}
     return {k: v for k, v in found.items() if k not in [f"measure.latency.{t}" for t in TIMING]}
 
 
@@ -208,7 +197,7 @@ def _fields(record: RunRecord, policy: Policy) -> dict[str, tuple[str, str]]:
         "dtype": (str(env.get("dtype")), TOLD),
         "profile": (record.profile, TOLD),
         "seed": (str(record.seed), TOLD),
-        **{name: (value, TOLD) for name, value in _config(record.config).items() if name != "suite"},
+        **{name: (value, TOLD) for name, value in _config(record).items() if name != "suite"},
         **{f"{name}": (version, TOLD) for name, version in versions.items()},
     }
 
@@ -304,14 +293,28 @@ def _same(a: RunRecord, b: RunRecord) -> tuple[str, ...]:
     return tuple(k for k, mine in both.items() if mine and None not in mine[0] and mine == keys(b, k))
 
 
+def _by_prompt(r: RunRecord, metric: str) -> list[list[float]]:
+    """The raw samples of a time, of all rounds, by prompt: each round asks so many requests in one order, which begins
+    again where prompts are fewer, and between the tokens of an answer lie several samples."""
+    m, whole = r.value(f"{metric}/p50"), r.value("e2e_ms/p50")  # p50 keeps the samples of p95 too
+    if not (m and whole and m.samples and whole.samples):
+        return []
+    requests = r.params("measure").get("latency", {}).get("requests", whole.n)
+    found: list[list[float]] = [[] for _ in range(min(requests, whole.n))]
+    for n, sample in enumerate(m.samples):
+        found[n * len(whole.samples) // len(m.samples) % requests % len(found)].append(sample)
+    return [part for part in found if part]
+
+
 def _ratios(a: RunRecord, b: RunRecord, out: set[str]) -> list[Ratio]:
     """What `b` takes against `a`, but for what is left out."""
     found: list[Ratio] = []
+    drifts = [m.value for r in (a, b) if (m := r.value("round_drift"))]
     for metric, q, title in TIMED if SPEED not in out else ():
         was, now = a.value(f"{metric}/p{100 * q:.0f}"), b.value(f"{metric}/p{100 * q:.0f}")
-        raw = [m.samples if (m := r.value(f"{metric}/p50")) else () for r in (a, b)]  # p50 keeps the samples of both
+        raw = [_by_prompt(r, metric) for r in (a, b)]
         if was and now and all(raw):
-            ratio, around = quantile_ratio(raw[1], raw[0], q)
+            ratio, around = quantile_ratio(raw[1], raw[0], q, max([PACE, *drifts]))
             found.append((title, was, now, ratio, around))
     for metric, title, depends in SIZED:
         was, now = a.value(metric), b.value(metric)

@@ -29,12 +29,11 @@ from harness.resources import resource
 from harness.store import Store
 from harness.suite import load as load_suite
 from harness.suites.check import faults_of_guide, faults_of_output, faults_of_score, faults_of_task
-from harness.types import Cell, Component, Json, SuiteData, digest, is_side, plain
+from harness.types import GROUPS, Cell, Component, Json, SuiteData, digest, is_side, plain
 from harness.upkeep import REBUILT, builds, occupied_bytes
 from harness.workers import side_by_side
 
-NAMED = ("model", "adaptation", "quantization", "suite")  # in a cell's id
-GROUPS = (*NAMED, "engine", "measure")
+NAMED = GROUPS[:4]  # in a cell's id
 ONE_FOR_ALL = (
     "policy", "price", "profile", "runner", "store", "store_limit_gb", "curve", "outputs", "sweep_name", "dry_run",
 )  # fmt: skip
@@ -161,8 +160,8 @@ def _counts(config: DictConfig) -> list[str]:
     if type(warmup := OmegaConf.select(config, "measure.latency.warmup")) is int:
         latency["warmup_most"] = max(warmup, 0)
     least = {"seed": 0, "suite.max_new_tokens": 1, **{f"measure.latency.{k}": n for k, n in latency.items()}}
-    optional = {"runner.workers": 1, "adaptation.few_shot": 0, "adaptation.top_k": 1}
-    least |= {key: n for key, n in optional.items() if OmegaConf.select(config, key) is not None}
+    if OmegaConf.select(config, "runner.workers") is not None:
+        least["runner.workers"] = 1
     values = {key: OmegaConf.select(config, key) for key in least}
     more = {"seed": f" and below {SEEDS}", "measure.latency.warmup_most": ", as many as warmup"}
     return [
@@ -180,13 +179,6 @@ def _needed(config: Mapping[str, Any]) -> list[str]:
     if (profile := config.get("profile")) and profile.get("name") in (None, ""):
         found.append("profile: has no `name`; give it that of its file")
     return found
-
-
-def _share(suite: Component) -> list[str]:
-    """A line where a suite's share of the training rows is none."""
-    share = suite.params.get("train_share", 1.0)
-    fits = type(share) in (int, float) and 0 < share <= 1
-    return [] if fits else [f"suite.train_share={share!r}: must be a number above 0 and up to 1"]
 
 
 def _switches(config: DictConfig) -> list[str]:
@@ -381,8 +373,7 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
         key = digest(plain(cell.suite))
         if key not in seen:
             seen.add(key)
-            mistakes.extend(unfit := _share(cell.suite))
-            rows = None if unfit else attempt(load_suite, cell.suite)
+            rows = attempt(load_suite, cell.suite)
             if rows is not None:
                 data[key] = rows
                 primary = cell.suite.params["primary"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from harness.resources import resource
@@ -28,6 +28,27 @@ def markdown_text(text: Any) -> str:
     escaped = re.sub("<(?=[A-Za-z/!?])", "&lt;", escaped)
     escaped = re.sub(r"(?i)\b(www)\.", "\\1\u2060.", re.sub(r"@(?=\w)", "@\u2060", escaped))
     return escaped.replace("://", ":\u2060//")
+
+
+def markdown_table(heads: Sequence[str], rows: Iterable[Iterable[Any]]) -> list[str]:
+    """The lines of a table in Markdown, with an empty one behind it."""
+
+    def line(values: Iterable[str]) -> str:
+        return "| " + " | ".join(values) + " |"
+
+    return [
+        line(map(markdown_text, heads)),
+        line("---" for _ in heads),
+        *(line(map(markdown_text, r)) for r in rows),
+        "",
+    ]
+
+
+def terminal_text(text: Any) -> str:
+    """Text that a rich console prints as it stands: markup is escaped, and control characters are visible."""
+    from rich.markup import escape
+
+    return escape(visible(text))
 
 
 def config_text(text: str) -> str:

@@ -54,14 +54,21 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def cannot_write(folder: Path) -> str | None:
-    """Why a folder cannot be made or written, found without making it: a mistake leaves nothing behind."""
+    """Why a folder cannot be made or written, found with one beside it that is taken away again: rights alone do not
+    tell it (root has all in /proc), and a mistake leaves nothing behind."""
     try:
         there = next(p for p in (folder, *folder.parents) if p.exists())
     except OSError as error:
         return str(error.strerror)
     if not there.is_dir():
         return f"{there} is a file"
-    return None if os.access(there, os.W_OK | os.X_OK) else f"no right to write in {there}"
+    if not os.access(there, os.W_OK | os.X_OK):
+        return f"no right to write in {there}"
+    try:
+        with tempfile.TemporaryDirectory(prefix=".harness-", dir=there):
+            return None
+    except OSError as error:
+        return f"{there}: {error.strerror}"
 
 
 def cannot_listen() -> str | None:

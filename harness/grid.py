@@ -15,21 +15,20 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from rich.markup import escape
 
 from harness import ledger, records, report
 from harness.configured import Grid, check
 from harness.environment import Environment, detect
 from harness.errors import UserError
+from harness.escaping import terminal_text
 from harness.launch import Launcher
 from harness.leakage import near
 from harness.licences import rows_licence, rows_source
 from harness.plan import Plan, plan
 from harness.progress import Board, clock
 from harness.standing import standing
-from harness.statistics import group_of
 from harness.store import Store, outdated, read_manifest
-from harness.suites.shape import few_groups
+from harness.suites.shape import few_groups, in_groups
 from harness.terminal import speaker
 from harness.types import Json, Overlap, Status, StepKind, SuiteData, canonical, digest, is_side, plain
 from harness.upkeep import shrink
@@ -112,14 +111,16 @@ def _carry_out(grid: Grid, made: Plan, environment: Environment, console: Consol
             except Exception as error:  # the last drawing raises it: what is being measured need not be lost for a page
                 if isinstance(error, OSError) and error.errno in UNWRITABLE:  # nor could the next record be
                     raise
-                told = escape(f"({type(error).__name__}: {error})")
+                told = terminal_text(f"({type(error).__name__}: {error})")
                 console.print(
                     f"[yellow]the report cannot be drawn[/] {told}; going on", highlight=False, soft_wrap=True
                 )
             draw_from = time.monotonic() + REDRAW * (time.monotonic() - start)
 
     for line in launcher.broken.values():
-        console.print(f"[yellow]broken[/] in the store, built anew: {escape(line)}", highlight=False, soft_wrap=True)
+        console.print(
+            f"[yellow]broken[/] in the store, built anew: {terminal_text(line)}", highlight=False, soft_wrap=True
+        )
     _announce(made, launcher.done, environment, grid, console)
     with board:
         settle()
@@ -141,15 +142,15 @@ def _foretell(grid: Grid, console: Console) -> None:
     for cell, name in labels(c.id for c in made.cells).items():
         why = made.unsupported.get(cell)
         told = f"cannot run: {why}" if why else f"{len({*made.chains[cell].values()} - done)} steps to do"
-        console.print(escape(f"  {name}  {told}"), highlight=False)
+        console.print(terminal_text(f"  {name}  {told}"), highlight=False)
     todo = Counter(step.kind for key, step in made.steps.items() if key not in done)
     kinds = ", ".join(f"{todo[kind]} {kind}" for kind in StepKind if todo[kind])
     console.print(f"steps to do: {kinds or 'none'}", highlight=False)
     for name, data in _by_name(grid).items():
-        rows = ", ".join(f"{count:,} {what}" for what, count in _counts(data).items())
-        groups = len({group_of(row) for d in data for row in d.evaluation})
-        told = f"rows of {name}: {rows}, in {plural(groups, 'group')}"
-        console.print(escape(told), highlight=False)
+        rows = _rows(data)
+        articles = plural(len(rows.pop("articles")), "article")
+        sides = ", ".join(in_groups(side, what) for what, side in rows.items())
+        console.print(terminal_text(f"rows of {name}: {sides}, {articles}"), highlight=False)
     console.print("nothing was built or written", highlight=False)
 
 
@@ -161,13 +162,13 @@ def _announce(made: Plan, done: Collection[str], environment: Environment, grid:
     console.print(
         f"{len(made.cells)} cell{'s' * (len(made.cells) != 1)}, "
         f"{len(made.steps)} steps ({len(done)} already done) on "
-        + escape(f"{environment.hardware}, {computing}; profile {grid.choices['profile']}, engine {engines}"),
+        + terminal_text(f"{environment.hardware}, {computing}; profile {grid.choices['profile']}, engine {engines}"),
         highlight=False,
     )
     for name, several in _by_name(grid).items():
         cells = sum(cell.suite.name == name for cell in made.cells)
         for line in few_groups([row for data in several for row in data.evaluation], cells) if cells > 1 else ():
-            console.print(f"[yellow]few groups[/] in {escape(name)}: {line}", highlight=False)
+            console.print(f"[yellow]few groups[/] in {terminal_text(name)}: {line}", highlight=False)
 
 
 def _conclude(made: Plan, grid: Grid, page: Path, said: Sequence[str], console: Console, clock_since: float) -> None:
@@ -176,14 +177,14 @@ def _conclude(made: Plan, grid: Grid, page: Path, said: Sequence[str], console: 
     once = sum(m["seconds"] for m in manifests.values())
     console.print()
     for line in said:
-        console.print(escape(line), highlight=False, soft_wrap=True)
+        console.print(terminal_text(line), highlight=False, soft_wrap=True)
     if once:
         console.print(
             f"[dim]{clock(time.monotonic() - clock_since)} in all; the steps took {clock(once)} of work, "
             f"{clock(apart)} had each cell built its own ({apart / once:.1f} times)[/]",
             highlight=False,
         )
-    console.print(f"report: {escape(str(page))}", highlight=False, soft_wrap=True)
+    console.print(f"report: {terminal_text(str(page))}", highlight=False, soft_wrap=True)
 
 
 def _leakage(grid: Grid) -> dict[str, Json]:
@@ -200,14 +201,14 @@ def _by_name(grid: Grid) -> dict[str, list[SuiteData]]:
     return of_name
 
 
-def _counts(several: Sequence[SuiteData]) -> dict[str, int]:
-    """How many rows of each use a suite has; what stands in several of its forms counts once."""
+def _rows(several: Sequence[SuiteData]) -> dict[str, list[Any]]:
+    """The rows of each use that a suite has; what stands in several of its forms counts once."""
 
-    def count(rows: Callable[[SuiteData], Iterable[Any]]) -> int:
-        return len({canonical(plain(row)) for data in several for row in rows(data)})
+    def distinct(rows: Callable[[SuiteData], Iterable[Any]]) -> list[Any]:
+        return list({canonical(plain(row)): row for data in several for row in rows(data)}.values())
 
-    return {"training": count(lambda d: d.train), "validation": count(lambda d: d.validation),
-            "articles": count(lambda d: d.knowledge), "evaluation": count(lambda d: d.evaluation)}  # fmt: skip
+    return {"training": distinct(lambda d: d.train), "validation": distinct(lambda d: d.validation),
+            "articles": distinct(lambda d: d.knowledge), "evaluation": distinct(lambda d: d.evaluation)}  # fmt: skip
 
 
 def _found(several: Sequence[SuiteData]) -> dict[str, Json]:
@@ -229,7 +230,7 @@ def _found(several: Sequence[SuiteData]) -> dict[str, Json]:
         return between.join(dict.fromkeys(filter(None, told)))
 
     return {
-        "rows": _counts(several),
+        "rows": {what: len(rows) for what, rows in _rows(several).items()},
         "overlaps": [plain(o) for o in sorted(overlaps.values(), key=lambda o: -o.similarity)],
         "mode": stated((d.leakage for d in several), ", "),
         "source": stated((rows_source(d.folder) for d in several), "; "),
@@ -253,7 +254,7 @@ def main(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run:
             ledger.write_leakage(grid.run, _leakage(grid))
             return carry_out(grid, console)
     except KeyboardInterrupt:
-        kept = escape(str(grid.store.root))
+        kept = terminal_text(str(grid.store.root))
         console.print(f"\nstopped; what is done is kept in {kept}. Run the same command again to go on.")
         return 130
     except OSError as error:

@@ -23,7 +23,7 @@ from harness.decide.costs import GOODPUT
 from harness.decide.recipes import basis_of, recipes, weights_of
 from harness.errors import UserError
 from harness.report.numbers import COST, P95, QUALITY, TITLES, Numbers, counted, numbers
-from harness.types import Measurement, RunRecord, Status, canonical, is_side
+from harness.types import Measurement, RunRecord, Status, canonical
 from harness.wording import labels, number
 
 PAGE = "index.html"
@@ -78,10 +78,8 @@ def listed(folder: Path) -> Listed:
     """What an index says of a run; never raises for a run that is broken."""
     sweep, time = folder.parent.name, folder.name
     try:
-        records = {r.id: r for r in ledger.read_records(folder) if not is_side(r.id)}
-        cells = [i for i in ledger.read_cells(folder) if not is_side(i)]
+        records, pending = ledger.read_grid(folder)
         rows = {i: ledger.read_rows(folder, r) for i, r in records.items()}
-        pending = [i for i in cells if i not in records]
         chosen, told = recommendation(records, rows, pending)
         policy, grid = read_policy(policy_of(records.values())), list(records.values())
         weights, basis = weights_of(grid, policy), basis_of(grid, policy)
@@ -108,7 +106,7 @@ def listed(folder: Path) -> Listed:
 def _pricing(record: RunRecord, policy: Policy, basis: str) -> tuple[str, ...]:
     """What a cost follows from beside the machine: prices, volume, and the rate with what it had to meet."""
     labelling = (record.config.get("price") or {}).get("usd_per_labelled_row") or 0.0
-    met = record.config.get("measure", {}).get("params", {}).get("latency", {}).get("level")
+    met = record.params("measure").get("latency", {}).get("level")
     rate = f"{basis} {canonical(met)}" if basis == GOODPUT else basis
     return price_of(record), f"{labelling:g}", str(policy.volume_requests), rate
 

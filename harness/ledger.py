@@ -26,13 +26,12 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import UserError
 from harness.files import locked, parse, write_whole
 from harness.rows import KeptRows, columns
-from harness.types import Json, RunRecord, Status, digest, plain, record_from_json
+from harness.types import GROUPS, Json, Overlap, RunRecord, Status, digest, is_side, plain, record_from_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
 CELLS = "cells.json"
-PARTS = ("model", "adaptation", "quantization", "suite", "engine", "measure")  # what a record's configuration names
 LEAKAGE = "leakage.json"
 COLUMNS = {
     "cell": "string", "model": "string", "adaptation": "string", "quantization": "string", "suite": "string",
@@ -140,9 +139,20 @@ def read_leakage(run: Path) -> dict[str, Any]:
     """What `write_leakage` wrote; nothing for a run that did not look."""
     path = run / LEAKAGE
     found = _read_json(path, "delete it; the report then says that nobody looked") if path.exists() else {}
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: not an object; delete it, the report then says that nobody looked")
+    if not isinstance(found, dict) or not all(map(_is_found, found.values())):
+        raise UserError(f"{path}: not overlaps by suite; delete it, the report then says that nobody looked")
     return found
+
+
+def _is_found(of_suite: Json) -> bool:
+    """Whether a value is what is told of a suite; source and licence of its rows came with a later version."""
+    try:
+        pairs = [Overlap(**pair) for pair in of_suite["overlaps"]]
+        texts = (of_suite["mode"], *(text for o in pairs for text in (o.kind, o.row, o.source, o.other)))
+        alike = all(isinstance(o.similarity, int | float) for o in pairs)
+        return alike and all(isinstance(t, str) for t in texts) and _is_whole(of_suite["rows"]["evaluation"])
+    except (KeyError, TypeError):
+        return False
 
 
 def write_record(run: Path, record: RunRecord) -> None:
@@ -177,7 +187,7 @@ def _faults(record: RunRecord) -> list[str]:
     found += [n for n in ("steps", "environment", "config") if not isinstance(getattr(record, n), dict)]
     steps = record.steps.items() if isinstance(record.steps, dict) else ()
     found += [f"steps.{kind}" for kind, step in steps if not isinstance(step, dict)]
-    parts = {n: record.config.get(n) for n in PARTS} if isinstance(record.config, dict) else {}
+    parts = {n: record.config.get(n) for n in GROUPS} if isinstance(record.config, dict) else {}
     found += [
         f"config.{n}" for n, p in parts.items() if not isinstance(p, dict) or not isinstance(p.get("params"), dict)
     ]
@@ -236,6 +246,13 @@ def read_records(run: Path) -> list[RunRecord]:
         raise UserError(mistakes)
     place = {cell: at for at, cell in enumerate(read_cells(run))}
     return sorted(found.values(), key=lambda r: (place.get(r.id, len(place)), r.id))
+
+
+def read_grid(run: Path) -> tuple[dict[str, RunRecord], list[str]]:
+    """The records of a run by id, and the cells that left none yet, both in the grid's order and without those that
+    stand beside it."""
+    records = {r.id: r for r in read_records(run) if not is_side(r.id)}
+    return records, [i for i in read_cells(run) if not is_side(i) and i not in records]
 
 
 def write_rows(run: Path, record: RunRecord, rows: Iterable[Mapping[str, Json]]) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.escaping import config_value
 from harness.files import yaml_keys
+from harness.wording import nearest
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -27,6 +28,11 @@ CONFIG_DIR = ("--config-dir", "-cd")
 MULTIRUN = ("--multirun", "-m")
 CFG = ("--cfg", "-c")
 COMPLETION = ("--shell-completion", "-sc")
+OPTIONS = (  # Hydra's
+    "--cfg", "--config-dir", "--config-name", "--config-path", "--experimental-rerun", "--help", "--hydra-help",
+    "--info", "--multirun", "--package", "--resolve", "--run", "--shell-completion", "--version",
+)  # fmt: skip
+LETTERS = ("-c", "-h", "-i", "-m", "-p", "-r", "-s")  # that short ones begin with
 HELP = "(python -m harness --help)"
 ONE_SWEEP = "one sweep a run; run once for each"
 ADDED = ("curve",)  # keys that a grid reads and conf/config.yaml does not have
@@ -46,12 +52,6 @@ APART = {  # what stands in conf/ and is chosen for no grid, and what it is for
 }
 
 Groups = Mapping[str, Mapping[str, Path]]
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """`; did you mean NAME?` where one is near, else `; there is ...` with all of them."""
-    close = get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; there is {', '.join(sorted(known)) or 'none'}"
 
 
 def config_folders(arguments: Sequence[str]) -> list[Path]:
@@ -168,13 +168,12 @@ def _parsed(arguments: Sequence[str]) -> list[Override]:
 
 def _names(override: Override, groups: Groups) -> list[str]:
     """The choices that an override of a group names, those too that a pattern takes."""
-    from hydra.core.override_parser.types import ChoiceSweep, Glob, Transformer
+    from hydra.core.override_parser.types import Glob
 
-    value = "null" if override.value() is None else override.value()
-    if isinstance(value, Glob):
+    if isinstance(value := override.value(), Glob):
         return [str(name) for name in value.filter(sorted(groups.get(override.key_or_group, ())))]
-    given = override.sweep_iterator(Transformer.identity) if isinstance(value, ChoiceSweep) else [value]
-    return [name for v in given if isinstance(name := getattr(v, "text", v), str)]
+    given = ("null" if v is None else getattr(v, "text", v) for v in _given(override))
+    return [name for name in given if isinstance(name, str)]
 
 
 def _unknown(key: str, name: str, known: Sequence[str]) -> str | None:
@@ -219,6 +218,8 @@ def misspelt(arguments: Sequence[str], conf: Path) -> list[str]:
         return [f"{line}: leave it out; a single cell is a grid too" for line in others]
     if {*map(_flag, arguments)} & {*COMPLETION}:
         return []  # what follows is what a shell asks
+    if strange := [a for a in arguments if a.startswith("-") and not _is_option(_flag(a))]:
+        return [f"no such option {a}{nearest(a, [*OPTIONS, '--dry-run'])} {HELP}" for a in strange]
     if "--experimental-rerun" in map(_flag, arguments):
         return ["--experimental-rerun: knows no grids; give the run's own command again"]
     if "--resolve" in arguments and not {*map(_flag, arguments)} & {*CFG, "--help", "-h"}:
@@ -283,6 +284,11 @@ def _other_than_a_grid(arguments: Sequence[str]) -> bool:
     """Whether Hydra is asked for something else, such as to print a configuration."""
     known = (*CONFIG_DIR, *MULTIRUN)
     return any(a.startswith(("-", "hydra.mode=")) and _flag(a) not in known for a in arguments)
+
+
+def _is_option(flag: str) -> bool:
+    """Whether Hydra has an option of this name, or of one that it begins."""
+    return any(name.startswith(flag) for name in OPTIONS) if flag.startswith("--") else flag[:2] in LETTERS
 
 
 def _flag(argument: str) -> str:

@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 
+from harness.escaping import terminal_text
 from harness.launch import Launcher
 from harness.plan import Plan
 from harness.types import WAITS, Cell, Measurement, RunRecord, Status, Step
-from harness.wording import labels
+from harness.wording import labels, number
 
 STATE_STYLE = {"ok": "green", "failed": "bold red", "unsupported": "yellow", "working": "cyan", "waiting": "dim"}
 
@@ -27,9 +27,7 @@ def clock(seconds: float) -> str:
 
 
 def _number(found: Measurement | None) -> str:
-    if found is None:
-        return ""
-    return {"share": f"{found.value:.0%}", "ms": f"{found.value:,.0f} ms"}.get(found.unit, f"{found.value:.1f}")
+    return number(found.value, found.unit).removesuffix(" tok/s") if found else ""
 
 
 class Board:
@@ -75,7 +73,7 @@ class Board:
     def say(self, head: str, told: str) -> None:
         """A line with the time since the start, above the table or into the pipe. Its head is markup; the rest may hold
         anybody's text, and is shown as it is."""
-        self.console.print(f"[dim]{self._clock():>7}[/]  {head}{escape(told)}", highlight=False, soft_wrap=True)
+        self.console.print(f"[dim]{self._clock():>7}[/]  {head}{terminal_text(told)}", highlight=False, soft_wrap=True)
 
     def started(self, step: Step) -> None:
         self.at_work[step.key] = (0.0, "", time.monotonic())
@@ -140,16 +138,16 @@ class Board:
             expand=True,
         )
         for name in ("cell", "state", "step at work", self.primary, self.p95, "tok/s"):
-            table.add_column(escape(name), no_wrap=True)
+            table.add_column(terminal_text(name), no_wrap=True)
         for cell in self.plan.cells:
             table.add_row(*self._row(cell))
         return table
 
     def _row(self, cell: Cell) -> Sequence[str]:
         record = self.records.get(cell.id)
-        name = escape(self._names[cell.id])
+        name = terminal_text(self._names[cell.id])
         if record:
-            why = escape(record.reason[:60]) if record.status is not Status.OK else ""
+            why = terminal_text(record.reason[:60]) if record.status is not Status.OK else ""
             state = f"[{STATE_STYLE[record.status]}]{record.status}[/]"
             return [name, state, why, *(text for _, text in self._numbers(record))]
         keys = self.plan.chains.get(cell.id, {})
@@ -157,7 +155,7 @@ class Board:
             if found := self.at_work.get(key):
                 fraction, note, since = found
                 bar = "━" * round(8 * fraction) + "─" * (8 - round(8 * fraction))
-                at_work = escape(f"{kind} {bar} {note} {clock(time.monotonic() - since)}")
+                at_work = terminal_text(f"{kind} {bar} {note} {clock(time.monotonic() - since)}")
                 return [name, "[cyan]working[/]", at_work, "", "", ""]
         done = sum(1 for key in keys.values() if self.launcher and key in self.launcher.done)
         return [name, "[dim]waiting[/]", f"[dim]{done} of {len(keys)} steps done[/]" if done else "", "", "", ""]

@@ -14,7 +14,7 @@ from harness.measure.cost import cost_per_1000, requests_per_second
 from harness.measure.rounds import pooled
 from harness.plan import Plan, only_rounded
 from harness.store import Store
-from harness.types import RECORD_SCHEMA, Cell, Json, Measurement, RunRecord, Status, Step, StepKind, plain
+from harness.types import MEASURED, RECORD_SCHEMA, Cell, Json, Measurement, RunRecord, Status, Step, StepKind, plain
 
 ONE_STEP = "a classification head answers in one step"
 ONE_BATCH = (
@@ -26,7 +26,6 @@ STOP_TEXTS = (
 )
 ROUNDED = "weights were rounded without calibration (calibration_rows: 0), for sizing only"
 BUILDS = (StepKind.BASE, StepKind.ADAPT, StepKind.QUANTIZE)
-MEASURED = (StepKind.QUALITY, StepKind.LATENCY)
 MACHINE = ("device", "cpu_count", "threads")  # on which a step ran: what its seconds are worth
 
 

@@ -15,31 +15,40 @@ stopped by Ctrl-C.
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 import time
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from harness import ledger
 from harness.components import missing
-from harness.configured import GROUPS, Grid
+from harness.configured import Grid
 from harness.environment import Environment, detect
-from harness.errors import HarnessError, UserError
+from harness.errors import BrokenArtifact, DoesNotFit, UserError
+from harness.escaping import terminal_text, visible
 from harness.grid import carry_out
 from harness.measure.quality import with_ends
 from harness.plan import plan
 from harness.store import Store
 from harness.suite import load as load_suite
-from harness.terminal import outlive_readers, speaker
-from harness.types import Cell, Component, Json, RunRecord, Status, StepKind, SuiteData, canonical, digest, plain
+from harness.terminal import Arguments, ended, speaker
+from harness.types import (
+    GROUPS,
+    Cell,
+    Component,
+    Json,
+    RunRecord,
+    Status,
+    StepKind,
+    SuiteData,
+    canonical,
+    digest,
+    plain,
+)
 from harness.wording import number
 
 INPUTS = ("data", "rows", "content", "component.params", "component.target", "knobs")  # other ones ask another question
@@ -117,20 +126,18 @@ def of_rows(was: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) 
 def _table(title: str, lines: Sequence[tuple[Json, ...]], *columns: str) -> Table:
     table = Table(*columns, title=title, title_justify="left")
     for line in lines:
-        table.add_row(*(escape(str(value)[:120]) for value in line))
+        table.add_row(*(terminal_text(str(value)[:120]) for value in line))
     return table
 
 
 def _told_inputs(record: RunRecord, cell: Cell, data: SuiteData, console: Console) -> None:
     """Says what it takes and what is other here. Raises `UserError` for other inputs."""
     machine = detect()
-    console.print(
-        f"{record.id}: measured on {record.environment.get('hardware')}, seed {record.seed}",
-        highlight=False,
-        markup=False,
-    )
+    told = f"{record.id}: measured on {record.environment.get('hardware')}, seed {record.seed}"
+    console.print(visible(told), highlight=False, markup=False)
     for role, step in record.steps.items():
-        console.print(f"  {role:<9} {step.get('key')}  {step.get('seconds')} s", highlight=False)
+        told = f"  {role:<9} {step.get('key')}  {step.get('seconds')} s"
+        console.print(visible(told), highlight=False, markup=False)
     there = [*of_machines(record, machine), *of_steps(record, cell, data, machine)]
     if there:
         console.print(_table("Other here than where the record was made", there, "what", "record", "here"))
@@ -149,7 +156,7 @@ def _compared(record: RunRecord, before: Path, run: Path, console: Console) -> i
     if again is None:
         raise UserError(f"{run}: the cell left no record {record.id}; give --out a folder of its own")
     if again.status is not Status.OK:
-        console.print(f"the cell {again.status}: {again.reason}", highlight=False, markup=False)
+        console.print(visible(f"the cell {again.status}: {again.reason}"), highlight=False, markup=False)
         return 1
     was, now = ledger.read_rows(before, record), ledger.read_rows(run, again)
     others = of_rows(was, now)
@@ -161,10 +168,11 @@ def _compared(record: RunRecord, before: Path, run: Path, console: Console) -> i
     console.print(_table("Times and memory, not judged", timed, "metric", "record", "here"))
     if others:
         console.print(_table("Rows that came out otherwise", others, "row", "what", "record", "here"))
-    same = sum(a["output"] == b["output"] for a, b in zip(was, now, strict=False))
-    rows = len({name for name, *_ in others})
+    said, differing = {row["id"]: row["output"] for row in now}, {name for name, *_ in others}
+    same = sum(row["id"] in said and said[row["id"]] == row["output"] for row in was)
+    alike = sum(row["id"] not in differing for row in was)
     console.print(
-        f"{len(was)} rows: {len(was) - rows} with the same prompt and scores, {same} answered in the same words; "
+        f"{len(was)} rows: {alike} with the same prompt and scores, {same} answered in the same words; "
         + ("reproduced" if not others else "not reproduced"),
         highlight=False,
     )
@@ -205,28 +213,22 @@ def reproduce(path: Path, out: Path | None, dry_run: bool, console: Console) -> 
         return _compared(record, before, run, console) or code
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code."""
-    outlive_readers()
-    parser = argparse.ArgumentParser("python -m harness.reproduce", description=(__doc__ or "").split("\n\n")[0])
+def _run(arguments: Sequence[str] | None) -> int:
+    told = (__doc__ or "").split("\n\n")
+    parser = Arguments("python -m harness.reproduce", description=told[0], epilog=told[-1])
     parser.add_argument("record", type=Path, help="a records/CELL.json of a run folder")
     parser.add_argument("--out", type=Path, metavar="DIR", help="a new folder (default: outputs/reproduced/TIME)")
     parser.add_argument("--dry-run", action="store_true", help="only say what it takes and what differs here")
-    try:
-        given = parser.parse_args(arguments)
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 2
+    given = parser.parse_args(arguments)
     try:
         return reproduce(given.record, given.out, given.dry_run, speaker())
-    except HarnessError as error:
-        for line in error.mistakes if isinstance(error, UserError) else (f"{given.record}: {error}",):
-            print(f"harness.reproduce: {line}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    except Exception:  # Python's own exit code for it is 1, which says "not reproduced"
-        traceback.print_exc()
-        return os.EX_SOFTWARE
+    except (DoesNotFit, BrokenArtifact) as error:
+        raise UserError(f"{given.record}: {error}") from error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    return ended(lambda: _run(arguments))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.files import parse
+from harness.statistics import group_of
 from harness.types import Json
 
 BLOCK_BYTES = 8 * 2**20  # as much of a file as is parsed at once; a longer line is read by Python
@@ -85,7 +86,7 @@ def groups(rows: Collection[Row]) -> list[Any]:
     """The group of each row, as `harness.statistics.group_of` has it: a row without one is a group of its own."""
     if isinstance(rows, KeptRows):
         return [g or ("row", i) for g, i in zip(rows.groups, rows.ids, strict=True)]
-    return [row.get("group") or ("row", row["id"]) for row in rows]
+    return [group_of(row) for row in rows]
 
 
 def picked(rows: Collection[Row], wanted: Iterable[Json]) -> dict[Json, Row]:

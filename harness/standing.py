@@ -6,9 +6,7 @@ from filelock import Timeout
 
 from harness.plan import Plan
 from harness.store import Store, faults, outdated
-from harness.types import StepKind
-
-MEASURED = (StepKind.QUALITY, StepKind.LATENCY)
+from harness.types import MEASURED
 
 
 def standing(

@@ -251,6 +251,8 @@ def load(suite: Component) -> SuiteData:
     ]
     if type(tokens := p["max_new_tokens"]) is not int or tokens < 1:
         mistakes.append(f"suite.max_new_tokens={tokens!r}: must be a whole number, 1 or more")
+    if type(share := p.get("train_share", 1.0)) not in (int, float) or not 0 < share <= 1:
+        mistakes.append(f"suite.train_share={share!r}: must be a number above 0 and up to 1")
     mode = p.get("leakage", "fail")
     if mode not in MODES:
         mistakes.append(f"leakage={mode!r}: choose one of {', '.join(MODES)}")
@@ -270,7 +272,7 @@ def load(suite: Component) -> SuiteData:
             f"{folder / p['train_file']}: {plural(len(limited), 'row')} of too few groups to set a fifth of them apart "
             "for validation; give 20 groups or more, or raise suite.train_rows"
         )
-    fit = fit[: max(1, round(p.get("train_share", 1.0) * len(fit)))]
+    fit = fit[: max(1, round(share * len(fit)))]
     evaluation = held[: p["eval_rows"]]
     return SuiteData(
         name=suite.name,

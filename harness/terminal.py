@@ -1,11 +1,18 @@
-"""What a command says brings its work to no end: neither a reader who has left nor a terminal of few characters."""
+"""How commands speak and end: what they say brings their work to no end, neither a reader who has left nor a terminal
+of few characters, and what brings it to one is told in the same way by all."""
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+import traceback
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from harness.errors import UserError
+from harness.escaping import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,3 +53,46 @@ def speaker() -> Console:
 
     endless = not (sys.stdout and sys.stdout.isatty()) and "COLUMNS" not in os.environ
     return Console(width=ENDLESS if endless else None)
+
+
+class Arguments(argparse.ArgumentParser):
+    """Of a command line whose mistakes are shown as others are."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(visible(message))
+
+
+def tell(lines: Sequence[str], prefix: str = "harness: ") -> None:
+    """Says lines on stderr, whoever made their text."""
+    for line in lines:
+        print(f"{prefix}{visible(line)}", file=sys.stderr)
+
+
+def _stopped(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: OmegaConf, stopped at a bad moment, fails over its own tidying up."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def ended(work: Callable[[], int]) -> int:
+    """The exit code of a command: that of its work; 2 for mistakes of the user, a line each; 130 where Ctrl-C stopped
+    it; 70 with the traceback for a fault of the harness, for which Python's own is 1, a code that means something."""
+    outlive_readers()
+    try:
+        return work()
+    except UserError as error:
+        tell(error.mistakes)
+        return 2
+    except SystemExit as stop:
+        if isinstance(stop.code, int):
+            return stop.code
+        raise
+    except BaseException as error:
+        if _stopped(error):
+            tell(["stopped"])
+            return 130
+        if not isinstance(error, Exception):
+            raise
+        traceback.print_exc()
+        return os.EX_SOFTWARE

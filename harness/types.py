@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 Json = Any  # what json.dumps takes; a recursive alias buys little and reads badly
 
 RECORD_SCHEMA = 1
+GROUPS = ("model", "adaptation", "quantization", "suite", "engine", "measure")  # whose choices make a cell
 SIDE = re.compile(
     r"again|curve=[\d.e+-]+"
 )  # ends ids of cells beside a grid: the A/A control, a part of a learning curve
@@ -45,6 +47,25 @@ def plain(value: Any) -> Json:
     if isinstance(value, Path):
         return str(value)
     return value.tolist() if hasattr(value, "tolist") else value
+
+
+def finite(value: Json) -> Json:
+    """A value without what JSON cannot hold: numbers that are not finite become null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {k: finite(v) for k, v in value.items()}
+    return [finite(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def knobs(values: Mapping[str, Json], above: str) -> Iterator[tuple[str, Json]]:
+    """The knobs of a part of a configuration by their dotted names, and their values."""
+    for key, value in values.items():
+        name = f"{above}.{key}"
+        if isinstance(value, Mapping):
+            yield from knobs(value, name)
+        else:
+            yield name, value
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +128,9 @@ class StepKind(StrEnum):
     LATENCY = "latency"
 
 
+MEASURED = (StepKind.QUALITY, StepKind.LATENCY)
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One piece of work that several cells may share. `preimage` is all that its key is the hash of."""
@@ -125,7 +149,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A two-sided 95% interval and how it was found (`wilson`, `bootstrap`)."""
+    """A two-sided 95% interval and how it was found (`wilson`, `bootstrap`, `order statistics`)."""
 
     low: float
     high: float
@@ -181,6 +205,11 @@ class RunRecord:
     def value(self, metric: str) -> Measurement | None:
         """The measurement of that name, if it was taken."""
         return next((m for m in self.measurements if m.metric == metric), None)
+
+    def params(self, group: str) -> Mapping[str, Json]:
+        """The knobs of what was chosen in a group; none where the configuration does not tell."""
+        found: Mapping[str, Json] = self.config.get(group, {}).get("params", {})
+        return found
 
     def digest_of(self, kind: str, name: str) -> str:
         """A digest that a step's key rests on, such as `data` of `adapt` or `rows` of `quality`; empty where the record
@@ -279,25 +308,6 @@ class Context:
     dtype: str
     seed: int
     progress: Progress = field(repr=False, compare=False)
-
-
-class Model(Protocol):
-    """Lays a base model down as a Hugging Face directory; returns facts for the manifest."""
-
-    def __call__(self, out: Path, context: Context) -> Mapping[str, Json]: ...
-
-
-class Adaptation(Protocol):
-    """Turns a base model into an adapted one with its prompt recipe; returns facts for the manifest."""
-
-    def __call__(self, base: Path, data: SuiteData, out: Path, context: Context) -> Mapping[str, Json]: ...
-
-
-class Quantization(Protocol):
-    """Compresses a model directory, never learning which adaptation came before it; `calibration` holds
-    chat-templated training rows as text. Returns its proof that it took."""
-
-    def __call__(self, model: Path, calibration: Sequence[str], out: Path, context: Context) -> Mapping[str, Json]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,15 @@
     python -m harness.store du                   bytes by kind, files that builds share counted once
 
 Only folders that are builds by name and place are ever touched, and never one that a running grid needs.
-Exit codes: 0 done and sound, 1 a build is broken, 2 a mistake in the command, 130 stopped by Ctrl-C.
+
+Exit codes: 0 done and sound, 1 a build is broken, 2 a mistake in the command, 70 a fault of the harness itself, 130
+stopped by Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -23,12 +24,12 @@ from pathlib import Path
 
 from filelock import Timeout
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from harness.errors import UserError
+from harness.escaping import terminal_text
 from harness.store import MANIFEST, Store, faults, files_below, read_manifest
-from harness.terminal import outlive_readers, speaker
+from harness.terminal import Arguments, ended, speaker
 from harness.types import StepKind
 
 Inode = tuple[int, int]  # of a device and on it: one file, under however many names
@@ -39,13 +40,12 @@ DAY_S = 86400
 @dataclass(frozen=True, slots=True)
 class Build:
     """A build in a store: its folder, its title (empty where its manifest is broken), when it was last used, whether
-    its files were evicted, whether its version kept no checksums, and the key of the build that it was made from."""
+    its files were evicted, and the key of the build that it was made from."""
 
     folder: Path
     title: str
     used_unix: float
     evicted: bool = False
-    unsummed: bool = False
     made_from: str = ""
 
     @property
@@ -63,7 +63,7 @@ def builds(store: Store) -> list[Build]:
             try:
                 told = read_manifest(folder)
                 above = str(told["preimage"].get("model") or told["preimage"].get("base") or "")
-                found.append(Build(folder, told["title"], used, "evicted_unix" in told, "files" not in told, above))
+                found.append(Build(folder, told["title"], used, "evicted_unix" in told, above))
             except (FileNotFoundError, ValueError):
                 found.append(Build(folder, "", used))
     return sorted(found, key=lambda b: (b.used_unix, b.name))
@@ -145,26 +145,26 @@ def _ls(store: Store, console: Console) -> int:
         state = "in use" if build.folder.name in needed else "evicted" if build.evicted else ""
         days = max(0.0, time.time() - build.used_unix) / DAY_S
         size = _size(occupied_bytes([build.folder]))
-        table.add_row(build.name, escape(build.title), size, f"{days:.1f} days", state if build.title else "broken")
+        table.add_row(
+            build.name, terminal_text(build.title), size, f"{days:.1f} days", state if build.title else "broken"
+        )
     console.print(table)
     return 0
 
 
 def _verify(store: Store, console: Console) -> int:
-    table, there, broken, unknown = Table("build", "what", "broken"), 0, 0, 0
+    table, there, broken = Table("build", "what", "broken"), 0, 0
     for build in builds(store):
         found = faults(build.folder, thorough=True) and faults(build.folder, thorough=True)  # it may just have gone
         if not build.folder.is_dir():
             continue
         there += 1
-        unknown += build.unsummed
         if found:
             broken += 1
-            table.add_row(build.name, escape(build.title), escape("\n".join(found)))
+            table.add_row(build.name, terminal_text(build.title), terminal_text("\n".join(found)))
     if broken:
         console.print(table)
-    told = f", {unknown} without checksums (of an earlier version)" if unknown else ""
-    console.print(f"{there} builds: {broken} broken{told}" + ("; the next grid builds them anew" * bool(broken)))
+    console.print(f"{there} builds: {broken} broken" + ("; the next grid builds them anew" * bool(broken)))
     return 1 if broken else 0
 
 
@@ -186,7 +186,7 @@ def _gc(store: Store, console: Console, keep_days: float) -> int:
     before = occupied_bytes([store.root])
     gone = collect(store, keep_days * DAY_S)
     for build in gone:
-        console.print(f"{build.name}  {escape(build.title)}", highlight=False)
+        console.print(f"{build.name}  {terminal_text(build.title)}", highlight=False)
     console.print(f"{len(gone)} builds taken away, {_size(before - occupied_bytes([store.root]))} freed")
     return 0
 
@@ -198,34 +198,27 @@ def _days(text: str) -> float:
     return days
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code."""
-    outlive_readers()
+def _run(arguments: Sequence[str] | None) -> int:
     told = (__doc__ or "").split("\n\n")
-    parser = argparse.ArgumentParser("python -m harness.store", description=told[0])
+    parser = Arguments("python -m harness.store", description=told[0], epilog=told[-1])
     parser.add_argument("--store", type=Path, default=Path(".harness/store"), metavar="DIR")
-    whole = argparse.ArgumentParser(add_help=False)
+    whole = Arguments(add_help=False)
     whole.add_argument("--store", type=Path, default=argparse.SUPPRESS, metavar="DIR")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, about in (("ls", "every build"), ("verify", "read every byte"), ("du", "bytes by kind")):
         commands.add_parser(name, help=about, parents=[whole])
     gc = commands.add_parser("gc", help="take away what was long unused", parents=[whole])
     gc.add_argument("--keep-days", type=_days, required=True, metavar="N", help="keep what was used within N days")
-    try:
-        given = parser.parse_args(arguments)
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 2
+    given = parser.parse_args(arguments)
     store, console = Store(given.store), speaker()
-    try:
-        if not any((store.root / kind).is_dir() for kind in StepKind):
-            raise UserError(f"{store.root}: not a store (no base/, adapt/ ... in it); give one with --store DIR")
-        if given.command == "gc":
-            store.prepare("give another with --store DIR")
-            return _gc(store, console, given.keep_days)
-        return {"ls": _ls, "verify": _verify, "du": _du}[given.command](store, console)
-    except UserError as error:
-        for line in error.mistakes:
-            print(f"harness.store: {line}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    if not any((store.root / kind).is_dir() for kind in StepKind):
+        raise UserError(f"{store.root}: not a store (no base/, adapt/ ... in it); give one with --store DIR")
+    if given.command == "gc":
+        store.prepare("give another with --store DIR")
+        return _gc(store, console, given.keep_days)
+    return {"ls": _ls, "verify": _verify, "du": _du}[given.command](store, console)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    return ended(lambda: _run(arguments))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from typing import Protocol
 
 from harness.types import id_parts
@@ -67,6 +68,12 @@ def edge(value: float, unit: str, side: str) -> str:
         step = max(step, 1e6 if value >= 1e6 else 1e3)  # `size` says these whole
     whole = (math.floor if side == "below" else math.ceil)(round(value / step, 6)) * step
     return f"{100 * whole:.1f}{'%' if unit == 'share' else ' points'}" if percent else number(whole, unit)
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """`; did you mean NAME?` where one is near, else `; there is ...` with all of them."""
+    close = get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; there is {', '.join(sorted(known)) or 'none'}"
 
 
 def plural(count: int, noun: str) -> str:

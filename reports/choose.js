@@ -39,12 +39,13 @@ const decisionRule = (() => {
     return -c.quality;
   }
 
-  function upper(c, policy, volume, hourly) {
+  function half(c, policy, hourly) {
+    const pace = Math.log(policy.pace);
     if (policy.objective === COST && c.cost) {
-      return usd(c.cost, volume, hourly) + hourly * c.cost.spread * c.cost.serving_usd_per_1000;
+      return hourly * c.cost.serving_usd_per_1000 * Math.hypot(Math.log1p(c.cost.spread), pace);
     }
-    if (policy.objective === P95 && !isNone(c.p95_high_ms)) return c.p95_high_ms;
-    return score(c, policy, volume, hourly);
+    if (policy.objective === P95 && !isNone(c.p95_ms)) return c.p95_ms * Math.hypot(c.p95_spread, pace);
+    return 0;
   }
 
   function counts(c, volume, hourly) {
@@ -75,8 +76,8 @@ const decisionRule = (() => {
     let front = best, tied = same;
     if (ordered) {
       front = least(good, (a, b) => at(a) - at(b) || simple(a, b));
-      const limit = upper(front, policy, volume, hourly);
-      tied = [...new Set([...good, ...same])].filter((c) => at(c) <= limit);
+      const gap = (c) => facts.apart * Math.hypot(half(front, policy, hourly), half(c, policy, hourly));
+      tied = [...new Set([...good, ...same])].filter((c) => at(c) <= at(front) + gap(c));
     }
     const able = tied.filter((c) => !ordered || good.includes(c) || c.rank < front.rank);
     let chosen = least(able, (a, b) => a.rank - b.rank || at(a) - at(b) || byText(a.id, b.id));

@@ -11,9 +11,9 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from harness.configured import GROUPS, component
+from harness.configured import component
 from harness.environment import Environment
-from harness.types import Cell, Json, SuiteData, digest, plain
+from harness.types import GROUPS, Cell, Json, SuiteData, digest, plain
 from tests.grids import ROOT
 
 ADAPTATIONS = ("prompt_rag", "lora", "full_ft")

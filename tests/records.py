@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from harness.statistics import bootstrap_quantile, wilson
+from harness.statistics import quantile_interval, wilson
 from harness.types import Interval, Measurement, RunRecord, Status
 
 ADAPTATIONS = ("prompt_rag", "lora", "full_ft")
@@ -76,7 +76,7 @@ def _measurements(adaptation: str, quantization: str, made: list[dict[str, Any]]
         for text, q in (("p50", 0.5), ("p95", 0.95)):
             value = sorted(samples)[int(q * 23)]
             found.append(
-                Measurement(f"{name}/{text}", value, "ms", "lower", 24, bootstrap_quantile(samples, q), samples)
+                Measurement(f"{name}/{text}", value, "ms", "lower", 24, quantile_interval(samples, q), samples)
             )
     size = BYTES[quantization]
     cost = 0.021 * slow + {"prompt_rag": 0, "lora": 0.0011, "full_ft": 0.0023}[adaptation]

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -192,6 +193,18 @@ def test_heavy_libraries_are_imported_where_they_are_used(module: str) -> None:
     assert not found & HEAVY
 
 
+def test_what_rich_prints_goes_through_one_escape() -> None:
+    """`terminal_text`, which leaves no control characters either."""
+    trees = {m: ast.parse(file.read_text(encoding="utf-8")) for m, file in MODULES.items()}
+    statements = {
+        m: [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+        for m, tree in trees.items()
+    }
+    assert [m for m, found in statements.items() if "rich.markup" in chain.from_iterable(map(names, found))] == [
+        "escaping"
+    ]
+
+
 def test_the_preload_imports_what_steps_import() -> None:
     """A formatter that takes these imports for unused makes every step wait for them again."""
     tree = ast.parse(MODULES["preload"].read_text(encoding="utf-8"))
@@ -211,8 +224,7 @@ from harness.resources import resource
 for file in resource("conf").glob("*/*.yaml"):
     targets = [line.split()[1] for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("_target_")]
     for target in targets:
-        if target != '""':
-            resolve(target)
+        resolve(target)
 print(" ".join(sorted({name.partition(".")[0] for name in sys.modules})))
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

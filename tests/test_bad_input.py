@@ -22,16 +22,17 @@ from omegaconf import OmegaConf
 
 from harness.adapt.full_ft import FullFt
 from harness.adapt.lora import Lora
-from harness.configured import FREE_DISK_BYTES, GROUPS, _beside, _cells, _price, _room, component
+from harness.configured import FREE_DISK_BYTES, _beside, _cells, _price, _room, component
 from harness.environment import detect
 from harness.errors import UserError
 from harness.ledger import alone, run_folder
+from harness.loading import KERNELS
 from harness.quantize.awq import Awq
 from harness.quantize.gptq import Gptq
 from harness.quantize.int8 import Int8
 from harness.resources import resource
 from harness.store import Store
-from harness.types import id_parts, is_side
+from harness.types import GROUPS, id_parts, is_side
 from tests.building import step
 from tests.grids import HELP, ROOT, python, told
 
@@ -260,8 +261,14 @@ def test_what_is_needed_cannot_be_left_out(tmp_path: Path) -> None:
          ["suite.eval_rows='abc': must be a whole number above 0, or null for all rows; profile.eval_rows sets it too",
           "eager: batch_size='abc': must be int"]),
         (("adaptation.top_k=-1", "adaptation.few_shot=-1"),
-         ["adaptation.few_shot=-1: must be a whole number, 0 or more",
-          "adaptation.top_k=-1: must be a whole number, 1 or more"]),
+         ["prompt_rag: few_shot=-1: must be 0 or more; top_k=-1: must be 1 or more"]),
+        (("adaptation.few_shot=2.5",), ["prompt_rag: few_shot=2.5: must be int"]),
+        (("adaptation=lora", "adaptation.top_k=0"), ["lora: top_k=0: must be 1 or more"]),
+        (("engine.int4_kernel=qqq", "engine.min_prefix=-5"), ["eager: min_prefix=-5: must be 0 or more"]),
+        (("engine.int4_kernel=qqq",), [f"eager: int4_kernel='qqq': choose one of {', '.join(KERNELS)}"]),
+        (("engine=graph", "engine.int4_kernel=qqq"),
+         [f"graph: int4_kernel='qqq': choose one of {', '.join(KERNELS)}"]),
+        (("engine.compact_below=-1",), ["eager: compact_below=-1: must be 0 or more"]),
         (("profile=null", "engine=null"),
          [f"profile=null: no such choice; there is quick, standard, thorough {HELP}",
           f"engine=null: no such choice; there is eager, graph {HELP}"]),
@@ -309,9 +316,10 @@ def test_a_command_that_is_stopped_before_it_begins_says_so(tmp_path: Path, way:
 
 def test_an_output_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     """Though whoever asks may write there by its rights."""
-    (line,) = told(tmp_path, "outputs=/proc/out", "model=dummy_tiny")
-    assert line.startswith("output folder /proc/out/single/")
-    assert line.endswith("; set outputs=DIR")
+    for more in ([], ["--dry-run"]):
+        (line,) = told(tmp_path, "outputs=/proc/out", "model=dummy_tiny", *more)
+        assert line.startswith("output folder /proc/out/single/")
+        assert line.endswith("; set outputs=DIR")
 
 
 def test_a_temporary_folder_too_deep_for_a_socket_is_told(tmp_path: Path) -> None:
@@ -372,7 +380,10 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path: Path, as
     assert cells[0] == "  prompt_rag/fp16  4 steps to do"
     assert len(cells) == 15
     assert steps == "steps to do: 1 base, 3 adapt, 15 quantize, 15 latency"
-    told = rf"rows of support_tone: 105 training, 23 validation, \d+ articles, {groups} evaluation, in {groups} groups"
+    told = (
+        r"rows of support_tone: 105 training rows \(105 groups\), 23 validation rows \(23 groups\), "
+        rf"{groups} evaluation rows \({groups} groups\), 36 articles"
+    )
     assert re.fullmatch(told, rows)
     assert last == "nothing was built or written"
 

@@ -20,7 +20,7 @@ from harness.check.trial import Verdict
 from harness.errors import UserError
 from harness.overrides import misspelt
 from harness.statistics import place
-from harness.types import Measurement, RunRecord, Status
+from harness.types import GROUPS, Measurement, RunRecord, Status
 from tests import gates
 from tests.grids import ROOT
 
@@ -529,8 +529,15 @@ def test_another_prompt_is_a_candidate_like_any(tmp_path: Path, baseline: Path) 
         (["--model", "no/such", "--baseline", "BASE"], "no such folder"),
         (["RUN", "--baseline", "BASE", "--cell", "no/such"], "not in"),
         (["RUN", "--baseline", "BASE", "--rules", "nope"], "there is answers_only, default, pull_request, strict"),
-        (["RUN", "--baseline", "BASE", "--set", "quality.margn=0.1"], "unknown key quality.margn"),
-        (["RUN", "--baseline", "BASE", "--set", "quality.margin=much"], "quality.margin is 'much'"),
+        (
+            ["RUN", "--baseline", "BASE", "--set", "qualty.margin=1"],
+            "--set qualty.margin: no such key; did you mean qual",
+        ),
+        (
+            ["RUN", "--baseline", "BASE", "--set", "quality.margin=x"],
+            "--set quality.margin: is 'x'; give a number from 0",
+        ),
+        (["RUN", "--baseline", "BASE", "--set", "quality.scores=[a"], "--set quality.scores=[a: cannot be read (while"),
         (["RUN", "--baseline", "BASE", "--set", "latency.limit=1.05"], "must lie above latency.noise"),
         (["RUN", "--baseline", "BASE", "--set", "alpha"], "give KEY=VALUE"),
     ],
@@ -552,7 +559,7 @@ def test_rules_of_ones_own_need_only_what_differs(tmp_path: Path) -> None:
         memory=replace(usual.memory, blocks=False),
     )  # fmt: skip
     mine.write_text("memory: null\nalpah: 0.1\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"unknown key alpah(.|\n)*memory is None; give its keys"):
+    with pytest.raises(UserError, match=r"alpah: unknown key(.|\n)*memory is None; give its keys"):
         rules.load(str(mine))
 
 
@@ -734,7 +741,7 @@ def test_overrides_are_read_back_as_they_were() -> None:
 
     values = {"a": None, "b": True, "c": 1e-5, "d": 'it\'s a "test": x=1, y', "e": [1, 8], "f": {"g": "x"}, "h": "C:\\"}
     part = {"name": "lora", "target": "", "params": values}
-    config = dict.fromkeys(fresh.GROUPS, part) | {"seed": 3, "profile": "quick"}
+    config = dict.fromkeys(GROUPS, part) | {"seed": 3, "profile": "quick"}
     made = fresh.overrides(config, "/a b/c=d", ["engine=eager", "adaptation.c=0.5"])
     parsed = OverridesParser.create().parse_overrides(made)
     found = {o.key_or_group: o.value() for o in parsed}
@@ -767,14 +774,14 @@ def test_a_fresh_checkpoint_is_one_cell_for_each_of_the_baseline(
 @pytest.mark.parametrize(
     ("given", "rows", "own"),
     [
-        (["--budget", "adaptation=as_is"], None, ["adaptation=as_is"]),
-        (["--budget", "adaptation=as_is", "seed=1"], None, ["seed=1", "adaptation=as_is"]),
+        (["--budget", "adaptation=as_is"], math.inf, ["adaptation=as_is"]),
+        (["--budget", "adaptation=as_is", "seed=1"], math.inf, ["seed=1", "adaptation=as_is"]),
         (["adaptation=as_is", "--budget", "120"], 120, ["adaptation=as_is"]),
         (["--budget=120", "adaptation=as_is"], 120, ["adaptation=as_is"]),
     ],
 )
 def test_a_budget_leaves_overrides_to_the_grid(
-    tmp_path: Path, baseline: Path, monkeypatch: pytest.MonkeyPatch, given: list[str], rows: int | None, own: list[str]
+    tmp_path: Path, baseline: Path, monkeypatch: pytest.MonkeyPatch, given: list[str], rows: float, own: list[str]
 ) -> None:
     seen: list[Any] = []
 
@@ -782,7 +789,7 @@ def test_a_budget_leaves_overrides_to_the_grid(
         seen.append(list(changes))
         return subject.Side("", tuple(replace(c, rows=tuple(fresh._rows(c, *(part or (0, 1))))) for c in base.cells))
 
-    def within_budget(base: subject.Side, limits: rules.Rules, most: int | None, measure: Any) -> Any:
+    def within_budget(base: subject.Side, limits: rules.Rules, most: float, measure: Any) -> Any:
         seen.append(most)
         return whole(base, limits, most, measure)
 
@@ -795,10 +802,12 @@ def test_a_budget_leaves_overrides_to_the_grid(
 
 
 def test_a_budget_that_is_no_number_is_told(baseline: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(["--model", "x", "--baseline", str(baseline), "--budget", "many"])
-    assert stopped.value.code == 2
+    asked = ["--model", "x", "--baseline", str(baseline), "--budget"]
+    assert main([*asked, "many"]) == 2
     assert "'many' is no number of rows" in told(capsys)
+    for rows in ("0", "-5"):
+        assert main([*asked, rows]) == 2
+        assert told(capsys) == f"harness: --budget {rows}: give a number of rows above 0, or none for all\n"
 
 
 def test_a_budget_stops_when_the_verdict_is_certain(baseline: Path) -> None:
@@ -815,14 +824,14 @@ def test_a_budget_stops_when_the_verdict_is_certain(baseline: Path) -> None:
 
         return part
 
-    candidate, found = fresh.within_budget(side, limits, None, measure(side.cells[0].rows))
+    candidate, found = fresh.within_budget(side, limits, math.inf, measure(side.cells[0].rows))
     assert (found.exit_code, len(asked)) == (0, 2)
     assert asked == [(0.0, 0.25), (0.25, 0.5)]
     assert 0.35 < found.share < 0.65
     assert len(candidate.cells[0].rows) == round(found.share * 200)
     bad = tuple(replace(r, finished=False, answer="") for r in side.cells[0].rows)
     asked.clear()
-    _, found = fresh.within_budget(side, limits, None, measure(bad))
+    _, found = fresh.within_budget(side, limits, math.inf, measure(bad))
     assert (found.exit_code, len(asked)) == (1, 1)
     asked.clear()
     few = tuple(
@@ -848,7 +857,7 @@ def test_a_budget_waits_for_cells_whose_rows_come_late(baseline: Path) -> None:
         some = ((c, tuple(fresh._rows(c, *part))) for c in both.cells)
         return subject.Side("", tuple(replace(c, rows=rows) for c, rows in some if rows))
 
-    _, found = fresh.within_budget(both, limits, None, measure)
+    _, found = fresh.within_budget(both, limits, math.inf, measure)
     assert looks == [1, 2, 3, 4]
     assert (found.exit_code, found.share) == (0, 1.0)
 

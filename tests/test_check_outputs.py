@@ -16,7 +16,7 @@ from rich.console import Console
 
 from harness.check import outputs, rules, subject
 from harness.check.judge import judge
-from harness.check.trial import Judgement
+from harness.check.trial import Judgement, Trial
 from tests import gates
 
 WHEN = "2026-11-25T01:02:03"
@@ -152,6 +152,18 @@ def test_the_terminal_tells_the_same(hostile: Judgement) -> None:
     assert outputs.headline(hostile) in text
     assert "(exit 1)" in text
     assert "\x1b" not in text
+
+
+@pytest.mark.parametrize(
+    ("metric", "unit", "value", "said"),
+    [
+        ("e2e_ms", "×", 4788.8, "4.79 s"), ("ttft_ms", "×", 99.0, "99.0 ms"), ("quality/x", "points", 0.915, "91.5%"),
+        ("memory_bytes/peak_rss", "×", 1.06e9, "1.06 GB"), ("output_tokens/mean", "×", 47.0, "47.0"),
+    ],
+)  # fmt: skip
+def test_numbers_have_the_digits_of_a_report(metric: str, unit: str, value: float, said: str) -> None:
+    trial = Trial("c", metric, True, unit, before=value, after=value)
+    assert outputs.told(value, trial) == said
 
 
 def test_why_is_told_once_of_all_the_metrics_of_a_cell_passes_too(tmp_path: Path) -> None:

@@ -342,7 +342,36 @@ def test_a_slower_run_has_its_ratio_with_an_interval(tmp_path: Path) -> None:
     ratio = next(r for r in page["changes"][0]["ratios"] if r["title"] == "Whole 32-token answer p50")
     assert ratio["ratio"] == "2.00×"
     low, high = (float(v) for v in ratio["interval"].split(" to "))
-    assert 1.5 < low < 2 < high < 2.7
+    assert (low, high) == pytest.approx((2 / 1.1, 2 * 1.1), abs=0.01), "the same prompts, so the pace alone"
+    assert "a whole run may be 10% slower" in against.markdown(page)
+
+    def drifted(r: RunRecord) -> RunRecord:
+        drift = Measurement("round_drift", 1.5, "×", "lower", 2)
+        return replace(slower(r), measurements=(*slower(r).measurements, drift))
+
+    wide = against.view(compare.read([run(tmp_path / "c"), run(tmp_path / "d", drifted)]))
+    ratio = next(r for r in wide["changes"][0]["ratios"] if r["title"] == "Whole 32-token answer p50")
+    assert float(ratio["interval"].split(" to ")[1]) >= 3
+
+
+@pytest.mark.parametrize(
+    ("requests", "n", "whole", "parts"),
+    [
+        (3, 3, 3, [[0], [1], [2]]),
+        (3, 3, 6, [[0, 3], [1, 4], [2, 5]]),
+        (3, 6, 6, [[0, 3], [1, 4], [2, 5]]),  # as earlier versions counted rounds
+        (3, 2, 6, [[0, 2, 3, 5], [1, 4]]),
+    ],
+)
+def test_samples_of_a_time_are_told_apart_by_prompt(requests: int, n: int, whole: int, parts: list[list[int]]) -> None:
+    def timed(name: str, count: int) -> Measurement:
+        return Measurement(f"{name}/p50", 1.0, "ms", "lower", n, None, tuple(map(float, range(count))))
+
+    r = with_config("measure", latency={"requests": requests})(records.record("lora", "fp16"))
+    r = replace(r, measurements=(timed("e2e_ms", whole), timed("itl_ms", 2 * whole)))
+    assert compare._by_prompt(r, "e2e_ms") == parts
+    assert compare._by_prompt(r, "itl_ms") == [[t for n in part for t in (2 * n, 2 * n + 1)] for part in parts]
+    assert compare._by_prompt(r, "ttft_ms") == []
 
 
 def test_runs_without_a_common_cell_and_one_run_twice_are_mistakes(

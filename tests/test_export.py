@@ -329,9 +329,7 @@ def test_mistakes_are_told_with_their_mends(ran: Ran, tmp_path: Path, capsys: py
     assert "No recommendation" in (err := says())
     assert "name a cell with --cell; there is lora/fp16, lora/gptq" in err
     assert "not a run folder" in says(run=tmp_path)
-    with pytest.raises(SystemExit, match="2"):
-        says("--check-rows", "-5")
-    assert "--check-rows -5: must be 0 or more" in capsys.readouterr().err
+    assert "--check-rows -5: must be 0 or more" in says("--check-rows", "-5")
     failed = records.ended("lora", "awq", Status.FAILED, "out of memory")
     ledger.write_record(tmp_path / "run", failed)
     assert "the cell failed (out of memory)" in says("--cell", "lora/awq", run=tmp_path / "run")
@@ -348,6 +346,17 @@ def test_best_is_the_recommended_cell(tmp_path: Path, capsys: pytest.CaptureFixt
         ledger.write_rows(tmp_path, r, made[r.id])
     assert main([str(tmp_path), "--to", str(tmp_path / "out")]) == 2, "made-up records have no builds"
     assert "the weights of smollm2_135m/lora/" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["store: [1, 2\n", "- a\n", "store: ${nowhere}\n"])
+def test_a_spoiled_configuration_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+    one = records.record("lora", "int8", records.rows("lora", "int8", 2))
+    ledger.write_record(tmp_path, one)
+    (tmp_path / "config.yaml").write_text(text)
+    assert main([str(tmp_path), "--cell", one.id, "--to", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"harness: {tmp_path}/config.yaml: ")
+    assert line.endswith("; give --store DIR")
 
 
 @pytest.mark.parametrize("of", ["seeds", "suites"])

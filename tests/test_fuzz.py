@@ -25,7 +25,7 @@ from harness.environment import Environment
 from harness.errors import UserError
 from harness.files import yaml_keys
 from harness.overrides import unreadable
-from harness.store import MANIFEST, Store, faults
+from harness.store import MANIFEST, Store, faults, sealed
 from harness.suite import load
 from harness.suites.new import read_table, shaped
 from harness.types import Component, SuiteData
@@ -105,7 +105,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     made = records.rows("lora", "int8", 2)
     ledger.write_cells(folder, ["a", "b"])
-    ledger.write_leakage(folder, {"s": {"rows": {}, "overlaps": [], "mode": "fail"}})
+    ledger.write_leakage(folder, {"s": {"rows": {"evaluation": 2}, "overlaps": [], "mode": "fail"}})
     ledger.write_rows(folder, records.record("lora", "int8", made), made)
     ledger.write_record(folder, records.record("lora", "int8", made))
     return folder
@@ -160,13 +160,14 @@ def test_spoilt_manifests(tmp_path: Path, how: tuple[str, float, bytes]) -> None
 @given(place=anywhere, value=anything)
 @fuzzed
 def test_manifests_of_another_make(tmp_path: Path, place: float, value: Any) -> None:
-    """Without a digest, as an earlier version wrote them."""
+    """With a digest of their own, as another version may write them."""
     store, one = Store(tmp_path), step(0)
     if not store.folder(one).exists():
         store.build(one, lambda out: work(0, out), {})
         (tmp_path / "kept").write_bytes((store.folder(one) / MANIFEST).read_bytes())
     bare = {k: v for k, v in json.loads((tmp_path / "kept").read_bytes()).items() if k != "digest"}
-    (store.folder(one) / MANIFEST).write_text(json.dumps(grafted(bare, place, value)))
+    made = grafted(bare, place, value)
+    (store.folder(one) / MANIFEST).write_text(json.dumps(sealed(made) if isinstance(made, dict) else made))
     assert faults(store.folder(one), thorough=True) or store.manifest(one)
 
 

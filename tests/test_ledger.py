@@ -101,6 +101,25 @@ def test_a_broken_record_is_named_with_its_mend(tmp_path: Path, text: str) -> No
     assert "run again" in caught.value.mistakes[0]
 
 
+@pytest.mark.parametrize(
+    "found",
+    [
+        [], {"x": {}}, {"x": None}, {"x": {"rows": {}, "overlaps": [], "mode": "fail"}},
+        {"x": {"rows": {"evaluation": 1}, "overlaps": [{"row": "a"}], "mode": "fail"}},
+        {"x": {"rows": {"evaluation": 1}, "overlaps": [["exact", 1, "training", "b"]], "mode": "fail"}},
+        {"x": {"rows": {"evaluation": 1}, "overlaps": [], "mode": 1}},
+    ],
+)  # fmt: skip
+def test_overlaps_of_another_shape_are_told(tmp_path: Path, found: Any) -> None:
+    pair = {"kind": "near", "row": "a", "source": "training", "other": "b", "similarity": 0.9}
+    kept = {"x": {"rows": {"evaluation": 1}, "overlaps": [pair], "mode": "warn"}}
+    ledger.write_leakage(tmp_path, kept)
+    assert ledger.read_leakage(tmp_path) == kept
+    ledger.write_leakage(tmp_path, found)
+    with pytest.raises(UserError, match=r"leakage\.json: not overlaps by suite; delete it, the report then says that"):
+        ledger.read_leakage(tmp_path)
+
+
 def test_a_broken_row_is_named_by_its_number(tmp_path: Path) -> None:
     one = records.record("lora", "int8", records.rows("lora", "int8", 2))
     ledger.write_rows(tmp_path, one, records.rows("lora", "int8", 2))

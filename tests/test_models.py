@@ -206,10 +206,10 @@ def test_a_package_is_searched_without_being_imported(tmp_path: Path, monkeypatc
     ("params", "lines"),
     [
         ({"id": "a/b", "revsion": "x"}, ["hf: no knob 'revsion'; did you mean revision?"]),
-        ({"qqq": 1}, ["hf: no knob 'qqq'; there is id, note, revision, score_quality", "hf: id must be given"]),
+        ({"qqq": 1}, ["hf: no knob 'qqq'; there is id, note, revision", "hf: id must be given"]),
         ({"id": 7}, ["hf: id=7: must be str"]),
-        ({"id": "a/b", "revision": 1.5, "score_quality": "maybe"},
-         ["hf: revision=1.5: must be str | None", "hf: score_quality='maybe': must be bool"]),
+        ({"id": "a/b", "revision": 1.5, "note": 7},
+         ["hf: revision=1.5: must be str | None", "hf: note=7: must be str"]),
     ],
 )  # fmt: skip
 def test_knobs_are_held_against_the_class(params: dict[str, object], lines: list[str]) -> None:

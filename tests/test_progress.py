@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from harness import grid as whole
 from harness.plan import plan
 from harness.progress import Board
 from harness.store import MANIFEST, Store, sealed, write_json
-from harness.types import WAITS, Component, Status, StepKind
+from harness.types import WAITS, Component, Measurement, Status, StepKind
 from tests import records
 from tests.cells import MACHINE, cell, data_of
 
@@ -54,6 +55,14 @@ def test_lines_show_the_text_of_others_as_it_is(console: Console) -> None:
     assert all("[int4, int8]" in line for line in lines[:5])
     assert [word for word in ("half", "ended", "cell") if f"{word} {ODD}" in said(console)] == ["half", "ended", "cell"]
     assert f"a/b/c/d/{TARGETS}" in lines[5]
+
+
+def test_a_cells_numbers_are_said_as_its_report_says_them(console: Console) -> None:
+    heard, _ = board(console)
+    slow = records.with_value(records.record("lora", "int8"), "e2e_ms/p95", 9466.4)
+    rate = Measurement("throughput_tokens_per_s", 7.0, "tok/s", "higher", 4)
+    heard.cell(replace(slow, measurements=(rate, *slow.measurements)))
+    assert "  p95, 4 tokens 9.47 s  tok/s 7.00\n" in re.sub(r"p95, \d+ tokens", "p95, 4 tokens", said(console))
 
 
 def test_the_table_shows_the_text_of_others_as_it_is(console: Console) -> None:

@@ -107,11 +107,11 @@ def test_what_cannot_be_reproduced_is_told(tmp_path: Path, capsys: pytest.Captur
     for path in (tmp_path / "none.json", tmp_path / "bad.json", *sorted((tmp_path / "records").iterdir())):
         assert main([str(path), "--out", str(tmp_path / "out")]) == 2
         told.append(capsys.readouterr().err)
-    assert all(line.startswith("harness.reproduce: ") and line.count("\n") == 1 for line in told)
+    assert all(line.startswith("harness: ") and line.count("\n") == 1 for line in told)
     mend = "give a file of outputs/<sweep>/<time>/records/"
-    assert told[0] == f"harness.reproduce: {tmp_path / 'none.json'}: no such record; {mend}\n"
+    assert told[0] == f"harness: {tmp_path / 'none.json'}: no such record; {mend}\n"
     assert main([str(tmp_path)]) == 2
-    assert capsys.readouterr().err == f"harness.reproduce: {tmp_path}: a folder, no record; {mend}\n"
+    assert capsys.readouterr().err == f"harness: {tmp_path}: a folder, no record; {mend}\n"
     assert "only an ok one can be reproduced" in told[2]
     assert "nothing was scored in that cell" in told[3]
     assert "its rows are not beside it" in told[4]
@@ -143,7 +143,7 @@ def test_stopping_it_is_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("error", "code", "told"),
     [
-        (BrokenArtifact("a build changed"), 2, "harness.reproduce: record.json: a build changed\n"),
+        (BrokenArtifact("a build changed"), 2, "harness: record.json: a build changed\n"),
         (RuntimeError("a fault of ours"), 70, "RuntimeError: a fault of ours\n"),
     ],
 )
@@ -168,6 +168,22 @@ def test_the_record_made_anew_is_found_beside_others(tmp_path: Path) -> None:
     out = gates.run(tmp_path / "out", (other, gates.worse(made, 0.5)), (one, made))
     console = Console(file=io.StringIO(), width=200)
     assert _compared(one, out, out, console) == 0
-    assert console.file.getvalue().count(" GB ") == 2  # type: ignore[attr-defined]
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert said.count(" GB ") == 2
+    assert "20 rows: 20 with the same prompt and scores, 20 answered in the same words; reproduced" in said
     with pytest.raises(UserError, match="left no record"):
         _compared(gates.cell(made, "prompt_rag"), out, out, Console(quiet=True))
+
+
+def test_rows_are_counted_by_their_ids_and_shown_as_they_are(tmp_path: Path) -> None:
+    """Of five rows the first is gone, the last is said in other words, and one is new."""
+    made = [{**row, "id": f"{row['id']}\x1b[31m"} for row in gates.rows(n=6)]
+    one = gates.cell(made)
+    before, after = made[:5], [*made[1:4], {**made[4], "output": "In other words."}, made[5]]
+    first, second = (gates.run(tmp_path / name, (one, rows)) for name, rows in (("before", before), ("after", after)))
+    console = Console(file=io.StringIO(), width=200)
+    assert _compared(one, first, second, console) == 1
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "5 rows: 4 with the same prompt and scores, 3 answered in the same words; not reproduced" in said
+    assert "row-000⟨U+001B⟩[31m" in said
+    assert "\x1b" not in said

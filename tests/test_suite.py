@@ -266,6 +266,11 @@ def test_a_limit_of_tokens_that_is_none_is_told(folder: Path, value: Any) -> Non
     assert told(folder, max_new_tokens=value) == [f"suite.max_new_tokens={value!r}: must be a whole number, 1 or more"]
 
 
+@pytest.mark.parametrize("value", [0, -0.5, 1.5, "abc", None, True, float("nan")])
+def test_a_share_of_the_training_rows_that_is_none_is_told(folder: Path, value: Any) -> None:
+    assert told(folder, train_share=value) == [f"suite.train_share={value!r}: must be a number above 0 and up to 1"]
+
+
 def test_limits_take_the_first_rows(folder: Path) -> None:
     data = read(folder, train_rows=36, eval_rows=3)
     assert {r["id"] for r in (*data.train, *data.validation)} == {f"t{n}" for n in range(36)}

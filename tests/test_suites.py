@@ -61,7 +61,13 @@ NAMES = ("--message", "ticket", "--reply", "answer", "--group", "customer")
 
 def test_a_csv_becomes_a_suite_that_the_grid_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["new", "mine", "--from", str(table()), *NAMES, "--system", "You answer for ${company}: kindly."]) == 0
-    assert "training and" in capsys.readouterr().out
+    made = capsys.readouterr().out
+    counts = re.search(
+        r"\d+ training rows \((\d+) groups\) and \d+ evaluation rows \((\d+) groups\) from rows.csv", made
+    )
+    assert counts
+    assert sum(map(int, counts.groups())) == 40, "each side has its own"
+    assert counts[0] in Path("suites/mine/card.md").read_text()
     rows = {
         s: [json.loads(x) for x in Path(f"suites/mine/{s}.jsonl").read_text().splitlines()] for s in ("train", "eval")
     }
@@ -498,7 +504,7 @@ def test_a_task_that_lm_eval_brings_along_needs_no_scorers(capsys: pytest.Captur
         Path("suites/mine", name).unlink()
     assert main(["check", "mine"]) == 0
     told = capsys.readouterr()
-    assert "validation and the evaluation rows of lm-eval's task arc_easy, 0 articles; deciding score acc" in told.out
+    assert "groups) and the evaluation rows of lm-eval's task arc_easy, 0 articles; deciding score acc" in told.out
     assert "mine: 0 mistakes, 1 warning" in told.out  # of its card
 
 
@@ -708,6 +714,40 @@ def test_replies_that_are_json_are_compared_as_json(capsys: pytest.CaptureFixtur
     assert "row 'x': reply is no JSON object or list; mend it" in capsys.readouterr().err
 
 
+SENTENCE = "Thank you for asking; we will look into order {} and write to you today."
+
+
+@pytest.mark.parametrize(
+    ("reply", "decides"),
+    [
+        (SENTENCE, "word_f1"),
+        ("ご注文{}番のお問い合わせをありがとうございます。本日中に担当者が確認し、必ずご連絡いたします。", "word_f1"),
+        ("Answer {}.", "exact"),
+        ('{{"n": {}, "why": "because it was asked for in so many words"}}', "exact"),
+    ],
+)
+def test_free_text_need_not_be_met_word_for_word(reply: str, decides: str, capsys: pytest.CaptureFixture[str]) -> None:
+    lines({"message": f"Ticket {i * 7919}", "reply": reply.format(i)} for i in range(120))
+    assert main(["new", "mine", "--from", "rows.jsonl"]) == 0
+    told = capsys.readouterr().out
+    assert f"primary: {decides} in conf/suite/mine.yaml: the score that decides" in told
+    assert ("; replies are free text, of which hardly any is met word for word\n" in told) == (decides == "word_f1")
+    config = Path("conf/suite/mine.yaml")
+    assert f"primary: {decides}\n" in config.read_text()
+    warning = "warning: suite.primary=exact: the replies are free text"
+    assert main(["check", "mine"]) == 0
+    assert warning not in capsys.readouterr().err
+    config.write_text(config.read_text().replace("primary: word_f1", "primary: exact"))
+    assert main(["check", "mine"]) == 0
+    assert (warning in capsys.readouterr().err) == (decides == "word_f1")
+
+
+def test_replies_that_many_rows_share_may_be_met_word_for_word(capsys: pytest.CaptureFixture[str]) -> None:
+    lines({"message": f"Ticket {i * 7919}", "reply": SENTENCE.format(i % 50)} for i in range(120))
+    assert main(["new", "mine", "--from", "rows.jsonl"]) == 0
+    assert "primary: exact in" in capsys.readouterr().out
+
+
 def test_one_reply_that_is_no_json_leaves_words(capsys: pytest.CaptureFixture[str]) -> None:
     lines({"message": f"Ticket {i * 7919}", "reply": "none" if i == 7 else {"n": i}} for i in range(60))
     assert main(["new", "mine", "--from", "rows.jsonl"]) == 0
@@ -819,7 +859,7 @@ def test_even_parts_are_no_matter(capsys: pytest.CaptureFixture[str]) -> None:
         (300, "0.001", "--eval-share 0.001 of 300 groups leaves no evaluation rows; raise it, or give 20 groups"),
         (300, "0.999", "--eval-share 0.999 of 300 groups leaves no training rows; lower it, or give 20 groups or more"),
         (300, "0.99", "--eval-share 0.99 of 300 groups leaves no validation rows; lower it, or give 20 groups or more"),
-        (1, "0.3", "--eval-share 0.3 of 1 groups leaves no "),
+        (1, "0.3", "--eval-share 0.3 of 1 group leaves no "),
         (2, "0.3", "--eval-share 0.3 of 2 groups leaves no "),
     ],
 )
@@ -848,10 +888,8 @@ def test_one_reply_to_nearly_all_rows_is_told(rare: int, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("was", "becomes", "told"),
     [
-        ("max_new_tokens: 36", "max_new_tokens: 0", "suite.max_new_tokens=0: must be a whole number, 1 or more"),
-        ("max_new_tokens: 36", "max_new_tokens: -5", "suite.max_new_tokens=-5: must be a whole number, 1 or more"),
         ("max_new_tokens: 36", "max_new_tokens: x", "suite.max_new_tokens='x': must be a whole number, 1 or more"),
-        ("max_new_tokens: 36", "max_new_tokens: null", "suite.max_new_tokens=None: must be a whole number, 1 or more"),
+        ("leakage: $", "train_share: abc\nleakage: $", "suite.train_share='abc': must be a number above 0 and up to 1"),
         ("leakage: ${leakage}", "leakage: maybe", "leakage='maybe': choose one of fail, drop, warn"),
     ],
 )
@@ -904,7 +942,7 @@ def test_rows_copied_into_the_knowledge_base_are_told(capsys: pytest.CaptureFixt
     Path("suites/mine/kb.jsonl").write_text("".join(json.dumps(a) + "\n" for a in articles))
     assert main(["check", "mine"]) == 0
     told = capsys.readouterr()
-    assert "mine: 0 mistakes, 7 warnings" in told.out  # with those of size, groups and card
+    assert f"mine: 0 mistakes, {len(held) + 3} warnings" in told.out  # with those of size, groups and card
     assert told.err.count("like knowledge base row 'faq") == 3
     assert told.err.endswith(f"warning: ... and {len(held) - 3} more such\n")
 
@@ -966,7 +1004,7 @@ def test_groups_too_few_to_show_anything_are_told_first(
     )
     assert main(["new", "mine", "--from", "rows.jsonl"]) == 0
     made = capsys.readouterr().out
-    assert f"{9 * groups} evaluation rows of {groups} groups from rows.jsonl" in made
+    assert f"{9 * groups} evaluation rows ({groups} groups) from rows.jsonl" in made
     assert (told in made) == (groups < 10)
     assert main(["check", "mine"]) == 0
     assert told in capsys.readouterr().err.splitlines()[int(groups == 10)]

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from harness.errors import UserError
 from tests.building import main as build
 from tests.grids import environment
 
@@ -68,3 +71,63 @@ def test_what_an_encoding_lacks_is_escaped_and_only_a_terminal_breaks_lines(
     assert (done.returncode, done.stderr) == (7, "")
     assert r"5 \xb1 1 points" in done.stdout
     assert len(done.stdout.splitlines()) == 3 + lines + 1
+
+
+RED = "\x1b[31mred"
+COMMANDS = (
+    "__main__",
+    "check.__main__",
+    "export.__main__",
+    "report.__main__",
+    "reproduce",
+    "suites.__main__",
+    "upkeep",
+)
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("__main__", [f"model={RED}"]), ("check.__main__", ["x", "--baseline", RED]), ("check.__main__", [f"--{RED}"]),
+        ("export.__main__", [RED, "--to", "x"]), ("report.__main__", [RED]), ("reproduce", [RED]),
+        ("suites.__main__", ["check", RED]), ("upkeep", ["--store", RED, "ls"]), ("upkeep", ["ls", RED]),
+    ],
+)  # fmt: skip
+def test_no_mistake_writes_control_characters(
+    command: str, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which could hide what is said, or turn it round."""
+    assert import_module(f"harness.{command}").main(arguments) == 2
+    err = capsys.readouterr().err
+    assert "⟨U+001B⟩[31mred" in err
+    assert "\x1b" not in err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_tells_what_each_exit_code_means(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert import_module(f"harness.{command}").main(["--help"]) == 0
+    told = " ".join(capsys.readouterr().out.partition("xit codes: ")[2].split())
+    assert [code for code in (0, 2, 70, 130) if f"{code} " not in told] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [(RuntimeError("a fault"), 70, "RuntimeError: a fault\n"), (KeyboardInterrupt(), 130, "harness: stopped\n"),
+     (UserError(["one", "two"]), 2, "harness: one\nharness: two\n"), (SystemExit(7), 7, "")],
+)  # fmt: skip
+def test_all_commands_end_in_one_way(
+    command: str, error: BaseException, code: int, told: str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """1, which is Python's own code for an exception, says something else in each of them."""
+
+    def work(*_: Any) -> int:
+        raise error
+
+    module = import_module(f"harness.{command}")
+    monkeypatch.setattr(module, "_run", work)
+    assert module.main([]) == code
+    err = capsys.readouterr().err
+    assert err.endswith(told)
+    assert ("Traceback" in err) == (code == 70)

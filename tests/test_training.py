@@ -251,4 +251,4 @@ def test_a_merge_rounds_nothing(base: Path, tmp_path: Path) -> None:
     expected = load_file(base / "model.safetensors")[f"{name}.weight"] + 2.0 * b @ a
     found = load_file(tmp_path / "model.safetensors")[f"{name}.weight"]
     assert torch.allclose(found, expected, rtol=1e-6, atol=1e-8)
-    assert torch.equal(merge(base, tmp_path / ADAPTER).get_parameter(f"{name}.weight"), found)
+    assert torch.equal(merge(base, tmp_path / ADAPTER, (), 0).get_parameter(f"{name}.weight"), found)

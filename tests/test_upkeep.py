@@ -197,6 +197,21 @@ def test_strangers_are_left_alone(store: Store, tmp_path: Path) -> None:
     assert (store.root / "adapt" / "0123456789abcdef").is_symlink()
 
 
+def test_titles_of_others_are_shown_as_they_are(
+    store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    place = store.folder(step(0)) / MANIFEST
+    told = {**read_manifest(place.parent), "title": "\x1b[31mred [/b]"}
+    write_json(place, sealed(told))
+    (store.folder(step(0)) / "a.safetensors").unlink()
+    for command in ("ls", "verify", "gc --keep-days 0"):
+        main([*command.split(), "--store", str(store.root)])
+        out = capsys.readouterr().out
+        assert "⟨U+001B⟩[31mred [/b]" in out
+        assert "\x1b" not in out
+
+
 def test_the_command_line(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def told(*arguments: str) -> tuple[int, str]:
         code = main([*arguments, "--store", str(store.root)])

@@ -7,9 +7,9 @@ Exit codes: 0 pass, 1 regressed, 2 a mistake in the command or its files (no bas
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
-import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,10 +22,10 @@ from harness.check.judge import judge
 from harness.check.timing import latency_trials
 from harness.check.trial import Judgement, Verdict
 from harness.errors import UserError
-from harness.terminal import outlive_readers, speaker
+from harness.escaping import visible
+from harness.terminal import Arguments, ended, speaker, tell
 
-ALL_ROWS = 0
-FAULT = 70  # EX_SOFTWARE of sysexits.h
+ALL_ROWS = math.inf
 EXAMPLES = """
   python -m harness.check outputs/support_tone/TIME --save-baseline baselines/support_tone.json
   python -m harness.check outputs/support_tone/LATER --baseline baselines/support_tone.json
@@ -38,7 +38,7 @@ exit codes: 0 pass, 1 regressed, 2 mistake in the command or its files, 3 inconc
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Arguments(
         "python -m harness.check", description="The release gate: is this candidate worse than its baseline?",
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
@@ -83,7 +83,7 @@ def _mistakes(a: argparse.Namespace, runs: Sequence[str], changes: Sequence[str]
         found.append(f"{changes[0]}: overrides go with --model; to change a rule use --set {changes[0]}")
     if a.model is None and a.budget is not None:
         found.append("--budget goes with --model: the rows of a run folder are all answered already")
-    if a.budget is not None and a.budget < 0:
+    if a.budget is not None and a.budget <= 0:
         found.append(f"--budget {a.budget}: give a number of rows above 0, or none for all")
     if a.budget is not None and a.save_baseline is not None:
         found.append("--budget and --save-baseline: a baseline holds all rows; leave --budget out to move it on")
@@ -128,7 +128,7 @@ def _judged(a: argparse.Namespace, runs: Sequence[str], changes: Sequence[str]) 
         def measure(part: fresh.Part, look: int) -> subject.Side:
             return fresh.evaluate(model, baseline, changes, out / f"look-{look}", part)
 
-        candidate, found = fresh.within_budget(baseline, limits, a.budget or None, measure)
+        candidate, found = fresh.within_budget(baseline, limits, a.budget, measure)
     return candidate, replace(found, candidate=a.model), out / "check"
 
 
@@ -153,8 +153,7 @@ def _keep(kept: subject.Side, path: Path, limits: rules.Rules) -> None:
     """Writes a baseline, and tells of cells that are not in it, and of times in it that cannot be judged."""
     subject.save(kept, path)
     left = [f"{c.id} is left out of the baseline ({c.failed})" for c in kept.cells if not c.supported]
-    for line in [*left, *_untimed(kept.supported(), limits)]:
-        print(f"harness: warning: {line}", file=sys.stderr)
+    tell([*left, *_untimed(kept.supported(), limits)], "harness: warning: ")
 
 
 def _run(a: argparse.Namespace, console: Console) -> int:
@@ -166,12 +165,12 @@ def _run(a: argparse.Namespace, console: Console) -> int:
         raise UserError(mistakes)
     if a.baseline is None:
         _keep(_candidate(a, runs[0]), a.save_baseline, rules.load(a.rules, a.set))
-        console.print(f"baseline: {a.save_baseline}", highlight=False, soft_wrap=True, markup=False)
+        console.print(visible(f"baseline: {a.save_baseline}"), highlight=False, soft_wrap=True, markup=False)
         return 0
     candidate, found, folder = _judged(a, runs, changes)
     page = outputs.write(found, a.out or folder, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()))
     outputs.show(found, console)
-    console.print(f"page: {page}", highlight=False, soft_wrap=True, markup=False)
+    console.print(visible(f"page: {page}"), highlight=False, soft_wrap=True, markup=False)
     if a.save_baseline:
         left = [f.trial.metric for f in found.having(Verdict.INCONCLUSIVE, blocks=True)]
         if found.exit_code == 0 and not left:
@@ -180,24 +179,13 @@ def _run(a: argparse.Namespace, console: Console) -> int:
         else:
             why = "the candidate does not pass" if found.exit_code else f"{', '.join(left)} inconclusive"
             told = f"not saved, {why}; the old one stays"
-        console.print(f"baseline: {told}", highlight=False, soft_wrap=True, markup=False)
+        console.print(visible(f"baseline: {told}"), highlight=False, soft_wrap=True, markup=False)
     return found.exit_code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
-    outlive_readers()
-    try:
-        return _run(_parser().parse_intermixed_args(arguments), speaker())
-    except UserError as error:
-        for line in error.mistakes:
-            print(f"harness: {line}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    except Exception:  # Python's own exit code for it is 1, which says "regressed"
-        traceback.print_exc()
-        return FAULT
+    return ended(lambda: _run(_parser().parse_intermixed_args(arguments), speaker()))
 
 
 if __name__ == "__main__":

@@ -147,20 +147,15 @@ def p_not_worse(pair: Paired, margin: float) -> float:
 
     p = pair.p_not_worse(margin)
     if margin > 0:
-        rows = pair.n / pair.design_effect if pair.binary else _groups_of(pair)
+        rows = pair.n / pair.design_effect if pair.binary else pair.groups
         lost = max(0.0, -pair.delta) * rows
         p = max(p, float(bdtr(math.ceil(lost - 1e-9), math.floor(rows), margin)))
     return p
 
 
-def _groups_of(pair: Paired) -> int:
-    """How many groups were compared; a row without one is a group of its own."""
-    return round(pair.df) - 1
-
-
 def counted(pair: Paired) -> int:
     """As how many rows these can count at most: where none flips, or scores are graded, a group is one."""
-    return pair.n if pair.binary and pair.lost + pair.gained else _groups_of(pair)
+    return pair.n if pair.binary and pair.lost + pair.gained else pair.groups
 
 
 def rows_to_pass(margin: float, alpha: float) -> int:

@@ -15,9 +15,8 @@ from harness.check.subject import Row, Side, Subject, joined, read
 from harness.check.trial import Judgement
 from harness.errors import UserError
 from harness.escaping import config_value
-from harness.types import Json
+from harness.types import GROUPS, Json, knobs
 
-GROUPS = ("adaptation", "quantization", "suite", "engine", "measure")
 Part = tuple[float, float] | None
 
 
@@ -27,19 +26,12 @@ def overrides(config: Mapping[str, Json], model: str, own: Sequence[str]) -> lis
     taken = {o.lstrip("+").partition("=")[0] for o in own}
     told = ["model=hf", f"model.id={config_value(model)}"] if "model" not in taken else []
     for group in GROUPS:
-        if group not in taken:
+        if group not in ("model", *taken):
             part = config[group]
-            told += [f"{group}={part['name']}", *(f"++{knob}" for knob in _knobs(part["params"], group))]
+            told.append(f"{group}={part['name']}")
+            told += [f"++{knob}={config_value(value)}" for knob, value in knobs(part["params"], group)]
     told += [f"{key}={config_value(config[key])}" for key in ("seed", "profile") if key not in taken]
     return [o for o in told if o.lstrip("+").partition("=")[0] not in taken] + list(own)
-
-
-def _knobs(values: Mapping[str, Json], above: str) -> list[str]:
-    found = []
-    for key, value in values.items():
-        name = f"{above}.{key}"
-        found += _knobs(value, name) if isinstance(value, Mapping) else [f"{name}={config_value(value)}"]
-    return found
 
 
 def grid(arguments: Sequence[str], run: Path) -> None:
@@ -80,12 +72,12 @@ def _rows(cell: Subject, low: float, high: float) -> list[Row]:
 
 
 def within_budget(
-    baseline: Side, rules: Rules, most_rows: int | None, measure: Callable[[Part, int], Side]
+    baseline: Side, rules: Rules, most_rows: float, measure: Callable[[Part, int], Side]
 ) -> tuple[Side, Judgement]:
-    """Looks after each part until the verdict is certain; `measure` answers for a part and the number of its look. With
-    `most_rows` the last look is when about so many rows of each cell are in, and the error rates hold for that."""
+    """Looks after each part until the verdict is certain; `measure` answers for a part and the number of its look. The
+    last look is when about `most_rows` of each cell are in (at infinity: all), and the error rates hold for that."""
     fullest = max((len(c.rows) for c in baseline.cells), default=0)
-    end = min(1.0, most_rows / fullest) if most_rows and fullest else 1.0
+    end = min(1.0, most_rows / fullest) if fullest else 1.0
     planned = sum(len(_rows(c, 0.0, end)) for c in baseline.cells)
     if not planned:
         raise UserError(f"{baseline.source}: no rows lie within this budget; give --budget more rows")

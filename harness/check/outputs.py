@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as Xml
 
 from harness.check.trial import Finding, Flip, Judgement, Trial, Verdict
-from harness.escaping import markdown_text, page, visible
+from harness.escaping import markdown_table, markdown_text, page, terminal_text, visible
 from harness.ledger import write_text
-from harness.types import plain
-from harness.wording import labels
+from harness.types import finite, plain
+from harness.wording import labels, number
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,17 +52,14 @@ def _names(found: Judgement, verdict: Verdict) -> list[str]:
     return [visible(f"{name} ({', '.join(them)})" if len(cells) > 1 else name) for name, them in where.items()]
 
 
-def number(value: float, trial: Trial) -> str:
+def told(value: float, trial: Trial) -> str:
     """A value of a metric with its unit."""
     if not math.isfinite(value):
         return "–"
     if trial.unit == "points":
         return f"{100 * value:.1f}%"
-    if trial.metric.endswith("_ms"):
-        return f"{value:,.1f} ms"
-    if "bytes" in trial.metric:
-        return f"{value / 1e6:,.1f} MB"
-    return f"{value:,.1f}"
+    unit = "ms" if trial.metric.endswith("_ms") else "bytes" if "bytes" in trial.metric else ""
+    return number(value, unit).rstrip()
 
 
 def change(trial: Trial) -> str:
@@ -82,8 +79,8 @@ def lines(found: Judgement) -> list[dict[str, str]]:
     """A row of text for each finding, the same for all outputs."""
     return [
         {
-            "cell": visible(f.trial.cell), "metric": visible(f.trial.metric), "before": number(f.trial.before, f.trial),
-            "after": number(f.trial.after, f.trial), "change": change(f.trial), "tolerated": f.trial.tolerated,
+            "cell": visible(f.trial.cell), "metric": visible(f.trial.metric), "before": told(f.trial.before, f.trial),
+            "after": told(f.trial.after, f.trial), "change": change(f.trial), "tolerated": f.trial.tolerated,
             "verdict": str(f.verdict), "mark": MARK[f.verdict], "why": visible(f.sentence),
             "blocks": "yes" if f.trial.blocks else "",
         }
@@ -113,34 +110,35 @@ def subtitle(found: Judgement) -> str:
 def show(found: Judgement, console: Console) -> None:
     """What was compared, a table a cell, and the verdict; a narrow terminal gets neither intervals nor what is
     tolerated."""
-    from rich.markup import escape
     from rich.table import Table
 
-    console.print(escape(subtitle(found)), highlight=False, soft_wrap=True)
+    console.print(terminal_text(subtitle(found)), highlight=False, soft_wrap=True)
     wide = console.width >= 115
     columns = ("metric", "before", "after", "change", *(("tolerated",) if wide else ()))
     for cell, rows in groupby(zip(lines(found), found.findings, strict=True), key=lambda pair: pair[0]["cell"]):
-        table = Table(title=escape(cell), title_justify="left", box=None, pad_edge=False)
+        table = Table(title=terminal_text(cell), title_justify="left", box=None, pad_edge=False)
         for name in ("", *columns, "verdict"):
             table.add_column(name, overflow="fold")
         pairs = list(rows)
         for line, finding in pairs:
             style = COLOUR[finding.verdict] if finding.trial.blocks else "dim"
             verdict = f"[{style}]{line['verdict']}[/]" + ("" if finding.trial.blocks else " (told only)")
-            middle = (escape(line[k] if wide else line[k].partition(" (")[0]) for k in columns)
+            middle = (terminal_text(line[k] if wide else line[k].partition(" (")[0]) for k in columns)
             table.add_row(f"[{style}]{line['mark']}[/]", *middle, verdict)
         console.print(table)
         for metrics, why in reasons([line for line, _ in pairs]):
-            console.print(escape(f"  {metrics}: {why}"), highlight=False, soft_wrap=True)
+            console.print(terminal_text(f"  {metrics}: {why}"), highlight=False, soft_wrap=True)
         console.print()
     for note in found.notes:
-        console.print(escape(visible(note)), highlight=False, soft_wrap=True)
+        console.print(terminal_text(note), highlight=False, soft_wrap=True)
     if found.flips:
         lost = sum(bool(f.lost) for f in found.flips)
         console.print(
             f"{lost} rows lost a score, {len(found.flips) - lost} only gained; the page shows them", highlight=False
         )
-    console.print(f"[bold]{escape(headline(found))}[/] (exit {found.exit_code})", highlight=False, soft_wrap=True)
+    console.print(
+        f"[bold]{terminal_text(headline(found))}[/] (exit {found.exit_code})", highlight=False, soft_wrap=True
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------- files
@@ -157,15 +155,7 @@ def write(found: Judgement, out: Path, when: str) -> Path:
 
 def as_json(found: Judgement) -> Any:
     """All of a judgement as plain values; numbers that are none are null."""
-
-    def clean(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {k: clean(v) for k, v in value.items()}
-        if isinstance(value, list):
-            return [clean(v) for v in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    return {"schema": 1, "headline": headline(found), **clean(plain(found))}
+    return {"schema": 1, "headline": headline(found), **finite(plain(found))}
 
 
 def junit(found: Judgement, when: str) -> str:
@@ -218,17 +208,16 @@ def markdown(found: Judgement) -> str:
     page alone: Markdown of others' making could carry links and images."""
     parts = [f"### {MARK[_verdict(found)]} {markdown_text(headline(found))}", "", markdown_text(subtitle(found)), ""]
     for cell, group in ((c, list(g)) for c, g in groupby(lines(found), key=lambda line: line["cell"])):
-        parts += [
-            f"**{markdown_text(cell)}**",
-            "",
-            "| | metric | before | after | change (90% interval) | tolerated | verdict |",
-        ]
-        parts += ["|---|---|---|---|---|---|---|"]
-        for line in group:
-            shown = [line[k] for k in ("mark", "metric", "before", "after", "change", "tolerated")]
-            verdict = line["verdict"] + ("" if line["blocks"] else " (told only)")
-            parts.append("| " + " | ".join(map(markdown_text, [*shown, verdict])) + " |")
-        parts += ["", *(f"- {markdown_text(metrics)}: {markdown_text(why)}" for metrics, why in reasons(group)), ""]
+        parts += [f"**{markdown_text(cell)}**", ""]
+        parts += markdown_table(
+            ["", "metric", "before", "after", "change (90% interval)", "tolerated", "verdict"],
+            (
+                [*(line[k] for k in ("mark", "metric", "before", "after", "change", "tolerated")),
+                 line["verdict"] + ("" if line["blocks"] else " (told only)")]
+                for line in group
+            ),
+        )  # fmt: skip
+        parts += [*(f"- {markdown_text(metrics)}: {markdown_text(why)}" for metrics, why in reasons(group)), ""]
     parts += [f"- {markdown_text(note)}" for note in found.notes]
     lost = [f for f in found.flips if f.lost]
     if lost:

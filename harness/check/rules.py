@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from harness.errors import UserError
 from harness.files import yaml_keys
 from harness.resources import resource
+from harness.wording import nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ SECTIONS: Mapping[str, Any] = {
     "quality": Scores, "validity": Scores, "length": Length, "latency": Latency, "memory": Limit, "size": Limit,
     "budget": Budget,
 }  # fmt: skip
-RANGES = {  # the least and the most of a number, the first left out
+RANGES = {  # the least and the most of a number; alpha lies above its least
     "alpha": (0.0, 0.5), "margin": (0.0, 1.0), "low": (0.0, 1.0), "high": (1.0, math.inf), "noise": (1.0, math.inf),
     "limit": (1.0, math.inf), "looks": (1, 20),
 }  # fmt: skip
@@ -107,58 +108,89 @@ def load(name: str, changes: Sequence[str] = ()) -> Rules:
     from omegaconf.errors import OmegaConfBaseException
 
     path = find(name)
-    if bare := [c for c in changes if "=" not in c]:
-        raise UserError([f"--set {c}: give KEY=VALUE, such as quality.margin=0.03" for c in bare])
+    keys, set_anew = _changed(changes)
     try:
         usual = yaml_keys(resource("conf") / "check" / "default.yaml")
         own = {"name": path.stem, **yaml_keys(path)}
-        merged = OmegaConf.merge(usual, own, OmegaConf.from_dotlist(list(changes)))
+        merged = OmegaConf.merge(usual, own, *set_anew)
         values = OmegaConf.to_container(merged, resolve=True)
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}; see conf/check/default.yaml") from error
     assert isinstance(values, dict)
-    return read(values, str(path))
+    return read(values, str(path), keys)
 
 
-def read(values: Mapping[Any, Any], where: str) -> Rules:
-    """Rules from plain values; `where` is named in each mistake."""
+def _changed(changes: Sequence[str]) -> tuple[list[str], list[Any]]:
+    """The keys that `--set` names, and each with its value. Raises `UserError` for what is no such change."""
+    import yaml
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    known = [f.name for f in fields(Rules)] + [f"{n}.{f.name}" for n, kind in SECTIONS.items() for f in fields(kind)]
+    keys: list[str] = []
+    made: list[Any] = []
     mistakes: list[str] = []
+    for change in changes:
+        key, sign, _ = change.partition("=")
+        if not sign:
+            mistakes.append(f"--set {change}: give KEY=VALUE, such as quality.margin=0.03")
+        elif key not in known:
+            mistakes.append(f"--set {key}: no such key{nearest(key, known)}")
+        try:
+            keys.append(key)
+            made.append(OmegaConf.from_dotlist([change]))
+        except (OmegaConfBaseException, ValueError, TypeError, yaml.YAMLError) as error:
+            mistakes.append(f"--set {change}: cannot be read ({' '.join(str(error).split())}); give a plain value")
+    if mistakes:
+        raise UserError(mistakes)
+    return keys, made
+
+
+def read(values: Mapping[Any, Any], path: str, changed: Collection[str] = ()) -> Rules:
+    """Rules from plain values. Each mistake names the file, or the key that a command line `changed`."""
+    mistakes: list[str] = []
+
+    def where(key: str) -> str:
+        return f"--set {key}:" if key in changed else f"{path}: {key}"
+
     top = _known(values, Rules, where, "", mistakes)
     made: dict[str, Any] = {}
     for name, kind in SECTIONS.items():
         if name not in top:
             continue
         if not isinstance(top[name], Mapping):
-            mistakes.append(f"{where}: {name} is {top[name]!r}; give its keys as in conf/check/default.yaml")
+            mistakes.append(f"{where(name)} is {top[name]!r}; give its keys as in conf/check/default.yaml")
             continue
         made[name] = _known(top[name], kind, where, f"{name}.", mistakes)
     if top.get("inconclusive") not in ("block", "warn"):
-        mistakes.append(f"{where}: inconclusive is {top.get('inconclusive')!r}; give block or warn")
+        mistakes.append(f"{where('inconclusive')} is {top.get('inconclusive')!r}; give block or warn")
     latency = made.get("latency", {})
     if not mistakes and latency["limit"] <= latency["noise"]:
-        mistakes.append(f"{where}: latency.limit must lie above latency.noise, or nothing could ever pass")
+        mistakes.append(f"{where('latency.limit')} must lie above latency.noise, or nothing could ever pass")
     if mistakes:
         raise UserError(mistakes)
     sections = {name: kind(**made[name]) for name, kind in SECTIONS.items()}
     return Rules(str(top["name"]), float(top["alpha"]), top["inconclusive"], **sections)
 
 
-def _known(values: Mapping[Any, Any], kind: Any, where: str, above: str, mistakes: list[str]) -> dict[str, Any]:
+def _known(
+    values: Mapping[Any, Any], kind: Any, where: Callable[[str], str], above: str, mistakes: list[str]
+) -> dict[str, Any]:
     """The keys of a dataclass, checked: none unknown, none lacking, each of its kind and in its range."""
     names = [f.name for f in fields(kind)]
     mistakes += [
-        f"{where}: unknown key {above}{key}; known are {', '.join(above + n for n in names)}"
+        f"{where(f'{above}{key}')}: unknown key; known are {', '.join(above + n for n in names)}"
         for key in values
         if key not in names
     ]
     found: dict[str, Any] = {}
     for name in names:
         if name not in values:
-            mistakes.append(f"{where}: {above}{name} is missing; see conf/check/default.yaml")
+            mistakes.append(f"{where(above + name)} is missing; see conf/check/default.yaml")
             continue
         value = values[name]
         if fault := _fault(name, value):
-            mistakes.append(f"{where}: {above}{name} is {value!r}; {fault}")
+            mistakes.append(f"{where(above + name)} is {value!r}; {fault}")
         found[name] = tuple(value) if isinstance(value, list) else value
     return found
 
@@ -172,6 +204,6 @@ def _fault(name: str, value: Any) -> str | None:
     if name in RANGES:
         low, high = RANGES[name]
         right = isinstance(value, int if name == "looks" else int | float) and not isinstance(value, bool)
-        if not right or not math.isfinite(value) or not low <= value <= high or (value == low and name in ("alpha",)):
+        if not right or not math.isfinite(value) or not low <= value <= high or (value == low and name == "alpha"):
             return f"give a number from {low:g} to {high:g}"
     return None

@@ -21,9 +21,9 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.files import parse
-from harness.ledger import read_cells, read_records, read_rows, sealed, write_text
+from harness.ledger import read_grid, read_rows, sealed, write_text
 from harness.statistics import place
-from harness.types import Json, RunRecord, Status, is_side
+from harness.types import Json, RunRecord, Status
 from harness.wording import labels
 
 KIND, SCHEMA = "harness baseline", 2
@@ -122,10 +122,8 @@ def _flag(path: Path) -> str:
 
 
 def _read_run(run: Path) -> Side:
-    records = [r for r in read_records(run) if not is_side(r.id)]
-    there = {r.id for r in records}
-    missing = tuple(i for i in read_cells(run) if not is_side(i) and i not in there)
-    return Side(str(run), tuple(_subject(run, r) for r in records), missing)
+    records, missing = read_grid(run)
+    return Side(str(run), tuple(_subject(run, r) for r in records.values()), tuple(missing))
 
 
 def _subject(run: Path, record: RunRecord) -> Subject:
@@ -135,13 +133,13 @@ def _subject(run: Path, record: RunRecord) -> Subject:
             f"{run}: the rows of {record.id} were measured by a version that kept no example_hash, so they cannot be "
             "paired; run the grid again"
         )
-    latency = record.config.get("measure", {}).get("params", {}).get("latency", {})
+    latency = record.params("measure").get("latency", {})
     timings = [step["facts"] for kind, step in record.steps.items() if kind.startswith("latency")]
     drift = record.value("round_drift")
     return Subject(
         id=record.id,
         suite=record.suite,
-        primary=str(record.config.get("suite", {}).get("params", {}).get("primary", "")),
+        primary=str(record.params("suite").get("primary", "")),
         scoring=str(record.steps.get("quality", {}).get("facts", {}).get("scoring_digest", "")),
         rows=_rows(run, record.id, rows),
         values={m.metric: m.value for m in record.measurements if not m.metric.startswith("predicted_")},

@@ -7,21 +7,19 @@ a check that does not fit this machine; 70 a fault of the harness itself, 130 st
 
 from __future__ import annotations
 
-import argparse
 import io
 import logging
 import os
 import re
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
 from harness import ledger
-from harness.errors import DoesNotFit, HarnessError, UserError
+from harness.errors import BrokenArtifact, DoesNotFit, UserError
 from harness.escaping import visible
 from harness.export import card
 from harness.export.check import check, told
@@ -30,7 +28,7 @@ from harness.export.folder import SUMS, checksums, decode_as_scored, lay_out, pl
 from harness.export.licences import hub_name, of_data, of_model
 from harness.launch import QUIET
 from harness.store import read_manifest
-from harness.terminal import outlive_readers
+from harness.terminal import Arguments, ended
 from harness.types import RunRecord, StepKind
 
 CHECKED_ROWS = 4
@@ -79,19 +77,11 @@ def export(run: Path, name: str, target: Path, rows: int, store: Path | None, fo
     return place(target, force, fill), outcome
 
 
-def _mistakes(error: HarnessError, run: Path) -> tuple[str, ...]:
-    """An error as lines for the user, each with its mend."""
-    if isinstance(error, UserError):
-        return error.mistakes
-    return (f"{run}: {error}; {UNFIT if isinstance(error, DoesNotFit) else SPOILED}",)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
-    outlive_readers()
-    parser = argparse.ArgumentParser(
-        prog="python -m harness.export", description="Make a deployable folder of a cell, with its model card."
-    )
+def _run(arguments: Sequence[str] | None) -> int:
+    parser = Arguments(
+        prog="python -m harness.export", description="Make a deployable folder of a cell, with its model card.",
+        epilog=(__doc__ or "").split("\n\n")[-1],
+    )  # fmt: skip
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, such as outputs/support_tone/TIME")
     parser.add_argument("--cell", default=BEST, help="a cell's id or short name (lora/int8), or best: the recommended")
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="the folder to make")
@@ -108,18 +98,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with redirect_stdout(io.StringIO()):  # gptqmodel greets and reports there
             done, outcome = export(given.run, given.cell, given.to, given.check_rows, given.store, given.force)
-    except HarnessError as error:
-        for line in _mistakes(error, given.run):
-            print(f"harness: {line}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    except Exception:  # Python's own exit code for it is 1, which says "does not give the recorded outputs"
-        traceback.print_exc()
-        return os.EX_SOFTWARE
+    except (DoesNotFit, BrokenArtifact) as error:
+        mend = UNFIT if isinstance(error, DoesNotFit) else SPOILED
+        raise UserError(f"{given.run}: {error}; {mend}") from error
     print(visible(outcome))
-    print(f"exported: {given.to}" if done else "nothing was exported; --check-rows 0 exports without this check")
+    told = f"exported: {given.to}" if done else "nothing was exported; --check-rows 0 exports without this check"
+    print(visible(told))
     return 0 if done else 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    return ended(lambda: _run(arguments))
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ def _line(title: str, m: Measurement) -> dict[str, str]:
 def view(folder: Path, record: RunRecord, deployment: Mapping[str, Any], source: Source) -> dict[str, Any]:
     """Everything that the card shows, as plain values."""
     recipe = load_recipe(folder)
-    config, facts = record.config, record.steps.get("quantize", {}).get("facts") or {}
+    facts = record.steps.get("quantize", {}).get("facts") or {}
     stored, classes = quantization(folder), deployment["classes"]
     quantized = quantized_here(record)
     compared = quantized and any(record.value(name) for name, _ in FIDELITY)
@@ -129,13 +129,13 @@ def view(folder: Path, record: RunRecord, deployment: Mapping[str, Any], source:
         "scores": [_line(m.metric.partition("/")[2], m) for m in _scores(record)],
         "speed": [_line(t, m) for name, t in SPEED + FIDELITY * compared if (m := record.value(name))],
         "quantized": quantized, "compared": compared,
-        "note": config["model"]["params"].get("note", ""), "trained": trained, "facts": facts,
-        "knobs": {k: v for part in ("adaptation", "quantization") for k, v in config[part]["params"].items()},
+        "note": record.params("model").get("note", ""), "trained": trained, "facts": facts,
+        "knobs": {k: v for part in ("adaptation", "quantization") for k, v in record.params(part).items()},
         "method": stored.get("quant_method", ""), 
         "vllm": vllm(stored, classes, deployment["served_as"], str(facts.get("stored_dtype", ""))),
         "adapter": (folder / "adapter").is_dir(), "base": hub_name(record), "environment": record.environment,
         "requirements": [f"{n}=={versions[n].partition('+')[0]}" if n in versions else n for n in needed],
-        "grammar": deployment["constrained"], "suite": config["suite"]["params"], "texts": texts,
+        "grammar": deployment["constrained"], "suite": record.params("suite"), "texts": texts,
     }  # fmt: skip
 
 

@@ -100,7 +100,7 @@ def _session(folder: Path, record: RunRecord) -> Any:
     engine = Component(**record.config["engine"])
     output = load_suite(Component(**record.config["suite"])).output if engine.params.get("constrained") else ""
     session = instantiate(engine).start(folder, context, quality=True, output=output)
-    return lambda prompts: session.generate(prompts, record.config["suite"]["params"]["max_new_tokens"])
+    return lambda prompts: session.generate(prompts, record.params("suite")["max_new_tokens"])
 
 
 def _parted(rows: Sequence[Row], made: Sequence[Completion], ends: Sequence[str]) -> list[str]:
@@ -157,7 +157,7 @@ def expected(found: Checked, record: RunRecord) -> str:
         why = f"This is not where they were recorded ({'; '.join(found.elsewhere)}): "
     else:
         why = "Nothing that is recorded of the machine or its libraries has changed: "
-    engine: Mapping[str, Any] = record.config["engine"]["params"]
+    engine: Mapping[str, Any] = record.params("engine")
     dtype = str(record.environment.get("dtype"))
     if engine.get("temperature"):
         why += "drawn tokens follow from the seed, and part where rounding moves a chance across a draw; "

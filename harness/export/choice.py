@@ -12,24 +12,23 @@ from harness.decide import decide, policy_of, quality, read_policy
 from harness.decide.recipes import weights_of
 from harness.errors import UserError
 from harness.escaping import config_value
-from harness.overrides import nearest
+from harness.files import yaml_keys
 from harness.resources import resource
 from harness.store import MANIFEST, faults, read_manifest
-from harness.types import Json, RunRecord, Status, StepKind, is_side
-from harness.wording import labels, number
+from harness.types import GROUPS, Json, RunRecord, Status, StepKind, is_side
+from harness.wording import labels, nearest, number
 
 BEST = "best"
 STORE = ".harness/store"
-GROUPS = ("model", "adaptation", "quantization", "suite", "engine", "measure")
 
 
 def chosen(run: Path, name: str) -> tuple[RunRecord, str]:
     """The record of the cell called `name` (its id, or the short name of reports; `best`: the recommended one), and why
     it. Raises `UserError` for a cell that there is not or that has nothing to export, and for `best` where there is no
     recommendation, or one of several cells that were judged together."""
-    records = {r.id: r for r in ledger.read_records(run)}
     if name == BEST:
-        return _recommended(run, records)
+        return _recommended(run)
+    records = {r.id: r for r in ledger.read_records(run)}
     short = {label: i for i, label in labels(i for i in records if not is_side(i)).items()}
     found = records.get(name) or records.get(short.get(name, ""))
     if found is None:
@@ -39,10 +38,11 @@ def chosen(run: Path, name: str) -> tuple[RunRecord, str]:
     return found, "chosen by name"
 
 
-def _recommended(run: Path, records: Mapping[str, RunRecord]) -> tuple[RunRecord, str]:
-    judged = [r for r in records.values() if not is_side(r.id)]
-    name_one = f"name a cell with --cell; there is {', '.join(sorted(labels(r.id for r in judged).values())) or 'none'}"
-    if pending := [i for i in ledger.read_cells(run) if i not in records and not is_side(i)]:
+def _recommended(run: Path) -> tuple[RunRecord, str]:
+    records, pending = ledger.read_grid(run)
+    judged, names = list(records.values()), labels(records)
+    name_one = f"name a cell with --cell; there is {', '.join(sorted(names.values())) or 'none'}"
+    if pending:
         raise UserError(
             f"{run}: {len(pending)} cells have not ended, so none is recommended yet; run it on, or {name_one}"
         )
@@ -51,7 +51,7 @@ def _recommended(run: Path, records: Mapping[str, RunRecord]) -> tuple[RunRecord
     if decision.chosen is None:
         raise UserError(f"{run}: {decision.sentences[0].rstrip('.')}; {name_one}")
     by = f"the policy {policy.get('name', 'of the run')}"
-    rule, names = read_policy(policy), labels(r.id for r in judged)
+    rule = read_policy(policy)
     ok = [r for i in decision.judged[decision.chosen] if (r := records[i]).status is Status.OK]
     weighed = weights_of(judged, rule)
     together = [(names[r.id], m) for r in ok if r.suite in weighed and (m := quality(r, rule))]
@@ -69,11 +69,11 @@ def stores(run: Path, given: Path | None) -> list[Path]:
     it was run in: this one, or one above the run folder."""
     if given:
         return [given]
-    from omegaconf import OmegaConf
-
     file = run / "config.yaml"
-    tree: Any = OmegaConf.load(file) if file.is_file() else {}
-    named = Path(str(tree.get("store") or STORE))
+    try:
+        named = Path(str((yaml_keys(file) if file.is_file() else {}).get("store") or STORE))
+    except ValueError as error:
+        raise UserError(f"{file}: {' '.join(str(error).split())}; give --store DIR") from error
     return [named] if named.is_absolute() else [named, *(above / named for above in run.absolute().parents)]
 
 
@@ -137,5 +137,5 @@ def command_again(record: RunRecord, store: str = STORE) -> str | None:
             now: Any = OmegaConf.to_container(compose("config", [*names, *own]), resolve=True)
     except Exception:  # a choice of another machine; what Hydra and OmegaConf raise has no common root
         return None
-    changed = [c for g in GROUPS for c in _changed(now[g], config[g]["params"], g)]
+    changed = [c for g in GROUPS for c in _changed(now[g], record.params(g), g)]
     return " ".join(["python -m harness", *names, *(_override(k, v) for k, v in changed), *apart])

@@ -4,7 +4,6 @@ and the small programs that use them."""
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import os
 import re
@@ -17,7 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 from harness.errors import UserError
-from harness.files import locked
+from harness.files import locked, sha256
 from harness.loading import classes_of, computed_in, stored_dtype
 from harness.measure.quality import ends_of
 from harness.models.hub import ADAPTER, kept
@@ -139,7 +138,7 @@ def _deployment(folder: Path, record: RunRecord, served_as: str, ends: Sequence[
     """What `example.py` must know that no other file says. A classifier draws nothing, and neither a grammar nor a stop
     text bounds what it answers."""
     classes = classes_of(folder)
-    engine: Mapping[str, Any] = {} if classes else record.config["engine"]["params"]
+    engine: Mapping[str, Any] = {} if classes else record.params("engine")
     sampling = {"temperature": engine["temperature"], "top_p": engine["top_p"]} if engine.get("temperature") else None
     device = str(record.environment.get("device"))
     facts = record.steps.get("quality", record.steps.get("latency", {})).get("facts") or {}
@@ -147,7 +146,7 @@ def _deployment(folder: Path, record: RunRecord, served_as: str, ends: Sequence[
     half = computed_in(quantization(folder).get("quant_method"), stored_dtype(folder), gpu)
     dtype = {"cpu": "float32", "cuda": half} | {device: str(facts.get("dtype") or record.environment.get("dtype"))}
     return {
-        "cell": record.id, "served_as": served_as, "max_new_tokens": record.config["suite"]["params"]["max_new_tokens"],
+        "cell": record.id, "served_as": served_as, "max_new_tokens": record.params("suite")["max_new_tokens"],
         "classes": list(classes), "sampling": sampling, "constrained": bool(engine.get("constrained")),
         "dtype": dtype, "stop": [] if classes else list(ends),
     }  # fmt: skip
@@ -156,13 +155,7 @@ def _deployment(folder: Path, record: RunRecord, served_as: str, ends: Sequence[
 def checksums(folder: Path) -> str:
     """The lines of `sha256sum` for all files of a folder, which `sha256sum -c SHA256SUMS` checks."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != SUMS)
-    lines = []
-    for file in files:
-        with file.open("rb") as opened:
-            lines.append(
-                f"{hashlib.file_digest(opened, 'sha256').hexdigest()}  {file.relative_to(folder).as_posix()}\n"
-            )
-    return "".join(lines)
+    return "".join(f"{sha256(file)}  {file.relative_to(folder).as_posix()}\n" for file in files)
 
 
 def place(target: Path, force: bool, fill: Callable[[Path], bool]) -> bool:

@@ -28,7 +28,7 @@ class Licence:
 def hub_name(record: RunRecord) -> str:
     """The base model's name on the Hub; empty where it came from a folder or a package. A folder may be called as
     one there, so what it was made from counts: a commit, or what a folder held."""
-    name = str(record.config["model"]["params"].get("id", ""))
+    name = str(record.params("model").get("id", ""))
     content = (record.steps.get("base", {}).get("preimage") or {}).get("content")
     local = Path(name).is_dir() if content is None else not COMMIT.fullmatch(content)
     return name if HUB_NAME.fullmatch(name) and not local else ""
@@ -37,7 +37,7 @@ def hub_name(record: RunRecord) -> str:
 def of_model(record: RunRecord) -> Licence:
     """The base model's licence as its build found it, which is what the weights came under; for a record of an earlier
     version, which kept no more than its name, with what is found now."""
-    params: Mapping[str, Any] = record.config["model"]["params"]
+    params: Mapping[str, Any] = record.params("model")
     target = str(record.config["model"]["target"])
     if target.endswith("DummyModel"):
         return Licence("", "The weights are random numbers that the harness made: nobody else's licence is on them.")
@@ -69,7 +69,7 @@ def _now_of_card(record: RunRecord, name: str) -> Stated | None:
     None where there is none. Nothing is downloaded."""
     from huggingface_hub import try_to_load_from_cache
 
-    params = record.config["model"]["params"]
+    params = record.params("model")
     card: Any = Path(str(params.get("id", ""))) / CARD
     if name:
         commit = (record.steps.get("base", {}).get("facts") or {}).get("commit")
@@ -87,7 +87,7 @@ def _now_of_gguf(params: Mapping[str, Any]) -> Stated | None:
 
 def of_data(record: RunRecord) -> Licence:
     """What the suite's card says of its rows, which are in the weights, and, word for word, in `prompt.json`."""
-    text = rows_licence(suite_folder(record.config["suite"]["params"]))
+    text = rows_licence(suite_folder(record.params("suite")))
     if not text:
         return Licence(
             "", f"Not known: the card of suite {record.suite} says nothing of a licence; ask who owns its rows."

@@ -6,27 +6,23 @@ Exit codes: 0 drawn, 2 a mistake in the command or its files, 70 a fault of the 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from harness import compare, index
-from harness.errors import UserError
 from harness.escaping import visible
 from harness.report import against
 from harness.report.page import write
-from harness.terminal import outlive_readers
+from harness.terminal import Arguments, ended
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
-    outlive_readers()
-    parser = argparse.ArgumentParser(
+def _run(arguments: Sequence[str] | None) -> int:
+    parser = Arguments(
         prog="python -m harness.report",
         description="Draw a run's report again, compare runs, or list them; nothing is measured.",
         usage="%(prog)s RUN | %(prog)s RUN RUN [RUN ...] [--anyway] [--to FILE] | %(prog)s --index OUTPUTS",
+        epilog=(__doc__ or "").split("\n\n")[-1],
     )
     parser.add_argument(
         "runs", type=Path, nargs="*", metavar="RUN",
@@ -45,17 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("give a run folder, several to compare, or --index OUTPUTS")
     if len(given.runs) < 2 and (given.anyway or given.to):
         parser.error("--to and --anyway are for comparing runs; give two or more, or leave them out")
-    try:
-        print("\n".join(_drawn(given)))
-    except UserError as error:
-        for mistake in error.mistakes:
-            print(f"harness: {visible(mistake)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    except Exception:  # Python's own exit code for it is 1, which says that a cell failed
-        traceback.print_exc()
-        return os.EX_SOFTWARE
+    print("\n".join(_drawn(given)))
     return 0
 
 
@@ -70,6 +56,11 @@ def _drawn(given: argparse.Namespace) -> list[str]:
     target = given.to or given.runs[-1] / "compare.html"
     against.write(found, target)
     return [*against.lines(found), visible(target)]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    return ended(lambda: _run(arguments))
 
 
 if __name__ == "__main__":

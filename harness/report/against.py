@@ -22,14 +22,19 @@ from harness.compare import (
     recommendation,
 )
 from harness.decide import primary, timed
-from harness.escaping import markdown_text, visible
+from harness.escaping import markdown_table, markdown_text, visible
 from harness.report.evidence import noisy
-from harness.report.markdown import table
 from harness.report.text import NONE, p_text, shorten
+from harness.statistics import PACE
 from harness.types import StepKind
 from harness.wording import labels, number, plural, points, significant
 
 SHOWN_FLIPS = 5  # of each cell; the rest stands in rows/
+ABOUT_RATIOS = (
+    "Intervals of times are of 95%, by the bootstrap of prompts, the same of both runs where both asked as many. They "
+    f"count that with nothing changed a whole run may be {PACE - 1:.0%} slower than another, or as much as rounds of "
+    "one run were apart; where a machine moves further between runs, they are too narrow."
+)
 TOLD_LINES = 10  # differences, and cells, that a terminal is told of; the page has all
 LEFT_OUT = {
     SPEED: "response times, throughput, memory and cost are left out", COST: "cost is left out",
@@ -86,7 +91,7 @@ def view(runs: Sequence[Run], anyway: bool = False) -> dict[str, Any]:
         "left_out": sorted({f"{d.told}: {LEFT_OUT[d.effect]}" for d in found if d.effect in LEFT_OUT}),
         "told": [d.told for d in found if d.effect == TOLD], "disturbed": _disturbed(runs, made, names),
         "states": [s for s in states if len(set(s["states"])) > 1], "cells": len(ids),
-        "shown_flips": SHOWN_FLIPS,
+        "shown_flips": SHOWN_FLIPS, "about_ratios": ABOUT_RATIOS,
     }  # fmt: skip
 
 
@@ -142,19 +147,22 @@ def markdown(page: Mapping[str, Any]) -> str:
     out += ["", *(f"- {markdown_text(d)}" for d in [*page["left_out"], *page["disturbed"]])]
     out += [*(f"- differs: {markdown_text(d)}" for d in page["told"]), ""]
     if any(c["n"] for c in page["changes"]):
-        out += table(
+        out += markdown_table(
             ["Cell", "Run", page["scores"], "95% interval", "p (Holm)", "Gained", "Lost", "Rows", "Verdict"],
             ([c["name"], c["run"], c["delta"], c["interval"], c["holm"], c["gained"], c["lost"], c["n"], c["verdict"]]
              for c in page["changes"]),
         )  # fmt: skip
     if any(c["ratios"] for c in page["changes"]):
-        out += table(
+        out += markdown_table(
             ["Cell", "Run", "Measure", "Then", "Now", "Ratio", "95% interval"],
             ([c["name"], c["run"], r["title"], r["was"], r["now"], r["ratio"], r["interval"]]
              for c in page["changes"] for r in c["ratios"]),
         )  # fmt: skip
+        out += [page["about_ratios"], ""]
     if page["states"]:
-        out += table(["Cell", *(r["name"] for r in page["runs"])], ([s["name"], *s["states"]] for s in page["states"]))
+        out += markdown_table(
+            ["Cell", *(r["name"] for r in page["runs"])], ([s["name"], *s["states"]] for s in page["states"])
+        )
     return "\n".join(out)
 
 

@@ -14,6 +14,7 @@ from harness.report.text import facts_text, told
 from harness.types import Measurement, RunRecord
 from harness.wording import duration, number, plural, points
 
+LEFT, RIGHT = "Score, and the baseline’s", "Points from the best"  # panels of paired differences
 DRAWN = 40  # rows of a chart of cells, the rest stands in the tables
 LINES = 6  # of the chart of costs
 SHAPES = ("circle", "square", "triangle-up", "diamond")
@@ -69,11 +70,10 @@ def scatter(run: Run, decision: Decision | None) -> Drawing | None:
              "y": height - (d["y"] - up[0]) / (up[-1] - up[0]) * height, "label": d["label"], "chosen": d["chosen"]}
             for d in data
         ]  # fmt: skip
-        place_labels(marks, (0, 0, width, height))
-        for d, m in zip(data, marks, strict=True):
-            d["tx"] = across[0] + m["text_x"] / width * (across[-1] - across[0])
-            d["ty"] = up[0] + (height - m["text_y"]) / height * (up[-1] - up[0])
-            d["far"] = m["far"]
+        for d, place in zip(data, label_places(marks, (0, 0, width, height)), strict=True):
+            if place:  # a text without one is not drawn
+                d["tx"] = across[0] + place[0] / width * (across[-1] - across[0])
+                d["ty"] = up[0] + (height - place[1]) / height * (up[-1] - up[0])
         x = {"field": "x", "type": "quantitative", "scale": {"domain": [across[0], across[-1]], "nice": False}}
         y = {"field": "y", "type": "quantitative", "scale": {"domain": [up[0], up[-1]], "nice": False, "zero": False}}
         thin = across if width == WIDE else across[:: 1 + len(across) // 5]
@@ -91,9 +91,6 @@ def scatter(run: Run, decision: Decision | None) -> Drawing | None:
                  "encoding": {"x": x, "y": {**y, "field": "y0"}, "y2": {"field": "y1"}, "color": colour}},
                 {"mark": {"type": "rule", "opacity": 0.45, "strokeWidth": 1.5},
                  "encoding": {"x": {**x, "field": "x0"}, "x2": {"field": "x1"}, "y": y, "color": colour}},
-                {"transform": [{"filter": "datum.far"}],
-                 "mark": {"type": "rule", "color": "var(--soft)", "strokeWidth": 0.75},
-                 "encoding": {"x": x, "y": y, "x2": {"field": "tx"}, "y2": {"field": "ty"}}},
                 {"mark": {"type": "point", "filled": True, "size": 120, "opacity": 1, "stroke": "var(--card)"},
                  "encoding": {"x": x, "y": y, "color": colour, "shape": shape}},
                 {"transform": [{"filter": "datum.chosen"}],
@@ -116,7 +113,8 @@ def scatter(run: Run, decision: Decision | None) -> Drawing | None:
         f"{left}", ("Cell", what, "Quality", "On the front"), rows,
         "Up and to the left is better. Bars are 95% intervals: cells whose bars overlap widely may not differ. The "
         "dashed line joins the cells that no other beats in both (the Pareto front)"
-        + ("; the recommended cell is ringed." if chosen else ".") + left,
+        + ("; the recommended cell is ringed." if chosen else ".")
+        + " Where dots lie close, some have no label: the numbers below name all." + left,
     )  # fmt: skip
     return replace(made, legend=tuple((k, n) for n, k in enumerate(kinds)))
 
@@ -130,31 +128,31 @@ def _whole(m: Measurement) -> str:
     return f"{text['text']} ({text['interval']})" if text["interval"] else text["text"]
 
 
-def place_labels(marks: Sequence[dict[str, Any]], box: tuple[float, float, float, float]) -> None:
-    """Gives each mark the nearest place for its label that covers no mark and no other label: `text_x`, `text_y` are
-    the label's middle in pixels, `far` says that a line should lead there."""
-    taken = [(m["x"] - 7, m["y"] - 7, m["x"] + 7, m["y"] + 7) for m in marks]
-    for mark in sorted(marks, key=lambda m: (m["y"], m["x"])):
+def label_places(
+    marks: Sequence[Mapping[str, Any]], box: tuple[float, float, float, float]
+) -> list[tuple[float, float] | None]:
+    """The middle in pixels of each mark's label, beside it, where it covers no mark and no other label and no other
+    mark is nearly as near; None where there is no such place. The chosen cell's is placed first."""
+    radii = [12 if m["chosen"] else 7 for m in marks]
+    taken = [(m["x"] - r, m["y"] - r, m["x"] + r, m["y"] + r) for m, r in zip(marks, radii, strict=True)]
+    found: dict[int, tuple[float, float]] = {}
+    for at in sorted(range(len(marks)), key=lambda n: (not marks[n]["chosen"], marks[n]["y"], marks[n]["x"])):
+        mark = marks[at]
         wide = 6.8 * len(mark["label"]) + 4
-        options = [
-            (mark["x"] + side * (10 + 5 * mark["chosen"] + out) - (wide if side < 0 else 0), mark["y"] + up - 7)
-            for out in (0, 14, 30, 50)
-            for up in (0, -11, 11, -22, 22, -33, 33)
-            for side in (1, -1)
-        ]
 
-        def cover(place: tuple[float, float], wide: float = wide) -> float:
-            x, y = place
-            over = sum(
-                max(0.0, min(x + wide, c) - max(x, a)) * max(0.0, min(y + 14, d) - max(y, b)) for a, b, c, d in taken
-            )
-            outside = x < box[0] or x + wide > box[2] + 12 or y < box[1] - 10 or y + 14 > box[3]
-            return float(over) + (1e6 if outside else 0.0)
+        def away(m: Mapping[str, Any], x: float, y: float, wide: float = wide) -> float:
+            return math.hypot(max(x - m["x"], 0, m["x"] - x - wide), max(y - m["y"], 0, m["y"] - y - 14))
 
-        x, y = min(options, key=cover)
-        taken.append((x, y, x + wide, y + 14))
-        apart = x - mark["x"] if x > mark["x"] else mark["x"] - x - wide
-        mark |= {"text_x": x + wide / 2, "text_y": y + 7, "far": apart > 14 or abs(y + 7 - mark["y"]) > 14}
+        for up, side in ((up, side) for up in (0, -11, 11, -22, 22) for side in (1, -1)):
+            x = mark["x"] + side * (10 + 5 * mark["chosen"]) - (wide if side < 0 else 0)
+            y = mark["y"] + up - 7
+            inside = box[0] <= x and x + wide <= box[2] + 12 and box[1] - 10 <= y and y + 14 <= box[3]
+            free = not any(x < c and a < x + wide and y < d and b < y + 14 for a, b, c, d in taken)
+            if inside and free and all(1.5 * away(mark, x, y) < away(m, x, y) for m in marks if m is not mark):
+                taken.append((x, y, x + wide, y + 14))
+                found[at] = x + wide / 2, y + 7
+                break
+    return [found.get(n) for n in range(len(marks))]
 
 
 # ------------------------------------------------------------------------------------------------ paired differences
@@ -177,9 +175,10 @@ def dumbbells(lines: Sequence[Mapping[str, Any]], baseline: str, best: str, marg
             "field": "name", "type": "nominal", "scale": {"domain": order}, "title": None,
             "axis": {"grid": True, "ticks": False, "labelPadding": 10},
         }  # fmt: skip
-        x = {"type": "quantitative", "scale": {"domain": [0, 1]}, "axis": axis([0, 0.25, 0.5, 0.75, 1], "share", None)}
+        shares = [0, 0.25, 0.5, 0.75, 1] if width == WIDE else [0, 0.5, 1]
+        x = {"type": "quantitative", "scale": {"domain": [0, 1]}, "axis": axis(shares, "share", None)}
         left: Spec = {
-            "width": each, "height": {"step": 24}, "data": {"values": shown}, "title": "Score, and the baseline’s",
+            "width": each, "height": {"step": 24}, "data": {"values": shown}, "title": LEFT,
             "encoding": {"y": y},
             "layer": [
                 {"mark": {"type": "rule", "strokeWidth": 3, "color": "var(--line)"},
@@ -199,8 +198,7 @@ def dumbbells(lines: Sequence[Mapping[str, Any]], baseline: str, best: str, marg
         }  # fmt: skip
         bare = {**y, "axis": {"labels": False, "ticks": False, "grid": True}} if width == WIDE else y
         right: Spec = {
-            "width": each, "height": {"step": 24}, "data": {"values": against},
-            "title": "Points from the best, with its 95% interval" if width == WIDE else "Points from the best",
+            "width": each, "height": {"step": 24}, "data": {"values": against}, "title": RIGHT,
             "layer": [
                 {"data": {"values": [{"v": 0}]}, "mark": {"type": "rule", "color": "var(--soft)"},
                  "encoding": {"x": {**x, "field": "v"}}},
@@ -224,10 +222,11 @@ def dumbbells(lines: Sequence[Mapping[str, Any]], baseline: str, best: str, marg
         f"Scores of {plural(len(shown), 'cell')} beside {baseline} on the same rows, and their differences from {best} "
         "with 95% intervals.", ("Cell", "Score", f"{baseline}", f"Points from {best}", "95% interval"),
         [told_row(d) for d in shown],
-        f"Left: each cell’s score (filled) and that of {baseline}, today’s baseline (hollow), on the same rows. Right: "
-        f"the difference from {best}, the highest quality measured, with its 95% interval; the dashed line is the "
-        f"margin of {100 * margin:g} points. A cell whose whole bar lies right of it is shown to be good enough; a "
-        "simpler one needs no such proof where its bar reaches 0 and its dot lies no further left than that line."
+        f"“{LEFT}”: each cell’s (filled) and that of {baseline}, today’s baseline (hollow), on the same rows. "
+        f"“{RIGHT}”: the difference from {best}, the highest quality measured, with its 95% interval; the dashed line "
+        f"is the margin of {100 * margin:g} points. A cell whose whole bar lies right of it is shown to be good "
+        "enough; a simpler one needs no such proof where its bar reaches 0 and its dot lies no further left than that "
+        "line."
         + left_out,
     )  # fmt: skip
 

@@ -6,14 +6,14 @@ import math
 from collections.abc import Collection
 from typing import Any
 
-from harness.decide import Decision, compare, interact, reference, shared_scores
+from harness.decide import Decision, compare, curve_of, interact, reference, share_of, shared_scores
 from harness.report import charts
 from harness.report.drawing import Drawing
-from harness.report.run import Run, compression, kin, parent_of, share_of, variant
+from harness.report.run import Run, compression, kin, parent_of, variant
 from harness.report.text import NONE, p_text, told, told_points
 from harness.rows import ids, texts
 from harness.statistics import Paired, holm, over_seeds
-from harness.types import Measurement, RunRecord, Status
+from harness.types import Measurement, RunRecord
 from harness.wording import number, points
 
 
@@ -175,12 +175,12 @@ def learning(run: Run, margin: float) -> list[dict[str, Any]]:
     """Learning curves: each trained adaptation on parts of its rows, and what the last part added."""
     made = []
     for r in run.ok:
-        parts_of = [s for s in run.side if s.status is Status.OK and s.id.startswith(f"{r.id}/curve=")]
-        if not parts_of:
+        parts = curve_of(r, run.side)
+        if not parts:
             continue
         lines = []
         before: RunRecord | None = None
-        for cell in sorted([*parts_of, r], key=share_of):
+        for cell in (*parts, r):
             m = run.quality(cell)
             pair = compare(cell, before, run.rows, run.score(r)) if before else None
             trained = (cell.steps.get("adapt", {}).get("facts") or {}).get("rows")

@@ -19,7 +19,7 @@ def data_card(run: Run, suite: str, found: Mapping[str, Any]) -> list[dict[str, 
     """A line for what builds see, for the evaluation rows, and for each base model."""
     cells = [r for r in run.records.values() if r.suite == suite]
     counts = found["rows"]
-    folder = next((f for r in cells if (f := r.config.get("suite", {}).get("params", {}).get("folder"))), suite)
+    folder = next((f for r in cells if (f := r.params("suite").get("folder"))), suite)
     if "licence" in found:
         source, licence = (shorten(found.get(k) or NOT_STATED, most=QUOTED) for k in ("source", "licence"))
     else:  # of a version that kept neither

@@ -5,24 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from harness.report.cells import COLUMNS
 from harness.report.run import Run, state
-from harness.types import Json, plain
+from harness.types import Json, finite, plain
 
 FORMAT = 1
-
-
-def finite(value: Json) -> Json:
-    """A value without what JSON cannot hold: numbers that are not finite become null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {k: finite(v) for k, v in value.items()}
-    return [finite(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def table(run: Run) -> list[dict[str, Json]]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from harness.escaping import markdown_text
+from harness.escaping import markdown_table, markdown_text
 
 LIKELY = 5  # cells whose odds are told
 
@@ -21,13 +21,13 @@ def markdown(page: Mapping[str, Any]) -> str:
     every, heads = page["all_cells"], ("Quality", "Peak memory", "Cost per 1,000")
     keep = [n for n, c in enumerate(every["columns"]) if c.startswith(heads) or c.endswith("answer p95")]
     out += ["## Cells", ""]
-    out += table(
+    out += markdown_table(
         ["Cell", "State", *(every["columns"][n] for n in keep)],
         ([r["name"], r["state"], *(cell(r["values"][n]) for n in keep)] for r in every["rows"]),
     )
     if page["load"]["rows"]:
         out += ["## Under load", ""]
-        out += table(
+        out += markdown_table(
             ["Cell", *page["load"]["columns"]],
             ([r["name"], *(cell(v) for v in r["values"])] for r in page["load"]["rows"]),
         )
@@ -36,7 +36,7 @@ def markdown(page: Mapping[str, Any]) -> str:
     if page["differences"]["rows"]:
         against = f"{page['differences']['score']} against {page['differences']['reference']}, on the same rows"
         out += [f"## {markdown_text(against)}", ""]
-        out += table(
+        out += markdown_table(
             ["Cell", "Points", "95% interval", "p", "p (Holm)", "Gained", "Lost", "Rows"],
             (
                 [r["name"], r["delta"], f"{r['low']} to {r['high']}", r["p"], r["holm"], r["gained"], r["lost"], r["n"]]
@@ -45,7 +45,7 @@ def markdown(page: Mapping[str, Any]) -> str:
         )
     if page["quantized"]["rows"]:
         out += ["## What quantization changed, against the same adaptation unquantized", ""]
-        out += table(
+        out += markdown_table(
             [
                 "Cell",
                 "Points",
@@ -62,15 +62,19 @@ def markdown(page: Mapping[str, Any]) -> str:
     out += _evidence(page)
     if page["decision"] and page["decision"].reasons:
         out += ["## Why not the others", ""]
-        out += table(["Cell", "Reason"], ([page["names"][i], why] for i, why in page["decision"].reasons.items()))
+        out += markdown_table(
+            ["Cell", "Reason"], ([page["names"][i], why] for i, why in page["decision"].reasons.items())
+        )
     elif page["ended_badly"]:
         out += ["## Cells without numbers", ""]
-        out += table(
+        out += markdown_table(
             ["Cell", "State", "Reason"], ([page["names"][r.id], r.status, r.reason] for r in page["ended_badly"])
         )
     if page["not_measured"]:
         out += ["## Not measured", ""]
-        out += table(["Measure", "Why", "Cells"], ([m["metric"], m["why"], m["cells"]] for m in page["not_measured"]))
+        out += markdown_table(
+            ["Measure", "Why", "Cells"], ([m["metric"], m["why"], m["cells"]] for m in page["not_measured"])
+        )
     out += ["## Limits", "", *(f"- {markdown_text(c)}" for c in page["caveats"]), ""]
     return "\n".join(out)
 
@@ -83,12 +87,12 @@ def _argument(page: Mapping[str, Any]) -> list[str]:
     ]:
         out += ["## How sure that is", ""]
         heads = ["Cell", "Best by the policy", "Holds the limits", "On the Pareto front"]
-        out += table(heads, ([o["name"], o["best"], o["feasible"], o["front"]] for o in likely))
+        out += markdown_table(heads, ([o["name"], o["best"], o["feasible"], o["front"]] for o in likely))
     if found["flips"]:
         out += ["## What would change it", "", *(f"- {markdown_text(f['sentence'])}" for f in found["flips"]), ""]
     if found["ladder"]:
         out += ["## The ladder", ""]
-        out += table(["Step", "State", "Evidence"], ([r.name, r.state, r.sentence] for r in found["ladder"]))
+        out += markdown_table(["Step", "State", "Evidence"], ([r.name, r.state, r.sentence] for r in found["ladder"]))
     if found["notes"]:
         out += ["## How it was counted", "", *(f"- {markdown_text(n)}" for n in found["notes"]), ""]
     return out
@@ -103,19 +107,19 @@ def _evidence(page: Mapping[str, Any]) -> list[str]:
 
     if rows := page["seeds"]["rows"]:
         out += ["## Seeds: the luck of training and of rows together", ""]
-        out += table(
+        out += markdown_table(
             ["Cell", "Mean", "95% interval", "Each seed", f"Against {page['seeds']['reference']}", "95% interval"],
             ([r["name"], r["mean"], r["interval"], r["each"], r["delta"], around(r)] for r in rows),
         )
     for curve in page["learning"]:
         out += [f"## Learning curve: {markdown_text(curve['name'])}", "", markdown_text(curve["answer"]), ""]
-        out += table(
+        out += markdown_table(
             ["Share", "Rows", curve["score"], "95% interval", "Against the share before", "95% interval"],
             ([r["share"], r["rows"], r["text"], r["interval"], r["delta"], around(r)] for r in curve["lines"]),
         )
     if page["control"]:
         out += ["## A/A control: the same cell evaluated twice", ""]
-        out += table(
+        out += markdown_table(
             ["Cell", "Points", "95% interval", "p", "Same answer", "Called"],
             ([r["name"], r["delta"], around(r), r["p"], r["same"], r["verdict"]] for r in page["control"]),
         )
@@ -123,30 +127,18 @@ def _evidence(page: Mapping[str, Any]) -> list[str]:
         counted = ([c["source"], c["exact"], c["group"], c["near"]] for c in suite["counts"])
         out += [f"## Leakage: {markdown_text(suite['suite'])}", ""]
         out += [markdown_text(suite["told"]), ""]
-        out += table(
+        out += markdown_table(
             ["Data", "Rows", "Source", "Licence", "Digest"],
             ([d["what"], d["rows"], d["source"], d["licence"], d["digest"]] for d in suite["card"]),
         )
         out += (
-            table(["Evaluation rows against", "Same text", "Same group", "Alike"], counted) if suite["flagged"] else []
+            markdown_table(["Evaluation rows against", "Same text", "Same group", "Alike"], counted)
+            if suite["flagged"]
+            else []
         )
         if suite["cells"]:
-            out += table(
+            out += markdown_table(
                 ["Cell", "All rows", "Without the flagged", "Rows", "Rows left"],
                 ([c["name"], c["all"], c["without"], c["n"], c["left"]] for c in suite["cells"]),
             )
     return out
-
-
-def table(heads: Sequence[str], rows: Iterable[Iterable[Any]]) -> list[str]:
-    """The lines of a table, with an empty one behind it."""
-
-    def line(values: Iterable[str]) -> str:
-        return "| " + " | ".join(values) + " |"
-
-    return [
-        line(map(markdown_text, heads)),
-        line("---" for _ in heads),
-        *(line(map(markdown_text, r)) for r in rows),
-        "",
-    ]

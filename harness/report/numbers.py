@@ -3,7 +3,7 @@ weights, and what limits are checked against of the worst suite."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 
@@ -35,13 +35,17 @@ def numbers(recipe: Recipe, weights: Mapping[str, float], rows: Rows, rule: Poli
             for title, (value, unit, better) in zip(TITLES, found, strict=True)
         }
     seeds = seeds_of(recipe, weights)
-    p95 = [m for r in seeds if (m := r.value("e2e_ms/p95"))]
-    mean = replace(p95[0], value=fmean(m.value for m in p95), interval=None) if len(p95) > 1 else None
     return {
-        QUALITY: quality_over_seeds(seeds, rows, rule), P95: mean or next(iter(p95), None),
+        QUALITY: quality_over_seeds(seeds, rows, rule), P95: _mean(seeds, "e2e_ms/p95"),
         MEMORY: max((m for r in seeds if (m := memory(r))), key=lambda m: m.value, default=None),
-        COST: seeds[0].value("cost_usd_per_1000") if seeds else None,
+        COST: _mean(seeds, "cost_usd_per_1000"),
     }  # fmt: skip
+
+
+def _mean(seeds: Sequence[RunRecord], metric: str) -> Measurement | None:
+    found = [m for r in seeds if (m := r.value(metric))]
+    mean = replace(found[0], value=fmean(m.value for m in found), interval=None) if len(found) > 1 else None
+    return mean or next(iter(found), None)
 
 
 def counted(recipe: Recipe, weights: Mapping[str, float]) -> dict[str, str]:
@@ -50,5 +54,6 @@ def counted(recipe: Recipe, weights: Mapping[str, float]) -> dict[str, str]:
         weighted = f", weighted over {n} suites"
         return {QUALITY: weighted, P95: f", slowest of {n} suites", MEMORY: f", highest of {n} suites", COST: weighted}
     if (n := len(seeds_of(recipe, weights))) > 1:
-        return {QUALITY: f", mean of {n} seeds", P95: f", mean of {n} seeds", MEMORY: f", highest of {n} seeds"}
+        mean = f", mean of {n} seeds"
+        return {QUALITY: mean, P95: mean, MEMORY: f", highest of {n} seeds", COST: mean}
     return {}

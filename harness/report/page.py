@@ -19,7 +19,7 @@ from harness.report.answers import PACKED_BYTES, changed, deflated, examples, pa
 from harness.report.cells import all_cells, heatmaps, scores
 from harness.report.choosing import choosing
 from harness.report.comparisons import against_best, control, differences, learning, quantized, seeds
-from harness.report.evidence import caveats, configs, leakage, not_measured, proofs, steps
+from harness.report.evidence import caveats, configs, leakage, not_measured, proofs, steps, unbounded
 from harness.report.markdown import markdown
 from harness.report.numbers import P95, QUALITY, TITLES, counted, numbers, seeds_of
 from harness.report.run import Run, read
@@ -124,7 +124,8 @@ def view(run: Run) -> dict[str, Any]:
         if decision and decision.reference else "",
         "heatmaps": heatmaps(some, decision), "scatter": charts.scatter(run, decision),
         "dumbbells": against_best(some, decision, rule.margin), "costs": account.cost_chart(run, decision),
-        "account": account.account(run, decision), "all_cells": table, "first_cells": _shown_first(table, some),
+        "account": account.account(run, decision), "all_cells": table, "unbounded": unbounded(run),
+        "first_cells": _shown_first(table, some),
         "load": under_load(some), "rooms": rooms(some), "adapters": adapters(some),
         "scores": scores(some), "differences": differences(run, some.ids), "proofs": proofs(some),
         "quantized": quantized(run, rule.margin, some.ids), "leakage": leakage(some), "seeds": seeds(run),
@@ -189,6 +190,7 @@ def html(page: Mapping[str, Any]) -> str:
     inline = {
         "style": Markup(style), "script": Markup(script), "style_hash": policy_hash(style),
         "script_hash": policy_hash(script), "data": Markup(script_json(embedded(page))), "svg": Markup,
+        "number": number,
     }  # fmt: skip
     return escaping.page("decision.html.j2", {**page, **inline})
 

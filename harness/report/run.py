@@ -91,11 +91,6 @@ def state(run: Run, cell_id: str) -> str:
     return str(run.records[cell_id].status) if cell_id in run.records else "pending"
 
 
-def share_of(r: RunRecord) -> float:
-    """The share of the training rows that a cell was trained on."""
-    return float(r.config.get("suite", {}).get("params", {}).get("train_share", 1.0))
-
-
 def parent_of(run: Run, r: RunRecord) -> RunRecord | None:
     """The same adaptation unquantized."""
     same = (

@@ -27,7 +27,7 @@ def under_load(run: Run) -> dict[str, Any]:
             if (failed := r.value("goodput_failed_at")) and columns[-1][0] == "goodput_requests_per_s":
                 values[-1] = {**values[-1], "interval": f"not at {number(failed.value, failed.unit)}"}
             lines.append({"name": run.names[r.id], "values": values})
-    latency: Mapping[str, Json] = next((r.config["measure"]["params"]["latency"] for r in run.ok), {})
+    latency: Mapping[str, Json] = next((r.params("measure")["latency"] for r in run.ok), {})
     level = latency.get("level")
     return {
         "columns": [c for _, c in columns], "rows": lines,

@@ -5,36 +5,38 @@
 
 `new` writes three things below the working directory: `suites/my_suite/` (rows, scorers, instructions and a card to
 fill), `conf/suite/my_suite.yaml` and `conf/sweep/my_suite.yaml`. `python -m harness +sweep=my_suite` then finds them.
+
+Exit codes: 0 made, or without a mistake, 2 a mistake in the command, the table or the suite, 70 a fault of the harness
+itself, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import UserError
-from harness.suites.check import check
+from harness.escaping import visible
+from harness.suites.check import check, how_many
 from harness.suites.new import EVALUATION_SHARE, SYSTEM, new
-from harness.terminal import outlive_readers
+from harness.terminal import Arguments, ended, tell
+from harness.wording import plural
 
 SHOWN = 20  # lines of one kind
 
 
-def _told(lines: Sequence[str], prefix: str) -> None:
-    for line in lines[:SHOWN]:
-        print(f"{prefix}{line}", file=sys.stderr)
-    if len(lines) > SHOWN:
-        print(f"{prefix}... and {len(lines) - SHOWN} more", file=sys.stderr)
+def _some(lines: Sequence[str]) -> list[str]:
+    """The first lines, and how many more there are."""
+    left = len(lines) - SHOWN
+    return [*lines[:SHOWN], *([f"... and {left} more"] if left > 0 else [])]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns 0, or 2 for a mistake in the command or the suite."""
-    outlive_readers()
-    parser = argparse.ArgumentParser(
-        prog="python -m harness.suites", description="Make a suite of your own, or check one."
-    )
+def _run(arguments: Sequence[str] | None) -> int:
+    parser = Arguments(
+        prog="python -m harness.suites", description="Make a suite of your own, or check one.",
+        epilog=(__doc__ or "").split("\n\n")[-1],
+    )  # fmt: skip
     commands = parser.add_subparsers(dest="command", required=True)
     make = commands.add_parser("new", help="make a suite from a CSV or JSONL file")
     make.add_argument("name", help="lower-case letters, digits and _")
@@ -52,19 +54,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given.command == "new":
             names = {k: getattr(given, k) for k in ("message", "reply", "group", "case", "id")}
-            print("\n".join(new(given.name, given.source, names, given.eval_share, given.system, Path())))
+            told = new(given.name, given.source, names, given.eval_share, given.system, Path())
+            print(visible("\n".join(told)))
             return 0
         mistakes, warnings, facts = check(given.name)
     except UserError as error:
-        _told(error.mistakes, "harness: ")
-        return 2
-    _told(mistakes, "mistake: ")
-    _told(warnings, "warning: ")
-    print("\n".join(facts))
-    counts = [f"{len(found)} {what}{'' if len(found) == 1 else 's'}" for found, what in
-              ((mistakes, "mistake"), (warnings, "warning"))]  # fmt: skip
-    print(f"{given.name}: {', '.join(counts)}")
+        raise UserError(_some(error.mistakes)) from error
+    tell(_some(mistakes), "mistake: ")
+    tell(_some(warnings), "warning: ")
+    print(visible("\n".join(facts)))
+    counts = plural(how_many(mistakes), "mistake"), plural(how_many(warnings), "warning")
+    print(visible(f"{given.name}: {', '.join(counts)}"))
     return 2 if mistakes else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    return ended(lambda: _run(arguments))
 
 
 if __name__ == "__main__":

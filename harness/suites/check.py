@@ -23,7 +23,18 @@ from harness.power import detectable_difference, rows_needed
 from harness.resources import resource
 from harness.statistics import group_of
 from harness.suite import VALIDATION_SHARE, load
-from harness.suites.shape import TO_FILL, are_labels, few_groups, folded, misspelt, uneven, unlearnt, unlike
+from harness.suites.shape import (
+    TO_FILL,
+    are_free,
+    are_labels,
+    few_groups,
+    folded,
+    in_groups,
+    misspelt,
+    uneven,
+    unlearnt,
+    unlike,
+)
 from harness.types import Component, Json, SuiteData, plain
 from harness.wording import plural
 
@@ -32,6 +43,7 @@ TYPICAL_DISAGREEMENT = 0.1
 ALL_BUT = 0.95  # of the rows with one reply: the others hardly count
 LONG, LONG_AT_LEAST = 10, 1_000  # times the median, and characters
 SOME = 3  # lines that say the same of different rows
+MORE = "... and {} more such"  # of them
 LOOKED_AT = 20  # rows whose scorers a grid tries with wrong replies
 TELLS_NOTHING = 0.9  # of the rows: a score that as many wrong replies pass
 DECIDES = (
@@ -365,7 +377,24 @@ def _long(data: SuiteData, suite: Component) -> list[str]:
 
 def _some(lines: Sequence[str]) -> list[str]:
     """The first of many lines that say the same of different rows, and how many more there are."""
-    return [*lines[:SOME], *([f"... and {len(lines) - SOME} more such"] if len(lines) > SOME else [])]
+    return [*lines[:SOME], *([MORE.format(len(lines) - SOME)] if len(lines) > SOME else [])]
+
+
+def how_many(lines: Sequence[str]) -> int:
+    """How many lines there were before `_some` left some out."""
+    before, after = MORE.split("{}")
+    return sum(int(x.removeprefix(before).removesuffix(after)) if x.startswith(before) else 1 for x in lines)
+
+
+def _unmeetable(data: SuiteData, suite: Component, module: Any) -> list[str]:
+    """A warning where free text must be met word for word to pass, though the scorers that `new` makes know better."""
+    rows = (*data.train, *data.validation, *data.evaluation)
+    if suite.params["primary"] != "exact" or not hasattr(module, "word_f1"):
+        return []
+    if not are_free(Counter(str(row.get(data.reply_field) or "") for row in rows)):
+        return []
+    return ["suite.primary=exact: the replies are free text, of which hardly any is met word for word, so that hardly "
+            "any answer can pass; take word_f1, or have scorers.py score what counts for you"]  # fmt: skip
 
 
 def _majority(data: SuiteData) -> list[str]:
@@ -389,7 +418,7 @@ def check(name: str) -> tuple[list[str], list[str], list[str]]:
         if not mistakes:
             wrong, doubts = _wrong_replies(data, module, primary, data.evaluation)
             mistakes += [*_references(data, module, suite), *wrong]
-            warnings += doubts
+            warnings += [*doubts, *_unmeetable(data, suite, module)]
         if not hasattr(module, "check"):  # which tells it of the labels that `new` makes
             warnings += _unlearnt(data, suite)
     mistakes += [
@@ -421,13 +450,13 @@ def check(name: str) -> tuple[list[str], list[str], list[str]]:
             + ", or a part of it; remove one where it gives the other away" for o in alike if o.source == source
         ])  # fmt: skip
     asked = (
-        f"{len(data.evaluation)} evaluation rows in {len(set(map(group_of, data.evaluation)))} groups"
+        in_groups(data.evaluation, "evaluation")
         if data.evaluation
         else f"the evaluation rows of lm-eval's task {suite.params['task']}"
     )
     facts = [
-        f"{len(data.train)} training, {len(data.validation)} validation and {asked}, {len(data.knowledge)} articles; "
-        f"deciding score {primary}",
+        f"{in_groups(data.train, 'training')}, {in_groups(data.validation, 'validation')} and {asked}, "
+        f"{plural(len(data.knowledge), 'article')}; deciding score {primary}",
         *_majority(data),
     ]
     return mistakes, warnings, facts

@@ -22,7 +22,17 @@ from harness.leakage import normalised
 from harness.ledger import write_text
 from harness.resources import resource
 from harness.suite import VALIDATION_SHARE, hashed, json_lines, parted
-from harness.suites.shape import TO_FILL, are_labels, few_groups, folded, misspelt, uneven, unlearnt
+from harness.suites.shape import (
+    TO_FILL,
+    are_free,
+    are_labels,
+    few_groups,
+    folded,
+    in_groups,
+    misspelt,
+    uneven,
+    unlearnt,
+)
 from harness.wording import plural
 
 EVALUATION_SHARE = 0.3
@@ -36,7 +46,6 @@ GUIDE = (
 SUITE = """\
 # {what}
 name: {name}
-_target_: ""
 folder: {name}
 task: {name}
 task_file: task.yaml
@@ -295,8 +304,8 @@ def new(name: str, source: Path, names: Mapping[str, str], share: float, system:
         if not too_few:
             mend = "raise" if side == "evaluation" else "lower"
             raise UserError(
-                f"{source}: --eval-share {share:g} of {groups} groups leaves no {side} rows; {mend} it, or give 20 "
-                "groups or more by a finer --group column"
+                f"{source}: --eval-share {share:g} of {plural(groups, 'group')} leaves no {side} rows; {mend} it, or "
+                "give 20 groups or more by a finer --group column"
             )
     replies = Counter(r["reply"] for r in rows)
     kind = "structured" if all(map(_is_json, replies)) else "labels" if are_labels(replies) else "text"
@@ -317,6 +326,7 @@ def new(name: str, source: Path, names: Mapping[str, str], share: float, system:
         instead = f"{SYSTEM!r}, as the chats differ in theirs" if system is None else "--system"
         doubts.append(f"{source}: its chats' system turns are left out; models are told {instead}")
     told_system = config_text(SYSTEM if system is None else system)
+    primary = "word_f1" if kind == "text" and are_free(replies) else next(iter(SCORES[kind]))
     longest = max(rows, key=lambda r: len(r["reply"].encode()))
     needed = len(longest["reply"].encode()) + SPARE  # a token may hold one byte, as of digits and of Korean
     tokens = min(TOKENS_AT_MOST, needed)
@@ -328,8 +338,8 @@ def new(name: str, source: Path, names: Mapping[str, str], share: float, system:
         for s in SCORES[kind]
     ]
     card = (resource("suites") / "_template/card.md").read_text(encoding="utf-8")
-    of = f"{len(held)} evaluation rows of {plural(len({r['group'] for r in held}), 'group')}"
-    counts = f"{len(train)} training and {of} from {source.name}, split by group."
+    sides = f"{in_groups(train, 'training')} and {in_groups(held, 'evaluation')}"
+    counts = f"{sides} from {source.name}, split by group."
     told = "\n".join(f"- `{s}`: {what}" for s, what in SCORES[kind].items())
     files = {
         folder / "train.jsonl": _jsonl(train), folder / "eval.jsonl": _jsonl(held),
@@ -340,7 +350,7 @@ def new(name: str, source: Path, names: Mapping[str, str], share: float, system:
         config: SUITE.format(
             what=f"TO FILL: what {name} measures", name=name,
             system=yaml.dump(told_system, default_style='"', allow_unicode=True, width=math.inf).strip(),
-            primary=next(iter(SCORES[kind])), tokens=tokens,
+            primary=primary, tokens=tokens,
         ),
         sweep: SWEEP.format(name=name),
     }  # fmt: skip
@@ -356,6 +366,8 @@ def new(name: str, source: Path, names: Mapping[str, str], share: float, system:
     return [
         f"{folder}: {counts}" + (f" {repeated} that repeat a message were left out." if repeated else ""),
         f"scores: {', '.join(SCORES[kind])} ({kind}; {different}); scorers.py holds them",
+        f"primary: {primary} in {config}: the score that decides"
+        + ("; replies are free text, of which hardly any is met word for word" if primary == "word_f1" else ""),
         room,
         *(f"warning: {doubt}" for doubt in doubts),
         f"next: write {folder / 'instructions.md'} and {folder / 'card.md'}, then",

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from harness.power import groups_needed
@@ -26,6 +27,17 @@ def are_labels(replies: Counter[str]) -> bool:
     """Whether replies, each with the number of its rows, are short and few enough for names of classes."""
     short = all("\n" not in r and len(r) <= LABEL_LENGTH for r in replies)
     return short and len(replies) <= min(LABELS_AT_MOST, replies.total() / 5)
+
+
+def are_free(replies: Counter[str]) -> bool:
+    """Whether texts, each with the number of its rows, are free: most are different, and longer than the name of a
+    class, so that hardly any is met word for word."""
+    return 2 * len(replies) > replies.total() and median(map(len, replies)) > LABEL_LENGTH
+
+
+def in_groups(rows: Collection[Mapping[str, Any]], what: str) -> str:
+    """So many rows of a kind, and of how many groups."""
+    return f"{plural(len(rows), f'{what} row')} ({plural(len(set(map(group_of, rows))), 'group')})"
 
 
 def folded(label: str) -> str:
