@@ -41,6 +41,8 @@ def run(*cells: tuple[RunRecord, list[dict[str, Any]]]) -> tuple[list[RunRecord]
 
 LOGIN = ("Login & SSO", "Search")
 
+FLOORED = records.POLICY | {"min_quality": 0.1}
+
 
 def test_the_cheapest_cell_shown_to_be_good_enough_is_chosen() -> None:
     many = [1] * 180 + [0] * 20
@@ -108,7 +110,10 @@ def test_a_cheaper_cell_is_not_chosen_for_being_measured_on_few_rows() -> None:
     assert found.chosen == best[0].id
     assert found.sentences[0].startswith("Ship full_ft/fp16: 77% (63% to 87%) of 48 rows pass")
     assert "highest quality measured, and no other cell was shown to be within 5 points of it" in found.sentences[1]
-    assert "for 1 cheaper cell that is open, as 48 rows likely show only differences of 25 points" in found.sentences[1]
+    assert (
+        "cheaper by more than timings can tell that is open, as 48 rows likely show only differences of 25 points"
+        in (found.sentences[1])
+    )
     assert "full_ft/gptq comes first by cost per 1,000 requests ($0.0900), but it is not shown" in found.sentences[2]
     assert found.reasons[open_[0].id].endswith("to −3; were that the true difference, about 111 rows would tell.")
     assert found.reasons[worse[0].id].startswith("Its interval against full_ft/fp16 lies beyond the margin of 5")
@@ -123,7 +128,10 @@ def test_open_cells_are_told_beside_a_runner_up() -> None:
     )
     found = decide(*run(top, sure, noisy), records.POLICY)
     assert found.chosen == sure[0].id
-    assert "for 1 cheaper cell that is open, as 200 rows likely show only" in found.sentences[1]
+    assert (
+        "for 1 cell cheaper by more than timings can tell that is open, as 200 rows likely show only"
+        in found.sentences[1]
+    )
     assert "would be needed for 5 points" in found.sentences[1]
     assert found.sentences[2].startswith("The runner-up is lora/fp16")
 
@@ -138,7 +146,7 @@ def test_a_cell_whose_cost_cannot_be_told_apart_is_not_called_cheaper() -> None:
         cells = run(best, (records.with_value(near[0], "cost_usd_per_1000", 0.99, cost), near[1]))
         found = decide(*cells, records.POLICY | {"pace": 1.0})
         assert found.chosen == best[0].id
-        assert ("cheaper cell that is open" in found.sentences[1]) == told
+        assert ("that is open" in found.sentences[1]) == told
 
 
 def test_without_a_margin_the_highest_quality_is_chosen() -> None:
@@ -333,7 +341,42 @@ def test_one_answer_to_all_rows_is_not_shipped(passes: int, answers: int, ships:
         "rows."
     )
     assert found.sentences[1].startswith("With it “good” is 80%")
-    assert found.reasons[cells[0].id] == "The first to try, but it gives the same answer to all rows."
+    assert found.reasons[cells[0].id] == "The first to try, but it shows no skill."
+
+
+@pytest.mark.parametrize(("passes", "ships"), [(24, False), (25, True)])
+def test_a_cell_must_be_better_than_one_that_always_gives_the_commonest_reply(passes: int, ships: bool) -> None:
+    cells, rows = run(
+        cell("prompt_rag", "fp16", [1] * passes + [0] * (60 - passes), 1.0),
+        cell("lora", "fp16", [1] * 3 + [0] * 57, 2.0),
+    )
+    wanted = [{"reference": "billing" if n < 24 else f"other {n}", "output": f"said {n}"} for n in range(60)]
+    rows = {i: [{**r, **w} for r, w in zip(kept, wanted, strict=True)] for i, kept in rows.items()}
+    found = decide(cells, rows, records.POLICY)
+    assert "Always answering “billing” would be right on 40% of the rows of support_tone." in found.notes
+    if ships:
+        assert found.sentences[0].startswith("Ship prompt_rag/fp16")
+        return
+    assert (found.chosen, found.try_first) == (None, cells[0].id)
+    assert found.sentences[0].endswith("is no better than one that gives the same answer to all 60 rows.")
+    assert found.sentences[1] == "Its “good” is 40%; always answering “billing” would be right on 40%."
+
+
+def test_a_run_of_one_cell_recommends_it_only_above_a_floor() -> None:
+    one, rows = cell("lora", "fp16", [1] * 90 + [0] * 10, 1.0)
+    found = decide([one], {one.id: rows}, records.POLICY)
+    assert (found.chosen, found.try_first) == (None, one.id)
+    assert found.sentences[0] == "No recommendation: lora/fp16 is the only cell of this run: “good” 90% on 100 rows."
+    assert decide([one], {one.id: rows}, FLOORED).sentences[0].startswith("Ship lora/fp16")
+
+
+def test_a_choice_says_that_its_times_are_of_a_noisy_machine() -> None:
+    one, rows = cell("lora", "fp16", [1] * 90 + [0] * 10, 1.0)
+    for value in (0.0, 1.0):
+        noisy = Measurement("noisy", value, "flag", "lower", 1)
+        made = replace(one, measurements=(*one.measurements, noisy))
+        said = decide([made], {one.id: rows}, FLOORED).sentences[0]
+        assert ("timed on a machine that did other work" in said) == bool(value)
 
 
 def test_too_few_rows_are_not_enough_evidence() -> None:
@@ -511,22 +554,20 @@ def test_labels_are_short_only_where_they_tell_cells_apart() -> None:
 def test_the_headline_tells_what_most_rows_fail() -> None:
     """A cell is chosen by one score; another that is low stands in the same sentence."""
     best, rows = cell("lora", "fp16", [1] * 90 + [0] * 10, 1.0)
-    high = decide([best], {best.id: rows}, records.POLICY)
+    high = decide([best], {best.id: rows}, FLOORED)
     low_facts = records.with_value(best, "quality/facts", 0.06, wilson(6, 100), 100)
-    low = decide([low_facts], {best.id: rows}, records.POLICY)
+    low = decide([low_facts], {best.id: rows}, FLOORED)
     assert "facts" not in high.sentences[0]
     assert low.sentences[0].endswith("; but only 6% pass “facts”, which this policy does not judge.")
     facts = best.value("quality/facts")
     assert facts
     many = [replace(facts, metric=f"quality/recall_{n}", value=0.1) for n in range(5)]
-    crowd = decide([replace(low_facts, measurements=(*low_facts.measurements, *many))], {best.id: rows}, records.POLICY)
+    crowd = decide([replace(low_facts, measurements=(*low_facts.measurements, *many))], {best.id: rows}, FLOORED)
     assert (
         "; but “facts” is only 6% and “recall_0” is only 10% (of 96 rows) and 4 other scores are below 50%, "
         "which" in crowd.sentences[0]
     ), "a score of some of the rows is no share of all"
-    three = decide(
-        [replace(low_facts, measurements=(*low_facts.measurements, *many[:2]))], {best.id: rows}, records.POLICY
-    )
+    three = decide([replace(low_facts, measurements=(*low_facts.measurements, *many[:2]))], {best.id: rows}, FLOORED)
     assert "(of 96 rows) and 1 other score is below 50%, which" in three.sentences[0]
 
 
@@ -562,7 +603,7 @@ def test_a_graded_score_is_no_share_of_rows_that_pass() -> None:
     best, rows = cell("lora", "fp16", [1] * 90 + [0] * 10, 1.0)
     for row in rows:
         row["scores"]["good"] = 0.5 + 0.4 * row["scores"]["good"]
-    graded = decide([records.with_value(best, "quality/good", 0.86)], {best.id: rows}, records.POLICY)
+    graded = decide([records.with_value(best, "quality/good", 0.86)], {best.id: rows}, FLOORED)
     assert "“good” 86% on 100 rows, p95" in graded.sentences[0]
     assert graded.sentences[2] == "It was the only cell of this run."
 

@@ -187,5 +187,5 @@ def test_the_volume_of_the_policy_pays_for_what_is_done_once() -> None:
     line = decide([one], {one.id: rows}, records.POLICY).costs[one.id]
     assert line.once_usd == pytest.approx(211 * 0.085 / 3600), "base, training and quantization"
     assert line.usd_per_1000(100_000) == pytest.approx(1.0)
-    few = decide([one], {one.id: rows}, records.POLICY | {"volume_requests": 10.0})
+    few = decide([one], {one.id: rows}, records.POLICY | {"volume_requests": 10.0, "min_quality": 0.1})
     assert f"${line.usd_per_1000(10.0):.2f} per 1,000" in few.sentences[0]

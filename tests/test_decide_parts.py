@@ -111,7 +111,9 @@ def test_the_ladder_knows_a_model_that_is_taken_as_it_is() -> None:
     found = decide(*cells, records.POLICY)
     assert found.chosen == cells[0][0].id
     prompt, lora, *_ = found.ladder
-    assert prompt.sentence.endswith("(as_is/fp16), and that is enough.")
+    assert prompt.sentence.endswith("(as_is/fp16).")
+    enough = decide(*cells, records.POLICY | {"min_quality": 0.5}).ladder[0]
+    assert enough.sentence.endswith("(as_is/fp16), and that is enough."), "by a floor that it holds"
     assert lora.state == "not needed"
     three = [*cells[0], records.record("prompt_rag", "fp16")]
     assert decide(three, cells[1], records.POLICY).reference == three[-1].id, "of two as simple, the one prompted"

@@ -446,7 +446,14 @@ def test_side_cells_are_no_candidates_but_answer_their_questions(tmp_path: Path)
     text = page(run)
     assert "Would more training rows help?" in text
     assert "A/A control" in text
-    assert verdict(found)[0].chosen == cells[0][0].id  # type: ignore[union-attr]
+    (decision, *_), small = verdict(found), records.record("lora", "gptq", cells[0][1])
+    assert decision
+    assert decision.try_first == cells[0][0].id
+    both = {c.id: r for c, r in [*cells, (small, cells[0][1])]}
+    run = folder(tmp_path / "both", [*(c for c, _ in cells), small], both, [cells[0][0].id, small.id])
+    (decision, *_) = verdict(read(run))
+    assert decision
+    assert decision.ladder[-1].name == "More training rows", "the curve is asked for the ladder's last rung"
 
 
 def test_the_data_card_tells_source_licence_rows_and_digest(tmp_path: Path) -> None:

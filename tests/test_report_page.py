@@ -349,7 +349,7 @@ def some_facts(luck: random.Random) -> Facts:
         made.append(
             Candidate(
                 i, luck.randrange(ranks), luck.choice((24, 28, 29, 30, 31, 32)) / 32, luck.choice((0.25, 0.5, 0.75)),
-                p95, luck.choice((0.0, 0.5)), maybe(luck.choice((1e9, 2e9)[:some])),
+                p95, luck.choice((0.0, 0.0, 0.5)), maybe(luck.choice((1e9, 2e9)[:some])),
                 maybe(luck.choice((0.25, 0.5, 0.75))), None if luck.random() < 0.1 else cost(),
             )
         )  # fmt: skip
@@ -370,7 +370,7 @@ def some_policy(luck: random.Random) -> tuple[Policy, float]:
         min_quality=luck.choice((None, None, 0.25, 0.5)), max_p95_e2e_ms=luck.choice((None, None, 150.0, 200.0)),
         max_memory_bytes=luck.choice((None, None, 1e9)), min_valid=luck.choice((None, None, 0.0, 0.5)),
         margin=luck.choice((0.0, 1 / 32, 1 / 16, 0.25)), volume_requests=luck.choice((None, 1e3, 1e7)),
-        pace=luck.choice((1.0, 1.0, 1.25)),
+        pace=luck.choice((1.0, 1.5)),
     )  # fmt: skip
     return rule, luck.choice((1.0, 1.0, 0.125, 8.0))
 

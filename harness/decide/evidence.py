@@ -8,7 +8,9 @@ make this rarer on average: proof gets easier, and cells that only look alike fa
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from statistics import fmean
 
 from harness.decide.case import COMPARED, Case
 from harness.decide.cells import Rows, primary, quality
@@ -19,7 +21,7 @@ from harness.decide.policy import OBJECTIVES, P95, QUALITY, Policy
 from harness.decide.recipes import NO_RATE
 from harness.decide.rule import Judgement
 from harness.power import groups_needed, rows_needed
-from harness.rows import outside, texts
+from harness.rows import Row, outside, texts
 from harness.types import RunRecord, Status
 from harness.wording import apart, number, plural, share, told
 
@@ -125,27 +127,59 @@ def _too_few(groups: int, rows: int, on: str, margin: float) -> tuple[str, str, 
     )
 
 
-def one_answer(case: Case, suites: Mapping[str, Sequence[RunRecord]], rows: Rows) -> tuple[str, str, str] | None:
+def no_skill(case: Case, suites: Mapping[str, Sequence[RunRecord]], rows: Rows) -> tuple[str, str, str] | None:
     """The sentences where the chosen cell, whose records, one a seed, stand by the suite judged, answers all rows of a
-    suite alike and is not always right with it; None where it does not, or where answers were not kept."""
+    suite alike and is not always right with it, or is no better than one that always gives the commonest reply; None
+    where it is, or where answers were not kept."""
+    chosen = case.found.chosen
+    assert chosen is not None
+    name = case.names[chosen.id]
     for suite, seeds in suites.items():
-        said = [set(texts(rows.get(r.id, ()), "output")) for r in seeds]
-        alike = all(len(answers) == 1 and None not in answers for answers in said)
-        m = quality(seeds[0], case.rule)
-        if not alike or m is None or m.n < 2 or m.value == 1:
+        found = [m for r in seeds if (m := quality(r, case.rule))]
+        value = fmean(m.value for m in found) if found else 1.0
+        if value == 1 or found[0].n < 2:
             continue
-        chosen = case.found.chosen
-        assert chosen is not None
-        name, on = case.names[chosen.id], f" of {suite}" if case.several else ""
+        said = [set(texts(rows.get(r.id, ()), "output")) for r in seeds]
+        same = all(len(answers) == 1 and None not in answers for answers in said)
+        common, reply = commonest(rows.get(seeds[0].id, ()))
+        on, score = f" of {suite}" if case.several else "", primary(seeds[0], case.rule)
+        if same:
+            does = f"gives the same answer to all {found[0].n} rows{on}"
+            shows = f"With it “{score}” is {share(value)}, which shows how common such a reply is, and no skill."
+        elif value <= common:
+            does = f"is no better than one that gives the same answer to all {found[0].n} rows{on}"
+            shows = f"Its “{score}” is {share(value)}; always answering “{reply}” would be right on {share(common)}."
+        else:
+            continue
         return (
-            f"No recommendation: the cell that the policy would choose, {name}, gives the same answer to all {m.n} "
-            f"rows{on}.",
-            f"With it “{primary(seeds[0], case.rule)}” is {share(m.value)}, which shows how common such a reply is, "
-            "and no skill.",
+            f"No recommendation: the cell that the policy would choose, {name}, {does}.",
+            shows,
             "More training rows or epochs (profile=standard), a larger model, or instructions that say when which "
             "answer is right would tell more.",
         )
     return None
+
+
+def commonest(rows: Collection[Row]) -> tuple[float, str]:
+    """The share of rows whose reply should be the commonest one, and that reply; 0 where no two should have the same,
+    or where that was not kept."""
+    wanted = [None if t is None else str(t) for t in texts(rows, "reference")]
+    reply, count = Counter(wanted).most_common(1)[0] if wanted else (None, 0)
+    return (count / len(wanted), reply) if count > 1 and None not in wanted and reply is not None else (0.0, "")
+
+
+def alone(case: Case) -> tuple[str, str, str] | None:
+    """The sentences where a run has one cell alone, and no floor says whether it is good enough."""
+    if len(case.cells) > 1 or case.rule.min_quality is not None:
+        return None
+    ((i, record),) = case.cells.items()
+    m = quality(record, case.rule)
+    reached = f": “{primary(record, case.rule)}” {share(m.value)} on {plural(m.n, 'row')}" if m else ""
+    return (
+        f"No recommendation: {case.names[i]} is the only cell of this run{reached}.",
+        "What it measures stands below; whether another would be better, or this one is good enough, it cannot tell.",
+        "Run it beside others (adaptation=prompt_rag,lora), or set the least that is good enough (policy.min_quality).",
+    )
 
 
 def not_carried(case: Case, draws: Draws) -> tuple[str, str, str] | None:

@@ -71,7 +71,7 @@ def _prompt(best: Mapping[str, RunRecord], stand: RunRecord, policy: Policy, nam
         return Rung(name, NOT_MEASURED, "No cell answers by prompting alone, so what training adds is open.")
     cell = best["prompt"]
     text = f"Prompting alone reaches {share(_quality(policy)(cell))} ({names[cell.id]})"
-    enough = stand.adaptation in STEPS["prompt"] and role == SHIP
+    enough = stand.adaptation in STEPS["prompt"] and role == SHIP and policy.min_quality is not None
     return Rung(name, TAKEN, text + (", and that is enough." if enough else "."))
 
 
@@ -102,7 +102,7 @@ def _trained(
         added = f"It is shown to add quality: {against}."
     elif pair.high < 0:
         added = f"It is shown to lose quality: {against}."
-    elif state == OPEN:
+    elif _may_gain(pair, policy):
         added = f"These rows leave open whether it adds quality: {against}."
     else:
         added = f"It is not shown to add quality: {against}."
@@ -131,7 +131,7 @@ def _quantized(
     text = f"{names[mine.id]} against {names[whole.id]}: {told(pair)}" if pair and whole else names[mine.id]
     if stand in small:
         return Rung(name, TAKEN, f"The quantized cell is {role} ({text}).")
-    state = OPEN if role != SHIP and _may_gain(pair, policy) else NOT_NEEDED
+    state = OPEN if _may_gain(pair, policy) else NOT_NEEDED
     return Rung(name, state, f"Measured, and the unquantized cell is {role} ({text}).")
 
 

@@ -67,6 +67,8 @@ def what(case: Case, suites: Mapping[str, Sequence[RunRecord]], rows: Rows) -> s
             first += f" for a {answer}" + ("" if case.several else _own(seeds))
     if c.cost is not None:
         first += f", {number(c.cost.usd_per_1000(volume_of(case.facts, rule)), 'USD')} per 1,000 requests"
+    if any(m.value for some in suites.values() for r in some if (m := r.value("noisy"))):
+        first += ", timed on a machine that did other work or did not hold still"
     return first + _low_scores(case, suites, rows) + "."
 
 
@@ -164,7 +166,7 @@ def _open(case: Case, pairs: Mapping[str, Paired | None]) -> str:
     if not found:
         return ""
     what = "cheaper" if rule.objective == COST else "faster"
-    out = f"; for {plural(len(found), f'{what} cell')} that is open"
+    out = f"; for {plural(len(found), 'cell')} {what} by more than timings can tell that is open"
     widest = max(found, key=lambda p: p.high - p.low)
     blind, n, need = widest.smallest(), widest.n, more(widest, rule)
     if rule.margin < blind < math.inf:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from harness.decide.case import Case, near, paced
 from harness.decide.cells import Rows, quality
 from harness.decide.costs import GOODPUT, goodput, hosted_lines
-from harness.decide.evidence import no_choice, not_carried, not_shares, one_answer, too_few_rows
+from harness.decide.evidence import alone, commonest, no_choice, no_skill, not_carried, not_shares, too_few_rows
 from harness.decide.facts import Facts, gathered
 from harness.decide.findings import CostLine, Decision, Odds
 from harness.decide.flips import flips
@@ -27,9 +27,10 @@ from harness.decide.sentences import runner_up, sure, timed, what
 from harness.decide.sentences import why as why_of
 from harness.decide.tables import Scores
 from harness.types import Json, RunRecord, Status, is_side
-from harness.wording import labels
+from harness.wording import labels, share
 
 NAMED = 10  # cells of a note
+COMMON = 0.1  # share of rows from which on their commonest reply is told
 
 
 def decide(records: Sequence[RunRecord], rows: Rows, policy: Mapping[str, Json]) -> Decision:
@@ -82,9 +83,13 @@ def _decision(
     chosen = found.chosen
     kind = next(k for k in kinds if k.id == chosen.id)
     suites = {s: [r for r in kind.of(s) if r.status is Status.OK] for s in weights}
-    alike = one_answer(case, suites, rows)
-    if said := alike or not_carried(case, draws):
-        why_not = "it gives the same answer to all rows" if alike else "the rows do not carry a choice"
+    if said := alone(case):
+        why_not = "there is nothing to compare it with"
+    elif said := no_skill(case, suites, rows):
+        why_not = "it shows no skill"
+    elif said := not_carried(case, draws):
+        why_not = "the rows do not carry a choice"
+    if said:
         reasons[chosen.id] = f"The first to try, but {why_not}."
         return replace(
             base, sentences=said, reasons=_for_all(reasons, kinds, names), best=found.best.id, try_first=chosen.id,
@@ -161,6 +166,10 @@ def _notes(
             "in each suite."
         )
     judged = [r for r in grid if r.status is Status.OK and r.suite in weights and quality(r, rule)]
+    for r in {r.suite: r for r in reversed(judged)}.values():
+        common, reply = commonest(rows.get(r.id, ()))
+        if common >= COMMON:
+            found.append(f"Always answering “{reply}” would be right on {share(common)} of the rows of {r.suite}.")
     bare = [names[r.id] for r in judged if not rows.get(r.id)]
     if bare and len(bare) == len(judged):
         found.append(

@@ -37,7 +37,7 @@ def verdict(run: Run) -> tuple[Decision | None, Facts | None, list[str]]:
     """The decision, the facts it rests on and its three sentences; before the last cell has ended, how far the run
     is."""
     if not run.pending:
-        decision, known = argued(list(run.records.values()), run.rows, run.policy)
+        decision, known = argued([*run.records.values(), *run.side], run.rows, run.policy)
         return decision, known, list(decision.sentences)
     ended, bad = len(run.records), len(run.records) - len(run.ok)
     first = f"So far: {ended} of {len(run.ids)} cells have ended" + (
