@@ -34,6 +34,14 @@ def cell(*overrides: str) -> Cell:
     return Cell(**{group: component(config[group]) for group in GROUPS}, seed=config["seed"], variant="")
 
 
+POLICIES = sorted(file.stem for file in (ROOT / "conf" / "policy").glob("*.yaml"))
+
+
+def policy(name: str) -> dict[str, Any]:
+    """One of the ready policies."""
+    return dict(_config((f"policy={name}",))["policy"])
+
+
 def grid(*overrides: str) -> list[Cell]:
     """The 3 × 5 grid."""
     chosen = [(f"adaptation={a}", f"quantization={q}") for a in ADAPTATIONS for q in QUANTIZATIONS]

@@ -5,19 +5,17 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
 
 from harness.decide import argued, decide, read_policy
 from harness.errors import UserError
-from harness.resources import resource
 from harness.statistics import wilson
 from harness.types import Interval, Measurement, RunRecord, Status
 from harness.wording import labels
 from tests import records
+from tests.cells import POLICIES, policy
 
 Rows = dict[str, list[dict[str, Any]]]
 
@@ -537,12 +535,11 @@ def test_a_bad_policy_is_told_all_at_once() -> None:
     assert any("'min_qualty'" in m for m in caught.value.mistakes)
 
 
-@pytest.mark.parametrize("path", sorted((resource("conf") / "policy").glob("*.yaml")), ids=lambda p: p.stem)
-def test_the_ready_policies_can_be_read_and_decide(path: Path) -> None:
-    policy: Any = OmegaConf.to_container(OmegaConf.load(path))
-    assert read_policy(policy).name == path.stem
+@pytest.mark.parametrize("name", POLICIES)
+def test_the_ready_policies_can_be_read_and_decide(name: str) -> None:
+    assert read_policy(policy(name)).name == name
     cells, rows = records.grid()
-    assert decide(cells, rows, policy).chosen is not None
+    assert decide(cells, rows, policy(name)).chosen is not None
 
 
 def test_labels_are_short_only_where_they_tell_cells_apart() -> None:

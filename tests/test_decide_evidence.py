@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 from scipy.special import ndtr
 
 from harness.decide import Policy, decide
@@ -22,8 +21,8 @@ from harness.decide.policy import COST
 from harness.decide.recipes import Recipe
 from harness.decide.rule import judge
 from harness.decide.tables import Scores
-from harness.resources import resource
 from tests import records
+from tests.cells import POLICIES, policy
 from tests.test_decide import cell, run, whole
 
 CELLS, GRIDS = 15, 80
@@ -85,13 +84,12 @@ def test_the_cell_to_try_and_the_rows_that_would_settle_it_are_told(monkeypatch:
     assert found.flips == ()
 
 
-@pytest.mark.parametrize("path", sorted((resource("conf") / "policy").glob("*.yaml")), ids=lambda p: p.stem)
-def test_a_quick_run_of_48_rows_names_a_group(path: Any) -> None:
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_quick_run_of_48_rows_names_a_group(name: str) -> None:
     names = [(a, q) for a in records.ADAPTATIONS for q in records.QUANTIZATIONS]
     made = {records.cell_id(a, q): records.rows(a, q, 48) for a, q in names}
     cells = [records.record(a, q, made[records.cell_id(a, q)]) for a, q in names]
-    policy: Any = OmegaConf.to_container(OmegaConf.load(path))
-    found = decide(cells, made, policy)
+    found = decide(cells, made, policy(name))
     assert found.chosen is not None
     assert found.try_first is None
     if len(found.group) > 1:

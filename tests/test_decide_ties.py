@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
 from harness.decide.facts import Candidate, Facts, Pair, apart, facts
 from harness.decide.findings import CostLine
@@ -18,10 +17,10 @@ from harness.decide.policy import COST, P95, Policy, read_policy
 from harness.decide.recipes import recipes
 from harness.decide.rule import ahead, judge
 from harness.errors import UserError
-from harness.resources import resource
 from harness.statistics import PACE
 from harness.types import Interval
 from tests import records
+from tests.cells import POLICIES, policy
 from tests.test_decide import cell, run
 
 SAME = Pair(0.0, -0.01, 0.01)
@@ -107,8 +106,8 @@ def test_draws_of_timings_have_the_pace_of_a_whole_timing() -> None:
 
 
 def test_policies_name_the_pace_and_refuse_what_is_none() -> None:
-    for file in (resource("conf") / "policy").glob("*.yaml"):
-        assert read_policy(yaml.safe_load(file.read_text(encoding="utf-8"))).pace == PACE, file
+    for name in POLICIES:
+        assert read_policy(policy(name)).pace == PACE, name
     assert read_policy(records.POLICY).pace == PACE
     for bad in (0.99, math.inf, math.nan, None, "1.1", True):
         with pytest.raises(UserError, match=r"pace .*; give a number of 1 or more"):
