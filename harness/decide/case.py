@@ -82,7 +82,7 @@ def within(rule: Policy) -> str:
 
 
 def paced(rule: Policy) -> str:
-    return f"whole timings differ by up to {100 * (rule.pace - 1):g}% with nothing changed (policy.pace)"
+    return f"whole timings differ by up to {100 * (rule.pace - 1):g}% with nothing changed"
 
 
 def more(pair: Paired, rule: Policy) -> int:

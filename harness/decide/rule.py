@@ -118,7 +118,7 @@ def alike(pair: Pair, margin: float) -> bool:
 
 def judge(facts: Facts, policy: Policy, hourly: float = 1.0) -> Judgement:
     """The choice and how it came about; `hourly` times the price of an hour of hardware."""
-    volume = volume_of(facts, policy)
+    volume, by_number = volume_of(facts, policy), policy.objective in (COST, P95)
     holding = tuple(c for c in facts.candidates if holds(c, policy))
     if not holding:
         return Judgement()
@@ -132,11 +132,11 @@ def judge(facts: Facts, policy: Policy, hourly: float = 1.0) -> Judgement:
     enough = {c.id for c in good}
     front = best
     tied = same
-    if policy.objective in (COST, P95):
+    if by_number:
         front = min(good, key=lambda c: (score(c, policy, volume, hourly), *simple(c)))
         some = {c.id: c for c in (*good, *same)}.values()
         tied = tuple(c for c in some if not ahead(front, c, facts, policy, hourly))
-    able = [c for c in tied if policy.objective not in (COST, P95) or c.id in enough or c.rank < front.rank]
+    able = [c for c in tied if not by_number or c.id in enough or c.rank < front.rank]
     chosen = min(able, key=lambda c: (c.rank, score(c, policy, volume, hourly), c.id))
     rivals = [best, *(c for c, _ in paired)]
     passed = []
@@ -146,11 +146,11 @@ def judge(facts: Facts, policy: Policy, hourly: float = 1.0) -> Judgement:
     ]:  # fmt: skip
         passed.append(chosen)
         chosen = min(better, key=lambda c: (score(c, policy, volume, hourly), *simple(c)))
-    group = [
-        c for c in tied if c is not chosen and c not in passed and (policy.objective not in (COST, P95) or not (
-            ahead(c, chosen, facts, policy, hourly) or ahead(chosen, c, facts, policy, hourly)
-        ))
-    ]  # fmt: skip
+
+    def apart(a: Candidate, b: Candidate) -> bool:
+        return by_number and (ahead(a, b, facts, policy, hourly) or ahead(b, a, facts, policy, hourly))
+
+    group = [c for c in tied if c is not chosen and c not in passed and not apart(c, chosen)]
     return Judgement(
         holding, best, shown, same, good, front, (chosen, *sorted(group, key=simple)), tuple(passed), chosen
     )

@@ -126,7 +126,7 @@ def why(case: Case, pairs: Mapping[str, Paired | None]) -> str:
             text += f": even {plural(max(same), 'row')} without a difference do not show that"
     else:
         first = "has" if chosen is found.front else "is the simplest that cannot be told apart from"
-        words += f" ({paced(rule).replace(' (', ', ')}" if chosen is not found.front and rule.pace > 1 else ""
+        words += f" ({paced(rule)}, policy.pace)" if chosen is not found.front and rule.pace > 1 else ""
         text = f"It {first} {words} of the {len(found.shown)} cells shown to be {within(rule)} the highest quality "
         text += f"measured, that of {case.names[best.id]}: {gap}" if chosen is not best else "measured, its own"
     return text + _open(case, pairs) + "."

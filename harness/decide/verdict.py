@@ -52,7 +52,7 @@ def _decision(
     evidence: tuple[Facts, tuple[Recipe, ...], Mapping[str, Scores]], refused: tuple[str, str, str] | None,
 ) -> Decision:  # fmt: skip
     known, judged, tables = evidence
-    weights = weights_of(grid, rule)
+    weights, basis = weights_of(grid, rule), basis_of(grid, rule)
     cells, names, kinds = {r.id: r for r in grid}, labels(r.id for r in grid), recipes(grid, weights)
     found = judge(known, rule)
     against = reference(grid, rule)
@@ -61,9 +61,9 @@ def _decision(
     base = Decision(
         None, ("", "", ""), {}, rule.margin, against.id if against else None, costs=costs,
         hosted=hosted_lines(grid, asked, costs), judged={k.id: tuple(r.id for r in k.cells) for k in kinds},
-        notes=_notes(grid, rule, weights, costs, asked, rows, names),
+        notes=_notes(grid, rule, weights, basis, costs, asked, rows, names),
     )  # fmt: skip
-    reasons = out(kinds, known, rule, list(weights), basis_of(grid, rule))
+    reasons = out(kinds, known, rule, list(weights), basis)
     if said := refused or no_choice(grid, known, found, rule, names, cells):
         why = {k.id: reasons.get(k.id) or "Not judged: there is no decision." for k in kinds}
         nothing = replace(base, sentences=said, reasons=_for_all(why, kinds, names))
@@ -134,13 +134,12 @@ def _for_all(
 
 
 def _notes(
-    grid: Sequence[RunRecord], rule: Policy, weights: Mapping[str, float], costs: Mapping[str, CostLine],
-    asked: CostLine | None, rows: Rows, names: Mapping[str, str],
+    grid: Sequence[RunRecord], rule: Policy, weights: Mapping[str, float], basis: str,
+    costs: Mapping[str, CostLine], asked: CostLine | None, rows: Rows, names: Mapping[str, str],
 ) -> tuple[str, ...]:  # fmt: skip
     """What was not counted, and how numbers were put together."""
     found = []
     prices: Mapping[str, Json] = next((p for r in grid if (p := r.config.get("price"))), {})
-    basis = basis_of(grid, rule)
     unmet = [names[r.id] for r in grid if r.status is Status.OK and goodput(r, rule.service_level) == 0]
     barred = rule.service_level is not None or (basis == GOODPUT and rule.objective == COST)
     if unmet and (barred or costs):
@@ -156,7 +155,7 @@ def _notes(
             found.append("Labelling is not counted: no price of a labelled row is set (price.usd_per_labelled_row).")
     if rule.objective != QUALITY and rule.pace > 1:
         what = OBJECTIVES[rule.objective]
-        found.append(f"Cells near each other in {what} are not told apart by it: {paced(rule)}.")
+        found.append(f"Cells near each other in {what} are not told apart by it: {paced(rule)} (policy.pace).")
     if prices.get("hosted") and (asked is None or asked.prompt_tokens is None):
         found.append("Hosted prices are not compared: the tokens of the prompts were not counted in this run.")
     if len(weights) > 1:

@@ -155,7 +155,8 @@ def _attention(
     if found is None:
         written = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
         elsewhere: Any = AttentionInterface().get_interface(own, written)
-        return elsewhere(module, query, key, value, attention_mask, **options)  # type: ignore[no-any-return]
+        made: tuple[Any, Any] = elsewhere(module, query, key, value, attention_mask, **options)
+        return made
     (cache, slots, positions, window), size = found, query.shape[3]
     if window != (options.get("sliding_window") or 0) or (attention_mask is not None and attention_mask.numel() > 1):
         raise NotImplementedError("its attention sees what its mask says")
