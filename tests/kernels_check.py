@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from typing import Any
 
 import torch
 
 from harness.engine import kernels, ops
+from harness.engine.whole import Turn
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LIMIT = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
@@ -68,6 +70,23 @@ def check(dtype: torch.dtype, heads: int, kv_heads: int, size: int, capacity: in
         found = kernels.rotate_and_store(parts[0], parts[1], parts[2], turns, cache, where, positions)
         for a, b in zip((found, *cache), (told, *kept), strict=True):
             near("rotate_and_store", a, b)
+
+
+def check_turn(dtype: torch.dtype, heads: int, kv_heads: int, size: int) -> None:
+    """Queries and keys turned as transformers' models do, by the very same numbers: all elements, some, by half as many
+    angles; interleaved ones are left to the model."""
+    made = torch.Generator().manual_seed(heads * size)
+    kinds = {"llama": (size, size), "phi3": (size // 2, size // 2), "gpt_oss": (size // 2, size), "cohere": (size, 0)}
+    for family, (angles, elements) in kinds.items():
+        own = importlib.import_module(f"transformers.models.{family}.modeling_{family}").apply_rotary_pos_emb
+        for rows, tokens in ((3, 5), (3, 1), (1, 4)):
+            heads_of = (torch.randn(rows, tokens, n, size, generator=made) for n in (heads, kv_heads))
+            turns = (torch.randn(rows if tokens > 1 else 1, tokens, angles, generator=made) for _ in "cs")
+            given = [t.to(dtype).to(DEVICE) for t in (*(h.transpose(1, 2) for h in heads_of), *turns)]
+            turn = Turn(own)
+            for found, told in zip(turn(*given), own(*given), strict=True):
+                assert torch.equal(found, told), f"turn {family} {dtype}"
+            assert list(turn.elements.values()) == [elements], f"turn {family} {dtype}: {turn.elements}"
 
 
 def check_attend(dtype: torch.dtype, heads: int, kv_heads: int, size: int, capacity: int) -> None:
@@ -142,8 +161,10 @@ if __name__ == "__main__":
     for dtype, shape in itertools.product(kinds, shapes):
         check(dtype, *shape)
         check_attend(dtype, *shape)
+        check_turn(dtype, *shape[:3])
     for dtype, shape in itertools.product(kinds, ((4, 2, 24, 70), (8, 1, 96, 150))):  # no powers of two
         check_attend(dtype, *shape)
+        check_turn(dtype, *shape[:3])
     for dtype, shape in itertools.product(kinds, ((1, 576, 40, True), (9, 264, 5000, False), (40, 1536, 576, True))):
         check_dynamic(dtype, *shape)
         for threshold in (0.0, 6.0):

@@ -44,7 +44,7 @@ from harness.types import Component, Context, Step, StepKind, digest
 from tests.cells import MACHINE, cell, suite_data
 from tests.test_architectures import EYES
 from tests.test_engine import CONTEXT, PROMPTS, tokenizer
-from tests.test_graph import MODELS, SHAPE, saved
+from tests.test_graph import MODELS, SHAPE, WHOLE, saved
 
 
 @pytest.mark.parametrize(("m", "k", "n"), [(1, 8, 8), (5, 576, 32), (3, EXACT, 16), (4, 3 * EXACT + 8, 24)])
@@ -181,6 +181,38 @@ def test_without_calibration_weights_are_rounded(tmp_path: Path, method: str) ->
     with torch.inference_mode():
         told, found = (m.model(ids).logits.float() for m in (load(parent, CONTEXT), made))
     assert 0.001 < float((found - told).norm() / told.norm()) < 0.6
+
+
+@pytest.mark.usefixtures("gptqmodel_as_it_came")
+def test_each_layer_is_calibrated_with_the_positions_and_the_window_that_the_model_gives_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every third layer of this model turns by other angles and sees past the window of the others."""
+    from transformers.models.gemma3.modeling_gemma3 import Gemma3Attention
+
+    config, model, rest = WHOLE["windows in some layers"]
+    base = saved(tmp_path / "base", config, model, {**rest, "hidden_size": 64, "intermediate_size": 128})
+    seen: dict[int, set[tuple[float, bool]]] = {}
+    own = Gemma3Attention.forward
+
+    def told(self: Any, **given: Any) -> Any:
+        mask = given["attention_mask"]
+        first = None if mask is None else mask[0, 0, -1, 0]  # of the keys, for the last token
+        windowed = first is not None and not bool(first if first.dtype == torch.bool else first == 0)
+        angles = round(float(given["position_embeddings"][0][0, 30].sum()), 3)
+        seen.setdefault(self.layer_idx, set()).add((angles, windowed))
+        return own(self, **given)
+
+    monkeypatch.setattr(Gemma3Attention, "forward", told)
+    texts = ["abcde some words of calibration " * 2, "and some others, of another length " * 2]
+    with torch.no_grad():
+        model.from_pretrained(base)(torch.tensor([tokenizer()(texts[0]).input_ids]))
+    right, seen = seen, {}
+    (tmp_path / "gptq").mkdir()
+    Gptq(group_size=32)(base, texts, tmp_path / "gptq", CONTEXT)
+    assert seen == right
+    assert right[0] != right[2]
+    assert [windowed for ((_, windowed),) in right.values()] == [True, True, False]
 
 
 @pytest.mark.usefixtures("gptqmodel_as_it_came")

@@ -170,6 +170,49 @@ def rotate_and_store(
 
 
 @triton.jit
+def _turn(
+    query, key, turned_query, turned_key, cos, sin, tokens, query_row, query_head, query_token, key_row, key_head,
+    key_token, turns_row, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, SIZE: tl.constexpr, TURNED: tl.constexpr,
+    ANGLES: tl.constexpr, MOST: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    at = tl.program_id(0).to(tl.int64)
+    row, token = at // tokens, at % tokens
+    h, d = tl.arange(0, MOST)[:, None], tl.arange(0, WIDE)[None, :]
+    turns = row * turns_row + token * ANGLES + d % ANGLES
+    c, s = tl.load(cos + turns).to(tl.float32), tl.load(sin + turns).to(tl.float32)
+    other = tl.where(d < TURNED // 2, d + TURNED // 2, d - TURNED // 2)
+    s = tl.where(d < TURNED // 2, -s, s)
+    if tl.program_id(1) == 0:
+        there, given, out = (h < HEADS) & (d < SIZE), query + row * query_row + token * query_token, turned_query
+        given, out = given + h * query_head, out + (at * HEADS + h) * SIZE + d
+    else:
+        there, given, out = (h < KV_HEADS) & (d < SIZE), key + row * key_row + token * key_token, turned_key
+        given, out = given + h * key_head, out + (at * KV_HEADS + h) * SIZE + d
+    kind = query.dtype.element_ty
+    x, y = tl.load(given + d, there, 0.0), tl.load(given + other, there & (d < TURNED), 0.0)
+    first, second = (x.to(tl.float32) * c).to(kind), (y.to(tl.float32) * s).to(kind)
+    made = (first.to(tl.float32) + second.to(tl.float32)).to(kind)
+    tl.store(out, tl.where(d < TURNED, made, x), there)
+
+
+def turn(query: Any, key: Any, cos: Any, sin: Any, elements: int) -> tuple[Any, Any]:
+    """The first `elements` of queries and keys [rows, heads, tokens, size] turned by `cos` and `sin`
+    [rows or 1, tokens, angles], halves apart, as many angles as elements or half as many; rounded where
+    `apply_rotary_pos_emb` of transformers' models rounds."""
+    rows, heads, tokens, size = query.shape
+    kv_heads, angles = key.shape[1], cos.shape[-1]
+    query, key = (t if t.stride(3) == 1 else t.contiguous() for t in (query, key))
+    made = [t.new_empty(rows, tokens, t.shape[1], size).transpose(1, 2) for t in (query, key)]
+    _turn[(rows * tokens, 2)](
+        query, key, *made, cos.contiguous(), sin.contiguous(), tokens, *query.stride()[:3], *key.stride()[:3],
+        tokens * angles if len(cos) > 1 else 0, HEADS=heads, KV_HEADS=kv_heads, SIZE=size,
+        TURNED=elements, ANGLES=angles,
+        MOST=triton.next_power_of_2(max(heads, kv_heads)), WIDE=triton.next_power_of_2(size), num_warps=4, **EXACT,
+    )  # fmt: skip
+    return made[0], made[1]
+
+
+@triton.jit
 def _attend_part(
     query, keys, values, slots, positions, sinks, sums, peaks, parts, out, scale, window, cap, tokens,
     slot_stride, head_stride,

@@ -8,7 +8,7 @@ the model's own code, which launches more and smaller kernels than `harness.engi
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from harness.engine.ops import LARGEST, attend, rms_norm, store
 from harness.engine.products import kind
 
 NAME = "harness_slots"
+TURN = "apply_rotary_pos_emb"  # what transformers' models call the function that turns queries and keys
 KINDS = {"full_attention", "sliding_attention", "global", "local"}  # of layers
 
 
@@ -58,6 +59,7 @@ class Whole(Proved):
         self.layers = list(model.get_decoder().layers)
         if model.device.type == "cuda":
             _norms_at_once(model)
+            _turns_at_once(model)
         self.products = sorted({kind(m) for m in model.get_decoder().modules() if linear_class(m)})
 
         def room(new: Any) -> Any:
@@ -142,6 +144,44 @@ def _norms_at_once(model: Any) -> None:
             fits = [c for c in (False, True) if torch.allclose(rms_norm(x, weight, epsilon, c), told, close, close)]
         if fits:
             module.forward = partial(rms_norm, weight=weight, epsilon=epsilon, centred=fits[0])
+
+
+def _turns_at_once(model: Any) -> None:
+    """Has queries and keys turned by their positions in one kernel, where that gives the very same: as written in
+    transformers' models, each of which has a function for it, they are ten."""
+    for name in {type(module).__module__ for module in model.get_decoder().modules()}:
+        own = getattr(sys.modules[name], TURN, None)
+        if own and not isinstance(own, Turn):
+            setattr(sys.modules[name], TURN, Turn(own))
+
+
+class Turn:
+    """A model's `own` function that turns queries and keys, by `kernel` where both give the same of random ones."""
+
+    def __init__(self, own: Callable[..., Any]) -> None:
+        from harness.engine import kernels
+
+        self.own, self.kernel = own, kernels.turn
+        self.elements: dict[Any, int] = {}  # of a head that are turned, by kind of heads and angles; 0: not in this way
+
+    def __call__(self, *given: Any, **options: Any) -> Any:
+        if options or [getattr(t, "ndim", 0) for t in given] != [4, 4, 3, 3] or given[0].requires_grad:
+            return self.own(*given, **options)
+        kind = tuple((t.shape[-1], t.dtype) for t in given)
+        if kind not in self.elements:
+            self.elements[kind] = self._turned(given)
+        return self.kernel(*given, self.elements[kind]) if self.elements[kind] else self.own(*given)
+
+    def _turned(self, given: tuple[Any, ...]) -> int:
+        import torch
+
+        size, angles = given[0].shape[-1], given[2].shape[-1]
+        like = [torch.randn_like(t) for t in given]
+        told = self.own(*like)
+        for elements in (n for n in (angles, 2 * angles) if n <= size and len({t.dtype for t in given}) == 1):
+            if all(map(torch.equal, self.kernel(*like, elements), told)):
+                return elements
+        return 0
 
 
 def _attention(

@@ -21,7 +21,7 @@ class Awq:
     group_size: int = 64
     calibration_rows: int = 8
 
-    VERSION: ClassVar[int] = 4
+    VERSION: ClassVar[int] = 5
     INT4: ClassVar[str] = "awq"  # whose products run on kernels that a GPU compiles
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "gptqmodel")
     REQUIRES: ClassVar[tuple[str, ...]] = ("gptqmodel",)

@@ -22,7 +22,7 @@ class Gptq:
     desc_act: bool = False
     calibration_rows: int = 16
 
-    VERSION: ClassVar[int] = 4
+    VERSION: ClassVar[int] = 5
     INT4: ClassVar[str] = "gptq"  # whose products run on kernels that a GPU compiles
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "gptqmodel")
     REQUIRES: ClassVar[tuple[str, ...]] = ("gptqmodel", "optimum")

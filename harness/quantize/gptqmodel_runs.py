@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from harness.anatomy import attention_kinds
 from harness.loading import came_quantized, mixes_experts, text_part, weight_files
 from harness.quantize.classifier_head import as_language_model, put_back
 from harness.quantize.proof import CONV1D, OWN
@@ -93,6 +95,7 @@ def quantize(
     with as_language_model(model) as decoder:
         pack_in(decoder)
         loaded = GPTQModel.load(str(decoder), config, dtype=torch_dtype(context.dtype))
+        _give_each_its_own(loaded, {len(row["input_ids"]) for row in rows})
         context.progress(0.1, f"{len(rows)} calibration rows")
         with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):  # it writes `logs/` where it stands
             loaded.quantize(rows or None, batch_size=1, backend=backend)
@@ -100,6 +103,46 @@ def quantize(
         loaded.save(str(out))
     put_back(model, out)
     return {"calibration_rows": len(rows)}
+
+
+def _give_each_its_own(loaded: Any, lengths: Collection[int]) -> None:
+    """Has gptqmodel call each layer with what the model itself gives it for texts of these lengths. It calls all with
+    what the first one was given, which where layers see differently (Gemma 3) are other positions and another window.
+    """
+    import torch
+
+    decoder = loaded.model.get_decoder()
+    if len(attention_kinds(decoder.config)) < 2:
+        return
+    given: dict[tuple[int, int], dict[str, Any]] = {}
+
+    def noted(place: int, hidden: Any, **told: Any) -> Any:
+        given[place, hidden.shape[1]] = told
+        return hidden
+
+    for place, layer in enumerate(decoder.layers):
+        layer.forward = partial(noted, place)
+    try:
+        with torch.no_grad():
+            for length in lengths:
+                decoder(torch.zeros(1, length, dtype=torch.long, device=decoder.device), use_cache=False)
+    finally:
+        for layer in decoder.layers:
+            del layer.forward
+
+    def prepare(layer: Any, layer_input: Any, additional_inputs: dict[str, Any], target_device: Any) -> dict[str, Any]:
+        place = next((n for n, each in enumerate(decoder.layers) if each is layer), None)
+        own = given.get((place, layer_input[0].shape[1])) if place is not None else None
+        return {k: _moved(own[k], target_device) if own and k in own else v for k, v in additional_inputs.items()}
+
+    loaded.prepare_layer_replay_kwargs = prepare
+
+
+def _moved(given: Any, device: Any) -> Any:
+    """Tensors, alone or in a tuple, on a device; all else as it is."""
+    if isinstance(given, tuple):
+        return tuple(_moved(each, device) for each in given)
+    return given.to(device) if hasattr(given, "to") else given
 
 
 def unable(config: Mapping[str, Json], method: str, group_size: int) -> str | None:
