@@ -58,6 +58,11 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
         {"hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26, "num_attention_heads": 8,
          "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 256000},
     ),
+    "gemma4, layers of 2304": (  # the defaults of its configuration
+        "Gemma4Text",
+        {"hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 30, "num_attention_heads": 8,
+         "num_key_value_heads": 4, "head_dim": 256, "global_head_dim": 512, "vocab_size": 262144},
+    ),
     "gpt-oss, 12 layers of 8 experts": (
         "GptOss",
         {"hidden_size": 2880, "intermediate_size": 2880, "num_hidden_layers": 12, "num_attention_heads": 64,

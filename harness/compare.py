@@ -17,7 +17,7 @@ from typing import Any
 from harness import ledger
 from harness.decide import Policy, Rows, decide, not_shares, policy_of, primary, quality, read_policy
 from harness.errors import UserError
-from harness.statistics import PACE, Paired, group_of, holm, paired, quantile_ratio
+from harness.statistics import Paired, group_of, holm, paired, quantile_ratio
 from harness.types import GROUPS, Interval, Json, Measurement, RunRecord, Status, StepKind, canonical, knobs, plain
 from harness.wording import labels
 
@@ -31,10 +31,12 @@ TIMED = (
     ("ttft_ms", 0.5, "First token p50"), ("itl_ms", 0.5, "Between tokens p50"),
     ("e2e_ms", 0.5, "Whole answer p50"), ("e2e_ms", 0.95, "Whole answer p95"),
 )  # fmt: skip
-SPEED, COST, QUALITY, TOLD, REFUSED = "speed", "cost", "quality", "told", "refused"  # what a difference has to do with
+SPEED, COST, RATE, QUALITY = "speed", "cost", "rate", "quality"  # what a difference has to do with
+TOLD, REFUSED = "told", "refused"
+LEVEL = "measure.latency.level."  # knobs of the service level
 SIZED = (
     ("throughput_tokens_per_s", "Throughput, batched", (SPEED,)),
-    ("goodput_requests_per_s", "Goodput", (SPEED, QUALITY)),
+    ("goodput_requests_per_s", "Goodput", (SPEED, RATE, QUALITY)),
     ("memory_bytes/cuda_peak_process", "Peak memory, GPU", (SPEED,)),
     ("memory_bytes/cuda_peak_reserved", "Peak memory, GPU reserved", (SPEED,)),
     ("memory_bytes/peak_rss", "Peak memory, process", (SPEED,)), ("disk_bytes", "On disk", ()),
@@ -64,8 +66,8 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A field in which a run differs from the first. `effect` is what follows: such runs are `refused`, speed, cost or
-    quality is left out, or it is only `told`. `cells` are named where not all that are compared differ so."""
+    """A field in which a run differs from the first. `effect` is what follows: such runs are `refused`, speed, cost,
+    goodput or quality is left out, or it is only `told`. `cells` are named where not all compared differ so."""
 
     field: str
     run: str
@@ -197,9 +199,12 @@ def _fields(record: RunRecord, policy: Policy) -> dict[str, tuple[str, str]]:
         "dtype": (str(env.get("dtype")), TOLD),
         "profile": (record.profile, TOLD),
         "seed": (str(record.seed), TOLD),
-        **{name: (value, TOLD) for name, value in _config(record).items() if name != "suite"},
+        **{
+            name: (value, RATE if name.startswith(LEVEL) else TOLD)
+            for name, value in _config(record).items() if name != "suite"
+        },
         **{f"{name}": (version, TOLD) for name, version in versions.items()},
-    }
+    }  # fmt: skip
 
 
 def differences(first: Run, later: Run) -> list[Difference]:
@@ -214,7 +219,8 @@ def differences(first: Run, later: Run) -> list[Difference]:
         was, now = _fields(one, first.policy), _fields(other, later.policy)
         replaced = {g for g in GROUPS if g in was and was[g] != now[g]}  # another choice, whose knobs are its own
         for name in dict.fromkeys([*was, *now]):
-            (a, effect), (b, _) = was.get(name, ("none", TOLD)), now.get(name, ("none", TOLD))
+            _, effect = was.get(name) or now[name]
+            (a, _), (b, _) = (fields.get(name, ("none", effect)) for fields in (was, now))
             if a != b and (name in replaced or name.partition(".")[0] not in replaced):
                 differs(one, name, a, b, effect)
         a, b = (r.digest_of("adapt", "data") for r in (one, other))
@@ -306,7 +312,12 @@ def _by_prompt(r: RunRecord, metric: str) -> list[list[float]]:
     return [part for part in found if part]
 
 
-def _ratios(a: RunRecord, b: RunRecord, out: set[str]) -> list[Ratio]:
+def pace_of(runs: Sequence[Run]) -> float:
+    """How many times as slow a whole run may be with nothing changed, by the policies of all."""
+    return max(run.policy.pace for run in runs)
+
+
+def _ratios(a: RunRecord, b: RunRecord, out: set[str], pace: float) -> list[Ratio]:
     """What `b` takes against `a`, but for what is left out."""
     found: list[Ratio] = []
     drifts = [m.value for r in (a, b) if (m := r.value("round_drift"))]
@@ -314,7 +325,7 @@ def _ratios(a: RunRecord, b: RunRecord, out: set[str]) -> list[Ratio]:
         was, now = a.value(f"{metric}/p{100 * q:.0f}"), b.value(f"{metric}/p{100 * q:.0f}")
         raw = [_by_prompt(r, metric) for r in (a, b)]
         if was and now and all(raw):
-            ratio, around = quantile_ratio(raw[1], raw[0], q, max([PACE, *drifts]))
+            ratio, around = quantile_ratio(raw[1], raw[0], q, max([pace, *drifts]))
             found.append((title, was, now, ratio, around))
     for metric, title, depends in SIZED:
         was, now = a.value(metric), b.value(metric)
@@ -327,7 +338,7 @@ def changes(runs: Sequence[Run], found: Sequence[Difference]) -> list[Change]:
     """Every cell that ended ok in the first run and in a later one, Holm-corrected over all of them that were measured
     twice."""
     first, *others = runs
-    made = []
+    made, pace = [], pace_of(runs)
     for run in others:
         out = {d.effect for d in found if d.run == run.name}
         for a, b in _both_ok(first, run):
@@ -336,7 +347,7 @@ def changes(runs: Sequence[Run], found: Sequence[Difference]) -> list[Change]:
             other = sum(was[k].get("prompt_hash") != now[k].get("prompt_hash") for k in was if k in now)
             made.append(
                 Change(b.id, a.id, run.name, _same(a, b), _pair(was, now, score), 1.0, other,
-                       tuple(_ratios(a, b, out)), tuple(_flips(was, now, score)))
+                       tuple(_ratios(a, b, out, pace)), tuple(_flips(was, now, score)))
             )  # fmt: skip
     adjusted = holm({str(n): c.pair.p for n, c in enumerate(made) if c.pair and StepKind.QUALITY not in c.same})
     return [replace(c, p_holm=adjusted.get(str(n), 1.0)) for n, c in enumerate(made)]

@@ -37,7 +37,8 @@ NAMED = GROUPS[:4]  # in a cell's id
 ONE_FOR_ALL = (
     "policy", "price", "profile", "runner", "store", "store_limit_gb", "curve", "outputs", "sweep_name", "dry_run",
 )  # fmt: skip
-FREE_DISK_BYTES = 4 * 2**30
+FREE_DISK_BYTES = 5 * 2**30
+EVICTING_BYTES = 2**24  # more than a run's first files and the notes of what is evicted
 SEEDS = 2**32  # as many has NumPy
 ROW = ("match", "usd_per_hour", "per_core", "source", "date")  # what prices of hardware say; notes may stand beside it
 
@@ -76,7 +77,8 @@ def _cells(configs: Sequence[Mapping[str, Any]], overrides: Sequence[Sequence[st
     cells: dict[str, Cell] = {}
     for config, own in zip(configs, overrides, strict=True):
         parts = {group: component(config[group]) for group in GROUPS}
-        swept = [o for o in own if o not in common and o.split("=")[0] not in (*NAMED, "seed")]
+        swept = [o.lstrip("+") for o in own if o not in common]
+        swept = [o for o in swept if o.partition("=")[0] not in (*NAMED, "seed")]
         cell = Cell(**parts, seed=config["seed"], variant=",".join(swept))
         if is_side(cell.id):  # such as model.id=runs/again, which is a folder all the same with a slash behind it
             cell = replace(cell, variant=f"{cell.variant}/")
@@ -202,8 +204,9 @@ def _limits(config: DictConfig) -> list[str]:
     ]
 
 
-def _judged(policy: Policy, data: Collection[SuiteData]) -> list[str]:
-    """A line for each suite that lacks the score which a policy judges it by, and one where it judges none of them."""
+def _judged(policy: Policy, data: Collection[SuiteData], cells: Sequence[Cell]) -> list[str]:
+    """A line for each suite that lacks the score which a policy judges it by, one where it judges none of them, and
+    for each service level measured that is not the policy's."""
     judged = [d for d in data if policy.suites is None or policy.suites.get(d.name)]
     names = {d.name for d in data}
     if slips := [
@@ -214,8 +217,19 @@ def _judged(policy: Policy, data: Collection[SuiteData]) -> list[str]:
         return slips
     if data and not judged:
         return [f"policy.suites: {policy.suites} weighs no suite of this grid; give one a weight above 0, or null"]
-    score = (policy.metric or "").removeprefix("quality/")
-    return [line for d in judged for line in faults_of_score(d, score, "policy.metric")] if score else []
+    score, level = (policy.metric or "").removeprefix("quality/"), policy.service_level
+    found = [line for d in judged for line in faults_of_score(d, score, "policy.metric")] if score else []
+    loads = [c.measure.params["latency"] for c in cells if not c.engine.target.endswith(".Eager")]
+    levels = [load.get("level") for load in loads if load.get("clients") and load.get("open_requests")]
+    if level and not levels:
+        found.append(
+            "policy.service_level: no load is measured, so it would bar and price nothing; choose engine=graph and a "
+            "profile with clients and open_requests, such as standard, or leave it null"
+        )
+    return found + [
+        f"policy.service_level={dict(level)}: load is measured at measure.latency.level={other}; give both the same"
+        for other in levels if level and other != level
+    ]  # fmt: skip
 
 
 def _names(match: str, hardware: str) -> bool:
@@ -328,9 +342,10 @@ def _evictable(store: Store, limit_gb: Any) -> int:
 
 
 def _room(store: Store, limit_gb: Any) -> list[str]:
-    """A line where the disk has too little room for builds, what the store's limit frees counted."""
+    """A line where the disk has too little room for builds, what the store's limit frees counted where anything can be
+    written before it does."""
     free = shutil.disk_usage(store.root).free
-    if free >= FREE_DISK_BYTES or free + _evictable(store, limit_gb) >= FREE_DISK_BYTES:
+    if free >= FREE_DISK_BYTES or (free >= EVICTING_BYTES and free + _evictable(store, limit_gb) >= FREE_DISK_BYTES):
         return []
     return [
         f"store {store.root}: {free / 2**30:.1f} GiB free, {FREE_DISK_BYTES / 2**30:.0f} GiB are needed for builds; "
@@ -397,7 +412,7 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
         for line in faults_of_guide(rows, c.suite)
     ]  # fmt: skip
     if policy := attempt(read_policy, first["policy"]):
-        mistakes.extend(attempt(_judged, policy, data.values()) or [])
+        mistakes.extend(attempt(_judged, policy, data.values(), cells) or [])
     mistakes += [
         f"{group}: is one for the whole grid, and cannot be swept; "
         + ("give all shares in brackets, '+curve=[0.25,0.5,1.0]'" if group == "curve" else "run once for each")

@@ -41,7 +41,8 @@ from harness.types import (
 
 MEASUREMENTS = "measurements.json"
 PATIENCE_S = 2.0  # for which a wait is not told
-CARRIED = ("prompt.json", "reference.json", "chat_template.jinja", "generation_config.json")
+BESIDE = ("*processor_config.json", *TEXTS)  # by which others feed a model that sees or hears, and its licence
+CARRIED = ("prompt.json", "reference.json", "chat_template.jinja", "generation_config.json", *BESIDE)
 
 
 def read_measurements(folder: Path) -> tuple[Measurement, ...]:
@@ -216,7 +217,7 @@ def _adapt(step: Step, parents: list[Path], out: Path, context: Context) -> Mapp
 
     data, stored = _data(step), stored_dtype(parents[0])
     facts: Mapping[str, Json] = able(step.component, parents[0])(parents[0], data, out, context)
-    _carry(parents[0], out, *TEXTS)
+    _carry(parents[0], out, *BESIDE)
     context.progress(0.97, "reference answers")
     made = load(out, in_range_of(stored, context))
     loss = write_reference(made.model, made.tokenizer, out, data)
@@ -239,10 +240,12 @@ def _quantize(step: Step, parents: list[Path], out: Path, context: Context) -> M
     stored = read_manifest(model)["facts"].get("base_dtype") or stored_dtype(model)
     context = in_range_of(stored, context)
     tokenizer = AutoTokenizer.from_pretrained(str(model))
-    calibration = [render(tokenizer, short_chat(data, r), reply=r[data.reply_field]) for r in data.train]
-    facts: Mapping[str, Json] = able(step.component, model)(model, calibration, out, context)
+    quantizer = able(step.component, model)
+    rows = data.train[: getattr(quantizer, "calibration_rows", 0)]
+    calibration = [render(tokenizer, short_chat(data, r), reply=r[data.reply_field]) for r in rows]
+    facts: Mapping[str, Json] = quantizer(model, calibration, out, context)
     tokenizer.save_pretrained(str(out))
-    _carry(model, out, *CARRIED, *TEXTS)
+    _carry(model, out, *CARRIED)
     if (model / ADAPTER).is_dir():
         shutil.copytree(model / ADAPTER, out / ADAPTER)
     return {**facts, "weights_disk_bytes": sum(f.stat().st_size for f in weight_files(out))}
@@ -289,7 +292,7 @@ def _latency(step: Step, parents: list[Path], out: Path, context: Context) -> Ma
             assert step.engine is not None
             engine = instantiate(step.engine)
             prompts = prompts_of(session, folder, data, knobs["requests"])
-            over = partial(engine.over, context=context)
+            over = partial(engine.over, context=context, output=data.output)
             merged = _unpacked(session, folder, over, context)
             measured += adapters.measure(
                 load(base, context, packs=False), folder / ADAPTER, merged, over, prompts, knobs

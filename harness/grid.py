@@ -78,7 +78,7 @@ def _shrink(grid: Grid, console: Console) -> None:
 
 def _carry_out(grid: Grid, made: Plan, environment: Environment, console: Console) -> int:
     ledger.write_cells(grid.run, [c.id for c in grid.cells])
-    board = Board(made, console, grid.cells[0].suite.params["primary"], _expected(grid.store, made), lambda: settle())
+    board = Board(made, console, _expected(grid.store, made), lambda: settle())
     since = time.time() if grid.time_again else None
     launcher = Launcher(
         made, grid.store, environment, grid.workers, grid.fork_server, board, grid.step_limit_s, grid.trainings, since

@@ -18,7 +18,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 CELLS = "cells.json"
 LEAKAGE = "leakage.json"
+VERDICT = ("check.html", "check.md", "junit.xml", "check.json")  # what the release gate writes into check/
 COLUMNS = {
     "cell": "string", "model": "string", "adaptation": "string", "quantization": "string", "suite": "string",
     "seed": "int64", "status": "string", "reason": "string", "metric": "string", "value": "float64",
@@ -40,9 +41,9 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def run_folder(run: Path, fresh: bool) -> Path:
+def run_folder(run: Path, fresh: bool, mend: str = "set outputs=DIR") -> Path:
     """Makes a run's folder and returns it: where one is there already and it must be `fresh`, as that of another grid
-    started in the same second, one beside it. Raises `UserError` where it cannot be made."""
+    started in the same second, one beside it. Raises `UserError` where it cannot be made, with how to `mend` that."""
     path, number = run, 1
     while True:
         try:
@@ -50,9 +51,7 @@ def run_folder(run: Path, fresh: bool) -> Path:
             return path
         except OSError as error:
             if not (fresh and path.is_dir()):
-                raise UserError(
-                    f"output folder {run}: cannot be written ({error.strerror}); set outputs=DIR"
-                ) from error
+                raise UserError(f"output folder {run}: cannot be written ({error.strerror}); {mend}") from error
         number += 1
         path = run.with_name(f"{run.name}-{number}")
 
@@ -173,6 +172,15 @@ def forget(run: Path) -> None:
         if isinstance(data, dict) and path.stem == slug(str(data.get("id"))):
             path.unlink()
             (run / "rows" / f"{path.stem}.jsonl").unlink(missing_ok=True)
+    forget_verdict(run / "check")
+
+
+def forget_verdict(folder: Path) -> None:
+    """Drops what the release gate said of an earlier run or baseline, which a new one that comes to no verdict must not
+    leave standing."""
+    for name in VERDICT:
+        with suppress(OSError):  # the next verdict cannot be written there either, and that is told
+            (folder / name).unlink()
 
 
 def sealed(data: Mapping[str, Json]) -> str:

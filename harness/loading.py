@@ -185,7 +185,7 @@ def _chosen(wanted: str, folder: Path, device: str, dtype: str) -> tuple[str, st
     return "", ""
 
 
-def _demand_fit(info: Mapping[str, Any]) -> None:
+def demand_fit(info: Mapping[str, Any]) -> None:
     """Raises `BrokenArtifact` for keys that a checkpoint and its model do not have in common, by what transformers says
     of loading it."""
     faults = {
@@ -239,7 +239,7 @@ def load(
             raise
         kernel, why = FALLBACK, f"{kernel} refused this model: {str(error).strip().splitlines()[0][:200]}"
         model, info = read(kernel)
-    _demand_fit(info)
+    demand_fit(info)
     model.eval()
     classes = linear_classes(model)
     dequantized = bool(method) and not hasattr(model.config, "quantization_config")  # transformers takes it away then

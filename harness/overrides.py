@@ -46,6 +46,7 @@ ELSEWHERE = {  # keys of Hydra's that a grid does not read, and what does what t
     "hydra.job.chdir": "a grid stays in the working directory",
     "hydra.job.env_set": "set variables before the command, as NAME=VALUE python -m harness ...",
 }
+FOLDERS = ("outputs", "store", "hydra.sweep.dir")
 APART = {  # what stands in conf/ and is chosen for no grid, and what it is for
     "check": "rules of the release gate; use python -m harness.check RUN --baseline FILE --rules {name}",
     "price=hosted": "prices of hosted APIs, which a price table holds beside those of hardware; choose price=list_2026",
@@ -210,6 +211,12 @@ def _in_brackets(override: Override) -> str | None:
     return f"{override.input_line}: write {override.input_line.partition('=')[0]}={','.join(names)}"
 
 
+def _at_home(key: str, value: Any) -> str | None:
+    """What to write for a path below `~`, which shells alone read, and not in quotes; or None."""
+    path = str(getattr(value, "text", value))
+    return f'write "{key}=$HOME{path[1:]}"' if f"{path}/".startswith("~/") else None
+
+
 def misspelt(arguments: Sequence[str], conf: Path) -> list[str]:
     """One line for each group, choice or knob on the command line that does not exist, and for what would be another
     grid than was meant, or none."""
@@ -226,6 +233,11 @@ def misspelt(arguments: Sequence[str], conf: Path) -> list[str]:
         return ["--resolve: fills in the values that --cfg prints; write --cfg job --resolve"]
     chosen = [o for o in _in_cells(arguments, groups) if o.key_or_group in groups]
     mistakes = [line for o in chosen for line in (_in_brackets(o), _no_text(o)) if line]
+    mistakes += [
+        f"{o.input_line}: is a folder called ~ here; {mend}"
+        for o in overrides
+        if o.key_or_group in FOLDERS and (mend := _at_home(o.key_or_group, o.value()))
+    ]
     own = not any(o.key_or_group == "hydra/launcher" for o in overrides)  # another launcher's jobs read some of them
     mistakes += [
         f"{o.input_line}: has no effect; {use}"
@@ -306,9 +318,10 @@ def as_grid(arguments: list[str], conf: Path) -> list[str]:
     choices = {o.key_or_group: (o, names) for o in _in_cells(arguments, groups) if (names := _names(o, groups))}
     wanted = [(group, *found) for group, found in choices.items() if group in knobs & {*defaults}]
     before = [(f"{group}={names[0]}", o.input_line) for group, o, names in wanted]
-    at = arguments.index(given[0].input_line) if before else 0  # argparse takes no two lots of overrides
-    told = [] if {*MULTIRUN} & {*arguments} else ["--multirun"]
-    return [*arguments[:at], *chain.from_iterable(before), *arguments[at:], *told]
+    pairs = list(pairwise(("", *arguments)))
+    folders = [b for a, b in pairs if {a, _flag(b)} & {*CONFIG_DIR}]
+    own = [b for a, b in pairs if b not in MULTIRUN and not {a, _flag(b)} & {*CONFIG_DIR}]
+    return [*chain.from_iterable(before), *own, *folders, "--multirun"]  # argparse takes no two lots of overrides
 
 
 def causes(error: Exception, arguments: Sequence[str], conf: Path) -> list[str]:
@@ -330,8 +343,11 @@ def _unread(argument: str, groups: Groups) -> str:
     """What to write for an argument that is no override: of a suite and a sweep of one name it is the sweep."""
     key, given, value = argument.partition("=")
     if given:
-        told = f"{argument}: cannot be read; give one value, or several with single commas between"
-        return told if key.lstrip("+") in groups else f"{told}, or a text as {shlex.quote(f'{key}={_text(value)}')}"
+        choices, names = groups.get(key.lstrip("+"), ()), value.split(",")
+        quoted = shlex.quote(f"{key}={','.join(map(_text, names if choices else [value]))}")
+        mend = f"write {quoted}" if {*names} <= {*choices} else _at_home(key, value)
+        several = "give one value, or several with single commas between"
+        return f"{argument}: cannot be read; {mend or several + f', or a text as {quoted}' * (not choices)}"
     known = {name: group for group in sorted(groups) for name in groups[group] if not _apart(group, name)}
     if not (close := get_close_matches(argument, known, n=1)):
         return f"{argument}: not NAME=VALUE; write GROUP=NAME or GROUP.KEY=VALUE {HELP}"

@@ -37,13 +37,13 @@ class Board:
         self,
         plan: Plan,
         console: Console,
-        primary: str,
         expected: Mapping[tuple[str, str], float],
         on_step: Callable[[], None],
     ) -> None:
         self.plan = plan
         self.console = console
-        self.primary = primary
+        scores = {c.suite.params["primary"] for c in plan.cells}
+        self.score = scores.pop() if len(scores) == 1 else "quality"  # what heads the column of each suite's own
         self.expected = dict(expected)
         self.on_step = on_step
         answering = [c for c in plan.cells if not c.adaptation.params.get("classify")]  # heads do in one step
@@ -108,9 +108,8 @@ class Board:
 
     def _numbers(self, record: RunRecord) -> list[tuple[str, str]]:
         """What a line shows of a cell: name and text, the text empty where it was not measured."""
-        shown = [
-            (self.primary, f"quality/{self.primary}"), (self.p95, "e2e_ms/p95"), ("tok/s", "throughput_tokens_per_s"),
-        ]  # fmt: skip
+        primary = f"quality/{record.params('suite').get('primary')}"
+        shown = [(self.score, primary), (self.p95, "e2e_ms/p95"), ("tok/s", "throughput_tokens_per_s")]
         return [(name, _number(record.value(metric))) for name, metric in shown]
 
     def _left(self) -> str:
@@ -137,7 +136,7 @@ class Board:
             title=f"{len(self.records)} of {len(self.plan.cells)} cells · {self._clock()}{self._left()}",
             expand=True,
         )
-        for name in ("cell", "state", "step at work", self.primary, self.p95, "tok/s"):
+        for name in ("cell", "state", "step at work", self.score, self.p95, "tok/s"):
             table.add_column(terminal_text(name), no_wrap=True)
         for cell in self.plan.cells:
             table.add_row(*self._row(cell))

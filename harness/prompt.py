@@ -87,11 +87,16 @@ class Prompter:
 
 
 def load_recipe(folder: Path) -> Recipe:
-    """The recipe of a model directory. Raises `FileNotFoundError` where none stands beside the weights."""
-    raw: dict[str, Any] = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
-    articles = tuple(Article(**a) for a in raw.pop("articles"))
-    examples = tuple((a, b) for a, b in raw.pop("examples"))
-    return Recipe(articles=articles, examples=examples, **raw)
+    """The recipe of a model directory. Raises `FileNotFoundError` where none stands beside the weights, and `UserError`
+    where the file is another tool's."""
+    file = folder / RECIPE
+    try:
+        raw: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        articles = tuple(Article(**a) for a in raw.pop("articles"))
+        examples = tuple((a, b) for a, b in raw.pop("examples"))
+        return Recipe(articles=articles, examples=examples, **raw)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file}: is no prompt recipe of the harness; move it out of the model's folder") from error
 
 
 def load_prompter(folder: Path) -> Prompter:
@@ -253,8 +258,8 @@ def encode_class(tokenizer: Any, chat: Sequence[ChatMessage], label: int) -> dic
 
 
 def padding(tokenizer: Any) -> int:
-    """The token that fills a row: the tokenizer's own, else its end of text."""
-    return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+    """The token that fills a row: the tokenizer's own, else its end of text, else its first."""
+    return next(int(token) for token in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if token is not None)
 
 
 def describe(recipe: Recipe) -> Json:

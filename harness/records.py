@@ -71,8 +71,9 @@ def assemble(
     not_measured |= {m.metric: f"came out as {m.value}" for m in found if m not in measured}
     if status is Status.OK and StepKind.LATENCY in chain and not any(m.metric.startswith("itl_ms") for m in measured):
         not_measured["itl_ms"] = ONE_STEP
-    asked = status is Status.OK and StepKind.LATENCY in chain and cell.measure.params["latency"]["clients"]
-    if asked and not any(m.metric.startswith("closed_") for m in measured):
+    loads = [cell.measure.params["latency"][load] for load in ("clients", "open_requests")]
+    asked = status is Status.OK and StepKind.LATENCY in chain and any(loads)
+    if asked and not any(m.metric.startswith(("closed_", "open/")) for m in measured):
         not_measured["load"] = ONE_BATCH
     names = {m.metric for m in measured}
     timed = [plan.steps[key] for key in chain.values() if plan.steps[key].kind is StepKind.LATENCY]

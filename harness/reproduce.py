@@ -203,7 +203,7 @@ def reproduce(path: Path, out: Path | None, dry_run: bool, console: Console) -> 
     on_cpu = machine.device == "cpu"
     workers = max(1, machine.cpu_count // max(1, int(record.steps.get("quality", {}).get("threads", 1))))
     own = Path("outputs", "reproduced", time.strftime("%Y-%m-%d_%H-%M-%S"))
-    run = ledger.run_folder((out or own).absolute(), fresh=out is None)
+    run = ledger.run_folder((out or own).absolute(), fresh=out is None, mend="give --out DIR")
     with ledger.alone(run):
         store = Store(run / "store")
         store.prepare("give --out DIR")

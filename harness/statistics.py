@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.power import POWER, detectable_difference, groups_needed, rows_needed
@@ -21,7 +21,8 @@ CONFIDENCE = 0.95
 RESAMPLES = 2_000
 FLIPS = 10_000
 PACE = 1.10
-"""How many times as slow a whole timing may be with nothing changed, at 95%: no run's own samples show that."""
+"""How many times as slow as another a whole timing may be with nothing changed, at 95%: no run's own samples show that.
+"""
 EXACT = "order statistics"
 SEEN = "order statistics, ending at an extreme that was seen"
 Groups = Sequence[Hashable] | None
@@ -119,6 +120,15 @@ def share_interval(scores: Sequence[float], groups: Groups = None) -> Interval:
         effective = max(effective, min(float(g), 2.0))
     found = wilson(mean * effective, effective)
     return Interval(found.low, found.high, "wilson" if g == n else "wilson, clustered")
+
+
+def share_of_mean(values: Sequence[float]) -> float:
+    """Half the width of the interval of a mean, as a share of it: a t interval, and 0 for a single value."""
+    import numpy as np
+
+    if len(values) < 2 or not (middle := float(np.mean(values))):
+        return 0.0
+    return _t(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values)) / middle
 
 
 def quantile_interval(samples: Sequence[float], q: float, events: int | None = None) -> Interval | None:
@@ -220,7 +230,8 @@ class Paired:
     """Cell `a` against cell `b` on the same rows: `delta` is a's mean score minus b's. `gained` rows score higher with
     a, `lost` rows lower. `p` tests that there is no difference. `error` is the standard error and `df` its degrees of
     freedom, both with the made-up flips (see `paired`); `binary` says that scores were pass/fail. `design_effect` is
-    how many times fewer independent rows would have said as much."""
+    how many times fewer independent rows would have said as much. Of several `seeds` the error is of training as well.
+    """
 
     delta: float
     low: float
@@ -234,6 +245,7 @@ class Paired:
     df: float = 1.0
     binary: bool = True
     design_effect: float = 1.0
+    seeds: int = 1
 
     @property
     def disagreement(self) -> float:
@@ -464,6 +476,24 @@ def over_seeds(
     luck = _t(seeds - 1) * math.sqrt(max(of_seeds - both, 0.0)) if math.isfinite(both) else math.inf
     low, high = mean - math.hypot(mean - around.low, luck), mean + math.hypot(around.high - mean, luck)
     return mean, Interval(max(low, -1.0 if differences else 0.0), min(high, 1.0), "seeds and rows")
+
+
+def paired_over_seeds(
+    a_by_seed: Sequence[Sequence[float]], b_by_seed: Sequence[Sequence[float]], groups: Groups = None
+) -> Paired:
+    """Compares two cells that were trained with the same seeds (outer): the mean of their scores, with the interval of
+    `over_seeds`, and the error and p that it stands for."""
+    import numpy as np
+    from scipy.special import stdtr
+
+    apart = np.asarray(a_by_seed, dtype=float) - np.asarray(b_by_seed, dtype=float)
+    mean, around = over_seeds(apart.tolist(), groups, differences=True)
+    rows = _difference(apart.mean(axis=0).tolist(), groups, binary=False, p=1.0)
+    error = (around.high - around.low) / 2 / _t(rows.df)
+    return replace(
+        rows, delta=mean, low=around.low, high=around.high, p=float(2 * stdtr(rows.df, -abs(mean) / error)),
+        middle=(around.low + around.high) / 2, error=error, seeds=len(apart),
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------- many comparisons

@@ -40,7 +40,7 @@ const decisionRule = (() => {
   }
 
   function half(c, policy, hourly) {
-    const pace = Math.log(policy.pace);
+    const pace = Math.log(policy.pace) / Math.SQRT2;
     if (policy.objective === COST && c.cost) {
       return hourly * c.cost.serving_usd_per_1000 * Math.hypot(Math.log1p(c.cost.spread), pace);
     }
@@ -76,8 +76,13 @@ const decisionRule = (() => {
     let front = best, tied = same;
     if (ordered) {
       front = least(good, (a, b) => at(a) - at(b) || simple(a, b));
-      const gap = (c) => facts.apart * Math.hypot(half(front, policy, hourly), half(c, policy, hourly));
-      tied = [...new Set([...good, ...same])].filter((c) => at(c) <= at(front) + gap(c));
+      const wide = (c) => half(c, policy, hourly);
+      const bars = [];
+      for (const c of [...good].sort((a, b) => at(a) - at(b))) {
+        if (!bars.length || wide(c) < wide(bars[bars.length - 1])) bars.push(c);
+      }
+      const behind = (c) => bars.some((b) => at(b) + facts.apart * Math.hypot(wide(b), wide(c)) < at(c));
+      tied = [...new Set([...good, ...same])].filter((c) => !behind(c));
     }
     const able = tied.filter((c) => !ordered || good.includes(c) || c.rank < front.rank);
     let chosen = least(able, (a, b) => a.rank - b.rank || at(a) - at(b) || byText(a.id, b.id));

@@ -162,7 +162,7 @@ if __name__ == "__main__":
         check(dtype, *shape)
         check_attend(dtype, *shape)
         check_turn(dtype, *shape[:3])
-    for dtype, shape in itertools.product(kinds, ((4, 2, 24, 70), (8, 1, 96, 150))):  # no powers of two
+    for dtype, shape in itertools.product(kinds, ((4, 2, 24, 70), (8, 1, 96, 150), (4, 1, 512, 70))):  # odd, wide
         check_attend(dtype, *shape)
         check_turn(dtype, *shape[:3])
     for dtype, shape in itertools.product(kinds, ((1, 576, 40, True), (9, 264, 5000, False), (40, 1536, 576, True))):

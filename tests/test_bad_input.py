@@ -22,7 +22,8 @@ from omegaconf import OmegaConf
 
 from harness.adapt.full_ft import FullFt
 from harness.adapt.lora import Lora
-from harness.configured import FREE_DISK_BYTES, _beside, _cells, _price, _room, component
+from harness.configured import FREE_DISK_BYTES, _beside, _cells, _judged, _price, _room, component
+from harness.decide import read_policy
 from harness.environment import detect
 from harness.errors import UserError
 from harness.ledger import alone, run_folder
@@ -32,11 +33,12 @@ from harness.quantize.gptq import Gptq
 from harness.quantize.int8 import Int8
 from harness.resources import resource
 from harness.store import Store
-from harness.types import GROUPS, id_parts, is_side
+from harness.types import GROUPS, Component, id_parts, is_side
 from tests.building import step
 from tests.grids import HELP, ROOT, python, told
 
 CONF = resource("conf")
+LEVEL = {"ttft_ms": 500, "token_ms": 100, "share": 0.95}
 
 
 def test_a_choice_without_a_name_is_told() -> None:
@@ -66,6 +68,16 @@ def test_every_choice_that_is_swept_tells_cells_apart() -> None:
 
     assert ids("engine=eager", "engine=graph") == ["one/one/one/one/engine=eager", "one/one/one/one/engine=graph"]
     assert ids("model=a", "model=b", "model=a") == ["a/one/one/one", "b/one/one/one"]
+
+
+def test_what_is_added_in_a_sweep_tells_cells_apart_as_what_is_set() -> None:
+    """A seed is the luck of training and no rival, and a knob of a quantization is known by its first word."""
+    config = {"seed": 0, **{g: {"name": "one"} for g in GROUPS}}
+    seeds = _cells([{**config, "seed": n} for n in (0, 1)], [[f"++seed={n}"] for n in (0, 1)])
+    assert [(c.id, c.variant) for c in seeds] == [("one/one/one/one", ""), ("one/one/one/one/seed1", "")]
+    swept = [[f"++quantization.bits={n}"] for n in (4, 8)]
+    bits = [{**config, "quantization": {"name": "one", "bits": n}} for n in (4, 8)]
+    assert [c.variant for c in _cells(bits, swept)] == ["quantization.bits=4", "quantization.bits=8"]
 
 
 def test_no_swept_value_makes_a_cell_one_beside_the_grid() -> None:
@@ -140,6 +152,11 @@ def test_files_and_folders_are_checked(tmp_path: Path) -> None:
          "policy balanced: objective ['quality']; choose cost_usd_per_1000, e2e_ms/p95, quality"),
         ("policy.suites=5", "policy balanced: suites 5; give suite names with weights of 0 or more, or null"),
         ("policy.volume_requests=0", "policy balanced: volume_requests 0; give a number above 0 or null"),
+        ("policy.service_level={ttft_ms: 500, token_ms: 50, share: 95}",
+         "policy balanced: service_level {'ttft_ms': 500, 'token_ms': 50, 'share': 95}; give ttft_ms, token_ms, share, "
+         "each above 0 and the share up to 1, or null"),
+        ("policy.service_level={ttft_ms: 500, token_ms: 100, share: 0.95}",
+         "policy.service_level: no load is measured, so it would bar and price nothing; choose engine=graph and a "),
         ("policy.metric=nope",
          "policy.metric=nope: no score of ticket_routing; it has accuracy, parseable, recall_billing"),
         ("policy.metric=quality/macro_f1",
@@ -242,10 +259,40 @@ def test_what_the_stores_limit_frees_counts_as_free(
         store.build(step(number), lambda out: {"bytes": (out / "weights").write_bytes(bytes(2000))}, {})
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=FREE_DISK_BYTES - 4000))
     line = (
-        f"store {store.root}: 4.0 GiB free, 4 GiB are needed for builds; free some (python -m harness.store gc "
+        f"store {store.root}: 5.0 GiB free, 5 GiB are needed for builds; free some (python -m harness.store gc "
         f"--keep-days 30 --store '{store.root}'), or set store=DIR"
     )
     assert _room(store, limit_gb) == ([] if enough else [line])
+
+
+@pytest.mark.parametrize(("free", "enough"), [(2**30, True), (2**20, False)])
+def test_the_stores_limit_frees_no_disk_that_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, enough: bool
+) -> None:
+    """What a run writes before it evicts, and the notes of what is evicted, would find no room."""
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+    monkeypatch.setattr("harness.configured._evictable", lambda *_: FREE_DISK_BYTES)
+    assert (not _room(Store(tmp_path), 10)) is enough
+
+
+@pytest.mark.parametrize(
+    ("load", "engine", "line"),
+    [
+        ({}, "Graph", "give both the same"), ({}, "Eager", "no load is measured"),
+        ({"level": {**LEVEL, "share": 1}}, "Graph", ""), ({"clients": []}, "Graph", "no load is measured"),
+        ({"open_requests": 0}, "Graph", "no load is measured"),
+    ],
+)  # fmt: skip
+def test_a_service_level_that_a_grid_does_not_measure_is_told(load: dict[str, Any], engine: str, line: str) -> None:
+    knobs = {"latency": {"clients": [8], "open_requests": 200, "level": LEVEL, **load}}
+    made = SimpleNamespace(
+        measure=Component("default", "", knobs), engine=Component("e", f"harness.engine.x.{engine}", {})
+    )
+    policy = read_policy({"objective": "quality", "service_level": {**LEVEL, "share": 1.0}})
+    found: list[str] = _judged(policy, [], [made])  # type: ignore[list-item]
+    assert len(found) == bool(line)
+    assert all(line in f for f in found)
+    assert not _judged(replace(policy, service_level=None), [], [made])  # type: ignore[list-item]
 
 
 def test_what_is_needed_cannot_be_left_out(tmp_path: Path) -> None:
@@ -342,7 +389,7 @@ def test_a_run_gets_a_folder_of_its_own_unless_one_is_named(tmp_path: Path) -> N
     assert run_folder(run, fresh=False) == run
     (tmp_path / "file").write_text("")
     for fresh in (True, False):
-        with pytest.raises(UserError, match=r"output folder .*file: cannot be written"):
+        with pytest.raises(UserError, match=r"output folder .*file: cannot be written .*; set outputs=DIR"):
             run_folder(tmp_path / "file", fresh)
 
 

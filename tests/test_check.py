@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import yaml
@@ -200,6 +201,29 @@ def test_times_of_other_hardware_are_not_compared(tmp_path: Path, baseline: Path
     assert verdicts(tmp_path)["memory_bytes/peak_rss"] == "could not measure"
     assert verdicts(tmp_path)["disk_bytes"] == "pass"
     assert check(tmp_path, baseline, elsewhere, made, "--rules", "answers_only") == 0
+
+
+def test_times_of_another_version_of_the_timing_are_not_compared(tmp_path: Path) -> None:
+    """A baseline from before versions were kept is: it says nothing of its own."""
+    made = gates.rows()
+    record = gates.cell(made, slower=1.4)
+
+    def timed_by(version: int) -> RunRecord:
+        latency = {**record.steps["latency"], "preimage": {"latency": version}}
+        return replace(record, steps={**record.steps, "latency": latency})
+
+    first, base = gates.run(tmp_path / "first", (timed_by(1), made)), tmp_path / "base.json"
+    assert main([str(first), "--save-baseline", str(base)]) == 0
+    for before in (first, base):
+        assert check(tmp_path, before, timed_by(7), made) == 3
+        (found,) = (f for f in lines(tmp_path) if f["trial"]["metric"] == "e2e_ms")
+        assert found["verdict"] == "could not measure"
+        assert found["sentence"] == "timed otherwise: version 1 before and 7 now"
+        assert check(tmp_path, before, timed_by(1), made) == 0
+    side = subject.read(base)
+    earlier = replace(side.cells[0], timed={k: side.cells[0].timed[k] for k in subject.TIMED_ALIKE})
+    candidate = subject.read(tmp_path / "second")
+    assert judge(candidate, replace(side, cells=(earlier,)), rules.load("default")).exit_code == 0
 
 
 def test_times_beside_other_work_show_no_regression(tmp_path: Path, baseline: Path) -> None:
@@ -465,10 +489,26 @@ def test_a_fault_of_the_harness_is_no_regression(
     assert "IndexError: of ours" in told(capsys)
 
 
+def test_an_earlier_verdict_does_not_outlive_a_judgement_that_breaks_off(tmp_path: Path, baseline: Path) -> None:
+    made = gates.rows()
+    out = tmp_path / "out"
+    for more, folder in (((), tmp_path / "second/check"), (("--out", str(out)), out)):
+        assert check(tmp_path, baseline, gates.cell(made), made, *more) == 0
+        (folder / "notes.md").write_text("mine")
+        assert check(tmp_path, tmp_path / "none.json", gates.cell(made), made, *more) == 2
+        assert [p.name for p in folder.iterdir()] == ["notes.md"]
+    (tmp_path / "file").write_text("")
+    assert check(tmp_path, baseline, gates.cell(made), made, "--out", str(tmp_path / "file")) == 2
+
+
 def test_nothing_that_blocks_is_no_pass(tmp_path: Path, baseline: Path) -> None:
     made = gates.rows()
     off = [f"--set={s}.blocks=false" for s in ("quality", "validity", "length", "latency", "memory", "size")]
     assert check(tmp_path, baseline, gates.cell(made), made, *off) == 3
+    cases = ElementTree.parse(tmp_path / "second/check/junit.xml").findall("testsuite/testcase")
+    assert [(c.get("classname"), e.text) for c in cases for e in c.findall("error")] == [
+        ("gate", "No verdict: nothing that blocks was judged")
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------ usage: exit 2
@@ -576,8 +616,16 @@ def test_a_baseline_says_what_its_run_says(tmp_path: Path, baseline: Path) -> No
     (kept,), (run,) = subject.read(baseline).cells, subject.read(tmp_path / "first").cells
     assert {r.id: replace(r, shown={}) for r in run.rows} == {r.id: r for r in kept.rows}
     assert kept.samples["e2e_ms"] == pytest.approx(run.samples["e2e_ms"], abs=1e-3)
-    assert kept.values == pytest.approx(run.values, rel=1e-5)
-    assert replace(kept, rows=(), samples={}, values={}) == replace(run, rows=(), samples={}, values={})
+    assert replace(kept, rows=(), samples={}) == replace(run, rows=(), samples={})
+
+
+def test_the_same_again_is_within_a_limit_of_one(tmp_path: Path) -> None:
+    made = gates.rows()
+    size = {"disk_bytes": 269_060_400.0, "weights_bytes": 1e9 / 3}
+    record = gates.measured(gates.cell(made), lambda m: replace(m, value=size.get(m.metric, m.value)))
+    run, base = gates.run(tmp_path / "first", (record, made)), tmp_path / "base.json"
+    assert main([str(run), "--save-baseline", str(base)]) == 0
+    assert check(tmp_path, base, record, made, "--set=size.limit=1", "--set=memory.limit=1") == 0
 
 
 def test_a_baseline_is_small_and_one_changed_row_is_one_changed_line(tmp_path: Path, baseline: Path) -> None:
@@ -675,6 +723,25 @@ def test_a_baseline_moves_on_only_where_it_passes(tmp_path: Path, baseline: Path
     assert (tmp_path / "next.json").read_text() == baseline.read_text()
 
 
+def test_a_baseline_moves_on_to_the_cells_that_were_judged(
+    tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever else the grid holds: that it failed is no matter of this baseline, and that it ended is no pass."""
+    made = gates.rows()
+    failed = gates.cell(made, "lora", "gptq", status=Status.FAILED, reason="killed")
+    cells: list[tuple[RunRecord, gates.Rows]] = [
+        (gates.cell(made), made),
+        (failed, []),
+        (gates.cell(made, "full_ft"), made),
+    ]
+    second = gates.run(tmp_path / "second", *cells)
+    (second / "cells.json").write_text(json.dumps([gates.cell(made).id, "m/lora/awq/support_tone"]))
+    capsys.readouterr()
+    assert main([str(second), "--baseline", str(baseline), "--save-baseline", str(tmp_path / "next.json")]) == 0
+    assert (tmp_path / "next.json").read_text() == baseline.read_text()
+    assert not told(capsys)
+
+
 def test_a_baseline_does_not_move_on_to_what_was_only_warned_of(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -756,6 +823,9 @@ def test_overrides_are_read_back_as_they_were() -> None:
     assert "++suite.b=true" in made, "given too where the choice no longer has such a knob"
     assert not any(o.startswith("engine.") for o in made)
     assert found["seed"] == 3
+    assert found["profile.aa_control"] is False, "its second cell is in no baseline"
+    asked = fresh.overrides(config, "/a", ["profile.aa_control=true"])
+    assert [o for o in asked if "aa_control" in o] == ["profile.aa_control=true"]
 
 
 @pytest.mark.parametrize("quantizations", [(), ("int8", "gptq")])
@@ -778,6 +848,7 @@ def test_a_fresh_checkpoint_is_one_cell_for_each_of_the_baseline(
         (["--budget", "adaptation=as_is", "seed=1"], math.inf, ["seed=1", "adaptation=as_is"]),
         (["adaptation=as_is", "--budget", "120"], 120, ["adaptation=as_is"]),
         (["--budget=120", "adaptation=as_is"], 120, ["adaptation=as_is"]),
+        ([f"suite.system={300 * 'x'}", "--budget"], math.inf, [f"suite.system={300 * 'x'}"]),
     ],
 )
 def test_a_budget_leaves_overrides_to_the_grid(
@@ -842,6 +913,26 @@ def test_a_budget_stops_when_the_verdict_is_certain(baseline: Path) -> None:
     assert asked[-1][1] == 0.5
     assert found.share == 1.0
     assert not found.having(Verdict.NOT_MEASURED)
+
+
+def test_a_budget_does_not_wait_for_cells_that_cannot_be_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, baseline: Path
+) -> None:
+    made = gates.rows()
+    cannot = gates.cell(made, "lora", "gptq", status=Status.UNSUPPORTED, reason="no kernel", measurements=())
+    both = gates.run(tmp_path / "both", (gates.cell(made), made), (cannot, []))
+    run = subject.read(tmp_path / "first")
+    seen: list[list[str]] = []
+
+    def evaluate(model: str, base: subject.Side, changes: Sequence[str], out: Path, part: fresh.Part) -> subject.Side:
+        assert part
+        seen.append([c.id for c in base.cells])
+        return subject.Side("", tuple(replace(c, rows=tuple(fresh._rows(c, *part))) for c in run.cells))
+
+    monkeypatch.setattr(fresh, "evaluate", evaluate)
+    monkeypatch.chdir(tmp_path)
+    assert main(["--model", str(tmp_path), "--baseline", str(both), "--budget"]) == 0
+    assert seen == 2 * [[gates.cell(made).id]]
 
 
 def test_a_budget_waits_for_cells_whose_rows_come_late(baseline: Path) -> None:

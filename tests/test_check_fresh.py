@@ -65,6 +65,8 @@ def test_two_gates_of_one_second_have_folders_of_their_own(tmp_path: Path, monke
     gates.run(tmp_path / "run", (gates.cell(made), made))
     assert [gate(["--model", ".", "--baseline", "run"]) for _ in range(2)] == [2, 2]
     assert [f.name for f in folders] == ["now", "now-2"]
+    assert gate(["--model", ".", "--baseline", "run", "outputs='else where'"]) == 2
+    assert folders[-1] == Path("else where/check/now")
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,16 @@ def test_junit_says_of_an_open_metric_what_the_exit_code_says(tmp_path: Path, na
     assert ("warning" in outputs.headline(found)) is (element == "skipped")
 
 
+@pytest.mark.parametrize(("lost", "begins"), [(0.0, "Pass; "), (0.3, "Regressed: quality/style; ")])
+def test_what_regressed_without_blocking_stands_in_the_headline(tmp_path: Path, lost: float, begins: str) -> None:
+    made = gates.rows()
+    changed = gates.worse(made, lost)
+    first = gates.run(tmp_path / "first", (gates.cell(made), made))
+    second = gates.run(tmp_path / "second", (gates.cell(changed, slower=2.2), changed))
+    found = judge(subject.read(second), subject.read(first), rules.load("pull_request"))
+    assert outputs.headline(found) == f"{begins}told only: ttft_ms, e2e_ms regressed"
+
+
 def test_junit_skips_what_the_rules_let_through_whatever_else_regressed(tmp_path: Path) -> None:
     made = gates.rows(n=30)
     changed = [{**r, "finished": i > 14} for i, r in enumerate(gates.worse(made, 0.04))]

@@ -20,7 +20,7 @@ from harness.adapt.lora import ADAPTER, Lora, classes_in
 from harness.engine.classifier import ClassifierSession
 from harness.engine.eager import Eager
 from harness.errors import BrokenArtifact, DoesNotFit, UserError
-from harness.execute import CARRIED
+from harness.execute import CARRIED, _carry
 from harness.loading import classes_of, load
 from harness.measure.cost import requests_per_second
 from harness.measure.fidelity import CLASSIFIED_ROWS, fidelity, write_reference
@@ -143,9 +143,7 @@ def test_each_quantization_keeps_the_head_and_compresses_below_it(
     calibration = [render(tokenizer(), short_chat(DATA, row), reply=row["reply"]) for row in DATA.train]
     quantization(trained, calibration, tmp_path, CONTEXT)
     tokenizer().save_pretrained(tmp_path)
-    for name in CARRIED:
-        if (trained / name).exists():
-            shutil.copy2(trained / name, tmp_path / name)
+    _carry(trained, tmp_path, *CARRIED)
     assert classes_of(tmp_path) == ("billing", "outage", "sales")
     session = Eager().start(tmp_path, CONTEXT)
     kinds = session.loaded.proof["linear_classes"]

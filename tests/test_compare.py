@@ -249,6 +249,42 @@ def test_other_knobs_of_timing_and_price_leave_their_numbers_out(tmp_path: Path)
     assert "gptqmodel: 6.0.0 in the first run, none in d" in pages["d"]["told"]
 
 
+def test_goodputs_of_different_service_levels_are_no_ratio(tmp_path: Path) -> None:
+    def held(requests_per_s: float, **level: float) -> Changed:
+        def change(r: RunRecord) -> RunRecord:
+            rate = Measurement("goodput_requests_per_s", requests_per_s, "req/s", "higher", 24)
+            asked = with_config("measure", latency={**r.config["measure"]["params"]["latency"], "level": level})(r)
+            return replace(asked, measurements=(*asked.measurements, rate))
+
+        return change
+
+    first = run(tmp_path / "a", held(2.0, ttft_ms=500, share=0.95))
+    same, looser = run(tmp_path / "b", held(4.0, ttft_ms=500, share=0.95)), run(tmp_path / "c", held(8.0, ttft_ms=500))
+    share = "measure.latency.level.share"
+    for runs, ratio, left_out in (
+        ([first, same], {"2.00×"}, []),
+        ([first, looser], set(), [f"{share}: 0.95 in the first run, none in c: goodput is left out"]),
+        ([looser, first], set(), [f"{share}: none in the first run, 0.95 in a: goodput is left out"]),
+    ):
+        page = against.view(compare.read(runs))
+        assert {r["ratio"] for c in page["changes"] for r in c["ratios"] if r["title"] == "Goodput"} == ratio
+        assert page["left_out"] == left_out
+        assert "Whole 32-token answer p95" in {r["title"] for c in page["changes"] for r in c["ratios"]}
+
+
+@pytest.mark.parametrize("paces", [(1.1, 1.1), (1.5, 1.1), (1.1, 1.5)])
+def test_ratios_of_times_count_the_pace_of_both_runs_policies(tmp_path: Path, paces: tuple[float, float]) -> None:
+    def paced(pace: float) -> Changed:
+        return lambda r: replace(r, config={**r.config, "policy": {**records.POLICY, "pace": pace}})
+
+    page = against.view(compare.read([run(tmp_path / n, paced(p)) for n, p in zip("ab", paces, strict=True)]))
+    (found,) = (c for c in page["changes"] if c["name"] == "lora/int8")
+    (ratio,) = (r for r in found["ratios"] if r["title"] == "First token p50")
+    widest = max(paces)
+    assert float(ratio["interval"].partition(" to ")[2]) == pytest.approx(widest, abs=0.01)
+    assert f"may be {100 * (widest - 1):.0f}% slower than another (policy.pace)" in page["about_ratios"]
+
+
 def test_every_knob_that_differs_is_told_once_with_the_cells_where_not_all_have_it(tmp_path: Path) -> None:
     def change(r: RunRecord) -> RunRecord:
         r = with_config("measure", quality={"part": [0, 0.5]})(with_config("engine", batch_size=4.0)(r))

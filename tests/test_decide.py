@@ -140,8 +140,7 @@ def test_a_cell_whose_cost_cannot_be_told_apart_is_not_called_cheaper() -> None:
         cell("full_ft", "fp16", [0] * 20 + [1] * 178 + [0] * 2, 0.99),
     )
     for spread, told in ((0.0, True), (0.05, False)):
-        cost = Interval(0.99 * (1 - spread), 0.99 * (1 + spread), "bootstrap")
-        cells = run(best, (records.with_value(near[0], "cost_usd_per_1000", 0.99, cost), near[1]))
+        cells = run(best, (records.with_spread(near[0], spread), near[1]))
         found = decide(*cells, records.POLICY | {"pace": 1.0})
         assert found.chosen == best[0].id
         assert ("that is open" in found.sentences[1]) == told
@@ -178,22 +177,35 @@ def test_ties_go_to_the_simpler_cell() -> None:
     many = [1] * 90 + [0] * 10
     (full, a), (lora, b) = cell("full_ft", "gptq", many, 1.0), cell("lora", "fp16", many, 1.04)
     rows = {full.id: a, lora.id: b}
-    wide = records.with_value(full, "cost_usd_per_1000", 1.0, Interval(0.9, 1.1, "bootstrap"))
-    narrow = records.with_value(full, "cost_usd_per_1000", 1.0, Interval(0.99, 1.01, "bootstrap"))
-    unsure = records.with_value(lora, "cost_usd_per_1000", 1.04, Interval(0.94, 1.14, "bootstrap"))
+    wide, narrow, unsure = (records.with_spread(r, by) for r, by in ((full, 0.1), (full, 0.005), (lora, 0.1)))
     same_pace = records.POLICY | {"pace": 1.0}
     for cells, chosen in (([wide, lora], lora), ([narrow, lora], full), ([narrow, unsure], lora)):
         assert decide(cells, rows, same_pace).chosen == chosen.id
     paced = decide([narrow, lora], rows, records.POLICY)
     assert paced.chosen == lora.id
-    said = "whole timings differ by up to 10% with nothing changed"
+    said = "of 2 cells one counts as ahead of another from about 1.08 times on"
     assert f"the lowest cost per 1,000 requests ({said}, policy.pace) of the 2 cells" in paced.sentences[1]
-    told = f"Cells near each other in cost per 1,000 requests are not told apart by it: {said} (policy.pace)."
+    pace = "whole timings differ by up to 10% with nothing changed (policy.pace)"
+    told = f"Cells near each other in cost per 1,000 requests are not told apart by it: {pace}, so {said}."
     assert told in paced.notes
+    assert not any("policy.pace" in s for s in decide([lora], rows, records.POLICY).notes), "one is near no other"
     steady = decide([narrow, lora], rows, same_pace)
     assert not any("policy.pace" in s for s in (*steady.notes, *steady.sentences))
     (awq, c), (plain, d) = cell("lora", "awq", many, 1.0), cell("lora", "fp16", many, 1.0)
     assert decide([awq, plain], {awq.id: c, plain.id: d}, records.POLICY).chosen == plain.id
+
+
+def test_the_runner_up_is_none_that_another_of_the_rest_is_ahead_of() -> None:
+    made = []
+    for a, q, cost, spread in (
+        ("prompt_rag", "fp16", 1.0, 0.0), ("lora", "fp16", 2.6, 0.0), ("lora", "int8", 1.6, 0.0),
+        ("full_ft", "fp16", 1.5, 0.5),
+    ):  # fmt: skip
+        one, kept = cell(a, q, [1] * 90 + [0] * 10, cost)
+        made.append((records.with_spread(one, spread), kept))
+    found = decide(*run(*made), records.POLICY)
+    assert found.chosen == made[0][0].id
+    assert found.sentences[2].startswith("The runner-up is lora/int8: ")
 
 
 def test_how_often_a_cell_is_the_best_is_not_called_a_choice() -> None:
@@ -360,12 +372,64 @@ def test_a_cell_must_be_better_than_one_that_always_gives_the_commonest_reply(pa
     assert found.sentences[1] == "Its “good” is 40%; always answering “billing” would be right on 40%."
 
 
+def test_the_commonest_reply_says_nothing_of_a_score_that_is_not_the_suites_own_or_not_of_all_rows() -> None:
+    """Always answering “other” has a recall of 0 for another label, and not the share of “other”."""
+    few, more = [1] * 5 + [0] * 55, [1] * 20 + [0] * 40
+    wanted = ["other"] * 70 + ["security"] * 60
+    for metric, whole_rows in (("good", False), ("recall", False), ("recall", True), ("good", True)):
+        made, own = [], (metric, whole_rows) == ("good", True)
+        for adaptation, passes in (("prompt_rag", few), ("lora", more)):
+            one, rows = cell(adaptation, "fp16", [0] * 70 + passes, 1.0)
+            for n, row in enumerate(rows):
+                row |= {"reference": wanted[n] if n < 70 else "security " * 20, "output": f"said {n}"}
+                row["scores"] |= {"recall": row["scores"]["good"]}
+                if n < 70 and not whole_rows:
+                    del row["scores"][metric]
+            passed, count = sum(passes), 130 if whole_rows else 60
+            m = Measurement(f"quality/{metric}", passed / count, "share", "higher", count, wilson(passed, count))
+            made.append((replace(one, measurements=(*(x for x in one.measurements if x.metric != m.metric), m)), rows))
+        found = decide(*run(*made), records.POLICY | {"metric": metric})
+        assert (found.chosen is None) == own
+        always = [n for n in found.notes if n.startswith("Always answering")]
+        assert [a.partition(" would")[0] for a in always] == (["Always answering “other”"] if own else [])
+
+
+def test_a_long_reply_is_cut_where_it_is_told() -> None:
+    cells, rows = run(*(cell(a, "fp16", [1] * 50 + [0] * 10, 1.0) for a in ("prompt_rag", "lora")))
+    rows = {i: [{**r, "reference": "x" * 900, "output": f"said {n}"} for n, r in enumerate(k)] for i, k in rows.items()}
+    found = decide(cells, rows, records.POLICY)
+    assert f"Always answering “{'x' * 80} …” would be right on 100% of the rows of support_tone." in found.notes
+    assert found.sentences[1].endswith(f"always answering “{'x' * 80} …” would be right on 100%.")
+
+
 def test_a_run_of_one_cell_recommends_it_only_above_a_floor() -> None:
     one, rows = cell("lora", "fp16", [1] * 90 + [0] * 10, 1.0)
     found = decide([one], {one.id: rows}, records.POLICY)
     assert (found.chosen, found.try_first) == (None, one.id)
-    assert found.sentences[0] == "No recommendation: lora/fp16 is the only cell of this run: “good” 90% on 100 rows."
+    assert (
+        found.sentences[0]
+        == "No recommendation: lora/fp16 is the only way to build that was measured: “good” 90% on 100 rows."
+    )
     assert decide([one], {one.id: rows}, FLOORED).sentences[0].startswith("Ship lora/fp16")
+
+
+def test_one_way_to_build_is_not_recommended_for_its_seeds_suites_or_failed_others() -> None:
+    many = [1] * 90 + [0] * 10
+    one, kept = cell("lora", "fp16", many, 1.0)
+    seeds = [(replace(one, seed=n, id=f"{one.id}/seed{n}"), kept) for n in range(3)]
+    suites = on("a", (one, kept)) + on("b", cell("lora", "fp16", many[10:] + [0] * 10, 1.0))
+    bad = records.ended("full_ft", "fp16", Status.FAILED, "out of memory")
+    for cells, told in (
+        (seeds, "lora/fp16 seed0 is the only way to build that was measured: “good” 90% on 100 rows."),
+        (suites, "/a is the only way to build that was measured: a weighted 85% over 2 suites."),
+        ([(one, kept), (bad, [])], "lora/fp16 is the only way to build that was measured: “good” 90% on 100 rows."),
+    ):
+        found = decide(*run(*cells), records.POLICY)
+        assert (found.chosen, found.try_first) == (None, min(r.id for r, _ in cells if r.status is Status.OK))
+        assert found.sentences[0].endswith(told)
+        assert decide(*run(*cells), FLOORED).chosen
+    large = records.with_value(cell("full_ft", "fp16", many, 1.0)[0], "memory_bytes/peak_rss", 9e9)
+    assert decide([one, large], {one.id: kept}, records.POLICY | {"max_memory_bytes": 5e9}).chosen == one.id
 
 
 def test_a_choice_says_that_its_times_are_of_a_noisy_machine() -> None:
@@ -468,6 +532,30 @@ def test_a_limit_that_no_cell_holds_asks_for_no_more_training_rows() -> None:
         last = decide(cells, rows, records.POLICY | limit).ladder[-1]
         assert (last.name, last.state) == ("Another model, machine or limit", "next")
     assert decide(cells, rows, records.POLICY | {"min_quality": 1.0}).ladder[-1].name == "More training rows"
+
+
+def test_what_is_good_enough_and_breaks_another_limit_asks_for_no_more_training_rows() -> None:
+    """The share of valid outputs, which has words of its own, or a service level; and not where a suite is too low."""
+    every = [cell(a, q, [1] * 90 + [0] * 10, 1.0) for a in records.ADAPTATIONS for q in ("fp16", "int8")]
+    level = {"ttft_ms": 500, "token_ms": 50, "share": 0.95}
+    unmet = Measurement("goodput_requests_per_s", 0.0, "req/s", "higher", 8)
+    asked = records.record("lora", "fp16").config["measure"]
+    params = {**asked["params"], "latency": {**asked["params"]["latency"], "level": level}}
+    config = {**every[0][0].config, "measure": {**asked, "params": params}}
+    loaded = [(replace(r, measurements=(*r.measurements, unmet), config=config), k) for r, k in every]
+    last = decide(*run(*every), records.POLICY | {"min_valid": 0.995}).ladder[-1]
+    assert last.name == "Another model, machine or limit"
+    assert "too few outputs are valid: more room for answers (suite.max_new_tokens)" in last.sentence
+    for cells, asks in ((loaded, {"service_level": level}), (every, {"max_p95_e2e_ms": 1.0, "min_valid": 0.9})):
+        last = decide(*run(*cells), records.POLICY | asks).ladder[-1]
+        assert last.sentence.startswith("Quality is enough, and something else that the policy asks for leaves no cell")
+    prompts = decide(*run(*every[:1]), records.POLICY | {"min_valid": 0.995}).ladder
+    assert [r.state for r in prompts] == ["taken", "not measured", "not measured", "not measured", "next"]
+    low = [(replace(r, suite="b", id=r.id.replace("support_tone", "b")), k)
+           for r, k in (cell(r.adaptation, r.quantization, [1] * 40 + [0] * 60, 1.0) for r, _ in every)]  # fmt: skip
+    for suites, name in ((None, "More training rows"), ({"support_tone": 1}, "Another model, machine or limit")):
+        limits = {"min_quality": 0.8, "max_memory_bytes": 1e12 if suites is None else 1e3, "suites": suites}
+        assert decide(*run(*every, *low), records.POLICY | limits).ladder[-1].name == name
 
 
 def test_the_ladder_names_the_seed_that_it_compares() -> None:
@@ -577,7 +665,7 @@ def test_the_headline_tells_low_scores_of_each_suite() -> None:
         ([a, low[1]], "only 2% pass “style” on b"),
         (low, "only 6% pass “facts” on a and 2% pass “style” on b"),
     ):
-        found = decide(cells, rows, records.POLICY)
+        found = decide(cells, rows, FLOORED)
         assert found.sentences[0].endswith(f"; but {told}, which this policy does not judge.")
 
 
@@ -629,7 +717,7 @@ def test_a_cell_that_dominates_the_first_is_not_called_simpler_than_it() -> None
 def test_what_a_cell_is_simpler_than_is_said() -> None:
     best = cell("lora", "fp16", [1] * 260 + [0] * 28, 10.0)
     front, rows = cell("full_ft", "int8", [1] * 260 + [0] * 28, 1.0)
-    front = records.with_value(front, "cost_usd_per_1000", 1.0, Interval(0.9, 1.1, "bootstrap"))
+    front = records.with_spread(front, 0.1)
     alike = cell("lora", "int8", [0] * 20 + [1] * 257 + [0] * 11, 1.05)
     found = decide(*run(best, (front, rows), alike), records.POLICY)
     assert found.chosen == alike[0].id

@@ -16,13 +16,14 @@ from harness.records import STOP_TEXTS
 from harness.report.numbers import counted, numbers
 from harness.types import Measurement, RunRecord
 from tests import records
-from tests.test_decide import cell, run
+from tests.test_decide import cell, on, run
 from tests.test_decide_parts import seeded
 
 HOSTED = {
     "x": {"name": "X", "usd_per_million_input": 0.1, "usd_per_million_output": 0.5, "date": "2026-01-02", "source": "s"}
 }
 MANY = [1] * 90 + [0] * 10
+LEVEL = {"ttft_ms": 500, "token_ms": 50, "share": 0.9}
 
 
 def priced(one: RunRecord, **changes: Any) -> RunRecord:
@@ -71,6 +72,22 @@ def test_prompts_that_were_not_counted_are_told_as_lacking_and_not_as_free() -> 
     one, none = CostLine(1.0, 0.0, "batched", 10.0, 5.0), CostLine(1.0, 0.0, "batched", None, 5.0)
     assert combined([(1.0, one), (1.0, none)]).prompt_tokens is None, "half known is not known"
     assert hosted_lines([priced(prompt, hosted=HOSTED)], none, {}) == ()
+
+
+def test_hosted_prices_without_a_prompted_cell_say_so() -> None:
+    one, rows = cell("lora", "fp16", MANY, 0.1)
+    one = told(priced(one, hosted=HOSTED), prompt_tokens__mean=100, output_tokens__mean=60)
+    found = decide([one], {one.id: rows}, records.POLICY)
+    assert "Hosted prices are not compared: no prompted cell could be priced." in found.notes
+
+
+def test_that_builds_on_a_cpu_pay_for_their_cores_is_told() -> None:
+    one, rows = cell("lora", "fp16", MANY, 0.1)
+    for device in ("cpu", "cuda"):
+        there = replace(one, environment={**one.environment, "device": device})
+        first = decide([there], {one.id: rows}, records.POLICY).notes[0]
+        assert first.startswith("Cost counts the measured rate")
+        assert ("a build on a CPU pays for its share of the machine's cores" in first) == (device == "cpu")
 
 
 def test_labelling_is_paid_once_and_does_not_follow_the_price_of_hardware() -> None:
@@ -159,6 +176,41 @@ def test_a_cell_that_holds_the_service_level_at_no_rate_is_not_priced_as_if_it_d
     assert "each breaks a limit, holds the service level at no rate tried or lacks a number" in none.sentences[1]
 
 
+def levelled(one: RunRecord, rate: float | None) -> RunRecord:
+    """A record with this goodput at a service level."""
+    asked = one.config["measure"]
+    params = {**asked["params"], "latency": {**asked["params"]["latency"], "level": LEVEL}}
+    one = replace(one, config={**one.config, "measure": {**asked, "params": params}})
+    return one if rate is None else told(one, goodput_requests_per_s=rate, **{"open/tokens/mean": 70})
+
+
+def test_a_service_level_that_was_not_measured_is_told_to_bar_and_price_nothing() -> None:
+    cells, rows = run(*(cell(a, "fp16", MANY, 1.0) for a in ("prompt_rag", "lora")))
+    note = "Nothing was measured at the policy's service level (ttft_ms 500, token_ms 50, share 0.9): it bars and "
+    for rates, share, said in (
+        ((None, None), 0.9, True), ((10.0, 9.0), 0.95, True), ((10.0, 9.0), 0.9, False), ((10.0, None), 0.9, False),
+    ):  # fmt: skip
+        made = [levelled(r, rate) for r, rate in zip(cells, rates, strict=True)]
+        found = decide(made, rows, records.POLICY | {"service_level": {**LEVEL, "share": share}})
+        assert any(n.startswith(note.replace("0.9)", f"{share})")) for n in found.notes) == said
+        assert not any("it bars and" in n for n in decide(made, rows, records.POLICY).notes)
+
+
+def test_a_suite_that_is_not_judged_has_no_say_in_the_rate_that_is_priced() -> None:
+    judged = [(levelled(r, rate), k) for (r, k), rate in zip(
+        (cell(a, "fp16", MANY, 1.0) for a in ("prompt_rag", "lora")), (10.0, 20.0), strict=True)]  # fmt: skip
+    for rate, why in ((0.0, "holds the service level at no rate tried"), (None, "no goodput was measured, by which")):
+        (beside,) = on("another", cell("lora", "fp16", MANY, 1.0))
+        cells, rows = run(*judged, (levelled(beside[0], rate), beside[1]))
+        policy = records.POLICY | {"suites": {"support_tone": 1}}
+        found = decide(cells, rows, policy)
+        assert {c.basis for c in found.costs.values()} == {"goodput"}
+        assert not any("at no rate tried" in n for n in found.notes)
+        counted = as_counted({r.id: r for r in cells}, read_policy(policy))[cells[2].id]
+        assert counted.value(COST) is None
+        assert counted.not_measured[COST].startswith(why)
+
+
 def test_the_cost_of_several_seeds_is_their_mean_and_known_no_better_than_they_agree() -> None:
     made = [seeded(cell("lora", "fp16", MANY, usd), n) for n, usd in enumerate((0.02, 0.08, 0.08))]
     for n, (one, kept) in enumerate(made):
@@ -173,7 +225,7 @@ def test_the_cost_of_several_seeds_is_their_mean_and_known_no_better_than_they_a
     assert line.once_usd == pytest.approx(built + 1.0)
     assert line.prompt_tokens == 10.0
     serving = [usd - 1000 * built / 100_000 for usd in (0.02, 0.08, 0.08)]
-    assert line.spread == pytest.approx(1.96 * stdev(serving) / 3**0.5 / fmean(serving))
+    assert line.spread == pytest.approx(4.3027 * stdev(serving) / 3**0.5 / fmean(serving), rel=1e-4)
     (kind,) = recipes(cells, {cells[0].suite: 1.0})
     shown = numbers(kind, {cells[0].suite: 1.0}, rows, read_policy(records.POLICY), None)["Cost per 1,000 requests"]
     assert shown is not None

@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 
 from harness.decide import Candidate, CostLine, Facts, Pair, Policy, choose, decide, facts, read_policy, simple_first
+from harness.decide.case import Case, more
+from harness.decide.evidence import not_carried
+from harness.decide.facts import gathered
 from harness.decide.flips import flips
-from harness.decide.odds import _luck, bootstrap_quantiles
+from harness.decide.odds import Draws, _luck, bootstrap_quantiles
 from harness.decide.policy import COST
+from harness.decide.rule import judge
 from harness.decide.tables import Scores
 from harness.statistics import over_seeds, paired
 from harness.types import RunRecord, Status
@@ -42,6 +46,44 @@ def test_seeds_are_one_candidate_with_the_luck_of_training() -> None:
     assert found.judged[tuned[0][0].id] == tuple(r.id for r, _ in tuned)
     assert found.reasons[tuned[1][0].id] == "Judged together with lora/fp16 seed0."
     assert any("differ in seed alone are one candidate: its quality, p95 and cost" in n for n in found.notes)
+
+
+def test_what_is_said_of_several_seeds_is_of_all_of_them() -> None:
+    """One of three seeds fails 40 rows more: no row of a single seed tells that, nor would more rows."""
+    many, few = [1] * 180 + [0] * 20, [1] * 140 + [0] * 60
+    best = [seeded(cell("lora", "fp16", many, 2.0), n) for n in range(3)]
+    other = [seeded(cell("full_ft", "fp16", p, 1.0), n) for n, p in enumerate((many, few, many))]
+    cells, rows = run(*best, *other)
+    found = decide(cells, rows, records.POLICY)
+    assert found.chosen == cells[0].id
+    assert "without a difference" not in found.sentences[1]
+    assert "as 3 seeds of 200 rows likely show only differences of" in found.sentences[1]
+    assert found.reasons[cells[3].id].endswith("; more seeds, and then more rows, would tell.")
+    (pair,) = facts(cells, rows, BALANCED).pairs[cells[0].id].values()
+    known, _, tables = gathered(cells, rows, BALANCED)
+    top, less = known.candidates
+    case = Case(BALANCED, known, judge(known, BALANCED), {r.id: r for r in cells}, {r.id: r.id for r in cells}, tables)
+    told = case.pair(less, top)
+    assert told is not None
+    assert (told.delta, told.low, told.high) == pytest.approx((pair.delta, pair.low, pair.high))
+    assert (told.gained, told.lost, told.n, told.seeds) == (0, 40, 200, 3)
+    back = case.pair(top, less)
+    assert back is not None
+    assert (back.delta, back.gained, back.seeds) == pytest.approx((-told.delta, 40, 3))
+    assert more(told, BALANCED) == 0
+
+
+def test_where_seeds_do_not_carry_a_choice_more_of_them_are_asked_for() -> None:
+    passes = [[int((7 * n + 31 * s) % 20 < k) for n in range(40)] for s, k in enumerate((18, 4, 10))]
+    dear = [seeded(cell("lora", "fp16", p, 3.0), n) for n, p in enumerate(passes)]
+    cheap = [seeded(cell("prompt_rag", "fp16", p, 1.0), n) for n, p in enumerate(reversed(passes))]
+    cells, rows = run(*dear, *cheap)
+    known, _, tables = gathered(cells, rows, BALANCED)
+    case = Case(BALANCED, known, judge(known, BALANCED), {r.id: r for r in cells}, {r.id: r.id for r in cells}, tables)
+    apart = Draws(np.tile([0.2, 0.8], (10, 1)), np.ones((10, 2), dtype=bool))
+    said = not_carried(case, apart)
+    assert said is not None
+    assert said[2].startswith("More seeds, and then more rows, would tell; until then, ")
 
 
 def test_the_luck_of_training_is_drawn_where_seeds_tell_it() -> None:
@@ -247,7 +289,7 @@ def test_volume_and_price_flip_where_the_simpler_cell_is_no_longer_told_apart() 
     policy = Policy(COST, margin=0.15, pace=1.05)
     assert choose(known, policy) == "b"
     found = {f.knob: f for f in flips(known, policy, {"a": "A", "b": "B"}, 2.0) if f.to == "a"}
-    unsure = math.log(1.05) * math.hypot(1.0, 1.2)
+    unsure = math.log(1.05) / math.sqrt(2) * math.hypot(1.0, 1.2)
     assert found["volume_requests"].at == pytest.approx(500 / (0.2 - unsure))
     assert found["usd_per_hour"].at == pytest.approx(2.0 * 0.01 / (0.2 - unsure))
 

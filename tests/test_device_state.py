@@ -361,7 +361,7 @@ def test_what_is_timed_is_watched_from_the_warm_up_to_the_last_answer(
     monkeypatch.setattr(device_state, "end", noted("end", device_state.end))
     knobs = {
         "requests": 2, "warmup": 1, "warmup_most": 4, "output_tokens": 2, "batch_size": 1, "batch_tokens": 2,
-        "natural_requests": 1, "clients": [],
+        "natural_requests": 1, "clients": [], "open_requests": 0,
     }  # fmt: skip
     data = suite_data(evaluation=({"id": "1", "message": "why?", "reply": "so"},), max_new_tokens=4)
     found, facts = latency.measure(session, folder, data, knobs, CONTEXT)
@@ -398,3 +398,23 @@ def test_a_latency_step_keeps_the_facts_beside_its_proof(monkeypatch: pytest.Mon
     step = Step(StepKind.LATENCY, "k", "t", Component("latency", "", {}), (), {}, 0)
     assert execute._latency(step, [tmp_path], tmp_path, CONTEXT) == {"how": "CUDA graph", "noise": ["why"]}
     assert execute.read_measurements(tmp_path) == tuple(measured)
+
+
+def test_an_adapter_beside_its_base_answers_by_the_same_grammar(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    session = SimpleNamespace(loaded=SimpleNamespace(proof={"packed_layers": 0}))
+    asked: list[str] = []
+    engine = SimpleNamespace(over=lambda loaded, context, output="": asked.append(output))
+    monkeypatch.setattr(execute, "_session", lambda *_: session)
+    monkeypatch.setattr(execute, "_data", lambda step: suite_data(output='start: "yes"'))
+    monkeypatch.setattr(execute, "instantiate", lambda component: engine)
+    monkeypatch.setattr(latency, "measure", lambda *_: ([], {}))
+    monkeypatch.setattr(latency, "prompts_of", lambda *_: [])
+    monkeypatch.setattr("harness.loading.load", lambda *_, **__: None)
+    monkeypatch.setattr("harness.measure.adapters.measure", lambda base, _, merged, over, *__: [over(base)][1:])
+    one = Component("latency", "", {"adapters": 2, "requests": 1})
+    step = Step(StepKind.LATENCY, "k", "t", one, (), {}, 0, engine=one)
+    facts = execute._latency(step, [tmp_path / "quantize" / "a", tmp_path / StepKind.BASE / "b"], tmp_path, CONTEXT)
+    assert "not timed" not in facts["adapters"]
+    assert asked == ['start: "yes"']

@@ -51,6 +51,27 @@ def test_an_answer_goes_no_further_than_the_text_that_ends_it(folder: Path, engi
         assert {len(s.tokens) for s in session.serve(PROMPTS, TOKENS, 4, ends=[end])} == {TOKENS}
 
 
+@pytest.mark.parametrize("engine", [Eager, Graph])
+def test_a_text_that_is_a_special_token_ends_an_answer_too(folder: Path, tmp_path: Path, engine: Any) -> None:
+    """As a stop token does, which no text holds. What a tokenizer does not know is none of its tokens."""
+    session = engine(batch_size=4).start(folder, CONTEXT)
+    whole = session.generate(PROMPTS, TOKENS)
+    end = next(c for c in whole[1].text[5:] if any(c not in other.text for other in whole))
+    session.tokenizer.add_special_tokens({"additional_special_tokens": [end]})
+    session.tokenizer.unk_token = end
+    at = [c.text.find(end) for c in whole]
+    assert max(at) > 0 > min(at)
+    held = [Completion(c.text.replace(end, ""), c.tokens, c.finished) for c in whole]
+    cut = [Completion(h.text[:n], n, True) if n >= 0 else h for h, n in zip(held, at, strict=True)]
+    assert session.generate(PROMPTS, TOKENS, ends=["never"]) == held
+    assert session.generate(PROMPTS, TOKENS, ends=["never", end]) == cut
+    assert len(session.time_tokens(PROMPTS[1], TOKENS, True, [end])) == at[1] + 1
+    assert len(session.time_tokens(PROMPTS[1], TOKENS, False, [end])) == TOKENS
+    if isinstance(session, GraphSession):
+        served = session.serve(PROMPTS, TOKENS, 4, natural=True, ends=[end])
+        assert [(len(s.tokens), s.finished) for s in served] == [(c.tokens, c.finished) for c in cut]
+
+
 def test_what_is_timed_to_its_own_end_is_as_long_as_what_is_scored(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

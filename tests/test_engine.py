@@ -176,7 +176,7 @@ def test_what_is_timed_must_fit_the_context_too(tmp_path: Path) -> None:
     session = start(tmp_path)
     assert len(session.time_batch(["x" * 60], 4)) == len(session.time_tokens("x" * 60, 4)) == 4
     for timed in (partial(session.time_tokens, "x" * 60), partial(session.time_batch, ["x" * 60])):
-        with pytest.raises(DoesNotFit, match="longer than the model's context: prompts of up to 60 tokens and 5 new"):
+        with pytest.raises(DoesNotFit, match=r"context: prompts of up to 60 tokens and 5 .* measure\.latency\.output"):
             timed(5)
 
 
@@ -193,6 +193,29 @@ def test_loglikelihood_is_that_of_the_model(folder: Path) -> None:
         tokens = chances.gather(1, wanted[:, None])[start_at - 1 :]
         assert total == pytest.approx(float(tokens.sum()), rel=1e-4)
         assert greedy == bool((chances.argmax(-1) == wanted)[start_at - 1 :].all())
+
+
+def test_loglikelihood_reads_some_tokens_at_a_time_and_keeps_none(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = start(folder)
+    pairs = [(p, c) for p in [*PROMPTS, "w"] for c in ("yes", "no, never", "x")]
+    told = session.loglikelihood(pairs)
+    read: list[tuple[int, ...]] = []
+    forward = session.model.forward
+
+    def seen(ids: Any, **options: Any) -> Any:
+        made = forward(ids, **options)
+        assert made.past_key_values is None
+        read.append(tuple(ids.shape))
+        return made
+
+    monkeypatch.setattr(session.model, "forward", seen)
+    monkeypatch.setattr("harness.engine.eager.PIECE_TOKENS", 130)
+    found = session.loglikelihood(pairs)
+    assert [total for total, _ in found] == pytest.approx([total for total, _ in told], rel=1e-4)
+    assert max(rows * width for rows, width in read) <= 130
+    assert (sum(rows for rows, _ in read), {rows for rows, _ in read} >= {1, 2}) == (15, True)
 
 
 def test_loglikelihood_knows_what_greedy_decoding_gives(folder: Path, alone: list[str]) -> None:

@@ -93,7 +93,7 @@ def test_a_model_that_was_edited_since_is_not_stored_under_its_old_key(
 
     model = tmp_path / "model"
     model.mkdir()
-    for name in ("config.json", "tokenizer_config.json"):
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         (model / name).write_text("{}")
     weights = model / "model.safetensors"
     weights.write_bytes(tensors("one"))

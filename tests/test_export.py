@@ -14,6 +14,7 @@ import sys
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -875,19 +876,35 @@ def test_the_licence_is_that_of_the_commit_that_was_built(
     ],
 )  # fmt: skip
 def test_another_device_than_the_measured_computes_as_the_harness_would(
-    tmp_path: Path, stored: str, method: str | None, dtype: str
+    tmp_path: Path, stored: str, method: str | None, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A model whose activations leave the range of float16 answers nonsense in it."""
+    """A model whose activations leave the range of float16 answers nonsense in it, and so does Gemma 2 without the cap
+    of its attention, which transformers leaves out in any but the eager one."""
     source, out = tmp_path / "build", tmp_path / "out"
     source.mkdir()
     out.mkdir()
     quantized = {"quantization_config": {"quant_method": method}} if method else {}
-    (source / "config.json").write_text(json.dumps({"text_config": {"dtype": stored}, **quantized}))
+    text = {"dtype": stored, **({} if method else {"attn_logit_softcapping": 50.0})}
+    (source / "config.json").write_text(json.dumps({"text_config": text, **quantized}))
     Recipe("s", (), (), "none", 0).save(source)
     one = records.record("lora", "int8")
     config = {**one.config, "suite": {**one.config["suite"], "params": {"max_new_tokens": 8}}}
     made: Any = lay_out(source, out, replace(one, config=config), "name", "a-base", ())
     assert made["dtype"] == {"cpu": "float32", "cuda": dtype}
+    eager = {} if method else {"attn_implementation": "eager"}
+    assert made["loading"] == eager
+    (out / DEPLOYMENT).write_text(json.dumps(made))
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda folder: None)
+
+    def loaded(folder: str, **options: Any) -> Any:
+        asked.append(options)
+        return SimpleNamespace(eval=lambda: None)
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", loaded)
+    monkeypatch.setitem(sys.modules, "recipe", SimpleNamespace(messages=None, render=None))
+    runpy.run_path(str(out / "example.py"))["load"]()
+    assert {k: v for k, v in asked[0].items() if k.startswith("attn")} == eager
 
 
 def test_hostile_names_stay_text_in_the_card(tmp_path: Path) -> None:

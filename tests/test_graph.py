@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 from transformers import (
+    BioGptConfig,
+    BioGptForCausalLM,
     BloomConfig,
     BloomForCausalLM,
     Gemma2Config,
@@ -20,6 +22,8 @@ from transformers import (
     Gemma3nForCausalLM,
     Gemma3nTextConfig,
     Gemma3TextConfig,
+    Gemma4ForCausalLM,
+    Gemma4TextConfig,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     GptOssConfig,
@@ -36,6 +40,8 @@ from transformers import (
     MistralForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
     PhimoeConfig,
@@ -46,6 +52,8 @@ from transformers import (
     Qwen3ForCausalLM,
     SmolLM3Config,
     SmolLM3ForCausalLM,
+    XGLMConfig,
+    XGLMForCausalLM,
 )
 
 from harness.adapt.training import untrained
@@ -98,6 +106,14 @@ WHOLE: dict[str, tuple[Any, Any, dict[str, Any]]] = {  # which run in their own 
     "scaled by position": (Ministral3Config, Ministral3ForCausalLM, {"head_dim": 16}),
     "fused products, heads of 24": (Phi3Config, Phi3ForCausalLM, {"hidden_size": 96}),
     "attention beside its products": (GPTNeoXConfig, GPTNeoXForCausalLM, {}),
+    "positions learnt": (OPTConfig, OPTForCausalLM, {"word_embed_proj_dim": 64, "ffn_dim": 96, "init_std": 0.3}),
+    "positions learnt, BioGPT's": (BioGptConfig, BioGptForCausalLM, {}),
+    "wide heads in some layers": (
+        Gemma4TextConfig, Gemma4ForCausalLM,
+        {"head_dim": 32, "global_head_dim": 512, "sliding_window": 20, "num_hidden_layers": 4,
+         "layer_types": ["sliding_attention", "full_attention"] * 2, "vocab_size_per_layer_input": 96,
+         "hidden_size_per_layer_input": 16},
+    ),
     "scores capped": (
         Gemma2Config, Gemma2ForCausalLM, {"head_dim": 16, "sliding_window": 20, "attn_logit_softcapping": 2.0},
     ),
@@ -121,6 +137,9 @@ WHOLE: dict[str, tuple[Any, Any, dict[str, Any]]] = {  # which run in their own 
          "max_position_embeddings": 400},
     ),
 }  # fmt: skip
+ON_A_CPU: dict[str, tuple[Any, Any, dict[str, Any]]] = {  # alone
+    "heads of 520": (GPTNeoXConfig, GPTNeoXForCausalLM, {"hidden_size": 2 * 520, "num_attention_heads": 2}),
+}
 
 
 def saved(folder: Path, config: Any, model: Any, rest: dict[str, Any]) -> Path:
@@ -182,10 +201,10 @@ def test_a_shared_prefix_is_read_once_and_changes_no_token(tmp_path: Path, monke
     assert session.generate(prompts, 30) == told
 
 
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("name", [*WHOLE, *ON_A_CPU])
 def test_other_layers_run_in_their_own_forward_pass(tmp_path: Path, name: str) -> None:
     """On slots as well: each row at its own positions, within its windows, on keys that others had before."""
-    folder = saved(tmp_path, *WHOLE[name])
+    folder = saved(tmp_path, *(WHOLE | ON_A_CPU)[name])
     eager = EagerSession(Eager(batch_size=1, min_prefix=0), load(folder, CONTEXT), CONTEXT)
     session = Graph(batch_size=3).start(folder, CONTEXT)
     assert isinstance(session, GraphSession)
@@ -210,7 +229,7 @@ def test_beyond_what_longrope_turns_alike_nothing_is_decoded(tmp_path: Path) -> 
     session = Graph().start(saved(tmp_path, *WHOLE["turned by length"]), CONTEXT)
     assert isinstance(session, GraphSession)
     assert session.slots(1, 199).capacity == 200, "of prompts that are padded, too"
-    with pytest.raises(DoesNotFit, match=r"requests of 201 tokens: beyond 200 .* engine=eager"):
+    with pytest.raises(DoesNotFit, match=r"of 201 tokens: beyond 200 .* measure.latency.output_tokens .* engine=eager"):
         session.generate(["a" * 161], 40)
 
 
@@ -226,6 +245,12 @@ def test_beyond_what_longrope_turns_alike_nothing_is_decoded(tmp_path: Path) -> 
             "its attention sees what its mask says",
         ),
         (Lfm2Config, Lfm2ForCausalLM, {"layer_types": ["conv", "full_attention", "conv"]}, "its layers are conv"),
+        (
+            XGLMConfig,
+            XGLMForCausalLM,
+            {"d_model": 64, "ffn_dim": 96, "num_layers": 3, "attention_heads": 4},
+            "; it cannot be decoded in pieces (ValueError: Attention mask",
+        ),
     ],
 )
 def test_a_model_of_another_make_runs_eagerly_and_says_so(
@@ -319,6 +344,21 @@ def test_what_stood_in_a_slot_before_is_never_seen(tmp_path: Path) -> None:
         for kept in cache:
             kept.copy_(1e3 * torch.randn_like(kept))
     assert session.generate(longer(), 20) == told
+
+
+def test_slots_are_as_many_as_rows_whatever_their_number(tmp_path: Path) -> None:
+    """A step is filled up to a power of two on the one slot that nobody reads."""
+    session = Graph(batch_size=11).start(saved(tmp_path, *MODELS["llama"]), CONTEXT)
+    assert isinstance(session, GraphSession)
+    told = [session.generate([p], 20)[0] for p in longer()]
+    assert session.generate(longer(), 20) == told
+    slots = session.slots(0, 0)
+    assert (slots.rows, len(slots.decoder.cache[0][0])) == (11, 12)
+    ids = session.eager.encode(longer()[:11], 0)
+    first = slots.admit(ids, range(11), range(11))()
+    alone = slots.step(range(11))()
+    assert slots.admit(ids, range(11), range(11))() == first
+    assert slots._run(16, 0, None, [*range(11), *[11] * 5], None)()[:11] == alone
 
 
 def test_times_come_one_a_token(tmp_path: Path) -> None:

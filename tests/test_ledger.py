@@ -54,6 +54,8 @@ def test_a_run_into_a_folder_drops_what_an_earlier_one_recorded_there(tmp_path: 
     for name, text in zip(own, (earlier.read_text(), "{", "[]", "mine", "{}"), strict=True):
         (tmp_path / name).write_text(text)
     (tmp_path / "notes.md").write_text("mine")
+    for name in ("check.md", "junit.xml"):
+        ledger.write_text(tmp_path / "check" / name, "Pass")
     ledger.forget(tmp_path)
     assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()) == ["notes.md", *own]
     ledger.forget(tmp_path / "new")

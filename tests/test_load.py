@@ -280,7 +280,13 @@ def test_answers_to_their_own_end_are_what_an_open_loop_is_asked_for() -> None:
 
 def test_an_engine_that_cannot_serve_gives_nothing() -> None:
     assert taken(KNOBS, object()) == {}
-    assert taken({**KNOBS, "clients": []}) == {}
+    assert taken({**KNOBS, "clients": [], "open_requests": 0}) == {}
+
+
+def test_a_goodput_is_found_without_closed_loops_before_it() -> None:
+    found, beside = taken({**KNOBS, "clients": []}), taken(KNOBS)
+    assert found["goodput_requests_per_s"] == beside["goodput_requests_per_s"]
+    assert "closed_1/ttft_ms/p50" not in found
 
 
 def test_bad_knobs_are_told_all_at_once() -> None:

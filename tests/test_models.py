@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from harness.components import instantiate, missing, resolve
-from harness.errors import UserError
+from harness.errors import BrokenArtifact, UserError
 from harness.licences import Stated
 from harness.models.dummy import DummyModel
 from harness.models.gguf import POINTER, PackagedGguf, gguf_file, read_once
@@ -192,6 +193,54 @@ def test_a_file_that_is_no_gguf_is_told(tmp_path: Path, held: bytes | None, line
     assert PackagedGguf("none", "x", path=str(file)).mistakes() == ([f"model.path {file}: {line}"] if line else [])
 
 
+def test_one_part_of_several_is_refused_beforehand(tmp_path: Path) -> None:
+    for name, told in (
+        ("m-00001-of-00002.gguf", "is one part of several; join them first: llama-gguf-split --merge FIRST WHOLE"),
+        ("m-00002-of-00010.gguf", "is one part of several; join them first: llama-gguf-split --merge FIRST WHOLE"),
+        ("m-00001-of-00001.gguf", ""), ("m-1-of-2.gguf", ""),
+    ):  # fmt: skip
+        file = tmp_path / name
+        file.write_bytes(b"GGUF")
+        assert PackagedGguf("none", "x", path=str(file)).mistakes() == ([f"model.path {file}: {told}"] if told else [])
+
+
+def test_weights_that_a_gguf_file_lacks_are_not_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gguf
+    import numpy as np
+
+    monkeypatch.setattr(gguf, "GGUFReader", gguf.gguf_reader.GGUFReader)
+    monkeypatch.setattr(gguf, "get_tensor_name_map", gguf.tensor_mapping.get_tensor_name_map)
+    words = tokenizer()
+    monkeypatch.setattr("harness.models.gguf.load_tokenizer", lambda file: words)
+
+    def built(layers: int) -> Any:
+        file, out = tmp_path / f"of_{layers}.gguf", tmp_path / f"out_{layers}"
+        writer = gguf.GGUFWriter(file, "llama")
+        for add, value in (
+            (writer.add_block_count, 2), (writer.add_embedding_length, 32), (writer.add_feed_forward_length, 64),
+            (writer.add_head_count, 4), (writer.add_head_count_kv, 4), (writer.add_context_length, 64),
+            (writer.add_layer_norm_rms_eps, 1e-5), (writer.add_vocab_size, 96),
+        ):  # fmt: skip
+            add(value)
+        square, up, down = (32, 32), (64, 32), (32, 64)
+        of = {"attn_q": square, "attn_k": square, "attn_v": square, "attn_output": square, "attn_norm": (32,),
+              "ffn_gate": up, "ffn_up": up, "ffn_down": down, "ffn_norm": (32,)}  # fmt: skip
+        shapes: dict[str, tuple[int, ...]] = {"token_embd": (96, 32), "output": (96, 32), "output_norm": (32,)}
+        shapes |= {f"blk.{n}.{name}": size for n in range(layers) for name, size in of.items()}
+        for name, size in shapes.items():
+            writer.add_tensor(f"{name}.weight", np.ones(size, dtype=np.float32))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        out.mkdir()
+        return PackagedGguf("none", "x", path=str(file))(out, CONTEXT)
+
+    assert built(2)["parameters"] == 2 * (4 * 32 * 32 + 3 * 32 * 64 + 2 * 32) + 2 * 96 * 32 + 32
+    with pytest.raises(BrokenArtifact, match=r"does not fit its model: missing_keys: model\.layers\.1\..* \(9\)"):
+        built(1)
+
+
 def test_a_package_is_searched_without_being_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "carries_a_model"
     (package / "weights").mkdir(parents=True)
@@ -261,7 +310,7 @@ def sharded(tmp_path: Path) -> Path:
     """A folder as Mistral publishes them: shards, their index, and all weights once more in one file."""
     folder = tmp_path / "sharded"
     folder.mkdir()
-    for name in ("config.json", "tokenizer_config.json"):
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_text("{}")
     shards = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
     for name in shards:
@@ -282,7 +331,7 @@ def test_weights_that_nobody_reads_are_neither_counted_nor_kept(sharded: Path, t
     (tmp_path / "out" / "consolidated.safetensors").write_bytes(b"of an earlier version")
     link_tree(tmp_path / "out", tmp_path / "after")
     kept = ["config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
-            "model.safetensors.index.json", "tokenizer_config.json"]  # fmt: skip
+            "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json"]  # fmt: skip
     assert sorted(f.name for f in (tmp_path / "after").iterdir()) == kept
     (sharded / "consolidated.safetensors").write_bytes(b"y" * 200)
     assert model.fingerprint() == before
@@ -305,6 +354,48 @@ def test_of_a_repository_only_what_is_read_is_asked_for(tmp_path: Path, monkeypa
     assert list(filter_repo_objects(files, **asked)) == ["config.json", "model-1.safetensors"]
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.ENOSPC, "x"), r"cannot be written to .* \(No space left on device\); mend that, or set HF_HOME"),
+        (
+            PermissionError(errno.EACCES, "x"),
+            r"cannot be written to .* \(Permission denied\); mend that, or set HF_HOME",
+        ),
+        (
+            ConnectionError("reset\nby peer"),
+            r"neither .* from the Hub \(ConnectionError: reset by peer\); check model.id",
+        ),
+    ],
+)
+def test_why_a_model_was_not_downloaded_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
+    def download(*_: object, **__: object) -> str:
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.raises(UserError, match=f"^model 'org/name': {told}"):
+        HubModel("org/name")(tmp_path, CONTEXT)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.json", "tokenizer.model", "qwen.tiktoken", "tekken.json"])
+def test_a_tokenizer_without_its_vocabulary_is_refused(checkpoint: Path, tmp_path: Path, name: str) -> None:
+    """transformers makes an empty one, to which all texts are the same."""
+    (checkpoint / "tokenizer.json").unlink()
+    (checkpoint / "merges.txt").write_text("a b")
+    told = (
+        f"its tokenizer has no vocabulary in {checkpoint} (such as tokenizer.json); get the files of that model again"
+    )
+    model = HubModel(str(checkpoint))
+    assert model.mistakes() == [f"model {model.id!r}: {told}"]
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match="its tokenizer has no vocabulary"):
+        model(tmp_path / "out", CONTEXT)
+    (checkpoint / name).write_text("words")
+    assert model.mistakes() == []
+
+
 def test_an_adapter_beside_merged_weights_is_left_behind(sharded: Path, tmp_path: Path) -> None:
     """transformers would look for the base model and add it once more."""
     model = HubModel(str(sharded))
@@ -321,7 +412,7 @@ def test_an_adapter_beside_merged_weights_is_left_behind(sharded: Path, tmp_path
 @pytest.mark.parametrize("weights", ["adapter_model.safetensors", "adapter_model.bin"])
 def test_an_adapter_alone_must_be_merged_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str) -> None:
     """Of the Hub it is known from the names of its files."""
-    names = ["adapter_config.json", weights, "tokenizer_config.json", "training_args.bin"]
+    names = ["adapter_config.json", weights, "tokenizer.json", "tokenizer_config.json", "training_args.bin"]
     assert _adapter_alone([*names, "checkpoint-500/adapter_model.safetensors", "checkpoint-500/optimizer.bin"])
     for name in names:
         (tmp_path / name).write_text("{}")
@@ -401,6 +492,7 @@ def test_a_name_of_the_hub_stands_for_the_commit_that_it_has_now(
         snapshot.mkdir(parents=True)
         (snapshot / "model.safetensors").write_bytes(tensors(commit))
         (snapshot / "config.json").write_text(json.dumps({"model_type": commit}))
+        (snapshot / "tokenizer.model").write_text("words")
         (snapshot.parents[1] / "refs").mkdir(exist_ok=True)
         (snapshot.parents[1] / "refs/main").write_text(commit)
         assert model.fingerprint() == commit
@@ -450,7 +542,7 @@ def test_a_vocabulary_smaller_than_the_tokenizers_is_told(tmp_path: Path, monkey
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.ckpt"])
 def test_pickled_weights_are_refused_with_the_way_to_convert_them(tmp_path: Path, name: str) -> None:
-    for file in ("config.json", "tokenizer_config.json", name):
+    for file in ("config.json", "tokenizer.json", "tokenizer_config.json", name):
         (tmp_path / file).write_text("{}")
     (told,) = HubModel(str(tmp_path)).mistakes()
     assert f"its weights are pickled ({name})" in told

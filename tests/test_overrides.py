@@ -56,6 +56,10 @@ def test_misspelt_names_are_told_at_once_with_the_nearest(tmp_path: Path) -> Non
         ("--dryrun", "no such option --dryrun; did you mean --dry-run? (python -m harness --help)"),
         ("--dry-run=true", "no such option --dry-run=true; did you mean --dry-run? (python -m harness --help)"),
         ("-dry", "no such option -dry; did you mean --dry-run? (python -m harness --help)"),
+        ("outputs='~/runs'", "outputs='~/runs': is a folder called ~ here; write \"outputs=$HOME/runs\""),
+        ('hydra.sweep.dir="~"', 'hydra.sweep.dir="~": is a folder called ~ here; write "hydra.sweep.dir=$HOME"'),
+        ("store='~mine'", None),
+        ("suite.system='~/'", None),
         ("--multi", None),
         ("-cjob", None),
         ("--experimental-rerun", "--experimental-rerun: knows no grids; give the run's own command again"),
@@ -172,6 +176,7 @@ def test_what_is_for_no_grid_is_told_and_not_offered(choice: str, line: str) -> 
         (("what?",), [f"what?: not NAME=VALUE; write GROUP=NAME or GROUP.KEY=VALUE {HELP}"]),
         (("adaptation=lora,,full_ft",), ["adaptation=lora,,full_ft: cannot be read; give one value, or several with "
                                          "single commas between"]),
+        (("store=~/it",), ['store=~/it: cannot be read; write "store=$HOME/it"']),
         (("outputs=my runs/ä ö",), ["outputs=my runs/ä ö: cannot be read; give one value, or several with single "
                                     "commas between, or a text as 'outputs=\"my runs/ä ö\"'"]),
     ],
@@ -198,6 +203,35 @@ def test_a_text_that_cannot_be_read_is_told_ready_to_paste(text: str) -> None:
             (argument,) = shlex.split(line.partition(" or a text as ")[2])
             read = parser.parse_override(argument)
             assert (read.key_or_group, read.value()) == ("suite.system", text)
+
+
+def test_a_choice_whose_name_cannot_be_read_is_told_ready_to_paste(tmp_path: Path) -> None:
+    text = (CONF / "suite/support_tone.yaml").read_text(encoding="utf-8")
+    (tmp_path / "conf/suite").mkdir(parents=True)
+    (tmp_path / "conf/suite/müller.yaml").write_text(
+        text.replace("name: support_tone", "name: müller"), encoding="utf-8"
+    )
+    for given, mend in (("müller", '"müller"'), ("müller,tool_json", '"müller","tool_json"')):
+        (line,) = told(tmp_path, f"suite={given}")
+        assert line == f"suite={given}: cannot be read; write 'suite={mend}'"
+        (argument,) = shlex.split(line.partition("; write ")[2])
+        (line,) = told(tmp_path, argument, "seed=-1")
+        assert line.startswith("seed=-1: must be"), "it is read"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["+sweep=support_tone", "-m", "adaptation=lora", "--dry-run"],
+        ["+sweep=support_tone", "--config-dir", "conf", "adaptation=lora"],
+        ["--config-dir=conf", "+sweep=support_tone", "--multirun", "adaptation=lora"],
+    ],
+)
+def test_options_may_stand_between_overrides(tmp_path: Path, arguments: list[str]) -> None:
+    """Hydra's parser takes one lot of them."""
+    (tmp_path / "conf").mkdir()
+    (line,) = told(tmp_path, *arguments, "seed=-1")
+    assert line.startswith("seed=-1: must be")
 
 
 @pytest.mark.parametrize(

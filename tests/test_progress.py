@@ -17,6 +17,7 @@ from harness.plan import plan
 from harness.progress import Board
 from harness.store import MANIFEST, Store, sealed, write_json
 from harness.types import WAITS, Component, Measurement, Status, StepKind
+from harness.wording import number
 from tests import records
 from tests.cells import MACHINE, cell, data_of
 
@@ -37,9 +38,10 @@ def said(console: Console) -> str:
 def board(console: Console) -> tuple[Board, Any]:
     """A board of one cell whose names are odd, and a step of it."""
     one = replace(cell(), adaptation=Component("[int4, int8]", "harness.adapt.prompt_rag.PromptRag", {}))
+    one = replace(one, suite=replace(one.suite, params={**one.suite.params, "primary": "[good]"}))
     made = plan([one], data_of([one]), MACHINE)
     step = next(s for s in made.steps.values() if s.kind is StepKind.ADAPT)
-    return Board(made, console, "[good]", {}, lambda: None), step
+    return Board(made, console, {}, lambda: None), step
 
 
 def test_lines_show_the_text_of_others_as_it_is(console: Console) -> None:
@@ -65,6 +67,21 @@ def test_a_cells_numbers_are_said_as_its_report_says_them(console: Console) -> N
     assert "  p95, 4 tokens 9.47 s  tok/s 7.00\n" in re.sub(r"p95, \d+ tokens", "p95, 4 tokens", said(console))
 
 
+def test_a_cells_score_is_its_own_suites(console: Console) -> None:
+    """Whichever suite the first cell is of; their column is then of no score by name."""
+    several = [cell("adaptation=lora", f"suite={suite}") for suite in ("support_tone", "tool_json")]
+    heard = Board(plan(several, data_of(several), MACHINE), console, {}, lambda: None)
+    made = records.record("lora", "int8")
+    suite = {**made.config["suite"], "params": {"primary": "facts"}}
+    heard.cell(replace(made, config={**made.config, "suite": suite}))
+    (line,) = said(console).splitlines()
+    facts = made.value("quality/facts")
+    assert facts
+    assert f"  quality {number(facts.value, facts.unit)}  " in line
+    console.print(heard.render())
+    assert re.search(r"step at work +┃ quality +┃", said(console))
+
+
 def test_the_table_shows_the_text_of_others_as_it_is(console: Console) -> None:
     heard, step = board(console)
     heard.started(step)
@@ -87,7 +104,7 @@ def test_rows_and_steps_tell_cells_apart(console: Console) -> None:
                for c in several]  # fmt: skip
     data = {key: replace(d, training_digest=key, evaluation_digest=key) for key, d in data_of(several).items()}
     made = plan(several, data, MACHINE)
-    heard = Board(made, console, "good", {}, lambda: None)
+    heard = Board(made, console, {}, lambda: None)
     assert len({heard._row(c)[0] for c in several}) == len(several) == 8
     assert len({(s.kind, s.title) for s in made.steps.values()}) == len(made.steps)
     assert "lora · smollm2_135m · tool_json · seed1 · adaptation.rank=8" in {s.title for s in made.steps.values()}
@@ -149,7 +166,7 @@ def test_the_time_left_is_that_of_the_models_of_this_grid(tmp_path: Path) -> Non
 )
 def test_a_p95_names_how_long_its_answers_are(console: Console, overrides: list[str], told: str) -> None:
     one = cell(*overrides)
-    heard = Board(plan([one], data_of([one]), MACHINE), console, "good", {}, lambda: None)
+    heard = Board(plan([one], data_of([one]), MACHINE), console, {}, lambda: None)
     console.print(heard.render())
     assert heard.p95 == told
     assert f"{told} " in said(console)

@@ -207,6 +207,15 @@ def test_a_model_folder_without_a_recipe_is_refused(tmp_path: Path) -> None:
         load_prompter(tmp_path)
 
 
+@pytest.mark.parametrize("held", ["", "[]", '"Be kind."', "{}", '{"articles": 3}', '{"articles": [], "examples": []}'])
+def test_a_recipe_of_another_tool_is_told(tmp_path: Path, held: str) -> None:
+    (tmp_path / "prompt.json").write_text(held)
+    with pytest.raises(
+        UserError, match=r"prompt\.json: is no prompt recipe of the harness; move it out of the model's"
+    ):
+        load_prompter(tmp_path)
+
+
 def test_system_examples_facts_and_message_stand_in_that_order() -> None:
     chat = Prompter(Recipe("Be kind.", (("Ask?", "Answer."),), ARTICLES, "bm25", 1, "Email"))("How long to Canada?")
     assert [m["role"] for m in chat] == ["system", "user", "assistant", "user"]

@@ -50,14 +50,22 @@ def request(row: int, message: str, other: Any) -> Any:
     return SimpleNamespace(doc_id=row, args=(message, other))
 
 
-@pytest.mark.parametrize(("until", "text", "tokens"), [("!", "answer {}", 8), ("?", "answer {}!and more", 40)])
-def test_rows_that_ask_the_same_keep_their_own_answers(tmp_path: Path, until: str, text: str, tokens: int) -> None:
-    """Cut where the task says, they are as long as what is left of them."""
+@pytest.mark.parametrize(
+    ("until", "text", "tokens"),
+    [(["!", "!"], "answer {}", 39), (["!", "!a"], "answer {}", 8), (["?", "?"], "answer {}!and more", 40)],
+)
+def test_rows_that_ask_the_same_keep_their_own_answers(
+    tmp_path: Path, until: list[str], text: str, tokens: int
+) -> None:
+    """Ended where the task says, they are as long as what was made of them, the last token not counted; cut where each
+    row says for itself, as long as what is left of them."""
     model, kept = asked(tmp_path, Answers())
-    told = model.generate_until([request(row, "Why?", {"until": [until]}) for row in (4, 2)])
+    told = model.generate_until(
+        [request(row, "Why?", {"until": [end]}) for row, end in zip((4, 2), until, strict=True)]
+    )
     assert told == [text.format(n) for n in range(2)]
-    assert model.cut == (2 if until == "!" else 0)
-    assert [kept[row][1] for row in (4, 2)] == [Completion(t, tokens, until == "!") for t in told]
+    assert model.cut == (2 if until[0] == "!" else 0)
+    assert [kept[row][1] for row in (4, 2)] == [Completion(t, tokens, until[0] == "!") for t in told]
 
 
 def test_the_likeliest_choice_of_each_row_is_kept(tmp_path: Path) -> None:

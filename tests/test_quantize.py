@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -31,6 +31,7 @@ from harness.components import instantiate
 from harness.errors import BrokenArtifact, UserError
 from harness.loading import KERNELS, in_range_of, load, stored_dtype
 from harness.measure.fidelity import fidelity
+from harness.models.hub import link_tree
 from harness.quantize import int8_kernels
 from harness.quantize.awq import Awq
 from harness.quantize.awq_faster import TESTED, _Stashed, best_clip, pack
@@ -662,6 +663,67 @@ def test_quantizations_are_compared_and_computed_in_the_range_of_their_base(
     loaded = load(made, Context("cpu", "float16", 0, lambda share, note: None), packs=False)
     assert loaded.proof["dtype"] == "bfloat16"
     assert fidelity(loaded.model, parent)[0].value == pytest.approx(1.0, abs=0.2)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Writes down the calibration texts that it is given, beside a copy of the model."""
+
+    calibration_rows: int = 2
+
+    VERSION: ClassVar[int] = 1
+    LIBRARIES: ClassVar[tuple[str, ...]] = ()
+
+    def __call__(self, model: Path, calibration: Sequence[str], out: Path, context: Context) -> Mapping[str, Any]:
+        link_tree(model, out)
+        (out / "preprocessor_config.json").unlink()
+        return {"given": len(calibration)}
+
+
+def test_no_more_rows_are_rendered_than_calibrate(
+    tmp_path: Path, chained: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What feeds pictures or sound to a model goes along, though neither training nor a quantizer writes it."""
+    base = saved(tmp_path / "base", *MODELS["llama"])
+    for name in ("preprocessor_config.json", "video_preprocessor_config.json"):
+        (base / name).write_text("{}")
+    shown: list[str] = []
+
+    def rendered(*_: Any, reply: str) -> str:
+        shown.append(reply)
+        return reply
+
+    monkeypatch.setattr(execute, "render", rendered)
+    for adaptation, made, rows in (
+        (TRAINED, Component("asked", "tests.test_quantize.Asked", {}), 2),
+        (TRAINED, cell("quantization=fp16").quantization, 0),
+    ):
+        shown.clear()
+        out = chained(base, adaptation, made)
+        assert len(shown) == rows
+        assert sorted(p.name for p in out.glob("*processor*")) == [
+            "preprocessor_config.json", "video_preprocessor_config.json",
+        ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("gptqmodel_as_it_came")
+@pytest.mark.parametrize("quantizer", [Gptq(group_size=32), Awq(group_size=32)])
+def test_short_texts_calibrate_too(tmp_path: Path, quantizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gptqmodel leaves out those of ten tokens or fewer by itself."""
+    from gptqmodel.looper.loop_processor import LoopProcessor
+
+    given = []
+    own = LoopProcessor.__init__
+
+    def told(self: Any, *arguments: Any, **named: Any) -> None:
+        own(self, *arguments, **named)
+        given.append(sum(len(batch["input_ids"]) for batch in self.calibration_dataset))
+
+    monkeypatch.setattr(LoopProcessor, "__init__", told)
+    base = saved(tmp_path / "base", *MODELS["llama"])
+    facts = quantizer(base, ["yes <eos>", "no"] * 3, tmp_path / "out", CONTEXT)
+    assert facts["calibration_rows"] == 6
+    assert given == [6]
 
 
 def test_a_reference_that_is_no_number_is_refused(tmp_path: Path, chained: Chain) -> None:

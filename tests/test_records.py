@@ -20,7 +20,7 @@ from harness.execute import MEASUREMENTS
 from harness.launch import Launcher
 from harness.measure.load import quantiles
 from harness.plan import Plan, plan
-from harness.records import ROUNDED, assemble
+from harness.records import ONE_BATCH, ROUNDED, assemble
 from harness.store import MANIFEST, Store, sealed, write_json
 from harness.types import Cell, Measurement, RunRecord, Status, StepKind, plain
 from tests.cells import MACHINE, cell, data_of
@@ -117,6 +117,19 @@ def test_a_measured_cell_keeps_its_record_when_a_build_that_another_wants_again_
     assert kept == {measured.id: (Status.OK, ""), other.id: (Status.FAILED, "adapt: crashed (SIGSEGV)")}
     failed = {lora.key: "adapt: crashed (SIGSEGV)"}
     assert assemble(measured, made, store, failed, MACHINE, CHOICES).status is Status.OK, "should it come to be late"
+
+
+@pytest.mark.parametrize(
+    ("clients", "requests", "told"), [("[]", 0, False), ("[]", 20, True), ("[1]", 0, True), ("[1]", 20, True)]
+)
+@pytest.mark.parametrize("served", ["closed_1/ttft_ms/p95", "open/places", ""])
+def test_a_load_that_was_asked_for_and_not_taken_is_told(
+    tmp_path: Path, clients: str, requests: int, told: bool, served: str
+) -> None:
+    asked = cell(f"measure.latency.clients={clients}", f"measure.latency.open_requests={requests}")
+    taken = [Measurement(served, 1.0, "rows", "higher", 1)] if served else []
+    found = record(tmp_path, asked, also=taken).not_measured
+    assert found.get("load") == (ONE_BATCH if told and not served else None)
 
 
 def test_answers_that_stop_texts_end_are_not_those_that_were_timed(tmp_path: Path) -> None:

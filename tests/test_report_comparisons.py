@@ -10,15 +10,18 @@ from typing import Any
 import pytest
 
 from harness import report
+from harness.decide import facts, read_policy
 from harness.report import comparisons
 from harness.report import page as page_module
 from harness.report.markdown import markdown
 from harness.report.page import view
 from harness.report.run import Run, parts, read
 from harness.types import Interval, Measurement, RunRecord
+from harness.wording import points
 from tests import records
 from tests.pages import folder, page
 from tests.test_decide import cell, run
+from tests.test_decide_parts import seeded as by_seed
 
 
 def test_a_quantization_that_erases_the_fine_tuning_is_called_so(tmp_path: Path) -> None:
@@ -271,6 +274,22 @@ def test_the_headline_of_several_seeds_is_their_mean_with_the_luck_of_training(t
         "Quality by “good”, mean of 3 seeds", "83%", line["interval"], "+62 points",
     )  # fmt: skip
     assert f"p95 response time {p95['text']} for a 32-token answer (its own have 68 on" in shown["sentences"][0]
+
+
+def test_seeds_are_drawn_together_as_they_are_judged(tmp_path: Path) -> None:
+    many, few = [1] * 180 + [0] * 20, [1] * 140 + [0] * 60
+    made = [by_seed(cell("lora", "fp16", many, 2.0), n) for n in range(3)]
+    made += [by_seed(cell("full_ft", "fp16", p, 1.0), n) for n, p in enumerate((many, few, many))]
+    cells, rows = run(*made)
+    shown = view(read(folder(tmp_path / "run", cells, rows, [c.id for c in cells])))
+    top, other = shown["dumbbells"].rows
+    assert top == ("lora/fp16 seed0", "90%", "90%", "", "")
+    known = facts(cells, rows, read_policy(records.POLICY)).pairs[cells[0].id][cells[3].id]
+    assert other == ("full_ft/fp16 seed0", "83%", "90%", "−7", f"{points(known.low)} to {points(known.high)}")
+    assert shown["dumbbells"].note.endswith("drawn together, under the name of the first.")
+    alone = view(read(folder(tmp_path / "alone", *records.grid(), records.ids())))
+    assert "seed" not in alone["dumbbells"].note
+    assert shown["decision"].reasons[cells[3].id].endswith("; more seeds, and then more rows, would tell.")
 
 
 def test_swept_knobs_are_no_seeds_and_have_their_own_parents(tmp_path: Path) -> None:

@@ -18,11 +18,13 @@ import pytest
 
 from harness import escaping, ledger, report
 from harness.decide import Candidate, CostLine, Facts, Pair, Policy, choose
+from harness.decide.policy import COST, P95
 from harness.decide.rule import judge, volume_of
 from harness.types import Interval, Measurement, plain
 from harness.wording import number
 from tests import records
 from tests.pages import HOSTILE, folder
+from tests.test_decide_ties import grid
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt-get install chromium)")
@@ -380,8 +382,10 @@ def test_the_page_chooses_as_python_does(browser: Any, drawn: Path) -> None:
     bound, constant, tie and order changed by itself) were killed by this but for those that mean the same."""
     tab = opened(browser, drawn)
     luck, asked, expected = random.Random(5), [], []
-    for _ in range(3_000):
-        found, (rule, hourly) = some_facts(luck), some_policy(luck)
+    wide_front = grid((1350.0, 1050.0, 1000.0), 0.01, 0.01, 0.5)
+    made = [(wide_front, (Policy(objective, pace=1.0), 1.0)) for objective in (COST, P95)]
+    made += [(some_facts(luck), some_policy(luck)) for _ in range(3_000)]
+    for found, (rule, hourly) in made:
         asked.append([plain(found), plain(rule), *([hourly] if hourly != 1 else [])])
         judged, volume = judge(found, rule, hourly), volume_of(found, rule)
         ids = [[c.id for c in cells] for cells in (judged.holding, judged.good)]

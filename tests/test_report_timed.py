@@ -181,7 +181,8 @@ def test_load_is_told_with_its_service_level_and_what_failed(tmp_path: Path) -> 
     section = text[text.index('id="load"') : text.index('id="scores"')]
     for told in (
         "1 client: first token p95", "8 clients: throughput", "12.0 ms", "812", "3.40 req/s", "not at 3.60 req/s",
-        "95% of the requests with the first token within 500 ms and tokens at most 100 ms apart", "64 at a time",
+        "95% of the requests have the first token within 500 ms and tokens at most 100 ms apart", "64 at a time",
+        "So many clients that each",
     ):  # fmt: skip
         assert told in section, told
     assert section.count("<tr>") == 3 + 1, "two heads, and the one cell that was measured in both"
@@ -191,6 +192,10 @@ def test_load_is_told_with_its_service_level_and_what_failed(tmp_path: Path) -> 
     assert "81.1 ×" in text
     assert "| prompt\\_rag/fp16 | 12.0 ms |" in (run / "report.md").read_text(encoding="utf-8")
     assert 'id="load"' not in page(folder(tmp_path / "none", cells, rows, records.ids()))
+    alone = replace(first, measurements=tuple(m for m in first.measurements if not m.metric.startswith("closed_")))
+    text = page(folder(tmp_path / "alone", [alone, *cells[1:]], rows, records.ids()))
+    assert "So many clients that" not in text
+    assert "Goodput is the highest rate" in text
 
 
 def test_every_table_has_the_cost_that_the_choice_was_made_on(tmp_path: Path) -> None:
@@ -243,6 +248,16 @@ def test_lines_of_cost_look_different_and_their_volumes_stand_apart() -> None:
             assert labels[: labels.index("Requests over which building is spread")] == powers[first::every]
 
 
+def test_a_crossing_that_is_drawn_has_its_dot_however_few_requests_it_is_at() -> None:
+    lines = {"lora": CostLine(0.01, 0.0005, "batched"), "prompt": CostLine(0.02, 0.0, "batched")}
+    dots = []
+    for meet in (50.0, 2.0):
+        drawing = charts.costs(lines, 2, [], 1e3, [(meet, "prompt")])
+        assert drawing is not None
+        dots.append(">50<" in drawing.wide)
+    assert dots == [True, False]
+
+
 @pytest.mark.parametrize(
     ("floor", "usd", "said"), [(0.999, 1000.0, None), (0.0, 1000.0, "the first request"), (0.0, 0.0001, "never")]
 )
@@ -259,6 +274,8 @@ def test_never_cheaper_is_said_only_of_a_recommended_cell(tmp_path: Path, floor:
     found = re.findall(price + '<td class="text">([^<]*)<', text)
     assert found == [said or "2026-01-01"], "without one the column is left out"
     assert ("is cheaper from" in text) is (said is not None)
+    assert ("For requests like those of prompt_rag/fp16 (200 tokens in and 68 out on average, by this model&#39;s "
+            "tokenizer). The quality of the hosted models was not measured.") in text  # fmt: skip
 
 
 @pytest.mark.parametrize(("count", "drawn"), [(4, 4), (15, 6)])

@@ -132,6 +132,17 @@ def test_a_record_is_run_again_into_a_new_folder_alone(tmp_path: Path, capsys: p
         assert "give a new one" in capsys.readouterr().err
 
 
+def test_a_folder_that_cannot_be_made_is_told_by_its_own_option(
+    tmp_path: Path, record: RunRecord, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = gates.run(tmp_path / "run", (record, gates.rows(n=20)))
+    monkeypatch.setattr("harness.reproduce._told_inputs", lambda *_: None)
+    (tmp_path / "file").write_text("")
+    (there,) = (run / "records").iterdir()
+    assert main([str(there), "--out", str(tmp_path / "file/out")]) == 2
+    assert capsys.readouterr().err.endswith("/file/out: cannot be written (Not a directory); give --out DIR\n")
+
+
 def test_stopping_it_is_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     def stopped(*_: Any) -> int:
         raise KeyboardInterrupt

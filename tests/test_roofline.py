@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 from harness.anatomy import weight_bytes
 from harness.engine.eager import Eager
 from harness.engine.graph import Graph
+from harness.loading import load
 from harness.measure import memory, roofline
 from harness.measure.latency import _held, measure
 from harness.measure.roofline import Step, bandwidth, host_bound, rate, row_operations, step_bytes
@@ -23,7 +24,7 @@ from harness.types import Measurement
 from tests.cells import suite_data
 from tests.test_architectures import made
 from tests.test_engine import CONTEXT
-from tests.test_graph import MODELS, SHAPE, saved
+from tests.test_graph import MODELS, SHAPE, WHOLE, saved
 from tests.test_int8_products import quantized
 
 
@@ -34,6 +35,17 @@ def test_a_step_reads_each_weight_once_and_the_table_only_where_it_makes_the_log
     weights = sum(p.numel() for p in model.parameters())
     buffers = sum(b.numel() * b.element_size() for b in model.buffers())
     assert step_bytes(model, weight_bytes(model)) == 4 * (weights if tied else weights - table) + buffers
+
+
+def test_a_step_looks_up_a_row_of_every_table(tmp_path: Path) -> None:
+    """Of positions as well, and of a second one for the words of each layer (Gemma 3n)."""
+    learnt = made("positions learnt").transformer
+    layered = load(saved(tmp_path, *WHOLE["keys shared by layers"]), CONTEXT).model
+    for model, tables in (
+        (made("positions learnt"), [learnt.wpe.weight]), (layered, [layered.model.embed_tokens_per_layer.weight]),
+    ):  # fmt: skip
+        rest = weight_bytes(model) - step_bytes(model, weight_bytes(model))
+        assert rest == sum(4 * table.numel() for table in tables), "the other makes the logits too"
 
 
 def test_a_step_of_experts_has_no_limit() -> None:

@@ -326,6 +326,28 @@ def by_prompt(base: Any, rng: Any, pace: float, of: int = 1) -> list[list[float]
     return [(b * pace * rng.lognormal(0, 0.02, of)).tolist() for b in base]
 
 
+def test_the_interval_of_a_mean_as_a_share_of_it_is_a_t_interval() -> None:
+    assert statistics.share_of_mean([90.0, 110.0]) == pytest.approx(12.706 * 0.1, rel=1e-4)
+    assert statistics.share_of_mean([1.0, 2.0, 3.0]) == pytest.approx(4.3027 / 3**0.5 / 2, rel=1e-4)
+    assert (statistics.share_of_mean([5.0]), statistics.share_of_mean([0.0, 0.0])) == (0.0, 0.0)
+
+
+def test_pairs_of_several_seeds_have_the_error_of_their_interval() -> None:
+    a = [[1.0] * 80 + [0.0] * 20, [1.0] * 90 + [0.0] * 10]
+    b = [[1.0] * 60 + [0.0] * 40, [1.0] * 75 + [0.0] * 25]
+    found = statistics.paired_over_seeds(a, b)
+    apart = [[x - y for x, y in zip(*s, strict=True)] for s in zip(a, b, strict=True)]
+    mean, around = statistics.over_seeds(apart, differences=True)
+    assert (found.delta, found.low, found.high) == (mean, around.low, around.high)
+    assert (found.gained, found.lost, found.n, found.seeds) == (30, 0, 100, 2)
+    near = (found.low + found.high) / 2
+    for side, p in ((-found.low, 0.025), (-found.high, 0.975), (-near, 0.5)):
+        assert found.p_not_worse(side) == pytest.approx(p), "shown at 2.5% where the interval lies above"
+    assert 0 < found.p < 1
+    same = statistics.paired_over_seeds(a, a)
+    assert (same.delta, same.p) == (0.0, 1.0)
+
+
 def test_a_ratio_of_quantiles_is_of_the_same_prompts_and_counts_the_pace() -> None:
     rng = numpy.random.default_rng(1)
     base = rng.lognormal(0, 0.5, 30)

@@ -300,13 +300,34 @@ def test_labels_that_differ_in_marks_alone_are_told_apart(capsys: pytest.Capture
         ("STRASSE", "straße", True), ("(see below)", "see below!", True), ("(.5)", ".5", True), ("?", "?", True),
         (".5", "5", False), (".env", "env", False), ("5\" long", "5' long", False), ('"5"', "5", True),
         ("arr[0]", "arr[0", False), ("It is f(x).", "it is f(x)", True), ("?", "", False), ("50%", "50", False),
-        ("-5", "5", False), ("7 - 2", "7 + 2", False),
+        ("-5", "5", False), ("7 - 2", "7 + 2", False), ("30 天内退款。", "30天内退款", True),
+        ("f(x)です", "f(x です", False),
     ],
 )  # fmt: skip
 def test_words_are_the_same_whatever_stands_around_them(wanted: str, said: str, same: bool) -> None:
     Path("scorers.py").write_bytes((resource("suites") / "_template/text.py").read_bytes())
     scores = scorers_of(Path()).process_results({"reply": wanted}, [said])
     assert (scores["exact"], scores["word_f1"] == 1) == (int(same), same)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said", "f1"),
+    [
+        ("我们在三天内退款。", "三天内退款", 10 / 13), ("返金します", "返金しました。", 8 / 11),
+        ("คืนเงิน", "เงิน", 8 / 11), ("환불해 드립니다.", "환불해 드려요", 1 / 2), ("USB线", "USB 线", 1.0),
+    ],
+)  # fmt: skip
+def test_a_text_without_spaces_shares_what_it_shares(wanted: str, said: str, f1: float) -> None:
+    Path("scorers.py").write_bytes((resource("suites") / "_template/text.py").read_bytes())
+    assert scorers_of(Path()).process_results({"reply": wanted}, [said])["word_f1"] == pytest.approx(f1)
+
+
+def test_a_label_is_read_within_any_punctuation() -> None:
+    lines({"message": f"Ticket {i * 7919}", "reply": ("账单", "故障")[i % 2]} for i in range(60))
+    assert main(["new", "mine", "--from", "rows.jsonl"]) == 0
+    scorers = scorers_of(Path("suites/mine"))
+    found = [scorers.predicted(said) for said in ("账单。", "“账单”", "《故障》！", "账单故障")]
+    assert found == ["账单", "账单", "故障", "unparseable"]
 
 
 def test_a_card_that_is_not_utf8_is_read(capsys: pytest.CaptureFixture[str]) -> None:
@@ -1064,6 +1085,44 @@ def test_chats_of_one_turn_are_read(capsys: pytest.CaptureFixture[str]) -> None:
     told = capsys.readouterr().err
     assert "row 1: a chat of the turns user, assistant, user, assistant; a suite asks one message: keep" in told
     assert "row 2: a chat of the turns None; a suite asks" in told
+
+
+def test_chats_of_parts_of_text_are_read(capsys: pytest.CaptureFixture[str]) -> None:
+    def parted(i: int, kind: str) -> dict[str, Any]:
+        turns = chat(i, "system")["messages"]
+        return {"messages": [{**t, "content": [{"type": kind, kind: t["content"]}] * 2} for t in turns]}
+
+    lines(parted(i, "text") for i in range(60))
+    assert main(["new", "mine", "--from", "rows.jsonl"]) == 0
+    assert OmegaConf.load("conf/suite/mine.yaml").system == "Be kind.\nBe kind."
+    row = json.loads(Path("suites/mine/train.jsonl").read_text().splitlines()[0])
+    assert row["message"].splitlines() == [f"user {row['message'].split()[-1]}"] * 2
+    capsys.readouterr()
+    lines([chat(1), *(parted(i, "image_url") for i in range(60)), chat(2, "user"), chat(3, "user")])
+    assert main(["new", "seen", "--from", "rows.jsonl"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "harness: rows.jsonl, row 2: a chat of more than text; leave out what is none in its `content` (such rows: 60)",
+        "harness: rows.jsonl, row 62: a chat of the turns user, user, assistant; a suite asks one message: keep a user "
+        "turn and the assistant's reply to it, with what came before written into the message (such rows: 2)",
+    ]
+
+
+def test_columns_that_nothing_was_asked_of_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"instruction": f"Add {i}.", "input": f"{i * 7919}", "output": f"{i}", "split": "test"} for i in range(60)]
+    lines(rows)
+    named = ["--message", "instruction", "--reply", "output"]
+    assert main(["new", "mine", "--from", "rows.jsonl", *named]) == 0
+    told = capsys.readouterr().out
+    assert "\ncolumns left out: 'input', 'split'; write into the message what an answer needs\n" in told
+    assert main(["new", "other", "--from", "rows.jsonl", *named, "--group", "input", "--case", "split"]) == 0
+    assert "left out" not in capsys.readouterr().out
+    lines([*rows, {**rows[0], "output": "7"}, {**rows[1], "input": "2", "output": "9"}])
+    assert main(["new", "third", "--from", "rows.jsonl", *named]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "harness: rows.jsonl, row 61: the message of row 1 with another reply; keep the one that is right",
+        "harness: rows.jsonl, row 62: the message of row 2 with another reply; keep the one that is right; where "
+        "'input' tells them apart, write it into the message",
+    ]
 
 
 def test_columns_are_told_by_repr_and_bytes_that_are_no_text_by_their_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, LlamaForCausalLM, TrainingArguments
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    TrainingArguments,
+)
 
 from harness.adapt import training
 from harness.adapt.full_ft import FullFt
@@ -19,6 +27,8 @@ from harness.adapt.training import collate, completion_loss
 from harness.engine.eager import Eager, EagerSession
 from harness.errors import BrokenArtifact, DoesNotFit, UserError
 from harness.execute import able
+from harness.loading import load
+from harness.measure.fidelity import write_reference
 from harness.prompt import IGNORED
 from harness.types import Component, Context
 from tests.cells import suite_data
@@ -213,6 +223,51 @@ def test_a_reply_that_would_be_learnt_in_part_ends_a_training(base: Path, tmp_pa
             adaptation(base, suite_data(train=train, validation=()), tmp_path / "out", CONTEXT)
     with pytest.raises(UserError, match=f"{told} out$"):
         adaptation(base, suite_data(train=tuple(rows[:3]), validation=tuple(rows[3:])), tmp_path / "out", CONTEXT)
+
+
+SIX = tuple({"id": f"r{i}", "message": f"question {i}", "reply": ("yes", "no")[i % 2]} for i in range(6))
+
+
+@pytest.mark.parametrize("adaptation", [Lora(rank=4, epochs=1), Lora(epochs=1, classify=True), FullFt(epochs=1)])
+@pytest.mark.parametrize("fault", ["a layer", "all names"])
+def test_weights_that_are_missing_are_not_drawn(base: Path, tmp_path: Path, adaptation: Any, fault: str) -> None:
+    lacking = shutil.copytree(base, tmp_path / "base")
+    weights = load_file(base / "model.safetensors")
+    kept = {k: v for k, v in weights.items() if ".layers.1." not in k}
+    save_file(kept if fault == "a layer" else {f"_orig_mod.{k}": v for k, v in weights.items()},
+              lacking / "model.safetensors", {"format": "pt"})  # fmt: skip
+    with pytest.raises(BrokenArtifact, match=r"does not fit its model: missing_keys: (model|lm_head)\."):
+        adaptation(lacking, suite_data(train=SIX, validation=SIX), tmp_path / "out", CONTEXT)
+
+
+@pytest.mark.parametrize("adaptation", [Lora(rank=4, epochs=1), Lora(rank=4, epochs=1, classify=True)])
+def test_a_padding_token_that_the_model_does_not_embed_is_not_used(base: Path, tmp_path: Path, adaptation: Any) -> None:
+    """As one that was added to the tokenizer, and the embeddings left as they were."""
+    shutil.copytree(base, tmp_path / "base")
+    own = tokenizer()
+    own.add_special_tokens({"pad_token": "[PAD]"})
+    assert own.pad_token_id == 96
+    own.save_pretrained(tmp_path / "base")
+    data = suite_data(train=SIX, validation=SIX)
+    adaptation(tmp_path / "base", data, tmp_path / "out", CONTEXT)
+    made = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert made.pad_token_id == 0, "whoever pads after it, as fidelity does"
+    assert math.isfinite(write_reference(load(tmp_path / "out", CONTEXT).model, made, tmp_path / "out", data))
+
+
+@pytest.mark.parametrize("adaptation", [Lora(rank=4, epochs=1), FullFt(epochs=1)])
+def test_answers_that_nothing_would_end_are_not_taught(base: Path, tmp_path: Path, adaptation: Any) -> None:
+    shutil.copytree(base, tmp_path / "base")
+    own = tokenizer()
+    own.eos_token = None
+    data = suite_data(train=SIX, validation=SIX)
+    for pad in ("<eos>", None):
+        own.pad_token = pad
+        own.save_pretrained(tmp_path / "base")
+        with pytest.raises(UserError, match="tokenizer names no token that ends a text; set eos_token in its"):
+            adaptation(tmp_path / "base", data, tmp_path / "out", CONTEXT)
+    facts = Lora(rank=4, epochs=1, classify=True)(tmp_path / "base", data, tmp_path / "head", CONTEXT)
+    assert facts["classes"] == 2, "which ends no answer"
 
 
 def test_a_part_that_sees_is_not_trained(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 from harness.anatomy import below_adapters, beside_text
 from harness.environment import give_memory_back
 from harness.errors import BrokenArtifact, DoesNotFit, UserError
-from harness.loading import attention_of, came_quantized, context_tokens
+from harness.loading import attention_of, came_quantized, context_tokens, demand_fit
 from harness.prompt import (
     IGNORED,
     Prompter,
@@ -38,6 +38,7 @@ from harness.store import write_json
 from harness.types import Context, Json, SuiteData
 
 SHAPE_STEP = 32  # tokens
+HEAD = "score."  # as transformers' decoders call a classification head
 WARM_UP, FEW = 2, 20  # updates that warm up, of which the first moves nothing: none where there are few
 
 
@@ -126,20 +127,47 @@ def _sums(model: Any) -> list[float]:
 
 
 def untrained(base: Path, classes: Sequence[str], dtype: Any, pad: int) -> Any:
-    """The base model as it generates, or with a new classification head over `classes`, which pads with `pad`."""
+    """The base model as it generates, or with a new classification head over `classes`, which pads with `pad`.
+
+    Raises `BrokenArtifact` where other weights are missing: transformers would draw them.
+    """
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+    options = {"dtype": dtype, "output_loading_info": True, **attention_of(base)}
     if not classes:
-        return AutoModelForCausalLM.from_pretrained(str(base), dtype=dtype, **attention_of(base))
+        model, info = AutoModelForCausalLM.from_pretrained(str(base), **options)
+        demand_fit(info)
+        return model
     names = dict(enumerate(classes))
-    return AutoModelForSequenceClassification.from_pretrained(
-        str(base), dtype=dtype, num_labels=len(names), id2label=names, label2id={n: i for i, n in names.items()},
-        pad_token_id=pad, **attention_of(base),
+    model, info = AutoModelForSequenceClassification.from_pretrained(
+        str(base), num_labels=len(names), id2label=names, label2id={n: i for i, n in names.items()}, pad_token_id=pad,
+        **options,
     )  # fmt: skip
+    below = {name for name in info["missing_keys"] if not name.startswith(HEAD)}
+    demand_fit({**info, "missing_keys": below, "unexpected_keys": ()})  # such as the language head
+    return model
+
+
+def _tokenizer(base: Path) -> Any:
+    """The tokenizer of a model directory; with its end of text for a padding token that the model has no embedding of,
+    as where one was added to the tokenizer alone."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(base))
+    known = AutoConfig.from_pretrained(str(base)).get_text_config(decoder=True).vocab_size
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= known:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def check_replies(tokenizer: Any, data: SuiteData) -> None:
-    """Raises `UserError` that names the first row whose reply a model would not learn as it stands."""
+    """Raises `UserError` that names the first row whose reply a model would not learn as it stands, or where nothing
+    would teach it to end one."""
+    if not stops(None, tokenizer):
+        raise UserError(
+            f"{data.name}: the model's tokenizer names no token that ends a text; set eos_token in its "
+            "tokenizer_config.json"
+        )
     faults = [
         f"row {row.get('id')}: {why}"
         for row in (*data.train, *data.validation)
@@ -191,19 +219,13 @@ def train(
     row's reply, a classification head answers instead of the language head.
 
     Raises `UserError` for a reply that would be learnt in part or otherwise, `DoesNotFit` for a row that is longer than
-    the model's context, and `BrokenArtifact` where the loss is no number or no weight changed.
+    the model's context, and `BrokenArtifact` where weights are missing, the loss is no number or no weight changed.
     """
     import torch
-    from transformers import (
-        AutoTokenizer,
-        EarlyStoppingCallback,
-        Trainer,
-        TrainerCallback,
-        set_seed,
-    )
+    from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, set_seed
 
     set_seed(context.seed)
-    tokenizer = AutoTokenizer.from_pretrained(str(base))
+    tokenizer = _tokenizer(base)
     recipe = Recipe(data.system, (), data.knowledge, knobs.retrieval, knobs.top_k, data.asked)
     prompter = Prompter(recipe)
     pad = padding(tokenizer)

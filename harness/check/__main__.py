@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -112,13 +113,13 @@ def _baseline(a: argparse.Namespace) -> subject.Side:
 
 def _judged(a: argparse.Namespace, runs: Sequence[str], changes: Sequence[str]) -> tuple[subject.Side, Judgement, Path]:
     """The candidate, its judgement, and the folder for what is written."""
-    limits, baseline = rules.load(a.rules, a.set), _baseline(a)
+    limits, baseline = rules.load(a.rules, a.set), _baseline(a).supported()
     if a.model is None:
         candidate = _candidate(a, runs[0])
         return candidate, judge(candidate, baseline, limits), Path(runs[0]) / "check"
     if not Path(a.model).is_dir():
         raise UserError(f"--model {a.model}: no such folder; give a Hugging Face model directory")
-    out = ledger.run_folder(Path("outputs", "check", time.strftime("%Y-%m-%d_%H-%M-%S")), fresh=True)
+    out = ledger.run_folder(fresh.outputs(changes) / "check" / time.strftime("%Y-%m-%d_%H-%M-%S"), fresh=True)
     model = str(Path(a.model).absolute())
     if a.budget is None:
         candidate = fresh.evaluate(model, baseline, changes, out)
@@ -159,7 +160,7 @@ def _keep(kept: subject.Side, path: Path, limits: rules.Rules) -> None:
 def _run(a: argparse.Namespace, console: Console) -> int:
     if isinstance(a.budget, str):
         a.given, a.budget = [*a.given, a.budget], ALL_ROWS
-    changes = [g for g in a.given if "=" in g and not Path(g).exists()]
+    changes = [g for g in a.given if "=" in g and not os.path.exists(g)]  # Path's raises for one too long for a name
     runs = [g for g in a.given if g not in changes]
     if mistakes := _mistakes(a, runs, changes):
         raise UserError(mistakes)
@@ -167,6 +168,8 @@ def _run(a: argparse.Namespace, console: Console) -> int:
         _keep(_candidate(a, runs[0]), a.save_baseline, rules.load(a.rules, a.set))
         console.print(visible(f"baseline: {a.save_baseline}"), highlight=False, soft_wrap=True, markup=False)
         return 0
+    if earlier := a.out or (Path(runs[0]) / "check" if runs else None):
+        ledger.forget_verdict(earlier)
     candidate, found, folder = _judged(a, runs, changes)
     page = outputs.write(found, a.out or folder, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()))
     outputs.show(found, console)
@@ -174,7 +177,9 @@ def _run(a: argparse.Namespace, console: Console) -> int:
     if a.save_baseline:
         left = [f.trial.metric for f in found.having(Verdict.INCONCLUSIVE, blocks=True)]
         if found.exit_code == 0 and not left:
-            _keep(candidate, a.save_baseline, rules.load(a.rules, a.set))
+            judged = {f.trial.cell for f in found.findings}
+            kept = subject.Side(candidate.source, tuple(c for c in candidate.cells if c.id in judged))
+            _keep(kept, a.save_baseline, rules.load(a.rules, a.set))
             told = str(a.save_baseline)
         else:
             why = "the candidate does not pass" if found.exit_code else f"{', '.join(left)} inconclusive"

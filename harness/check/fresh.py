@@ -31,7 +31,14 @@ def overrides(config: Mapping[str, Json], model: str, own: Sequence[str]) -> lis
             told.append(f"{group}={part['name']}")
             told += [f"++{knob}={config_value(value)}" for knob, value in knobs(part["params"], group)]
     told += [f"{key}={config_value(config[key])}" for key in ("seed", "profile") if key not in taken]
+    told.append("++profile.aa_control=false")  # a second cell, which no baseline has
     return [o for o in told if o.lstrip("+").partition("=")[0] not in taken] + list(own)
+
+
+def outputs(own: Sequence[str]) -> Path:
+    """Where runs go by overrides: as a grid has it, to `outputs=DIR`."""
+    given = [o.partition("=")[2] for o in own if o.lstrip("+").startswith("outputs=")]
+    return Path(given[-1].strip("\"'") if given else "outputs")
 
 
 def grid(arguments: Sequence[str], run: Path) -> None:

@@ -32,7 +32,12 @@ OUTCOME = {0: "pass", 1: "regressed", 3: "no verdict"}
 
 
 def headline(found: Judgement) -> str:
-    """The verdict in one line."""
+    """The verdict in one line, and what is shown to be worse without blocking."""
+    worse = _names(found, Verdict.REGRESSED, blocks=False)
+    return _verdict_told(found) + (f"; told only: {', '.join(worse)} regressed" if worse else "")
+
+
+def _verdict_told(found: Judgement) -> str:
     lacking, open_ = _names(found, Verdict.NOT_MEASURED), _names(found, Verdict.INCONCLUSIVE)
     if found.exit_code == 1:
         return f"Regressed: {', '.join(_names(found, Verdict.REGRESSED))}"
@@ -43,11 +48,12 @@ def headline(found: Judgement) -> str:
     return "Pass" + (f", with a warning: inconclusive {', '.join(open_)}" if open_ else "")
 
 
-def _names(found: Judgement, verdict: Verdict) -> list[str]:
-    """The blocking metrics of a verdict, with the cells that each is of where several were judged."""
+def _names(found: Judgement, verdict: Verdict, blocks: bool = True) -> list[str]:
+    """The metrics of a verdict that block, or that are told alone, with the cells that each is of where several were
+    judged."""
     cells = labels(f.trial.cell for f in found.findings)
     where: dict[str, list[str]] = {}
-    for f in found.having(verdict, blocks=True):
+    for f in found.having(verdict, blocks):
         where.setdefault(f.trial.metric, []).append(cells[f.trial.cell])
     return [visible(f"{name} ({', '.join(them)})" if len(cells) > 1 else name) for name, them in where.items()]
 
@@ -160,9 +166,14 @@ def as_json(found: Judgement) -> Any:
 
 def junit(found: Judgement, when: str) -> str:
     """JUnit XML: a suite a cell, a case a metric. What blocks fails (regressed) or errs (no verdict); what is only told
-    is skipped where it does not pass, and so is what the rules let through with a warning."""
+    is skipped where it does not pass, and so is what the rules let through with a warning. Where there is no verdict,
+    and no case errs, one more does: reporters look at nothing but cases."""
     root = Xml.Element("testsuites")
-    by_cell = [(cell, list(group)) for cell, group in groupby(found.findings, key=lambda f: f.trial.cell)]
+    judged = found.findings
+    if found.exit_code == 3 and not any(_kind(f, found) == "error" for f in judged):
+        none = Trial("gate", "verdict", True, "", sure=Verdict.NOT_MEASURED)
+        judged = (*judged, Finding(none, Verdict.NOT_MEASURED, math.nan, headline(found)))
+    by_cell = [(cell, list(group)) for cell, group in groupby(judged, key=lambda f: f.trial.cell)]
     for at, (cell, findings) in enumerate(by_cell):
         kinds = [_kind(f, found) for f in findings]
         suite = Xml.SubElement(root, "testsuite", {

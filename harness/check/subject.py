@@ -58,7 +58,8 @@ class Row:
 class Subject:
     """One cell as the gate sees it. `values` are single numbers by metric, `lower` the scores where less is better,
     `samples` raw times by metric. `machine` is what must be alike for times to be compared, `timed` the knobs of the
-    timing; `noise` says what else the machine did. `drift` is how many times as long its slowest round took."""
+    timing and its version; `noise` says what else the machine did. `drift` is how many times as long its slowest round
+    took."""
 
     id: str
     suite: str
@@ -150,7 +151,7 @@ def _subject(run: Path, record: RunRecord) -> Subject:
         ),
         samples={name: m.samples for name in SAMPLED if (m := record.value(f"{name}/p50")) and m.samples},
         machine={k: record.environment.get(k) for k in ("device", "hardware", "dtype")},
-        timed={k: latency.get(k) for k in TIMED_ALIKE},
+        timed={**{k: latency.get(k) for k in TIMED_ALIKE}, "version": record.digest_of("latency", "latency") or None},
         noise=tuple(dict.fromkeys(str(line) for facts in timings for line in facts.get("noise", ()))),
         drift=drift.value if drift else 1.0,
         config={k: record.config.get(k) for k in CONFIG},
@@ -240,7 +241,7 @@ def _cell_json(cell: Subject) -> Json:
         "machine": dict(cell.machine), "timed": dict(cell.timed), "noise": list(cell.noise),
         "drift": round(cell.drift, 4), "scores": scores,
         "config": dict(cell.config),
-        "values": {k: float(f"{v:.6g}") for k, v in cell.values.items()},
+        "values": dict(cell.values),
         "samples": {k: [round(s, 3) for s in v] for k, v in cell.samples.items()},
         "rows": {
             row.id: [row.answer, int(row.tokens), int(row.finished), [_plain(row.scores.get(s)) for s in scores]]

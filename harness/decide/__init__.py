@@ -9,6 +9,7 @@ from harness.decide.cells import (
     UNQUANTIZED,
     Rows,
     compare,
+    compare_seeds,
     curve_of,
     interact,
     memory,
@@ -31,7 +32,7 @@ from harness.decide.verdict import argued, decide
 
 __all__ = [
     "UNQUANTIZED", "Candidate", "CostLine", "Decision", "Facts", "Pair", "Policy", "Rows", "argued", "as_counted",
-    "choose", "compare", "curve_of", "decide", "facts", "interact", "memory", "not_shares", "passes", "policy_of",
-    "primary", "quality", "quality_over_seeds", "read_policy", "reference", "share_of", "shared_scores", "simple_first",
-    "timed",
+    "choose", "compare", "compare_seeds", "curve_of", "decide", "facts", "interact", "memory", "not_shares", "passes",
+    "policy_of", "primary", "quality", "quality_over_seeds", "read_policy", "reference", "share_of", "shared_scores",
+    "simple_first", "timed",
 ]  # fmt: skip

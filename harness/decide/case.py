@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 from harness.decide.facts import Candidate, Facts
 from harness.decide.policy import COST, P95, QUALITY, Policy
 from harness.decide.rule import Judgement, score, simple, volume_of
 from harness.decide.tables import Scores
-from harness.statistics import Paired, paired
+from harness.statistics import Paired, paired, paired_over_seeds
 from harness.types import RunRecord
-from harness.wording import number
+from harness.wording import number, plural
 
+MORE_SEEDS = "more seeds, and then more rows, would tell"
 COMPARED = 40  # cells of a large grid that are compared in full for their sentences
 
 
@@ -42,17 +42,15 @@ class Case:
         if self.several:
             return None
         (table,) = self.tables.values()
-        mine, other = (self._scores(table, x) for x in (c, best))
+        mine, other = (table.values[:, self.place(x)] for x in (c, best))
         both = (~np.isnan(mine) & ~np.isnan(other)).nonzero()[0]
         if not both.size:
             return None
-        full = paired(mine[both].tolist(), other[both].tolist(), [table.groups[n] for n in both])
-        known = self.facts.pairs.get(best.id, {}).get(c.id)
-        return replace(full, delta=known.delta, low=known.low, high=known.high) if known else full
-
-    def _scores(self, table: Scores, c: Candidate) -> Any:
-        by_seed = table.by_seed.get(c.id)
-        return by_seed[self.cells[c.id].seed] if by_seed else table.values[:, self.place(c)]
+        groups = [table.groups[n] for n in both]
+        a, b = (table.by_seed.get(x.id, {}) for x in (c, best))
+        if len(seeds := sorted(a.keys() & b.keys())) > 1:
+            return paired_over_seeds([a[s][both] for s in seeds], [b[s][both] for s in seeds], groups)
+        return paired(mine[both].tolist(), other[both].tolist(), groups)
 
     def shares_rows(self, c: Candidate) -> bool:
         """Whether a candidate and the best have scores on the same rows, in each suite."""
@@ -81,13 +79,16 @@ def within(rule: Policy) -> str:
     return f"within {100 * rule.margin:g} points of" if rule.margin else "as good as"
 
 
-def paced(rule: Policy) -> str:
-    return f"whole timings differ by up to {100 * (rule.pace - 1):g}% with nothing changed"
+def paced(known: Facts, rule: Policy) -> str:
+    """From where on timings count as different by the pace alone, which takes more where cells are many."""
+    count = plural(len(known.candidates), "cell")
+    return f"of {count} one counts as ahead of another from about {rule.pace**known.apart:.2f} times on"
 
 
 def more(pair: Paired, rule: Policy) -> int:
-    """The rows that would likely show a difference of the margin; 0 where there are as many already, or no margin."""
-    need = pair.rows_for(rule.margin) if rule.margin else 0
+    """The rows that would likely show a difference of the margin; 0 where there are as many already, no margin, or
+    several seeds, whose luck no rows make smaller."""
+    need = pair.rows_for(rule.margin) if rule.margin and pair.seeds == 1 else 0
     return need if need > pair.n else 0
 
 

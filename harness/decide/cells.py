@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from harness.decide.policy import Policy
 from harness.rows import column, groups, ids
-from harness.statistics import Paired, interaction, over_seeds, paired
+from harness.statistics import Paired, interaction, over_seeds, paired, paired_over_seeds
 from harness.types import Json, Measurement, RunRecord, Status
 
 MEMORY = (
@@ -101,6 +101,26 @@ def compare(a: RunRecord, b: RunRecord, rows: Rows, score: str) -> Paired | None
     """`a` against `b` on the rows that both have; None where there are none with a score from 0 to 1."""
     (left, right), groups = shared_scores([a, b], rows, score)
     return paired(left, right, groups) if left else None
+
+
+def compare_seeds(
+    some: Sequence[RunRecord], others: Sequence[RunRecord], rows: Rows, score: str
+) -> tuple[float, float, Paired] | None:
+    """Cells that differ in their seed alone against such cells, on the rows that all have: both means, and the seeds
+    that both have against each other where these are several, else the means of each row."""
+    import numpy as np
+
+    scores, groups = shared_scores([*some, *others], rows, score)
+    if not groups:
+        return None
+    left, right = np.array(scores[: len(some)]), np.array(scores[len(some) :])
+    both = [(left[n], right[m]) for n, a in enumerate(some) for m, b in enumerate(others) if a.seed == b.seed]
+    mine, theirs = left.mean(axis=0), right.mean(axis=0)
+    if len(both) > 1:
+        pair = paired_over_seeds([x for x, _ in both], [y for _, y in both], groups)
+    else:
+        pair = paired(mine.tolist(), theirs.tolist(), groups)
+    return float(mine.mean()), float(theirs.mean()), pair
 
 
 def interact(cells: Sequence[RunRecord], rows: Rows, score: str) -> Paired | None:

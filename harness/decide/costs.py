@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from harness.decide.findings import CostLine, HostedLine
 from harness.decide.policy import COST
+from harness.statistics import share_of_mean
 from harness.types import RunRecord, Status
 
 BATCHED, GOODPUT = "batched", "goodput"
@@ -50,22 +49,14 @@ def cost_line(record: RunRecord, basis: str) -> CostLine | None:
     labelling = (price.get("usd_per_labelled_row") or 0.0) * labelled_rows(record)
     prompt, output = record.value("prompt_tokens/mean"), record.value("output_tokens/mean")
     spread = 0.0
-    if recorded is not None and recorded.interval is not None and recorded.value > 0:
-        spread = recorded.interval.high / recorded.value - 1
-    elif (steps := record.value("throughput_tokens_per_s")) and len(steps.samples) > 2:
-        spread = _half(steps.samples)
+    if (steps := record.value("throughput_tokens_per_s")) and len(steps.samples) > 2:
+        spread = share_of_mean(steps.samples)
     if basis == GOODPUT and rate is not None and (failed := record.value("goodput_failed_at")):
         spread = max(spread, failed.value / rate.value - 1)  # a goodput is known to lie between these two
     return CostLine(
         serving, building + labelling, basis, prompt.value if prompt else None, output.value if output else None,
         labelling, spread,
     )  # fmt: skip
-
-
-def _half(values: Sequence[float]) -> float:
-    """Half the width of the interval of a mean, as a share of it."""
-    middle = statistics.fmean(values)
-    return NORMAL_95 * statistics.stdev(values) / math.sqrt(len(values)) / middle if middle else 0.0
 
 
 def labelled_rows(record: RunRecord) -> int:
@@ -108,7 +99,7 @@ def over_seeds(lines: Sequence[CostLine]) -> CostLine:
     if len(lines) == 1:
         return lines[0]
     whole, n = combined([(1.0, c) for c in lines]), len(lines)
-    spread = max(whole.spread, _half([c.serving_usd_per_1000 for c in lines]))
+    spread = max(whole.spread, share_of_mean([c.serving_usd_per_1000 for c in lines]))
     return replace(whole, once_usd=whole.once_usd / n, labelling_usd=whole.labelling_usd / n, spread=spread)
 
 

@@ -12,20 +12,21 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from statistics import fmean
 
-from harness.decide.case import COMPARED, Case
+from harness.decide.case import COMPARED, MORE_SEEDS, Case
 from harness.decide.cells import Rows, primary, quality
 from harness.decide.costs import goodput
 from harness.decide.facts import Facts
 from harness.decide.odds import Draws
 from harness.decide.policy import OBJECTIVES, P95, QUALITY, Policy
-from harness.decide.recipes import NO_RATE
+from harness.decide.recipes import NO_RATE, recipes, scored, weights_of
 from harness.decide.rule import Judgement
 from harness.power import groups_needed, rows_needed
-from harness.rows import Row, outside, texts
+from harness.rows import column, outside, texts
 from harness.types import RunRecord, Status
 from harness.wording import apart, number, plural, share, told
 
 LEAST = 0.45  # share of the draws in which a choice must be good enough
+SHOWN_REPLY = 80  # characters
 PRACTICAL = 0.05  # differences in quality up to this do not count, nor up to the policy's margin
 
 
@@ -69,7 +70,8 @@ def no_choice(
             "Name another score of the suite (policy.metric), such as 1 minus this one.",
         )
     if found.best is None:
-        or_rate = f", {NO_RATE}" if any(goodput(r, rule.service_level) == 0 for r in ok) else ""
+        judged = weights_of(grid, rule)
+        or_rate = f", {NO_RATE}" if any(goodput(r, rule.service_level) == 0 for r in ok if r.suite in judged) else ""
         stood = f"{len(ok)} of {plural(len(grid), 'cell')} ended ok; each breaks a limit{or_rate} or lacks a number."
         return (
             "No recommendation: no cell ended ok" + (" within the policy's limits." if ok else "."),
@@ -141,7 +143,7 @@ def no_skill(case: Case, suites: Mapping[str, Sequence[RunRecord]], rows: Rows) 
             continue
         said = [set(texts(rows.get(r.id, ()), "output")) for r in seeds]
         same = all(len(answers) == 1 and None not in answers for answers in said)
-        common, reply = commonest(rows.get(seeds[0].id, ()))
+        common, reply = commonest(seeds[0], rows, case.rule)
         on, score = f" of {suite}" if case.several else "", primary(seeds[0], case.rule)
         if same:
             does = f"gives the same answer to all {found[0].n} rows{on}"
@@ -160,24 +162,35 @@ def no_skill(case: Case, suites: Mapping[str, Sequence[RunRecord]], rows: Rows) 
     return None
 
 
-def commonest(rows: Collection[Row]) -> tuple[float, str]:
-    """The share of rows whose reply should be the commonest one, and that reply; 0 where no two should have the same,
-    or where that was not kept."""
-    wanted = [None if t is None else str(t) for t in texts(rows, "reference")]
+def commonest(record: RunRecord, rows: Rows, rule: Policy) -> tuple[float, str]:
+    """The share of a cell's rows whose reply should be the commonest one, and that reply; 0 where no two should have
+    the same, where that was not kept, or where what decides is not the suite's own score, and of all rows."""
+    kept, name = rows.get(record.id, ()), primary(record, rule)
+    scores = column(kept, name)
+    if name != primary(record, None) or (scores != scores).any():
+        return 0.0, ""
+    wanted = [None if t is None else str(t) for t in texts(kept, "reference")]
     reply, count = Counter(wanted).most_common(1)[0] if wanted else (None, 0)
-    return (count / len(wanted), reply) if count > 1 and None not in wanted and reply is not None else (0.0, "")
+    if count < 2 or reply is None or None in wanted:
+        return 0.0, ""
+    return count / len(wanted), reply if len(reply) <= SHOWN_REPLY else f"{reply[:SHOWN_REPLY]} …"
 
 
 def alone(case: Case) -> tuple[str, str, str] | None:
-    """The sentences where a run has one cell alone, and no floor says whether it is good enough."""
-    if len(case.cells) > 1 or case.rule.min_quality is not None:
+    """The sentences where a run measured the quality of one way to build alone, and no floor says whether it is good
+    enough."""
+    kinds = recipes(list(case.cells.values()), case.tables)
+    if len(scored(kinds, list(case.tables), case.rule)) > 1 or case.rule.min_quality is not None:
         return None
-    ((i, record),) = case.cells.items()
+    best = case.found.best
+    assert best is not None
+    record = case.cells[best.id]
     m = quality(record, case.rule)
-    reached = f": “{primary(record, case.rule)}” {share(m.value)} on {plural(m.n, 'row')}" if m else ""
+    reached = f"“{primary(record, case.rule)}” {share(best.quality)} on {plural(m.n, 'row')}" if m else ""
+    reached = f"a weighted {share(best.quality)} over {len(case.tables)} suites" if case.several else reached
     return (
-        f"No recommendation: {case.names[i]} is the only cell of this run{reached}.",
-        "What it measures stands below; whether another would be better, or this one is good enough, it cannot tell.",
+        f"No recommendation: {case.names[best.id]} is the only way to build that was measured: {reached}.",
+        "What was measured stands below; whether another would be better, or this one is good enough, is open.",
         "Run it beside others (adaptation=prompt_rag,lora), or set the least that is good enough (policy.min_quality).",
     )
 
@@ -200,10 +213,11 @@ def not_carried(case: Case, draws: Draws) -> tuple[str, str, str] | None:
     rows = max(len(t.groups) for t in case.tables.values())
     need = max(pair.rows_for(practical) if pair else 0, 2 * rows)
     against = f": {name} against it has {told(pair)}" if pair else ""
+    more = f"About {need:,} rows like these would likely show a difference of {gap}"
+    more = MORE_SEEDS.capitalize() if pair and pair.seeds > 1 else more
     return (
         f"Not enough evidence: with these {rows} rows drawn again as chance might have it, the cell that the policy "
         f"would choose, {name}, holds the limits and is within {gap} of the highest quality in only {share(enough)}.",
         f"{other} is the one most often better by more than that{against}.",
-        f"About {need:,} rows like these would likely show a difference of {gap}; until then, {name} is the one to try "
-        "first.",
+        f"{more}; until then, {name} is the one to try first.",
     )

@@ -14,7 +14,7 @@ from harness.decide.findings import CostLine
 from harness.decide.policy import P95, Policy
 from harness.decide.recipes import Recipe, basis_of, lacking, recipes, weights_of
 from harness.decide.tables import Scores, compared, score_tables
-from harness.statistics import CONFIDENCE
+from harness.statistics import CONFIDENCE, share_of_mean
 from harness.types import Measurement, RunRecord, Status
 
 REACH = 0.2  # cells shown to be worse than the best by more than this (or two margins) can never be good enough
@@ -27,7 +27,8 @@ class Candidate:
 
     `quality` is the weighted mean over suites; limits hold in each suite by itself, so `lowest_quality`, `p95_ms`,
     `memory_bytes` and `valid` are those of its worst suite. `p95_spread` is half the width of the p95's interval, in
-    logs. `rank` sorts the simpler first: prompting, LoRA, full fine-tuning, each unquantized before quantized."""
+    logs, and for several seeds no less than how far these are apart. `rank` sorts the simpler first: prompting, LoRA,
+    full fine-tuning, each unquantized before quantized."""
 
     id: str
     rank: int
@@ -53,7 +54,7 @@ class Pair:
 class Facts:
     """The candidates, simplest first, and `pairs[best][other]` for each that can be the one of highest quality under
     some limits. `volume_requests` is the volume that the prices name. `apart` is how many half-widths of 95% intervals,
-    added as squares, tell one apart from the first by the objective."""
+    added as squares, tell one to be ahead of another by the objective."""
 
     candidates: tuple[Candidate, ...]
     pairs: Mapping[str, Mapping[str, Pair]]
@@ -104,7 +105,8 @@ def candidate(recipe: Recipe, rank: int, weights: Mapping[str, float], basis: st
         scores[suite] = math.fsum(m.value for r in ok if (m := quality(r, policy))) / len(ok)
         found = [m for r in ok if (m := r.value(P95))]
         if len(found) == len(ok):
-            p95.append((fmean(m.value for m in found), fmean(map(_spread, found))))
+            values = [m.value for m in found]
+            p95.append((fmean(values), max(fmean(map(_spread, found)), math.log1p(share_of_mean(values)))))
         ram.append(max((m.value for r in ok if (m := memory(r))), default=None))
         valid.append(_mean([_valid(r, policy) for r in ok]))
         costs = [c for r in ok if (c := cost_line(r, basis))]

@@ -90,7 +90,7 @@ class Decision:
     `confidence` the share of joint draws in which the best is one of them. A recipe judged over several suites or
     seeds stands under the id of its first cell; `judged` has all cells that stand behind it. `notes` say what was not
     counted, and how numbers were combined. Where the evidence carries no choice, `try_first` is the cell that the rule
-    would have chosen."""
+    would have chosen. `asked` is the cell whose requests `hosted` prices are for."""
 
     chosen: str | None
     sentences: tuple[str, str, str]
@@ -104,6 +104,7 @@ class Decision:
     confidence: float | None = None
     costs: Mapping[str, CostLine] = field(default_factory=dict)
     hosted: tuple[HostedLine, ...] = ()
+    asked: str | None = None
     flips: tuple[Flip, ...] = ()
     ladder: tuple[Rung, ...] = ()
     judged: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

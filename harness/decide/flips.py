@@ -1,9 +1,9 @@
 """What would change the choice: for each knob, where the next other cell is chosen on either side, found exactly.
 
 A stricter limit or margin only takes cells away, and a choice stays as it is until a cell that it rests on goes: the
-best, the first by the objective, the chosen, and those passed on the way. So each such knob is walked from loose to
-strict, from one of these cells' values to the next. For volume and price the choice can change only where two cost
-lines cross.
+best, the first by the objective, those that tell others to be behind, the chosen, and those passed on the way. So each
+such knob is walked from loose to strict, from one of these cells' values to the next. For volume and price the choice
+can change only where two cost lines cross.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def nearest(
 
 def _keys(found: Judgement) -> list[Candidate]:
     """The cells that a choice rests on."""
-    return [c for c in (found.best, found.front, *found.passed, found.chosen) if c is not None]
+    return [c for c in (found.best, found.front, *found.bars, *found.passed, found.chosen) if c is not None]
 
 
 def _limit_flips(
@@ -125,8 +125,8 @@ def _margin_flips(facts: Facts, policy: Policy, now: str, names: Mapping[str, st
         return judge(facts, replace(policy, margin=value))
 
     def rests(found: Judgement) -> float:
-        """The margin below which the first by the objective is no longer good enough, or what is chosen before
-        dominance counts no longer may be."""
+        """The margin below which the first by the objective, or one that tells others to be behind, is no longer good
+        enough, or what is chosen before dominance counts no longer may be."""
         best, front, chosen = found.best, found.front, (*found.passed, found.chosen)[0]
         assert best is not None
         assert front is not None
@@ -142,7 +142,8 @@ def _margin_flips(facts: Facts, policy: Policy, now: str, names: Mapping[str, st
             return alike if by_quality else min(-p.low, alike)
 
         simpler = chosen.rank < best.rank or chosen.rank < front.rank
-        return max(least(front, front.rank < best.rank), least(chosen, by_quality or simpler), 0.0)
+        ahead = (least(c, c.rank < best.rank) for c in (front, *found.bars))
+        return max(*ahead, least(chosen, by_quality or simpler), 0.0)
 
     told = []
     for at, stricter, to in nearest(ask, rests, policy.margin, 1.0, 0.0, now):
@@ -195,18 +196,19 @@ def walk(
     ask: Callable[[float], Judgement], line: Callable[..., tuple[float, float]], start: float, step: int, now: str
 ) -> tuple[float, str | None] | None:  # fmt: skip
     """The first z from `start` on, in the direction of `step`, beyond which another cell is chosen, and that cell.
-    Costs are `a + b * z`; the choice can change only where the line of the leading cell, the one up to which a rival is
-    not told apart from it, or that of a cell that stood to be chosen crosses that of a rival, so each step goes to the
-    nearest such crossing."""
+    Costs are `a + b * z`; the choice can change only where the line of a cell that others are behind, the one up to
+    which a rival is not told apart from it, or that of a cell that stood to be chosen crosses that of a rival, so each
+    step goes to the nearest such crossing."""
     at, z = start, start * (1 + step * 2 * NEXT_TO)  # two cells may cost the same at the start itself
     while True:
         found = ask(z)
         if found.chosen_id != now:
             return at, found.chosen_id
-        leading = [c for c in (found.front, *found.passed, found.chosen) if c is not None and c.cost is not None]
+        bars = [c for c in found.bars if c.cost is not None]
+        leading = {c.id: c for c in (found.front, *bars, *found.passed, found.chosen) if c and c.cost}.values()
         rivals = [c for c in _rivals(found) if c.cost is not None]
         lines = [(line(c), line(r)) for c in leading for r in rivals]
-        lines += [(line(f, r), line(r)) for f in leading[:1] if f is found.front for r in rivals]
+        lines += [(line(b, r), line(r)) for b in bars for r in rivals]
         crossings = [
             x for (a, b), (c, d) in lines if b != d and math.isfinite(x := (a - c) / (d - b))
             and x > 0 and (x - z) * step > abs(z) * NEXT_TO

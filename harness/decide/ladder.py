@@ -4,11 +4,16 @@ step worth trying, from what was measured."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from harness.decide.cells import UNQUANTIZED, Rows, compare, curve_of, primary, quality, simplicity
+from harness.decide.costs import BATCHED
 from harness.decide.evidence import PRACTICAL
+from harness.decide.facts import Candidate, candidate
 from harness.decide.findings import Rung
 from harness.decide.policy import Policy
+from harness.decide.recipes import recipes, scored, weights_of
+from harness.decide.rule import holds
 from harness.statistics import Paired
 from harness.types import RunRecord, Status, is_side
 from harness.wording import share, told
@@ -140,12 +145,12 @@ def _with_next(
     stand: RunRecord, names: Named,
 ) -> list[Rung]:  # fmt: skip
     """Marks the next step: the first rung that was not measured and that the evidence asks for. Below the floor it is
-    one that adds quality; with all of them measured, the learning curve says whether more rows would help."""
+    one that adds quality; with all of them measured, the learning curve says whether more rows would help. Where only
+    the share of valid outputs lacks, it is none of them."""
     short = chosen is None
-    reached = max((_quality(policy)(r) for r in records if r.status is Status.OK), default=0.0)
-    tight = policy.max_p95_e2e_ms is not None or policy.max_memory_bytes is not None
-    limited = short and tight and reached > 0 and reached >= (policy.min_quality or 0.0)  # and not by quality
-    wanted = (2,) if limited else (1, 3, 2) if short else (1, 2)
+    enough = _enough(records, policy) if short else []
+    invalid = any(not holds(c, policy) and holds(c, replace(policy, min_valid=None)) for c in enough)
+    wanted: tuple[int, ...] = () if invalid else (2,) if enough else (1, 3, 2) if short else (1, 2)
     at = next((n for n in wanted if rungs[n].state == NOT_MEASURED), None)
     if at == 1 and not short and policy.min_quality is not None:
         at = 2 if rungs[2].state == NOT_MEASURED else None  # prompting holds the floor already
@@ -158,11 +163,12 @@ def _with_next(
         rungs[at] = Rung(rungs[at].name, NEXT, why)
         return rungs
     last = curve_step(records, rows, policy, stand)
-    if limited:
-        text = (
-            "Quality is enough, and another limit of the policy leaves no cell: a smaller model, a machine with more "
-            "speed or memory, or a looser limit comes next."
-        )
+    if enough:
+        text = "Quality is enough, and something else that the policy asks for leaves no cell: a smaller model, a "
+        text += "machine with more speed or memory, or a looser limit comes next."
+        if invalid:
+            text = "Quality is enough, and too few outputs are valid: more room for answers (suite.max_new_tokens), "
+            text += "answers within a grammar (engine.constrained), or a looser limit (policy.min_valid) comes next."
         rungs.append(Rung("Another model, machine or limit", NEXT, text))
     elif last is not None:
         grows = last.low > 0
@@ -175,6 +181,15 @@ def _with_next(
             Rung("More training rows", NEXT, "All usual steps were tried: more rows, or a larger model, come next.")
         )
     return rungs
+
+
+def _enough(records: Sequence[RunRecord], policy: Policy) -> list[Candidate]:
+    """What is good enough by quality on each suite judged, so that something else keeps it from being chosen."""
+    grid = [r for r in records if not is_side(r.id)]
+    weights = weights_of(grid, policy)
+    kinds = scored(recipes(grid, weights), list(weights), policy)
+    found = [candidate(k, 0, weights, BATCHED, policy) for k in kinds]
+    return [c for c in found if c.quality > 0 and c.lowest_quality >= (policy.min_quality or 0.0)]
 
 
 def curve_step(records: Sequence[RunRecord], rows: Rows, policy: Policy, stand: RunRecord) -> Paired | None:

@@ -22,7 +22,7 @@ from harness.decide.facts import Candidate, Facts
 from harness.decide.findings import Odds
 from harness.decide.policy import COST, P95, Policy
 from harness.decide.recipes import Recipe
-from harness.decide.rule import volume_of
+from harness.decide.rule import own_pace, volume_of
 from harness.decide.tables import Scores
 from harness.types import Status
 
@@ -72,7 +72,7 @@ def odds(
         by_suite[suite] = pulled(rng, drawn, measured, families)
     quality = sum(t.weight * by_suite[s] for s, t in tables.items())
     lowest = np.min(list(by_suite.values()), axis=0)
-    pace = math.log(policy.pace)
+    pace = own_pace(policy)
     p95 = np.stack([_p95_draws(rng, c, k, pace, draws) for c, k in zip(them, kinds, strict=True)], axis=1)
     cost = _cost_draws(rng, them, volume_of(facts, policy), pace, draws)
     ram = np.array([math.inf if c.memory_bytes is None else c.memory_bytes for c in them])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from harness.decide.case import Case, value, within
+from harness.decide.case import MORE_SEEDS, Case, value, within
 from harness.decide.facts import Candidate, Facts
 from harness.decide.policy import OBJECTIVES, QUALITY, Policy
 from harness.decide.recipes import Recipe, lacking
@@ -88,6 +88,8 @@ def _telling(pair: Paired | None, rule: Policy) -> str:
     """How many rows would tell whether a cell is within the margin, were its difference the one measured."""
     if pair is None:
         return ""
+    if pair.seeds > 1:
+        return f"; {MORE_SEEDS}"
     need = pair.rows_to_tell(rule.margin)
     if need > HOPELESS * pair.n:
         return "; so near the margin that more rows would hardly tell"

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 
 from harness.decide.cells import primary, quality, simplicity
 from harness.decide.costs import BATCHED, GOODPUT, cost_line, goodput
-from harness.decide.policy import COST, OBJECTIVES, P95, Policy
+from harness.decide.policy import COST, OBJECTIVES, P95, QUALITY, Policy
 from harness.types import Measurement, RunRecord, Status, id_parts
 
 NO_RATE = "holds the service level at no rate tried"
+NO_GOODPUT = "no goodput was measured, by which costs are counted here"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +83,17 @@ def lacking(recipe: Recipe, suites: Sequence[str], policy: Policy, basis: str) -
     return ""
 
 
+def scored(kinds: Sequence[Recipe], suites: Sequence[str], policy: Policy) -> list[Recipe]:
+    """Those whose quality was measured on each suite judged, whatever else they lack."""
+    quality_alone = replace(policy, objective=QUALITY, service_level=None)
+    return [k for k in kinds if suites and not lacking(k, suites, quality_alone, BATCHED)]
+
+
 def basis_of(records: Sequence[RunRecord], policy: Policy) -> str:
-    """The rate that costs are counted with: the goodput where every cell that ended ok has one measured, and not all
-    of them 0, else full batches."""
-    rates = [goodput(r, policy.service_level) for r in records if r.status is Status.OK]
+    """The rate that costs are counted with: the goodput where every cell of the suites judged that ended ok has one
+    measured, and not all of them 0, else full batches."""
+    judged = weights_of(records, policy)
+    rates = [goodput(r, policy.service_level) for r in records if r.status is Status.OK and r.suite in judged]
     return GOODPUT if any(rates) and None not in rates else BATCHED
 
 
@@ -94,24 +102,21 @@ def as_counted(records: Mapping[str, RunRecord], policy: Policy) -> dict[str, Ru
     where every cell has one, with labelling, over the policy's volume. A record itself holds the price of full batches,
     since a goodput counts only where all have it. Not to be decided on again."""
     basis = basis_of(list(records.values()), policy)
-    return {i: _with_cost(r, basis, policy.volume_requests) for i, r in records.items()}
+    return {i: _with_cost(r, basis, policy) for i, r in records.items()}
 
 
-def _with_cost(record: RunRecord, basis: str, volume: float | None) -> RunRecord:
-    line, held = cost_line(record, basis), record.value(COST)
-    paying = volume or (record.config.get("price") or {}).get("volume_requests")
+def _with_cost(record: RunRecord, basis: str, policy: Policy) -> RunRecord:
+    rate, held = goodput(record, policy.service_level), record.value(COST)
+    line = cost_line(record, basis) if basis == BATCHED or rate else None
+    paying = policy.volume_requests or (record.config.get("price") or {}).get("volume_requests")
     rest = tuple(m for m in record.measurements if m.metric != COST)
     if held and line is None and basis == GOODPUT:
-        return replace(record, measurements=rest, not_measured={**record.not_measured, COST: NO_RATE})
+        why = NO_RATE if rate == 0 else NO_GOODPUT
+        return replace(record, measurements=rest, not_measured={**record.not_measured, COST: why})
     if line is None or not paying:
         return record
     usd = line.usd_per_1000(paying)
     if held and math.isclose(held.value, usd):
         return record
-    around, rate = None, held
-    if basis == GOODPUT:
-        rate = record.value("goodput_requests_per_s")
-    elif held and held.interval:
-        low, high = held.interval.low - held.value, held.interval.high - held.value
-        around = replace(held.interval, low=usd + low, high=usd + high)
-    return replace(record, measurements=(*rest, Measurement(COST, usd, "USD", "lower", rate.n if rate else 1, around)))
+    priced = record.value("goodput_requests_per_s") if basis == GOODPUT else held
+    return replace(record, measurements=(*rest, Measurement(COST, usd, "USD", "lower", priced.n if priced else 1)))

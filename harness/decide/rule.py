@@ -4,8 +4,8 @@
       -> the one of highest quality
       -> those good enough: shown to be within the margin of it (the whole 95% interval), or simpler than it and not
          told apart from it (the interval reaches 0, the measured difference stays within the margin)
-      -> the best of them by the objective; what the objective does not tell apart from it, by the errors of both and
-         the pace of whole timings, goes to the simplest
+      -> the simplest of those that the objective tells none of them to be ahead of, by the errors of both and the pace
+         of whole timings
       -> never one that another beats in all that counts
 
 Complexity has to be shown to pay: a simpler cell that cannot be told apart from the best needs no proof, while one that
@@ -16,6 +16,7 @@ that having few rows does not speak for a cell that looks worse.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.decide.facts import Candidate, Facts, Pair
@@ -25,9 +26,9 @@ from harness.decide.policy import COST, P95, Policy
 @dataclass(frozen=True, slots=True)
 class Judgement:
     """How a choice came about. `holding` hold the limits; `shown` are shown to be within the margin of `best`, `alike`
-    cannot be told apart from it; `good` are those good enough, `front` the best of them by the objective; `group` are
-    those that neither quality nor the objective tells apart from the chosen, simplest first. `passed` were the choice
-    until one that dominates them was found."""
+    cannot be told apart from it; `good` are those good enough, `front` the best of them by the objective, and `bars`
+    those by which others are told to be behind; `group` are those that neither quality nor the objective tells apart
+    from the chosen, simplest first. `passed` were the choice until one that dominates them was found."""
 
     holding: tuple[Candidate, ...] = ()
     best: Candidate | None = None
@@ -35,6 +36,7 @@ class Judgement:
     alike: tuple[Candidate, ...] = ()
     good: tuple[Candidate, ...] = ()
     front: Candidate | None = None
+    bars: tuple[Candidate, ...] = ()
     group: tuple[Candidate, ...] = ()
     passed: tuple[Candidate, ...] = ()
     chosen: Candidate | None = None
@@ -73,9 +75,14 @@ def score(c: Candidate, policy: Policy, volume: float, hourly: float = 1.0) -> f
     return -c.quality
 
 
+def own_pace(policy: Policy) -> float:
+    """How far one timing lies from what it would be on average, in logs: two of them differ by `pace`."""
+    return math.log(policy.pace) / math.sqrt(2)
+
+
 def half(c: Candidate, policy: Policy, hourly: float = 1.0) -> float:
     """Half the width of that number's interval: what its own samples show, and the pace of a whole timing."""
-    pace = math.log(policy.pace)
+    pace = own_pace(policy)
     if policy.objective == COST and c.cost:
         return hourly * c.cost.serving_usd_per_1000 * math.hypot(math.log1p(c.cost.spread), pace)
     if policy.objective == P95 and c.p95_ms is not None:
@@ -92,6 +99,19 @@ def ahead(a: Candidate, b: Candidate, facts: Facts, policy: Policy, hourly: floa
     """Whether the objective tells that `a` is better than `b`."""
     volume = volume_of(facts, policy)
     return score(a, policy, volume, hourly) + gap(a, b, facts, policy, hourly) < score(b, policy, volume, hourly)
+
+
+def _bars(good: Sequence[Candidate], facts: Facts, policy: Policy, hourly: float) -> tuple[Candidate, ...]:
+    """Of those good enough, each that no other is both as good as by the objective and known as well as: what any of
+    them is ahead of, one of these is."""
+    volume = volume_of(facts, policy)
+    found: list[Candidate] = []
+    least = math.inf
+    for c in sorted(good, key=lambda c: score(c, policy, volume, hourly)):
+        if (wide := half(c, policy, hourly)) < least:
+            found.append(c)
+            least = wide
+    return tuple(found)
 
 
 def dominates(a: Candidate, b: Candidate, volume: float, hourly: float = 1.0) -> bool:
@@ -131,11 +151,13 @@ def judge(facts: Facts, policy: Policy, hourly: float = 1.0) -> Judgement:
     good = (*shown, *(c for c in same if c.rank < best.rank and c.id not in proven))
     enough = {c.id for c in good}
     front = best
+    bars: tuple[Candidate, ...] = ()
     tied = same
     if by_number:
         front = min(good, key=lambda c: (score(c, policy, volume, hourly), *simple(c)))
+        bars = _bars(good, facts, policy, hourly)
         some = {c.id: c for c in (*good, *same)}.values()
-        tied = tuple(c for c in some if not ahead(front, c, facts, policy, hourly))
+        tied = tuple(c for c in some if not any(ahead(b, c, facts, policy, hourly) for b in bars))
     able = [c for c in tied if not by_number or c.id in enough or c.rank < front.rank]
     chosen = min(able, key=lambda c: (c.rank, score(c, policy, volume, hourly), c.id))
     rivals = [best, *(c for c, _ in paired)]
@@ -152,7 +174,7 @@ def judge(facts: Facts, policy: Policy, hourly: float = 1.0) -> Judgement:
 
     group = [c for c in tied if c is not chosen and c not in passed and not apart(c, chosen)]
     return Judgement(
-        holding, best, shown, same, good, front, (chosen, *sorted(group, key=simple)), tuple(passed), chosen
+        holding, best, shown, same, good, front, bars, (chosen, *sorted(group, key=simple)), tuple(passed), chosen
     )
 
 

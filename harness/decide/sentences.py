@@ -126,7 +126,7 @@ def why(case: Case, pairs: Mapping[str, Paired | None]) -> str:
             text += f": even {plural(max(same), 'row')} without a difference do not show that"
     else:
         first = "has" if chosen is found.front else "is the simplest that cannot be told apart from"
-        words += f" ({paced(rule)}, policy.pace)" if chosen is not found.front and rule.pace > 1 else ""
+        words += f" ({paced(case.facts, rule)}, policy.pace)" if chosen is not found.front and rule.pace > 1 else ""
         text = f"It {first} {words} of the {len(found.shown)} cells shown to be {within(rule)} the highest quality "
         text += f"measured, that of {case.names[best.id]}: {gap}" if chosen is not best else "measured, its own"
     return text + _open(case, pairs) + "."
@@ -170,7 +170,8 @@ def _open(case: Case, pairs: Mapping[str, Paired | None]) -> str:
     widest = max(found, key=lambda p: p.high - p.low)
     blind, n, need = widest.smallest(), widest.n, more(widest, rule)
     if rule.margin < blind < math.inf:
-        out += f", as {n} rows likely show only differences of {100 * blind:.0f} points or more"
+        seeds = f"{widest.seeds} seeds of " if widest.seeds > 1 else ""
+        out += f", as {seeds}{n} rows likely show only differences of {100 * blind:.0f} points or more"
     if need and len(case.found.good) > 1:
         out += f" and about {need:,} would be needed for {100 * rule.margin:g} points"
     return out
@@ -212,8 +213,7 @@ def runner_up(case: Case, reasons: Mapping[str, str], pairs: Mapping[str, Paired
 
     rest = [c for c in (*found.good, *found.group) if c is not found.chosen]
     if rest:
-        front = min(rest, key=place)
-        runner = min((c for c in rest if not ahead(front, c, case.facts, rule)), key=simple)
+        runner = min((c for c in rest if not any(ahead(r, c, case.facts, rule) for r in rest)), key=simple)
         return f"The runner-up is {case.names[runner.id]}: {_lower(reasons[runner.id])}{_bound(case, runner)}"
     if unclear := [c for c in found.holding if (p := pairs.get(c.id)) and p.high >= -rule.margin]:
         near = min((c for c in unclear if c is not found.chosen), key=place)

@@ -57,11 +57,13 @@ def _decision(
     found = judge(known, rule)
     against = reference(grid, rule)
     costs = {c.id: c.cost for c in known.candidates if c.cost}
-    asked = next((c.cost for c in known.candidates if c.cost and cells[c.id].adaptation == "prompt_rag"), None)
+    asked = next((i for i in costs if cells[i].adaptation == "prompt_rag"), None)
     base = Decision(
         None, ("", "", ""), {}, rule.margin, against.id if against else None, costs=costs,
-        hosted=hosted_lines(grid, asked, costs), judged={k.id: tuple(r.id for r in k.cells) for k in kinds},
-        notes=_notes(grid, rule, weights, basis, costs, asked, rows, names),
+        hosted=hosted_lines(grid, costs.get(asked or ""), costs), asked=asked,
+        judged={k.id: tuple(r.id for r in k.cells) for k in kinds},
+        notes=_cost_notes(grid, rule, weights, basis, known, costs, asked, names)
+        + _notes(grid, rule, weights, rows, names),
     )  # fmt: skip
     reasons = out(kinds, known, rule, list(weights), basis)
     if said := refused or no_choice(grid, known, found, rule, names, cells):
@@ -133,31 +135,49 @@ def _for_all(
     return {i: out[i] for i in sorted(out)}
 
 
-def _notes(
-    grid: Sequence[RunRecord], rule: Policy, weights: Mapping[str, float], basis: str,
-    costs: Mapping[str, CostLine], asked: CostLine | None, rows: Rows, names: Mapping[str, str],
+def _cost_notes(
+    grid: Sequence[RunRecord], rule: Policy, weights: Mapping[str, float], basis: str, known: Facts,
+    costs: Mapping[str, CostLine], asked: str | None, names: Mapping[str, str],
 ) -> tuple[str, ...]:  # fmt: skip
-    """What was not counted, and how numbers were put together."""
-    found = []
+    """How costs were counted and told apart, and what of them was not."""
+    found, judged = [], [r for r in grid if r.status is Status.OK and r.suite in weights]
     prices: Mapping[str, Json] = next((p for r in grid if (p := r.config.get("price"))), {})
-    unmet = [names[r.id] for r in grid if r.status is Status.OK and goodput(r, rule.service_level) == 0]
+    rates = {r.id: goodput(r, rule.service_level) for r in judged}
+    unmet = [names[i] for i, held in rates.items() if held == 0]
+    if (level := rule.service_level) and rates and set(rates.values()) == {None}:
+        words = ", ".join(f"{key} {value:g}" for key, value in level.items())
+        found.append(f"Nothing was measured at the policy's service level ({words}): it bars and prices nothing.")
     barred = rule.service_level is not None or (basis == GOODPUT and rule.objective == COST)
     if unmet and (barred or costs):
         priced = "has no cost" if basis == GOODPUT else "is priced by full batches all the same"
         found.append(f"What {NO_RATE} {'cannot be chosen' if barred else priced}: {_listed(unmet)}.")
     if costs:
         rate = "that meets the service level (goodput)" if basis == GOODPUT else "of full batches"
+        on_cpu = any(r.environment.get("device") == "cpu" for r in judged)
+        cores = "; a build on a CPU pays for its share of the machine's cores" if on_cpu else ""
         found.append(
             f"Cost counts the measured rate {rate}, with machines used {100 * prices.get('utilization', 1.0):.0f}% of "
-            "the time; what is done once is spread over the volume."
+            f"the time; what is done once is spread over the volume{cores}."
         )
         if prices.get("usd_per_labelled_row") is None:
             found.append("Labelling is not counted: no price of a labelled row is set (price.usd_per_labelled_row).")
-    if rule.objective != QUALITY and rule.pace > 1:
+    if rule.objective != QUALITY and rule.pace > 1 and len(known.candidates) > 1:
         what = OBJECTIVES[rule.objective]
-        found.append(f"Cells near each other in {what} are not told apart by it: {paced(rule)} (policy.pace).")
-    if prices.get("hosted") and (asked is None or asked.prompt_tokens is None):
-        found.append("Hosted prices are not compared: the tokens of the prompts were not counted in this run.")
+        found.append(
+            f"Cells near each other in {what} are not told apart by it: whole timings differ by up to "
+            f"{100 * (rule.pace - 1):g}% with nothing changed (policy.pace), so {paced(known, rule)}."
+        )
+    if prices.get("hosted") and (asked is None or costs[asked].prompt_tokens is None):
+        lack = "the tokens of the prompts were not counted in this run" if asked else "no prompted cell could be priced"
+        found.append(f"Hosted prices are not compared: {lack}.")
+    return tuple(found)
+
+
+def _notes(
+    grid: Sequence[RunRecord], rule: Policy, weights: Mapping[str, float], rows: Rows, names: Mapping[str, str]
+) -> tuple[str, ...]:
+    """How quality was put together, and what was not compared."""
+    found = []
     if len(weights) > 1:
         shares = ", ".join(f"{s} {100 * w:.0f}%" for s, w in weights.items())
         found.append(
@@ -166,7 +186,7 @@ def _notes(
         )
     judged = [r for r in grid if r.status is Status.OK and r.suite in weights and quality(r, rule)]
     for r in {r.suite: r for r in reversed(judged)}.values():
-        common, reply = commonest(rows.get(r.id, ()))
+        common, reply = commonest(r, rows, rule)
         if common >= COMMON:
             found.append(f"Always answering “{reply}” would be right on {share(common)} of the rows of {r.suite}.")
     bare = [names[r.id] for r in judged if not rows.get(r.id)]

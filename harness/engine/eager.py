@@ -105,7 +105,8 @@ class EagerSession:
         self, pairs: Sequence[tuple[str, str]], progress: Callable[[int], None] = lambda done: None
     ) -> list[tuple[float, bool]]:
         """For each rendered prompt and continuation: the sum of the log probabilities of the continuation's tokens, and
-        whether greedy decoding would give just these."""
+        whether greedy decoding would give just these. At most `PIECE_TOKENS` tokens are read at once, by which what
+        their activations and logits take does not grow with the batch."""
         import torch
 
         asked = self.encode([prompt for prompt, _ in pairs], 0)
@@ -113,12 +114,13 @@ class EagerSession:
         order = sorted(range(len(pairs)), key=lambda i: -len(whole[i]))
         found: dict[int, tuple[float, bool]] = {}
         with torch.inference_mode():
-            for start in range(0, len(order), self.knobs.batch_size):
-                rows = order[start : start + self.knobs.batch_size]
+            while len(found) < len(order):
+                longest = len(whole[order[len(found)]])
+                rows = order[len(found) :][: max(1, min(self.knobs.batch_size, PIECE_TOKENS // longest))]
                 answers = [whole[i][min(len(asked[i]), len(whole[i]) - 1) :] for i in rows]
                 ids, own = self._padded([whole[i] for i in rows])
                 logits = self.model(
-                    ids, attention_mask=own, position_ids=(own.cumsum(dim=1) - 1).clamp(min=0),
+                    ids, attention_mask=own, position_ids=(own.cumsum(dim=1) - 1).clamp(min=0), use_cache=False,
                     logits_to_keep=max(map(len, answers)) + 1,
                 ).logits  # fmt: skip
                 for at, (i, answer) in enumerate(zip(rows, answers, strict=True)):
@@ -169,6 +171,7 @@ class EagerSession:
         cache = self._row_cache(prefix, rows, width + max_new_tokens)
         names = torch.tensor(keys, device=self.device)
         answers = self._answers(rows)
+        stops = self.stops | (ends.stops if ends else set())
 
         made: list[list[int]] = [[] for _ in range(rows)]
         ended = [False] * rows
@@ -184,7 +187,7 @@ class EagerSession:
                     continue
                 if self.grammar:
                     self.grammar.follow(answers[row], token)
-                if token in self.stops and not timed:
+                if token in stops and not timed:
                     ended[row] = True
                 else:
                     made[row].append(token)
@@ -296,6 +299,7 @@ class EagerSession:
         cache = DynamicCache(config=self.model.config)
         answers = self._answers(1)
         told, made = Ends(self.tokenizer, ends), []
+        stops = self.stops | told.stops
         times: list[float] = []
         with torch.inference_mode():
             settle(self.device)
@@ -308,7 +312,7 @@ class EagerSession:
                 if self.grammar:
                     self.grammar.follow(answers[0], arrived)
                 made.append(arrived)
-                if natural and (arrived in self.stops or told.reached(made)):
+                if natural and (arrived in stops or told.reached(made)):
                     break
                 position = position + 1
         return times

@@ -8,13 +8,16 @@ from typing import Any
 
 class Ends:
     """Tells by the tokens of an answer whether one of some texts stands in it. What it says is what its decoded text
-    says; that is looked at only after a token that could be the last of one of the texts."""
+    says; that is looked at only after a token that could be the last of one of the texts. `stops` are those of the
+    texts that are special tokens, which decoding leaves out: such a token ends an answer as a stop token does."""
 
     def __init__(self, tokenizer: Any, texts: Sequence[str]) -> None:
         self.tokenizer = tokenizer
         self.texts = [text for text in texts if text]
         self._last = {text[-1] for text in self.texts}
         self._could: dict[int, bool] = {}
+        known = tokenizer.added_tokens_decoder if self.texts else {}
+        self.stops = {token for token, added in known.items() if added.special and added.content in self.texts}
 
     def reached(self, tokens: Sequence[int]) -> bool:
         """Whether an answer of these tokens ends with the last of them, if it did not before."""

@@ -11,6 +11,11 @@ from harness.environment import free_bytes
 from harness.errors import DoesNotFit
 from harness.loading import context_tokens
 
+LOWER = (
+    "what prompts carry (adaptation.few_shot, adaptation.top_k) or the new tokens (of answers suite.max_new_tokens, of "
+    "timings measure.latency.output_tokens and batch_tokens)"
+)
+
 
 def holds(model: Any, device: str, rows: int, tokens: int) -> bool:
     """Whether the memory that is free holds keys and values of `rows` rows of `tokens` tokens."""
@@ -23,8 +28,8 @@ def require(model: Any, device: str, rows: int, tokens: int) -> None:
     if needed > free:
         raise DoesNotFit(
             f"out of memory before the start: {rows} rows of {tokens:,} tokens need {needed / 2**30:.1f} GiB for keys "
-            f"and values, and {free / 2**30:.1f} GiB are free; lower engine.batch_size (or measure.latency.clients), "
-            "suite.max_new_tokens, or what prompts carry (adaptation.few_shot, adaptation.top_k)"
+            f"and values, and {free / 2**30:.1f} GiB are free; lower engine.batch_size (of timings "
+            f"measure.latency.batch_size and clients), {LOWER}"
         )
 
 
@@ -36,5 +41,5 @@ def within_context(model: Any, encoded: Sequence[Sequence[int]], new: int) -> No
     if limit and prompt + new > limit:
         raise DoesNotFit(
             f"longer than the model's context: prompts of up to {prompt:,} tokens and {new:,} new ones, where it holds "
-            f"{limit:,}; lower what prompts carry (adaptation.few_shot, adaptation.top_k) or suite.max_new_tokens"
+            f"{limit:,}; lower {LOWER}"
         )

@@ -17,7 +17,7 @@ from harness.engine.decoder import unfit as decoder_unfit
 from harness.engine.eager import Eager, EagerSession
 from harness.engine.ends import Ends
 from harness.engine.engine import Engine
-from harness.engine.fits import holds
+from harness.engine.fits import LOWER, holds
 from harness.engine.products import computed_here
 from harness.engine.serving import serve
 from harness.engine.slots import DecoderSlots, power, uncapturable
@@ -62,7 +62,7 @@ class Graph(Engine):
             session = GraphSession(self, reference, decoder, "; ".join(reasons))
             if not (why := session.proved()):
                 return session
-            reasons.append(f"decoded in pieces it computes otherwise ({why})")
+            reasons.append(why)
         loaded.proof["how"] = f"eager: {'; '.join(dict.fromkeys(reasons))}"
         return reference
 
@@ -92,18 +92,21 @@ class GraphSession:
         self.loaded.proof["how"] = how + whole
 
     def proved(self) -> str:
-        """How what decodes here differs from the model itself, or nothing; then the proof says how it decodes."""
+        """How what decodes here differs from the model itself, or why it cannot, or nothing; then the proof says how it
+        decodes."""
         import torch
 
         before = self.model.config._attn_implementation
         try:
             decoder = self.slots(PROOF_ROWS, PROOF_TOKENS + 1).decoder
-            why = decoder.differs()
+            far = decoder.differs()
+            why = f"decoded in pieces it computes otherwise ({far})" if far else ""
             host = decoder.asks_host() if self.captured and not why else ""
         except (AttributeError, TypeError, ValueError, LookupError, RuntimeError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
-            why, host = " ".join(f"{type(error).__name__}: {error}".split()), ""
+            told = " ".join(f"{type(error).__name__}: {error}".split())
+            why, host = f"it cannot be decoded in pieces ({told})", ""
         if why:
             self.model.set_attn_implementation(before)
         elif host:
@@ -127,13 +130,13 @@ class GraphSession:
         if longest and tokens > longest:
             raise DoesNotFit(
                 f"requests of {tokens:,} tokens: beyond {longest:,} this model turns positions by the length of the "
-                "text, which slots cannot follow; lower suite.max_new_tokens or what prompts carry, or set engine=eager"
+                f"text, which slots cannot follow; lower {LOWER}, or set engine=eager"
             )
         if have is None or have.rows < rows or have.capacity < tokens:
-            least = power(rows), -(-tokens // LENGTHS) * LENGTHS
-            sizes = [(power(rows), power(tokens, LENGTHS))]
+            least = rows, -(-tokens // LENGTHS) * LENGTHS
+            sizes = [(rows, power(tokens, LENGTHS))]
             if have:
-                sizes.insert(0, (power(max(rows, have.rows)), power(max(tokens, have.capacity), LENGTHS)))
+                sizes.insert(0, (max(rows, have.rows), power(max(tokens, have.capacity), LENGTHS)))
                 have.release()
             self._slots = have = None  # its memory first
             fits = (s for s in sizes if holds(self.model, self.eager.device, 2 * (s[0] + 1), s[1]))
@@ -203,8 +206,9 @@ class GraphSession:
         ids = dict(zip(some, self.eager.encode(some, new_tokens), strict=True))
         asked = [Request(ids[p], new_tokens, at, key=i) for i, (p, at) in enumerate(zip(prompts, times, strict=True))]
         self._warm(asked, clients)
-        slots, reached = self.slots(clients, 0), Ends(self.tokenizer, ends if natural else ()).reached
-        return serve(slots, asked, self.eager.stops if natural else (), rows=clients, ended=reached)
+        slots, told = self.slots(clients, 0), Ends(self.tokenizer, ends if natural else ())
+        stops = self.eager.stops | told.stops if natural else ()
+        return serve(slots, asked, stops, rows=clients, ended=told.reached)
 
     def _warm(self, asked: Sequence[Request], rows: int | None = None) -> None:
         """Captures every shape that serving these requests meets before a clock starts."""
@@ -223,10 +227,11 @@ class GraphSession:
     ) -> list[Served]:
         slots = self.slots(rows, len(prefix) + max(len(r.prompt) + r.max_new_tokens for r in asked), prefix)
         order = sorted(range(len(asked)), key=lambda i: -len(asked[i].prompt))  # like widths are read together
+        told = Ends(self.tokenizer, ends)
         made = serve(
-            slots, [asked[i] for i in order], stops,
+            slots, [asked[i] for i in order], {*stops, *told.stops},
             rows=rows, wait_for=max(1, rows // 4), progress=progress, admitted=admitted,
-            ended=Ends(self.tokenizer, ends).reached,
+            ended=told.reached,
         )  # fmt: skip
         found = dict(zip(order, made, strict=True))
         return [found[i] for i in range(len(asked))]

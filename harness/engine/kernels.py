@@ -14,6 +14,7 @@ import triton.language as tl
 
 BLOCK_KEYS = 64
 PROMPT_ROWS = 64  # queries of a prompt in one program: its tokens by the heads that share their keys
+NARROW = 256  # elements of heads up to which so many keys and queries fit a processor's registers and shared memory
 EXACT = {"enable_fp_fusion": False}  # round where PyTorch does
 FEW_ROWS = 32  # up to which a product is a matter of reading its weight
 PROGRAMS = 264  # to keep the 132 processors of an H100 busy, twice
@@ -298,8 +299,10 @@ def attend(
         splits = min(most, 16, triton.next_power_of_2(triton.cdiv(PROGRAMS, rows * kv_heads)))
         together, beside = 1, max(16, beside)
     else:  # float32 has no tensor cores: more than 16 take a minute to compile
-        splits, together = 1, max(1, (16 if query.dtype == torch.float32 else PROMPT_ROWS) // beside)
+        most = 16 if query.dtype == torch.float32 or wide > NARROW else PROMPT_ROWS
+        splits, together = 1, max(1, most // beside)
     many = tokens == 1 and splits == 1
+    keys = BLOCK_KEYS // 4 if wide > NARROW else BLOCK_KEYS // 2 if many else BLOCK_KEYS
     sums, peaks = torch.empty((2, rows, heads, splits), dtype=torch.float32, device=query.device)
     parts = torch.empty((rows, heads, splits, size) if splits > 1 else 0, dtype=torch.float32, device=query.device)
     out = torch.empty_like(query)
@@ -308,7 +311,7 @@ def attend(
         tokens, cache[0].stride(0), cache[0].stride(1),
         KV_HEADS=kv_heads, GROUP=group, SIZE=size, SPLITS=splits, TOKENS=together, HEADS=beside,
         WINDOWED=window > 0, WIDE=wide, CAPPED=cap > 0, SUNK=sinks is not None,
-        KEYS=BLOCK_KEYS // 2 if many else BLOCK_KEYS, num_warps=2 if many else 4, num_stages=2 if many else 3,
+        KEYS=keys, num_warps=2 if many else 4, num_stages=1 if wide > NARROW else 2 if many else 3,
     )  # fmt: skip
     if splits > 1:
         _merge_parts[(rows * heads,)](sums, peaks, parts, out, SIZE=size, SPLITS=splits, WIDE=wide, num_warps=1)

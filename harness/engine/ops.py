@@ -109,7 +109,7 @@ class Chooser:
 
 GREEDY = Chooser()
 SIZES = (16, 32, 64, 128, 256)  # of heads that all kernels take
-LARGEST = 256  # that `attend` takes, which needs no power of two
+LARGEST = 512  # that the kernel of `attend` takes, which needs no power of two
 
 
 def check_sampling(temperature: float, top_p: float) -> None:

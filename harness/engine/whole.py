@@ -97,6 +97,10 @@ class Whole(Proved):
         keys.in_slots = (cache, slots, positions, self.windows[layer_idx])
         return keys, values
 
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens that rows have in common, by which some models would count their positions: none."""
+        return 0
+
     def asks_host(self) -> str:
         """What of the forward pass waits for the host, so that it cannot be captured, or nothing."""
         import torch
@@ -161,7 +165,8 @@ class Turn:
     def __init__(self, own: Callable[..., Any]) -> None:
         from harness.engine import kernels
 
-        self.own, self.kernel = own, kernels.turn
+        self.own: Callable[..., Any] = own
+        self.kernel: Callable[..., Any] = kernels.turn
         self.elements: dict[Any, int] = {}  # of a head that are turned, by kind of heads and angles; 0: not in this way
 
     def __call__(self, *given: Any, **options: Any) -> Any:
@@ -175,7 +180,7 @@ class Turn:
     def _turned(self, given: tuple[Any, ...]) -> int:
         import torch
 
-        size, angles = given[0].shape[-1], given[2].shape[-1]
+        size, angles = int(given[0].shape[-1]), int(given[2].shape[-1])
         like = [torch.randn_like(t) for t in given]
         told = self.own(*like)
         for elements in (n for n in (angles, 2 * angles) if n <= size and len({t.dtype for t in given}) == 1):
@@ -200,7 +205,7 @@ def _attention(
     (cache, slots, positions, window), size = found, query.shape[3]
     if window != (options.get("sliding_window") or 0) or (attention_mask is not None and attention_mask.numel() > 1):
         raise NotImplementedError("its attention sees what its mask says")
-    if size > LARGEST or value.shape[3] != size:
+    if (query.is_cuda and size > LARGEST) or value.shape[3] != size:
         raise NotImplementedError(f"its heads have {size} elements")
     scale = options.get("scaling") or size**-0.5
     cap, sinks = options.get("softcap") or 0.0, options.get("s_aux")

@@ -64,14 +64,14 @@ def check(folder: Path, record: RunRecord, rows: Sequence[Row], limit: int) -> C
         return Checked(0, len(rows), why="--check-rows 0")
     if any("message" not in r for r in rows):
         return Checked(0, len(rows), why="the rows are of a version that kept no messages")
-    if all(r["tokens"] == 0 for r in rows):
+    ends = json.loads((folder / DEPLOYMENT).read_text(encoding="utf-8"))["stop"]
+    if not ends and all(r["tokens"] == 0 for r in rows):
         return Checked(0, len(rows), why="the task asks for the likeliest of given choices, which rows do not keep")
     differs = tuple(str(r["id"]) for r, text in zip(rows, _prompts(folder, rows), strict=True)
                     if hashlib.sha256(text.encode()).hexdigest()[:16] != r["prompt_hash"])  # fmt: skip
     elsewhere = tuple(_elsewhere(record))
     if differs:
         return Checked(0, len(rows), prompts=differs, elsewhere=elsewhere)
-    ends = json.loads((folder / DEPLOYMENT).read_text(encoding="utf-8"))["stop"]
     with machine(alone=False):
         answer = _session(folder, record)
         asked = rows[:limit]  # the first ones: where tokens are drawn, a row's place is the key of its noise

@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from harness.errors import UserError
 from harness.files import locked, sha256
-from harness.loading import classes_of, computed_in, stored_dtype
+from harness.loading import attention_of, classes_of, computed_in, stored_dtype
 from harness.measure.quality import ends_of
 from harness.models.hub import ADAPTER, kept
 from harness.prompt import Prompter, load_recipe, stops, template_as_scored
@@ -148,7 +148,7 @@ def _deployment(folder: Path, record: RunRecord, served_as: str, ends: Sequence[
     return {
         "cell": record.id, "served_as": served_as, "max_new_tokens": record.params("suite")["max_new_tokens"],
         "classes": list(classes), "sampling": sampling, "constrained": bool(engine.get("constrained")),
-        "dtype": dtype, "stop": [] if classes else list(ends),
+        "dtype": dtype, "loading": attention_of(folder), "stop": [] if classes else list(ends),
     }  # fmt: skip
 
 

@@ -177,9 +177,9 @@ def goodput(
 
 
 def server(session: Session, knobs: Mapping[str, Any]) -> Callable[..., Sequence[Served]] | None:
-    """What answers a load, by the texts that `ends` hold too; None where an engine cannot serve or no clients are asked
+    """What answers a load, by the texts that `ends` hold too; None where an engine cannot serve or no load is asked
     for."""
-    serve = getattr(session, "serve", None) if knobs["clients"] else None
+    serve = getattr(session, "serve", None) if knobs["clients"] or knobs["open_requests"] else None
     return partial(serve, ends=knobs["ends"]) if serve and knobs.get("ends") else serve
 
 

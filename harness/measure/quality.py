@@ -29,7 +29,8 @@ def _language_model(
     session: Session, folder: Path, data: SuiteData, context: Context, kept: dict[int, tuple[str, Completion]]
 ) -> Any:
     """lm-eval's model interface over a session. `kept` receives prompt and completion by a row's place among those that
-    are asked, which lm-eval calls `doc_id` here; for a task of choices, the likeliest."""
+    are asked, which lm-eval calls `doc_id` here; for a task of choices, the likeliest, as lm-eval's `acc` sees it: its
+    `acc_norm` may see another, and which of them decides is asked of the record, not here."""
     from lm_eval.api.model import LM
 
     prompter = load_prompter(folder)
@@ -51,7 +52,9 @@ def _language_model(
             texts = [until(c.text, stops) for c, stops in zip(made, ends, strict=True)]
             for r, prompt, completion, text in zip(requests, prompts, made, texts, strict=True):
                 if text != completion.text:  # what a server would have made, that looks at texts as they come
-                    completion = Completion(text, _length(session, text), True)
+                    # of what it made the last token stands for the end, as a stop token would
+                    tokens = completion.tokens - 1 if alike else _length(session, text)
+                    completion = Completion(text, tokens, True)
                     self.cut += 1
                 kept[r.doc_id] = (prompt, completion)
             return texts

@@ -72,13 +72,17 @@ def _seconds(work: Callable[[], object], device: str) -> float:
 
 
 def step_bytes(model: Any, weights: int) -> int:
-    """Bytes that a step reads of a model's `weights` bytes: all but those of parts that see or hear, and of a table of
+    """Bytes that a step reads of a model's `weights` bytes: all but those of parts that see or hear, and of tables of
     embeddings, of which it looks up a row a token. One that makes the logits too is read whole."""
-    beside = weight_bytes(model) - weight_bytes(*written_by(model))
-    table, head = model.get_input_embeddings().weight, model.get_output_embeddings()
-    own = getattr(head, "weight", None)  # None: packed, and not the table
-    shared = own is not None and own.data_ptr() == table.data_ptr()
-    return weights - beside - (0 if shared else table.numel() * table.element_size())
+    from torch.nn import Embedding
+
+    parts = written_by(model)
+    tables = [m.weight for part in parts for m in part.modules() if isinstance(m, Embedding)]
+    looked_up: dict[int, int] = {table.data_ptr(): table.nbytes for table in tables}
+    head = getattr(model.get_output_embeddings(), "weight", None)  # None: packed, and no table
+    if head is not None:
+        looked_up.pop(head.data_ptr(), None)
+    return weights - (weight_bytes(model) - weight_bytes(*parts)) - sum(looked_up.values())
 
 
 def row_operations(model: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +16,7 @@ from harness.store import content
 from harness.types import Context, Json
 
 MAGIC = b"GGUF"
+PART = re.compile(r"-\d{5}-of-(?!00001)\d{5}\.gguf")  # as llama.cpp calls them, and demands
 POINTER = "is a pointer of Git LFS without what it stands for; run `git lfs pull` where it was cloned"
 
 
@@ -101,6 +103,8 @@ class PackagedGguf:
             return [f"model.path {file}: no such file"]
         if pointer(file):
             return [f"model.path {file}: {POINTER}"]
+        if PART.search(file.name):
+            return [f"model.path {file}: is one part of several; join them first: llama-gguf-split --merge FIRST WHOLE"]
         with file.open("rb") as opened:
             whole = opened.read(len(MAGIC)) == MAGIC
         return [] if whole else [f"model.path {file}: is no GGUF file; get it again"]
@@ -109,12 +113,17 @@ class PackagedGguf:
         import torch
         from transformers import AutoModelForCausalLM
 
+        from harness.loading import demand_fit
+
         file = self._file()
         if file is None:
             raise UserError(self.mistakes())
         context.progress(0.1, "dequantizing GGUF")
         read_once()
-        model = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, dtype=torch.float32)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            str(file.parent), gguf_file=file.name, dtype=torch.float32, output_loading_info=True
+        )
+        demand_fit(info)
         # transformers remembers that the weights came quantized and would refuse to train or save them as they are
         model.hf_quantizer = None
         model.is_quantized = False

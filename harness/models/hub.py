@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -20,15 +21,17 @@ from harness.models.gguf import POINTER, pointer
 from harness.store import content, write_json
 from harness.types import Context, Json
 
+VOCABULARY = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken", "tekken.json")
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 KEPT = (  # what transformers and servers read of a model, its recipe here, and the texts of its licence
     "*.safetensors", INDEX, "config.json", "generation_config.json", "*quant*_config.json", "*processor_config.json",
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
-    "*.model", "*.tiktoken", "tekken.json", "chat_template*", "prompt.json", *TEXTS,
+    *VOCABULARY, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt",
+    "chat_template*", "prompt.json", *TEXTS,
 )  # fmt: skip
 ADAPTER = ("adapter_config.json", "adapter_model*")  # PEFT's; beside whole weights, transformers would add it to them
 NOT_KEPT = ("*/*", "consolidated*.safetensors", *ADAPTER)  # of the Hub: what lies deeper, the same in Mistral's form
+LOCAL = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)  # errors of the disk here, not of the Hub
 CONFIGS = ("config.json", "tokenizer_config.json")
 CARD = "README.md"  # read for its licence, and not kept in builds
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")  # read by running what they say
@@ -105,6 +108,18 @@ def _spoiled(file: Path) -> str:
         return f"is not whole ({error}); get that file again"
 
 
+def _not_had(error: Exception) -> str:
+    """Why a model was not downloaded, by what that raised."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    if isinstance(error, OSError) and error.errno in LOCAL:
+        return f"cannot be written to {HF_HUB_CACHE} ({os.strerror(error.errno)}); mend that, or set HF_HOME"
+    told = " ".join(f"{type(error).__name__}: {error}".split())
+    return (
+        f"neither a folder here nor to be had from the Hub ({told}); check model.id, the network and the access token"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class HubModel:
     """`id` is a folder or `org/name`; `revision` a branch, tag or commit of the Hub. Only safetensors are taken:
@@ -132,10 +147,7 @@ class HubModel:
                     )
                 )
             except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-                raise UserError(
-                    f"model {self.id!r}: neither a folder here nor to be had from the Hub ({type(error).__name__}); "
-                    "check model.id, the network and the access token"
-                ) from error
+                raise UserError(f"model {self.id!r}: {_not_had(error)}") from error
             commit = local.name
         if unfit := self._lacking(local):
             raise UserError(unfit)
@@ -161,13 +173,21 @@ class HubModel:
             told = f"{', '.join(absent[:3])} ({len(absent)} of the {len(weights)} files that {INDEX} names)"
             return [f"model {self.id!r}: {told} missing in {folder}; get the files of that model again"]
         if weights:
-            return [f"model {self.id!r}: {path} {told}" for path in weights if (told := _spoiled(path))][:1]
+            spoiled = [f"model {self.id!r}: {path} {told}" for path in weights if (told := _spoiled(path))][:1]
+            return spoiled or self._wordless(folder)
         if pickled := sorted(p.name for p in folder.iterdir() if p.suffix in PICKLED):
             return [self._refused(pickled)]
         if unread := sorted(p.name for p in folder.glob("*.safetensors")):
             told = f"transformers reads {WEIGHTS} or what {INDEX} names, and not {unread[0]} alone"
             return [f"model {self.id!r}: {told} in {folder}; get the files of that model in the form of transformers"]
         return [f"model {self.id!r}: no safetensors in {folder}; " + CONVERT.format(id=self.id)]
+
+    def _wordless(self, folder: Path) -> list[str]:
+        """A line where no vocabulary is there: transformers makes a tokenizer without, to which every text is empty."""
+        if kept(folder, VOCABULARY):
+            return []
+        told = f"its tokenizer has no vocabulary in {folder} (such as {VOCABULARY[0]})"
+        return [f"model {self.id!r}: {told}; get the files of that model again"]
 
     def _foreign(self, config: Mapping[str, Json] | None) -> list[str]:
         """A line where a model of this configuration is one by code of its own alone; also where none is known."""

@@ -95,6 +95,7 @@ def quantize(
     with as_language_model(model) as decoder:
         pack_in(decoder)
         loaded = GPTQModel.load(str(decoder), config, dtype=torch_dtype(context.dtype))
+        loaded.prepare_dataset = partial(loaded.prepare_dataset, calibration_data_min_length=0)  # else of 11 tokens up
         _give_each_its_own(loaded, {len(row["input_ids"]) for row in rows})
         context.progress(0.1, f"{len(rows)} calibration rows")
         with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):  # it writes `logs/` where it stands
@@ -107,17 +108,18 @@ def quantize(
 
 def _give_each_its_own(loaded: Any, lengths: Collection[int]) -> None:
     """Has gptqmodel call each layer with what the model itself gives it for texts of these lengths. It calls all with
-    what the first one was given, which where layers see differently (Gemma 3) are other positions and another window.
-    """
+    what the first one was given, which where layers see differently (Gemma 3) are other positions and another window,
+    but for families that it looks after (Gemma 4)."""
     import torch
+    from gptqmodel.models.base import BaseQModel
 
-    decoder = loaded.model.get_decoder()
-    if len(attention_kinds(decoder.config)) < 2:
+    decoder, seam = loaded.model.get_decoder(), "prepare_layer_replay_kwargs"
+    if len(attention_kinds(decoder.config)) < 2 or getattr(type(loaded), seam) is not getattr(BaseQModel, seam):
         return
     given: dict[tuple[int, int], dict[str, Any]] = {}
 
-    def noted(place: int, hidden: Any, **told: Any) -> Any:
-        given[place, hidden.shape[1]] = told
+    def noted(place: int, hidden: Any, *_: Any, **told: Any) -> Any:
+        given[place, hidden.shape[1]] = {k: told[k] for k in ("position_embeddings", "attention_mask") if k in told}
         return hidden
 
     for place, layer in enumerate(decoder.layers):
@@ -132,10 +134,10 @@ def _give_each_its_own(loaded: Any, lengths: Collection[int]) -> None:
 
     def prepare(layer: Any, layer_input: Any, additional_inputs: dict[str, Any], target_device: Any) -> dict[str, Any]:
         place = next((n for n, each in enumerate(decoder.layers) if each is layer), None)
-        own = given.get((place, layer_input[0].shape[1])) if place is not None else None
-        return {k: _moved(own[k], target_device) if own and k in own else v for k, v in additional_inputs.items()}
+        own = {} if place is None else given.get((place, layer_input[0].shape[1]), {})
+        return additional_inputs | {k: _moved(v, target_device) for k, v in own.items()}
 
-    loaded.prepare_layer_replay_kwargs = prepare
+    setattr(loaded, seam, prepare)
 
 
 def _moved(given: Any, device: Any) -> Any:

@@ -19,9 +19,10 @@ KNOBS = {
 
 
 def account(run: Run, decision: Decision | None) -> dict[str, Any]:
-    """Odds by cell, what would change the choice, and the ladder, as text; empty before a decision."""
+    """Odds by cell, what would change the choice, the ladder, and what hosted prices are for, as text; empty before a
+    decision."""
     if decision is None:
-        return {"odds": [], "flips": [], "ladder": [], "notes": []}
+        return {"odds": [], "flips": [], "ladder": [], "notes": [], "asked": ""}
     knobs = KNOBS | ({"max_p95_e2e_ms": f"p95 limit, {answer}"} if (answer := timed(run.ok)) else {})
     order = sorted(decision.odds.items(), key=lambda kv: (-kv[1].best, -kv[1].feasible, run.names.get(kv[0], kv[0])))
     return {
@@ -36,8 +37,20 @@ def account(run: Run, decision: Decision | None) -> dict[str, Any]:
              "to": run.names.get(f.to, f.to) if f.to else "no cell", "sentence": f.sentence}
             for f in decision.flips for unit in ["points" if f.knob == "margin" else f.unit]
         ],
-        "ladder": list(decision.ladder), "notes": list(decision.notes),
+        "ladder": list(decision.ladder), "notes": list(decision.notes), "asked": _asked(run, decision),
     }  # fmt: skip
+
+
+def _asked(run: Run, decision: Decision) -> str:
+    """Which requests hosted prices are for."""
+    line = decision.costs.get(decision.asked or "")
+    if not decision.hosted or line is None or line.prompt_tokens is None or line.output_tokens is None:
+        return ""
+    return (
+        f"For requests like those of {run.names[decision.asked or '']} ({line.prompt_tokens:,.0f} tokens in and "
+        f"{line.output_tokens:,.0f} out on average, by this model's tokenizer). The quality of the hosted models was "
+        "not measured."
+    )
 
 
 def _now(value: float, unit: str) -> str:

@@ -10,6 +10,7 @@ from harness import escaping, ledger
 from harness.compare import (
     COST,
     QUALITY,
+    RATE,
     SAME,
     SPEED,
     TIMES,
@@ -19,27 +20,32 @@ from harness.compare import (
     Run,
     changes,
     comparable,
+    pace_of,
     recommendation,
 )
 from harness.decide import primary, timed
 from harness.escaping import markdown_table, markdown_text, visible
 from harness.report.evidence import noisy
 from harness.report.text import NONE, p_text, shorten
-from harness.statistics import PACE
 from harness.types import StepKind
 from harness.wording import labels, number, plural, points, significant
 
 SHOWN_FLIPS = 5  # of each cell; the rest stands in rows/
-ABOUT_RATIOS = (
-    "Intervals of times are of 95%, by the bootstrap of prompts, the same of both runs where both asked as many. They "
-    f"count that with nothing changed a whole run may be {PACE - 1:.0%} slower than another, or as much as rounds of "
-    "one run were apart; where a machine moves further between runs, they are too narrow."
-)
 TOLD_LINES = 10  # differences, and cells, that a terminal is told of; the page has all
 LEFT_OUT = {
     SPEED: "response times, throughput, memory and cost are left out", COST: "cost is left out",
-    QUALITY: "quality and answer length are left out",
+    RATE: "goodput is left out", QUALITY: "quality and answer length are left out",
 }  # fmt: skip
+
+
+def about_ratios(pace: float) -> str:
+    """What the intervals of times count."""
+    return (
+        "Intervals of times are of 95%, by the bootstrap of prompts, the same of both runs where both asked as many. "
+        f"They count that with nothing changed a whole run may be {100 * (pace - 1):.3g}% slower than another "
+        "(policy.pace), or as much as rounds of one run were apart; where a machine moves further between runs, they "
+        "are too narrow."
+    )
 
 
 def _state(run: Run, cell: str) -> str:
@@ -91,7 +97,7 @@ def view(runs: Sequence[Run], anyway: bool = False) -> dict[str, Any]:
         "left_out": sorted({f"{d.told}: {LEFT_OUT[d.effect]}" for d in found if d.effect in LEFT_OUT}),
         "told": [d.told for d in found if d.effect == TOLD], "disturbed": _disturbed(runs, made, names),
         "states": [s for s in states if len(set(s["states"])) > 1], "cells": len(ids),
-        "shown_flips": SHOWN_FLIPS, "about_ratios": ABOUT_RATIOS,
+        "shown_flips": SHOWN_FLIPS, "about_ratios": about_ratios(pace_of(runs)),
     }  # fmt: skip
 
 

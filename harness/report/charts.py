@@ -260,7 +260,9 @@ def costs(
     data += [{"name": n, "v": v, "usd": usd} for n, usd in hosted for v in (volumes[0], volumes[-1])]
     names = [*shown, *(n for n, _ in hosted)]
     lead = next(iter(shown.values()))
-    dots = [{"v": v, "usd": lead.usd_per_1000(v), "label": _short(v)} for v, _ in even if v in ends]
+    dots = [
+        {"v": v, "usd": lead.usd_per_1000(v), "label": _short(v)} for v, _ in even if 10.0**first <= v <= 10.0**last
+    ]
     bottom, top = min(d["usd"] for d in data), max(d["usd"] for d in data)
     if bottom <= 0:
         return None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 from typing import Any
 
-from harness.decide import Decision, compare, curve_of, interact, reference, share_of, shared_scores
+from harness.decide import Decision, compare, compare_seeds, curve_of, interact, reference, share_of, shared_scores
 from harness.report import charts
 from harness.report.drawing import Drawing
 from harness.report.run import Run, compression, kin, parent_of, variant
@@ -42,9 +43,9 @@ def differences(run: Run, shown: Collection[str]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def against_best(run: Run, decision: Decision | None, margin: float) -> Drawing | None:
-    """Each cell beside the baseline, and its paired difference from the cell of highest quality; None where no two
-    cells answered the same rows, or less of what is judged is better."""
+def against_best(run: Run, decision: Decision | None, margin: float, shown: Collection[str]) -> Drawing | None:
+    """Each cell shown beside the baseline, and its paired difference from the cell of highest quality, seeds together;
+    None where no two cells answered the same rows, or less of what is judged is better."""
     base = reference(run.ok, run.policy)
     top = run.records.get((decision.best if decision else None) or "")
     if top is None:
@@ -52,19 +53,34 @@ def against_best(run: Run, decision: Decision | None, margin: float) -> Drawing 
         top = max(scored, key=lambda pair: pair[0], default=(0.0, None))[1]
     if base is None or top is None or base.suite != top.suite:
         return None
-    name, lines = run.score(top), []
-    for r in run.ok:
-        own = compare(r, base, run.rows, name) if r.suite == base.suite and run.quality(r) else None
-        pair = compare(r, top, run.rows, name) if own and r is not top else None
+    name, lines, kinds = run.score(top), [], _kinds(r for r in run.ok if r.suite == base.suite and run.quality(r))
+    some = [cells for cells in kinds.values() if any(c.id in shown for c in cells)]
+    home, best = (kinds.get(_kind(r), [r]) for r in (base, top))
+    for cells in some:
+        own = compare_seeds(cells, home, run.rows, name)
+        from_best = compare_seeds(cells, best, run.rows, name) if own and cells is not best else None
         if own is None:
             continue
-        (mine, theirs), _ = shared_scores([r, base], run.rows, name)
+        pair = from_best[2] if from_best else None
         lines.append(
-            {"name": run.names[r.id], "score": sum(mine) / len(mine), "base": sum(theirs) / len(theirs),
-             "delta": pair.delta if pair else None, "low": pair.low if pair else None,
-             "high": pair.high if pair else None}
+            {"name": run.names[cells[0].id], "score": own[0], "base": own[1], "delta": pair.delta if pair else None,
+             "low": pair.low if pair else None, "high": pair.high if pair else None}
         )  # fmt: skip
-    return charts.dumbbells(lines, run.names[base.id], run.names[top.id], margin) if len(lines) > 1 else None
+    drawing = charts.dumbbells(lines, run.names[home[0].id], run.names[best[0].id], margin) if len(lines) > 1 else None
+    together = " Cells that differ in their seed alone are drawn together, under the name of the first."
+    return replace(drawing, note=drawing.note + together) if drawing and any(len(c) > 1 for c in some) else drawing
+
+
+def _kind(r: RunRecord) -> tuple[str, ...]:
+    """All of a cell but its seed."""
+    return r.model, r.suite, r.adaptation, r.quantization, variant(r)
+
+
+def _kinds(cells: Iterable[RunRecord]) -> dict[tuple[str, ...], list[RunRecord]]:
+    kinds: dict[tuple[str, ...], list[RunRecord]] = {}
+    for r in cells:
+        kinds.setdefault(_kind(r), []).append(r)
+    return kinds
 
 
 def quantized(run: Run, margin: float, shown: Collection[str]) -> dict[str, Any]:
@@ -118,9 +134,7 @@ def quantized(run: Run, margin: float, shown: Collection[str]) -> dict[str, Any]
 def seeds(run: Run) -> dict[str, Any]:
     """Cells that differ in their training seed alone, together: mean and difference from the reference of the same
     suite and seed, with intervals for the luck of training and of rows at once."""
-    kinds: dict[tuple[str, ...], list[RunRecord]] = {}
-    for r in run.ok:
-        kinds.setdefault((r.model, r.suite, r.adaptation, r.quantization, variant(r)), []).append(r)
+    kinds = _kinds(run.ok)
     against = reference(run.ok, run.policy)
     base = (against.adaptation, against.quantization, variant(against)) if against else ()
     models, suites = (len(set(names)) > 1 for names in ([r.model for r in run.ok], [r.suite for r in run.ok]))

@@ -123,7 +123,7 @@ def view(run: Run) -> dict[str, Any]:
         "reference": run.names[decision.reference] + (" and its likes" if len(judged) > 1 else "")
         if decision and decision.reference else "",
         "heatmaps": heatmaps(some, decision), "scatter": charts.scatter(run, decision),
-        "dumbbells": against_best(some, decision, rule.margin), "costs": account.cost_chart(run, decision),
+        "dumbbells": against_best(run, decision, rule.margin, some.ids), "costs": account.cost_chart(run, decision),
         "account": account.account(run, decision), "all_cells": table, "unbounded": unbounded(run),
         "first_cells": _shown_first(table, some),
         "load": under_load(some), "rooms": rooms(some), "adapters": adapters(some),

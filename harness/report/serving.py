@@ -30,8 +30,8 @@ def under_load(run: Run) -> dict[str, Any]:
     latency: Mapping[str, Json] = next((r.params("measure")["latency"] for r in run.ok), {})
     level = latency.get("level")
     return {
-        "columns": [c for _, c in columns], "rows": lines,
-        "level": f"{100 * level['share']:g}% of the requests with the first token within {level['ttft_ms']:g} ms and "
+        "columns": [c for _, c in columns], "rows": lines, "clients": bool(loops),
+        "level": f"{100 * level['share']:g}% of the requests have the first token within {level['ttft_ms']:g} ms and "
         f"tokens at most {level['token_ms']:g} ms apart on average" if level else "",
         "requests": latency.get("open_requests", 0), "tokens": latency.get("output_tokens", 0),
         "places": sorted({int(m.value) for r in run.ok if (m := r.value("open/places"))}),

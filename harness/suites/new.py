@@ -40,6 +40,10 @@ MARKS = {".csv": ",", ".tsv": "\t"}
 TOKENS_AT_MOST, SPARE = 1024, 16
 SYSTEM = "You are a helpful assistant."
 TWINS = 5  # rows of a line
+ONE_TURN = (
+    "a chat of the turns {roles}; a suite asks one message: keep a user turn and the assistant's reply to it, with "
+    "what came before written into the message"
+)
 GUIDE = (
     f"{TO_FILL} say here, as to a new colleague, what a good answer looks like. prompt_rag tells the model this text.\n"
 )
@@ -168,28 +172,45 @@ def unchatted(
 ) -> tuple[list[tuple[str, dict[str, Any]]], set[str]]:
     """Rows whose chats, `{"messages": [{"role": "user", "content": ...}, ...]}`, became a message and its reply, and
     the system turns that stood before them (one of no words where there was none). Raises `UserError` with a line for
-    each chat that is not of one turn."""
-    made, systems, mistakes = [], set(), []
+    each way in which chats are not of one turn of text."""
+    made: list[tuple[str, dict[str, Any]]] = []
+    systems, wrong = set(), dict[str, list[str]]()
     for where, row in table:
         turns = row.get("messages")
         if not isinstance(turns, list) or names["message"] in row:
             made.append((where, row))
             continue
-        said = [(t.get("role"), t.get("content")) if isinstance(t, dict) else (None, None) for t in turns]
+        said = [(t.get("role"), _joined(t.get("content"))) if isinstance(t, dict) else (None, None) for t in turns]
         opens = bool(said) and said[0][0] == "system"
         systems.add(_text(said.pop(0)[1]) if opens else "")
-        if [role for role, _ in said] == ["user", "assistant"] and all(isinstance(text, str) for _, text in said):
+        roles = ", ".join(str(role) for role, _ in said) or "none"
+        if roles != "user, assistant":
+            wrong.setdefault(ONE_TURN.format(roles=roles), []).append(where)
+        elif not all(isinstance(text, str) for _, text in said):
+            wrong.setdefault("a chat of more than text; leave out what is none in its `content`", []).append(where)
+        else:
             rest = {k: v for k, v in row.items() if k != "messages"}
             made.append((where, {**rest, names["message"]: said[0][1], names["reply"]: said[1][1]}))
-        else:
-            roles = ", ".join(str(role) for role, _ in said) or "none"
-            mistakes.append(
-                f"{where}: a chat of the turns {roles}; a suite asks one message: keep a user turn and the assistant's "
-                "reply to it, both as text, with what came before written into the message"
-            )
-    if mistakes:
-        raise UserError(mistakes)
+    if wrong:
+        raise UserError([f"{places[0]}: {told}{_such(places)}" for told, places in wrong.items()])
     return made, systems
+
+
+def _joined(content: Any) -> Any:
+    """What a turn says, the parts of one that is a list of texts as lines; as it came where it is more than text."""
+    if not isinstance(content, list):
+        return content
+    texts = [part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)]
+    return "\n".join(texts) if len(texts) == len(content) else content
+
+
+def _such(places: Sequence[str]) -> str:
+    return f" (such rows: {len(places):,})" if len(places) > 1 else ""
+
+
+def columns_of(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """The columns that any row has."""
+    return list(dict.fromkeys(c for _, row in rows for c in row if c is not None))
 
 
 def shaped(rows: Sequence[tuple[str, dict[str, Any]]], source: Path, names: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -204,7 +225,8 @@ def shaped(rows: Sequence[tuple[str, dict[str, Any]]], source: Path, names: Mapp
         raise UserError(f"{source}: no rows; a suite needs some hundred")
     if names["message"] == names["reply"]:
         raise UserError(f"--message and --reply both name the column {names['reply']!r}; give each its own")
-    columns = list(dict.fromkeys(c for _, row in rows for c in row if c is not None))
+    columns = columns_of(rows)
+    unused = [c for c in columns if c not in names.values()]
     absent = [
         f"{source}: no column {name!r}; name the one that holds the {what} with --{what} (there is "
         f"{', '.join(map(repr, columns))})"
@@ -216,7 +238,7 @@ def shaped(rows: Sequence[tuple[str, dict[str, Any]]], source: Path, names: Mapp
     mistakes: list[str] = []
     made: list[dict[str, Any]] = []
     seen: dict[str, str] = {}
-    replies: dict[str, tuple[str, str]] = {}
+    replies: dict[str, tuple[str, str, dict[str, Any]]] = {}
     groups: dict[str, str] = {}
     written: dict[str, str] = {}
     for number, (where, row) in enumerate(rows, start=1):
@@ -236,11 +258,12 @@ def shaped(rows: Sequence[tuple[str, dict[str, Any]]], source: Path, names: Mapp
         if key in seen:
             mistakes.append(f"{where}: id {key!r} stands in {seen[key].rpartition(', ')[2]} too; make ids unique")
         seen.setdefault(key, where)
-        first, other = replies.setdefault(message, (reply, where))
+        first, other, of = replies.setdefault(message, (reply, where, row))
         if first != reply:
-            mistakes.append(
-                f"{where}: the message of {other.rpartition(', ')[2]} with another reply; keep the one that is right"
-            )
+            apart = ", ".join(repr(c) for c in unused if row.get(c) != of.get(c))
+            keep = f"; where {apart} tells them apart, write it into the message" if apart else ""
+            told = f"the message of {other.rpartition(', ')[2]} with another reply; keep the one that is right{keep}"
+            mistakes.append(f"{where}: {told}")
         said = normalised(message)
         group = _text(row.get(names["group"])) or hashlib.sha256(said.encode()).hexdigest()[:12]
         group = written.setdefault(folded(group), group)
@@ -295,6 +318,7 @@ def new(name: str, source: Path, names: Mapping[str, str], share: float, system:
         raise UserError(f"--eval-share {share}: give a share between 0 and 1")
     table, systems = unchatted(read_table(source), names)
     every = shaped(table, source, names)
+    unused = [repr(c) for c in columns_of(table) if c not in names.values()]
     rows = list({(normalised(r["message"]), r["reply"]): r for r in reversed(every)}.values())[::-1]
     repeated = len(every) - len(rows)
     train, held = split(rows, share)
@@ -365,6 +389,7 @@ def new(name: str, source: Path, names: Mapping[str, str], share: float, system:
         room += "of that: lower it for speed"
     return [
         f"{folder}: {counts}" + (f" {repeated} that repeat a message were left out." if repeated else ""),
+        *([f"columns left out: {', '.join(unused)}; write into the message what an answer needs"] if unused else []),
         f"scores: {', '.join(SCORES[kind])} ({kind}; {different}); scorers.py holds them",
         f"primary: {primary} in {config}: the score that decides"
         + ("; replies are free text, of which hardly any is met word for word" if primary == "word_f1" else ""),

@@ -29,7 +29,7 @@ def load():
     device = "cuda" if torch.cuda.is_available() else "cpu"
     kind = AutoModelForSequenceClassification if DEPLOYMENT["classes"] else AutoModelForCausalLM
     dtype = getattr(torch, DEPLOYMENT["dtype"][device])
-    options = {"device_map": {"": 0}} if device == "cuda" else {}
+    options = {**DEPLOYMENT["loading"], **({"device_map": {"": 0}} if device == "cuda" else {})}
     model = kind.from_pretrained(str(HERE), dtype=dtype, **options)
     return AutoTokenizer.from_pretrained(str(HERE)), model.eval()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 UNPARSEABLE = "unparseable"
+AROUND = " \t`*.,;:!?…¡¿\"'“”„‘’«»()[]。、，；：！？（）「」『』《》"
 
 
 def read(name: str) -> list[dict[str, Any]]:
@@ -29,8 +30,8 @@ def evaluation(**_: Any) -> dict[str, Any]:
 
 
 def bare(text: str) -> str:
-    """The first line of a text without case, and without spaces, quotes and full stops around it."""
-    return unicodedata.normalize("NFC", text.strip().split("\n", 1)[0]).strip(" \t\"'`*.").lower()
+    """The first line of a text without case, and without spaces and punctuation around it."""
+    return unicodedata.normalize("NFC", text.strip().split("\n", 1)[0]).strip(AROUND).lower()
 
 
 @cache
@@ -42,7 +43,7 @@ def labels() -> tuple[set[str], dict[str, str]]:
 
 
 def predicted(reply: str, otherwise: str = UNPARSEABLE) -> str:
-    """The label that a reply or its first line is, quotes, case and a full stop forgiven where that leaves one label;
+    """The label that a reply or its first line is, case and punctuation around it forgiven where that leaves one label;
     else `otherwise`."""
     every, forgiven = labels()
     said = reply.strip()

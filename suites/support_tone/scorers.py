@@ -117,8 +117,8 @@ def unnumbered(text: str) -> str:
 @cache
 def knowledge() -> dict[str, str]:
     """Article id to text, from the knowledge base beside this file."""
-    lines = (Path(__file__).parent / "kb.jsonl").read_text(encoding="utf-8-sig").splitlines()
-    return {a["id"]: a["text"] for a in map(json.loads, lines)}
+    lines = (Path(__file__).parent / "kb.jsonl").read_text(encoding="utf-8-sig").split("\n")
+    return {a["id"]: a["text"] for a in map(json.loads, filter(str.strip, lines))}
 
 
 def plain(text: str) -> str:

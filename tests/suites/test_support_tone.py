@@ -415,6 +415,13 @@ def test_knowledge_is_the_file() -> None:
     assert scorers.knowledge() == ARTICLES
 
 
+def test_articles_are_read_as_the_harness_reads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty lines are passed over, and a line separator of Unicode ends none."""
+    monkeypatch.setattr(scorers, "__file__", str(tmp_path / "scorers.py"))
+    (tmp_path / "kb.jsonl").write_text('{"id": "a", "text": "one\u2028two"}\n\n', encoding="utf-8")
+    assert scorers.knowledge.__wrapped__() == {"a": "one\u2028two"}
+
+
 def _failing(rows: list[Row]) -> dict[str, set[str]]:
     return {row["id"]: missed for row in rows if (missed := scores_of(row["reply"], row))}
 
