@@ -36,7 +36,7 @@ from harness.quantize import int8_kernels
 from harness.quantize.awq import Awq
 from harness.quantize.awq_faster import TESTED, _Stashed, best_clip, pack
 from harness.quantize.gptq import Gptq
-from harness.quantize.gptqmodel_runs import GROUPS
+from harness.quantize.gptqmodel_runs import GROUPS, _give_each_its_own
 from harness.quantize.int4_kernels import Compile, choose, padded
 from harness.quantize.int8_kernels import EXACT, int_mm, multiply_unprinted
 from harness.quantize.proof import CONV1D, replaced
@@ -214,6 +214,15 @@ def test_each_layer_is_calibrated_with_the_positions_and_the_window_that_the_mod
     assert seen == right
     assert right[0] != right[2]
     assert [windowed for ((_, windowed),) in right.values()] == [True, True, False]
+
+
+def test_layers_that_know_by_themselves_what_they_see_are_called_as_ever() -> None:
+    """Those of GPT-Neo, which stand in no `layers`."""
+    pytest.importorskip("gptqmodel")
+    decoder = SimpleNamespace(config=SimpleNamespace(attention_layers=["global", "local"]))
+    loaded = SimpleNamespace(model=SimpleNamespace(get_decoder=lambda: decoder))
+    _give_each_its_own(loaded, {5})
+    assert not hasattr(loaded, "prepare_layer_replay_kwargs")
 
 
 @pytest.mark.usefixtures("gptqmodel_as_it_came")

@@ -114,7 +114,9 @@ def _give_each_its_own(loaded: Any, lengths: Collection[int]) -> None:
     from gptqmodel.models.base import BaseQModel
 
     decoder, seam = loaded.model.get_decoder(), "prepare_layer_replay_kwargs"
-    if len(attention_kinds(decoder.config)) < 2 or getattr(type(loaded), seam) is not getattr(BaseQModel, seam):
+    if len(attention_kinds(decoder.config)) < 2 or not hasattr(decoder, "layers"):  # GPT-Neo's know by themselves
+        return
+    if getattr(type(loaded), seam) is not getattr(BaseQModel, seam):
         return
     given: dict[tuple[int, int], dict[str, Any]] = {}
 
