@@ -35,6 +35,7 @@ from harness.resources import resource
 from harness.store import Store
 from harness.types import GROUPS, Component, id_parts, is_side
 from tests.building import step
+from tests.cells import cell
 from tests.grids import HELP, ROOT, python, told
 
 CONF = resource("conf")
@@ -285,14 +286,13 @@ def test_the_stores_limit_frees_no_disk_that_is_full(
 )  # fmt: skip
 def test_a_service_level_that_a_grid_does_not_measure_is_told(load: dict[str, Any], engine: str, line: str) -> None:
     knobs = {"latency": {"clients": [8], "open_requests": 200, "level": LEVEL, **load}}
-    made = SimpleNamespace(
-        measure=Component("default", "", knobs), engine=Component("e", f"harness.engine.x.{engine}", {})
-    )
+    engines = Component("e", f"harness.engine.x.{engine}", {})
+    made = replace(cell("model=dummy_tiny"), measure=Component("default", "", knobs), engine=engines)
     policy = read_policy({"objective": "quality", "service_level": {**LEVEL, "share": 1.0}})
-    found: list[str] = _judged(policy, [], [made])  # type: ignore[list-item]
+    found = _judged(policy, [], [made])
     assert len(found) == bool(line)
     assert all(line in f for f in found)
-    assert not _judged(replace(policy, service_level=None), [], [made])  # type: ignore[list-item]
+    assert not _judged(replace(policy, service_level=None), [], [made])
 
 
 def test_what_is_needed_cannot_be_left_out(tmp_path: Path) -> None:

@@ -112,20 +112,20 @@ def _give_each_its_own(loaded: Any, lengths: Collection[int]) -> None:
     but for families that it looks after (Gemma 4)."""
     import torch
     from gptqmodel.models.base import BaseQModel
+    from gptqmodel.utils.model import nested_move_to
 
     decoder, seam = loaded.model.get_decoder(), "prepare_layer_replay_kwargs"
-    if len(attention_kinds(decoder.config)) < 2 or not hasattr(decoder, "layers"):  # GPT-Neo's know by themselves
+    alike = len(attention_kinds(decoder.config)) < 2 or not hasattr(decoder, "layers")  # GPT-Neo's know by themselves
+    if alike or getattr(type(loaded), seam) is not getattr(BaseQModel, seam):
         return
-    if getattr(type(loaded), seam) is not getattr(BaseQModel, seam):
-        return
-    given: dict[tuple[int, int], dict[str, Any]] = {}
+    given: dict[tuple[Any, int], dict[str, Any]] = {}
 
-    def noted(place: int, hidden: Any, *_: Any, **told: Any) -> Any:
-        given[place, hidden.shape[1]] = {k: told[k] for k in ("position_embeddings", "attention_mask") if k in told}
+    def noted(layer: Any, hidden: Any, *_: Any, **told: Any) -> Any:
+        given[layer, hidden.shape[1]] = {k: told[k] for k in ("position_embeddings", "attention_mask") if k in told}
         return hidden
 
-    for place, layer in enumerate(decoder.layers):
-        layer.forward = partial(noted, place)
+    for layer in decoder.layers:
+        layer.forward = partial(noted, layer)
     try:
         with torch.no_grad():
             for length in lengths:
@@ -134,19 +134,10 @@ def _give_each_its_own(loaded: Any, lengths: Collection[int]) -> None:
         for layer in decoder.layers:
             del layer.forward
 
-    def prepare(layer: Any, layer_input: Any, additional_inputs: dict[str, Any], target_device: Any) -> dict[str, Any]:
-        place = next((n for n, each in enumerate(decoder.layers) if each is layer), None)
-        own = {} if place is None else given.get((place, layer_input[0].shape[1]), {})
-        return additional_inputs | {k: _moved(v, target_device) for k, v in own.items()}
+    def prepare(layer: Any, layer_input: Any, additional_inputs: dict[str, Any], target_device: Any) -> Any:
+        return additional_inputs | nested_move_to(given.get((layer, layer_input[0].shape[1]), {}), target_device)
 
     setattr(loaded, seam, prepare)
-
-
-def _moved(given: Any, device: Any) -> Any:
-    """Tensors, alone or in a tuple, on a device; all else as it is."""
-    if isinstance(given, tuple):
-        return tuple(_moved(each, device) for each in given)
-    return given.to(device) if hasattr(given, "to") else given
 
 
 def unable(config: Mapping[str, Json], method: str, group_size: int) -> str | None:
