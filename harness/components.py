@@ -1,9 +1,9 @@
 """From a configuration group's choice to the object that does it, and what is asked of such classes.
 
-A component class is a frozen dataclass whose fields are its knobs. It may carry
-`VERSION` (raise it when its output changes), `LIBRARIES` (distributions that shape its output, part of the
-key), `REQUIRES` (modules that must be importable), `SEEDED` (False for an adaptation that no seed changes: cells of all
-seeds share it), `unsupported(environment) -> str | None`, `unfit(data) -> str | None`, and
+A component class is a frozen dataclass whose fields are its knobs. It may carry `VERSION` (raise it when its output
+changes), `LIBRARIES` (distributions that shape its output, part of the key), `REQUIRES` (modules that must be
+importable), `SEEDED` (False for an adaptation that no seed changes: cells of all seeds share it), `SERVES` (False for
+an engine that answers one batch at a time), `unsupported(environment) -> str | None`, `unfit(data) -> str | None`, and
 `unable(config) -> str | None` of a model's own configuration, which a model that can tell it before it is built gives
 by `config()`.
 
@@ -49,6 +49,11 @@ def resolve(target: str) -> Any:
 def seeded(component: Component) -> bool:
     """Whether a seed changes what a component makes: of adaptations those that train."""
     return bool(getattr(resolve(component.target), "SEEDED", True))
+
+
+def serves(component: Component) -> bool:
+    """Whether an engine may serve requests side by side: all but those that say they cannot."""
+    return bool(getattr(resolve(component.target), "SERVES", True))
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import math
-import re
 import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
-from harness.components import instantiate, missing
+from harness.components import instantiate, missing, serves
 from harness.decide import UNQUANTIZED, Policy, read_policy, simple_first
-from harness.environment import Environment, detect
+from harness.environment import detect
 from harness.errors import UserError
 from harness.files import cannot_listen, cannot_write
 from harness.measure.load import faults as faults_of_load
 from harness.measure.quality import faults as faults_of_quality
 from harness.measure.quality import with_ends
 from harness.overrides import unknown_keys
+from harness.pricing import priced
 from harness.resources import resource
 from harness.store import Store
 from harness.suite import load as load_suite
@@ -34,13 +33,13 @@ from harness.upkeep import REBUILT, builds, occupied_bytes
 from harness.workers import side_by_side
 
 NAMED = GROUPS[:4]  # in a cell's id
+T = TypeVar("T")
 ONE_FOR_ALL = (
     "policy", "price", "profile", "runner", "store", "store_limit_gb", "curve", "outputs", "sweep_name", "dry_run",
 )  # fmt: skip
 FREE_DISK_BYTES = 5 * 2**30
 EVICTING_BYTES = 2**24  # more than a run's first files and the notes of what is evicted
 SEEDS = 2**32  # as many has NumPy
-ROW = ("match", "usd_per_hour", "per_core", "source", "date")  # what prices of hardware say; notes may stand beside it
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,117 +218,17 @@ def _judged(policy: Policy, data: Collection[SuiteData], cells: Sequence[Cell]) 
         return [f"policy.suites: {policy.suites} weighs no suite of this grid; give one a weight above 0, or null"]
     score, level = (policy.metric or "").removeprefix("quality/"), policy.service_level
     found = [line for d in judged for line in faults_of_score(d, score, "policy.metric")] if score else []
-    loads = [c.measure.params["latency"] for c in cells if not c.engine.target.endswith(".Eager")]
-    levels = [load.get("level") for load in loads if load.get("clients") and load.get("open_requests")]
+    loads = [c.measure.params["latency"] for c in cells if serves(c.engine)]
+    levels = [load.get("level") for load in loads if load.get("open_requests")]
     if level and not levels:
         found.append(
             "policy.service_level: no load is measured, so it would bar and price nothing; choose engine=graph and a "
-            "profile with clients and open_requests, such as standard, or leave it null"
+            "profile with open_requests, such as standard, or leave it null"
         )
     return found + [
         f"policy.service_level={dict(level)}: load is measured at measure.latency.level={other}; give both the same"
         for other in levels if level and other != level
     ]  # fmt: skip
-
-
-def _names(match: str, hardware: str) -> bool:
-    """Whether words stand in a machine's name: H200 is not GH200, nor a part of a GPU (MIG), which words of its own
-    name, the whole one."""
-    stands = re.search(rf"(?<!\w){re.escape(match)}(?!\w)", hardware) is not None
-    return stands and (" MIG" not in hardware or "MIG" in match)
-
-
-def _own_price(environment: Environment) -> str:
-    """An override that adds this machine to the table, for a command line."""
-    words = "cpu" if environment.device == "cpu" else environment.hardware.removeprefix("NVIDIA ")
-    key = re.sub(r"\W+", "_", words.lower()).strip("_")
-    return f"""'+price.hardware.{key}={{match: "{words}", usd_per_hour: 1.90, source: mine, date: {date.today()}}}'"""
-
-
-def _price(price: Mapping[str, Any], environment: Environment) -> tuple[dict[str, Json], list[str]]:
-    """The price of this hardware. Each entry of `hardware` names words to be found in the machine's own name."""
-    table, wanted = price.get("hardware"), price.get("use", "auto")
-    told = f"price table {price['name']!r}" if "name" in price else "a price table without a `name`"
-    if table is None:
-        return {}, [f"{told}: it has no `hardware`, as conf/price/list_2026.yaml has; choose price=list_2026"]
-    if not isinstance(table, Mapping) or not all(isinstance(row, Mapping) for row in table.values()):
-        return {}, [f"{told}: hardware must map each name to its usd_per_hour, source and date"]
-    if unfit := [name for name, row in table.items() if not isinstance(row.get("match", ""), str)]:
-        return {}, [f"{told}: hardware.{name}.match must be a text" for name in unfit]
-    if wanted != "auto":
-        if not isinstance(wanted, str) or wanted not in table:
-            return {}, [f"price.use={wanted!r}: not in the price table; it has {', '.join(map(str, table))}"]
-        found = wanted
-    else:
-        machine = environment.hardware
-        matches = [name for name, row in table.items() if _names(row.get("match", str(name)), machine)]
-        if not matches and environment.device == "cpu":
-            matches = [name for name, row in table.items() if row.get("match") == "cpu"]
-        if not matches:
-            almost = [name for name, row in table.items() if row.get("match", str(name)) in machine]
-            part = f" ({', '.join(map(str, almost))} is another's, or that of the whole card)" if almost else ""
-            return {}, [
-                f"price table {price.get('name')!r}: no price for {machine!r}{part}; give yours, in dollars an hour, "
-                f"as {_own_price(environment)}, or in conf/price/{price.get('name')}.yaml, or choose one of "
-                f"{', '.join(map(str, table))} with price.use=NAME"
-            ]
-        found = matches[0]
-    row = table[found]
-    numbers = {
-        f"hardware.{found}.usd_per_hour": row.get("usd_per_hour"),
-        **{k: price.get(k) for k in ("volume_requests", "utilization")},
-    }
-    faults = [
-        f"{told}: {key} is {value!r}, and must be a number above 0"
-        for key, value in numbers.items()
-        if type(value) not in (int, float) or not 0 < value < math.inf
-    ]
-    if not faults and price["utilization"] > 1:
-        faults.append(
-            f"{told}: utilization is {price['utilization']!r}, but a share of the time: give one of at most 1"
-        )
-    faults += [
-        f"{told}: hardware.{found}.{key}: no such key; did you mean {near[0]}? A name of your own must be less like it"
-        for key in row
-        if key not in ROW and (near := get_close_matches(str(key), ROW, n=1))
-    ]
-    if not isinstance(row.get("per_core", False), bool):
-        faults.append(f"{told}: hardware.{found}.per_core is {row['per_core']!r}; give true or false")
-    label, hosted = price.get("usd_per_labelled_row"), price.get("hosted") or {}
-    if label is not None and not _dollars(label):
-        faults.append(f"{told}: usd_per_labelled_row is {label!r}; give a number of 0 or more, or null")
-    faults += [f"{told}: {line}" for line in _hosted_faults(hosted)]
-    if faults:
-        return {}, faults
-    rest = {k: price.get(k) for k in ("name", "volume_requests", "utilization")}
-    rest |= {"usd_per_labelled_row": label, "hosted": hosted}
-    hourly = row["usd_per_hour"] * (environment.cpu_count if row.get("per_core") else 1)
-    shown = {k: v for k, v in row.items() if k not in ("match", "per_core")}
-    return {**rest, "hardware": found, **shown, "usd_per_hour": hourly}, []
-
-
-def _dollars(value: Any) -> bool:
-    return type(value) in (int, float) and 0 <= value < math.inf
-
-
-def _hosted_faults(hosted: Any) -> list[str]:
-    """A line for each hosted API whose row lacks a price, its source or its date."""
-    if not isinstance(hosted, Mapping):
-        return [f"hosted is {hosted!r}; give rows by name, as conf/price/hosted.yaml has, or null"]
-    wanted: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
-        ("usd_per_million_input", "dollars per million tokens", _dollars),
-        ("usd_per_million_output", "dollars per million tokens", _dollars),
-        ("source", "where it stands", lambda told: isinstance(told, str)),
-        ("date", "when it was read", lambda told: told is not None),
-    )
-    found = []
-    for name, row in hosted.items():
-        if isinstance(row, Mapping):
-            lacking = [(key, what) for key, what, fits in wanted if not fits(row.get(key))]
-            found += [f"hosted.{name}.{key} is {row.get(key)!r}; give {what}" for key, what in lacking]
-        else:
-            found.append(f"hosted.{name} is {row!r}; give its prices, source and date, or take it out")
-    return found
 
 
 def _evictable(store: Store, limit_gb: Any) -> int:
@@ -354,6 +253,62 @@ def _room(store: Store, limit_gb: Any) -> list[str]:
     ]
 
 
+def _attempt(mistakes: list[str], work: Callable[..., T], *arguments: Any) -> T | None:
+    """What `work` gives; where it raises `UserError`, None, and its lines among the mistakes."""
+    try:
+        made: T = work(*arguments)
+    except UserError as error:
+        mistakes += error.mistakes
+        return None
+    return made
+
+
+def _suites(cells: Sequence[Cell], mistakes: list[str]) -> dict[str, SuiteData]:
+    """The rows of each suite of a grid, by its digest; what is wrong with them is added to the mistakes."""
+    data: dict[str, SuiteData] = {}
+    for key, suite in {digest(plain(c.suite)): c.suite for c in cells}.items():
+        if (rows := _attempt(mistakes, load_suite, suite)) is None:
+            continue
+        data[key] = rows
+        faults = _attempt(mistakes, faults_of_score, rows, suite.params["primary"], "suite.primary")
+        if faults == [] and (faults := faults_of_task(rows, suite)) == []:
+            data[key] = with_ends(rows, suite)
+        mistakes += faults or []
+    return data
+
+
+def _components(cells: Sequence[Cell]) -> list[str]:
+    """A line for each component that cannot be made, lacks a library, or finds fault with itself."""
+    found: list[str] = []
+    parts = [part for c in cells for part in (c.model, c.adaptation, c.quantization, c.engine)]
+    for part in {digest(plain(p)): p for p in parts}.values():
+        if "???" in part.params.values():
+            continue  # told already
+        if made := _attempt(found, instantiate, part):
+            found += _attempt(found, missing, part) or []
+            found += made.mistakes() if hasattr(made, "mistakes") else []
+    return found
+
+
+def _places(config: Mapping[str, Any], store: Store, run: Path, fork_server: bool) -> list[str]:
+    """A line for each folder that a run writes to and that cannot be written, and for too little room."""
+    found: list[str] = []
+    if config.get("dry_run"):
+        unwritable = cannot_write(store.root)
+        found += [f"store {store.root}: cannot be written ({unwritable}); set store=DIR"] if unwritable else []
+    else:
+        _attempt(found, store.prepare)
+    found += _room(store, config.get("store_limit_gb")) if store.root.is_dir() else []
+    if reason := cannot_write(run):
+        found.append(f"output folder {run}: cannot be written ({reason}); set outputs=DIR")
+    if fork_server and (reason := cannot_listen()):
+        found.append(
+            f"temporary folder {tempfile.gettempdir()}: steps' processes cannot be reached there ({reason}); "
+            "set TMPDIR to a shorter path, or runner.fork_server=false"
+        )
+    return found
+
+
 def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run: Path) -> Grid:
     """Everything that can be seen to be wrong before a model is loaded. Raises `UserError` with all mistakes."""
     environment = detect()
@@ -374,69 +329,25 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
     mistakes += [line for c in configs for line in (*_counts(c), *_limits(c), *_switches(c))]
     mistakes += [line for values in plains for line in faults_of_load(values["measure"]["latency"])]
     mistakes += [line for values in plains for line in faults_of_quality(values["measure"]["quality"])]
-    data: dict[str, SuiteData] = {}
-
-    def attempt(work: Any, *arguments: Any) -> Any:
-        try:
-            return work(*arguments)
-        except UserError as error:
-            mistakes.extend(error.mistakes)
-            return None
-
-    seen: set[str] = set()
-    for cell in cells:
-        key = digest(plain(cell.suite))
-        if key not in seen:
-            seen.add(key)
-            rows = attempt(load_suite, cell.suite)
-            if rows is not None:
-                data[key] = rows
-                primary = cell.suite.params["primary"]
-                faults = attempt(faults_of_score, rows, primary, "suite.primary")
-                if faults == [] and (faults := faults_of_task(rows, cell.suite)) == []:
-                    data[key] = with_ends(rows, cell.suite)
-                mistakes.extend(faults or [])
-        for part in (cell.model, cell.adaptation, cell.quantization, cell.engine):
-            if (name := digest(plain(part))) in seen:
-                continue
-            seen.add(name)
-            if "???" in part.params.values():
-                continue  # told already
-            made = attempt(instantiate, part)
-            if made is not None:
-                mistakes.extend(attempt(missing, part) or [])
-                mistakes.extend(made.mistakes() if hasattr(made, "mistakes") else [])
+    data = _suites(cells, mistakes)
+    mistakes += _components(cells)
     mistakes += _constraints(cells, data)
     mistakes += [
         line for c in cells if c.adaptation.target.endswith(".PromptRag") and (rows := data.get(digest(plain(c.suite))))
         for line in faults_of_guide(rows, c.suite)
     ]  # fmt: skip
-    if policy := attempt(read_policy, first["policy"]):
-        mistakes.extend(attempt(_judged, policy, data.values(), cells) or [])
+    if policy := _attempt(mistakes, read_policy, first["policy"]):
+        mistakes += _attempt(mistakes, _judged, policy, data.values(), cells) or []
     mistakes += [
         f"{group}: is one for the whole grid, and cannot be swept; "
         + ("give all shares in brackets, '+curve=[0.25,0.5,1.0]'" if group == "curve" else "run once for each")
         for group in ONE_FOR_ALL
         if any(config.get(group) != first.get(group) for config in plains)
     ]
-    price, faults = _price(first["price"], environment)
-    mistakes.extend(faults)
-    store = Store(Path(str(first["store"])))
-    if first.get("dry_run"):
-        unwritable = cannot_write(store.root)
-        mistakes += [f"store {store.root}: cannot be written ({unwritable}); set store=DIR"] if unwritable else []
-    else:
-        attempt(store.prepare)
-    mistakes += _room(store, first.get("store_limit_gb")) if store.root.is_dir() else []
-    if reason := cannot_write(run):
-        mistakes.append(f"output folder {run}: cannot be written ({reason}); set outputs=DIR")
-    runner = first["runner"]
+    price, faults = priced(first["price"], environment)
+    store, runner = Store(Path(str(first["store"]))), first["runner"]
     fork_server = environment.device == "cpu" if runner.get("fork_server") is None else bool(runner["fork_server"])
-    if fork_server and (reason := cannot_listen()):
-        mistakes.append(
-            f"temporary folder {tempfile.gettempdir()}: steps' processes cannot be reached there ({reason}); "
-            "set TMPDIR to a shorter path, or runner.fork_server=false"
-        )
+    mistakes += [*faults, *_places(first, store, run, fork_server)]
     if mistakes:
         raise UserError(list(dict.fromkeys(mistakes)))
     cells = (*cells, *_beside(cells, curve, bool(first["profile"].get("aa_control"))))

@@ -33,6 +33,7 @@ FOUNDATION = {
     "resources",
     "environment",
     "power",
+    "pricing",
     "statistics",
     "store",
     "retrieval",

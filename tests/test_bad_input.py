@@ -22,12 +22,13 @@ from omegaconf import OmegaConf
 
 from harness.adapt.full_ft import FullFt
 from harness.adapt.lora import Lora
-from harness.configured import FREE_DISK_BYTES, _beside, _cells, _judged, _price, _room, component
+from harness.configured import FREE_DISK_BYTES, _beside, _cells, _judged, _room, component
 from harness.decide import read_policy
 from harness.environment import detect
 from harness.errors import UserError
 from harness.ledger import alone, run_folder
 from harness.loading import KERNELS
+from harness.pricing import priced
 from harness.quantize.awq import Awq
 from harness.quantize.gptq import Gptq
 from harness.quantize.int8 import Int8
@@ -195,31 +196,31 @@ def test_a_price_table_without_this_hardware_and_a_bad_row(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize(
-    ("hardware", "priced"),
+    ("hardware", "row"),
     [
         ("NVIDIA H200", "h200"), ("NVIDIA H100 80GB HBM3", "h100"), ("NVIDIA GH200 480GB", None),
         ("NVIDIA A100-SXM4-80GB", None), ("NVIDIA H100 80GB HBM3 MIG 1g.10gb+me", None), ("NVIDIA A10", None),
     ],
 )  # fmt: skip
-def test_a_gpu_is_priced_by_its_own_name(hardware: str, priced: str | None) -> None:
+def test_a_gpu_is_priced_by_its_own_name(hardware: str, row: str | None) -> None:
     """Not by a part of a word, and a part of a GPU not as the whole; an override that prices it stands in the line."""
     here = replace(detect(), device="cuda", hardware=hardware)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         table: Any = OmegaConf.to_container(compose("config").price)
-        found, mistakes = _price(table, here)
-        assert found.get("hardware") == priced
-        if priced is None:
+        found, mistakes = priced(table, here)
+        assert found.get("hardware") == row
+        if row is None:
             assert ("is another's, or that of the whole card" in mistakes[0]) is ("H" in hardware.split()[1])
             (mend,) = shlex.split(re.findall("'\\+price.*?}'", mistakes[0])[0])
             own: Any = OmegaConf.to_container(compose("config", [mend]).price)
-            assert _price(own, here)[0]["usd_per_hour"] == 1.9
+            assert priced(own, here)[0]["usd_per_hour"] == 1.9
 
 
 def test_a_price_table_without_hardware_is_told() -> None:
     """Such as conf/price/hosted.yaml, which a sweep file may choose too."""
     told_of = "it has no `hardware`, as conf/price/list_2026.yaml has; choose price=list_2026"
-    assert _price({"gpt": {}}, detect()) == ({}, [f"a price table without a `name`: {told_of}"])
-    assert _price({"name": "mine"}, detect()) == ({}, [f"price table 'mine': {told_of}"])
+    assert priced({"gpt": {}}, detect()) == ({}, [f"a price table without a `name`: {told_of}"])
+    assert priced({"name": "mine"}, detect()) == ({}, [f"price table 'mine': {told_of}"])
 
 
 @pytest.mark.parametrize(
@@ -240,8 +241,8 @@ def test_a_price_table_without_hardware_is_told() -> None:
 )  # fmt: skip
 def test_a_bad_price_is_told_of_a_table_without_a_name_too(change: dict[str, Any], line: str) -> None:
     table = {"volume_requests": 10, "utilization": 0.5, "use": "x", "hardware": {"x": {"usd_per_hour": 1}}, **change}
-    assert _price(table, detect()) == ({}, [f"a price table without a `name`: {line}"])
-    assert _price({"name": "mine", **table}, detect()) == ({}, [f"price table 'mine': {line}"])
+    assert priced(table, detect()) == ({}, [f"a price table without a `name`: {line}"])
+    assert priced({"name": "mine", **table}, detect()) == ({}, [f"price table 'mine': {line}"])
 
 
 @pytest.mark.parametrize(
@@ -279,14 +280,14 @@ def test_the_stores_limit_frees_no_disk_that_is_full(
 @pytest.mark.parametrize(
     ("load", "engine", "line"),
     [
-        ({}, "Graph", "give both the same"), ({}, "Eager", "no load is measured"),
-        ({"level": {**LEVEL, "share": 1}}, "Graph", ""), ({"clients": []}, "Graph", "no load is measured"),
-        ({"open_requests": 0}, "Graph", "no load is measured"),
+        ({}, "graph.Graph", "give both the same"), ({}, "eager.Eager", "no load is measured"),
+        ({"level": {**LEVEL, "share": 1}}, "graph.Graph", ""), ({"clients": []}, "graph.Graph", "give both the same"),
+        ({"open_requests": 0}, "graph.Graph", "no load is measured"), ({}, "engine.Engine", "give both the same"),
     ],
 )  # fmt: skip
 def test_a_service_level_that_a_grid_does_not_measure_is_told(load: dict[str, Any], engine: str, line: str) -> None:
     knobs = {"latency": {"clients": [8], "open_requests": 200, "level": LEVEL, **load}}
-    engines = Component("e", f"harness.engine.x.{engine}", {})
+    engines = Component("e", f"harness.engine.{engine}", {})
     made = replace(cell("model=dummy_tiny"), measure=Component("default", "", knobs), engine=engines)
     policy = read_policy({"objective": "quality", "service_level": {**LEVEL, "share": 1.0}})
     found = _judged(policy, [], [made])

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from harness.configured import _price
 from harness.decide.costs import owed_seconds
 from harness.measure.cost import cost_per_1000, requests_per_second
+from harness.pricing import priced
 from harness.types import Measurement
 from tests.cells import MACHINE
 
@@ -72,8 +72,8 @@ def test_a_machine_without_a_gpu_is_priced_by_its_cores() -> None:
         },
     }  # fmt: skip
     for cores in (2, 64):
-        price, faults = _price(table, replace(MACHINE, cpu_count=cores, device="cpu", hardware="a CPU"))
+        price, faults = priced(table, replace(MACHINE, cpu_count=cores, device="cpu", hardware="a CPU"))
         assert not faults
         assert price["usd_per_hour"] == pytest.approx(0.04 * cores)
-    gpu, _ = _price(table, replace(MACHINE, device="cuda", hardware="NVIDIA H100 80GB HBM3"))
+    gpu, _ = priced(table, replace(MACHINE, device="cuda", hardware="NVIDIA H100 80GB HBM3"))
     assert gpu["usd_per_hour"] == 2.0

@@ -20,11 +20,11 @@ from omegaconf import OmegaConf
 from harness import ledger, rows
 from harness.check import rules, subject
 from harness.check.judge import judge
-from harness.configured import _price
 from harness.environment import Environment
 from harness.errors import UserError
 from harness.files import yaml_keys
 from harness.overrides import unreadable
+from harness.pricing import priced
 from harness.store import MANIFEST, Store, faults, sealed
 from harness.suite import load
 from harness.suites.new import read_table, shaped
@@ -278,7 +278,7 @@ def test_spoilt_price_tables(tmp_path: Path, how: tuple[str, float, bytes]) -> N
     if lines:
         assert all(line.startswith(f"{path}: ") and "\n" not in line for line in lines)
         return
-    found, told = _price(OmegaConf.to_container(yaml_keys(path)), MACHINE)  # type: ignore[arg-type]
+    found, told = priced(OmegaConf.to_container(yaml_keys(path)), MACHINE)  # type: ignore[arg-type]
     assert bool(told) != bool(found)
 
 
@@ -287,7 +287,7 @@ def test_spoilt_price_tables(tmp_path: Path, how: tuple[str, float, bytes]) -> N
 def test_price_tables(place: float, value: Any) -> None:
     made = grafted(PRICE, place, value)
     for machine in (MACHINE, Environment("cuda", "NVIDIA A100", "float16", 8, 64.0, "Linux", "3.11", {})):
-        found, told = _price(made if isinstance(made, dict) else {}, machine)
+        found, told = priced(made if isinstance(made, dict) else {}, machine)
         assert bool(told) != bool(found)
         assert told or found["usd_per_hour"] > 0
 

@@ -35,6 +35,7 @@ class Eager(Engine):
     compact_below: float = 0.75
 
     VERSION: ClassVar[int] = 6
+    SERVES: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         Engine.__post_init__(self)
