@@ -9,8 +9,10 @@ passing means that `limit` is ruled out. Tests are Welch's t of logarithms, a fi
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Literal
 
 from harness.check.rules import Latency, Limit
 from harness.check.subject import Subject
@@ -19,52 +21,30 @@ from harness.check.trial import Trial, Verdict
 TRIM = 0.2
 
 
-@dataclass(frozen=True, slots=True)
-class Slower:
-    """How many times as long the candidate takes, as the logarithm, with its standard error."""
-
-    log: float
-    error: float
-    df: float
-
-    def p_above(self, ratio: float) -> float:
-        """One-sided p of "at most this many times as long"."""
-        return self._tail(self.log - math.log(ratio))
-
-    def p_below(self, ratio: float) -> float:
-        """One-sided p of "at least this many times as long"."""
-        return self._tail(math.log(ratio) - self.log)
-
-    def _tail(self, beyond: float) -> float:
-        from scipy.special import stdtr
-
-        return float(stdtr(self.df, -beyond / self.error)) if self.error else float(beyond <= 0)
-
-    def bound(self, side: int, q: float = 0.95) -> float:
-        """An end of the 90% interval of the ratio."""
-        from scipy.special import stdtrit
-
-        return math.exp(self.log + side * float(stdtrit(self.df, q)) * self.error)
-
-
-def slower(candidate: Sequence[float], baseline: Sequence[float]) -> Slower:
-    """Trimmed means of the logarithms of two lists of times, two samples or more each."""
-    (a, variance_a, df_a), (b, variance_b, df_b) = _trimmed(candidate), _trimmed(baseline)
-    both = variance_a + variance_b
-    df = both**2 / (variance_a**2 / df_a + variance_b**2 / df_b) if both else df_a + df_b
-    return Slower(a - b, math.sqrt(both), df)
-
-
-def _trimmed(times: Sequence[float]) -> tuple[float, float, float]:
-    """Trimmed mean of logarithms, the variance of that mean from the winsorized sample, and its degrees of freedom."""
+def slower(
+    candidate: Sequence[float], baseline: Sequence[float], ratio: float, side: Literal["greater", "less"]
+) -> tuple[float, tuple[float, float]]:
+    """The one-sided p of times that are not `side` (greater: longer) than `ratio` times as long as others, two samples
+    or more each, and the 90% interval of how many times as long they are."""
     import numpy as np
+    from scipy.stats import ttest_ind
 
-    logs = np.sort(np.log(np.asarray(times, dtype=float)))
-    cut = math.floor(TRIM * logs.size)
-    kept = logs[cut : logs.size - cut]
-    held = np.clip(logs, kept[0], kept[-1])
-    spread = float(((held - held.mean()) ** 2).sum())
-    return float(kept.mean()), spread / (kept.size * (kept.size - 1)), float(kept.size - 1)
+    after, before = np.log(candidate) - math.log(ratio), np.log(baseline)
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of times that hardly differ
+        p = ttest_ind(after, before, equal_var=False, trim=TRIM, alternative=side).pvalue
+        both = ttest_ind(after, before, equal_var=False, trim=TRIM).confidence_interval(0.9)
+    if math.isnan(p):  # of times that do not differ at all
+        exact = typical(candidate) / typical(baseline)
+        return float(exact <= ratio if side == "greater" else exact >= ratio), (exact, exact)
+    return float(p), (ratio * math.exp(both.low), ratio * math.exp(both.high))
+
+
+def typical(times: Sequence[float]) -> float:
+    """The trimmed geometric mean."""
+    import numpy as np
+    from scipy.stats import trim_mean
+
+    return math.exp(trim_mean(np.log(times), TRIM))
 
 
 def latency_trials(candidate: Subject, baseline: Subject, cell: str, rules: Latency) -> list[Trial]:
@@ -78,11 +58,12 @@ def _latency(candidate: Subject, baseline: Subject, trial: Trial, rules: Latency
     if reason := _incomparable(candidate, baseline, name):
         return replace(trial, sure=Verdict.NOT_MEASURED, note=reason)
     after, before = candidate.samples[name], baseline.samples[name]
-    found = slower(after, before)
     drift = max(candidate.drift, baseline.drift)
     noise = max(rules.noise, drift)
     wider = noise / rules.noise
-    ratio = math.exp(found.log)
+    ratio = typical(after) / typical(before)
+    p_worse, (low, high) = slower(after, before, noise, "greater")
+    p_within, _ = slower(after, before, rules.limit / wider, "less")
     near = ratio >= rules.factor
     disturbed = bool(candidate.noise or baseline.noise)
     notes = [f"rounds of one run took up to {drift:.2f} times as long as others"] if wider > 1 else []
@@ -93,11 +74,11 @@ def _latency(candidate: Subject, baseline: Subject, trial: Trial, rules: Latency
         who = f"the {sides[0]} was" if len(sides) == 1 else "both were"
         notes.append(f"{who} timed unsteadily: {line}")
     return replace(
-        trial, before=math.exp(_trimmed(before)[0]), after=math.exp(_trimmed(after)[0]), change=ratio,
-        low=found.bound(-1), high=found.bound(1), note="; ".join(notes),
+        trial, before=typical(before), after=typical(after), change=ratio, low=low, high=high,
+        note="; ".join(notes),
         # beside other work either side may be slower, or (a core kept awake) faster: that decides nothing
-        p_worse=found.p_above(noise) if near and not disturbed else 1.0,
-        p_within=found.p_below(rules.limit / wider) if not near and not disturbed else 1.0,
+        p_worse=p_worse if near and not disturbed else 1.0,
+        p_within=p_within if not near and not disturbed else 1.0,
     )  # fmt: skip
 
 
