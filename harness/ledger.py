@@ -20,12 +20,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UserError
 from harness.files import locked, parse, write_whole
-from harness.rows import KeptRows, columns
+from harness.rows import KeptRows, kept
 from harness.types import GROUPS, Json, Overlap, RunRecord, Status, digest, is_side, plain, record_from_json
 
 if TYPE_CHECKING:
@@ -272,34 +273,35 @@ def write_rows(run: Path, record: RunRecord, rows: Iterable[Mapping[str, Json]])
 def read_rows(run: Path, record: RunRecord) -> list[dict[str, Any]]:
     """The evaluated rows of a cell; none where its quality was not measured."""
     path = run / "rows" / f"{slug(record.id)}.jsonl"
-    if not path.exists():
-        return []
-    mend = "move it and the record of the same name away and run again"
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: outputs may hold U+2028
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); {mend}") from error
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = parse(line)
-        except ValueError as error:
-            raise UserError(f"{path}, row {number}: not JSON ({error}); {mend}") from error
-        if not isinstance(row, dict) or not isinstance(row.get("id"), str) or not isinstance(row.get("scores"), dict):
-            raise UserError(f"{path}, row {number}: not a row with id and scores; {mend}")
-        rows.append(row)
-    return rows
+    return list(_rows(path)) if path.exists() else []
 
 
 def open_rows(run: Path, record: RunRecord) -> KeptRows | list[dict[str, Any]]:
-    """The evaluated rows of a cell with ids, groups and scores as columns, and their texts when they are asked for. A
-    file that cannot be read so is read whole, with the errors of `read_rows`."""
+    """The evaluated rows of a cell with ids, groups and scores at hand, and their texts when they are asked for."""
     path = run / "rows" / f"{slug(record.id)}.jsonl"
-    names = [m.metric.removeprefix("quality/") for m in record.measurements if m.metric.startswith("quality/")]
-    kept = columns(path, names, lambda: read_rows(run, record)) if path.exists() else None
-    return read_rows(run, record) if kept is None else kept
+    return kept(path, partial(_rows, path)) if path.exists() else []
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a file, one after the other. Raises `UserError` for one that is none."""
+    mend = "move it and the record of the same name away and run again"
+    try:
+        with path.open(encoding="utf-8", newline="\n") as lines:  # outputs may hold other ends of lines
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield _row(line, f"{path}, row {number}", mend)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); {mend}") from error
+
+
+def _row(line: str, where: str, mend: str) -> dict[str, Any]:
+    try:
+        row = parse(line)
+    except ValueError as error:
+        raise UserError(f"{where}: not JSON ({error}); {mend}") from error
+    if not isinstance(row, dict) or not isinstance(row.get("id"), str) or not isinstance(row.get("scores"), dict):
+        raise UserError(f"{where}: not a row with id and scores; {mend}")
+    return row
 
 
 def table(records: Sequence[RunRecord]) -> pd.DataFrame:

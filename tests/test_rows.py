@@ -1,4 +1,4 @@
-"""Rows read as columns say what rows read whole say, and a file that columns cannot hold is read whole."""
+"""Rows kept without their texts say what rows read whole say."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests import records
 ONE = '{"id": "a", "group": "g", "output": "x", "scores": {"good": 1, "late": null}}\n'
 
 
-def kept(path: Path, text: str) -> Any:
+def opened(path: Path, text: str) -> Any:
     one = records.record("lora", "fp16")
     target = path / "rows" / f"{ledger.slug(one.id)}.jsonl"
     target.parent.mkdir()
@@ -27,22 +27,22 @@ def kept(path: Path, text: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("second", "columnar"),
+    "second",
     [
-        ('{"id": "b", "group": null, "scores": {"good": 0, "late": 0.5}}\n', True),
-        ('\n{"id": "é\u2028", "scores": {"good": 2}}\n', True),  # a blank line, a line separator, no pairable score
-        ('{"id": "b", "scores": {"good": NaN, "style": 1}}', True),  # a score that the first row lacks; no last newline
-        ('{"id": "b", "scores": {"good": true}}\n', False),
-        ('{"id": "b", "scores": {"good": "yes"}}\n', False),
-        ('{"id": "b", "group": 7, "scores": {"good": 1}}\n', False),
-        ('{"id": "b", "scores": {"good": 1' + "0" * 400 + "}}\n", True),  # beyond all floats, and so no score
-        ('{"id": "\\ud800", "scores": {"good": 1}}\n', False),
+        '{"id": "b", "group": null, "scores": {"good": 0, "late": 0.5}}\n',
+        '\n{"id": "é\u2028", "scores": {"good": 2}}\n',  # a blank line, a line separator, no score that can be paired
+        '{"id": "b", "scores": {"good": NaN, "style": 1}}',  # a score that the first row lacks; no last newline
+        '{"id": "b", "scores": {"good": true}}\n',
+        '{"id": "b", "scores": {"good": "yes"}}\n',
+        '{"id": "b", "group": 7, "scores": {"good": 1}}\n',
+        '{"id": "b", "scores": {"good": 1' + "0" * 400 + "}}\n",  # beyond all floats, and so no score
+        '{"id": "\\ud800", "scores": {"good": 1}}\n',
     ],
 )
-def test_columns_say_what_whole_rows_say(tmp_path: Path, second: str, columnar: bool) -> None:
-    rows, read = kept(tmp_path, ONE + second)
+def test_kept_rows_say_what_whole_rows_say(tmp_path: Path, second: str) -> None:
+    rows, read = opened(tmp_path, ONE + second)
     whole = read()
-    assert isinstance(rows, KeptRows) == columnar
+    assert isinstance(rows, KeptRows)
     assert ids(rows) == ids(whole)
     assert groups(rows) == groups(whole)
     assert texts(rows, "output") == texts(whole, "output") == ["x", None]
@@ -61,41 +61,36 @@ def test_columns_say_what_whole_rows_say(tmp_path: Path, second: str, columnar: 
 )
 def test_a_broken_row_is_told_with_its_number(tmp_path: Path, second: str) -> None:
     with pytest.raises(UserError, match="row 2"):
-        kept(tmp_path, ONE + second)
+        opened(tmp_path, ONE + second)
 
 
 def test_an_empty_file_and_none_hold_no_rows(tmp_path: Path) -> None:
     assert len(ledger.open_rows(tmp_path, records.record("lora", "fp16"))) == 0
-    assert list(kept(tmp_path, "")[0]) == []
+    assert list(opened(tmp_path, "")[0]) == []
 
 
-def test_a_decision_from_columns_is_that_from_whole_rows(tmp_path: Path) -> None:
+def test_a_decision_from_kept_rows_is_that_from_whole_rows(tmp_path: Path) -> None:
     cells, rows = records.grid()
     for r in cells:
         ledger.write_rows(tmp_path, r, rows[r.id])
-    opened = {r.id: ledger.open_rows(tmp_path, r) for r in cells}
-    assert all(isinstance(o, KeptRows) for o in opened.values())
-    assert decide(cells, opened, records.POLICY) == decide(cells, rows, records.POLICY)
+    rows_kept = {r.id: ledger.open_rows(tmp_path, r) for r in cells}
+    assert decide(cells, rows_kept, records.POLICY) == decide(cells, rows, records.POLICY)
 
 
 def test_lines_are_picked_without_the_others(tmp_path: Path) -> None:
-    """A line that columns let pass and Python does not is not looked at; of a file that changed since, all is read."""
-    rows, _ = kept(tmp_path, ONE + '{"id": "b", "scores": {"good": 1}, "output": ["x"]}\n')
+    """A line that is not asked for is not parsed; of a file that changed since, all is read."""
+    rows, _ = opened(tmp_path, ONE + ONE.replace('"a"', '"b"'))
+    rows.path.write_text(ONE + "nope\n", encoding="utf-8")
     assert picked(rows, ["a"]) == {"a": json.loads(ONE)}
-    assert texts(rows, "output") == ["x", ["x"]]  # of several kinds, so read whole
-    more = tmp_path / "more"
-    more.mkdir()
-    rows, _ = kept(more, ONE + ONE.replace('"a"', '"b"'))
     rows.path.write_text('{"id": "0", "scores": {}}\n' + ONE + ONE.replace('"a"', '"b"'), encoding="utf-8")
     assert picked(rows, ["b"]) == {"b": {**json.loads(ONE), "id": "b"}}
 
 
-def test_texts_are_read_once_and_only_when_asked_for(tmp_path: Path) -> None:
-    rows, _ = kept(tmp_path, ONE)
+def test_texts_are_read_only_when_asked_for(tmp_path: Path) -> None:
+    rows, _ = opened(tmp_path, ONE)
     (tmp_path / "rows").rename(tmp_path / "away")
     assert len(rows) == 1
     assert ids(rows) == ("a",)
     (tmp_path / "away").rename(tmp_path / "rows")
     assert json.loads(ONE) in rows
-    (tmp_path / "rows").rename(tmp_path / "away")
     assert list(rows) == [json.loads(ONE)]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,8 +72,7 @@ def read(folder: Path) -> Run:
     beside = tuple(r for r in every.values() if is_side(r.id))
     records = {i: r for i, r in every.items() if not is_side(i)}
     ids = tuple(dict.fromkeys([*(i for i in ledger.read_cells(folder) if not is_side(i)), *records]))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Arrow parses outside the interpreter's lock
-        rows = dict(zip(every, pool.map(lambda r: ledger.open_rows(folder, r), every.values()), strict=True))
+    rows = {i: ledger.open_rows(folder, r) for i, r in every.items()}
     policy = read_policy(policy_of(records.values()))
     return Run(folder, ids, records, rows, labels(ids), policy, ledger.read_leakage(folder), beside)
 
