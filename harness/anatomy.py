@@ -68,6 +68,17 @@ def takes(model: Any, option: str) -> bool:
     return option in signature(below_adapters(model).forward).parameters
 
 
+def uncached(model: Any) -> str:
+    """Why a model's forward pass takes no cache of transformers' usual kind, or nothing."""
+    if not takes(model, "past_key_values"):
+        return "past_key_values"
+    try:
+        row_bytes(model, 1)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 def written_by(model: Any) -> tuple[Any, ...]:
     """The parts of a model that read and write text: the decoder and what makes logits. Another may see or hear."""
     whole = below_adapters(model)

@@ -243,7 +243,7 @@ def _evictable(store: Store, limit_gb: Any) -> int:
 def _room(store: Store, limit_gb: Any) -> list[str]:
     """A line where the disk has too little room for builds, what the store's limit frees counted where anything can be
     written before it does."""
-    free = shutil.disk_usage(store.root).free
+    free = shutil.disk_usage(next(p for p in (store.root, *store.root.parents) if p.exists())).free
     if free >= FREE_DISK_BYTES or (free >= EVICTING_BYTES and free + _evictable(store, limit_gb) >= FREE_DISK_BYTES):
         return []
     return [
@@ -293,12 +293,9 @@ def _components(cells: Sequence[Cell]) -> list[str]:
 def _places(config: Mapping[str, Any], store: Store, run: Path, fork_server: bool) -> list[str]:
     """A line for each folder that a run writes to and that cannot be written, and for too little room."""
     found: list[str] = []
-    if config.get("dry_run"):
-        unwritable = cannot_write(store.root)
-        found += [f"store {store.root}: cannot be written ({unwritable}); set store=DIR"] if unwritable else []
-    else:
-        _attempt(found, store.prepare)
-    found += _room(store, config.get("store_limit_gb")) if store.root.is_dir() else []
+    if reason := cannot_write(store.root):
+        found.append(f"store {store.root}: cannot be written ({reason}); set store=DIR")
+    found += _room(store, config.get("store_limit_gb"))
     if reason := cannot_write(run):
         found.append(f"output folder {run}: cannot be written ({reason}); set outputs=DIR")
     if fork_server and (reason := cannot_listen()):

@@ -5,7 +5,7 @@
     ├── BrokenArtifact   a build that does not hold what it claims; the cell is recorded as failed
     └── DoesNotFit       work that memory cannot hold, known before it starts; likewise
 
-Everything else is a bug of ours and keeps its traceback.
+Everything else, but for what a disk refuses, is a bug of ours and keeps its traceback.
 """
 
 from collections.abc import Sequence

@@ -21,7 +21,7 @@ from harness.components import instantiate, unable
 from harness.environment import detect, give_memory_back
 from harness.errors import BrokenArtifact, UserError
 from harness.licences import TEXTS
-from harness.prompt import render, short_chat
+from harness.prompt import load_prompter, render, short_chat
 from harness.store import Store, read_manifest, write_json
 from harness.suite import load as load_suite
 from harness.suite import timing_digest
@@ -212,6 +212,7 @@ def _carry(source: Path, out: Path, *patterns: str) -> None:
 def _adapt(step: Step, parents: list[Path], out: Path, context: Context) -> Mapping[str, Json]:
     """An adapted model with its reference answers, computed in the range of what its base is stored in: training stores
     float32. Raises `BrokenArtifact` where they are no numbers."""
+    from harness.adapt.lengths import demand_room
     from harness.loading import in_range_of, load, stored_dtype
     from harness.measure.fidelity import write_reference
 
@@ -220,6 +221,8 @@ def _adapt(step: Step, parents: list[Path], out: Path, context: Context) -> Mapp
     _carry(parents[0], out, *BESIDE)
     context.progress(0.97, "reference answers")
     made = load(out, in_range_of(stored, context))
+    if not facts.get("trained_parameters"):  # training looked before it began
+        demand_room(made.model, made.tokenizer, load_prompter(out), data, 0 if made.classes else data.max_new_tokens)
     loss = write_reference(made.model, made.tokenizer, out, data)
     if not math.isfinite(loss):
         dtype = made.proof["dtype"]

@@ -3,6 +3,7 @@ that people write, read with a line for what is wrong."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -14,6 +15,8 @@ from typing import Any
 from uuid import uuid4
 
 from harness.types import Json
+
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)  # the user's to mend
 
 
 def sync(path: Path) -> None:
@@ -62,8 +65,6 @@ def cannot_write(folder: Path) -> str | None:
         return str(error.strerror)
     if not there.is_dir():
         return f"{there} is a file"
-    if not os.access(there, os.W_OK | os.X_OK):
-        return f"no right to write in {there}"
     try:
         with tempfile.TemporaryDirectory(prefix=".harness-", dir=there):
             return None

@@ -3,7 +3,6 @@ redraw."""
 
 from __future__ import annotations
 
-import errno
 import statistics
 import time
 from collections import Counter
@@ -19,8 +18,8 @@ from rich.console import Console
 from harness import ledger, records, report
 from harness.configured import Grid, check
 from harness.environment import Environment, detect
-from harness.errors import UserError
 from harness.escaping import terminal_text
+from harness.files import UNWRITABLE
 from harness.launch import Launcher
 from harness.leakage import near
 from harness.licences import rows_licence, rows_source
@@ -35,7 +34,6 @@ from harness.upkeep import shrink
 from harness.wording import labels, plural
 
 REDRAW = 20  # times as long as a drawing takes, the report is left as it is: a twentieth of a grid's time goes into it
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def _expected(store: Store, made: Plan) -> dict[tuple[str, str], float]:
@@ -257,10 +255,3 @@ def main(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run:
         kept = terminal_text(str(grid.store.root))
         console.print(f"\nstopped; what is done is kept in {kept}. Run the same command again to go on.")
         return 130
-    except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
-        where = error.filename or grid.store.root
-        raise UserError(
-            f"{where}: cannot be written ({error.strerror}); free space and run again: what is done is kept"
-        ) from error

@@ -3,7 +3,8 @@
 Runs of other suites have trends of their own, and a line joins two runs only where they compare: response time, memory
 and cost on the same hardware with the same timed requests, cost at the same prices, volume, rate and weights of suites,
 quality on the same evaluation rows by the same score and weights. A run that cannot be read is listed with what is
-wrong with it.
+wrong with it. What the release gate measured for itself, below `check/`, and what was reproduced, below `reproduced/`,
+are no runs of a sweep, and are left out.
 
     python -m harness.report --index outputs/
 """
@@ -28,6 +29,7 @@ from harness.wording import labels, number
 
 PAGE = "index.html"
 DEEP = 4  # folders below the one given
+ASIDE = ("check", "reproduced")  # where the gate and `harness.reproduce` measure
 WIDE, HIGH, EDGE = 640.0, 120.0, 10.0  # of a trend's drawing
 
 
@@ -67,8 +69,8 @@ def run_folders(root: Path) -> list[Path]:
     for _ in range(DEEP + 1):
         runs = [f for f in level if (f / "records").is_dir() or (f / ledger.CELLS).exists()]
         found += runs
-        inside = (p for f in level if f not in runs for p in sorted(f.iterdir()) if p.is_dir() and p.name[:1] != ".")
-        level = list(inside)
+        inside = (p for f in level if f not in runs for p in sorted(f.iterdir()) if p.is_dir() and p.name not in ASIDE)
+        level = [p for p in inside if p.name[:1] != "."]
     by_link = sorted(found, key=lambda f: f.resolve() != root.resolve() / f.relative_to(root))
     once = {f.resolve(): f for f in reversed(by_link)}
     return sorted(once.values(), key=lambda f: (str(f.parent), f.name))

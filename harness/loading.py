@@ -21,10 +21,7 @@ from harness.types import Context, Json
 BENIGN_MISSING = ("input_perm",)  # a buffer that gptqmodel's Machete kernel makes itself
 INT4_GROUPS = (32, 64, 128)  # that gptqmodel hands to PyTorch's 4-bit product on a CPU (`_weight_int4pack_mm_for_cpu`)
 PLAIN = "torch"  # gptqmodel's kernel in plain PyTorch, for any group
-KERNELS = (  # by the names that gptqmodel has for GPTQ, or transformers for AWQ
-    "auto", "triton", "marlin", PLAIN, "machete", "exllama_v2", "swordfish", "bitblas", "torch_aten", "torch_fused",
-    "torch_int8", "w4afp8", "w4a_nvfp4", "gemm", "gemm_triton", "gemv", "gemv_fast", "torch_awq", "torch_fused_awq",
-)  # fmt: skip
+KERNELS = ("auto", "triton", "marlin", PLAIN)
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -129,10 +126,15 @@ def attention_of(folder: Path) -> dict[str, str]:
     return {"attn_implementation": "eager"} if capped else {}
 
 
+def classifies(config: Mapping[str, Json]) -> bool:
+    """Whether a configuration is that of a model with a classification head."""
+    return any(name.endswith("ForSequenceClassification") for name in config.get("architectures") or ())
+
+
 def classes_of(folder: Path) -> tuple[str, ...]:
     """What the classification head of a model directory can answer; nothing for a model that generates."""
     config = config_of(folder)
-    if not any(name.endswith("ForSequenceClassification") for name in config.get("architectures") or ()):
+    if not classifies(config):
         return ()
     names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}  # transformers' own, which it does not write
     return tuple(names[str(i)] for i in range(len(names)))
@@ -201,7 +203,7 @@ def load(
     folder: Path, context: Context, int4_kernel: str = "auto", packs: bool = True, unpacks: bool = False
 ) -> Loaded:
     """Loads a model directory on the context's device, in the dtype it computes in. `int4_kernel` is gptqmodel's
-    kernel for GPTQ and AWQ on a GPU (`triton`, `marlin`, ...); see `harness.quantize.int4_kernels.choose` for `auto`,
+    kernel for GPTQ and AWQ on a GPU, one of `KERNELS`; see `harness.quantize.int4_kernels.choose` for `auto`,
     which falls back to Triton's for a model that the fastest kernel refuses. A CPU has one kernel, which is taken, and
     gptqmodel's plainest for groups that it does not take. With `packs` its plain layers compute from packed weights
     (`harness.packing`) and give up those they had; with `unpacks` its 4-bit layers become plain ones first

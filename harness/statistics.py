@@ -156,7 +156,7 @@ def quantile_interval(samples: Sequence[float], q: float, events: int | None = N
 
 
 def quantile_ratio(
-    a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], q: float, pace: float = PACE, seed: int = 0
+    a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], q: float, pace: float = PACE
 ) -> tuple[float, Interval | None]:
     """How many times as large a quantile of all samples of `a` is as that of `b`, both given prompt by prompt. The
     bootstrap draws prompts with all their samples, the same of both where they are as many, and so the same prompts;
@@ -171,7 +171,7 @@ def quantile_ratio(
     ratio = float(np.quantile(whole[0], q) / np.quantile(whole[1], q))
     if (few := min(len(over), len(under))) < 2:
         return ratio, None
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     top, bottom = (rng.integers(n, size=(RESAMPLES // 4, n)) for n in (len(over), len(under)))
     if len(over) == len(under):
         bottom = top
@@ -195,9 +195,7 @@ def _drawn(samples: Sequence[Any], draws: Any, q: float) -> Any:
     return low + (at % 1) * (high - low)
 
 
-def bootstrap(
-    items: Sequence[Any], statistic: Callable[[list[Any]], float], groups: Groups = None, seed: int = 0
-) -> Interval:
+def bootstrap(items: Sequence[Any], statistic: Callable[[list[Any]], float], groups: Groups = None) -> Interval:
     """Percentile bootstrap of any statistic of a suite's rows, such as a macro-F1; whole groups are drawn (Davison &
     Hinkley 1997, sec. 3.8). Draws in which it is not a number are left out."""
     import numpy as np
@@ -210,7 +208,7 @@ def bootstrap(
     parts = list(members.values())
     if len(parts) < 2:
         return Interval(-math.inf, math.inf, "bootstrap")  # one group says nothing of others
-    drawn = np.random.default_rng(seed).integers(len(parts), size=(RESAMPLES // 4, len(parts)))
+    drawn = np.random.default_rng(0).integers(len(parts), size=(RESAMPLES // 4, len(parts)))
     return _percentiles([statistic([item for i in some for item in parts[i]]) for some in drawn])
 
 
@@ -259,29 +257,37 @@ class Paired:
 
     def p_not_worse(self, margin: float) -> float:
         """One-sided p of the hypothesis that `a` is worse than `b` by `margin` or more: small where non-inferiority is
-        shown. At 2.5% it is the question whether the 95% interval lies above the margin.
+        shown. Never below that of the exact binomial test for a cell that only loses, and loses whole rows: the t
+        interval lets 48 rows without a flip rule out 5% more often than is true. Of that at most a half, as losing no
+        row shows of no cell that it is worse.
 
-        Without a flip nothing was seen of how rows of a group hang together: a group then counts as one row, by the
-        exact binomial test. At most a half, as that no more shows that `a` is worse."""
+        That holds for graded scores too: a mean drop of `margin` may be `margin` of the rows losing all, and rows that
+        hardly vary show nothing of it until one does. It is the drop that is hardest to see: of all losses from 0 to 1
+        with one mean, those of 0 or 1 vary the most, and tails of others exceed theirs by the factor e at most
+        (Hoeffding 1963, JASA 58:13; Bentkus 2004, Ann. Probab. 32:1650). Nor do small changes show how rows of a group
+        would be lost together: where scores are graded, or none flips, a group counts as one row."""
         from scipy.special import bdtr, stdtr
 
         if not math.isfinite(self.error):
             return 1.0
         p = float(stdtr(self.df, -(self.middle + margin) / self.error))
-        if margin > 0 and self.groups < self.n and not self.gained and not self.lost:
-            p = max(p, min(0.5, float(bdtr(0, self.groups, margin))))
-        return p
+        if margin <= 0:
+            return p
+        rows = self.n / self.design_effect if self.binary else self.groups
+        lost = math.ceil(max(0.0, -self.delta) * rows - 1e-9)
+        return max(p, min(0.5, float(bdtr(lost, math.floor(rows), margin))))
 
-    def smallest(self, comparisons: int = 1, power: float = POWER) -> float:
-        """The smallest difference that these rows show with this power when the test is one of so many (Bonferroni,
-        which is Holm's first step): exact for pass/fail rows, by the standard error for graded ones. Infinite where so
-        few groups show nothing."""
+    def smallest(self, comparisons: int = 1) -> float:
+        """The smallest difference that these rows likely (`POWER`) show when the test is one of so many (Bonferroni,
+        which is Holm's first step): exact for pass/fail rows, by the standard error for graded ones. Infinite where
+        that would be more than all, or so few groups show nothing."""
         alpha = (1 - CONFIDENCE) / max(comparisons, 1)
         if self.groups < groups_needed(alpha):
             return math.inf
         if self.binary:
-            return detectable_difference(int(self.n / self.design_effect), self.disagreement, alpha, power)
-        return (_t(self.df, 1 - alpha / 2) + _z(power)) * self.error
+            return detectable_difference(int(self.n / self.design_effect), self.disagreement, alpha)
+        found = (_t(self.df, 1 - alpha / 2) + _z(POWER)) * self.error
+        return found if found <= 1 else math.inf
 
     def rows_to_tell(self, margin: float) -> float:
         """How many rows like these would likely (`POWER`) show on which side of `-margin` the difference lies, were it
@@ -296,7 +302,7 @@ class Paired:
         return math.ceil(self.n * ((_t(self.df) + _z(POWER)) * self.error / difference) ** 2)
 
 
-def paired(a_scores: Sequence[float], b_scores: Sequence[float], groups: Groups = None, seed: int = 0) -> Paired:
+def paired(a_scores: Sequence[float], b_scores: Sequence[float], groups: Groups = None) -> Paired:
     """Compares scores (0 to 1) of the same rows in the same order.
 
     p: a sign-flip test over groups (Fisher 1935; Winkler et al. 2015, NeuroImage 123:253 for whole blocks): if the
@@ -314,22 +320,20 @@ def paired(a_scores: Sequence[float], b_scores: Sequence[float], groups: Groups 
         raise ValueError("scores must lie between 0 and 1 to be compared")
     binary = {*a_scores, *b_scores} <= {0, 1}
     differences = [a - b for a, b in zip(a_scores, b_scores, strict=True)]
-    return _tested(differences, groups, binary, seed)
+    return _tested(differences, groups, binary)
 
 
-def mean_difference(differences: Sequence[float], groups: Groups = None) -> Paired:
-    """The mean of paired differences of any unit, such as tokens, with its error and interval by the same formula.
-    There is no test: its `p` is 1."""
-    return _difference(differences, groups, binary=False, p=1.0, reach=math.inf)
-
-
-def _tested(differences: Sequence[float], groups: Groups, binary: bool, seed: int, reach: float = 1.0) -> Paired:
+def _tested(differences: Sequence[float], groups: Groups, binary: bool, reach: float = 1.0) -> Paired:
     sums, _ = _sums(differences, groups)
-    return _difference(differences, groups, binary, _exact_flips(sums) if binary else _random_flips(sums, seed), reach)
+    p = _exact_flips(sums) if binary else _random_flips(sums)
+    return mean_difference(differences, groups, binary, p, reach)
 
 
-def _difference(differences: Sequence[float], groups: Groups, binary: bool, p: float, reach: float = 1.0) -> Paired:
-    """`reach` is how far from 0 a difference can be."""
+def mean_difference(
+    differences: Sequence[float], groups: Groups = None, binary: bool = False, p: float = 1.0, reach: float = math.inf
+) -> Paired:
+    """The mean of paired differences of any unit, such as tokens, that can be as far from 0 as `reach`: what `paired`
+    says but for its test."""
     import numpy as np
 
     n = len(differences)
@@ -352,55 +356,6 @@ def _difference(differences: Sequence[float], groups: Groups, binary: bool, p: f
     )  # fmt: skip
 
 
-def paired_columns(scores: Any, against: Any, groups: Groups = None) -> tuple[Any, Any, Any]:
-    """`paired` for many cells at once: difference, low and high (cells × others) of the columns of `scores` (rows
-    × cells) from those of `against` (rows × others), by the same formula. Not a number where a pair shares no rows;
-    with `groups`, no row may lack a score.
-
-    The jackknife of `_variance` is a sum of squares of sums of groups, so that all pairs together take few products of
-    matrices: with N rows and mean m, a group of k rows and sum s adds ((k m - s) / (N - k))².
-    """
-    import numpy as np
-
-    left, right = (np.asarray(x, dtype=float) for x in (scores, against))
-    has, other = ~np.isnan(left), ~np.isnan(right)
-    left, right = np.where(has, left, 0.0), np.where(other, right, 0.0)
-    whole = (left % 1 == 0).all(axis=0)[:, None] & (right % 1 == 0).all(axis=0)
-    here, there = has.astype(float), other.astype(float)
-    rows = here.T @ there
-    total = left.T @ there - here.T @ right
-    squares = np.maximum((left**2).T @ there - 2 * left.T @ right + here.T @ right**2, 0.0)
-    moved = squares.copy()  # of pass/fail scores
-    for n in np.flatnonzero(~whole.all(axis=0)):
-        moved[:, n] = ((left != right[:, [n]]) & has & other[:, [n]]).sum(axis=0)
-    flip = np.where(whole | (moved == 0), 1.0, squares / np.maximum(moved, 1.0))  # its square
-    whole_rows, middle = rows + 2, total / (rows + 2)  # with the flips made up
-    parts, df = whole_rows, rows + 1
-    variance = (squares + 2 * flip - whole_rows * middle**2) / (whole_rows * (whole_rows - 1))
-    place = {g: i for i, g in enumerate(dict.fromkeys(groups if groups is not None else ()))}
-    if groups is not None and len(place) < len(groups):
-        if not (has.all() and other.all()):
-            raise ValueError("rows in groups must all have scores to be compared at once")
-        order = np.argsort(at := np.array([place[g] for g in groups]), kind="stable")
-        starts = np.searchsorted(at[order], np.arange(len(place)))
-        a, b = (np.add.reduceat(x[order], starts, axis=0) for x in (left, right))
-        k, n = np.bincount(at).astype(float), float(len(at) + 2)
-        w = (1 / (n - k) ** 2)[:, None]
-        apart = (w * a**2).sum(axis=0)[:, None] - 2 * a.T @ (w * b) + (w * b**2).sum(axis=0)
-        sums = (w[:, 0] * k) @ a
-        mixed = sums[:, None] - (w[:, 0] * k) @ b
-        made_up = 2 * (middle**2 + flip) / (n - 1) ** 2  # flips of a row each
-        parts, df = np.full_like(rows, len(place) + 2.0), np.full_like(rows, len(place) + 1.0)
-        clustered = (parts - 1) / parts * (apart - 2 * middle * mixed + middle**2 * (w[:, 0] @ k**2) + made_up)
-        clustered = np.where(moved == 0, 2 / ((parts - 1) * parts), clustered)  # those of whole groups
-        variance = np.where(whole, np.maximum(clustered, variance), clustered)
-    kinds, of = np.unique(df, return_inverse=True)
-    half = np.array([_t(d) for d in kinds])[of].reshape(df.shape) * np.sqrt(np.maximum(variance, 0.0))
-    delta = np.where(rows > 0, total / np.maximum(rows, 1), math.nan)
-    low, high = np.minimum(middle - half, delta), np.maximum(middle + half, delta)
-    return delta, np.maximum(low, -1.0), np.minimum(high, 1.0)
-
-
 def _exact_flips(sums: Any) -> float:
     """Two-sided p over all sign flips of whole-numbered group sums."""
     import numpy as np
@@ -419,14 +374,14 @@ def _exact_flips(sums: Any) -> float:
     return float(min(1.0, chance[: middle - seen + 1].sum() + chance[middle + seen :].sum()) if seen else 1.0)
 
 
-def _random_flips(sums: Any, seed: int) -> float:
+def _random_flips(sums: Any) -> float:
     """Two-sided Monte Carlo p over sign flips, the flip seen counted in (Phipson & Smyth 2010, SAGMB 9:39)."""
     import numpy as np
 
     moved = sums[sums != 0]
     if not moved.size:
         return 1.0
-    signs = np.random.default_rng(seed).integers(0, 2, (FLIPS, len(moved)), dtype=np.int8) * 2 - 1
+    signs = np.random.default_rng(0).integers(0, 2, (FLIPS, len(moved)), dtype=np.int8) * 2 - 1
     drawn = np.abs(signs @ moved.astype(np.float32))
     return float((1 + (drawn >= abs(moved.sum()) * (1 - 1e-6)).sum()) / (FLIPS + 1))
 
@@ -440,7 +395,7 @@ def mcnemar(gained: int, lost: int) -> float:
 
 def interaction(
     tuned: Sequence[float], base: Sequence[float], tuned_16: Sequence[float], base_16: Sequence[float],
-    groups: Groups = None, seed: int = 0,
+    groups: Groups = None,
 ) -> Paired:  # fmt: skip
     """What quantization does to the gain of an adaptation: (tuned - base) quantized minus (tuned - base) in 16 bits, on
     the same rows. Below 0, quantization erased some of the fine-tuning."""
@@ -448,51 +403,51 @@ def interaction(
     differences = [(a - b) - (c - d) for a, b, c, d in rows]
     if not differences:
         raise ValueError("no rows")
-    return _tested(differences, groups, all(float(d).is_integer() for d in differences), seed, reach=2.0)
+    return _tested(differences, groups, all(float(d).is_integer() for d in differences), reach=2.0)
 
 
-def over_seeds(
-    by_seed: Sequence[Sequence[float]], groups: Groups = None, *, differences: bool = False
-) -> tuple[float, Interval]:
-    """The mean of scores (0 to 1) or of paired `differences` over training seeds (outer) and rows (inner, the same for
-    each seed), with an interval for both kinds of luck at once. Half-widths are added as squares: that of rows is the
-    one that a single seed's scores would have, that of seeds has a t quantile of its own (Burdick & Graybill 1992,
-    Confidence Intervals on Variance Components; MOVER of Zou & Donner 2008, Stat. Med. 27:1693). With two or three
-    seeds it is wide, as it should be: resampling three numbers, or one t quantile for the sum, would pretend to know
-    more (in simulations 85 to 92% instead of 95).
+def over_seeds(by_seed: Sequence[Sequence[float]], groups: Groups = None) -> tuple[float, Interval]:
+    """The mean of scores (0 to 1) over training seeds (outer) and rows (inner, the same for each seed), with an
+    interval for both kinds of luck at once. Half-widths are added as squares: that of rows is the one that a single
+    seed's scores would have, that of seeds has a t quantile of its own (Burdick & Graybill 1992, Confidence Intervals
+    on Variance Components; MOVER of Zou & Donner 2008, Stat. Med. 27:1693). With two or three seeds it is wide, as it
+    should be: resampling three numbers, or one t quantile for the sum, would pretend to know more (in simulations 85 to
+    92% instead of 95).
     """
     import numpy as np
 
     scores = np.asarray(by_seed, dtype=float)
+    luck, rows = _luck(scores, groups), scores.mean(axis=0).tolist()
+    mean, around = float(np.mean(rows)), share_interval(rows, groups)
+    low, high = mean - math.hypot(mean - around.low, luck), mean + math.hypot(around.high - mean, luck)
+    return mean, Interval(max(low, 0.0), min(high, 1.0), "seeds and rows")
+
+
+def _luck(scores: Any, groups: Groups) -> float:
+    """Half the width that the luck of training adds to the interval of a mean over seeds (outer) and rows."""
     seeds = len(scores)
     if seeds < 2:
         raise ValueError("training noise takes two seeds or more")
-    rows = scores.mean(axis=0).tolist()
-    mean = float(np.mean(rows))
-    around = _difference(rows, groups, binary=False, p=1.0) if differences else share_interval(rows, groups)
-    of_seeds = float(scores.mean(axis=1).var(ddof=1) / seeds)
     each = [_variance(*_sums((s - scores.mean(axis=0)).tolist(), groups))[1] for s in scores]
-    both = float(np.sum(each)) / (seeds * (seeds - 1))  # the chance part of `of_seeds`, already in that of rows
-    luck = _t(seeds - 1) * math.sqrt(max(of_seeds - both, 0.0)) if math.isfinite(both) else math.inf
-    low, high = mean - math.hypot(mean - around.low, luck), mean + math.hypot(around.high - mean, luck)
-    return mean, Interval(max(low, -1.0 if differences else 0.0), min(high, 1.0), "seeds and rows")
+    both = math.fsum(each) / (seeds * (seeds - 1))  # the chance part of their variance, already in that of rows
+    own = float(scores.mean(axis=1).var(ddof=1) / seeds) - (both if math.isfinite(both) else 0.0)
+    return _t(seeds - 1) * math.sqrt(max(own, 0.0))
 
 
 def paired_over_seeds(
     a_by_seed: Sequence[Sequence[float]], b_by_seed: Sequence[Sequence[float]], groups: Groups = None
 ) -> Paired:
-    """Compares two cells that were trained with the same seeds (outer): the mean of their scores, with the interval of
-    `over_seeds`, and the error and p that it stands for."""
+    """Compares two cells that were trained with the same seeds (outer): the mean of their scores, with an interval for
+    both kinds of luck as in `over_seeds`, and the error and p that it stands for."""
     import numpy as np
     from scipy.special import stdtr
 
     apart = np.asarray(a_by_seed, dtype=float) - np.asarray(b_by_seed, dtype=float)
-    mean, around = over_seeds(apart.tolist(), groups, differences=True)
-    rows = _difference(apart.mean(axis=0).tolist(), groups, binary=False, p=1.0)
-    error = (around.high - around.low) / 2 / _t(rows.df)
+    rows = mean_difference(apart.mean(axis=0), groups)
+    half = math.hypot(_t(rows.df) * rows.error, _luck(apart, groups))
     return replace(
-        rows, delta=mean, low=around.low, high=around.high, p=float(2 * stdtr(rows.df, -abs(mean) / error)),
-        middle=(around.low + around.high) / 2, error=error, seeds=len(apart),
+        rows, low=max(-1.0, min(rows.middle - half, rows.delta)), high=min(1.0, max(rows.middle + half, rows.delta)),
+        p=float(2 * stdtr(rows.df, -abs(rows.middle) * _t(rows.df) / half)), error=half / _t(rows.df), seeds=len(apart),
     )  # fmt: skip
 
 

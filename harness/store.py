@@ -31,7 +31,7 @@ from uuid import uuid4
 from filelock import FileLock, Timeout
 
 from harness.errors import BrokenArtifact, UserError
-from harness.files import parse, sha256, sync, write_whole
+from harness.files import cannot_write, parse, sha256, sync, write_whole
 from harness.types import Json, Step, StepKind, digest
 
 REMEMBERED = 2**24  # bytes from which a file's checksum is kept for the next start: a hundredth of a second
@@ -195,14 +195,10 @@ class Store:
         self.root = root.absolute()
 
     def prepare(self, mend: str = "set store=DIR") -> None:
-        """Makes the folder and tries it; raises `UserError` where nothing can be written, with how to `mend` that."""
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            probe = self.root / f".probe-{uuid4().hex}"
-            probe.write_text("")
-            probe.unlink()
-        except OSError as error:
-            raise UserError(f"store {self.root}: cannot be written ({error.strerror}); {mend}") from error
+        """Makes the folder; raises `UserError` where nothing can be written, with how to `mend` that."""
+        if reason := cannot_write(self.root):
+            raise UserError(f"store {self.root}: cannot be written ({reason}); {mend}")
+        self.root.mkdir(parents=True, exist_ok=True)
 
     def folder(self, step: Step) -> Path:
         """Where a step's build stands or would stand."""

@@ -134,6 +134,8 @@ def _read_jsonl(path: Path, needed: tuple[str, ...], mistakes: list[str]) -> lis
     seen: dict[str, int] = {}
     for number, row in json_lines(path, _read_text(path, mistakes), mistakes):
         where = f"{path}, row {number}"
+        if type(row.get("id")) is int:
+            row["id"] = str(row["id"])
         lacking = [key for key in needed if not isinstance(row.get(key), str) or not row[key].strip()]
         if lacking:
             mistakes.append(f"{where}: {', '.join(lacking)} missing, empty or not text; fill in each row")

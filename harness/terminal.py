@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from harness.errors import UserError
 from harness.escaping import visible
+from harness.files import UNWRITABLE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,8 +77,9 @@ def _stopped(error: BaseException | None) -> bool:
 
 
 def ended(work: Callable[[], int]) -> int:
-    """The exit code of a command: that of its work; 2 for mistakes of the user, a line each; 130 where Ctrl-C stopped
-    it; 70 with the traceback for a fault of the harness, for which Python's own is 1, a code that means something."""
+    """The exit code of a command: that of its work; 2 for mistakes of the user, a line each, and for a disk that is
+    full or may not be written; 130 where Ctrl-C stopped it; 70 with the traceback for a fault of the harness, for which
+    Python's own is 1, a code that means something."""
     outlive_readers()
     try:
         return work()
@@ -92,6 +94,10 @@ def ended(work: Callable[[], int]) -> int:
         if _stopped(error):
             tell(["stopped"])
             return 130
+        if isinstance(error, OSError) and error.errno in UNWRITABLE:
+            where = f"{error.filename2 or error.filename or ''}: ".removeprefix(": ")
+            tell([f"{where}{error.strerror}; free space, or mend its rights, and run again"])
+            return 2
         if not isinstance(error, Exception):
             raise
         traceback.print_exc()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from typing import Protocol
 
 from harness.types import id_parts
 
+MOST_DIGITS = 7  # that rounding an edge adds
 HAIR = 1e-9  # what sums of shares may lack of all, or have above none
 SCALES = {"%": 0.01, " ms": 1.0, " s": 1e3, " B": 1.0, " kB": 1e3, " MB": 1e6, " GB": 1e9}
 
@@ -20,24 +21,25 @@ def labels(ids: Iterable[str]) -> dict[str, str]:
     return short if len(set(short.values())) == len(short) else {i: i for i in short}
 
 
-def number(value: float, unit: str) -> str:
-    """A value with its unit, rounded to what can be read; all and none are said of no other shares."""
+def number(value: float, unit: str, more: int = 0) -> str:
+    """A value with its unit, rounded to what can be read, or to some `more` digits; all and none are said of no other
+    shares."""
     if math.isnan(value):
         return "–"
     if unit == "share":
         text = f"{100 * value:.0f}%"
         return {"0%": "<1%", "100%": ">99%"}.get(text, text) if HAIR < value < 1 - HAIR else text
     if unit == "bytes":
-        return size(value)
+        return size(value, more)
     if unit == "s":
         return duration(value)
     if unit == "USD":
-        return f"${value:,.2f}" if value >= 10 else f"${significant(value)}"
+        return f"${value:,.2f}" if value >= 10 and not more else f"${significant(value, more)}"
     if unit == "ratio":
         return f"{value:.3f}×"
     if unit == "ms" and abs(value) >= 1000:
-        return f"{significant(value / 1000)} s"
-    return f"{significant(value)} {unit}"
+        return f"{significant(value / 1000, more)} s"
+    return f"{significant(value, more)} {unit}"
 
 
 def apart(value: float, digits: int, *edges: float) -> str:
@@ -59,15 +61,21 @@ def against(value: float, limit: float, unit: str) -> tuple[str, str]:
     return told + name, f"{limit / SCALES[limit_name]:,.12g}{limit_name}"
 
 
-def edge(value: float, unit: str, side: str) -> str:
-    """A value with its unit, `side` (above or below) of which something holds, rounded no further than that it still
-    holds there: three significant digits, or a decimal of percents and points."""
+def edge(value: float, unit: str, side: str, holds: Callable[[float], bool] = lambda _: True) -> str:
+    """A value with its unit, `side` (above or below) of which something `holds`, rounded no further than that it still
+    holds there: three significant digits, or a decimal of percents and points, and more where it takes them."""
     percent = unit in ("share", "points")
     step = 0.001 if percent else 10.0 ** (math.floor(math.log10(abs(value) or 1.0)) - 2)
     if unit == "bytes" and 1e3 <= value < 1e9:
         step = max(step, 1e6 if value >= 1e6 else 1e3)  # `size` says these whole
-    whole = (math.floor if side == "below" else math.ceil)(round(value / step, 6)) * step
-    return f"{100 * whole:.1f}{'%' if unit == 'share' else ' points'}" if percent else number(whole, unit)
+    for more in range(MOST_DIGITS):
+        fine = step / 10**more
+        whole = (math.floor if side == "below" else math.ceil)(round(value / fine, 6)) * fine
+        if holds(whole + fine * (-1e-6 if side == "below" else 1e-6)):
+            break
+    if percent:
+        return f"{100 * whole:.{1 + more}f}{'%' if unit == 'share' else ' points'}"
+    return number(whole, unit, more)
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
@@ -110,11 +118,11 @@ def told(pair: Difference) -> str:
     return f"{points(pair.delta)} points, 95% interval {points(pair.low)} to {points(pair.high)}"
 
 
-def size(value: float) -> str:
-    """Bytes with a decimal unit."""
+def size(value: float, more: int = 0) -> str:
+    """Bytes with a decimal unit, and with so many `more` digits."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if abs(value) >= scale:
-            return f"{value / scale:.2f} {unit}" if unit == "GB" else f"{value / scale:,.0f} {unit}"
+            return f"{value / scale:,.{more + 2 * (unit == 'GB')}f} {unit}"
     return f"{value:,.0f} B"
 
 
@@ -125,9 +133,15 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def significant(value: float) -> str:
-    """Three significant digits without an exponent."""
+def significant(value: float, more: int = 0) -> str:
+    """Three significant digits, and so many `more`, without an exponent."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
-    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    digits = max(0, 2 + more - math.floor(math.log10(abs(value))))
     return f"{value:,.{digits}f}"
+
+
+def first(most: int, lines: Sequence[str], what: str = "") -> list[str]:
+    """The first of some lines, and how many more there are of what."""
+    left = len(lines) - most
+    return [*lines[:most], *([f"... and {left:,} more{what}"] if left > 0 else [])]

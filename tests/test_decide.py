@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from harness.decide import argued, decide, read_policy
+from harness.decide.reasons import _telling
 from harness.errors import UserError
-from harness.statistics import wilson
+from harness.statistics import paired, wilson
 from harness.types import Interval, Measurement, RunRecord, Status
 from harness.wording import labels
 from tests import records
@@ -28,7 +29,7 @@ def cell(adaptation: str, quantization: str, passes: list[int], cost: float) -> 
     rows = records.rows(adaptation, quantization, len(passes))
     for row, score in zip(rows, passes, strict=True):
         row["scores"]["good"] = score
-    one = records.with_value(whole(adaptation, quantization), "cost_usd_per_1000", cost)
+    one = records.costing(whole(adaptation, quantization), cost)
     good = sum(passes)
     return records.with_value(one, "quality/good", good / len(passes), wilson(good, len(passes)), len(passes)), rows
 
@@ -144,6 +145,49 @@ def test_a_cell_whose_cost_cannot_be_told_apart_is_not_called_cheaper() -> None:
         found = decide(*cells, records.POLICY | {"pace": 1.0})
         assert found.chosen == best[0].id
         assert ("that is open" in found.sentences[1]) == told
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "rows", "groups", "need"),
+    [
+        (7, 12, 48, 48, "about 1,075"), (0, 1, 6, 6, "about 178"), (0, 0, 48, 7, "about 4,187"),
+        (5, 15, 200, 200, "only more than 20,000"), (6, 15, 200, 200, "only more than 20,000"),
+    ],
+)  # fmt: skip
+def test_it_is_told_how_many_rows_would_tell(gained: int, lost: int, rows: int, groups: int, need: str) -> None:
+    same = [1] * (rows - gained - lost)
+    pair = paired([1] * gained + [0] * lost + same, [0] * gained + [1] * lost + same, [n % groups for n in range(rows)])
+    assert _telling(pair, read_policy(records.POLICY)) == f"; were that the true difference, {need} rows would tell"
+
+
+@pytest.mark.parametrize(
+    ("passes", "told"),
+    [
+        (40, "It has the highest quality{}, and no other cell was shown to be within 5 points of it"),
+        (80, "It has the lowest cost per 1,000 requests of the 2 cells shown to be within 5 points of the highest "
+         "quality{}, that of lora/fp16: 0 points"),
+        (None, "It is the only cell that could be chosen (full_ft/fp16, which could not, has 90%)"),
+    ],
+)  # fmt: skip
+def test_a_better_cell_that_could_not_be_chosen_stands_beside_the_highest_quality(
+    passes: int | None, told: str
+) -> None:
+    top, kept = cell("full_ft", "fp16", [1] * 90 + [0] * 10, 1.0)
+    rest = [cell("lora", "fp16", [1] * 80 + [0] * 20, 2.0)]
+    rest += [] if passes is None else [cell("lora", "int8", [1] * passes + [0] * (100 - passes), 1.0)]
+
+    def without(metric: str) -> RunRecord:
+        return replace(top, measurements=tuple(m for m in top.measurements if m.metric != metric))
+
+    for out, limits in (
+        (records.with_value(records.with_value(top, "e2e_ms/p50", 9e3), "e2e_ms/p95", 9e3), {"max_p95_e2e_ms": 7000}),
+        (without("cost_usd_per_1000"), {}),
+        (without("e2e_ms/p95"), {"objective": "e2e_ms/p95"} if passes != 80 else {"max_p95_e2e_ms": 7000}),
+        (without("memory_bytes/peak_rss"), {"max_memory_bytes": 1e12}),
+    ):
+        found = decide(*run((out, kept), *rest), records.POLICY | limits)
+        beside = " of the 2 cells that could be chosen (full_ft/fp16, which could not, has 90%)"
+        assert found.sentences[1].startswith(told.format(beside)), limits
 
 
 def test_without_a_margin_the_highest_quality_is_chosen() -> None:
@@ -352,6 +396,7 @@ def test_one_answer_to_all_rows_is_not_shipped(passes: int, answers: int, ships:
     )
     assert found.sentences[1].startswith("With it “good” is 80%")
     assert found.reasons[cells[0].id] == "The first to try, but it shows no skill."
+    assert [r.name for r in found.ladder if r.state == "next"] == ["Full fine-tuning"]  # not quantization
 
 
 @pytest.mark.parametrize(("passes", "ships"), [(24, False), (25, True)])
@@ -471,7 +516,7 @@ def test_rows_of_few_groups_are_not_enough_evidence(groups: int, told: str, suit
         f"Not enough evidence: too few groups of rows were scored{where} to tell any two cells apart."
     )
     assert found.sentences[1] == f"With {told} even a difference of 100 points could not be shown."
-    assert "rows, each a group of its own, would show a difference of 5%" in found.sentences[2]
+    assert "rows, each a group of its own, would likely show a difference of 5 points" in found.sentences[2]
 
 
 def test_a_cell_without_shared_rows_is_not_judged() -> None:
@@ -524,6 +569,17 @@ def test_over_several_suites_the_best_is_named_where_another_is_chosen() -> None
     assert found.chosen == cheap[0].id.replace("support_tone", "a")
     assert ", that of lora/fp16/a: −6 points, 95% interval " in found.sentences[1].replace("smollm2_135m/", "")
     assert "its own" not in found.sentences[1]
+
+
+def test_over_several_suites_open_and_cheaper_cells_are_told() -> None:
+    best, cheap = (
+        cell("lora", "fp16", [1] * 37 + [0] * 11, 0.12),
+        cell("lora", "gptq", [0] * 10 + [1] * 32 + [0] * 6, 0.09),
+    )
+    found = decide(*run(*on("a", best, cheap), *on("b", best, cheap)), records.POLICY)
+    assert found.chosen == best[0].id.replace("support_tone", "a")
+    assert "; for 1 cell cheaper by more than timings can tell that is open. With" in found.sentences[1]
+    assert "of the cells whose quality is open, smollm2_135m/lora/gptq/a comes first by cost" in found.sentences[2]
 
 
 def test_a_limit_that_no_cell_holds_asks_for_no_more_training_rows() -> None:
@@ -710,7 +766,7 @@ def test_a_cell_that_dominates_the_first_is_not_called_simpler_than_it() -> None
     assert found.chosen == alike[0].id
     assert found.sentences[1].startswith(
         "The rule comes to lora/gptq first, and this one is no worse in quality, p95, memory and cost, and as simple; "
-        "against the highest quality, that of lora/int8: −1 points, 95% interval "
+        "against the highest quality measured, that of lora/int8: −1 points, 95% interval "
     )
 
 

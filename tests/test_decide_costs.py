@@ -39,11 +39,16 @@ def told(one: RunRecord, **numbers: float) -> RunRecord:
 
 def test_break_even_is_where_the_lines_cross() -> None:
     line = CostLine(0.10, 5.0, "batched")
-    assert break_even(line, 0.15) == pytest.approx(100_000)
+    hosted = CostLine(0.15, 0.0, "hosted")
+    assert break_even(line, hosted) == pytest.approx(100_000)
     assert line.usd_per_1000(100_000) == pytest.approx(0.15)
-    assert break_even(line, 0.10) is None
-    assert break_even(line, 0.05) is None
-    assert break_even(CostLine(0.10, 0.0, "batched"), 0.10) == 0.0
+    assert break_even(line, replace(hosted, serving_usd_per_1000=0.10)) is None
+    assert break_even(line, replace(hosted, serving_usd_per_1000=0.05)) is None
+    assert break_even(replace(line, once_usd=0.0), replace(hosted, serving_usd_per_1000=0.10)) == 0.0
+    other = CostLine(0.15, 2.0, "batched")
+    assert break_even(line, other) == pytest.approx(60_000)
+    assert break_even(other, line) is None
+    assert break_even(replace(line, once_usd=1.0), other) == 0.0, "cheaper in both"
 
 
 def test_hosted_prices_are_those_of_the_prompted_cells_tokens() -> None:
@@ -239,5 +244,6 @@ def test_the_volume_of_the_policy_pays_for_what_is_done_once() -> None:
     line = decide([one], {one.id: rows}, records.POLICY).costs[one.id]
     assert line.once_usd == pytest.approx(211 * 0.085 / 3600), "base, training and quantization"
     assert line.usd_per_1000(100_000) == pytest.approx(1.0)
+    assert cost_line(records.with_value(one, COST, 99.0), "batched") == line, "by its rate, whatever was recorded"
     few = decide([one], {one.id: rows}, records.POLICY | {"volume_requests": 10.0, "min_quality": 0.1})
     assert f"${line.usd_per_1000(10.0):.2f} per 1,000" in few.sentences[0]

@@ -14,12 +14,13 @@ from harness.decide.case import Case, more
 from harness.decide.evidence import not_carried
 from harness.decide.facts import gathered
 from harness.decide.flips import flips
-from harness.decide.odds import Draws, _luck, bootstrap_quantiles
+from harness.decide.odds import Draws, _luck, bootstrap_p95
 from harness.decide.policy import COST
 from harness.decide.rule import judge
 from harness.decide.tables import Scores
-from harness.statistics import over_seeds, paired
+from harness.statistics import paired, paired_over_seeds
 from harness.types import RunRecord, Status
+from harness.wording import edge
 from tests import records
 from tests.test_decide import cell, on, run
 
@@ -39,9 +40,8 @@ def test_seeds_are_one_candidate_with_the_luck_of_training() -> None:
     assert [c.id for c in known.candidates] == [tuned[0][0].id, other[0][0].id]
     assert known.candidates[0].quality == pytest.approx(0.75)
     pair = known.pairs[other[0][0].id][tuned[0][0].id]
-    apart = [[float(a) - float(n < 85) for n, a in enumerate(p)] for p in passes]
-    mean, around = over_seeds(apart, [f"group-{n}" for n in range(100)], differences=True)
-    assert (pair.delta, pair.low, pair.high) == pytest.approx((mean, around.low, around.high))
+    around = paired_over_seeds(passes, [[1] * 85 + [0] * 15] * 3, [f"group-{n}" for n in range(100)])
+    assert (pair.delta, pair.low, pair.high) == pytest.approx((around.delta, around.low, around.high))
     found = decide(cells, rows, records.POLICY)
     assert found.judged[tuned[0][0].id] == tuple(r.id for r, _ in tuned)
     assert found.reasons[tuned[1][0].id] == "Judged together with lora/fp16 seed0."
@@ -199,6 +199,46 @@ def test_the_ladder_leaves_open_what_few_rows_do() -> None:
     assert states(*many)["LoRA"] == "not needed"
 
 
+def test_the_ladder_leaves_open_what_the_decision_does_of_a_quantized_cell() -> None:
+    whole = cell("lora", "fp16", [1] * 180 + [0] * 20, 3.0)
+    for lost, gained, state in ((7, 3, "open"), (0, 0, "not needed"), (60, 0, "not needed")):
+        passes = [0] * lost + [1] * (180 - lost + gained) + [0] * (20 - gained)
+        small = cell("lora", "int8", passes, 1.0 if lost else 4.0)
+        found = decide(*run(whole, small), records.POLICY)
+        assert found.chosen == whole[0].id
+        assert ("would tell" in found.reasons[small[0].id], found.ladder[2].state) == (state == "open", state)
+
+
+def test_the_best_of_many_cells_is_not_said_to_add_quality_for_its_luck() -> None:
+    """10 rows gained and 1 lost is shown (p 0.012) of one pair of cells and of four, and not of five."""
+    prompt = cell("prompt_rag", "fp16", [1] * 100 + [0] * 100, 1.0)
+    lucky, others = [0] + [1] * 109 + [0] * 90, [1] * 90 + [0] * 110
+    said = {}
+    for n in (1, 4, 5):
+        tuned = [cell("lora", q, lucky if not k else others, 2.0) for k, q in enumerate(records.QUANTIZATIONS[:n])]
+        large = [(records.with_value(r, "memory_bytes/peak_rss", 9e9), kept) for r, kept in tuned]
+        said[n] = decide(*run(prompt, *large), records.POLICY | {"max_memory_bytes": 5e9}).ladder[1]
+    assert [said[n].sentence.partition(":")[0] for n in said] == [
+        "It is shown to add quality", "It is shown to add quality", "These rows leave open whether it adds quality"
+    ]  # fmt: skip
+    assert said[5].sentence.endswith(", the best of 5 such pairs.")
+    assert [said[n].state for n in said] == ["not needed", "not needed", "open"]
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "state", "says"),
+    [(40, 5, "next", "would likely still help"), (30, 18, "open", "leaves open whether more"),
+     (1, 1, "not needed", "less than the margin, so more of the same rows would not help much")],
+)  # fmt: skip
+def test_the_ladder_says_of_more_rows_what_their_curve_shows(gained: int, lost: int, state: str, says: str) -> None:
+    passes = [0] * lost + [1] * 150 + [0] * (50 - lost)
+    every = [cell(a, q, passes, 1.0) for a in ("prompt_rag", "full_ft", "lora") for q in ("fp16", "int8")]
+    half, kept = cell("prompt_rag", "fp16", [1] * (lost + 150 - gained) + [0] * (50 - lost + gained), 1.0)
+    last = decide(*run(*every, (replace(half, id=f"{half.id}/curve=0.5"), kept)), records.POLICY).ladder[-1]
+    assert (last.name, last.state) == ("More training rows", state)
+    assert says in last.sentence
+
+
 def test_the_ladder_says_which_steps_were_tried_in_vain() -> None:
     prompt = cell("prompt_rag", "fp16", [1] * 100 + [0] * 100, 1.0)
     bad = records.ended("lora", "fp16", Status.FAILED, "out of memory")
@@ -321,11 +361,43 @@ def test_a_limit_that_holds_a_cell_back_flips_where_it_lets_it_in() -> None:
         assert found[0].at == pytest.approx(at)
 
 
+@pytest.mark.parametrize(
+    ("knob", "scale", "told"),
+    [("max_p95_e2e_ms", 1.0, "above 1.453 s, B"), ("max_memory_bytes", 1e6, "above 1.453 GB, B"),
+     ("max_memory_bytes", 1e3, "above 1.453 MB, B")],
+)  # fmt: skip
+def test_a_flip_is_not_rounded_beyond_the_next(knob: str, scale: float, told: str) -> None:
+    a, b = two().candidates
+    sizes = zip((a, b, replace(b, id="c", rank=3, quality=0.95)), (1000.0, 1452.7, 1457.2), strict=True)
+    made = tuple(replace(c, p95_ms=scale * at, memory_bytes=scale * at) for c, at in sizes)
+    known = Facts(made, {c.id: {} for c in made}, 50_000.0, 1.0)
+    (found,) = (
+        f for f in flips(known, Policy(COST, **{knob: 1200 * scale}), {"a": "A", "b": "B", "c": "C"}, None)  # type: ignore[arg-type]
+        if f.knob == knob and f.side == "above"
+    )  # fmt: skip
+    assert f"{told} is chosen." in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "side", "least", "told"),
+    [
+        (12_341.0, "requests", "above", 12_350, "12,350 requests"), (0.12341, "USD", "above", 0.1235, "$0.1235"),
+        (123.41, "USD", "above", 123.5, "$123.5"), (0.70052, "share", "above", 0.7006, "70.06%"),
+        (0.03488, "points", "below", 0.0348, "3.48 points"), (3.0, "ms", "above", 3.0, "3.00 ms"),
+    ],
+)  # fmt: skip
+def test_an_edge_has_as_many_digits_as_it_takes(value: float, unit: str, side: str, least: float, told: str) -> None:
+    def holds(at: float) -> bool:
+        return (value < at <= 1.000001 * least) if side == "above" else (0.999999 * least <= at < value)
+
+    assert edge(value, unit, side, holds) == told
+
+
 @pytest.mark.parametrize("events", [20, 60])
 def test_quantiles_of_bootstrap_samples_are_those_of_drawing_them(events: int) -> None:
     """Of as many events as there are samples, or of fewer, as where rounds time the same prompts again."""
     rng = np.random.default_rng(0)
     samples = np.exp(rng.standard_normal(60))
-    found = bootstrap_quantiles(rng, samples.tolist(), 0.95, 20_000, events)
+    found = bootstrap_p95(rng, samples.tolist(), 20_000, events)
     drawn = np.quantile(rng.choice(samples, (20_000, events)), 0.95, axis=1)
     assert np.quantile(found, (0.1, 0.5, 0.9)) == pytest.approx(np.quantile(drawn, (0.1, 0.5, 0.9)), rel=0.02)

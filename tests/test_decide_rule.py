@@ -16,7 +16,8 @@ from harness.decide.findings import CostLine
 from harness.decide.flips import flips
 from harness.decide.policy import COST, P95, QUALITY, Policy
 from harness.decide.rule import choose, dominates, holds, judge, volume_of
-from harness.statistics import paired, paired_columns
+from harness.decide.tables import Scores, compared
+from harness.statistics import paired
 
 SHARES = st.integers(0, 20).map(lambda n: n / 20)
 
@@ -157,18 +158,15 @@ def test_exact_flips_are_those_of_a_dense_search(facts: Facts, policy: Policy) -
 
 @pytest.mark.parametrize("graded", [False, True])
 @pytest.mark.parametrize("grouped", [False, True])
-def test_many_pairs_at_once_are_the_pairs_one_by_one(graded: bool, grouped: bool) -> None:
+def test_a_table_is_compared_as_its_pairs_are_one_by_one(graded: bool, grouped: bool) -> None:
     rng = np.random.default_rng(3)
     scores = rng.random((60, 5)) if graded else (rng.random((60, 5)) < 0.7).astype(float)
     scores[:, 4] = scores[:, 0]
-    groups = [int(n**0.7) for n in range(60)] if grouped else None
-    delta, low, high = paired_columns(scores, scores[:, :2], groups)
+    scores[:7, 3] = scores[5:9, 0] = np.nan
+    groups = [int(n**0.7) if grouped else n for n in range(60)]
+    delta, low, high = compared([0, 1], list("abcde"), Scores(1.0, scores, groups, {}))
     for n in range(5):
-        for b in range(2):
-            one = paired(scores[:, n].tolist(), scores[:, b].tolist(), groups)
+        for b in {0, 1} - {n}:
+            kept = np.flatnonzero(~np.isnan(scores[:, n] + scores[:, b]))
+            one = paired(scores[kept, n].tolist(), scores[kept, b].tolist(), [groups[r] for r in kept])
             assert (delta[n, b], low[n, b], high[n, b]) == pytest.approx((one.delta, one.low, one.high))
-    if not grouped:
-        scores[:7, 3] = scores[5:9, 0] = np.nan
-        delta, low, high = paired_columns(scores, scores[:, :1])
-        one = paired(scores[9:, 3].tolist(), scores[9:, 0].tolist())
-        assert (delta[3, 0], low[3, 0], high[3, 0]) == pytest.approx((one.delta, one.low, one.high))

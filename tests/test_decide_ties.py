@@ -182,3 +182,5 @@ def test_policies_name_the_pace_and_refuse_what_is_none() -> None:
             read_policy(records.POLICY | {"pace": bad})
     with pytest.raises(UserError, match=r"suites .*; give suite names with weights of 0 or more"):
         read_policy(records.POLICY | {"suites": {"a": math.inf}})
+    with pytest.raises(UserError, match=r"service_level .*; give ttft_ms, token_ms, share, each above 0"):
+        read_policy(records.POLICY | {"service_level": {"ttft_ms": math.inf, "token_ms": 50, "share": 1}})

@@ -176,7 +176,7 @@ def test_what_is_timed_must_fit_the_context_too(tmp_path: Path) -> None:
     session = start(tmp_path)
     assert len(session.time_batch(["x" * 60], 4)) == len(session.time_tokens("x" * 60, 4)) == 4
     for timed in (partial(session.time_tokens, "x" * 60), partial(session.time_batch, ["x" * 60])):
-        with pytest.raises(DoesNotFit, match=r"context: prompts of up to 60 tokens and 5 .* measure\.latency\.output"):
+        with pytest.raises(DoesNotFit, match=r"prompts of up to 60 tokens and 5 .* \(1 of 1 .* measure\.latency\.out"):
             timed(5)
 
 

@@ -37,9 +37,10 @@ from harness.retrieval import save
 from harness.store import MANIFEST, Store, described, sealed, write_json
 from harness.suite import load as load_suite
 from harness.types import Cell, Completion, RunRecord, Status, digest, plain
+from harness.upkeep import collect
 from tests import records
 from tests.cells import _config, cell
-from tests.grids import ROOT, TINY, harness, interpreter, run_folder
+from tests.grids import ROOT, TINY, harness, interpreter, linked, run_folder
 from tests.pages import HOSTILE
 from tests.test_engine import tokenizer
 from tests.test_prompt import TEMPLATES, on, templated
@@ -48,12 +49,10 @@ Ran = tuple[Path, Path]
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+def ran(pair: Ran, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """A folder where two adaptations and two quantizations have run, and the run folder."""
-    cwd = tmp_path_factory.mktemp("export")
-    done = harness(cwd, "+sweep=support_tone", *TINY, "adaptation=prompt_rag,lora", "quantization=fp16,gptq")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return cwd, run_folder(done)
+    cwd = linked(pair[0], tmp_path_factory.mktemp("export") / "cwd")
+    return cwd, cwd / pair[1].relative_to(pair[0])
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +91,7 @@ def answered(folder: Path, message: str) -> str:
         [sys.executable, "-B", "-c", code], cwd=folder, env=clean, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+    assert "MatMul8bitLt" not in done.stderr
     return done.stdout
 
 
@@ -102,7 +102,7 @@ def test_the_folder_answers_as_recorded_without_the_harness(ran: Ran, exported: 
 
 
 def test_the_folder_holds_what_serving_needs_and_nothing_of_this_machine(
-    ran: Ran, exported: dict[str, Path], tmp_path: Path
+    pair: Ran, exported: dict[str, Path], tmp_path: Path
 ) -> None:
     folder = exported["lora/gptq"]
     files = {f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file()}
@@ -114,11 +114,11 @@ def test_the_folder_holds_what_serving_needs_and_nothing_of_this_machine(
     assert not files & {"manifest.json", "reference.json", "adapter/README.md"}
     assert not [f for f in files if f.endswith(".pyc")]
     for file in files:
-        assert str(ran[0]).encode() not in (folder / file).read_bytes(), file
+        assert str(pair[0]).encode() not in (folder / file).read_bytes(), file
     assert not list(folder.parent.glob(".*")), "no temporary folder is left"
     (tmp_path / "new").touch()
     assert {(folder / f).stat().st_mode for f in files} == {(tmp_path / "new").stat().st_mode}, "a server may read them"
-    assert ledger.read_record(folder / "record.json") == record_of(ran[1], "lora/gptq")
+    assert ledger.read_record(folder / "record.json") == record_of(pair[1], "lora/gptq")
 
 
 def test_checksums_cover_every_file(exported: dict[str, Path]) -> None:
@@ -275,6 +275,7 @@ def test_rows_that_part_alone_are_answered_as_they_were_measured(
     assert (found.passed, found.asked, found.alone) == (True, 6, 1)
     asked.clear()
     assert not module.check(exported["lora/gptq"], record, [rows[0] | {"output": "other"}, *rows[1:]], 2).passed
+    assert module.check(exported["lora/gptq"], record, [], 0).why == "--check-rows 0", "whatever was recorded"
     assert asked == [2, 6]
 
 
@@ -320,6 +321,32 @@ def test_a_build_that_is_not_whole_is_told(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("writable", [True, False])
+def test_weights_stay_while_they_are_copied(
+    ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], writable: bool
+) -> None:
+    """As far as their store may be written; what goes from another is told."""
+    store = Store(tmp_path / "store")
+    build = copied(ran, "lora/fp16", store.root)
+    os.utime(build / MANIFEST, (0, 0))
+    used = []
+
+    def lay_out(*_: Any) -> None:
+        used.append((build / MANIFEST).stat().st_mtime > 0)
+        collect(store, 0)
+        raise UserError("copied") if build.is_dir() else FileNotFoundError(build)
+
+    def refused(*_: Any) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("harness.export.__main__.lay_out", lay_out)
+    if not writable:
+        monkeypatch.setattr(Store, "hold", refused)
+    asked = [str(ran[1]), "--cell", "lora/fp16", "--to", str(tmp_path / "out"), "--store", str(store.root)]
+    assert (main(asked), used, build.is_dir()) == (2, [writable], writable)
+    assert ("harness: copied\n" if writable else f"are not in the store {store.root}") in capsys.readouterr().err
+
+
 def test_mistakes_are_told_with_their_mends(ran: Ran, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def says(*arguments: str, run: Path = ran[1]) -> str:
         assert main([str(run), "--to", str(tmp_path / "out"), *arguments]) == 2
@@ -336,6 +363,9 @@ def test_mistakes_are_told_with_their_mends(ran: Ran, tmp_path: Path, capsys: py
     assert "the cell failed (out of memory)" in says("--cell", "lora/awq", run=tmp_path / "run")
     ledger.write_cells(tmp_path / "run", records.ids())
     assert "14 cells have not ended" in says(run=tmp_path / "run")
+    ledger.write_record(tmp_path / "scored", records.record("lora", "int8", records.rows("lora", "int8", 2)))
+    for more, why in (((), "so nothing can be checked; keep"), (("--check-rows", "0"), "the weights of")):
+        assert why in says("--cell", "lora/int8", *more, run=tmp_path / "scored")
     assert not (tmp_path / "out").exists()
 
 
@@ -354,7 +384,7 @@ def test_a_spoiled_configuration_is_named(tmp_path: Path, capsys: pytest.Capture
     one = records.record("lora", "int8", records.rows("lora", "int8", 2))
     ledger.write_record(tmp_path, one)
     (tmp_path / "config.yaml").write_text(text)
-    assert main([str(tmp_path), "--cell", one.id, "--to", str(tmp_path / "out")]) == 2
+    assert main([str(tmp_path), "--cell", one.id, "--to", str(tmp_path / "out"), "--check-rows", "0"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"harness: {tmp_path}/config.yaml: ")
     assert line.endswith("; give --store DIR")

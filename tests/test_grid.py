@@ -22,7 +22,7 @@ from harness.workers import default_workers, side_by_side, trains
 from tests import disks
 from tests.cells import cell
 from tests.faults import campaign
-from tests.grids import ROOT, SECRET, TINY, builds, harness, interpreter, python, run_folder
+from tests.grids import ROOT, SECRET, TINY, builds, harness, interpreter, linked, python, run_folder
 
 ADAPTATIONS = ("prompt_rag", "lora", "full_ft")
 QUANTIZATIONS = ("fp16", "int8", "gptq", "awq", "dynamic")
@@ -33,9 +33,9 @@ METRICS = (
 
 
 @pytest.fixture(scope="module")
-def grid(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A folder where the 3 × 5 grid has run, and its run folder."""
-    cwd = tmp_path_factory.mktemp("grid")
+def grid(pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A folder where the 3 × 5 grid has run, four of its cells earlier, and its run folder."""
+    cwd = linked(pair[0], tmp_path_factory.mktemp("grid") / "cwd")
     done = harness(cwd, "+sweep=support_tone", *TINY, "runner.workers=2")
     assert done.returncode == 0, done.stdout + done.stderr
     return cwd, run_folder(done)

@@ -35,6 +35,8 @@ def page(root: Path) -> str:
 def test_every_run_is_listed_with_what_it_recommends(tmp_path: Path) -> None:
     for sweep, time in (("support_tone", "2026-01-02"), ("support_tone", "2026-01-03"), ("tool_json", "2026-01-01")):
         run(tmp_path / sweep / time)
+    for aside in ("check/2026-01-04/look-1/cell-1", "reproduced/2026-01-04"):
+        run(tmp_path / aside)
     report.write(tmp_path / "support_tone/2026-01-03")
     found = index.view(tmp_path)
     assert [(s["name"], [r["time"] for r in s["runs"]]) for s in found["sweeps"]] == [

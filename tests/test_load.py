@@ -254,13 +254,17 @@ def test_the_goodput_of_many_requests_is_what_a_long_run_holds(ttft_ms: float) -
     assert not holds(found["goodput_failed_at"] * 1.1)
 
 
-def test_a_rush_that_is_over_before_its_queue_is_too_long_is_no_goodput() -> None:
+def test_a_rush_that_is_over_before_its_queue_is_too_long_is_no_goodput(monkeypatch: pytest.MonkeyPatch) -> None:
     """One prompt takes 10 ms: more than 100 requests a second are never carried, however loose the level."""
     loose = {**KNOBS, "level": {"ttft_ms": 2000.0, "token_ms": 2000.0, "share": 0.95}}
     session = FakeSession()
     found = taken(loose, session)
     assert 60 < found["goodput_requests_per_s"] <= 100 / load.KEPT_UP
     assert max(n for n, *_ in session.asked) >= 2 * 60, "two seconds of requests"
+    monkeypatch.setattr(load, "LASTS_MOST", 3.0)
+    free = taken({**loose, "level": {**loose["level"], "ttft_ms": 30_000.0}}, session := FakeSession())
+    assert 60 < free["goodput_requests_per_s"] <= 100 / load.KEPT_UP, "a level that allows all is none too"
+    assert max(n for n, *_ in session.asked) <= 3 * 2 * 100, "and no loop lasts for it"
 
 
 def test_answers_to_their_own_end_are_what_an_open_loop_is_asked_for() -> None:
@@ -293,7 +297,7 @@ def test_bad_knobs_are_told_all_at_once() -> None:
     assert load.faults(KNOBS) == []
     wrong = {
         "clients": [0], "requests_per_client": 0, "open_requests": -1, "precision": 0.0,
-        "level": {"ttft_ms": 0, "token_ms": "fast", "share": 1.5},
+        "level": {"ttft_ms": math.inf, "token_ms": "fast", "share": 1.5},
     }  # fmt: skip
     told = load.faults(wrong)
     assert [line.split("=")[0].removeprefix("measure.latency.") for line in told] == [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from harness.errors import BrokenArtifact, UserError
 from harness.licences import Stated
 from harness.models.dummy import DummyModel
 from harness.models.gguf import POINTER, PackagedGguf, gguf_file, read_once
-from harness.models.hub import HubModel, _adapter_alone, copy_tree, link_tree
+from harness.models.hub import CACHELESS, HubModel, _adapter_alone, copy_tree, link_tree
 from harness.plan import plan
 from harness.types import Component, Context
 from tests.cells import MACHINE, cell, data_of
@@ -305,6 +306,13 @@ def test_a_library_that_is_not_installed_is_told_with_its_mend() -> None:
     assert line.endswith("which is not installed; pip install not_installed_library")
 
 
+def test_types_that_are_called_cacheless_keep_no_keys_and_values() -> None:
+    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+
+    for kind in CACHELESS:
+        assert "past_key_values" not in signature(MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[kind]].forward).parameters
+
+
 @pytest.fixture
 def sharded(tmp_path: Path) -> Path:
     """A folder as Mistral publishes them: shards, their index, and all weights once more in one file."""
@@ -491,12 +499,12 @@ def test_a_name_of_the_hub_stands_for_the_commit_that_it_has_now(
         snapshot = tmp_path / "cache/models--org--name/snapshots" / commit
         snapshot.mkdir(parents=True)
         (snapshot / "model.safetensors").write_bytes(tensors(commit))
-        (snapshot / "config.json").write_text(json.dumps({"model_type": commit}))
+        (snapshot / "config.json").write_text(json.dumps({"note": commit}))
         (snapshot / "tokenizer.model").write_text("words")
         (snapshot.parents[1] / "refs").mkdir(exist_ok=True)
         (snapshot.parents[1] / "refs/main").write_text(commit)
         assert model.fingerprint() == commit
-        assert model.config() == {"model_type": commit}
+        assert model.config() == {"note": commit}
         out = tmp_path / commit
         out.mkdir()
         assert model(out, CONTEXT)["commit"] == commit
@@ -573,6 +581,12 @@ AUTO_MAP = '"auto_map": {"AutoConfig": "configuration_mine.Config"}'
         ("config.json", b'{"model_type": "mine", %s}' % AUTO_MAP.encode(),
          "brings its own code (auto_map), which is not run, and transformers does not know its type 'mine'; take a "
          "model of a type that transformers knows"),
+        ("config.json", b'{"model_type": "llama"}', ""),
+        ("config.json", b'{"model_type": "t5"}', "that transformers knows (its type is 't5'); take another"),
+        ("config.json", b'{"model_type": "bert", "is_decoder": false}', "is no causal language model that"),
+        ("config.json", b'{"model_type": "bert", "is_decoder": true}', ""),
+        ("config.json", b'{"model_type": "bert", "architectures": ["BertForSequenceClassification"]}', ""),
+        ("config.json", b'{"model_type": "mamba"}', "keeps no keys and values of what it has read"),
         ("config.json", b'{"model_type": "llama"', "/config.json: is no JSON (Expecting ',' delimiter: line 1"),
         ("tokenizer_config.json", b"[]", "/tokenizer_config.json: holds no keys; get that file again"),
         ("tokenizer.json", b"version https://git-lfs.github.com/spec/v1\noid", f"/tokenizer.json {POINTER}"),

@@ -59,6 +59,14 @@ def test_misspelt_names_are_told_at_once_with_the_nearest(tmp_path: Path) -> Non
         ("outputs='~/runs'", "outputs='~/runs': is a folder called ~ here; write \"outputs=$HOME/runs\""),
         ('hydra.sweep.dir="~"', 'hydra.sweep.dir="~": is a folder called ~ here; write "hydra.sweep.dir=$HOME"'),
         ("store='~mine'", None),
+        (
+            "suite.system=You route tickets, and answer briefly.",
+            "suite.system=You route tickets, and answer briefly.: is cut at its commas; write "
+            "'suite.system=\"You route tickets, and answer briefly.\"', and of several texts quote each",
+        ),
+        ('suite.system="You route tickets, and answer briefly."', None),
+        ('suite.system="You route, so","You answer, so"', None),
+        ("suite.asked=Ticket,Email", None),
         ("suite.system='~/'", None),
         ("--multi", None),
         ("-cjob", None),
@@ -137,21 +145,11 @@ def test_what_is_added_must_exist_too() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("choice", "line"),
-    [
-        ("check=strict",
-         "check=strict: rules of the release gate; use python -m harness.check RUN --baseline FILE --rules strict"),
-        ("price=hosted",
-         "price=hosted: prices of hosted APIs, which a price table holds beside those of hardware; "
-         "choose price=list_2026"),
-    ],
-)  # fmt: skip
-def test_what_is_for_no_grid_is_told_and_not_offered(choice: str, line: str) -> None:
-    group, _, name = choice.partition("=")
-    assert misspelt([choice, f"+{choice}"], CONF) == [line, line]
-    assert all(name not in mistake for mistake in misspelt([f"{group}x=1", "price=nothing_like_it"], CONF))
-    assert f"{group}={name}" not in may_be_chosen()
+def test_what_is_for_no_grid_is_told_and_not_offered() -> None:
+    line = "check=strict: rules of the release gate; use python -m harness.check RUN --baseline FILE --rules strict"
+    assert misspelt(["check=strict", "+check=strict"], CONF) == [line, line]
+    (other,) = misspelt(["checkx=1"], CONF)
+    assert "check," not in other.partition(";")[2]
 
 
 @pytest.mark.parametrize(
@@ -351,9 +349,7 @@ def test_help_names_every_key_for_the_whole_run_and_every_program(tmp_path: Path
 
 def test_every_file_but_those_for_no_grid_may_be_chosen(tmp_path: Path) -> None:
     files = {f"{f.parent.name}={f.stem}" for f in CONF.glob("*/*.yaml")}
-    assert {choice.lstrip("+") for choice in may_be_chosen()} == {
-        f for f in files if f != "price=hosted" and not f.startswith("check=")
-    }
+    assert {choice.lstrip("+") for choice in may_be_chosen()} == {f for f in files if not f.startswith("check=")}
     assert "+sweep=support_tone" in may_be_chosen()
     assert not misspelt(may_be_chosen(), CONF)
     assert f"\n{listed([], CONF)}\n\n" in harness(tmp_path, "--help").stdout

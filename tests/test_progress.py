@@ -15,6 +15,7 @@ from rich.console import Console
 from harness import grid as whole
 from harness.plan import plan
 from harness.progress import Board
+from harness.records import ONE_STEP
 from harness.store import MANIFEST, Store, sealed, write_json
 from harness.types import WAITS, Component, Measurement, Status, StepKind
 from harness.wording import number
@@ -64,6 +65,8 @@ def test_a_cells_numbers_are_said_as_its_report_says_them(console: Console) -> N
     slow = records.with_value(records.record("lora", "int8"), "e2e_ms/p95", 9466.4)
     rate = Measurement("throughput_tokens_per_s", 7.0, "tok/s", "higher", 4)
     heard.cell(replace(slow, measurements=(rate, *slow.measurements)))
+    heard.cell(replace(slow, not_measured={"itl_ms": ONE_STEP}))
+    assert "p95, one step 9.47 s" in said(console)
     assert "  p95, 4 tokens 9.47 s  tok/s 7.00\n" in re.sub(r"p95, \d+ tokens", "p95, 4 tokens", said(console))
 
 

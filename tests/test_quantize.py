@@ -24,12 +24,11 @@ from transformers import (
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
 )
-from transformers.utils.quantization_config import AwqBackend
 
 from harness import execute
 from harness.components import instantiate
 from harness.errors import BrokenArtifact, UserError
-from harness.loading import KERNELS, in_range_of, load, stored_dtype
+from harness.loading import in_range_of, load, stored_dtype
 from harness.measure.fidelity import fidelity
 from harness.models.hub import link_tree
 from harness.quantize import int8_kernels
@@ -518,13 +517,6 @@ def test_groups_are_those_of_a_kernel(quantizer: Any, method: str) -> None:
     for size in (1, 24, 48, 2048, *({*GROUPS["gptq"]} - {*GROUPS[method]})):
         with pytest.raises(ValueError, match=rf"^group_size={size}: gptqmodel has no kernel for it; set 16, 32, 64, 1"):
             quantizer(group_size=size)
-
-
-def test_kernels_are_those_of_gptqmodel_and_transformers() -> None:
-    backends = pytest.importorskip("gptqmodel").BACKEND
-    gptq = {each.value.removeprefix("gptq_") for each in backends if each.value.startswith("gptq_")}
-    no_kernel = {"autoawq", "auto_trainable", "exllama_v1"}  # another name, for training alone, gone from gptqmodel
-    assert sorted(KERNELS) == sorted(gptq | {each.value for each in AwqBackend} - no_kernel)
 
 
 def test_most_weights_must_have_become_what_a_cell_is_called() -> None:

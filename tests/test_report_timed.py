@@ -55,6 +55,11 @@ def test_a_response_time_says_of_how_long_an_answer(tmp_path: Path) -> None:
     heads = [replace(r, not_measured={"itl_ms": "a classification head answers in one step"}) for r in cells]
     for name, some in (("silent", silent), ("heads", heads)):
         assert view(read(folder(tmp_path / name, some, rows, records.ids())))["timed"] == "", name
+    run = read(folder(tmp_path / "mixed", [heads[0], *cells[1:]], rows, records.ids()))
+    mixed = view(run)
+    at = mixed["all_cells"]["columns"].index("Whole 32-token answer p95")
+    assert [", one step" in line["values"][at]["text"] for line in mixed["all_cells"]["rows"][:2]] == [True, False]
+    assert "and their own 68.0, which cost counts" in " ".join(evidence.caveats(run))
 
 
 def test_one_cell_is_no_cells(tmp_path: Path) -> None:

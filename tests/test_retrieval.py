@@ -95,6 +95,12 @@ def test_articles_without_a_word_are_told_beforehand(adaptation: Any, method: st
         assert adaptation(retrieval=method).unfit(suite_data(knowledge=knowledge)) is None
 
 
+def test_no_more_examples_than_training_rows() -> None:
+    data = suite_data(train=({}, {}))
+    assert PromptRag(few_shot=2).unfit(data) is None
+    assert PromptRag(few_shot=3).unfit(data) == "few_shot=3: support_tone has 2 training rows to show"
+
+
 def test_articles_without_a_word_are_the_users_mistake() -> None:
     with pytest.raises(UserError, match=r"^the knowledge base has no word that bm25 searches for.*retrieval=dense, or"):
         bm25(WORDLESS)

@@ -33,19 +33,21 @@ def test_a_step_reads_each_weight_once_and_the_table_only_where_it_makes_the_log
     model = LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=tied))
     table = model.model.embed_tokens.weight.numel()
     weights = sum(p.numel() for p in model.parameters())
-    buffers = sum(b.numel() * b.element_size() for b in model.buffers())
-    assert step_bytes(model, weight_bytes(model)) == 4 * (weights if tied else weights - table) + buffers
+    packed = model.model.layers[0].mlp.up_proj
+    packed.register_buffer("qweight", packed.__dict__["_parameters"].pop("weight").data)
+    assert step_bytes(model, weight_bytes(model)) == 4 * (weights if tied else weights - table), "of a buffer, too"
 
 
 def test_a_step_looks_up_a_row_of_every_table(tmp_path: Path) -> None:
-    """Of positions as well, and of a second one for the words of each layer (Gemma 3n)."""
-    learnt = made("positions learnt").transformer
+    """Of positions as well, of a second one for the words of each layer (Gemma 3n), and of masks (GPT-Neo)."""
+    learnt, local = made("positions learnt"), made("windows called local")
     layered = load(saved(tmp_path, *WHOLE["keys shared by layers"]), CONTEXT).model
     for model, tables in (
-        (made("positions learnt"), [learnt.wpe.weight]), (layered, [layered.model.embed_tokens_per_layer.weight]),
+        (learnt, [learnt.transformer.wpe.weight]), (local, [local.transformer.wpe.weight]),
+        (layered, [layered.model.embed_tokens_per_layer.weight]),
     ):  # fmt: skip
         rest = weight_bytes(model) - step_bytes(model, weight_bytes(model))
-        assert rest == sum(4 * table.numel() for table in tables), "the other makes the logits too"
+        assert rest == sum(t.nbytes for t in (*tables, *model.buffers())), "the other makes the logits too"
 
 
 def test_a_step_of_experts_has_no_limit() -> None:
@@ -60,7 +62,11 @@ def test_what_sees_is_no_part_of_a_step_of_text() -> None:
     seeing = {m for part in tower for m in part.modules()}
     text = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m not in seeing]
     assert row_operations(model) == sum(2 * m.weight.numel() for m in text)
-    assert step_bytes(model, weight_bytes(model)) == weight_bytes(model) - weight_bytes(*tower)
+    learnt = made("positions learnt")
+    matrices = [p for name, p in learnt.named_parameters() if p.ndim == 2 and "wpe" not in name]
+    assert row_operations(learnt) == sum(2 * m.numel() for m in matrices), "layers that are no Linear"
+    read = sum(p.nbytes for p in [*model.get_decoder().parameters()])
+    assert step_bytes(model, weight_bytes(model)) == read, "and neither is a buffer of positions"
 
 
 def test_a_copy_has_a_bandwidth(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -198,7 +198,7 @@ def test_too_few_groups_show_no_difference_however_many_rows(groups: int, compar
 
 
 def test_not_worse_is_the_other_side_of_the_interval() -> None:
-    found = statistics.paired([1] * 90 + [0] * 10, [1] * 92 + [0] * 8)
+    found = statistics.paired([1] * 87 + [0] * 10 + [1] * 3, [1] * 92 + [0] * 8)
     assert found.p_not_worse(-found.low) == pytest.approx(0.025, abs=1e-6)
     assert found.p_not_worse(0.5) < 0.001 < found.p_not_worse(0.0)
 
@@ -245,10 +245,10 @@ def test_over_seeds_by_hand() -> None:
     assert (same.low, same.high) == pytest.approx((statistics.wilson(2, 4).low, statistics.wilson(2, 4).high))
     _, none = statistics.over_seeds([[0] * 48] * 3)
     assert (none.low, none.high) == pytest.approx((0, statistics.wilson(0, 48).high))
-    _, apart = statistics.over_seeds([[0] * 48] * 3, differences=True)
+    apart = statistics.paired_over_seeds([[0] * 48] * 3, [[0] * 48] * 3)
     assert apart.low < -0.02 < 0.02 < apart.high
-    _, one = statistics.over_seeds([[0.5] * 4] * 3, ["g"] * 4)
-    assert 0 <= one.low < 0.2 < 0.8 < one.high <= 1
+    _, one = statistics.over_seeds([[0.4] * 4, [0.5] * 4, [0.6] * 4], ["g"] * 4)
+    assert (one.low, one.high) == (0, 1), "a group alone says nothing of rows, and hides no luck of seeds"
     with pytest.raises(ValueError, match="two seeds"):
         statistics.over_seeds([[0, 1]])
 
@@ -336,14 +336,14 @@ def test_pairs_of_several_seeds_have_the_error_of_their_interval() -> None:
     a = [[1.0] * 80 + [0.0] * 20, [1.0] * 90 + [0.0] * 10]
     b = [[1.0] * 60 + [0.0] * 40, [1.0] * 75 + [0.0] * 25]
     found = statistics.paired_over_seeds(a, b)
-    apart = [[x - y for x, y in zip(*s, strict=True)] for s in zip(a, b, strict=True)]
-    mean, around = statistics.over_seeds(apart, differences=True)
-    assert (found.delta, found.low, found.high) == (mean, around.low, around.high)
     assert (found.gained, found.lost, found.n, found.seeds) == (30, 0, 100, 2)
     near = (found.low + found.high) / 2
     for side, p in ((-found.low, 0.025), (-found.high, 0.975), (-near, 0.5)):
         assert found.p_not_worse(side) == pytest.approx(p), "shown at 2.5% where the interval lies above"
-    assert 0 < found.p < 1
+    assert found.p == pytest.approx(2 * found.p_not_worse(0.0))
+    few = statistics.paired_over_seeds([[1.0] * 48] * 2, [[0.0] * 48, [0.0] * 40 + [1.0] * 8])
+    assert few.low < 0 < 0.05 < few.p, "both are of the half-width before it is cut at 100 points"
+    assert few.smallest() == math.inf
     same = statistics.paired_over_seeds(a, a)
     assert (same.delta, same.p) == (0.0, 1.0)
 

@@ -33,16 +33,19 @@ def pass_fail(rng: Any, n: int, size: int, p: float, likeness: float = 0.3) -> t
     return (rng.random(n) < own).astype(int), groups
 
 
-@pytest.mark.parametrize("size", [1, 3])
-@pytest.mark.parametrize("n", [50, 200, 1_000])
-@pytest.mark.parametrize("p", [0.5, 0.8])
-def test_the_interval_of_a_share_covers(n: int, size: int, p: float) -> None:
+@pytest.mark.parametrize(
+    ("n", "size", "p", "least"),
+    [*((n, size, p, 0.93) for n in (50, 200, 1_000) for size in (1, 3) for p in (0.5, 0.8)),
+     (6, 1, 0.98, 0.87), (48, 1, 0.98, 0.91), (300, 25, 0.9, 0.88), (300, 50, 0.9, 0.85)],
+)  # fmt: skip
+def test_the_interval_of_a_share_covers(n: int, size: int, p: float, least: float) -> None:
+    """Less for shares near all of few rows, and for few groups."""
     rng, hits = np.random.default_rng([n, size]), 0
     for _ in range(RUNS):
         scores, groups = pass_fail(rng, n, size, p)
         found = statistics.share_interval(scores.tolist(), groups.tolist())
         hits += found.low <= p <= found.high
-    assert 0.93 <= hits / RUNS <= 0.97
+    assert least <= hits / RUNS <= 0.97
 
 
 @pytest.mark.parametrize("size", [1, 3])
@@ -90,7 +93,7 @@ def test_the_interval_of_a_graded_paired_difference_covers(n: int) -> None:
         groups = clusters(rng, n, 3)
         b = rng.random(n)
         a = np.clip(b + np.where(rng.random(n) < 0.4, 0.1 + 0.1 * rng.normal(size=n)[groups], 0), 0, 1)
-        found = statistics._difference((a - b).tolist(), groups.tolist(), False, 1.0)
+        found = statistics.mean_difference((a - b).tolist(), groups.tolist())
         b = rng.random(200_000)
         truth = (
             np.clip(b + np.where(rng.random(200_000) < 0.4, 0.1 + 0.1 * rng.normal(size=200_000), 0), 0, 1) - b
@@ -132,10 +135,10 @@ def test_the_stated_power_is_reached(n: int, disagreement: float, comparisons: i
 def test_the_stated_power_is_reached_for_graded_scores(comparisons: int) -> None:
     rng, n, runs, shown, alpha = np.random.default_rng(9), 200, 1_500, 0, 0.05 / comparisons
     noise = 0.1
-    one = statistics._difference((noise * rng.normal(size=n)).tolist(), None, False, 1.0)
+    one = statistics.mean_difference((noise * rng.normal(size=n)).tolist())
     least = one.smallest(comparisons) * noise / (one.error * (n + 2) ** 0.5)  # were its spread exactly as drawn
     for _ in range(runs):
-        found = statistics._difference((least + noise * rng.normal(size=n)).tolist(), None, False, 1.0)
+        found = statistics.mean_difference((least + noise * rng.normal(size=n)).tolist())
         shown += found.p_not_worse(0.0) <= alpha / 2
     assert 0.77 <= shown / runs <= 0.83
 
@@ -148,7 +151,7 @@ def test_the_interval_over_seeds_covers(n: int, seeds: int, noise: float) -> Non
     for _ in range(RUNS):
         luck, rows = rng.normal(0, noise, seeds), rng.normal(0, 0.3, n)
         apart = luck[:, None] + rows[None] + rng.normal(0, 0.2, (seeds, n))
-        _, found = statistics.over_seeds(apart.tolist(), differences=True)
+        found = statistics.paired_over_seeds(apart, np.zeros_like(apart))
         hits += found.low <= 0 <= found.high
     assert 0.93 <= hits / RUNS <= 0.98  # on the wide side: two half-widths, each with the t of few
 

@@ -119,6 +119,17 @@ def test_a_file_that_is_not_utf8_is_told(folder: Path, name: str) -> None:
     assert line.endswith("); save it as UTF-8")
 
 
+def test_an_id_may_be_a_number(folder: Path) -> None:
+    write(folder / "train.jsonl", [row(n, id=n) for n in range(ROWS)])
+    write(folder / "eval.jsonl", [row(n, "e", id=n) for n in range(8)])
+    write(folder / "kb.jsonl", [{"id": 1, "title": "Returns", "text": "45 days."}])
+    data = read(folder)
+    assert {r["id"] for r in (*data.train, *data.validation)} == {str(n) for n in range(ROWS)}
+    assert ([r["id"] for r in data.evaluation], data.knowledge[0].id) == ([str(n) for n in range(8)], "1")
+    line_two(json.dumps(row(1, id=True)))(folder)
+    assert told(folder) == [f"{folder}/train.jsonl, row 2: id missing, empty or not text; fill in each row"]
+
+
 @pytest.mark.parametrize(("trained", "asked"), [(7, "7"), ("7", 7), (0, 0), (0, "0")])
 def test_a_group_is_its_text(folder: Path, trained: Any, asked: Any) -> None:
     """A customer's number is written with quotes in one file and without in the other."""

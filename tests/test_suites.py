@@ -8,7 +8,7 @@ import math
 import random
 import re
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -122,7 +122,7 @@ def test_every_bad_row_is_told_at_once_and_nothing_is_written(capsys: pytest.Cap
     path = Path("rows.csv")
     path.write_text(
         "id,message,reply,group\na,Hello?,Yes,g1\na,Why?,,g2\nc,,No,g3\nd, Hello?,Maybe,g4\ne,So?,Yes,\nf,x,y,g,h\n"
-        "d ,x,z,g\n"
+        "d ,x,z,g\n,,,\n , ,\n"
     )
     assert main(["new", "mine", "--from", "rows.csv"]) == 2
     assert capsys.readouterr().err.splitlines() == [
@@ -140,6 +140,12 @@ def test_every_bad_row_is_told_at_once_and_nothing_is_written(capsys: pytest.Cap
 
 def test_a_reply_that_is_not_there_or_no_json_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     rows: list[dict[str, object]] = [{"message": f"Ticket {i * 7919}", "reply": {"n": i}} for i in range(60)]
+    lines([*rows, {"message": "Another", "reply": math.nan}])
+    assert main(["new", "mine", "--from", "rows.jsonl"]) == 2
+    assert "row 61: reply is empty; fill it in" in capsys.readouterr().err
+    lines([*({**row, "group": i} for i, row in enumerate(rows)), {"message": "More", "reply": {}, "group": math.nan}])
+    assert main(["new", "mine", "--from", "rows.jsonl"]) == 2
+    assert "row 61: group is empty; fill it in, or leave the column out" in capsys.readouterr().err
     lines([*rows, {"message": "Another", "replies": {}}])
     assert main(["new", "mine", "--from", "rows.jsonl"]) == 2
     assert capsys.readouterr().err == "harness: rows.jsonl, row 61: has no 'reply'; fill it in or delete the row\n"
@@ -161,6 +167,7 @@ def test_columns_named_twice_are_told(capsys: pytest.CaptureFixture[str]) -> Non
     ]
     Path("rows.csv").write_text("message,reply,,\n" + "".join(f"Ticket {i * 7919},Reply {i},,\n" for i in range(60)))
     assert main(["new", "mine", "--from", "rows.csv"]) == 0
+    assert "left out" not in capsys.readouterr().out
 
 
 def test_a_cell_is_as_long_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
@@ -516,6 +523,32 @@ def test_any_task_of_lm_eval_stands_in_by_name(tmp_path: Path) -> None:
     assert "rows are those of lm-eval's task choices" in (run / "report.md").read_text()
 
 
+def test_choices_of_ones_own_rows_are_scored_by_lm_eval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines({"message": f"Ticket {i * 7919}", "reply": LABELS[i % 3]} for i in range(40))
+    assert main(["new", "mine", "--from", "rows.jsonl"]) == 0
+    task, config, scorers = (
+        Path(p) for p in ("suites/mine/task.yaml", "conf/suite/mine.yaml", "suites/mine/scorers.py")
+    )
+    whole = CHOICES.replace("choices\n", "mine\n", 1).replace('"Yes.", "No.", "Who knows?"', ", ".join(LABELS))
+    whole = whole.replace("target: 1", "target: reply")
+    scorers.write_text(scorers.read_text().replace("def process_results", "def other"))
+    config.write_text(config.read_text().replace("primary: accuracy", "primary: acc"))
+    for text, told in (
+        (whole, ""),
+        (whole.replace("target: reply", "target: id"), "task.yaml: no choice is right for row 'row-000"),
+        (whole.replace("{metric: acc,", "{metric: exact_match,"), "suite.primary=acc: no score of mine; "),
+        (whole + "process_results: !function scorers.predicted\n", "lm-eval cannot read it (AttributeError: 'dict' "),
+        (whole.replace("_is_better: true", "_is_better: No"), "suite.primary=acc: less of it is better, as "),
+        (whole.partition("metric_list")[0] + "include: _list_yaml\n", ""),
+    ):
+        task.write_text(text)
+        Path("suites/mine/_list_yaml").write_text("metric_list" + whole.partition("metric_list")[2])
+        capsys.readouterr()
+        assert main(["check", "mine"]) == (2 if told else 0), told
+        assert told in (err := capsys.readouterr().err)
+        assert "has no process_results" not in err
+
+
 def test_a_task_that_lm_eval_brings_along_needs_no_scorers(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["new", "mine", "--from", str(table()), *NAMES]) == 0
     config, text = Path("conf/suite/mine.yaml"), Path("conf/suite/mine.yaml").read_text()
@@ -725,6 +758,11 @@ def test_replies_that_are_json_are_compared_as_json(capsys: pytest.CaptureFixtur
     wanted = '{"a":[1,{"b":true}],"c":"x"}'
     assert scores(' {"c": "x", "a": [1.0, {"b": true}]}\n', wanted) == [1, 1, 1]
     assert scores('{"c": "x", "a": [1, {"b": 1}]}', wanted) == [0, pytest.approx(2 / 3), 1]
+    assert scores('["b", "c"]', '["a", "b", "c"]') == [0, pytest.approx(4 / 5), 1]
+    assert scores('{"c":"x","a":[{"b":true},1]}', wanted) == [0, 1, 1], "but for the order of a list"
+    assert scores('[{"t":1,"v":2},{"t":3,"v":4}]', '[{"t":3,"v":2},{"t":1,"v":4}]') == [0, 0.5, 1]
+    assert scores("[[1, 2], [1, 2], [3]]", "[[3], [2, 1]]") == [0, pytest.approx(3 / 4), 1]
+    assert scores('{"a.b": 1, "d": 1}', '{"a": {"b": 1}, "d": 1}') == [0, 0.5, 1]
     assert scores("[]", "{}") == [0, 0, 1]
     assert scores("[]", "[]") == scores("{}", "{ }") == [1, 1, 1]
     for said in (f"```json\n{wanted}\n```", f"Sure: {wanted}", '{"a": 1, "a": 1}', '{"a": NaN}', "7", "", "[" * 99_999):
@@ -769,16 +807,63 @@ def test_replies_that_many_rows_share_may_be_met_word_for_word(capsys: pytest.Ca
     assert "primary: exact in" in capsys.readouterr().out
 
 
-def test_one_reply_that_is_no_json_leaves_words(capsys: pytest.CaptureFixture[str]) -> None:
-    lines({"message": f"Ticket {i * 7919}", "reply": "none" if i == 7 else {"n": i}} for i in range(60))
-    assert main(["new", "mine", "--from", "rows.jsonl"]) == 0
-    assert "(text; 60 different replies)" in capsys.readouterr().out
+@pytest.mark.parametrize("reply", ["none", '{"n": 7,}'])
+def test_one_reply_that_is_no_json_leaves_words_or_is_to_be_mended(
+    reply: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines({"message": f"Ticket {i * 7919}", "reply": reply if i == 7 else {"n": i}} for i in range(60))
+    assert main(["new", "mine", "--from", "rows.jsonl"]) == (2 if "{" in reply else 0)
+    told, as_others = capsys.readouterr(), "no JSON, as those of 59 other rows are"
+    if "{" in reply:
+        assert told.err == f"harness: rows.jsonl, row 8: reply begins as JSON and is {as_others}; mend it\n"
+    else:
+        assert "(text; 60 different replies)" in told.out
+        assert f"warning: rows.jsonl, row 8: reply is {as_others}, so all are compared as text\n" in told.out
+    lines({"message": f"Ticket {i * 7919}", "reply": reply if i % 2 else {"n": i}} for i in range(59))
+    assert main(["new", "half", "--from", "rows.jsonl"]) == (2 if "{" in reply else 0)
+    assert ("(such rows: 29)" in capsys.readouterr().out) == (reply == "none")
+    lines({"message": f"Ticket {i * 7919}", "reply": reply if i % 5 else {"n": i}} for i in range(60))
+    assert main(["new", "few", "--from", "rows.jsonl"]) == 0
+    assert "no JSON" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("mark", [";", "\t", ","])
+@pytest.mark.parametrize("column", ["reply", "references"])
+def test_a_list_of_texts_is_one_answer_or_several_by_the_name_of_its_column(
+    column: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines({"message": f"Ticket {i * 7919}", column: [f"In {i % 9} days.", f"{i % 9} days"][: 1 + i % 3]}
+          for i in range(60))  # fmt: skip
+    assert main(["new", "mine", "--from", "rows.jsonl", "--reply", column]) == 0
+    told = "row 1: reply is a list of texts, as all are, and taken as one answer, in JSON; alternatives belong into a "
+    assert (told in (out := capsys.readouterr().out)) == (column == "reply")
+    assert ("(text; 9 different replies)" in out) == (column == "references"), "labels have no alternatives"
+    assert main(["check", "mine"]) == 0
+    if column == "references":
+        scorers = scorers_of(Path("suites/mine"))
+        row = next(r for r in rows_of("mine")[1] if "references" in r)
+        alone = next(r for r in rows_of("mine")[1] if "references" not in r)
+        assert row["reply"] == row["references"][0] != row["references"][1]
+        for reply in row["references"]:
+            assert scorers.process_results(row, [reply]) == {"exact": 1, "word_f1": 1}
+        assert scorers.process_results(alone, [alone["reply"][3:]])["exact"] == 0
+
+
+def test_words_that_stand_for_an_empty_cell_are_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    cells = [(f"Ticket {i * 7919}", "NaN" if i in (3, 5) else LABELS[i % 3], "#N/A" if i < 2 else i) for i in range(90)]
+    with Path("rows.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["message", "reply", "group"], *cells])
+    assert main(["new", "mine", "--from", "rows.csv"]) == 0
+    told = capsys.readouterr().out
+    for line in ("row 5: reply 'NaN' (2 rows: row 5, row 7)", "row 2: group '#N/A' (2 rows: row 2, row 3)"):
+        assert f"warning: rows.csv, {line} is how an empty cell is written; if it is one, fill" in told
+
+
+@pytest.mark.parametrize("mark", [";", "\t", ",", "|"])
 @pytest.mark.parametrize("name", ["rows.csv", "rows.tsv"])
 def test_a_table_is_read_by_the_mark_that_parts_its_header(mark: str, name: str) -> None:
+    """Or that a first line names."""
     with Path(name).open("w", newline="", encoding="utf-8") as file:
+        file.write("sep=|\r\n" if mark == "|" else "")
         csv.writer(file, delimiter=mark).writerows(
             [["message", "reply"], *([f"Is it {i},5; or {i}?", f"It is {i * 7919}."] for i in range(60))]
         )
@@ -816,6 +901,9 @@ def test_rows_are_numbered_as_a_spreadsheet_does(capsys: pytest.CaptureFixture[s
         f"harness: rows.csv, row {row}: reply is empty; fill it in or delete the row"
         for row in ("2", "4 (line 5)", "6 (line 9)")
     ]
+    Path("rows.csv").write_text('sep=;\n;\nmessage;reply\n"Why?\nHow?";\n')
+    assert main(["new", "mine", "--from", "rows.csv"]) == 2
+    assert "rows.csv, row 3 (line 4): reply is empty; fill it in" in capsys.readouterr().err
     Path("rows.csv").write_text('message,reply\n"Why?\nHow?",So\nmy,"own "VAT" period"\nWho?,Me\n')
     assert main(["new", "mine", "--from", "rows.csv"]) == 2
     assert "harness: rows.csv, line 4: ',' expected after '\"'; close the quotes" in capsys.readouterr().err
@@ -947,7 +1035,7 @@ def test_scorers_that_exit_are_told(where: str, capsys: pytest.CaptureFixture[st
     text = scorers.read_text()
     exits = "    raise SystemExit(0)\n" if where == "of a row" else ""
     scorers.write_text(text + "\nraise SystemExit(0)\n" if where == "at once" else text.replace(
-        '    said, wanted = results[0]', exits + '    said, wanted = results[0]'))  # fmt: skip
+        '    said = results[0]', exits + '    said = results[0]'))  # fmt: skip
     assert main(["check", "mine"]) == 2
     assert "SystemExit: 0" in capsys.readouterr().err
 
@@ -1061,13 +1149,22 @@ def test_a_row_many_times_as_long_as_others_is_told(capsys: pytest.CaptureFixtur
     assert "row 'row-00008': its message has 2,512 characters, usual are 18; such rows set memory and time" in told
 
 
+def sharegpt(chat: Mapping[str, Any]) -> dict[str, Any]:
+    names = {"user": "human", "assistant": "gpt"}
+    turns = [{"from": names.get(t["role"], t["role"]), "value": t["content"]} for t in chat["messages"]]
+    return {"conversations": turns}
+
+
 def chat(i: int, *before: str) -> dict[str, Any]:
     turns = [*before, "user", "assistant"]
     return {"messages": [{"role": r, "content": "Be kind." if r == "system" else f"{r} {i * 7919}"} for r in turns]}
 
 
-def test_chats_of_one_turn_are_read(capsys: pytest.CaptureFixture[str]) -> None:
-    lines(chat(i, "system") for i in range(60))
+@pytest.mark.parametrize("form", [dict, sharegpt])
+def test_chats_of_one_turn_are_read(
+    form: Callable[[Mapping[str, Any]], dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines(form(chat(i, "system")) for i in range(60))
     assert main(["new", "mine", "--from", "rows.jsonl"]) == 0
     assert OmegaConf.load("conf/suite/mine.yaml").system == "Be kind."
     row = json.loads(Path("suites/mine/train.jsonl").read_text().splitlines()[0])
@@ -1080,7 +1177,7 @@ def test_chats_of_one_turn_are_read(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["new", "few", "--from", "rows.jsonl"]) == 0
     assert OmegaConf.load("conf/suite/few.yaml").system != "Be kind.", "one chat's system turn is not that of all"
     assert "system turns are left out; models are told 'You" in capsys.readouterr().out
-    lines([chat(1, "user", "assistant"), {"messages": ["hello"]}, *(chat(i) for i in range(60))])
+    lines([form(chat(1, "user", "assistant")), {"messages": ["hello"]}, *(form(chat(i)) for i in range(60))])
     assert main(["new", "long", "--from", "rows.jsonl"]) == 2
     told = capsys.readouterr().err
     assert "row 1: a chat of the turns user, assistant, user, assistant; a suite asks one message: keep" in told
@@ -1238,6 +1335,7 @@ def test_evaluation_rows_pasted_into_the_instructions_are_told(capsys: pytest.Ca
     assert main(["check", "mine"]) == 2
     told = capsys.readouterr()
     assert "mine: 40 mistakes, " in told.out
+    assert "mistake: ... and 20 more\n" in told.err
     assert f"eval.jsonl, row {held[0]['id']!r}: its text stands in instructions.md; write another example" in told.err
     guide.write_text(own)
     system = OmegaConf.load(config).system

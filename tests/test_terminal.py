@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from errno import EACCES, EIO, ENOSPC
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,7 @@ def test_what_an_encoding_lacks_is_escaped_and_only_a_terminal_breaks_lines(
     assert len(done.stdout.splitlines()) == 3 + lines + 1
 
 
+MEND = "free space, or mend its rights, and run again"
 RED = "\x1b[31mred"
 COMMANDS = (
     "__main__",
@@ -114,7 +116,9 @@ def test_help_tells_what_each_exit_code_means(command: str, capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("error", "code", "told"),
     [(RuntimeError("a fault"), 70, "RuntimeError: a fault\n"), (KeyboardInterrupt(), 130, "harness: stopped\n"),
-     (UserError(["one", "two"]), 2, "harness: one\nharness: two\n"), (SystemExit(7), 7, "")],
+     (UserError(["one", "two"]), 2, "harness: one\nharness: two\n"), (SystemExit(7), 7, ""),
+     (OSError(ENOSPC, "full"), 2, f"harness: full; {MEND}\n"), (OSError(EIO, "broken"), 70, "broken\n"),
+     (OSError(EACCES, "no right", "from", None, "to"), 2, f"harness: to: no right; {MEND}\n")],
 )  # fmt: skip
 def test_all_commands_end_in_one_way(
     command: str, error: BaseException, code: int, told: str,

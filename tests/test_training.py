@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,12 +28,12 @@ from harness.adapt.lora import ADAPTER, Lora, merge
 from harness.adapt.training import collate, completion_loss
 from harness.engine.eager import Eager, EagerSession
 from harness.errors import BrokenArtifact, DoesNotFit, UserError
-from harness.execute import able
+from harness.execute import _adapt, able
 from harness.loading import load
 from harness.measure.fidelity import write_reference
 from harness.prompt import IGNORED
 from harness.types import Component, Context
-from tests.cells import suite_data
+from tests.cells import cell, suite_data
 from tests.test_architectures import made
 from tests.test_engine import CONTEXT, shape, tokenizer
 
@@ -152,7 +154,9 @@ def test_what_a_checkpoint_says_of_sampling_is_kept(
 
 @pytest.mark.parametrize("adaptation", [Lora(), FullFt()])
 def test_a_checkpoint_that_came_quantized_is_not_trained(tmp_path: Path, adaptation: Any) -> None:
-    """Known from its configuration, before anything is loaded."""
+    """Known from its configuration, before anything is loaded. So is one that has a classification head."""
+    classifier = {"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]}
+    assert str(adaptation.unable(classifier)).startswith("the checkpoint is a classifier: adaptation=prompt_rag or")
     told = "the checkpoint comes quantized (gptq): adaptation=prompt_rag or as_is with quantization=as_is only"
     config = {"model_type": "llama", "quantization_config": {"quant_method": "gptq", "bits": 4}}
     assert adaptation.unable({"model_type": "llama"}) is None
@@ -210,6 +214,26 @@ def test_a_row_longer_than_the_models_context_ends_a_training(tmp_path: Path, ad
     )
     with pytest.raises(DoesNotFit, match=told):
         adaptation(tmp_path / "base", suite_data(train=tuple(rows), validation=()), tmp_path / "out", CONTEXT)
+    asked = [{"id": "e1", "message": "?" * 35}, {"id": "e2", "message": "?" * 40}]
+    data = suite_data(train=tuple(rows[:3]), validation=tuple(rows[4:]), evaluation=tuple(asked), max_new_tokens=34)
+    told = r"row e2 has 74 tokens with its prompt and an answer of up to 34 .*, where it holds 64 \(such rows: 2\);"
+    with pytest.raises(DoesNotFit, match=told):
+        adaptation(tmp_path / "base", data, tmp_path / "out", CONTEXT)
+    assert adaptation(tmp_path / "base", replace(data, max_new_tokens=24), tmp_path / "out", CONTEXT)
+
+
+@pytest.mark.parametrize("adaptation", ["prompt_rag", "as_is"])
+def test_a_row_longer_than_the_models_context_is_not_quantized_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adaptation: str
+) -> None:
+    LlamaForCausalLM(shape(LlamaConfig, max_position_embeddings=64)).save_pretrained(tmp_path / "base")
+    tokenizer().save_pretrained(tmp_path / "base")
+    data = suite_data(train=SIX, validation=SIX, evaluation=({"id": "e1", "message": "?" * 70},), max_new_tokens=34)
+    monkeypatch.setattr("harness.execute._data", lambda step: data)
+    (tmp_path / "out").mkdir()
+    step: Any = SimpleNamespace(component=cell(f"adaptation={adaptation}").adaptation)
+    with pytest.raises(DoesNotFit, match=r"row e1 has \d+ tokens with its prompt and an answer of up to 34 .* 64;"):
+        _adapt(step, [tmp_path / "base"], tmp_path / "out", CONTEXT)
 
 
 @pytest.mark.parametrize("adaptation", [Lora(rank=4, epochs=1), FullFt(epochs=1)])

@@ -26,6 +26,12 @@ class PromptRag(Searching):
     SEEDED: ClassVar[bool] = False
     LIBRARIES: ClassVar[tuple[str, ...]] = ("bm25s",)
 
+    def unfit(self, data: SuiteData) -> str | None:
+        """Why the rows of a suite are too few for this, or its articles cannot be searched so, or None."""
+        if 0 < len(data.train) < self.few_shot:
+            return f"few_shot={self.few_shot}: {data.name} has {len(data.train)} training rows to show"
+        return Searching.unfit(self, data)
+
     def __call__(self, base: Path, data: SuiteData, out: Path, context: Context) -> Mapping[str, Json]:
         link_tree(base, out)
         examples = tuple((r[data.message_field], r[data.reply_field]) for r in data.train[: self.few_shot])

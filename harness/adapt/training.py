@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from harness.adapt.lengths import demand_context, demand_room
 from harness.anatomy import below_adapters, beside_text
 from harness.environment import give_memory_back
-from harness.errors import BrokenArtifact, DoesNotFit, UserError
-from harness.loading import attention_of, came_quantized, context_tokens, demand_fit
+from harness.errors import BrokenArtifact, UserError
+from harness.loading import attention_of, came_quantized, classifies, demand_fit
 from harness.prompt import (
     IGNORED,
     Prompter,
@@ -60,7 +61,8 @@ class Training(Searching):
 
     def unable(self, config: Mapping[str, Json]) -> str | None:
         """Why a model of this configuration cannot be trained so, or None."""
-        return came_quantized(config)
+        told = "the checkpoint is a classifier: adaptation=prompt_rag or as_is only, or take the model it was made from"
+        return came_quantized(config) or (told if classifies(config) else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,16 +179,6 @@ def check_replies(tokenizer: Any, data: SuiteData) -> None:
         raise UserError(faults[0] + (f" (such rows: {len(faults):,})" if len(faults) > 1 else ""))
 
 
-def _check_lengths(model: Any, data: SuiteData, lengths: Sequence[int]) -> None:
-    """Raises `DoesNotFit` where a row, `lengths` tokens with its prompt, is longer than the model's context."""
-    tokens, row = max(zip(lengths, (str(r.get("id")) for r in (*data.train, *data.validation)), strict=True))
-    if (limit := context_tokens(model)) and tokens > limit:
-        raise DoesNotFit(
-            f"longer than the model's context: row {row} has {tokens:,} tokens with its prompt, where it holds "
-            f"{limit:,}; shorten such rows or leave them out, or lower what prompts carry (adaptation.top_k)"
-        )
-
-
 def _arguments(knobs: Training, rows: int, checkpoints: Path, context: Context, mixed: bool) -> Any:
     """How transformers' Trainer is to train on so many rows, in bfloat16 where `mixed`."""
     from transformers import TrainingArguments
@@ -218,8 +210,9 @@ def train(
     `adapted` puts around or into the model, or all of it that reads and writes text. With `classes`, which hold each
     row's reply, a classification head answers instead of the language head.
 
-    Raises `UserError` for a reply that would be learnt in part or otherwise, `DoesNotFit` for a row that is longer than
-    the model's context, and `BrokenArtifact` where weights are missing, the loss is no number or no weight changed.
+    Raises `UserError` for a reply that would be learnt in part or otherwise, `DoesNotFit` for a row, be it one to be
+    asked, that is longer than the model's context, and `BrokenArtifact` where weights are missing, the loss is no
+    number or no weight changed.
     """
     import torch
     from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, set_seed
@@ -244,7 +237,8 @@ def train(
     # weights that are trained stay in float32, small updates would be lost in 16 bits; frozen ones only compute
     dtype = torch.bfloat16 if mixed and adapted else torch.float32
     model = untrained(base, classes, dtype, pad)
-    _check_lengths(model, data, [len(made["input_ids"]) for made in (*fit, *validation)])
+    demand_context(model, (*data.train, *data.validation), [len(made["input_ids"]) for made in (*fit, *validation)])
+    demand_room(model, tokenizer, prompter, data, 0 if classes else data.max_new_tokens)
     model = model.to(context.device)
     for weight in beside_text(model):
         weight.requires_grad_(False)

@@ -1,7 +1,7 @@
 """`python -m harness.check`: is this candidate worse than its baseline?
 
 Exit codes: 0 pass, 1 regressed, 2 a mistake in the command or its files (no baseline, another suite, another schema),
-3 inconclusive or could not measure, 70 a fault of the harness itself, 130 stopped by Ctrl-C.
+3 inconclusive or could not measure, 70 a fault of the harness itself, 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,7 +36,7 @@ EXAMPLES = """
   python -m harness.check --model ./checkpoint --baseline baselines/one_cell.json --budget
 
 exit codes: 0 pass, 1 regressed, 2 mistake in the command or its files, 3 inconclusive or could not measure,
-70 a fault of the harness itself, 130 stopped by Ctrl-C
+70 a fault of the harness itself, 130 stopped by Ctrl-C, 143 by SIGTERM
 """
 
 
@@ -121,15 +123,19 @@ def _judged(a: argparse.Namespace, runs: Sequence[str], changes: Sequence[str]) 
         raise UserError(f"--model {a.model}: no such folder; give a Hugging Face model directory")
     out = ledger.run_folder(fresh.outputs(changes) / "check" / time.strftime("%Y-%m-%d_%H-%M-%S"), fresh=True)
     model = str(Path(a.model).absolute())
-    if a.budget is None:
-        candidate = fresh.evaluate(model, baseline, changes, out)
-        found = judge(candidate, baseline, limits)
-    else:
 
-        def measure(part: fresh.Part, look: int) -> subject.Side:
-            return fresh.evaluate(model, baseline, changes, out / f"look-{look}", part)
+    def measure(part: fresh.Part, look: int) -> subject.Side:
+        return fresh.evaluate(model, baseline, changes, out / f"look-{look}", part)
 
-        candidate, found = fresh.within_budget(baseline, limits, a.budget, measure)
+    try:
+        if a.budget is None:
+            candidate = fresh.evaluate(model, baseline, changes, out)
+            found = judge(candidate, baseline, limits)
+        else:
+            candidate, found = fresh.within_budget(baseline, limits, a.budget, measure)
+    finally:
+        with suppress(OSError):  # it holds something
+            out.rmdir()
     return candidate, replace(found, candidate=a.model), out / "check"
 
 
@@ -157,6 +163,23 @@ def _keep(kept: subject.Side, path: Path, limits: rules.Rules) -> None:
     tell([*left, *_untimed(kept.supported(), limits)], "harness: warning: ")
 
 
+def _move_on(a: argparse.Namespace, candidate: subject.Side, found: Judgement) -> str:
+    """Keeps a candidate that passes as the next baseline; what is told of it. The old one stays where the new would
+    take its place and is shown to be worse: each release may lose less than the margin, and all together any sum."""
+    open_ = ", ".join(f.trial.metric for f in found.having(Verdict.INCONCLUSIVE, blocks=True))
+    worse = ", ".join(f"{f.trial.metric} {outputs.change(f.trial)}" for f in found.having(Verdict.PASS, blocks=True)
+        if f.trial.pair and f.trial.pair.delta < 0 and not f.trial.low <= 0 <= f.trial.high)  # fmt: skip
+    if found.exit_code or open_:
+        why = "the candidate does not pass" if found.exit_code else f"{open_} inconclusive"
+        return f"not saved, {why}; the old one stays"
+    if worse and a.save_baseline.resolve() == a.baseline.resolve():
+        return f"not saved, the candidate passes and is shown to be worse: {worse}; the old one stays"
+    judged = {f.trial.cell for f in found.findings}
+    kept = subject.Side(candidate.source, tuple(c for c in candidate.cells if c.id in judged))
+    _keep(kept, a.save_baseline, rules.load(a.rules, a.set))
+    return f"{a.save_baseline}{f', shown to be worse than {a.baseline}: {worse}' if worse else ''}"
+
+
 def _run(a: argparse.Namespace, console: Console) -> int:
     if isinstance(a.budget, str):
         a.given, a.budget = [*a.given, a.budget], ALL_ROWS
@@ -171,19 +194,11 @@ def _run(a: argparse.Namespace, console: Console) -> int:
     if earlier := a.out or (Path(runs[0]) / "check" if runs else None):
         ledger.forget_verdict(earlier)
     candidate, found, folder = _judged(a, runs, changes)
+    told = _move_on(a, candidate, found) if a.save_baseline else ""  # a refusal ends with 2, so before any verdict
     page = outputs.write(found, a.out or folder, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()))
     outputs.show(found, console)
     console.print(visible(f"page: {page}"), highlight=False, soft_wrap=True, markup=False)
-    if a.save_baseline:
-        left = [f.trial.metric for f in found.having(Verdict.INCONCLUSIVE, blocks=True)]
-        if found.exit_code == 0 and not left:
-            judged = {f.trial.cell for f in found.findings}
-            kept = subject.Side(candidate.source, tuple(c for c in candidate.cells if c.id in judged))
-            _keep(kept, a.save_baseline, rules.load(a.rules, a.set))
-            told = str(a.save_baseline)
-        else:
-            why = "the candidate does not pass" if found.exit_code else f"{', '.join(left)} inconclusive"
-            told = f"not saved, {why}; the old one stays"
+    if told:
         console.print(visible(f"baseline: {told}"), highlight=False, soft_wrap=True, markup=False)
     return found.exit_code
 
@@ -194,4 +209,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and the grid that it runs ends with it
     sys.exit(main())

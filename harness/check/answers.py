@@ -115,7 +115,7 @@ def score_trial(name: str, section: Scores, cell: str, rows: Pairs, lower: bool,
         trial, pair=pair, before=sum(before) / n, after=sum(after) / n,
         change=sign * pair.delta + 0.0,  # a change of nothing has no sign
         low=low, high=high, p_worse=p_worse(pair),
-        p_within=p_not_worse(pair, section.margin), same=same, spared=unnamed and n < len(rows),
+        p_within=pair.p_not_worse(section.margin), same=same, spared=unnamed and n < len(rows),
         note=f"all {n} answers are the same, letter for letter, and score the same" if same else "",
     )  # fmt: skip
 
@@ -134,25 +134,6 @@ def p_worse(pair: Paired) -> float:
     return pair.p / 2 if pair.delta < 0 else 1 - pair.p / 2 if pair.delta > 0 else 1.0
 
 
-def p_not_worse(pair: Paired, margin: float) -> float:
-    """One-sided p of "worse by `margin` or more". Never below that of the exact binomial test for a candidate that only
-    loses, and loses whole rows: the t interval lets 48 rows without a flip rule out 5% more often than is true.
-
-    That holds for graded scores too: a mean drop of `margin` may be `margin` of the rows losing all, and rows that
-    hardly vary show nothing of it until one does. It is the drop that is hardest to see: of all losses from 0 to 1 with
-    one mean, those of 0 or 1 vary the most, and tails of others exceed theirs by the factor e at most (Hoeffding 1963,
-    JASA 58:13; Bentkus 2004, Ann. Probab. 32:1650). Nor do small changes show how rows of a group would be lost
-    together: where scores are graded, a group counts as one row."""
-    from scipy.special import bdtr
-
-    p = pair.p_not_worse(margin)
-    if margin > 0:
-        rows = pair.n / pair.design_effect if pair.binary else pair.groups
-        lost = max(0.0, -pair.delta) * rows
-        p = max(p, float(bdtr(math.ceil(lost - 1e-9), math.floor(rows), margin)))
-    return p
-
-
 def counted(pair: Paired) -> int:
     """As how many rows these can count at most: where none flips, or scores are graded, a group is one."""
     return pair.n if pair.binary and pair.lost + pair.gained else pair.groups
@@ -164,17 +145,17 @@ def rows_to_pass(margin: float, alpha: float) -> int:
     return math.ceil(math.log(alpha) / math.log1p(-margin) - 1e-9) if 0 < margin < 1 else 0
 
 
-def bound(pair: Paired, side: int, q: float = 0.95) -> float:
+def bound(pair: Paired, side: int) -> float:
     """An end of the 90% interval of a difference: where the one-sided 5% tests turn."""
     from scipy.special import stdtrit
 
     if not math.isfinite(pair.error):
         return side * math.inf
-    return pair.middle + side * float(stdtrit(pair.df, q)) * pair.error
+    return pair.middle + side * float(stdtrit(pair.df, 0.95)) * pair.error
 
 
-def detectable(pair: Paired, margin: float, alpha: float, comparisons: int, power: float = POWER) -> float:
-    """The smallest true drop that this comparison would have called a regression with this power: one that is both
+def detectable(pair: Paired, margin: float, alpha: float, comparisons: int) -> float:
+    """The smallest true drop that this comparison would likely (`POWER`) have called a regression: one that is both
     shown and too large for non-inferiority to be shown beside it."""
     from scipy.special import ndtri, stdtrit
 
@@ -182,10 +163,10 @@ def detectable(pair: Paired, margin: float, alpha: float, comparisons: int, powe
     if not math.isfinite(pair.error):
         return math.inf
     if pair.binary:
-        shown = detectable_difference(int(pair.n / pair.design_effect), pair.disagreement, 2 * level, power)
+        shown = detectable_difference(int(pair.n / pair.design_effect), pair.disagreement, 2 * level)
     else:
-        shown = float(stdtrit(pair.df, 1 - level) + ndtri(power)) * pair.error
-    return max(shown, margin + float(ndtri(power) - stdtrit(pair.df, 1 - alpha)) * pair.error)
+        shown = float(stdtrit(pair.df, 1 - level) + ndtri(POWER)) * pair.error
+    return max(shown, margin + float(ndtri(POWER) - stdtrit(pair.df, 1 - alpha)) * pair.error)
 
 
 def length_trial(cell: str, rows: Pairs, rules: Length) -> Trial | None:

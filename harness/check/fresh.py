@@ -3,9 +3,11 @@ is kept in the store. With a budget the rows come in parts of a fixed random ord
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from harness.escaping import config_value
 from harness.types import GROUPS, Json, knobs
 
 Part = tuple[float, float] | None
+GRACE_S = 30.0  # for a grid to stop its steps
 
 
 def overrides(config: Mapping[str, Json], model: str, own: Sequence[str]) -> list[str]:
@@ -41,15 +44,27 @@ def outputs(own: Sequence[str]) -> Path:
     return Path(given[-1].strip("\"'") if given else "outputs")
 
 
-def grid(arguments: Sequence[str], run: Path) -> None:
-    """Runs a grid into a folder. Raises `UserError` where it did not run, or ended by a fault of its own (exit 70): its
-    records may then be some of all. A failed cell (exit 1) is a record like any other."""
+def grid(arguments: Sequence[str], run: Path, cell: str) -> None:
+    """Runs the grid of a cell into a folder, and stops it where this process is stopped. Raises `UserError` where it
+    did not run, or ended by a fault of its own (exit 70): its records may then be some of all. A failed cell (exit 1)
+    is a record like any other."""
     command = [sys.executable, "-m", "harness", *arguments, f"hydra.sweep.dir={config_value(str(run))}"]
-    code = subprocess.run(command, check=False).returncode
+    process = subprocess.Popen(command)
+    try:
+        code = process.wait()
+    except BaseException as stop:
+        if not isinstance(stop, KeyboardInterrupt):  # Ctrl-C is told to both by the terminal
+            process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_S)
+        raise
+    finally:
+        process.kill()
+        process.wait()
     if code == 130:
         raise KeyboardInterrupt
     if code not in (0, 1) or not run.is_dir():
-        raise UserError(f"the grid did not run (exit {code}, told above): {' '.join(arguments)}")
+        raise UserError(f"the grid of {cell} did not run (exit {code}, told above)")
 
 
 def evaluate(model: str, baseline: Side, own: Sequence[str], out: Path, part: Part = None) -> Side:
@@ -61,7 +76,7 @@ def evaluate(model: str, baseline: Side, own: Sequence[str], out: Path, part: Pa
             continue
         some = [f"measure.quality.part=[{part[0]!r},{part[1]!r}]"] if part else []
         run = out / f"cell-{at + 1}"
-        grid([*overrides(cell.config, model, own), *some], run)
+        grid([*overrides(cell.config, model, own), *some], run, cell.id)
         found = read(run).cells
         if len(found) != 1:
             made = ", ".join(c.id for c in found) or "none"
@@ -83,6 +98,7 @@ def within_budget(
 ) -> tuple[Side, Judgement]:
     """Looks after each part until the verdict is certain; `measure` answers for a part and the number of its look. The
     last look is when about `most_rows` of each cell are in (at infinity: all), and the error rates hold for that."""
+    everything = sum(len(c.rows) for c in baseline.cells)
     fullest = max((len(c.rows) for c in baseline.cells), default=0)
     end = min(1.0, most_rows / fullest) if fullest else 1.0
     planned = sum(len(_rows(c, 0.0, end)) for c in baseline.cells)
@@ -107,7 +123,7 @@ def within_budget(
         shares = (*shares, share)
         now = Side(baseline.source, tuple(replace(c, rows=tuple(_rows(c, 0.0, high))) for c in baseline.cells))
         candidate = Side("", tuple(joined(p) for p in parts.values()))
-        found = judge(candidate, now, rules, Looks(shares, settled(found) if found else None))
+        found = judge(candidate, now, rules, Looks(shares, settled(found) if found else None, planned / everything))
         if certain(found) and (found.exit_code == 1 or len(parts) == len(baseline.cells)):
             break
     assert found is not None, "one look at least"

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness.check.answers import (
+    PRIMARY,
     Pairs,
     chosen,
     counted,
@@ -40,16 +41,22 @@ Settled = Mapping[tuple[str, str], Verdict]
 
 @dataclass(frozen=True, slots=True)
 class Looks:
-    """The looks taken so far, as rising shares of the rows that may be looked at, this one last; and what earlier ones
-    have settled. With the share 1.0 alone all rows are in at once."""
+    """The looks taken so far, as rising shares of the rows that may be looked at, this one last; what earlier ones have
+    settled; and what share of all rows may be looked at. With the share 1.0 alone they are in at once."""
 
     shares: tuple[float, ...] = (1.0,)
     settled: Settled | None = None
+    end: float = 1.0
 
     @property
     def last(self) -> bool:
         """Whether no more rows come."""
         return self.shares[-1] >= 1.0
+
+    @property
+    def share(self) -> float:
+        """How many of all rows are in."""
+        return self.shares[-1] * self.end
 
 
 def matched(candidate: Side, baseline: Side) -> list[tuple[Subject | None, Subject]]:
@@ -60,9 +67,10 @@ def matched(candidate: Side, baseline: Side) -> list[tuple[Subject | None, Subje
     return [(there.get(b.id), b) for b in baseline.cells]
 
 
-def refuse_other_suites(both: Sequence[tuple[Subject | None, Subject]]) -> None:
-    """Raises `UserError` where a candidate answered other rows, or was scored otherwise, than its baseline."""
-    mistakes = []
+def refuse_other_suites(both: Sequence[tuple[Subject | None, Subject]], rules: Rules) -> None:
+    """Raises `UserError` where a candidate answered other rows, was scored otherwise, or is decided by another score
+    than its baseline."""
+    mistakes, decides = [], PRIMARY in (*rules.quality.scores, *rules.validity.scores)
     for a, b in both:
         if a is None or a.failed or b.failed:
             continue
@@ -73,6 +81,11 @@ def refuse_other_suites(both: Sequence[tuple[Subject | None, Subject]]) -> None:
         if a.rows and a.scoring != b.scoring:
             mistakes.append(
                 f"{a.id}: suite {a.suite} is scored otherwise now (scorers, task or limit of tokens); {again}"
+            )
+        if decides and a.primary and b.primary not in ("", a.primary):
+            mistakes.append(
+                f"{a.id}: the deciding score of {a.suite} is {a.primary} now, {b.primary} in the baseline; {again}, or "
+                f"name what is judged by --set quality.scores=[{b.primary}]"
             )
         changed, new = differing(a, b)
         now, then = a.config.get("profile"), b.config.get("profile")
@@ -94,7 +107,7 @@ def judge(candidate: Side, baseline: Side, rules: Rules, looks: Looks | None = N
     can be matched."""
     looks, baseline = looks or Looks(), baseline.supported()
     both = matched(candidate, baseline)
-    refuse_other_suites(both)
+    refuse_other_suites(both, rules)
     if not any(a for a, _ in both):
         known = ", ".join(b.id for _, b in both)
         raise UserError(
@@ -128,7 +141,7 @@ def judge(candidate: Side, baseline: Side, rules: Rules, looks: Looks | None = N
     notes = [f"{c.id} is not in the baseline, and was not judged" for c in candidate.cells if c.id not in judged]
     return Judgement(
         candidate.source, baseline.source, rules.name, tuple(findings), tuple(flipped), tuple(notes),
-        exit_code(findings, rules), looks.shares[-1], next((b.id for a, b in both if a and a.id != b.id), ""),
+        exit_code(findings, rules), looks.share, next((b.id for a, b in both if a and a.id != b.id), ""),
         rules.inconclusive != "block",
     )  # fmt: skip
 
@@ -141,7 +154,7 @@ def _answers(a: Subject, b: Subject, rows: Pairs, rules: Rules, looks: Looks) ->
     lower = {*a.lower, *b.lower}
     wanted = chosen(a, b, rules.quality, rules.validity)
     found = [score_trial(name, section, a.id, rows, name in lower, unnamed) for name, section, unnamed in wanted]
-    found += told_trials(a, b, rules.quality, whole=looks.shares == (1.0,))
+    found += told_trials(a, b, rules.quality, whole=len(looks.shares) == 1 and looks.share >= 1)
     length = length_trial(a.id, rows, rules.length)
     return [*found, *([length] if length else [])]
 
@@ -163,7 +176,7 @@ def _judged(trials: Sequence[Trial], rules: Rules, looks: Looks) -> list[Finding
     for t in trials:
         shares = looks.shares if t.by_rows else (1.0,)
         needed = level(rules.alpha, shares)
-        within = t.p_within <= needed * (1 + 1e-9) or (t.same and looks.last)
+        within = t.p_within <= needed * (1 + 1e-9) or (t.same and looks.share >= 1)
         before = (looks.settled or {}).get((t.cell, t.metric))
         if t.sure is not None:
             verdict = t.sure

@@ -105,7 +105,7 @@ def reasons(told: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]:
 
 def subtitle(found: Judgement) -> str:
     """What was compared with what."""
-    part = "" if found.share >= 1 else f"; stopped early, with {100 * found.share:.0f}% of the rows"
+    part = "" if found.share >= 1 else f"; {100 * found.share:.1f}% of the rows were asked"
     cell = f"{found.against} of " if found.against else ""
     return visible(f"{found.candidate} against {cell}{found.baseline}, rules {found.rules}{part}")
 

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from harness.errors import UserError
@@ -134,6 +135,7 @@ def _subject(run: Path, record: RunRecord) -> Subject:
             f"{run}: the rows of {record.id} were measured by a version that kept no example_hash, so they cannot be "
             "paired; run the grid again"
         )
+    _refuse_others(run, record, rows)
     latency = record.params("measure").get("latency", {})
     timings = [step["facts"] for kind, step in record.steps.items() if kind.startswith("latency")]
     drift = record.value("round_drift")
@@ -157,6 +159,23 @@ def _subject(run: Path, record: RunRecord) -> Subject:
         config={k: record.config.get(k) for k in CONFIG},
         failed="" if record.status is Status.OK else f"{record.status}: {record.reason}",
     )
+
+
+def _refuse_others(run: Path, record: RunRecord, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raises `UserError` where the rows beside a record are not those that its means were taken of. A mean is what has
+    an interval of shares; rows that lack a number, or stand there twice, are told when they are judged or kept."""
+    scores = {r["id"]: r["scores"] for r in rows}.values()
+    for m in record.measurements if rows else ():
+        name = m.metric.removeprefix("quality/")
+        found = [s[name] for s in scores if name in s]
+        mean = name != m.metric and m.interval and m.interval.method.startswith("wilson")
+        if not mean or not all(is_number(v) and 0 <= v <= 1 for v in found):
+            continue
+        if not found or not math.isclose(fmean(found), m.value, rel_tol=1e-6):
+            raise UserError(
+                f"{run}: the rows of {record.id} are not those of its record ({name} is {m.value:.1%} of {m.n} rows "
+                "there); keep run folders as they were written, or run the grid again"
+            )
 
 
 def _rows(run: Path, cell: str, rows: Sequence[Mapping[str, Any]]) -> tuple[Row, ...]:

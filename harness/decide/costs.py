@@ -39,19 +39,15 @@ def cost_line(record: RunRecord, basis: str) -> CostLine | None:
     seconds = sum(owed_seconds({**record.environment, **record.steps[k]}) for k in BUILDS if k in record.steps)
     building = seconds * hourly / 3600
     rate = record.value("goodput_requests_per_s" if basis == GOODPUT else "throughput_requests_per_s")
-    recorded = record.value(COST)
-    if basis == BATCHED and recorded is not None:  # holds the batched rate's price and the building of that volume
-        serving = max(recorded.value - 1000 * building / price["volume_requests"], 0.0)
-    elif rate is not None and rate.value > 0:
-        serving = 1000 * hourly / 3600 / (rate.value * utilization)
-    else:
+    if rate is None or rate.value <= 0:
         return None
+    serving = 1000 * hourly / 3600 / (rate.value * utilization)
     labelling = (price.get("usd_per_labelled_row") or 0.0) * labelled_rows(record)
     prompt, output = record.value("prompt_tokens/mean"), record.value("output_tokens/mean")
     spread = 0.0
     if (steps := record.value("throughput_tokens_per_s")) and len(steps.samples) > 2:
         spread = share_of_mean(steps.samples)
-    if basis == GOODPUT and rate is not None and (failed := record.value("goodput_failed_at")):
+    if basis == GOODPUT and (failed := record.value("goodput_failed_at")):
         spread = max(spread, failed.value / rate.value - 1)  # a goodput is known to lie between these two
     return CostLine(
         serving, building + labelling, basis, prompt.value if prompt else None, output.value if output else None,
@@ -103,12 +99,13 @@ def over_seeds(lines: Sequence[CostLine]) -> CostLine:
     return replace(whole, once_usd=whole.once_usd / n, labelling_usd=whole.labelling_usd / n, spread=spread)
 
 
-def break_even(line: CostLine, usd_per_1000: float) -> float | None:
-    """From how many requests on a cell is cheaper than a fixed price; None where it never is."""
-    saved = usd_per_1000 - line.serving_usd_per_1000
+def break_even(line: CostLine, other: CostLine) -> float | None:
+    """From how many requests on a cell is no dearer than another, or than a fixed price, of which nothing is done once;
+    None where it never is."""
+    saved, dearer = other.serving_usd_per_1000 - line.serving_usd_per_1000, line.once_usd - other.once_usd
     if saved <= 0:
-        return None if line.once_usd or saved < 0 else 0.0
-    return 1000 * line.once_usd / saved
+        return None if dearer > 0 or saved < 0 else 0.0
+    return max(1000 * dearer / saved, 0.0)
 
 
 def hosted_lines(
@@ -127,6 +124,6 @@ def hosted_lines(
             asked.prompt_tokens * row["usd_per_million_input"] + asked.output_tokens * row["usd_per_million_output"]
         )
         usd = tokens / 1000
-        even = {i: break_even(line, usd) for i, line in costs.items()}
+        even = {i: break_even(line, CostLine(usd, 0.0, "hosted")) for i, line in costs.items()}
         found.append(HostedLine(str(row.get("name", name)), usd, str(row["date"]), str(row["source"]), even))
     return tuple(found)

@@ -124,8 +124,8 @@ def _too_few(groups: int, rows: int, on: str, margin: float) -> tuple[str, str, 
         "apart.",
         f"With {plural(groups, 'group') + ' of rows' if grouped else plural(rows, 'row')} even a difference of 100 "
         "points could not be shown.",
-        f"About {rows_needed(margin, 0.2):,} rows{', each a group of its own,' if grouped else ''} would show a "
-        f"difference of {share(margin)}, if the cells differ on a fifth of them.",
+        f"About {rows_needed(margin, 0.2):,} rows{', each a group of its own,' if grouped else ''} would likely show "
+        f"a difference of {100 * margin:g} points, if the cells differ on a fifth of them.",
     )
 
 

@@ -58,8 +58,8 @@ class HostedLine:
 
 @dataclass(frozen=True, slots=True)
 class Flip:
-    """Where another cell is chosen: with `knob` on that `side` of `at` (`at` infinity: with any limit). `now` is None
-    where a limit does not apply yet; `to` is None where no cell is left."""
+    """Where another cell is chosen: with `knob` on that `side` of `at` (`at` infinity: with any limit), which is `told`
+    so rounded that it still is. `now` is None where a limit does not apply yet; `to` is None where no cell is left."""
 
     knob: str
     unit: str
@@ -67,6 +67,7 @@ class Flip:
     at: float
     side: str
     to: str | None
+    told: str
     sentence: str
 
 

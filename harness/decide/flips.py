@@ -45,8 +45,17 @@ def flips(
     return tuple(found)
 
 
-def _told(to: str | None, names: Mapping[str, str]) -> str:
+def _then(to: str | None, names: Mapping[str, str]) -> str:
     return f"{names[to]} is chosen" if to else "no cell is left"
+
+
+def _flip(
+    knob: str, unit: str, words: str, now: float | None, at: float, side: str, to: str | None, names: Mapping[str, str],
+    ask: Callable[[float], Judgement],
+) -> Flip:  # fmt: skip
+    told = edge(at, "points" if knob == "margin" else unit, side, lambda v: ask(v).chosen_id == to)
+    where = f"With {words} {side} {told}{' an hour' if knob == 'usd_per_hour' else ''}"
+    return Flip(knob, unit, now, at, side, to, told, f"{where}, {_then(to, names)}.")
 
 
 def nearest(
@@ -109,14 +118,14 @@ def _limit_flips(
     told = []
     first = ask(start).chosen_id
     if set_to is None and first != now:  # what was not measured breaks every limit
-        told.append(Flip(knob, unit, None, math.inf, "at", first, f"With any {words}, {_told(first, names)}."))
+        text = f"With any {words}, {_then(first, names)}."
+        told.append(Flip(knob, unit, None, math.inf, "at", first, "any limit", text))
         if first is None:
             return told
         now = first
     for at, stricter, to in nearest(ask, rests, start, loosest, strictest, now):
         side = "above" if is_floor == stricter else "below"
-        text = f"With a {words} {side} {edge(at, unit, side)}, {_told(to, names)}."
-        told.append(Flip(knob, unit, set_to, at, side, to, text))
+        told.append(_flip(knob, unit, f"a {words}", set_to, at, side, to, names, ask))
     return told
 
 
@@ -148,8 +157,7 @@ def _margin_flips(facts: Facts, policy: Policy, now: str, names: Mapping[str, st
     told = []
     for at, stricter, to in nearest(ask, rests, policy.margin, 1.0, 0.0, now):
         side = "below" if stricter else "above"
-        text = f"With a margin {side} {edge(at, 'points', side)}, {_told(to, names)}."
-        told.append(Flip("margin", "share", policy.margin, at, side, to, text))
+        told.append(_flip("margin", "share", "a margin", policy.margin, at, side, to, names, ask))
     return told
 
 
@@ -159,11 +167,11 @@ def _line_flips(
     """Flips of volume and hourly price. Costs are lines in 1 / volume, and in the price of an hour."""
     volume = volume_of(facts, policy)
 
-    def by_volume(z: float) -> Judgement:
-        return judge(facts, replace(policy, volume_requests=1 / z))
+    def of_volume(requests: float) -> Judgement:
+        return judge(facts, replace(policy, volume_requests=requests))
 
-    def by_price(z: float) -> Judgement:
-        return judge(facts, policy, z)
+    def of_price(usd: float) -> Judgement:
+        return judge(facts, policy, usd / (hourly_usd or 1.0))
 
     def served(c: Candidate, rival: Candidate | None) -> float:
         assert c.cost is not None
@@ -180,15 +188,13 @@ def _line_flips(
 
     found = []
     for step in (1, -1):
-        if hit := walk(by_volume, volume_line, 1 / volume, step, now):
+        if hit := walk(lambda z: of_volume(1 / z), volume_line, 1 / volume, step, now):
             at, side = 1 / hit[0], "below" if step > 0 else "above"
-            text = f"With a volume {side} {edge(at, 'requests', side)}, {_told(hit[1], names)}."
-            found.append(Flip("volume_requests", "requests", volume, at, side, hit[1], text))
+            found.append(_flip("volume_requests", "requests", "a volume", volume, at, side, hit[1], names, of_volume))
     for step in (-1, 1):
-        if hourly_usd and (hit := walk(by_price, price_line, 1.0, step, now)):
-            at, side = hit[0] * hourly_usd, "above" if step > 0 else "below"
-            text = f"With hardware at a price {side} {edge(at, 'USD', side)} an hour, {_told(hit[1], names)}."
-            found.append(Flip("usd_per_hour", "USD", hourly_usd, at, side, hit[1], text))
+        if hourly_usd and (hit := walk(lambda z: judge(facts, policy, z), price_line, 1.0, step, now)):
+            at, side, words = hit[0] * hourly_usd, "above" if step > 0 else "below", "hardware at a price"
+            found.append(_flip("usd_per_hour", "USD", words, hourly_usd, at, side, hit[1], names, of_price))
     return found
 
 

@@ -28,10 +28,17 @@ EQUAL = "as good as any other measured"
 
 
 def ladder(
-    records: Sequence[RunRecord], rows: Rows, policy: Policy, chosen: RunRecord | None, names: Named, role: str = SHIP
+    records: Sequence[RunRecord],
+    rows: Rows,
+    policy: Policy,
+    chosen: RunRecord | None,
+    names: Named,
+    role: str = SHIP,
+    skilled: bool = True,
 ) -> tuple[Rung, ...]:
     """Four rungs. `records` may hold the parts of a learning curve; `chosen` is None where nothing was chosen, and else
-    has a `role`. Cells of the chosen one's suite, model and seed are compared."""
+    has a `role`. Where no cell is `skilled`, what adds quality alone comes next. Cells of the chosen one's suite, model
+    and seed are compared."""
     ok = [
         r for r in records
         if r.status is Status.OK and (m := quality(r, policy)) and m.better == "higher" and not is_side(r.id)
@@ -56,14 +63,13 @@ def ladder(
 
     rungs = [
         _prompt(best, stand, policy, names, role),
-        _trained("LoRA", "lora", "prompt", best, stand, policy, versus, names, bad, of),
+        _trained("LoRA", "lora", "prompt", by, stand, policy, versus, names, bad, of),
         _quantized(ok, stand, policy, versus, names, role, bad),
         _trained(
-            "Full fine-tuning", "full", "lora" if "lora" in best else "prompt", best, stand, policy, versus, names, bad,
-            of,
+            "Full fine-tuning", "full", "lora" if by["lora"] else "prompt", by, stand, policy, versus, names, bad, of
         ),
     ]  # fmt: skip
-    return tuple(_with_next(rungs, records, rows, policy, chosen, stand, names))
+    return tuple(_with_next(rungs, records, rows, policy, chosen, stand, names, skilled))
 
 
 def _quality(policy: Policy) -> Callable[[RunRecord], float]:
@@ -90,34 +96,31 @@ def _missing(name: str, tried: Iterable[RunRecord], names: Named, why: str) -> R
 
 
 def _trained(
-    name: str, kind: str, below: str, best: Mapping[str, RunRecord], stand: RunRecord, policy: Policy,
+    name: str, kind: str, below: str, by: Mapping[str, Sequence[RunRecord]], stand: RunRecord, policy: Policy,
     versus: Callable[[RunRecord, RunRecord], Paired | None], names: Named, bad: Sequence[RunRecord], of: str,
 ) -> Rung:  # fmt: skip
-    if kind not in best:
+    if not by[kind]:
         tried = (r for r in bad if r.adaptation in STEPS[kind])
         return _missing(name, tried, names, f"No cell{of} that ended ok is trained so.")
-    mine = best[kind]
+    mine = max(by[kind], key=_quality(policy))
+    other = max(by[below], key=_quality(policy), default=None)
     standing = stand.adaptation in STEPS[kind]
-    pair = versus(mine, best[below]) if below in best else None
-    state = TAKEN if standing else OPEN if _may_gain(pair, policy) else NOT_NEEDED
-    if pair is None:
-        return Rung(name, state, f"Measured as {names[mine.id]}, with nothing to compare.")
-    against = f"{names[mine.id]} against {names[best[below].id]}: {told(pair)}"
-    if pair.low > 0:
-        added = f"It is shown to add quality: {against}."
-    elif pair.high < 0:
-        added = f"It is shown to lose quality: {against}."
-    elif _may_gain(pair, policy):
-        added = f"These rows leave open whether it adds quality: {against}."
+    pair = versus(mine, other) if other else None
+    if pair is None or other is None:
+        return Rung(name, TAKEN if standing else OPEN, f"Measured as {names[mine.id]}, with nothing to compare.")
+    pairs = len(by[kind]) * len(by[below])  # each the best of as many: Bonferroni
+    sure, may_gain = pair.p * pairs < 0.05, max(policy.margin, PRACTICAL) < pair.high
+    gains = sure and pair.low > 0
+    if gains:
+        added = "It is shown to add quality"
+    elif sure and pair.high < 0:
+        added = "It is shown to lose quality"
     else:
-        added = f"It is not shown to add quality: {against}."
-    passed = kind == "lora" and stand.adaptation == "full_ft"
-    return Rung(name, TAKEN if passed and pair.low > 0 else state, added)
-
-
-def _may_gain(pair: Paired | None, policy: Policy) -> bool:
-    """Whether neither a gain is shown, nor one ruled out that would count."""
-    return pair is None or pair.low <= 0 < max(policy.margin, PRACTICAL) < pair.high
+        added = "These rows leave open whether it adds quality" if may_gain else "It is not shown to add quality"
+    passed = gains and kind == "lora" and stand.adaptation == "full_ft"
+    state = TAKEN if standing or passed else OPEN if may_gain and not gains else NOT_NEEDED
+    luck = f", the best of {pairs} such pairs" if pair.low > 0 and not gains and pairs > 1 else ""
+    return Rung(name, state, f"{added}: {names[mine.id]} against {names[other.id]}: {told(pair)}{luck}.")
 
 
 def _quantized(
@@ -136,21 +139,23 @@ def _quantized(
     text = f"{names[mine.id]} against {names[whole.id]}: {told(pair)}" if pair and whole else names[mine.id]
     if stand in small:
         return Rung(name, TAKEN, f"The quantized cell is {role} ({text}).")
-    state = OPEN if _may_gain(pair, policy) else NOT_NEEDED
+    state = OPEN if pair is None or pair.low <= -policy.margin <= pair.high else NOT_NEEDED
     return Rung(name, state, f"Measured, and the unquantized cell is {role} ({text}).")
 
 
 def _with_next(
     rungs: list[Rung], records: Sequence[RunRecord], rows: Rows, policy: Policy, chosen: RunRecord | None,
-    stand: RunRecord, names: Named,
+    stand: RunRecord, names: Named, skilled: bool,
 ) -> list[Rung]:  # fmt: skip
     """Marks the next step: the first rung that was not measured and that the evidence asks for. Below the floor it is
     one that adds quality; with all of them measured, the learning curve says whether more rows would help. Where only
     the share of valid outputs lacks, it is none of them."""
     short = chosen is None
-    enough = _enough(records, policy) if short else []
+    able = measured(records, policy) if short and skilled else []
+    enough = [c for c in able if c.quality > 0 and c.lowest_quality >= (policy.min_quality or 0.0)]
     invalid = any(not holds(c, policy) and holds(c, replace(policy, min_valid=None)) for c in enough)
     wanted: tuple[int, ...] = () if invalid else (2,) if enough else (1, 3, 2) if short else (1, 2)
+    wanted = wanted if skilled else (1, 3)
     at = next((n for n in wanted if rungs[n].state == NOT_MEASURED), None)
     if at == 1 and not short and policy.min_quality is not None:
         at = 2 if rungs[2].state == NOT_MEASURED else None  # prompting holds the floor already
@@ -171,11 +176,16 @@ def _with_next(
             text += "answers within a grammar (engine.constrained), or a looser limit (policy.min_valid) comes next."
         rungs.append(Rung("Another model, machine or limit", NEXT, text))
     elif last is not None:
-        grows = last.low > 0
-        text = f"The last part of the training rows added {told(last)}" + (
-            ", so more rows would likely still help." if grows else ", so more of the same rows are not shown to help."
+        state = NEXT if last.low > 0 else NOT_NEEDED if last.high < policy.margin else OPEN
+        text = (
+            f"The last part of the training rows added {told(last)}, "
+            + {
+                NEXT: "so more rows would likely still help.",
+                NOT_NEEDED: "less than the margin, so more of the same rows would not help much.",
+                OPEN: "which leaves open whether more rows would help.",
+            }[state]
         )
-        rungs.append(Rung("More training rows", NEXT if grows else NOT_NEEDED, text))
+        rungs.append(Rung("More training rows", state, text))
     elif short:
         rungs.append(
             Rung("More training rows", NEXT, "All usual steps were tried: more rows, or a larger model, come next.")
@@ -183,13 +193,12 @@ def _with_next(
     return rungs
 
 
-def _enough(records: Sequence[RunRecord], policy: Policy) -> list[Candidate]:
-    """What is good enough by quality on each suite judged, so that something else keeps it from being chosen."""
+def measured(records: Sequence[RunRecord], policy: Policy) -> list[Candidate]:
+    """Each recipe whose quality was measured on every suite judged, whatever else it lacks or breaks."""
     grid = [r for r in records if not is_side(r.id)]
     weights = weights_of(grid, policy)
     kinds = scored(recipes(grid, weights), list(weights), policy)
-    found = [candidate(k, 0, weights, BATCHED, policy) for k in kinds]
-    return [c for c in found if c.quality > 0 and c.lowest_quality >= (policy.min_quality or 0.0)]
+    return [candidate(k, 0, weights, BATCHED, policy) for k in kinds]
 
 
 def curve_step(records: Sequence[RunRecord], rows: Rows, policy: Policy, stand: RunRecord) -> Paired | None:

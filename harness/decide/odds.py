@@ -105,6 +105,7 @@ def pareto(values: Any) -> Any:
     """Which rows no other row dominates, where less is better in every column."""
     import numpy as np
 
+    values = np.asarray(values)
     left = np.lexsort(values.T[::-1])  # what dominates a row stands before it
     kept = []
     while left.size:
@@ -218,19 +219,19 @@ def _p95_draws(rng: Any, c: Candidate, kind: Recipe, pace: float, draws: int) ->
     for r in kind.cells:
         m, base = r.value(P95), r.value("e2e_ms/p50")
         if r.status is Status.OK and m and m.value == c.p95_ms and base and len(base.samples) > 1:
-            at = bootstrap_quantiles(rng, base.samples, 0.95, draws, base.n)
+            at = bootstrap_p95(rng, base.samples, draws, base.n)
             return at * np.exp(rng.standard_normal(draws) * pace / NORMAL_95)
     return c.p95_ms * np.exp(rng.standard_normal(draws) * math.hypot(c.p95_spread, pace) / NORMAL_95)
 
 
-def bootstrap_quantiles(rng: Any, samples: Sequence[float], q: float, draws: int, n: int) -> Any:
-    """A quantile of so many bootstrap samples of `n` (fewer than there are where some are of one event), without
+def bootstrap_p95(rng: Any, samples: Sequence[float], draws: int, n: int) -> Any:
+    """The p95 of so many bootstrap samples of `n` (fewer than there are where some are of one event), without
     drawing them: the k-th of n uniform numbers has a Beta(k, n - k + 1) distribution, and the next one lies a
     Beta(1, n - k) share of the rest above it."""
     import numpy as np
 
     values = np.sort(np.asarray(samples, dtype=float))
-    at = q * (n - 1)
+    at = 0.95 * (n - 1)
     k = int(at) + 1
     first = rng.beta(k, n - k + 1, draws)
     then = first + (1 - first) * rng.beta(1, n - k, draws) if k < n else first

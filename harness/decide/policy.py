@@ -80,8 +80,8 @@ def read_policy(values: Mapping[str, Json]) -> Policy:
         mistakes.append(f"policy {name}: volume_requests {volume!r}; give a number above 0 or null")
     level = values.get("service_level")
     if level is not None and not (
-        isinstance(level, Mapping) and set(level) == set(LEVEL) and all(_number(v) and v > 0 for v in level.values())
-        and level["share"] <= 1
+        isinstance(level, Mapping) and set(level) == set(LEVEL)
+        and all(_number(v) and 0 < v < math.inf for v in level.values()) and level["share"] <= 1
     ):  # fmt: skip
         mistakes.append(
             f"policy {name}: service_level {level!r}; give {', '.join(LEVEL)}, each above 0 and the share up to 1, or "

@@ -13,7 +13,7 @@ from harness.decide.rule import dominates, score, volume_of
 from harness.statistics import Paired
 from harness.wording import against, share, told
 
-HOPELESS = 20  # times the rows there are
+MOST_ROWS = 20_000  # of which a number is told
 
 
 def out(kinds: Sequence[Recipe], known: Facts, rule: Policy, suites: Sequence[str], basis: str) -> dict[str, str]:
@@ -91,9 +91,8 @@ def _telling(pair: Paired | None, rule: Policy) -> str:
     if pair.seeds > 1:
         return f"; {MORE_SEEDS}"
     need = pair.rows_to_tell(rule.margin)
-    if need > HOPELESS * pair.n:
-        return "; so near the margin that more rows would hardly tell"
-    return f"; were that the true difference, about {math.ceil(need):,} rows would tell"
+    rows = f"about {math.ceil(need):,}" if need <= MOST_ROWS else f"only more than {MOST_ROWS:,}"
+    return f"; were that the true difference, {rows} rows would tell"
 
 
 def _no_worse(c: Candidate, case: Case) -> bool:

@@ -8,8 +8,9 @@ from statistics import fmean
 
 from harness.decide.case import Case, more, paced, value, within
 from harness.decide.cells import Rows, passes, primary, quality, quality_over_seeds
-from harness.decide.facts import Candidate
+from harness.decide.facts import Candidate, Pair
 from harness.decide.findings import Odds
+from harness.decide.ladder import measured
 from harness.decide.policy import COST, OBJECTIVES, P95, QUALITY
 from harness.decide.recipes import NO_RATE
 from harness.decide.rule import ahead, score, simple, volume_of
@@ -100,25 +101,27 @@ def why(case: Case, pairs: Mapping[str, Paired | None]) -> str:
     chosen, best = found.chosen, found.best
     assert chosen is not None
     assert best is not None
-    known = pairs.get(chosen.id) or case.facts.pairs.get(best.id, {}).get(chosen.id)
+    known = _known(chosen, case, pairs)
     gap = told(known) if known else ""
+    better = _better(case)
+    top = f"of the {len(found.holding)} cells that could be chosen{better}" if better else "measured"
     words = {QUALITY: "the highest quality"}.get(rule.objective, f"the lowest {OBJECTIVES[rule.objective]}")
     if len(found.holding) == 1:
-        text = "It is the only cell that ended ok within the policy's limits"
+        text = f"It is the only cell that could be chosen{better}"
     elif found.passed:
         text = f"The rule comes to {case.names[found.passed[0].id]} first, and this one is no worse in quality, p95, "
         text += "memory and cost, and as simple"
-        text += f"; against the highest quality, that of {case.names[best.id]}: {gap}" if gap else ""
+        text += f"; against the highest quality {top}, that of {case.names[best.id]}: {gap}" if gap else ""
     elif chosen not in found.shown:
         text = (
-            f"Its quality cannot be told apart from the highest measured, that of {case.names[best.id]}"
+            f"Its quality cannot be told apart from the highest {top}, that of {case.names[best.id]}"
             + (f": {gap}" if gap else "") + ", and it is simpler"
         )  # fmt: skip
         if found.front and chosen.rank >= best.rank:
             text += f" than {case.names[found.front.id]}, which has {words} of those good enough"
     elif len(found.shown) == 1:
         compared = any(case.shares_rows(c) for c in found.holding if c is not best)
-        text = _highest(case) + (
+        text = f"{_highest(case)} {top}" + (
             f", and no other cell was shown to be {within(rule)} it" if compared
             else ", but it could not be compared with any other cell, as none has scores on the same rows"
         )  # fmt: skip
@@ -128,7 +131,7 @@ def why(case: Case, pairs: Mapping[str, Paired | None]) -> str:
         first = "has" if chosen is found.front else "is the simplest that cannot be told apart from"
         words += f" ({paced(case.facts, rule)}, policy.pace)" if chosen is not found.front and rule.pace > 1 else ""
         text = f"It {first} {words} of the {len(found.shown)} cells shown to be {within(rule)} the highest quality "
-        text += f"measured, that of {case.names[best.id]}: {gap}" if chosen is not best else "measured, its own"
+        text += f"{top}, that of {case.names[best.id]}: {gap}" if chosen is not best else f"{top}, its own"
     return text + _open(case, pairs) + "."
 
 
@@ -138,10 +141,24 @@ def _highest(case: Case) -> str:
     assert best is not None
     same = [c for c in case.found.holding if c.quality == best.quality]
     if len(same) == 1:
-        return "It has the highest quality measured"
+        return "It has the highest quality"
     alone = sum(c.rank == best.rank for c in same) == 1
     first = "the simplest of" if alone else "by simplicity, and then by name, the first of"
-    return f"It is {first} {plural(len(same), 'cell')} with the highest quality measured"
+    return f"It is {first} {plural(len(same), 'cell')} with the highest quality"
+
+
+def _better(case: Case) -> str:
+    """The cell of highest quality measured where it could not be chosen, as it breaks a limit or lacks a number."""
+    top, best = max(measured(list(case.cells.values()), case.rule), key=lambda c: c.quality), case.found.best
+    assert best is not None
+    return f" ({case.names[top.id]}, which could not, has {share(top.quality)})" if top.quality > best.quality else ""
+
+
+def _known(c: Candidate, case: Case, pairs: Mapping[str, Paired | None]) -> Paired | Pair | None:
+    """A candidate against the best: in full, or where that was not compared, as of several suites, its interval."""
+    best = case.found.best
+    assert best is not None
+    return pairs.get(c.id) or case.facts.pairs.get(best.id, {}).get(c.id)
 
 
 def _unclear(case: Case, pairs: Mapping[str, Paired | None]) -> list[Candidate]:
@@ -154,7 +171,7 @@ def _unclear(case: Case, pairs: Mapping[str, Paired | None]) -> list[Candidate]:
     return [
         c for c in found.holding
         if c.id not in enough and c is not found.chosen and ahead(c, found.chosen, case.facts, rule)
-        and (p := pairs.get(c.id)) and p.high >= -rule.margin
+        and (p := _known(c, case, pairs)) and p.high >= -rule.margin
     ]  # fmt: skip
 
 
@@ -162,11 +179,13 @@ def _open(case: Case, pairs: Mapping[str, Paired | None]) -> str:
     """How many cells beat the chosen one by the objective but are not shown to be good enough, and how blind the run
     is to that."""
     rule, unclear = case.rule, _unclear(case, pairs)
-    found = [p for c in unclear if (p := pairs[c.id])]
-    if not found:
+    if not unclear:
         return ""
     what = "cheaper" if rule.objective == COST else "faster"
-    out = f"; for {plural(len(found), 'cell')} {what} by more than timings can tell that is open"
+    out = f"; for {plural(len(unclear), 'cell')} {what} by more than timings can tell that is open"
+    found = [p for c in unclear if (p := pairs.get(c.id))]
+    if not found:
+        return out
     widest = max(found, key=lambda p: p.high - p.low)
     blind, n, need = widest.smallest(), widest.n, more(widest, rule)
     if rule.margin < blind < math.inf:
@@ -215,7 +234,7 @@ def runner_up(case: Case, reasons: Mapping[str, str], pairs: Mapping[str, Paired
     if rest:
         runner = min((c for c in rest if not any(ahead(r, c, case.facts, rule) for r in rest)), key=simple)
         return f"The runner-up is {case.names[runner.id]}: {_lower(reasons[runner.id])}{_bound(case, runner)}"
-    if unclear := [c for c in found.holding if (p := pairs.get(c.id)) and p.high >= -rule.margin]:
+    if unclear := [c for c in found.holding if (p := _known(c, case, pairs)) and p.high >= -rule.margin]:
         near = min((c for c in unclear if c is not found.chosen), key=place)
         lost = _lower(reasons[near.id])
         lost = f"it is {lost}" if lost.startswith("not shown") else lost

@@ -12,7 +12,7 @@ from harness.decide.recipes import Recipe
 from harness.rows import column
 from harness.rows import groups as groups_of
 from harness.rows import ids as ids_of
-from harness.statistics import over_seeds, paired_columns
+from harness.statistics import mean_difference, paired_over_seeds
 from harness.types import Json, Status
 
 
@@ -68,29 +68,23 @@ def compared(bests: Sequence[int], ids: Sequence[str], table: Scores) -> tuple[A
     rows."""
     import numpy as np
 
-    at = np.array(bests, dtype=int)
-    has = ~np.isnan(table.values)
-    if has.all() or len(set(table.groups)) == len(table.groups):
-        delta, low, high = paired_columns(table.values, table.values[:, at], table.groups if has.all() else None)
-    else:  # rows of groups, some of them missing: cells that have the same rows are compared together
-        delta, low, high = (np.full((len(ids), len(at)), np.nan) for _ in range(3))
-        of = np.unique(np.packbits(has, axis=0), axis=1, return_inverse=True)[1].ravel()
-        for mine in np.unique(of):
-            for theirs in np.unique(of[at]):
-                columns, others = np.flatnonzero(of == mine), np.flatnonzero(of[at] == theirs)
-                kept = np.flatnonzero(has[:, columns[0]] & has[:, at[others[0]]])
-                if kept.size:
-                    part = np.ix_(columns, others)
-                    scores = table.values[kept]
-                    told = paired_columns(scores[:, columns], scores[:, at[others]], [table.groups[i] for i in kept])
-                    delta[part], low[part], high[part] = told
+    columns = np.ascontiguousarray(table.values.T)
+    has = ~np.isnan(columns)
+    whole = ((columns % 1 == 0) | ~has).all(axis=1)
+    names = table.groups if len(set(table.groups)) < len(table.groups) else None
+    delta, low, high = (np.full((len(ids), len(bests)), np.nan) for _ in range(3))
     for b, best in enumerate(bests):
-        mine = table.by_seed.get(ids[best], {})
-        for n, i in enumerate(ids if mine else ()):
-            seeds = sorted(set(mine) & set(table.by_seed.get(i, {})))
-            kept = np.flatnonzero(has[:, n] & has[:, best])
-            if len(seeds) > 1 and kept.size and n != best:
-                apart = [(table.by_seed[i][s] - mine[s])[kept].tolist() for s in seeds]
-                mean, around = over_seeds(apart, [table.groups[r] for r in kept], differences=True)
-                delta[n, b], low[n, b], high[n, b] = mean, around.low, around.high
+        for n, i in enumerate(ids):
+            kept = np.flatnonzero(has[n] & has[best])
+            if n == best or not kept.size:
+                continue
+            groups = names and [names[r] for r in kept]
+            mine, theirs = (table.by_seed.get(k, {}) for k in (i, ids[best]))
+            seeds = sorted(mine.keys() & theirs.keys())
+            if len(seeds) > 1:
+                pair = paired_over_seeds([mine[s][kept] for s in seeds], [theirs[s][kept] for s in seeds], groups)
+            else:
+                binary = bool(whole[n] and whole[best])
+                pair = mean_difference((columns[n] - columns[best])[kept], groups, binary, reach=1.0)
+            delta[n, b], low[n, b], high[n, b] = pair.delta, pair.low, pair.high
     return delta, low, high

@@ -85,10 +85,11 @@ def _decision(
     chosen = found.chosen
     kind = next(k for k in kinds if k.id == chosen.id)
     suites = {s: [r for r in kind.of(s) if r.status is Status.OK] for s in weights}
+    skilled = True
     if said := alone(case):
         why_not = "there is nothing to compare it with"
     elif said := no_skill(case, suites, rows):
-        why_not = "it shows no skill"
+        why_not, skilled = "it shows no skill", False
     elif said := not_carried(case, draws):
         why_not = "the rows do not carry a choice"
     if said:
@@ -96,7 +97,7 @@ def _decision(
         return replace(
             base, sentences=said, reasons=_for_all(reasons, kinds, names), best=found.best.id, try_first=chosen.id,
             odds=_zero(kinds) | chances, group=group, confidence=confidence,
-            ladder=ladder(records, rows, rule, cells[chosen.id], names, TRY),
+            ladder=ladder(records, rows, rule, cells[chosen.id] if skilled else None, names, TRY, skilled),
         )  # fmt: skip
     price = (cells[chosen.id].config.get("price") or {}).get("usd_per_hour")
     return replace(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from harness.anatomy import full_attention, takes
+from harness.anatomy import full_attention, turns_alike_to, uncached
 from harness.engine.constrained import Grammar, forbid
 from harness.engine.ends import Ends
 from harness.engine.engine import Engine
@@ -56,10 +56,10 @@ class EagerSession:
         self.model = loaded.model
         self.tokenizer = loaded.tokenizer
         self.device = context.device
-        if not takes(self.model, "past_key_values"):
+        if why := uncached(self.model):
             raise UserError(
-                f"{type(self.model).__name__} keeps what it has read in no cache of keys and values (past_key_values), "
-                "which decoding here needs; choose a model that does"
+                f"{type(self.model).__name__} keeps what it has read in no cache of keys and values ({why}), which "
+                "decoding here needs; choose a model that does"
             )
         self.chooser = Chooser(knobs.temperature, knobs.top_p, context.seed)
         self.no_prefix = switch_on(self.model) if knobs.min_prefix else []  # empty: rows hold their prefixes themselves
@@ -92,8 +92,8 @@ class EagerSession:
             length = self.worthwhile_prefix(encoded)
             prefix = self._prefix_cache(encoded[0][:length]) if length else None
             order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]))  # what memory fits them fits all
-            for start in range(0, len(order), self.knobs.batch_size):
-                rows = order[start : start + self.knobs.batch_size]
+            while len(done) < len(order):
+                rows = self._together(order[len(done) :], encoded, max_new_tokens)
                 own = [encoded[i][length:] for i in rows]
                 made = self._decode(own, rows, max_new_tokens, prefix, length, ends=told)
                 for i, (tokens, finished) in zip(rows, made, strict=True):
@@ -117,7 +117,7 @@ class EagerSession:
         with torch.inference_mode():
             while len(found) < len(order):
                 longest = len(whole[order[len(found)]])
-                rows = order[len(found) :][: max(1, min(self.knobs.batch_size, PIECE_TOKENS // longest))]
+                rows = self._together(order[len(found) :], whole)[: max(1, PIECE_TOKENS // longest)]
                 answers = [whole[i][min(len(asked[i]), len(whole[i]) - 1) :] for i in rows]
                 ids, own = self._padded([whole[i] for i in rows])
                 logits = self.model(
@@ -131,6 +131,15 @@ class EagerSession:
                     found[i] = (total, bool((chances.argmax(dim=-1) == wanted).all()))
                 progress(len(found))
         return [found[i] for i in range(len(pairs))]
+
+    def _together(self, order: Sequence[int], texts: Sequence[Sequence[int]], new_tokens: int = 1) -> Sequence[int]:
+        """The first of some rows, the longest first, as many as a batch takes. Those whose angles change (of a
+        longrope, by the longest row at each step) are among rows of their length, for which they change as one."""
+        rows = order[: self.knobs.batch_size]
+        if limit := turns_alike_to(self.model.config.get_text_config(decoder=True)):
+            changes = [min(max(len(texts[i]), limit + 1 - new_tokens), limit + 1) for i in rows]
+            rows = rows[: changes.count(changes[0])]
+        return rows
 
     def worthwhile_prefix(self, encoded: Sequence[Sequence[int]]) -> int:
         """How many leading tokens of these prompts are computed once."""

@@ -36,10 +36,10 @@ def require(model: Any, device: str, rows: int, tokens: int) -> None:
 def within_context(model: Any, encoded: Sequence[Sequence[int]], new: int) -> None:
     """Raises `DoesNotFit` where one of these texts and an answer of so many `new` tokens are longer together than the
     text that a model was made for."""
-    prompt = max(map(len, encoded), default=0)
     limit = context_tokens(model)
-    if limit and prompt + new > limit:
+    if limit and (long := [len(ids) for ids in encoded if len(ids) + new > limit]):
         raise DoesNotFit(
-            f"longer than the model's context: prompts of up to {prompt:,} tokens and {new:,} new ones, where it holds "
-            f"{limit:,}; lower {LOWER}"
+            f"longer than the model's context: prompts of up to {max(long):,} tokens and {new:,} new ones, where it "
+            f"holds {limit:,} ({len(long):,} of {len(encoded):,} too long); shorten such rows or leave them out, or "
+            f"lower {LOWER}"
         )

@@ -18,13 +18,13 @@ NARROW = 256  # elements of heads up to which so many keys and queries fit a pro
 EXACT = {"enable_fp_fusion": False}  # round where PyTorch does
 FEW_ROWS = 32  # up to which a product is a matter of reading its weight
 PROGRAMS = 264  # to keep the 132 processors of an H100 busy, twice
+AXIS = 65_535  # programs on a grid's third axis
 CHUNK = 256  # columns of activations of which is noted whether an outlier is among them
 
 
 @triton.jit
 def _add_rms_norm(x, residual, weight, out, total, size, epsilon, BLOCK: tl.constexpr):
-    row = tl.program_id(0)
-    at = tl.arange(0, BLOCK)
+    row, at = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
     there = at < size
     place = row * size + at
     s = tl.load(x + place, there, 0.0).to(tl.float32) + tl.load(residual + place, there, 0.0).to(tl.float32)
@@ -49,7 +49,7 @@ def add_rms_norm(x: Any, residual: Any, weight: Any, epsilon: float) -> tuple[An
 
 @triton.jit
 def _rms_norm(x, weight, out, size, epsilon, CENTRED: tl.constexpr, BLOCK: tl.constexpr):
-    row, at = tl.program_id(0), tl.arange(0, BLOCK)
+    row, at = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
     there = at < size
     wide = tl.load(x + row * size + at, there, 0.0).to(tl.float32)
     scaled = wide * tl.rsqrt(tl.sum(wide * wide, 0) / size + epsilon)
@@ -102,7 +102,7 @@ def store(keys: Any, values: Any, cache: tuple[Any, Any], slots: Any, positions:
 
 @triton.jit
 def _silu_mul(gate, up, out, size, gate_stride, up_stride, BLOCK: tl.constexpr):
-    row, at = tl.program_id(0), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    row, at = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     there = at < size
     g = tl.load(gate + row * gate_stride + at, there, 0.0).to(tl.float32)
     u = tl.load(up + row * up_stride + at, there, 0.0)
@@ -301,6 +301,9 @@ def attend(
     else:  # float32 has no tensor cores: more than 16 take a minute to compile
         most = 16 if query.dtype == torch.float32 or wide > NARROW else PROMPT_ROWS
         splits, together = 1, max(1, most // beside)
+    if tokens > together * AXIS:
+        halves = zip(query.chunk(2, 1), positions.chunk(2, 1), strict=True)
+        return torch.cat([attend(q, cache, slots, p, scale, window, cap, sinks) for q, p in halves], 1)
     many = tokens == 1 and splits == 1
     keys = BLOCK_KEYS // 4 if wide > NARROW else BLOCK_KEYS // 2 if many else BLOCK_KEYS
     sums, peaks = torch.empty((2, rows, heads, splits), dtype=torch.float32, device=query.device)
@@ -320,7 +323,7 @@ def attend(
 
 @triton.jit
 def _quantize_rows(x, out, scales, size, BLOCK: tl.constexpr):
-    row, at = tl.program_id(0), tl.arange(0, BLOCK)
+    row, at = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
     there = at < size
     v = tl.load(x + row * size + at, there, 0.0)
     scale = tl.div_rn(tl.max(tl.abs(v.to(tl.float32)), 0), 127.5).to(v.dtype).to(tl.float32)
@@ -350,7 +353,7 @@ def _int8_product(
     a, a_scales, w, w_scales, bias, out, rows, columns, size,
     BIASED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    m = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    m = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     n = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     total = _int8_sums(a, w, m, n, rows, columns, size, ROWS, COLUMNS, DEPTH)
     kind = out.dtype.element_ty
@@ -389,7 +392,7 @@ def dynamic_linear(x: Any, weight: Any, scale: Any, bias: Any) -> Any:
 def _quantize_inliers(
     x, out, peaks, noted, size, threshold, BLOCK: tl.constexpr, CHUNKS: tl.constexpr, CHUNK: tl.constexpr
 ):  # fmt: skip
-    row, at = tl.program_id(0), tl.arange(0, BLOCK)
+    row, at = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
     there = at < size
     v = tl.load(x + row * size + at, there, 0.0).to(tl.float32)
     apart = tl.abs(v) >= threshold
@@ -409,7 +412,7 @@ def _llm_int8_product(
     BIASED: tl.constexpr, APART: tl.constexpr, CHUNKS: tl.constexpr, CHUNK: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    m = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    m = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     n = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     total = _int8_sums(a, w, m, n, rows, columns, size, ROWS, COLUMNS, DEPTH).to(tl.float32)
     right = tl.load(w_peaks + n, n < columns, 0.0)

@@ -14,7 +14,7 @@ import re
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stdout, suppress
+from contextlib import ExitStack, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from harness.export.choice import BEST, build_of, chosen, weights
 from harness.export.folder import SUMS, checksums, decode_as_scored, lay_out, place, prompt_as_scored, stop_texts
 from harness.export.licences import hub_name, of_data, of_model
 from harness.launch import QUIET
-from harness.store import read_manifest
+from harness.store import MANIFEST, Store, read_manifest
 from harness.terminal import Arguments, ended
 from harness.types import RunRecord, StepKind
 
@@ -54,17 +54,30 @@ def export(run: Path, name: str, target: Path, rows: int, store: Path | None, fo
     """Exports a cell; returns whether the folder is there, and how its check went. Raises `UserError`,
     `DoesNotFit` where memory or context cannot hold the check, and `BrokenArtifact` where the folder does not load."""
     record, reason = chosen(run, name)
+    recorded = ledger.read_rows(run, record)
+    if rows and not recorded and StepKind.QUALITY in record.steps:
+        raise UserError(
+            f"{run}: the rows of {record.id} are not in {run / 'rows'}, so nothing can be checked; keep the run folder "
+            "together, or export without the check (--check-rows 0)"
+        )
     source, places = weights(record, run, store)
     ends = stop_texts(record)
     outcome = ""
 
     def fill(part: Path) -> bool:
         nonlocal outcome
-        deployment = lay_out(source, part, record, served_as(record), hub_name(record) or record.model, ends)
+        with ExitStack() as held:
+            with suppress(OSError):  # a store that may only be read
+                held.enter_context(Store(source.parent.parent).hold([source.name]))
+                os.utime(source / MANIFEST)
+            try:
+                deployment = lay_out(source, part, record, served_as(record), hub_name(record) or record.model, ends)
+            finally:
+                weights(record, run, store)  # raises where they went meanwhile
         prompt_as_scored(part)
         decode_as_scored(part)
         print(f"checking {visible(record.id)} ...", file=sys.stderr)
-        found = check(part, record, ledger.read_rows(run, record), rows)
+        found = check(part, record, recorded, rows)
         outcome = told(found, record) + "".join(f"\n  {line}" for line in found.answers)
         if not found.passed:
             return False

@@ -58,10 +58,10 @@ class Checked:
 
 def check(folder: Path, record: RunRecord, rows: Sequence[Row], limit: int) -> Checked:
     """Loads a deployable folder and answers the first `limit` recorded rows with it."""
-    if not rows:
-        return Checked(0, 0, why="this cell has no recorded outputs")
     if limit < 1:
         return Checked(0, len(rows), why="--check-rows 0")
+    if not rows:
+        return Checked(0, 0, why="this cell has no recorded outputs")
     if any("message" not in r for r in rows):
         return Checked(0, len(rows), why="the rows are of a version that kept no messages")
     ends = json.loads((folder / DEPLOYMENT).read_text(encoding="utf-8"))["stop"]

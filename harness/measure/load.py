@@ -22,10 +22,11 @@ BEGIN = 1.0  # of what a closed loop answers a second, whose answers end one by 
 BEGIN_FIXED = 0.7  # and whose answers all end together: its clients then ask together, and are read at once
 STEP, STEPS = 1.25, 8  # of the rate, the first and how many, to find one that holds and one that fails
 LASTS_LEVELS, LASTS_ANSWERS = 1, 5  # an open loop lasts at least so many first-token limits, and answers
-LASTS_MOST = 300.0  # seconds, if these are over by then, though fewer requests have come than asked for
+LASTS_MOST = 300.0  # seconds, if so many answers are over by then, though fewer requests have come than asked for
 IDLE = 8  # requests that one client asks one by one, to see whether the level can be held at all
 CLOSEST = 0.001  # precision of a goodput; between two neighbouring numbers the search would not end
 KEPT_UP = 0.97  # the share of the rate asked for at which first tokens must come
+NO_LIMIT = 1e9  # ms, the largest that a level may allow: JSON has no infinity
 STRETCH = 64  # requests that come at the rate asked for, whatever chance does within them
 
 
@@ -83,9 +84,9 @@ def faults(knobs: Mapping[str, Any]) -> list[str]:
     else:
         found.append(f"level={level!r}: give ttft_ms, token_ms and share")
     for name, value in {**shares, **times}.items():
-        most = 1.0 if name in shares else math.inf
+        most = 1.0 if name in shares else NO_LIMIT
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
-            found.append(f"{name}={value!r}: must be a number above 0" + (" and up to 1" if most == 1 else ""))
+            found.append(f"{name}={value!r}: must be a number above 0 and up to {most:g}")
     return [f"measure.latency.{line}" for line in found]
 
 
@@ -222,7 +223,7 @@ def measure(
             found += summary(name, serve(some, tokens, places, natural=natural), some)
         closed = {m.metric: m.value for m in found}
         answer, rate = closed[f"{name}/e2e_ms/p50"], closed[f"{name}/requests_per_s"]
-        lasts = max(LASTS_LEVELS * level.ttft_ms, LASTS_ANSWERS * answer) / 1e3
+        lasts = max(min(LASTS_LEVELS * level.ttft_ms / 1e3, LASTS_MOST), LASTS_ANSWERS * answer / 1e3)
 
         def run(at: float) -> Sequence[Served]:
             few = min(knobs["open_requests"], math.ceil(at * LASTS_MOST))

@@ -73,11 +73,14 @@ def _seconds(work: Callable[[], object], device: str) -> float:
 
 def step_bytes(model: Any, weights: int) -> int:
     """Bytes that a step reads of a model's `weights` bytes: all but those of parts that see or hear, and of tables of
-    embeddings, of which it looks up a row a token. One that makes the logits too is read whole."""
+    embeddings, of masks and of positions, of which it looks up a row a token. One that makes the logits too is read
+    whole, as are the buffers that layers hold their weights in."""
     from torch.nn import Embedding
 
     parts = written_by(model)
-    tables = [m.weight for part in parts for m in part.modules() if isinstance(m, Embedding)]
+    modules = [m for part in parts for m in part.modules()]
+    tables = [m.weight for m in modules if isinstance(m, Embedding)]
+    tables += [b for m in modules if not hasattr(m, "in_features") for b in m.buffers(recurse=False)]
     looked_up: dict[int, int] = {table.data_ptr(): table.nbytes for table in tables}
     head = getattr(model.get_output_embeddings(), "weight", None)  # None: packed, and no table
     if head is not None:
@@ -90,7 +93,8 @@ def row_operations(model: Any) -> int:
     so that what is made of it is a lower bound."""
     parts = dict.fromkeys(m for part in written_by(model) for m in part.modules())
     leaves = [m for m in parts if not any(m.children())]  # an adapter's layer stands around one
-    return sum(2 * getattr(m, "in_features", 0) * getattr(m, "out_features", 0) for m in leaves)
+    sizes = (("in_features", "out_features"), ("nx", "nf"))  # the latter of a GPT-2's layers
+    return sum(2 * getattr(m, a, 0) * getattr(m, b, 0) for m in leaves for a, b in sizes)
 
 
 def measure(model: Any, weights: int, device: str, alone: Step, batch: Step) -> list[Measurement]:

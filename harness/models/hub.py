@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from harness.errors import UserError
 from harness.files import parse
 from harness.licences import TEXTS, Stated, card_licence
-from harness.loading import INDEX, WEIGHTS, config_of, weight_files
+from harness.loading import INDEX, WEIGHTS, classifies, config_of, weight_files
 from harness.models.gguf import POINTER, pointer
 from harness.store import content, write_json
 from harness.types import Context, Json
@@ -32,6 +32,9 @@ KEPT = (  # what transformers and servers read of a model, its recipe here, and 
 ADAPTER = ("adapter_config.json", "adapter_model*")  # PEFT's; beside whole weights, transformers would add it to them
 NOT_KEPT = ("*/*", "consolidated*.safetensors", *ADAPTER)  # of the Hub: what lies deeper, the same in Mistral's form
 LOCAL = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)  # errors of the disk here, not of the Hub
+CACHELESS = (  # types of causal models whose forward pass takes no `past_key_values`: see harness.engine.eager
+    "falcon_mamba", "mamba", "mamba2", "openai-gpt", "reformer", "rwkv", "xlm", "xlnet", "xlstm",
+)  # fmt: skip
 CONFIGS = ("config.json", "tokenizer_config.json")
 CARD = "README.md"  # read for its licence, and not kept in builds
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")  # read by running what they say
@@ -190,15 +193,26 @@ class HubModel:
         return [f"model {self.id!r}: {told}; get the files of that model again"]
 
     def _foreign(self, config: Mapping[str, Json] | None) -> list[str]:
-        """A line where a model of this configuration is one by code of its own alone; also where none is known."""
-        if not config or "auto_map" not in config:
+        """A line where a model of this configuration writes no text here: it is one by code of its own alone, or no
+        causal language model whose attention keeps keys and values. Classifiers answer all the same."""
+        if not config or ("auto_map" not in config and ("model_type" not in config or classifies(config))):
             return []
         from transformers import CONFIG_MAPPING
+        from transformers.models.auto import modeling_auto as auto
 
-        if (kind := config.get("model_type")) in CONFIG_MAPPING:
+        causal, masked = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+        kind = config.get("model_type")
+        if "auto_map" in config:
+            told = f"brings its own code (auto_map), which is not run, and transformers does not know its type {kind!r}"
+            mend = "take a model of a type that transformers knows"
+            return [] if kind in CONFIG_MAPPING else [f"model {self.id!r}: {told}; {mend}"]
+        if kind not in causal or (kind in masked and not config.get("is_decoder")):
+            told = f"is no causal language model that transformers knows (its type is {kind!r})"
+        elif kind in CACHELESS:
+            told = f"keeps no keys and values of what it has read, which decoding here needs (its type is {kind!r})"
+        else:
             return []
-        told = f"brings its own code (auto_map), which is not run, and transformers does not know its type {kind!r}"
-        return [f"model {self.id!r}: {told}; take a model of a type that transformers knows"]
+        return [f"model {self.id!r}: {told}; take another, such as a Llama or a Qwen"]
 
     def _adapter(self) -> str:
         return f"model {self.id!r}: an adapter without its base model's weights; " + MERGE.format(id=self.id)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-from harness.decide import Decision, timed
+from harness.decide import Decision, break_even, timed
 from harness.report import charts
 from harness.report.drawing import Drawing
 from harness.report.run import Run
 from harness.report.text import NONE
-from harness.wording import edge, number, share
+from harness.wording import number, share
 
 KNOBS = {
     "volume_requests": "Volume", "usd_per_hour": "Price of an hour", "min_quality": "Quality floor",
@@ -33,7 +32,7 @@ def account(run: Run, decision: Decision | None) -> dict[str, Any]:
         ],
         "flips": [
             {"knob": knobs.get(f.knob, f.knob), "now": NONE if f.now is None else _now(f.now, unit),
-             "at": "any limit" if math.isinf(f.at) else edge(f.at, unit, f.side), "side": f.side,
+             "at": f.told, "side": f.side,
              "to": run.names.get(f.to, f.to) if f.to else "no cell", "sentence": f.sentence}
             for f in decision.flips for unit in ["points" if f.knob == "margin" else f.unit]
         ],
@@ -59,20 +58,6 @@ def _now(value: float, unit: str) -> str:
     return f"{value:,.0f} {unit}".strip() if unit in ("requests", "") else number(value, unit)
 
 
-def break_even(decision: Decision) -> list[tuple[float, str]]:
-    """Volumes at which the chosen cell and another one cost the same, with that other one: where
-    `serving + 1000 * once / volume` of the two are equal."""
-    mine = decision.costs.get(decision.chosen or "")
-    if mine is None:
-        return []
-    found = []
-    for i, line in decision.costs.items():
-        apart = line.serving_usd_per_1000 - mine.serving_usd_per_1000
-        if i != decision.chosen and apart and (volume := 1000 * (mine.once_usd - line.once_usd) / apart) > 0:
-            found.append((volume, i))
-    return sorted(found)
-
-
 def cost_chart(run: Run, decision: Decision | None) -> Drawing | None:
     """Cost over volume of the chosen cell, those named beside it, and the cheapest of each adaptation; of as many as
     have room where none is chosen."""
@@ -91,8 +76,9 @@ def cost_chart(run: Run, decision: Decision | None) -> Drawing | None:
     rest = sorted(decision.costs, key=lambda i: -(m.value if (m := run.quality(run.records[i])) else 0.0))
     ids = list(dict.fromkeys([*[i for i in first if i], *rest]))[: charts.DRAWN]
     drawn = (list(dict.fromkeys(i for i in first if i)) if decision.chosen else ids)[: charts.LINES]
-    even = [(v, i) for v, i in break_even(decision) if i in drawn] if decision.chosen else []
+    mine = decision.costs.get(decision.chosen or "")
+    even = [(v, i) for i in drawn if mine and (v := break_even(mine, c := decision.costs[i]) or break_even(c, mine))]
     return charts.costs(
         {run.names[i]: decision.costs[i] for i in ids}, len(drawn),
-        [(h.name, h.usd_per_1000) for h in decision.hosted], float(volume), even,
+        [(h.name, h.usd_per_1000) for h in decision.hosted], float(volume), sorted(even),
     )  # fmt: skip

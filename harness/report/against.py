@@ -28,7 +28,7 @@ from harness.escaping import markdown_table, markdown_text, visible
 from harness.report.evidence import noisy
 from harness.report.text import NONE, p_text, shorten
 from harness.types import StepKind
-from harness.wording import labels, number, plural, points, significant
+from harness.wording import first, labels, number, plural, points, significant
 
 SHOWN_FLIPS = 5  # of each cell; the rest stands in rows/
 TOLD_LINES = 10  # differences, and cells, that a terminal is told of; the page has all
@@ -176,21 +176,18 @@ def lines(page: Mapping[str, Any]) -> list[str]:
     """What a terminal is told: what was found, what each run recommends, what differs, and each cell that is shown to
     be better or worse, or the one that there is. Safe to print."""
     out = [page["summary"], *(f"{r['name']}: {r['told']}" for r in page["runs"])]
-    out += page["left_out"] + page["disturbed"] + _some([f"differs: {d}" for d in page["told"]], "differences")
+    differ = [f"differs: {d}" for d in page["told"]]
+    out += page["left_out"] + page["disturbed"] + first(TOLD_LINES, differ, " differences, in the page")
     shown = [
         c for c in page["changes"]
         if c["verdict"] in ("better", "worse") or (len(page["changes"]) == 1 and c["verdict"] != SAME)
     ]  # fmt: skip
-    out += _some(
+    out += first(
+        TOLD_LINES,
         [f"{c['name']} in {c['run']}: {c['verdict']}, {c['delta']} points, 95% interval {c['interval']}"
-         for c in shown if c["n"]], "cells",
+         for c in shown if c["n"]], " cells, in the page",
     )  # fmt: skip
     return [visible(line) for line in out]
-
-
-def _some(told: Sequence[str], what: str) -> list[str]:
-    more = len(told) - TOLD_LINES
-    return [*told[:TOLD_LINES], *([f"and {more} more {what}, in the page"] if more > 0 else [])]
 
 
 def write(page: Mapping[str, Any], target: Path) -> None:

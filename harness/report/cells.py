@@ -90,13 +90,20 @@ def heatmaps(run: Run, decision: Decision | None) -> list[dict[str, Any]]:
     return made
 
 
+def _timed(r: RunRecord | None, metric: str) -> dict[str, Any]:
+    """A number of a cell; of a whole answer that a classification head gave, that it took one step."""
+    shown = told(r.value(metric) if r else None)
+    heads = r and metric.startswith("e2e_ms/") and "itl_ms" in r.not_measured and shown["value"] is not None
+    return {**shown, "text": f"{shown['text']}, one step"} if heads else shown
+
+
 def all_cells(run: Run) -> dict[str, Any]:
     """The full table: every cell, every number but the scores of single rules."""
     columns = [(m, t) for m, t in COLUMNS if any(r.value(m) for r in run.ok)]
     lines = []
     for i in run.ids:
         r = run.records.get(i)
-        values = [told(run.quality(r) if r else None)] + [told(r.value(m) if r else None) for m, _ in columns]
+        values = [told(run.quality(r) if r else None)] + [_timed(r, m) for m, _ in columns]
         lines.append({"id": i, "name": run.names[i], "state": state(run, i), "values": values})
     answer = timed(run.ok) or "answer"
     heads = [

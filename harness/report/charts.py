@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from harness.decide import CostLine, Decision, timed
+from harness.decide import CostLine, Decision, pareto, timed
 from harness.report.drawing import WIDE, Drawing, Spec, axis, drawn, svg, ticks
 from harness.report.run import Run, parts
 from harness.report.text import facts_text, told
@@ -25,15 +25,6 @@ DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 4])  # no divisor in common
 # ------------------------------------------------------------------------------------------------ quality against cost
 
 
-def front(found: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Of (cost, quality), those that no other beats in both, cheapest first."""
-    kept: list[tuple[float, float]] = []
-    for x, y in sorted(found, key=lambda p: (p[0], -p[1])):
-        if not kept or y > kept[-1][1]:
-            kept.append((x, y))
-    return kept
-
-
 def scatter(run: Run, decision: Decision | None) -> Drawing | None:
     """Quality over cost, or over p95 where no cost was measured, with both intervals and the Pareto front; None where
     neither was measured, and for scores that are not from 0 to 1 or of which less is better."""
@@ -42,7 +33,7 @@ def scatter(run: Run, decision: Decision | None) -> Drawing | None:
     if metric is None or not all(0 <= y.value <= 1 for _, y in scored):
         return None
     every = [(r, x, y) for r, y in scored if (x := r.value(metric))]
-    best = front([(x.value, y.value) for _, x, y in every])
+    best = sorted({(every[n][1].value, every[n][2].value) for n in pareto([(x.value, -y.value) for _, x, y in every])})
     named = {decision.chosen, decision.best, decision.reference} if decision else set()
     first = sorted(every, key=lambda e: (e[0].id not in named, (e[1].value, e[2].value) not in best))
     kept = {r.id for r, *_ in first[:DRAWN]}

@@ -13,7 +13,7 @@ from harness.report.drawing import Drawing
 from harness.report.run import Run, compression, kin, parent_of, variant
 from harness.report.text import NONE, p_text, told, told_points
 from harness.rows import ids, texts
-from harness.statistics import Paired, holm, over_seeds
+from harness.statistics import Paired, holm, over_seeds, paired_over_seeds
 from harness.types import Measurement, RunRecord
 from harness.wording import number, points
 
@@ -160,9 +160,8 @@ def seeds(run: Run) -> dict[str, Any]:
         pairs = [(r, b) for r in cells for b in others if r.seed == b.seed]
         both, groups = shared_scores([c for pair in pairs for c in pair], run.rows, name)
         if len(pairs) > 1 and groups:
-            apart = [[x - y for x, y in zip(a, b, strict=True)] for a, b in zip(both[::2], both[1::2], strict=True)]
-            delta, around = over_seeds(apart, groups, differences=True)
-            line |= told_points(delta, around)
+            pair = paired_over_seeds(both[::2], both[1::2], groups)
+            line |= told_points(pair.delta, pair)
         lines.append(line)
     named = (against.model if models else "", *base) if against else ()
     return {"rows": lines, "reference": "/".join(filter(None, named))}

@@ -195,11 +195,12 @@ def caveats(run: Run) -> list[str]:
         generating = [r for r in run.ok if r not in one_step]
         timed = sorted({r.params("measure")["latency"]["output_tokens"] for r in generating})
         own = [m.value for r in generating if (m := r.value("output_tokens/mean"))]
+        apart = " to ".join(dict.fromkeys(f"{n:.1f}" for n in (min(own), max(own)))) if own else ""
         ends = any(r.value("e2e_natural_ms/p50") for r in generating)
         found.append(
             "A classification head answers in one step. The timed answers of the cells that generate have "
             f"{', '.join(map(str, timed))} tokens whatever they would say"
-            + (f", and their own {min(own):.1f} to {max(own):.1f}, which cost counts" if own else "")
+            + (f", and their own {apart}, which cost counts" if own else "")
             + (": “to its own end” times those." if ends else ": compare response times with that in mind.")
         )
     if few := unbounded(run):

@@ -18,18 +18,12 @@ from pathlib import Path
 
 from harness.errors import UserError
 from harness.escaping import visible
-from harness.suites.check import check, how_many
+from harness.suites.check import check
 from harness.suites.new import EVALUATION_SHARE, SYSTEM, new
 from harness.terminal import Arguments, ended, tell
-from harness.wording import plural
+from harness.wording import first, plural
 
-SHOWN = 20  # lines of one kind
-
-
-def _some(lines: Sequence[str]) -> list[str]:
-    """The first lines, and how many more there are."""
-    left = len(lines) - SHOWN
-    return [*lines[:SHOWN], *([f"... and {left} more"] if left > 0 else [])]
+SHOWN, ALIKE = 20, 3  # lines of one kind, and of those that may say the same of many rows
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -59,11 +53,11 @@ def _run(arguments: Sequence[str] | None) -> int:
             return 0
         mistakes, warnings, facts = check(given.name)
     except UserError as error:
-        raise UserError(_some(error.mistakes)) from error
-    tell(_some(mistakes), "mistake: ")
-    tell(_some(warnings), "warning: ")
+        raise UserError(first(SHOWN, error.mistakes)) from error
+    tell(first(SHOWN, mistakes), "mistake: ")
+    tell(first(SHOWN, [line for alike in warnings for line in first(ALIKE, alike, " such")]), "warning: ")
     print(visible("\n".join(facts)))
-    counts = plural(how_many(mistakes), "mistake"), plural(how_many(warnings), "warning")
+    counts = plural(len(mistakes), "mistake"), plural(sum(map(len, warnings)), "warning")
     print(visible(f"{given.name}: {', '.join(counts)}"))
     return 2 if mistakes else 0
 

@@ -42,8 +42,6 @@ CLAIM = 0.05  # a difference worth showing
 TYPICAL_DISAGREEMENT = 0.1
 ALL_BUT = 0.95  # of the rows with one reply: the others hardly count
 LONG, LONG_AT_LEAST = 10, 1_000  # times the median, and characters
-SOME = 3  # lines that say the same of different rows
-MORE = "... and {} more such"  # of them
 LOOKED_AT = 20  # rows whose scorers a grid tries with wrong replies
 TELLS_NOTHING = 0.9  # of the rows: a score that as many wrong replies pass
 DECIDES = (
@@ -83,37 +81,60 @@ def scorers_of(folder: Path) -> Any:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise UserError(f"{path}: cannot be run ({type(error).__name__}: {error}); mend it") from error
-    if not hasattr(module, "process_results"):
-        raise UserError(f"{path}: has no process_results(doc, results); lm-eval calls it for each row")
     return module
 
 
-def _less_is_better(folder: Path) -> dict[str, Path]:
-    """The scores of which less is better, each with the task file of the folder that says so. What is no task file is
-    left to lm-eval to tell."""
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*.yaml")):
-        try:
+def _tasks(folder: Path) -> dict[Path, dict[str, Any]]:
+    """The task files of a folder and below it, each with what the one has that it includes; what cannot be read as such
+    is left to lm-eval to tell."""
+    found: dict[Path, dict[str, Any]] = {}
+    for path in sorted(folder.rglob("*yaml")):  # what lm-eval's own include is named _default_yaml
+        with suppress(OSError, yaml.YAMLError, RecursionError, ValueError):
             told = yaml.BaseLoader(path.read_bytes()).get_single_data()  # texts alone: !function runs nothing
-            listed = told["metric_list"]
-            found |= {m["metric"]: path for m in listed if yaml.safe_load(m.get("higher_is_better", "")) is False}
-        except (OSError, yaml.YAMLError, RecursionError, LookupError, TypeError, ValueError, AttributeError):
-            continue
-    return found
+            found |= {path: told} if isinstance(told, dict) else {}
+    whole = {path: found.get(path.parent / str(t.get("include")), {}) | t for path, t in found.items()}
+    return {path: task for path, task in whole.items() if "task" in task}
+
+
+def _listed(task: Mapping[str, Any]) -> dict[str, bool]:
+    """The scores that a task file lists, and whether less of each is better."""
+    every = task.get("metric_list")
+    listed = [metric for metric in every if isinstance(metric, dict)] if isinstance(every, list) else []
+    return {str(m.get("metric")): str(m.get("higher_is_better")).lower() in ("false", "no", "off") for m in listed}
+
+
+def _scores_replies(task: Mapping[str, Any]) -> bool:
+    """Whether a task has the suite's own scorers score a reply. Else lm-eval does, as of choices, which have none."""
+    return "process_results" in task and task.get("output_type", "generate_until") == "generate_until"
+
+
+def _scored_by_lm_eval(data: SuiteData, score: str) -> bool:
+    """Whether a score is one that lm-eval gives of the suite's own rows without its scorers."""
+    tasks = _tasks(data.folder).values()
+    return any(score in _listed(t) for t in tasks if not _scores_replies(t)) or not any(map(_scores_replies, tasks))
 
 
 def faults_of_score(data: SuiteData, score: str, key: str, module: Any = None) -> list[str]:
     """Why a score, named by a key of the configuration, cannot decide: less of it is better, no evaluation row has it,
     it is no number a row, or one not from 0 to 1. Runs the suite's scorers (`module`, if they are loaded) on its
-    reference replies until one has the score, and on wrong replies to a few rows; tasks that lm-eval brings along are
-    left to it. Raises `UserError` for scorers that cannot be run."""
-    where = data.folder / "scorers.py"
+    reference replies until one has the score, and on wrong replies to a few rows. Of a task that lm-eval scores itself
+    the score need only be listed; those that it brings along are left to it. Raises `UserError` for scorers that cannot
+    be run."""
+    where, tasks = data.folder / "scorers.py", _tasks(data.folder)
     seen: dict[str, Any] = {}
-    if data.evaluation and (file := _less_is_better(data.folder).get(score)):
-        return [f"{key}={score}: less of it is better, as {file} has it (higher_is_better: false); {DECIDES}"]
-    if not data.evaluation or not where.is_file():
+    if not data.evaluation or not tasks:
+        return []
+    if less := [path for path, task in tasks.items() if _listed(task).get(score)]:
+        return [f"{key}={score}: less of it is better, as {less[-1]} has it (higher_is_better: false); {DECIDES}"]
+    if _scored_by_lm_eval(data, score):
+        listed = [name for task in tasks.values() for name in _listed(task)]
+        told = f"{', '.join(listed) or 'nothing'} in metric_list"
+        return [] if score in listed else [f"{key}={score}: no score of {data.name}; {next(iter(tasks))} has {told}"]
+    if not (module or where.is_file()):
         return []
     module = module or scorers_of(data.folder)
+    if not hasattr(module, "process_results"):
+        return [f"{where}: has no process_results(doc, results); lm-eval calls it for each row"]
     for row in data.evaluation:
         try:
             seen |= plain(module.process_results(dict(row), [row.get(data.reply_field) or ""]))
@@ -245,6 +266,18 @@ def _asked_otherwise(rules: Any, data: SuiteData, where: Path) -> list[str]:
     ] if other else []  # fmt: skip
 
 
+def _no_choice(rules: Any, where: Path, score: str) -> list[str]:
+    """A line where no choice of lm-eval's task, be it held the likeliest, is right for a row that it asks."""
+    number, lost = Counter(r.doc_id for r in rules.instances), []
+    for r in (r for r in rules.instances if r.idx == 0):
+        every = range(number[r.doc_id])
+        chances = ([(-float(n != best), n == best) for n in every] for best in every)
+        if not any(rules.process_results(r.doc, each).get(score, 1) for each in chances):
+            lost.append(r.doc.get("id"))
+    return [f"{where}: no choice is right for row {lost[0]!r} by {score} ({len(lost)} such); have doc_to_target find "
+            "its reply in doc_to_choice"] if lost else []  # fmt: skip
+
+
 def faults_of_task(data: SuiteData, suite: Component) -> list[str]:
     """Why lm-eval cannot ask and score the suite's rows by its task file, or asks something else than they do; nothing
     for a task that lm-eval brings along. Runs the suite's code, and takes a second for the import of lm-eval."""
@@ -266,6 +299,8 @@ def faults_of_task(data: SuiteData, suite: Component) -> list[str]:
         otherwise = _asked_otherwise(rules, data, where)
         if rules.config.process_results and rules.OUTPUT_TYPE == "generate_until":
             given = {k for r in data.evaluation for k in rules.process_results(r, [r.get(data.reply_field) or ""])}
+        elif rules.OUTPUT_TYPE == "multiple_choice":
+            otherwise += _no_choice(rules, where, suite.params["primary"])
     except (Exception, SystemExit) as error:  # whatever lm-eval and a suite's own code raise
         return [f"{where}: lm-eval cannot read it ({' '.join(f'{type(error).__name__}: {error}'.split())}); mend it"]
     return [*otherwise, *(f"{where}: score {k} is not in metric_list; add it" for k in sorted(given - listed))]
@@ -359,31 +394,20 @@ def _lopsided(data: SuiteData) -> list[str]:
     return warnings
 
 
-def _long(data: SuiteData, suite: Component) -> list[str]:
+def _long(data: SuiteData, suite: Component) -> list[list[str]]:
     """Warnings of rows with a text many times as long as that of most: they alone set how much memory is held."""
     found = []
     for file, rows in _sides(data, suite):
         for field in (data.message_field, data.reply_field):
             sizes = [len(str(row.get(field, ""))) for row in rows]
             usual = statistics.median(sizes) if sizes else 0
-            found += _some([
+            found.append([
                 f"{file}, row {row['id']!r}: its {field} has {size:,} characters, "
                 f"usual are {usual:,.0f}; such rows set memory and time: shorten it, or drop what is no real case"
                 for row, size in zip(rows, sizes, strict=True)
                 if size > max(LONG * usual, LONG_AT_LEAST)
             ])  # fmt: skip
     return found
-
-
-def _some(lines: Sequence[str]) -> list[str]:
-    """The first of many lines that say the same of different rows, and how many more there are."""
-    return [*lines[:SOME], *([MORE.format(len(lines) - SOME)] if len(lines) > SOME else [])]
-
-
-def how_many(lines: Sequence[str]) -> int:
-    """How many lines there were before `_some` left some out."""
-    before, after = MORE.split("{}")
-    return sum(int(x.removeprefix(before).removesuffix(after)) if x.startswith(before) else 1 for x in lines)
 
 
 def _unmeetable(data: SuiteData, suite: Component, module: Any) -> list[str]:
@@ -407,20 +431,20 @@ def _majority(data: SuiteData) -> list[str]:
     return [f"always answering {label!r} would be right for {most / n:.0%} of the evaluation rows"]
 
 
-def check(name: str) -> tuple[list[str], list[str], list[str]]:
-    """Mistakes, warnings and facts of a suite."""
+def check(name: str) -> tuple[list[str], list[list[str]], list[str]]:
+    """Mistakes, warnings (those together that may say the same of many rows) and facts of a suite."""
     suite = config_of(name)
     data = load(suite)
-    primary, where, mistakes, warnings = suite.params["primary"], data.folder, [], _too_few(data)
+    primary, where, mistakes, warnings = suite.params["primary"], data.folder, [], [_too_few(data)]
     if data.evaluation:
-        module = scorers_of(where)
+        module = None if _scored_by_lm_eval(data, primary) else scorers_of(where)
         mistakes += faults_of_score(data, primary, "suite.primary", module)
-        if not mistakes:
+        if module and not mistakes:
             wrong, doubts = _wrong_replies(data, module, primary, data.evaluation)
             mistakes += [*_references(data, module, suite), *wrong]
-            warnings += [*doubts, *_unmeetable(data, suite, module)]
+            warnings += [doubts, _unmeetable(data, suite, module)]
         if not hasattr(module, "check"):  # which tells it of the labels that `new` makes
-            warnings += _unlearnt(data, suite)
+            warnings.append(_unlearnt(data, suite))
     mistakes += [
         *faults_of_guide(data, suite),
         *_labels(data, suite),
@@ -436,15 +460,15 @@ def check(name: str) -> tuple[list[str], list[str], list[str]]:
             else f"{held}, row {o.row!r}: same {'text' if o.kind == 'exact' else 'group'} as {o.source} row "
             f"{o.other!r}; remove one, or set leakage=drop"
         )
-    warnings += [*_lopsided(data), *_long(data, suite), *_repeated(data, suite), *_heads(data, suite)]
+    warnings += [_lopsided(data), *_long(data, suite), _repeated(data, suite), _heads(data, suite)]
     card = where / "card.md"
     if not card.is_file() or "TO FILL" in card.read_text(encoding="utf-8", errors="replace"):
-        warnings.append(f"{card}: not filled in; say what is measured and how the rows were made")
+        warnings.append([f"{card}: not filled in; say what is measured and how the rows were made"])
     elif not rows_licence(where):
-        warnings.append(f"{card}: states no licence of the rows; write one under a heading 'Licence'")
+        warnings.append([f"{card}: states no licence of the rows; write one under a heading 'Licence'"])
     alike = near(data.evaluation, every, data.knowledge, data.message_field, data.told)
     for source in dict.fromkeys(o.source for o in alike):
-        warnings += _some([
+        warnings.append([
             f"{held}, row {o.row!r}: {o.similarity:.0%} like "
             + (o.other if source == INSTRUCTIONS else f"{source} row {o.other!r}")
             + ", or a part of it; remove one where it gives the other away" for o in alike if o.source == source

@@ -31,6 +31,7 @@ from harness.suites.shape import (
     in_groups,
     misspelt,
     uneven,
+    unfilled,
     unlearnt,
 )
 from harness.wording import plural
@@ -44,6 +45,8 @@ ONE_TURN = (
     "a chat of the turns {roles}; a suite asks one message: keep a user turn and the assistant's reply to it, with "
     "what came before written into the message"
 )
+SHAREGPT = {"human": "user", "gpt": "assistant"}
+REFERENCES = "references"  # the name of a column of replies that are lists of right ones
 GUIDE = (
     f"{TO_FILL} say here, as to a new colleague, what a good answer looks like. prompt_rag tells the model this text.\n"
 )
@@ -138,6 +141,8 @@ def read_table(path: Path) -> list[tuple[str, dict[str, Any]]]:
 def _table(path: Path, text: str, mark: str) -> list[tuple[str, dict[str, Any]]]:
     """The rows of a table whose cells a mark parts, or where that leaves its header one column, another mark."""
     csv.field_size_limit(max(len(text), csv.field_size_limit()))  # a cell may be as long as its file
+    if named := re.match(r"sep=(.)\r?\n", text):  # which spreadsheets write and don't show
+        mark, text = named[1], text[named.end() :]
     first = next(filter(str.strip, io.StringIO(text)), "")
 
     def columns(by: str) -> int:
@@ -148,16 +153,18 @@ def _table(path: Path, text: str, mark: str) -> list[tuple[str, dict[str, Any]]]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
     header: list[str] = []
     rows: list[tuple[str, dict[Any, Any]]] = []
-    line = 1
+    line = before = 1 + bool(named)
     try:
         for number, cells in enumerate(reader, start=1):
             where = f"{path}, row {number}" + (f" (line {line})" if line != number else "")
-            line = reader.line_num + 1
+            line = reader.line_num + before
+            if not any(map(str.strip, cells)):
+                continue
             if not header:
                 header = [cell.strip() for cell in cells]
                 if twice := [c for c, n in Counter(header).items() if c and n > 1]:
                     raise UserError([f"{where}: column {c!r} stands twice; rename or delete one" for c in twice])
-            elif cells:
+            else:
                 more = {None: cells[len(header) :]} if len(cells) > len(header) else {}
                 rows.append((where, {**dict(zip(header, cells, strict=False)), **more}))
     except csv.Error as error:
@@ -170,17 +177,18 @@ def _table(path: Path, text: str, mark: str) -> list[tuple[str, dict[str, Any]]]
 def unchatted(
     table: Sequence[tuple[str, dict[str, Any]]], names: Mapping[str, str]
 ) -> tuple[list[tuple[str, dict[str, Any]]], set[str]]:
-    """Rows whose chats, `{"messages": [{"role": "user", "content": ...}, ...]}`, became a message and its reply, and
-    the system turns that stood before them (one of no words where there was none). Raises `UserError` with a line for
-    each way in which chats are not of one turn of text."""
+    """Rows whose chats, `{"messages": [{"role": "user", "content": ...}, ...]}` or ShareGPT's `{"conversations":
+    [{"from": "human", "value": ...}, ...]}`, became a message and its reply, and the system turns that stood before
+    them (one of no words where there was none). Raises `UserError` with a line for each way in which chats are not of
+    one turn of text."""
     made: list[tuple[str, dict[str, Any]]] = []
     systems, wrong = set(), dict[str, list[str]]()
     for where, row in table:
-        turns = row.get("messages")
+        turns = row.get("messages", row.get("conversations"))
         if not isinstance(turns, list) or names["message"] in row:
             made.append((where, row))
             continue
-        said = [(t.get("role"), _joined(t.get("content"))) if isinstance(t, dict) else (None, None) for t in turns]
+        said = [_turn(t) if isinstance(t, dict) else (None, None) for t in turns]
         opens = bool(said) and said[0][0] == "system"
         systems.add(_text(said.pop(0)[1]) if opens else "")
         roles = ", ".join(str(role) for role, _ in said) or "none"
@@ -189,11 +197,17 @@ def unchatted(
         elif not all(isinstance(text, str) for _, text in said):
             wrong.setdefault("a chat of more than text; leave out what is none in its `content`", []).append(where)
         else:
-            rest = {k: v for k, v in row.items() if k != "messages"}
+            rest = {k: v for k, v in row.items() if k not in ("messages", "conversations")}
             made.append((where, {**rest, names["message"]: said[0][1], names["reply"]: said[1][1]}))
     if wrong:
         raise UserError([f"{places[0]}: {told}{_such(places)}" for told, places in wrong.items()])
     return made, systems
+
+
+def _turn(turn: Mapping[str, Any]) -> tuple[str, Any]:
+    """Who speaks in a turn, by OpenAI's names, and what is said."""
+    role = str(turn.get("role", turn.get("from")))
+    return SHAREGPT.get(role, role), _joined(turn.get("content", turn.get("value")))
 
 
 def _joined(content: Any) -> Any:
@@ -204,22 +218,23 @@ def _joined(content: Any) -> Any:
     return "\n".join(texts) if len(texts) == len(content) else content
 
 
-def _such(places: Sequence[str]) -> str:
+def _such(places: Sequence[Any]) -> str:
     return f" (such rows: {len(places):,})" if len(places) > 1 else ""
 
 
 def columns_of(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
-    """The columns that any row has."""
-    return list(dict.fromkeys(c for _, row in rows for c in row if c is not None))
+    """The columns with a name that any row has."""
+    return list(dict.fromkeys(c for _, row in rows for c in row if c))
 
 
 def shaped(rows: Sequence[tuple[str, dict[str, Any]]], source: Path, names: Mapping[str, str]) -> list[dict[str, Any]]:
     """Rows as suites hold them: id, group, case where there is one, message, reply. `names` says which column is what.
 
-    Without a group column, rows of the same message are one group. A reply that is an object becomes JSON. Raises
-    `UserError` with a line a mistake: columns that are not there or named for two things, empty cells, ids given twice,
-    one message with several replies. Messages that are one but for case and marks are of one group, and so are groups
-    that are one but for how they are written (`folded`).
+    Without a group column, rows of the same message are one group. A reply that is an object becomes JSON; of a list in
+    a column `references` the first is the reply, and all are kept. Raises `UserError` with a line a mistake: columns
+    that are not there or named for two things, empty cells, ids given twice, one message with several replies. Messages
+    that are one but for case and marks are of one group, and so are groups that are one but for how they are written
+    (`folded`).
     """
     if not rows:
         raise UserError(f"{source}: no rows; a suite needs some hundred")
@@ -242,7 +257,10 @@ def shaped(rows: Sequence[tuple[str, dict[str, Any]]], source: Path, names: Mapp
     groups: dict[str, str] = {}
     written: dict[str, str] = {}
     for number, (where, row) in enumerate(rows, start=1):
-        message, reply = (_text(row.get(names[k])) for k in ("message", "reply"))
+        message, said = _text(row.get(names["message"])), row.get(names["reply"])
+        several = said if names["reply"] == REFERENCES and isinstance(said, list) else [said]
+        right = list(filter(None, map(_text, several)))
+        reply = right[0] if right else ""
         if isinstance(row.get(names["message"]), list | dict):
             mistakes.append(f"{where}: message is a list or an object; give one text a row")
         for k, v in (("message", message), ("reply", reply)):
@@ -264,10 +282,12 @@ def shaped(rows: Sequence[tuple[str, dict[str, Any]]], source: Path, names: Mapp
             keep = f"; where {apart} tells them apart, write it into the message" if apart else ""
             told = f"the message of {other.rpartition(', ')[2]} with another reply; keep the one that is right{keep}"
             mistakes.append(f"{where}: {told}")
-        said = normalised(message)
-        group = _text(row.get(names["group"])) or hashlib.sha256(said.encode()).hexdigest()[:12]
+        asked = normalised(message)
+        group = _text(row.get(names["group"])) or hashlib.sha256(asked.encode()).hexdigest()[:12]
         group = written.setdefault(folded(group), group)
-        entry = {"id": key, "group": groups.setdefault(said, group), "message": message, "reply": reply}
+        entry = dict[str, Any](id=key, group=groups.setdefault(asked, group), message=message, reply=reply)
+        if len(right) > 1:
+            entry[REFERENCES] = right
         if case := _text(row.get(names["case"])):
             entry["case"] = case
         made.append(entry)
@@ -278,10 +298,12 @@ def shaped(rows: Sequence[tuple[str, dict[str, Any]]], source: Path, names: Mapp
 
 def _text(value: Any) -> str:
     """A cell as text without spaces around it: what is no text as JSON without spaces, as models are asked to write
-    it: `true`, not Python's `True`."""
+    it: `true`, not Python's `True`. A number that is none is an empty cell, as pandas writes those."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return ""
     if isinstance(value, list | dict | bool | int | float):
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return "" if value is None else str(value).strip()
+    return str(value).strip()
 
 
 def split(rows: Sequence[dict[str, Any]], share: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -332,18 +354,19 @@ def new(name: str, source: Path, names: Mapping[str, str], share: float, system:
                 "give 20 groups or more by a finer --group column"
             )
     replies = Counter(r["reply"] for r in rows)
-    kind = "structured" if all(map(_is_json, replies)) else "labels" if are_labels(replies) else "text"
     places = [where for where, _ in table]
-    if kind == "labels" and (wrong := misspelt([(w, r["reply"]) for w, r in zip(places, every, strict=True)])):
-        raise UserError(wrong)
-    if kind == "structured" and (wrong := _no_numbers(places, every)):
+    said = [(where, row["reply"]) for where, row in zip(places, every, strict=True)]
+    kind, wrong, doubts = _kind(said, are_labels(replies) and not any(REFERENCES in row for row in rows))
+    if wrong:
         raise UserError(wrong)
     due = (1 - share) * (1 - VALIDATION_SHARE), (1 - share) * VALIDATION_SHARE, share
     parts = {"training": fit, "validation": validation, "evaluation": held}
-    doubts = [*few_groups(held), *uneven(parts, dict(zip(parts, due, strict=True))), *_twins(places, every)]
+    doubts += [*few_groups(held), *uneven(parts, dict(zip(parts, due, strict=True))), *_twins(places, every)]
+    doubts += unfilled([(where, row["group"]) for where, row in zip(places, every, strict=True)], "group")
     if kind == "labels":
-        ids, asked = {r["id"] for r in held}, zip(places, every, strict=True)
-        doubts += unlearnt({r["reply"] for r in train}, [(w, r["reply"]) for w, r in asked if r["id"] in ids])
+        ids = {r["id"] for r in held}
+        asked = [pair for pair, row in zip(said, every, strict=True) if row["id"] in ids]
+        doubts += unlearnt({r["reply"] for r in train}, asked)
     if system is None and len(systems) == 1 and any(systems):
         (system,) = systems
     elif any(systems):
@@ -412,12 +435,32 @@ def _is_json(reply: str) -> bool:
         return False
 
 
-def _no_numbers(places: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _kind(said: Sequence[tuple[str, str]], are_few: bool) -> tuple[str, list[str], list[str]]:
+    """What replies, given with where they stand, are scored as, and the mistakes and doubts about that. A reply that
+    begins as JSON, as most are, was meant to be such."""
+    doubts = unfilled(said, "reply")
+    odd = [(where, reply) for where, reply in said if not _is_json(reply)]
+    if not odd:
+        if all(isinstance(found := parse(reply), list) and {*map(type, found)} == {str} for _, reply in said):
+            doubts.append(
+                f"{said[0][0]}: reply is a list of texts, as all are, and taken as one answer, in JSON; alternatives "
+                f"belong into a column `{REFERENCES}` of a .jsonl (--reply {REFERENCES})"
+            )
+        return "structured", _no_numbers(said), doubts
+    if 2 * len(odd) <= len(said):
+        as_most = f"no JSON, as those of {plural(len(said) - len(odd), 'other row')} are"
+        if broken := [where for where, reply in odd if reply[0] in "{["]:
+            return "structured", [f"{where}: reply begins as JSON and is {as_most}; mend it" for where in broken], []
+        doubts.append(f"{odd[0][0]}: reply is {as_most}, so all are compared as text{_such(odd)}")
+    return ("labels", misspelt(said), doubts) if are_few else ("text", [], doubts)
+
+
+def _no_numbers(said: Sequence[tuple[str, str]]) -> list[str]:
     """A line for each row whose reply, of JSON, holds NaN or Infinity, which Python alone reads."""
     told = []
-    for where, row in zip(places, rows, strict=True):
+    for where, reply in said:
         found: list[str] = []
-        json.loads(row["reply"], parse_constant=found.append)
+        json.loads(reply, parse_constant=found.append)
         told += [f"{where}: reply holds {name}, which is no JSON; write null or a number" for name in found[:1]]
     return told
 

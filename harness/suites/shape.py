@@ -16,6 +16,7 @@ from harness.wording import plural
 LABELS_AT_MOST, LABEL_LENGTH = 40, 40  # more or longer replies are texts
 NAMED = 5  # rows of a label
 OF_ITS_OWN = {"label": "class", "group": "group"}
+EMPTY = ("nan", "null", "<na>", "#n/a")  # to pandas, databases and spreadsheets
 TO_FILL = "TO FILL:"  # what `new` leaves to be written begins so
 LARGE = 0.1  # of all rows: a group above it can make parts uneven
 KINDS_AT_MOST = 20  # values of a field that sorts rows; more are texts
@@ -73,6 +74,20 @@ def _counted(places: Sequence[str]) -> str:
     """How many rows, and which: "3 rows: row 2, row 5, row 9"."""
     named = ", ".join(place.rpartition(", ")[2] for place in places[:NAMED])
     return f"{plural(len(places), 'row')}: {named}{', ...' if len(places) > NAMED else ''}"
+
+
+def unfilled(cells: Sequence[tuple[str, str]], what: str) -> list[str]:
+    """A line for each way in which programs write an empty cell, where cells of rows, given with where they stand, have
+    that for a reply or a group."""
+    rows: dict[str, list[str]] = {}
+    for where, cell in cells:
+        if cell.casefold() in EMPTY:
+            rows.setdefault(cell, []).append(where)
+    return [
+        f"{places[0]}: {what} {cell!r} ({_counted(places)}) is how an empty cell is written; if it is one, fill it in "
+        "or delete the row"
+        for cell, places in rows.items()
+    ]
 
 
 def unlearnt(trained: Collection[str], asked: Sequence[tuple[str, str]]) -> list[str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import logging
 import sys
 import urllib.request
 from pathlib import Path
@@ -26,6 +27,7 @@ def load():
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # else it tells of a cast in each layer of each token
     device = "cuda" if torch.cuda.is_available() else "cpu"
     kind = AutoModelForSequenceClassification if DEPLOYMENT["classes"] else AutoModelForCausalLM
     dtype = getattr(torch, DEPLOYMENT["dtype"][device])

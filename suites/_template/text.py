@@ -45,6 +45,10 @@ def word_f1(said: str, wanted: str) -> float:
 
 
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """lm-eval's hook: one reply a row, greedy."""
-    said, wanted = results[0].strip(), doc["reply"]
-    return {"exact": int(words(said) == words(wanted)), "word_f1": word_f1(said, wanted)}
+    """lm-eval's hook: one reply a row, greedy; where a row has several references, by the one that it meets best."""
+    said = results[0].strip()
+    found = [
+        {"exact": int(words(said) == words(wanted)), "word_f1": word_f1(said, wanted)}
+        for wanted in doc.get("references") or [doc["reply"]]
+    ]
+    return {name: max(scores[name] for scores in found) for name in found[0]}
