@@ -49,7 +49,7 @@ def test_a_fresh_checkpoint_is_judged_whole_and_in_parts(tmp_path: Path) -> None
     found = json.loads((tmp_path / "whole/check.json").read_text())
     assert {f["verdict"] for f in found["findings"] if f["trial"]["by_rows"]} == {"pass"}
     before = {b for b in builds(tmp_path) if not b.startswith("quality/")}
-    parts = check(tmp_path, *asked, "--budget", "--out", "parts")
+    parts = check(tmp_path, *asked, "--budget", "--set", "budget.looks=2", "--out", "parts")
     assert parts.returncode == 0, parts.stdout + parts.stderr
     found = json.loads((tmp_path / "parts/check.json").read_text())
     assert found["findings"][0]["trial"]["pair"]["n"] == 6

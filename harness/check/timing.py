@@ -12,7 +12,6 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 from harness.check.rules import Latency, Limit
 from harness.check.subject import Subject
@@ -21,22 +20,20 @@ from harness.check.trial import Trial, Verdict
 TRIM = 0.2
 
 
-def slower(
-    candidate: Sequence[float], baseline: Sequence[float], ratio: float, side: Literal["greater", "less"]
-) -> tuple[float, tuple[float, float]]:
-    """The one-sided p of times that are not `side` (greater: longer) than `ratio` times as long as others, two samples
-    or more each, and the 90% interval of how many times as long they are."""
+def slower(times: Sequence[float], others: Sequence[float], ratio: float) -> tuple[float, float]:
+    """The one-sided p of times that are at most `ratio` times as long as others, two samples or more each, and the
+    lower end of the 90% interval of how many times as long they are."""
     import numpy as np
     from scipy.stats import ttest_ind
 
-    after, before = np.log(candidate) - math.log(ratio), np.log(baseline)
+    a, b = np.log(times) - math.log(ratio), np.log(others)
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of times that hardly differ
-        p = ttest_ind(after, before, equal_var=False, trim=TRIM, alternative=side).pvalue
-        both = ttest_ind(after, before, equal_var=False, trim=TRIM).confidence_interval(0.9)
-    if math.isnan(p):  # of times that do not differ at all
-        exact = typical(candidate) / typical(baseline)
-        return float(exact <= ratio if side == "greater" else exact >= ratio), (exact, exact)
-    return float(p), (ratio * math.exp(both.low), ratio * math.exp(both.high))
+        found = ttest_ind(a, b, equal_var=False, trim=TRIM, alternative="greater")
+        low = found.confidence_interval(0.95).low
+    if math.isnan(found.pvalue):  # of times that do not differ at all
+        exact = typical(times) / typical(others)
+        return float(exact <= ratio), exact
+    return float(found.pvalue), ratio * math.exp(low)
 
 
 def typical(times: Sequence[float]) -> float:
@@ -61,9 +58,10 @@ def _latency(candidate: Subject, baseline: Subject, trial: Trial, rules: Latency
     drift = max(candidate.drift, baseline.drift)
     noise = max(rules.noise, drift)
     wider = noise / rules.noise
-    ratio = typical(after) / typical(before)
-    p_worse, (low, high) = slower(after, before, noise, "greater")
-    p_within, _ = slower(after, before, rules.limit / wider, "less")
+    now, then = typical(after), typical(before)
+    ratio = now / then
+    p_worse, low = slower(after, before, noise)
+    p_within, high = slower(before, after, wider / rules.limit)
     near = ratio >= rules.factor
     disturbed = bool(candidate.noise or baseline.noise)
     notes = [f"rounds of one run took up to {drift:.2f} times as long as others"] if wider > 1 else []
@@ -74,7 +72,7 @@ def _latency(candidate: Subject, baseline: Subject, trial: Trial, rules: Latency
         who = f"the {sides[0]} was" if len(sides) == 1 else "both were"
         notes.append(f"{who} timed unsteadily: {line}")
     return replace(
-        trial, before=typical(before), after=typical(after), change=ratio, low=low, high=high,
+        trial, before=then, after=now, change=ratio, low=low, high=1 / high,
         note="; ".join(notes),
         # beside other work either side may be slower, or (a core kept awake) faster: that decides nothing
         p_worse=p_worse if near and not disturbed else 1.0,
