@@ -18,6 +18,7 @@ from typing import Any
 
 from harness.adapt.lora import ADAPTER
 from harness.components import instantiate, unable
+from harness.directory import config_of, in_range_of, stored_dtype, weight_files
 from harness.environment import detect, give_memory_back
 from harness.errors import BrokenArtifact, UserError
 from harness.licences import TEXTS
@@ -195,7 +196,6 @@ def _made(step: Step, parents: list[Path], out: Path, context: Context) -> Mappi
 def able(component: Component, model: Path) -> Any:
     """The object of a component that works on the model of a folder. Raises `UserError` where it cannot, which the plan
     told before of models that say what they are before they are built."""
-    from harness.loading import config_of
 
     if why := unable(component, config_of(model)):
         raise UserError(why)
@@ -213,7 +213,7 @@ def _adapt(step: Step, parents: list[Path], out: Path, context: Context) -> Mapp
     """An adapted model with its reference answers, computed in the range of what its base is stored in: training stores
     float32. Raises `BrokenArtifact` where they are no numbers."""
     from harness.adapt.lengths import demand_room
-    from harness.loading import in_range_of, load, stored_dtype
+    from harness.loading import load
     from harness.measure.fidelity import write_reference
 
     data, stored = _data(step), stored_dtype(parents[0])
@@ -236,8 +236,6 @@ def _adapt(step: Step, parents: list[Path], out: Path, context: Context) -> Mapp
 
 def _quantize(step: Step, parents: list[Path], out: Path, context: Context) -> Mapping[str, Json]:
     from transformers import AutoTokenizer
-
-    from harness.loading import in_range_of, stored_dtype, weight_files
 
     model, data = parents[0], _data(step)
     stored = read_manifest(model)["facts"].get("base_dtype") or stored_dtype(model)

@@ -7,22 +7,22 @@ GPTQ and AWQ (checkpoints that auto-gptq and autoawq wrote load the same way).
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.anatomy import linear_classes, weight_bytes
-from harness.errors import BrokenArtifact, UserError
+from harness.directory import attention_of, auto_class, classes_of, computed_in, config_of, stored_dtype, torch_dtype
+from harness.errors import BrokenArtifact
 from harness.packing import pack
+from harness.quantize.int4_kernels import FALLBACK, FASTEST, PLAIN, add_in_order, choose, leave_uncompiled
+from harness.quantize.int8_kernels import multiply_unprinted, read_layer_by_layer, use_fast_cpu_kernel
 from harness.types import Context, Json
 
 BENIGN_MISSING = ("input_perm",)  # a buffer that gptqmodel's Machete kernel makes itself
 INT4_GROUPS = (32, 64, 128)  # that gptqmodel hands to PyTorch's 4-bit product on a CPU (`_weight_int4pack_mm_for_cpu`)
-PLAIN = "torch"  # gptqmodel's kernel in plain PyTorch, for any group
-KERNELS = ("auto", "triton", "marlin", PLAIN)
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+KERNELS = ("auto", FALLBACK, FASTEST, PLAIN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,117 +34,6 @@ class Loaded:
     tokenizer: Any
     proof: dict[str, Json]
     classes: tuple[str, ...] = ()
-
-
-def torch_dtype(name: str) -> Any:
-    """`float16` -> `torch.float16`."""
-    import torch
-
-    return getattr(torch, name)
-
-
-def config_of(folder: Path) -> dict[str, Json]:
-    """What a model directory says of its model (`config.json`)."""
-    config: dict[str, Json] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return config
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that transformers reads of a model directory: `model.safetensors`, else those that its
-    index names, be they there or not; none where it has neither. Others beside them hold the same weights once more
-    (Mistral's `consolidated.safetensors`).
-
-    Raises `UserError` for an index that names no files.
-    """
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    if not (folder / INDEX).is_file():
-        return []
-    try:
-        names = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
-        return sorted(folder / name for name in names)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{folder / INDEX}: has no `weight_map` from tensors to files; get the files of that model again"
-        ) from error
-
-
-def came_quantized(config: Mapping[str, Json]) -> str | None:
-    """Why a model of this configuration cannot be trained, nor quantized again: it came quantized. None if it did
-    not."""
-    found = config.get("quantization_config")
-    if not found or not isinstance(found, Mapping):
-        return None
-    told = "adaptation=prompt_rag or as_is with quantization=as_is only"
-    return f"the checkpoint comes quantized ({found.get('quant_method')}): {told}"
-
-
-def text_part(config: Mapping[str, Json]) -> Mapping[str, Json]:
-    """The part of a configuration that is of the language model, where the whole also sees or hears."""
-    part = config.get("text_config")
-    return part if isinstance(part, Mapping) else config
-
-
-def mixes_experts(config: Mapping[str, Json]) -> bool:
-    """Whether a configuration is one of a mixture of experts; families count them by names of their own."""
-    told = text_part(config)
-    names = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-    return any(isinstance(told.get(name), int) and told[name] > 1 for name in names)
-
-
-def stored_dtype(folder: Path) -> str | None:
-    """What a model directory says its weights are stored in, of the whole or of its language model; checkpoints of
-    transformers 4 name it otherwise."""
-    config = config_of(folder)
-    for part in (config, text_part(config)):
-        if found := part.get("dtype") or part.get("torch_dtype"):
-            return str(found)
-    return None
-
-
-def in_range_of(stored: str | None, context: Context) -> Context:
-    """The context for weights that were stored, or trained from ones that were, in the dtype `stored`: bfloat16 where
-    that was bfloat16 and it says float16, as on a GPU, which is as fast in either. Activations of some models (Gemma 3)
-    leave the range of float16."""
-    return replace(context, dtype="bfloat16") if (stored, context.dtype) == ("bfloat16", "float16") else context
-
-
-def computed_in(method: str | None, stored: str | None, context: Context) -> str:
-    """The dtype in which the context's device computes a model whose weights are stored in the dtype `stored` and were
-    quantized by `method` (None: plain)."""
-    if context.device == "cuda" and method in ("torchao", "mxfp4"):
-        return "bfloat16"  # see harness.quantize.dynamic; MXFP4 is of models trained in bfloat16
-    if context.device == "cuda" and method == "awq":
-        return "float16"  # what transformers makes of any other there
-    return in_range_of(stored, context).dtype
-
-
-def attention_of(folder: Path) -> dict[str, str]:
-    """The loading option for a model that caps its scores of attention: some releases of transformers 5 take `sdpa` for
-    it, which leaves the cap out without a word."""
-    capped = text_part(config_of(folder)).get("attn_logit_softcapping")
-    return {"attn_implementation": "eager"} if capped else {}
-
-
-def classifies(config: Mapping[str, Json]) -> bool:
-    """Whether a configuration is that of a model with a classification head."""
-    return any(name.endswith("ForSequenceClassification") for name in config.get("architectures") or ())
-
-
-def classes_of(folder: Path) -> tuple[str, ...]:
-    """What the classification head of a model directory can answer; nothing for a model that generates."""
-    config = config_of(folder)
-    if not classifies(config):
-        return ()
-    names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}  # transformers' own, which it does not write
-    return tuple(names[str(i)] for i in range(len(names)))
-
-
-def auto_class(folder: Path) -> Any:
-    """The class of transformers that loads a model directory with the head it was saved with."""
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
-
-    return AutoModelForSequenceClassification if classes_of(folder) else AutoModelForCausalLM
 
 
 def context_tokens(model: Any) -> int | None:
@@ -174,8 +63,6 @@ def _kernel(folder: Path, name: str) -> Any:
 def _chosen(wanted: str, folder: Path, device: str, dtype: str) -> tuple[str, str]:
     """The 4-bit kernel of a model directory on a device, and why it is not the fastest; empty where its layers are not
     of 4 bits, or PyTorch's own on a CPU."""
-    from harness.quantize.int4_kernels import choose
-
     found = _quantization(folder)
     method, group = found.get("quant_method"), found.get("group_size", 128)
     if method not in ("gptq", "awq"):
@@ -214,9 +101,6 @@ def load(
     Raises `BrokenArtifact` for missing, unexpected or mismatched keys.
     """
     from transformers import AutoTokenizer
-
-    from harness.quantize.int4_kernels import FALLBACK, add_in_order, leave_uncompiled
-    from harness.quantize.int8_kernels import multiply_unprinted, read_layer_by_layer, use_fast_cpu_kernel
 
     if context.device == "cpu":
         use_fast_cpu_kernel()

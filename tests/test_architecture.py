@@ -39,6 +39,7 @@ FOUNDATION = {
     "retrieval",
     "prompt",
     "anatomy",
+    "directory",
     "escaping",
     "loading",
     "packing",

@@ -17,11 +17,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 
 from harness import ledger
 from harness.adapt.lora import ADAPTER, Lora, classes_in
+from harness.directory import classes_of
 from harness.engine.classifier import ClassifierSession
 from harness.engine.eager import Eager
 from harness.errors import BrokenArtifact, DoesNotFit, UserError
 from harness.execute import CARRIED, _carry
-from harness.loading import classes_of, load
+from harness.loading import load
 from harness.measure.cost import requests_per_second
 from harness.measure.fidelity import CLASSIFIED_ROWS, fidelity, write_reference
 from harness.measure.latency import measure as measure_latency

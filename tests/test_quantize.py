@@ -27,8 +27,9 @@ from transformers import (
 
 from harness import execute
 from harness.components import instantiate
+from harness.directory import in_range_of, stored_dtype
 from harness.errors import BrokenArtifact, UserError
-from harness.loading import in_range_of, load, stored_dtype
+from harness.loading import load
 from harness.measure.fidelity import fidelity
 from harness.models.hub import link_tree
 from harness.quantize import int8_kernels
@@ -570,7 +571,7 @@ def test_a_gpu_computes_in_what_a_kernel_takes(
     quantized = {"quant_method": method, "bits": 4}
     (tmp_path / "config.json").write_text(json.dumps({"dtype": stored, "quantization_config": quantized}))
     monkeypatch.setattr("harness.loading.auto_class", lambda folder: SimpleNamespace(from_pretrained=read))
-    monkeypatch.setattr("harness.quantize.int4_kernels.choose", lambda *_: (kernel, ""))
+    monkeypatch.setattr("harness.loading.choose", lambda *_: (kernel, ""))
     with pytest.raises(KeyError):
         load(tmp_path, Context("cuda", "float16", 0, lambda share, note: None))
     assert asked == [found]

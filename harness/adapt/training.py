@@ -19,9 +19,10 @@ from typing import Any, ClassVar
 
 from harness.adapt.lengths import demand_context, demand_room
 from harness.anatomy import below_adapters, beside_text
+from harness.directory import attention_of, came_quantized, classifies
 from harness.environment import give_memory_back
 from harness.errors import BrokenArtifact, UserError
-from harness.loading import attention_of, came_quantized, classifies, demand_fit
+from harness.loading import demand_fit
 from harness.prompt import (
     IGNORED,
     Prompter,

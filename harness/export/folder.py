@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from harness.directory import attention_of, classes_of, computed_in, stored_dtype
 from harness.errors import UserError
 from harness.files import locked, sha256
-from harness.loading import attention_of, classes_of, computed_in, stored_dtype
 from harness.measure.quality import ends_of
 from harness.models.hub import ADAPTER, kept
 from harness.prompt import Prompter, load_recipe, stops, template_as_scored

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.directory import classes_of
 from harness.errors import BrokenArtifact, UserError
-from harness.loading import classes_of
 from harness.prompt import IGNORED, encode, encode_class, short_chat
 from harness.store import write_json
 from harness.types import Measurement, SuiteData

@@ -13,10 +13,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, ClassVar
 
+from harness.directory import INDEX, WEIGHTS, classifies, config_of, weight_files
 from harness.errors import UserError
 from harness.files import parse
 from harness.licences import TEXTS, Stated, card_licence
-from harness.loading import INDEX, WEIGHTS, classifies, config_of, weight_files
 from harness.models.gguf import POINTER, pointer
 from harness.store import content, write_json
 from harness.types import Context, Json

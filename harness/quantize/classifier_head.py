@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harness.loading import classes_of, weight_files
+from harness.directory import classes_of, weight_files
 from harness.store import write_json
 
 CLASSIFIER, LANGUAGE_MODEL = "ForSequenceClassification", "ForCausalLM"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from harness.directory import auto_class, torch_dtype
 from harness.quantize.proof import CONV1D, of_linear_layers, replaced
 from harness.types import Context, Json
 
@@ -32,8 +33,6 @@ class Dynamic:
     def __call__(self, model: Path, calibration: Sequence[str], out: Path, context: Context) -> Mapping[str, Json]:
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig
         from transformers import TorchAoConfig
-
-        from harness.loading import auto_class, torch_dtype
 
         loaded = auto_class(model).from_pretrained(
             str(model),

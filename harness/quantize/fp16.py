@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from harness.loading import came_quantized, config_of, weight_files
+from harness.directory import auto_class, came_quantized, config_of, torch_dtype, weight_files
 from harness.models.hub import link_tree
 from harness.types import Context, Json
 
@@ -45,8 +45,6 @@ class Sixteen:
         if self.keep_quantized or stored == {self.dtype}:
             link_tree(model, out)
         else:
-            from harness.loading import auto_class, torch_dtype
-
             loaded = auto_class(model).from_pretrained(str(model), dtype=torch_dtype(self.dtype))
             loaded.save_pretrained(str(out))
         told = ", ".join(sorted(stored)) if self.keep_quantized else self.dtype

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.anatomy import attention_kinds
-from harness.loading import came_quantized, mixes_experts, text_part, weight_files
+from harness.directory import came_quantized, mixes_experts, text_part, torch_dtype, weight_files
 from harness.quantize.classifier_head import as_language_model, put_back
 from harness.quantize.proof import CONV1D, OWN
 from harness.types import Context, Json
@@ -86,8 +86,6 @@ def quantize(
     """
     from gptqmodel import GPTQModel
     from transformers import AutoTokenizer
-
-    from harness.loading import torch_dtype
 
     tokenizer = AutoTokenizer.from_pretrained(str(model))
     rows = [{"input_ids": tokenizer(text, add_special_tokens=False).input_ids} for text in calibration]

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from harness.loading import PLAIN, computed_in, stored_dtype
+from harness.directory import computed_in, stored_dtype
 from harness.quantize.gptqmodel_runs import prepare
 from harness.types import Context, Json
 
-FASTEST, FALLBACK = "marlin", "triton"
+FASTEST, FALLBACK, PLAIN = "marlin", "triton", "torch"  # the last is plain PyTorch, for any group
 
 
 def takes(kernel: str, method: str, bits: int, group_size: int) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from harness.directory import came_quantized, mixes_experts
 from harness.errors import BrokenArtifact
-from harness.loading import came_quantized, mixes_experts
 from harness.types import Json
 
 OWN = ("falcon",)  # families whose linear layers are a class of their own, which bitsandbytes and torchao pass over
