@@ -196,7 +196,6 @@ def _made(step: Step, parents: list[Path], out: Path, context: Context) -> Mappi
 def able(component: Component, model: Path) -> Any:
     """The object of a component that works on the model of a folder. Raises `UserError` where it cannot, which the plan
     told before of models that say what they are before they are built."""
-
     if why := unable(component, config_of(model)):
         raise UserError(why)
     return instantiate(component)
