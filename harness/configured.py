@@ -292,10 +292,7 @@ def _components(cells: Sequence[Cell]) -> list[str]:
 
 def _places(config: Mapping[str, Any], store: Store, run: Path, fork_server: bool) -> list[str]:
     """A line for each folder that a run writes to and that cannot be written, and for too little room."""
-    found: list[str] = []
-    if reason := cannot_write(store.root):
-        found.append(f"store {store.root}: cannot be written ({reason}); set store=DIR")
-    found += _room(store, config.get("store_limit_gb"))
+    found = [*store.unwritable(), *_room(store, config.get("store_limit_gb"))]
     if reason := cannot_write(run):
         found.append(f"output folder {run}: cannot be written ({reason}); set outputs=DIR")
     if fork_server and (reason := cannot_listen()):

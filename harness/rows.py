@@ -14,7 +14,7 @@ from harness.files import parse
 from harness.statistics import group_of
 from harness.types import Json
 
-Row = Mapping[str, Json]
+Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ def kept(path: Path, read: Callable[[], Iterator[Row]]) -> KeptRows:
     for place, row in enumerate(read()):
         found.append(str(row["id"]))
         at.append(group_of(row))
-        for name, value in row["scores"].items():  # type: ignore[union-attr]
+        for name, value in row["scores"].items():
             one = scores.setdefault(name, array("d"))
             one.extend([math.nan] * (place - len(one)))
             one.append(_number(value))
@@ -83,7 +83,7 @@ def _column(rows: Collection[Row], score: str) -> Any:
 
     if isinstance(rows, KeptRows):
         return np.array(rows.scores[score] if score in rows.scores else np.full(len(rows), math.nan))
-    return np.array([_number(row["scores"].get(score)) for row in rows], dtype=float)  # type: ignore[union-attr]
+    return np.array([_number(row["scores"].get(score)) for row in rows], dtype=float)
 
 
 def ids(rows: Collection[Row]) -> tuple[Any, ...]:

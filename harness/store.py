@@ -194,10 +194,15 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
 
+    def unwritable(self, mend: str = "set store=DIR") -> list[str]:
+        """A line where nothing can be written, with how to `mend` that."""
+        reason = cannot_write(self.root)
+        return [f"store {self.root}: cannot be written ({reason}); {mend}"] if reason else []
+
     def prepare(self, mend: str = "set store=DIR") -> None:
         """Makes the folder; raises `UserError` where nothing can be written, with how to `mend` that."""
-        if reason := cannot_write(self.root):
-            raise UserError(f"store {self.root}: cannot be written ({reason}); {mend}")
+        if found := self.unwritable(mend):
+            raise UserError(found)
         self.root.mkdir(parents=True, exist_ok=True)
 
     def folder(self, step: Step) -> Path:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -74,6 +75,11 @@ def _stopped(error: BaseException | None) -> bool:
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error is not None
+
+
+def end_at_sigterm() -> None:
+    """Has SIGTERM end this program as an error would, with 143: what it began is then taken away or stopped."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def ended(work: Callable[[], int]) -> int:

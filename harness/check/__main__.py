@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ from harness.check.timing import latency_trials
 from harness.check.trial import Judgement, Verdict
 from harness.errors import UserError
 from harness.escaping import visible
-from harness.terminal import Arguments, ended, speaker, tell
+from harness.terminal import Arguments, end_at_sigterm, ended, speaker, tell
 
 ALL_ROWS = math.inf
 EXAMPLES = """
@@ -209,5 +208,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and the grid that it runs ends with it
+    end_at_sigterm()
     sys.exit(main())

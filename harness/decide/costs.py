@@ -8,6 +8,7 @@ from typing import Any
 
 from harness.decide.findings import CostLine, HostedLine
 from harness.decide.policy import COST
+from harness.pricing import serving_usd
 from harness.statistics import share_of_mean
 from harness.types import RunRecord, Status
 
@@ -41,7 +42,7 @@ def cost_line(record: RunRecord, basis: str) -> CostLine | None:
     rate = record.value("goodput_requests_per_s" if basis == GOODPUT else "throughput_requests_per_s")
     if rate is None or rate.value <= 0:
         return None
-    serving = 1000 * hourly / 3600 / (rate.value * utilization)
+    serving = serving_usd(rate.value, hourly, utilization)
     labelling = (price.get("usd_per_labelled_row") or 0.0) * labelled_rows(record)
     prompt, output = record.value("prompt_tokens/mean"), record.value("output_tokens/mean")
     spread = 0.0

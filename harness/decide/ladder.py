@@ -28,14 +28,9 @@ EQUAL = "as good as any other measured"
 
 
 def ladder(
-    records: Sequence[RunRecord],
-    rows: Rows,
-    policy: Policy,
-    chosen: RunRecord | None,
-    names: Named,
-    role: str = SHIP,
+    records: Sequence[RunRecord], rows: Rows, policy: Policy, chosen: RunRecord | None, names: Named, role: str = SHIP,
     skilled: bool = True,
-) -> tuple[Rung, ...]:
+) -> tuple[Rung, ...]:  # fmt: skip
     """Four rungs. `records` may hold the parts of a learning curve; `chosen` is None where nothing was chosen, and else
     has a `role`. Where no cell is `skilled`, what adds quality alone comes next. Cells of the chosen one's suite, model
     and seed are compared."""
@@ -55,14 +50,13 @@ def ladder(
     ids, bad = {r.id for r in kin}, [r for r in kin if r.status is not Status.OK and not is_side(r.id)]
     ok = [r for r in ok if r.id in ids]
     by = {kind: [r for r in ok if r.adaptation in adaptations] for kind, adaptations in STEPS.items()}
-    best = {kind: max(cells, key=top) for kind, cells in by.items() if cells}
     of = f" of {stand.model}" if len({r.model for r in records}) > 1 else ""
 
     def versus(a: RunRecord, b: RunRecord) -> Paired | None:
         return compare(a, b, rows, primary(a, policy))
 
     rungs = [
-        _prompt(best, stand, policy, names, role),
+        _prompt(by["prompt"], stand, policy, names, role),
         _trained("LoRA", "lora", "prompt", by, stand, policy, versus, names, bad, of),
         _quantized(ok, stand, policy, versus, names, role, bad),
         _trained(
@@ -76,11 +70,11 @@ def _quality(policy: Policy) -> Callable[[RunRecord], float]:
     return lambda r: m.value if (m := quality(r, policy)) else 0.0
 
 
-def _prompt(best: Mapping[str, RunRecord], stand: RunRecord, policy: Policy, names: Named, role: str) -> Rung:
+def _prompt(cells: Sequence[RunRecord], stand: RunRecord, policy: Policy, names: Named, role: str) -> Rung:
     name = "Prompt and retrieval"
-    if "prompt" not in best:
+    if not cells:
         return Rung(name, NOT_MEASURED, "No cell answers by prompting alone, so what training adds is open.")
-    cell = best["prompt"]
+    cell = max(cells, key=_quality(policy))
     text = f"Prompting alone reaches {share(_quality(policy)(cell))} ({names[cell.id]})"
     enough = stand.adaptation in STEPS["prompt"] and role == SHIP and policy.min_quality is not None
     return Rung(name, TAKEN, text + (", and that is enough." if enough else "."))

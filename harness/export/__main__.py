@@ -11,7 +11,6 @@ import io
 import logging
 import os
 import re
-import signal
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stdout, suppress
@@ -28,7 +27,7 @@ from harness.export.folder import SUMS, checksums, decode_as_scored, lay_out, pl
 from harness.export.licences import hub_name, of_data, of_model
 from harness.launch import QUIET
 from harness.store import MANIFEST, Store, read_manifest
-from harness.terminal import Arguments, ended
+from harness.terminal import Arguments, end_at_sigterm, ended
 from harness.types import RunRecord, StepKind
 
 CHECKED_ROWS = 4
@@ -126,5 +125,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and what was begun is taken away
+    end_at_sigterm()
     sys.exit(main())

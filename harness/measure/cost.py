@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from harness.pricing import serving_usd
 from harness.types import Measurement
 
 
@@ -24,10 +25,7 @@ def requests_per_second(measured: Sequence[Measurement], batch_size: int) -> flo
 
 
 def cost_per_1000(rate: float, build_seconds: float, price: Mapping[str, Any]) -> float:
-    """US dollars per 1,000 requests at `rate` requests a second and the stated utilization:
-    `1000 * usd_per_hour / 3600 / (rate * utilization) + 1000 * build / volume`, where `build` is the price of the
-    build seconds on the same hardware."""
-    usd_per_second = price["usd_per_hour"] / 3600
-    serving = 1000 * usd_per_second / (rate * price["utilization"])
-    building = 1000 * build_seconds * usd_per_second / price["volume_requests"]
-    return float(serving + building)
+    """US dollars per 1,000 requests at `rate` requests a second and the stated utilization: serving them, and
+    `1000 * build / volume`, where `build` is the price of the build seconds on the same hardware."""
+    building = 1000 * build_seconds * price["usd_per_hour"] / 3600 / price["volume_requests"]
+    return float(serving_usd(rate, price["usd_per_hour"], price["utilization"]) + building)
