@@ -27,10 +27,10 @@ from harness.plan import Plan, plan
 from harness.progress import Board, clock
 from harness.standing import standing
 from harness.store import Store, outdated, read_manifest
+from harness.store.upkeep import shrink
 from harness.suites.shape import few_groups, in_groups
 from harness.terminal import speaker
 from harness.types import Json, Overlap, Status, StepKind, SuiteData, canonical, digest, is_side, plain
-from harness.upkeep import shrink
 from harness.wording import labels, plural
 
 REDRAW = 20  # times as long as a drawing takes, the report is left as it is: a twentieth of a grid's time goes into it
@@ -89,7 +89,7 @@ def _carry_out(grid: Grid, made: Plan, environment: Environment, console: Consol
 
     def settle() -> None:
         """Writes the record of each cell that has just finished, and draws the report anew, unless it was drawn just
-        now: the last drawing is after the last cell."""
+        now, or this was the last: the last drawing is at the end."""
         nonlocal draw_from
         news = [
             c
@@ -102,7 +102,7 @@ def _carry_out(grid: Grid, made: Plan, environment: Environment, console: Consol
                 ledger.write_rows(grid.run, record, rows)
             ledger.write_record(grid.run, record)
             board.cell(record)
-        if news and time.monotonic() >= draw_from:
+        if news and len(board.records) < len(made.cells) and time.monotonic() >= draw_from:
             start = time.monotonic()
             try:
                 report.write(grid.run)

@@ -336,7 +336,7 @@ def test_a_dead_worker_is_noticed_though_what_it_forked_lives(
 def test_a_worker_that_cannot_import_says_so(made: Plan, tmp_path: Path) -> None:
     """A real process, whose imports fail before any step comes."""
     ours, theirs = Pipe()
-    hide = "import sys; sys.modules['harness.execute'] = None"
+    hide = "import sys; sys.modules.update({'harness.execute': None, 'harness.preload': sys})"
     code = f"{hide}; from multiprocessing.connection import Connection; from harness.launch import work; "
     code += f"work(Connection({theirs.fileno()}), {str(tmp_path)!r})"
     subprocess.run([sys.executable, "-c", code], pass_fds=[theirs.fileno()], stderr=subprocess.DEVNULL, check=True)

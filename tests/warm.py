@@ -20,7 +20,6 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
-from functools import partial
 from multiprocessing import forkserver, util
 from pathlib import Path
 from typing import Any, NoReturn
@@ -101,21 +100,30 @@ def _become(cwd: str, environment: Mapping[str, str], fds: list[int]) -> None:
     tempfile.tempdir = None
     sys.path[0] = cwd
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    subprocess.run = partial(_nested, subprocess.run, util.spawnv_passfds)  # type: ignore[assignment]
+    subprocess.Popen = Nested  # type: ignore[misc]
     util.spawnv_passfds = _forked(util.spawnv_passfds)
 
 
-def _nested(run: Any, spawn: Any, command: Any, **rest: Any) -> subprocess.CompletedProcess[Any]:
-    """As `subprocess.run`; a command line of Python's that shares this process's surroundings is a fork too."""
-    if list(command[:1]) != [sys.executable] or rest != {"check": False}:
-        return run(command, **rest)  # type: ignore[no-any-return]
-    sys.stdout.flush()
-    sys.stderr.flush()
-    child = os.fork()
-    if not child:
-        util.spawnv_passfds = _forked(spawn)
-        _ended(command[1:])
-    return subprocess.CompletedProcess(command, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+class Nested(subprocess.Popen):  # type: ignore[type-arg]
+    """As `subprocess.Popen`; a command line of Python's that shares this process's surroundings is a fork too."""
+
+    spawn = staticmethod(util.spawnv_passfds)
+
+    def __init__(self, command: Any, **rest: Any) -> None:
+        self.shares = list(command[:1]) == [sys.executable] and not rest
+        super().__init__(command, **rest)
+
+    def _execute_child(self, args: Any, *rest: Any) -> None:
+        if not self.shares:
+            super()._execute_child(args, *rest)  # type: ignore[misc]
+            return
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.pid = os.fork()
+        if not self.pid:
+            util.spawnv_passfds = _forked(self.spawn)
+            _ended(args[1:])
+        self._child_created = True
 
 
 def _forked(spawn: Any) -> Any:
