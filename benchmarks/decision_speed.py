@@ -49,6 +49,7 @@ def large_grid(cells: int, rows: int, seed: int = 0) -> tuple[list[RunRecord], d
             Measurement(
                 "cost_usd_per_1000", cost, "USD", "lower", 9, Interval(0.97 * cost, 1.03 * cost, "bootstrap")
             ),
+            Measurement("throughput_requests_per_s", 1000 / (3600 * 0.5 * cost), "req/s", "higher", 9),
         )  # fmt: skip
         config = {"price": {"usd_per_hour": 1.0, "utilization": 0.5, "volume_requests": 1e6}}
         steps = {"adapt": {"seconds": float(rng.uniform(0, 600))}}
@@ -73,6 +74,7 @@ def main() -> None:
     start = time.perf_counter()
     found = profile.runcall(decide, records, rows, POLICY) if args.profile else decide(records, rows, POLICY)
     seconds = time.perf_counter() - start
+    assert found.costs, "a decision without costs is not what a grid pays for"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     told = {"cells": args.cells, "rows": args.rows, "seconds": round(seconds, 2), "peak_mib": round(peak)}
     print(json.dumps({**told, "chosen": found.chosen, "confidence": found.confidence, "flips": len(found.flips)}))

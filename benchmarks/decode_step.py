@@ -2,8 +2,8 @@
 
     python benchmarks/decode_step.py 1b 8b [--weights fp16 gptq-marlin ...] [--group 128] [--generate] [--out FILE]
 
-The limit is the bytes that a step must read (weights without the embedding table, and keys and values) over the
-bandwidth of a device-to-device copy measured in the same process. Prints a JSON line a measurement.
+The limit is the bytes that a step must read of its weights alone (without the embedding table) over the bandwidth of a
+device-to-device copy measured in the same process. Prints a JSON line a measurement.
 """
 
 from __future__ import annotations

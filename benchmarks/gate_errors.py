@@ -24,6 +24,8 @@ from harness.power import detectable_difference
 
 GRADES = (0.75, 0.95)  # of graded rows
 ALONE = [f"{section}.blocks=false" for section in ("validity", "length", "latency")]  # rules for the deciding score
+LENGTH = [f"{section}.blocks=false" for section in ("quality", "validity", "latency", "memory", "size")]
+TOKENS = 100.0  # of an answer of the baseline, in the mean
 TESTED = 5  # metrics of a release that are tests: style, ended, length, ttft_ms, e2e_ms
 
 
@@ -32,7 +34,8 @@ class Release:
     """What is true of a candidate. `churn` is the share of rows whose score differs at all, `drop` the true drop of the
     deciding score, `slower` how many times as long it takes. `group` rows belong together, and a share of a
     group's changes is `shared`. With `jitter` the deciding score is graded: 0.75 to 0.95, changed by that deviation
-    on each row, and `drop` is of rows that lose all (`churn` is of tokens alone then). `spread` is the deviation of
+    on each row, and `drop` is of rows that lose all (`churn` is of tokens alone then). `longer` is how many times as
+    long answers are in the mean, each by as many tokens: lengths are then judged alone. `spread` is the deviation of
     single requests' times, `drift` how far a whole run may be off (uniform in the logarithm, from 1/drift to drift
     between the two runs)."""
 
@@ -42,6 +45,7 @@ class Release:
     group: int = 1
     shared: float = 0.5
     jitter: float = 0.0
+    longer: float = 1.0
     requests: int = 24
     slower: float = 1.0
     spread: float = 0.03
@@ -78,8 +82,8 @@ def drawn(release: Release, rng: Any) -> tuple[Side, Side]:
         middle, lost = rng.uniform(*GRADES, n), changes(0.0, release.drop / (sum(GRADES) / 2)) < 0
         one, other = (np.clip(middle + rng.normal(0, release.jitter / math.sqrt(2), n), 0, 1) for _ in range(2))
         before["style"], after["style"] = one, np.where(lost, 0.0, other)
-    tokens = rng.normal(100, 20, n)
-    other = tokens + np.where(moved["style"] != 0, rng.normal(0, 15, n), 0)
+    tokens = rng.normal(TOKENS, TOKENS / 5, n)
+    other = tokens + (release.longer - 1) * TOKENS + np.where(moved["style"] != 0, rng.normal(0, 15, n), 0)
     sides = []
     for now in (True, False):
         score = after if now else before
@@ -156,6 +160,9 @@ def cases(rules: Rules) -> Iterator[tuple[str, Release, bool]]:
             edge = Release(rows=288, churn=0.05, drop=rules.quality.margin, group=group, shared=shared)
             told = f"{288 // group} groups of {group}, {100 * shared:.0f}% of their changes shared"
             yield f"drop of just the margin, {told}", edge, False
+    for longer in (rules.length.low, rules.length.high):
+        for rows in (48, 144, 288):
+            yield f"lengths alone, {longer:g} times as long, {rows} rows", Release(rows=rows, longer=longer), False
     for requests in (3, 12, 44, 66):
         for spread in (0.03, 0.1):
             told = f"{requests} requests, each ±{100 * spread:.0f}%"
@@ -176,17 +183,22 @@ def cases(rules: Rules) -> Iterator[tuple[str, Release, bool]]:
             yield f"graded alone, drop of just the margin by rows that lose all, {more}", edge, budget
 
 
+def rules_of(release: Release) -> Rules:
+    """The rules by which a release is judged: whole, or by what is at its bound alone."""
+    return load("default", ALONE if release.jitter else LENGTH if release.longer != 1 else ())
+
+
 def main() -> None:
     """Prints a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=10_000, help="releases a case (10,000)")
     parser.add_argument("--only", default="", help="cases whose name this regular expression is found in")
     arguments = parser.parse_args()
-    rules, alone = load("default"), load("default", ALONE)
+    rules = load("default")
     print("| truth | pass | regressed | inconclusive | rows looked at |\n|---|---|---|---|---|")
     for name, release, budget in cases(rules):
         if re.search(arguments.only, name):
-            found, looked = codes(release, alone if release.jitter else rules, arguments.runs, budget)
+            found, looked = codes(release, rules_of(release), arguments.runs, budget)
             shares = " | ".join(f"{100 * found[code]:.2f}%" for code in (0, 1, 3))
             print(f"| {name} | {shares} | {100 * looked:.0f}% |", flush=True)
 

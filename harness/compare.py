@@ -3,25 +3,22 @@
 Runs of different suites or evaluation rows measure different things and are refused. Runs of different hardware are
 refused unless the caller wants them anyway, and then only their quality is compared.
 
-    runs --read--> Run --comparable--> differences --changes--> Change, which `harness.report.against` puts into words
+    runs --read--> Run --comparable--> Difference --changes--> Change, which `harness.report.against` puts into words
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from harness import ledger
-from harness.decide import Policy, Rows, decide, not_shares, policy_of, primary, quality, read_policy
+from harness import runs
+from harness.decide import Policy, not_shares, primary, quality
 from harness.errors import UserError
+from harness.runs import Row, Run
 from harness.statistics import Paired, group_of, holm, paired, quantile_ratio
-from harness.types import GROUPS, Interval, Json, Measurement, RunRecord, Status, StepKind, canonical, knobs, plain
-from harness.wording import labels
+from harness.types import GROUPS, Interval, Json, Measurement, RunRecord, Status, StepKind, knobs, plain
 
-Row = Mapping[str, Any]
 Ratio = tuple[str, Measurement, Measurement, float, Interval | None]
 SAME = "the same measurement"  # a verdict: one step of the store stands in both runs
 SHOWN_P = 0.05
@@ -31,43 +28,29 @@ TIMED = (
     ("ttft_ms", 0.5, "First token p50"), ("itl_ms", 0.5, "Between tokens p50"),
     ("e2e_ms", 0.5, "Whole answer p50"), ("e2e_ms", 0.95, "Whole answer p95"),
 )  # fmt: skip
-SPEED, COST, RATE, QUALITY = "speed", "cost", "rate", "quality"  # what a difference has to do with
+SPEED, COST, RATE = "speed", "cost", "rate"  # what a difference has to do with
 TOLD, REFUSED = "told", "refused"
+DIGESTS = (  # of what steps saw: the step, what its key calls it, what it is, what follows
+    ("adapt", "data", "training rows and articles", TOLD), ("adapt", "instructions", "instructions", TOLD),
+    ("quality", "rows", "evaluation rows", REFUSED),
+)  # fmt: skip
 LEVEL = "measure.latency.level."  # knobs of the service level
 SIZED = (
     ("throughput_tokens_per_s", "Throughput, batched", (SPEED,)),
-    ("goodput_requests_per_s", "Goodput", (SPEED, RATE, QUALITY)),
+    ("goodput_requests_per_s", "Goodput", (SPEED, RATE)),
     ("memory_bytes/cuda_peak_process", "Peak memory, GPU", (SPEED,)),
     ("memory_bytes/cuda_peak_reserved", "Peak memory, GPU reserved", (SPEED,)),
     ("memory_bytes/peak_rss", "Peak memory, process", (SPEED,)), ("disk_bytes", "On disk", ()),
-    ("cost_usd_per_1000", "Cost per 1,000, full batches", (SPEED, COST, QUALITY)),
-    ("output_tokens/mean", "Answer length", (QUALITY,)),
+    ("cost_usd_per_1000", "Cost per 1,000, full batches", (SPEED, COST)),
+    ("output_tokens/mean", "Answer length", ()),
 )  # fmt: skip
 TIMES = {title for *_, title in TIMED} | {t for _, t, on in SIZED if SPEED in on and COST not in on}  # of one step
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """A run folder as read; `name` is what it is called beside the others, `policy` what decides it, `pending` are the
-    cells that left no record yet. Cells beside the grid are left away."""
-
-    folder: Path
-    name: str
-    records: Mapping[str, RunRecord]
-    rows: Mapping[str, Sequence[Row]]
-    policy: Policy
-    pending: tuple[str, ...] = ()
-
-    @property
-    def ok(self) -> dict[str, RunRecord]:
-        """The cells with numbers."""
-        return {i: r for i, r in self.records.items() if r.status is Status.OK}
-
-
-@dataclass(frozen=True, slots=True)
 class Difference:
-    """A field in which a run differs from the first. `effect` is what follows: such runs are `refused`, speed, cost,
-    goodput or quality is left out, or it is only `told`. `cells` are named where not all compared differ so."""
+    """A field in which a run differs from the first. `effect` is what follows: such runs are `refused`, speed, cost
+    or goodput is left out, or it is only `told`. `cells` are named where not all compared differ so."""
 
     field: str
     run: str
@@ -77,8 +60,8 @@ class Difference:
     cells: tuple[str, ...] = ()
 
     @property
-    def told(self) -> str:
-        """The difference in words."""
+    def text(self) -> str:
+        """What it is, and in which cells."""
         more = len(self.cells) - SHOWN_CELLS
         some = ", ".join(self.cells[:SHOWN_CELLS]) + (f" and {more} more" if more > 0 else "")
         return f"{self.field}: {self.was} in the first run, {self.now} in {self.run}" + (f" ({some})" if some else "")
@@ -121,28 +104,16 @@ def read(folders: Sequence[Path]) -> list[Run]:
     short = [f.resolve().name for f in folders]
     names = short if len(set(short)) == len(short) else ["/".join(f.resolve().parts[-2:]) for f in folders]
     names = names if len(set(names)) == len(names) else [str(f) for f in folders]
-    runs: list[Run] = []
+    found: list[Run] = []
     mistakes: list[str] = []
     for folder, name in zip(folders, names, strict=True):
         try:
-            records, pending = ledger.read_grid(folder)
-            rows = {i: ledger.read_rows(folder, r) for i, r in records.items()}
-            runs.append(Run(folder, name, records, rows, read_policy(policy_of(records.values())), tuple(pending)))
+            found.append(replace(runs.read(folder), name=name))
         except UserError as error:
             mistakes += error.mistakes
     if mistakes:
         raise UserError(mistakes)
-    return runs
-
-
-def rows_digest(record: RunRecord, rows: Sequence[Row]) -> str:
-    """What tells one set of evaluation rows from another: the digest of rows and scorers that a record keeps, and for
-    records from before it did, that of the rows themselves. Empty where nothing was evaluated."""
-    if kept := record.digest_of("quality", "rows"):
-        return kept
-    asked = sorted([str(r["id"]), str(r.get("message") or r["prompt_hash"])] for r in rows)
-    text = canonical(asked).encode("utf-8", "backslashreplace")  # half of a surrogate pair is no UTF-8
-    return f"of ids and messages {hashlib.sha256(text).hexdigest()[:16]}" if asked else ""
+    return found
 
 
 def _said(value: Json) -> str:
@@ -173,7 +144,8 @@ def matched(first: Run, later: Run) -> list[tuple[str, str]]:
 
 
 def _both_ok(first: Run, later: Run) -> list[tuple[RunRecord, RunRecord]]:
-    return [(first.ok[a], later.ok[b]) for a, b in matched(first, later) if a in first.ok and b in later.ok]
+    both = ((first.records[a], later.records[b]) for a, b in matched(first, later))
+    return [(a, b) for a, b in both if a.status is b.status is Status.OK]
 
 
 def _config(record: RunRecord) -> dict[str, str]:
@@ -207,10 +179,10 @@ def _fields(record: RunRecord, policy: Policy) -> dict[str, tuple[str, str]]:
     }  # fmt: skip
 
 
-def differences(first: Run, later: Run) -> list[Difference]:
+def between(first: Run, later: Run) -> list[Difference]:
     """Every field in which cells of both runs differ, each once."""
     found: dict[Difference, list[str]] = {}
-    both, names = _both_ok(first, later), labels(first.records)
+    both, names = _both_ok(first, later), first.names
 
     def differs(record: RunRecord, name: str, a: str, b: str, effect: str) -> None:
         found.setdefault(Difference(name, later.name, a, b, effect), []).append(names[record.id])
@@ -223,18 +195,10 @@ def differences(first: Run, later: Run) -> list[Difference]:
             (a, _), (b, _) = (fields.get(name, ("none", effect)) for fields in (was, now))
             if a != b and (name in replaced or name.partition(".")[0] not in replaced):
                 differs(one, name, a, b, effect)
-        a, b = (r.digest_of("adapt", "data") for r in (one, other))
-        if a and b and a != b:
-            differs(one, "training rows, articles and instructions", f"digest {a}", f"digest {b}", TOLD)
-        a, b = rows_digest(one, first.rows[one.id]), rows_digest(other, later.rows[other.id])
-        if a and b and a.startswith("of") != b.startswith("of"):  # one is of a version that kept no digest
-            bare = [replace(r, steps={}) for r in (one, other)]
-            a, b = rows_digest(bare[0], first.rows[one.id]), rows_digest(bare[1], later.rows[other.id])
-        if not a or not b:
-            was_known, now_known = ("known" if d else "unknown, as none were kept" for d in (a, b))
-            differs(one, "evaluation rows", was_known, now_known, QUALITY)
-        elif a != b:
-            differs(one, "evaluation rows", f"digest {a}", f"digest {b}", REFUSED)
+        for kind, kept, name, effect in DIGESTS:
+            a, b = (r.digest_of(kind, kept) for r in (one, other))
+            if a and b and a != b:
+                differs(one, name, f"digest {a}", f"digest {b}", effect)
     return [replace(d, cells=() if len(cells) == len(both) else tuple(cells)) for d, cells in found.items()]
 
 
@@ -248,27 +212,26 @@ def comparable(runs: Sequence[Run], anyway: bool) -> list[Difference]:
             mistakes.append(
                 f"{run.folder}: no cell of {first.folder} is in it; compare runs of one sweep, or of one cell each"
             )
-        found += differences(first, run)
-    mistakes += [f"{d.told}; such runs cannot be compared" for d in found if d.effect == REFUSED]
-    judged = [(primary(r, first.policy), quality(r, first.policy)) for r in first.ok.values()]
+        found += between(first, run)
+    mistakes += [f"{d.text}; such runs cannot be compared" for d in found if d.effect == REFUSED]
+    judged = [(primary(r, first.policy), quality(r, first.policy)) for r in first.ok]
     mistakes += [
         f"{first.folder}: “{name}” decides, and less of it is better; only runs judged by a score of which more is "
         "better can be compared"
         for name in sorted({name for name, m in judged if m and m.better == "lower"})
     ]
     for run in runs:
-        ok = list(run.ok.values())
-        said = not_shares(ok, run.rows, first.policy, {r.suite for r in ok}, labels(run.records))
+        said = not_shares(run.ok, run.rows, first.policy, {r.suite for r in run.ok}, run.names)
         mistakes += [f"{run.folder}: {said[1]}"] if said else []
     places = [d for d in found if d.field in ("device", "hardware")]
     if places and not anyway:
-        mistakes += [f"{d.told}; --anyway compares their quality and leaves speed, memory and cost out" for d in places]
+        mistakes += [f"{d.text}; --anyway compares their quality and leaves speed, memory and cost out" for d in places]
     if mistakes:
         raise UserError(list(dict.fromkeys(mistakes)))
     return found
 
 
-def _scored(rows: Sequence[Row], score: str) -> dict[str, Row]:
+def _scored(rows: Collection[Row], score: str) -> dict[str, Row]:
     return {str(r["id"]): r for r in rows if isinstance(v := r["scores"].get(score), int | float) and 0 <= v <= 1}
 
 
@@ -351,11 +314,3 @@ def changes(runs: Sequence[Run], found: Sequence[Difference]) -> list[Change]:
             )  # fmt: skip
     adjusted = holm({str(n): c.pair.p for n, c in enumerate(made) if c.pair and StepKind.QUALITY not in c.same})
     return [replace(c, p_holm=adjusted.get(str(n), 1.0)) for n, c in enumerate(made)]
-
-
-def recommendation(records: Mapping[str, RunRecord], rows: Rows, pending: Collection[str]) -> tuple[str | None, str]:
-    """The cell that a run recommends, None where it recommends nothing, and the first sentence of its decision."""
-    if not records or pending:
-        return None, "Not all cells have ended."
-    decision = decide(list(records.values()), rows, policy_of(records.values()))
-    return decision.chosen, decision.sentences[0]

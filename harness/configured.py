@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
-from harness.components import instantiate, missing, serves
+from harness.components import guided, instantiate, missing, seeded, serves
 from harness.decide import UNQUANTIZED, Policy, read_policy, simple_first
 from harness.environment import detect
 from harness.errors import UserError
@@ -26,10 +26,10 @@ from harness.overrides import unknown_keys
 from harness.pricing import priced
 from harness.resources import resource
 from harness.store import Store
+from harness.store.upkeep import REBUILT, builds, occupied_bytes
 from harness.suite import load as load_suite
-from harness.suites.check import faults_of_guide, faults_of_output, faults_of_score, faults_of_task
+from harness.suites.faults import faults_of_guide, faults_of_output, faults_of_score, faults_of_task
 from harness.types import GROUPS, Cell, Component, Json, SuiteData, digest, is_side, plain
-from harness.upkeep import REBUILT, builds, occupied_bytes
 from harness.workers import side_by_side
 
 NAMED = GROUPS[:4]  # in a cell's id
@@ -37,6 +37,7 @@ T = TypeVar("T")
 ONE_FOR_ALL = (
     "policy", "price", "profile", "runner", "store", "store_limit_gb", "curve", "outputs", "sweep_name", "dry_run",
 )  # fmt: skip
+ASKED = ("folder", "task", "task_file", "eval_file", "eval_rows", "primary")  # of a suite
 FREE_DISK_BYTES = 5 * 2**30
 EVICTING_BYTES = 2**24  # more than a run's first files and the notes of what is evicted
 SEEDS = 2**32  # as many has NumPy
@@ -95,7 +96,7 @@ def _beside(cells: Sequence[Cell], curve: Sequence[float], control: bool) -> lis
     training rows (`+curve=[0.25,0.5,1.0]`), and the simplest cell evaluated again with the rows batched otherwise."""
     made = []
     for cell in cells:
-        if "epochs" in cell.adaptation.params and cell.quantization.name in UNQUANTIZED:
+        if cell.quantization.name in UNQUANTIZED and seeded(cell.adaptation):
             for share in sorted(s for s in set(curve) if s < 1):
                 suite = replace(cell.suite, params={**cell.suite.params, "train_share": share})
                 made.append(replace(cell, suite=suite, variant=_variant(cell, f"curve={share:g}")))
@@ -140,6 +141,12 @@ def _constraints(cells: Sequence[Cell], data: Mapping[str, SuiteData]) -> list[s
     return found
 
 
+def _guides(cells: Sequence[Cell], data: Mapping[str, SuiteData]) -> list[str]:
+    """A line for each line of instructions that was left to be written, where an adaptation tells them the model."""
+    told = [(rows, c.suite) for c in cells if (rows := data.get(digest(plain(c.suite)))) and guided(c.adaptation)]
+    return [line for rows, suite in told for line in faults_of_guide(rows, suite)]
+
+
 def _unset(configs: Sequence[DictConfig]) -> list[str]:
     """A line for each key that a configuration leaves to the user (`???`) and that was not given."""
     keys = sorted({key for config in configs for key in OmegaConf.missing_keys(config)})
@@ -160,7 +167,7 @@ def _counts(config: DictConfig) -> list[str]:
     }
     if type(warmup := OmegaConf.select(config, "measure.latency.warmup")) is int:
         latency["warmup_most"] = max(warmup, 0)
-    least = {"seed": 0, "suite.max_new_tokens": 1, **{f"measure.latency.{k}": n for k, n in latency.items()}}
+    least = {"seed": 0, **{f"measure.latency.{k}": n for k, n in latency.items()}}
     if OmegaConf.select(config, "runner.workers") is not None:
         least["runner.workers"] = 1
     values = {key: OmegaConf.select(config, key) for key in least}
@@ -169,6 +176,19 @@ def _counts(config: DictConfig) -> list[str]:
         f"{key}={value!r}: must be a whole number, {least[key]} or more{more.get(key, '')}"
         for key, value in values.items()
         if type(value) is not int or value < least[key] or (key == "seed" and value >= SEEDS)
+    ]
+
+
+def _asked(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each key by which cells of one suite would be asked otherwise than others: what is asked less wins."""
+    first = {values["suite"]["name"]: values["suite"] for values in reversed(configs)}
+    return [
+        f"suite.{key}: is what is asked, not how to build, and cannot be swept; run once for each, or make each a "
+        f"suite (conf/suite/NAME.yaml with name: NAME and defaults: [{name}, _self_])"
+        for values in configs
+        for key in ASKED
+        if values["suite"].get(key) != first[name := values["suite"]["name"]].get(key)
+        and values["profile"] == configs[0]["profile"]
     ]
 
 
@@ -240,7 +260,7 @@ def _evictable(store: Store, limit_gb: Any) -> int:
     return max(0, min(over, occupied_bytes(f for f in there if f.parent.name in REBUILT)))
 
 
-def _room(store: Store, limit_gb: Any) -> list[str]:
+def _room(store: Store, limit_gb: Any, mend: str = "set store=DIR") -> list[str]:
     """A line where the disk has too little room for builds, what the store's limit frees counted where anything can be
     written before it does."""
     free = shutil.disk_usage(next(p for p in (store.root, *store.root.parents) if p.exists())).free
@@ -248,8 +268,7 @@ def _room(store: Store, limit_gb: Any) -> list[str]:
         return []
     return [
         f"store {store.root}: {free / 2**30:.1f} GiB free, {FREE_DISK_BYTES / 2**30:.0f} GiB are needed for builds; "
-        f"free some (python -m harness.store gc --keep-days 30 --store {shlex.quote(str(store.root))}), or set "
-        "store=DIR"
+        f"free some (python -m harness.store gc --keep-days 30 --store {shlex.quote(str(store.root))}), or {mend}"
     ]
 
 
@@ -290,15 +309,17 @@ def _components(cells: Sequence[Cell]) -> list[str]:
     return found
 
 
-def _places(config: Mapping[str, Any], store: Store, run: Path, fork_server: bool) -> list[str]:
-    """A line for each folder that a run writes to and that cannot be written, and for too little room."""
-    found = [*store.unwritable(), *_room(store, config.get("store_limit_gb"))]
+def places(config: Mapping[str, Any], store: Store, run: Path, fork_server: bool, mend: str = "") -> list[str]:
+    """A line for each folder that a run writes to and that cannot be written, and for too little room, with how to
+    `mend` that where a command has no overrides."""
+    of_store = mend or "set store=DIR"
+    found = [*store.unwritable(of_store), *_room(store, config.get("store_limit_gb"), of_store)]
     if reason := cannot_write(run):
-        found.append(f"output folder {run}: cannot be written ({reason}); set outputs=DIR")
+        found.append(f"output folder {run}: cannot be written ({reason}); {mend or 'set outputs=DIR'}")
     if fork_server and (reason := cannot_listen()):
         found.append(
             f"temporary folder {tempfile.gettempdir()}: steps' processes cannot be reached there ({reason}); "
-            "set TMPDIR to a shorter path, or runner.fork_server=false"
+            f"set TMPDIR to a shorter path{'' if mend else ', or runner.fork_server=false'}"
         )
     return found
 
@@ -319,17 +340,14 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
     ]:
         raise UserError(list(dict.fromkeys(shapeless)))
     curve, bad_curve = _curve(plains)
-    mistakes = [*bad_curve, *_unset(configs), *unknown_keys(configs, resource("conf"))]
+    mistakes = [*bad_curve, *_asked(plains), *_unset(configs), *unknown_keys(configs, resource("conf"))]
     mistakes += [line for c in configs for line in (*_counts(c), *_limits(c), *_switches(c))]
     mistakes += [line for values in plains for line in faults_of_load(values["measure"]["latency"])]
     mistakes += [line for values in plains for line in faults_of_quality(values["measure"]["quality"])]
     data = _suites(cells, mistakes)
     mistakes += _components(cells)
     mistakes += _constraints(cells, data)
-    mistakes += [
-        line for c in cells if c.adaptation.target.endswith(".PromptRag") and (rows := data.get(digest(plain(c.suite))))
-        for line in faults_of_guide(rows, c.suite)
-    ]  # fmt: skip
+    mistakes += _attempt(mistakes, _guides, cells, data) or []
     if policy := _attempt(mistakes, read_policy, first["policy"]):
         mistakes += _attempt(mistakes, _judged, policy, data.values(), cells) or []
     mistakes += [
@@ -341,7 +359,7 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
     price, faults = priced(first["price"], environment)
     store, runner = Store(Path(str(first["store"]))), first["runner"]
     fork_server = environment.device == "cpu" if runner.get("fork_server") is None else bool(runner["fork_server"])
-    mistakes += [*faults, *_places(first, store, run, fork_server)]
+    mistakes += [*faults, *places(first, store, run, fork_server)]
     if mistakes:
         raise UserError(list(dict.fromkeys(mistakes)))
     cells = (*cells, *_beside(cells, curve, bool(first["profile"].get("aa_control"))))

@@ -28,6 +28,11 @@ def config_of(folder: Path) -> dict[str, Json]:
     return config
 
 
+def quantization_of(folder: Path) -> dict[str, Json]:
+    """A model directory's own `quantization_config`; empty for plain weights."""
+    return config_of(folder).get("quantization_config") or {}
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files that transformers reads of a model directory: `model.safetensors`, else those that its
     index names, be they there or not; none where it has neither. Others beside them hold the same weights once more

@@ -22,7 +22,7 @@ from harness.directory import config_of, in_range_of, stored_dtype, weight_files
 from harness.environment import detect, give_memory_back
 from harness.errors import BrokenArtifact, UserError
 from harness.licences import TEXTS
-from harness.prompt import load_prompter, render, short_chat
+from harness.prompt import RECIPE, load_prompter, render, short_chat
 from harness.store import Store, read_manifest, write_json
 from harness.suite import load as load_suite
 from harness.suite import timing_digest
@@ -36,6 +36,7 @@ from harness.types import (
     Step,
     StepKind,
     SuiteData,
+    digest,
     measurements_from_json,
     plain,
 )
@@ -43,7 +44,7 @@ from harness.types import (
 MEASUREMENTS = "measurements.json"
 PATIENCE_S = 2.0  # for which a wait is not told
 BESIDE = ("*processor_config.json", *TEXTS)  # by which others feed a model that sees or hears, and its licence
-CARRIED = ("prompt.json", "reference.json", "chat_template.jinja", "generation_config.json", *BESIDE)
+CARRIED = (RECIPE, "reference.json", "chat_template.jinja", "generation_config.json", *BESIDE)
 
 
 def read_measurements(folder: Path) -> tuple[Measurement, ...]:
@@ -171,6 +172,7 @@ def _data(step: Step) -> SuiteData:
         found = {"rows": timing_digest(data, step.engine)}
     else:
         found = {"data": data.training_digest, "rows": data.evaluation_digest}
+        found["instructions"] = digest(data.instructions)
     _as_planned(step, found, f"the suite {step.suite.name}", " (its scorers must leave its folder as it is)")
     return data
 

@@ -42,7 +42,8 @@ def locked(folder: Path) -> int:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Writes through a temporary file beside it and a rename, each synced: a reader, a crash or a loss of power sees
-    the old bytes or the new. Raises `OSError`; what stood there then stands, and no part of the new is left."""
+    the old bytes or the new. Raises `OSError` that names the file; what stood there then stands, and no part of the new
+    is left."""
     part = path.with_name(f".{path.name[:100]}.{uuid4().hex[:8]}")
     try:
         with part.open("wb") as file:
@@ -50,9 +51,11 @@ def write_whole(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
+    except OSError as error:
+        error.filename = str(path)  # a full disk names none
         raise
+    finally:
+        part.unlink(missing_ok=True)
     sync(path.parent)
 
 

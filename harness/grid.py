@@ -53,17 +53,18 @@ def _expected(store: Store, made: Plan) -> dict[tuple[str, str], float]:
     return {k: statistics.median(v) for k, v in seen.items()}
 
 
-def carry_out(grid: Grid, console: Console) -> int:
+def carry_out(grid: Grid, console: Console, decide: bool = True) -> int:
     """Runs a checked grid and returns the exit code: 0 when every cell is ok or unsupported, 1 when one failed, or a
     later round of one: its record then stands on fewer rounds than were asked for, and says so, and a script that
-    looks at nothing but the code must not take it for the whole. The store is brought below its limit before (what
+    looks at nothing but the code must not take it for the whole. Where there is nothing to `decide`, no report is
+    drawn. The store is brought below its limit before (what
     this grid needs stays) and after."""
     environment = detect()
     made = plan(grid.cells, grid.data, environment)
     with grid.store.hold(made.steps):
         grid.store.clean()
         _shrink(grid, console)
-        code = _carry_out(grid, made, environment, console)
+        code = _carry_out(grid, made, environment, console, decide)
     _shrink(grid, console)
     return code
 
@@ -74,7 +75,7 @@ def _shrink(grid: Grid, console: Console) -> None:
         console.print(f"store_limit_gb: {len(gone)} builds evicted, the longest unused first", highlight=False)
 
 
-def _carry_out(grid: Grid, made: Plan, environment: Environment, console: Console) -> int:
+def _carry_out(grid: Grid, made: Plan, environment: Environment, console: Console, decide: bool = True) -> int:
     ledger.write_cells(grid.run, [c.id for c in grid.cells])
     board = Board(made, console, _expected(grid.store, made), lambda: settle())
     since = time.time() if grid.time_again else None
@@ -126,8 +127,9 @@ def _carry_out(grid: Grid, made: Plan, environment: Environment, console: Consol
         settle()
     kept = ledger.read_records(grid.run)
     ledger.export(grid.run, kept)
-    page, said = report.write(grid.run)
-    _conclude(made, grid, page, said, console, clock_since=board.start)
+    if decide:
+        page, said = report.write(grid.run)
+        _conclude(made, grid, page, said, console, clock_since=board.start)
     return 1 if launcher.failed or any(r.status is Status.FAILED for r in kept) else 0
 
 

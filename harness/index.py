@@ -1,10 +1,10 @@
 """One page for all runs of an outputs folder: what each recommends, and how every sweep's numbers moved over time.
 
-Runs of other suites have trends of their own, and a line joins two runs only where they compare: response time, memory
-and cost on the same hardware with the same timed requests, cost at the same prices, volume, rate and weights of suites,
-quality on the same evaluation rows by the same score and weights. A run that cannot be read is listed with what is
-wrong with it. What the release gate measured for itself, below `check/`, and what was reproduced, below `reproduced/`,
-are no runs of a sweep, and are left out.
+Runs of other suites have trends of their own, and a line joins two runs only where they compare: all of it of the same
+models, response time, memory and cost on the same hardware with the same timed requests, cost at the same prices,
+volume, rate and weights of suites, quality on the same evaluation rows by the same score and weights. A run that cannot
+be read is listed with what is wrong with it. What the release gate measured for itself, below `check/`, and what was
+reproduced, below `reproduced/`, are no runs of a sweep, and are left out; runs of a sweep that is called so are not.
 
     python -m harness.report --index outputs/
 """
@@ -18,18 +18,21 @@ from typing import Any
 from urllib.parse import quote
 
 from harness import escaping, ledger
-from harness.compare import price_of, recommendation, rows_digest, timing
-from harness.decide import Policy, as_counted, facts, policy_of, primary, read_policy, timed
+from harness.compare import price_of, timing
+from harness.decide import Policy, as_counted, primary, timed
 from harness.decide.costs import GOODPUT
 from harness.decide.recipes import basis_of, recipes, weights_of
 from harness.errors import UserError
+from harness.files import yaml_keys
 from harness.report.numbers import COST, P95, QUALITY, TITLES, Numbers, counted, numbers
+from harness.runs import model_name, read
 from harness.types import Measurement, RunRecord, Status, canonical
-from harness.wording import labels, number
+from harness.wording import first, labels, number
 
 PAGE = "index.html"
 DEEP = 4  # folders below the one given
 ASIDE = ("check", "reproduced")  # where the gate and `harness.reproduce` measure
+SHOWN_WRONG = 3  # lines of what is wrong with a run
 WIDE, HIGH, EDGE = 640.0, 120.0, 10.0  # of a trend's drawing
 
 
@@ -60,6 +63,11 @@ class Listed:
         """The cells with numbers."""
         return [r for r in self.records.values() if r.status is Status.OK]
 
+    @property
+    def models(self) -> list[str]:
+        """Their base models, as people call them."""
+        return sorted({model_name(r) for r in self.ok})
+
 
 def run_folders(root: Path) -> list[Path]:
     """The run folders below a folder, each sweep's in the order of their names, which are times; one that links lead to
@@ -68,33 +76,44 @@ def run_folders(root: Path) -> list[Path]:
     level = [root]
     for _ in range(DEEP + 1):
         runs = [f for f in level if (f / "records").is_dir() or (f / ledger.CELLS).exists()]
-        found += runs
-        inside = (p for f in level if f not in runs for p in sorted(f.iterdir()) if p.is_dir() and p.name not in ASIDE)
+        found += [f for f in runs if not _aside(f, root)]
+        inside = (p for f in level if f not in runs for p in sorted(f.iterdir()) if p.is_dir())
         level = [p for p in inside if p.name[:1] != "."]
     by_link = sorted(found, key=lambda f: f.resolve() != root.resolve() / f.relative_to(root))
     once = {f.resolve(): f for f in reversed(by_link)}
     return sorted(once.values(), key=lambda f: (str(f.parent), f.name))
 
 
+def _aside(folder: Path, root: Path) -> bool:
+    """Whether the gate or `harness.reproduce` measured a run for itself: below a folder of theirs, and by no sweep of
+    that name."""
+    top = next(iter(folder.relative_to(root).parts), "")
+    if top not in ASIDE:
+        return False
+    try:
+        return bool(yaml_keys(folder / "config.yaml").get("sweep_name") != top)
+    except ValueError:  # there is none: `reproduce` writes none
+        return True
+
+
 def listed(folder: Path) -> Listed:
     """What an index says of a run; never raises for a run that is broken."""
     sweep, time = folder.parent.name, folder.name
     try:
-        records, pending = ledger.read_grid(folder)
-        rows = {i: ledger.read_rows(folder, r) for i, r in records.items()}
-        chosen, told = recommendation(records, rows, pending)
-        policy, grid = read_policy(policy_of(records.values())), list(records.values())
+        run = read(folder)
+        decision, known = run.decided() or (None, None)
+        chosen, told = (decision.chosen, decision.sentences[0]) if decision else (None, "Not all cells have ended.")
+        rows, policy, grid = run.rows, run.policy, list(run.records.values())
         weights, basis = weights_of(grid, policy), basis_of(grid, policy)
-        known = facts(grid, rows, policy) if len(weights) > 1 else None
         ok = [r for r in grid if r.status is Status.OK and r.suite in weights]
         times = {(r.suite, str(r.environment.get("device")), str(r.environment.get("hardware")), timing(r)) for r in ok}
         priced = {(f"{weights[r.suite]:g}", *_pricing(r, policy, basis)) for r in ok}
         asked = {r.suite: r for r in reversed(ok) if rows[r.id]}
         digest = ", ".join(
-            f"{s} × {w:g}: {rows_digest(r, rows[r.id])} {primary(r, policy)}"
+            f"{s} × {w:g}: {r.digest_of('quality', 'rows')} {primary(r, policy)}"
             for s, w in weights.items() if (r := asked.get(s))
         )  # fmt: skip
-        records = as_counted(records, policy)
+        records = as_counted(run.records, policy)
         kinds = recipes(list(records.values()), weights)
         found = {k.id: numbers(k, weights, rows, policy, known) for k in kinds}
         added = next((counted(k, weights).get(QUALITY, "") for k in kinds if k.id == chosen), "")
@@ -102,7 +121,7 @@ def listed(folder: Path) -> Listed:
         return Listed(folder, sweep, time, wrong=error.mistakes)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # a record's inside, edited by hand
         return Listed(folder, sweep, time, wrong=(f"{folder}: cannot be judged ({type(error).__name__}: {error})",))
-    return Listed(folder, sweep, time, records, len(pending), chosen, told, found, added, digest, times, priced)
+    return Listed(folder, sweep, time, records, len(run.pending), chosen, told, found, added, digest, times, priced)
 
 
 def _pricing(record: RunRecord, policy: Policy, basis: str) -> tuple[str, ...]:
@@ -120,6 +139,8 @@ def _best(run: Listed, title: str) -> Measurement | None:
 
 def _alike(a: Listed, b: Listed, title: str) -> bool:
     """Whether a line may join two runs."""
+    if a.models != b.models:
+        return False
     if title == QUALITY:
         return bool(a.rows) and a.rows == b.rows
     return a.timed == b.timed and (title != COST or a.priced == b.priced)
@@ -202,8 +223,8 @@ def _line(run: Listed, root: Path) -> dict[str, Any]:
     shown = [number(m.value, m.unit) if (m := own.get(title)) else "–" for title in TITLES]
     page = run.folder / "report.html"
     return {
-        "time": run.time, "wrong": run.wrong, "pending": run.pending,
-        "counts": {str(k): v for k, v in counts.items()}, "told": run.told, "values": shown,
+        "time": run.time, "models": ", ".join(run.models), "wrong": first(SHOWN_WRONG, run.wrong),
+        "pending": run.pending, "counts": {str(k): v for k, v in counts.items()}, "told": run.told, "values": shown,
         "chosen": labels(run.records)[run.chosen] + run.counted if run.chosen else "",
         "link": quote(page.relative_to(root).as_posix()) if page.is_file() else "",
         "hardware": ", ".join(sorted({_bare(str(r.environment.get("hardware"))) for r in run.ok})),

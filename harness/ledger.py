@@ -19,7 +19,6 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import UserError
 from harness.files import locked, parse, write_whole
 from harness.rows import KeptRows, kept
-from harness.types import GROUPS, Json, Overlap, RunRecord, Status, digest, is_side, plain, record_from_json
+from harness.types import Json, Overlap, RunRecord, Status, digest, is_side, plain, record_from_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,10 +154,15 @@ def _is_found(of_suite: Json) -> bool:
         return False
 
 
-def write_record(run: Path, record: RunRecord) -> None:
-    """One file a cell, replaced whole when the cell is measured again, with a digest of what it says."""
+def sealed_record(record: RunRecord) -> dict[str, Json]:
+    """A record as its file holds it, with a digest of what it says."""
     data = json.loads(json.dumps(plain(record)))
-    text = json.dumps({**data, "digest": sealed(data)}, indent=1, ensure_ascii=False)
+    return {**data, "digest": sealed(data)}
+
+
+def write_record(run: Path, record: RunRecord) -> None:
+    """One file a cell, replaced whole when the cell is measured again."""
+    text = json.dumps(sealed_record(record), indent=1, ensure_ascii=False)
     write_text(run / "records" / f"{slug(record.id)}.json", text)
 
 
@@ -189,38 +193,14 @@ def sealed(data: Mapping[str, Json]) -> str:
     return digest(json.dumps({k: v for k, v in data.items() if k != "digest"}, sort_keys=True))
 
 
-def _faults(record: RunRecord) -> list[str]:
-    """The fields of a record that hold something of another kind: what no version wrote."""
-    texts = ("id", "reason", "model", "adaptation", "quantization", "suite", "profile")
-    found = [name for name in texts if not isinstance(getattr(record, name), str)]
-    found += [n for n in ("steps", "environment", "config") if not isinstance(getattr(record, n), dict)]
-    steps = record.steps.items() if isinstance(record.steps, dict) else ()
-    found += [f"steps.{kind}" for kind, step in steps if not isinstance(step, dict)]
-    parts = {n: record.config.get(n) for n in GROUPS} if isinstance(record.config, dict) else {}
-    found += [
-        f"config.{n}" for n, p in parts.items() if not isinstance(p, dict) or not isinstance(p.get("params"), dict)
-    ]
-    if not _is_whole(record.seed):
-        found.append("seed")
-    if not isinstance(record.not_measured, dict) or not all(isinstance(v, str) for v in record.not_measured.values()):
-        found.append("not_measured")
-    for m in record.measurements:
-        named = (m.metric, m.unit, m.better, *([m.interval.method] if m.interval else []))
-        numbers = (m.value, *m.samples, *((m.interval.low, m.interval.high) if m.interval else ()))
-        told = all(isinstance(t, str) for t in named) and all(type(v) is float or _is_whole(v) for v in numbers)
-        if not told or not _is_whole(m.n):
-            found.append(f"measurement {m.metric!r}")
-    return found
-
-
 def _is_whole(value: Json) -> bool:
     """Whether a value is a whole number that the table's columns of 64 bits hold; Python's have no end."""
     return type(value) is int and abs(value) < 2**63
 
 
 def read_record(path: Path) -> RunRecord:
-    """One record. Raises `UserError` where it is no JSON, of another schema, lacks a field, holds one of another kind,
-    or is not as it was written. Records of versions that kept no digest are taken as they are."""
+    """One record. Raises `UserError` where it is no JSON, of another schema, lacks a field, or is not as it was
+    written."""
     mend = "move it away and run again to measure that cell anew"
     data = _read_json(path, mend, "record; give a file of outputs/<sweep>/<time>/records/")
     try:
@@ -228,11 +208,10 @@ def read_record(path: Path) -> RunRecord:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{path}: not a record that this version reads ({what}); {mend}") from error
-    if found := _faults(record):
-        raise UserError(f"{path}: not a record that this version reads ({', '.join(found)}); {mend}")
-    has_digest = "digest" in data or not {*data} <= {f.name for f in fields(RunRecord)}
-    if has_digest and data.get("digest") != sealed(data):
-        raise UserError(f"{path}: its bytes have changed since it was written; {mend}")
+    if data.get("digest") != sealed(data):
+        bare = "keeps no digest, so an earlier version wrote it"
+        why = "its bytes have changed since it was written" if "digest" in data else bare
+        raise UserError(f"{path}: {why}; {mend}")
     return record
 
 

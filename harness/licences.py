@@ -38,7 +38,7 @@ class Stated:
 
     @classmethod
     def of(cls, facts: Mapping[str, Json]) -> Stated | None:
-        """As a build's manifest kept it; None for one of an earlier version, which kept no more than the name."""
+        """As a build's manifest kept it; None where it kept none."""
         found = [facts.get(key) for key in cls().facts()]
         return None if None in found else cls(*map(str, found))
 

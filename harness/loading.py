@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from harness.anatomy import linear_classes, weight_bytes
-from harness.directory import attention_of, auto_class, classes_of, computed_in, config_of, stored_dtype, torch_dtype
+from harness.directory import (
+    attention_of,
+    auto_class,
+    classes_of,
+    computed_in,
+    quantization_of,
+    stored_dtype,
+    torch_dtype,
+)
 from harness.errors import BrokenArtifact
 from harness.packing import pack
 from harness.quantize.int4_kernels import FALLBACK, FASTEST, PLAIN, add_in_order, choose, leave_uncompiled
@@ -43,15 +51,11 @@ def context_tokens(model: Any) -> int | None:
     return limit
 
 
-def _quantization(folder: Path) -> dict[str, Json]:
-    return config_of(folder).get("quantization_config") or {}
-
-
 def _kernel(folder: Path, name: str) -> Any:
     """The loading options that choose the 4-bit kernel of a GPTQ or AWQ checkpoint; None for any other."""
     from transformers import AwqConfig, GPTQConfig
 
-    found = _quantization(folder)
+    found = quantization_of(folder)
     if found.get("quant_method") == "gptq":
         return GPTQConfig(bits=found["bits"], backend=f"gptq_{name}")
     if found.get("quant_method") == "awq":
@@ -63,7 +67,7 @@ def _kernel(folder: Path, name: str) -> Any:
 def _chosen(wanted: str, folder: Path, device: str, dtype: str) -> tuple[str, str]:
     """The 4-bit kernel of a model directory on a device, and why it is not the fastest; empty where its layers are not
     of 4 bits, or PyTorch's own on a CPU."""
-    found = _quantization(folder)
+    found = quantization_of(folder)
     method, group = found.get("quant_method"), found.get("group_size", 128)
     if method not in ("gptq", "awq"):
         return "", ""
@@ -105,7 +109,7 @@ def load(
     if context.device == "cpu":
         use_fast_cpu_kernel()
     options: dict[str, Any] = {**attention_of(folder), **({"device_map": {"": 0}} if context.device == "cuda" else {})}
-    method = _quantization(folder).get("quant_method")
+    method = quantization_of(folder).get("quant_method")
     if method == "torchao" and context.device == "cuda":
         multiply_unprinted()
     dtype = computed_in(method, stored_dtype(folder), context)

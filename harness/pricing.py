@@ -36,7 +36,8 @@ def _own_price(environment: Environment) -> str:
 
 
 def priced(price: Mapping[str, Any], environment: Environment) -> tuple[dict[str, Json], list[str]]:
-    """The price of this hardware. Each entry of `hardware` names words to be found in the machine's own name."""
+    """The price of this hardware. Each entry of `hardware` names words to be found in the machine's own name; of
+    several that are found the longest count, and of those the last: a team's own stand behind those it inherits."""
     table, wanted = price.get("hardware"), price.get("use", "auto")
     told = f"price table {price['name']!r}" if "name" in price else "a price table without a `name`"
     if table is None:
@@ -50,19 +51,19 @@ def priced(price: Mapping[str, Any], environment: Environment) -> tuple[dict[str
             return {}, [f"price.use={wanted!r}: not in the price table; it has {', '.join(map(str, table))}"]
         found = wanted
     else:
-        machine = environment.hardware
-        matches = [name for name, row in table.items() if _names(row.get("match", str(name)), machine)]
+        machine, words = environment.hardware, {name: row.get("match", str(name)) for name, row in table.items()}
+        matches = [name for name, match in words.items() if _names(match, machine)]
         if not matches and environment.device == "cpu":
-            matches = [name for name, row in table.items() if row.get("match") == "cpu"]
+            matches = [name for name, match in words.items() if match == "cpu"]
         if not matches:
-            almost = [name for name, row in table.items() if row.get("match", str(name)) in machine]
+            almost = [name for name, match in words.items() if match in machine]
             part = f" ({', '.join(map(str, almost))} is another's, or that of the whole card)" if almost else ""
             return {}, [
                 f"price table {price.get('name')!r}: no price for {machine!r}{part}; give yours, in dollars an hour, "
                 f"as {_own_price(environment)}, or in conf/price/{price.get('name')}.yaml, or choose one of "
                 f"{', '.join(map(str, table))} with price.use=NAME"
             ]
-        found = matches[0]
+        found = max(reversed(matches), key=lambda name: len(words[name]))
     row = table[found]
     numbers = {
         f"hardware.{found}.usd_per_hour": row.get("usd_per_hour"),
@@ -92,7 +93,7 @@ def priced(price: Mapping[str, Any], environment: Environment) -> tuple[dict[str
         return {}, faults
     rest = {k: price.get(k) for k in ("name", "volume_requests", "utilization")}
     rest |= {"usd_per_labelled_row": label, "hosted": hosted}
-    hourly = row["usd_per_hour"] * (environment.cpu_count if row.get("per_core") else 1)
+    hourly = float(f"{row['usd_per_hour'] * (environment.cpu_count if row.get('per_core') else 1):.9g}")
     shown = {k: v for k, v in row.items() if k not in ("match", "per_core")}
     return {**rest, "hardware": found, **shown, "usd_per_hour": hourly}, []
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from harness.decide.costs import owed_seconds
+from harness.decide.costs import BUILDS, owed_seconds
 from harness.environment import Environment
 from harness.execute import read_measurements
 from harness.measure.cost import cost_per_1000, requests_per_second
@@ -24,8 +24,12 @@ STOP_TEXTS = (
     "stop texts of the task, which lm-eval brings along, end scored answers, and timings were not told of them: times "
     "to the own end and the goodput are of longer answers, and costs are counted by full batches"
 )
+NO_ENDS = (
+    "the task asks for the likeliest of given choices, and timings generate: times to the own end and the goodput are "
+    "of text that is not scored, and costs are counted by full batches"
+)
+OWN_ENDS = {"e2e_natural_ms/p50", "goodput_requests_per_s"}  # which depend on where an answer ends
 ROUNDED = "weights were rounded without calibration (calibration_rows: 0), for sizing only"
-BUILDS = (StepKind.BASE, StepKind.ADAPT, StepKind.QUANTIZE)
 MACHINE = ("device", "cpu_count", "threads")  # on which a step ran: what its seconds are worth
 
 
@@ -78,8 +82,10 @@ def assemble(
     names = {m.metric for m in measured}
     timed = [plan.steps[key] for key in chain.values() if plan.steps[key].kind is StepKind.LATENCY]
     unaware = not any(step.component.params.get("ends") for step in timed)
-    if unaware and "cut_share" in names and names & {"e2e_natural_ms/p50", "goodput_requests_per_s"}:
+    if unaware and "cut_share" in names and names & OWN_ENDS:
         not_measured["own ends"] = STOP_TEXTS
+    if any(m.metric == "output_tokens/mean" and m.value == 0 for m in measured) and names & OWN_ENDS:
+        not_measured["own ends"] = NO_ENDS
     if measuring["device"] != "cuda":
         not_measured["memory_bytes/cuda"] = "no CUDA device; peak resident memory of the process instead"
     return RunRecord(

@@ -26,7 +26,7 @@ from rich.table import Table
 
 from harness import ledger
 from harness.components import missing
-from harness.configured import Grid
+from harness.configured import Grid, places
 from harness.environment import Environment, detect
 from harness.errors import BrokenArtifact, DoesNotFit, UserError
 from harness.escaping import terminal_text, visible
@@ -51,7 +51,7 @@ from harness.types import (
 )
 from harness.wording import number
 
-INPUTS = ("data", "rows", "content", "component.params", "component.target", "knobs")  # other ones ask another question
+INPUTS = ("data", "instructions", "rows", "content", "component.params", "component.target", "knobs")  # others ask anew
 PARENTS = ("base", "model")  # keys of other steps, whose own differences are told
 SHOWN = ("e2e_ms/p50", "throughput_tokens_per_s", "memory_bytes/peak_rss")
 
@@ -87,9 +87,6 @@ def of_steps(record: RunRecord, cell: Cell, data: SuiteData, machine: Environmen
     for role, key in made.chains[cell.id].items():
         was, now = record.steps.get(role), made.steps[key]
         if was is None or was.get("key") == key:
-            continue
-        if not isinstance(was.get("preimage"), Mapping):  # of a version that kept keys alone
-            found.append((f"{role}.key", was.get("key"), key))
             continue
         for place, one, other in differences(was["preimage"], plain(now.preimage)):
             if place not in PARENTS:
@@ -203,13 +200,16 @@ def reproduce(path: Path, out: Path | None, dry_run: bool, console: Console) -> 
     on_cpu = machine.device == "cpu"
     workers = max(1, machine.cpu_count // max(1, int(record.steps.get("quality", {}).get("threads", 1))))
     own = Path("outputs", "reproduced", time.strftime("%Y-%m-%d_%H-%M-%S"))
-    run = ledger.run_folder((out or own).absolute(), fresh=out is None, mend="give --out DIR")
+    run, mend = (out or own).absolute(), "give --out DIR"
+    if mistakes := places({}, Store(run / "store"), run, on_cpu, mend):
+        raise UserError(mistakes)
+    run = ledger.run_folder(run, fresh=out is None, mend=mend)
     with ledger.alone(run):
         store = Store(run / "store")
-        store.prepare("give --out DIR")
+        store.prepare(mend)
         grid = Grid((cell,), choices, {digest(plain(cell.suite)): data}, store, run, workers, on_cpu)
         ledger.write_leakage(run, {})
-        code = carry_out(grid, console)
+        code = carry_out(grid, console, decide=False)
         return _compared(record, before, run, console) or code
 
 

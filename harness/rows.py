@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -15,6 +17,11 @@ from harness.statistics import group_of
 from harness.types import Json
 
 Row = Mapping[str, Any]
+
+
+def example_hash(row: Row) -> str:
+    """A digest of an evaluation row itself, whatever prompt it is put in."""
+    return hashlib.sha256(json.dumps(row, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)

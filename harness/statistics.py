@@ -425,13 +425,19 @@ def over_seeds(by_seed: Sequence[Sequence[float]], groups: Groups = None) -> tup
 
 def _luck(scores: Any, groups: Groups) -> float:
     """Half the width that the luck of training adds to the interval of a mean over seeds (outer) and rows."""
+    return _t(len(scores) - 1) * luck_of_training(scores, groups)
+
+
+def luck_of_training(scores: Any, groups: Groups = None) -> float:
+    """The standard error that the luck of training gives a mean over seeds (outer) and rows: the variance between seeds
+    less what rows bring into it."""
     seeds = len(scores)
     if seeds < 2:
         raise ValueError("training noise takes two seeds or more")
     each = [_variance(*_sums((s - scores.mean(axis=0)).tolist(), groups))[1] for s in scores]
     both = math.fsum(each) / (seeds * (seeds - 1))  # the chance part of their variance, already in that of rows
     own = float(scores.mean(axis=1).var(ddof=1) / seeds) - (both if math.isfinite(both) else 0.0)
-    return _t(seeds - 1) * math.sqrt(max(own, 0.0))
+    return math.sqrt(max(own, 0.0))
 
 
 def paired_over_seeds(

@@ -276,6 +276,7 @@ def load(suite: Component) -> SuiteData:
         )
     fit = fit[: max(1, round(share * len(fit)))]
     evaluation = held[: p["eval_rows"]]
+    pairs = [[(row[message], row[reply]) for row in rows] for rows in (fit, validation)]
     return SuiteData(
         name=suite.name,
         folder=folder,
@@ -293,10 +294,11 @@ def load(suite: Component) -> SuiteData:
         output=output,
         overlaps=tuple(found),
         leakage=mode,
-        training_digest=_digest(fit, validation, plain(shelf), text, p["system"], p.get("asked"), message, reply),
+        training_digest=_digest(pairs, plain(shelf), p["system"], p.get("asked")),
         evaluation_digest=_digest(
             evaluation, articles, p["task"], code, p["max_new_tokens"], output, *(() if held else (p["eval_rows"],))
         ),
         scoring_digest=_digest(p["task"], code, p["max_new_tokens"]),
         told=told,
+        task=p["task"],
     )

@@ -213,10 +213,8 @@ class RunRecord:
 
     def digest_of(self, kind: str, name: str) -> str:
         """A digest that a step's key rests on, such as `data` of `adapt` or `rows` of `quality`; empty where the record
-        has none. Earlier versions kept it beside the preimage, or not at all."""
-        step = self.steps.get(kind) or {}
-        preimage = step.get("preimage")
-        return str((preimage.get(name) if isinstance(preimage, Mapping) else "") or step.get(name) or "")
+        has none."""
+        return str(self.steps.get(kind, {}).get("preimage", {}).get(name) or "")
 
 
 def record_from_json(data: Mapping[str, Json]) -> RunRecord:
@@ -261,14 +259,15 @@ class Overlap:
 
 @dataclass(frozen=True, slots=True)
 class SuiteData:
-    """The rows of a suite as plain dictionaries, split. `training_digest` covers what builds see, and
-    `evaluation_digest` what scores see, so that new evaluation rows leave trained models standing. `scoring_digest`
-    covers how any row is scored: the task, what it and the scorers may read, and the limit of tokens, but no row.
+    """The rows of a suite as plain dictionaries, split. `training_digest` covers what builds see but for the
+    instructions, and `evaluation_digest` what scores see, so that new evaluation rows leave trained models standing.
+    `scoring_digest` covers how any row is scored: the task, what it and the scorers may read, and the limit of tokens,
+    but no row.
 
     `message_field` and `reply_field` name the two fields that training and prompting use, `asked` what a message is
     called in a prompt ("Email"). `output` is the JSON Schema or Lark grammar of an answer, empty where there is none.
     `told` are the instructions and the system text by what they are called where a leak is told of. `ends` are the
-    texts at which the suite's own task ends answers, once lm-eval was asked: see `harness.measure.quality.with_ends`.
+    texts at which lm-eval's `task` ends answers, once it was asked: see `harness.measure.quality.with_ends`.
     Without `evaluation` rows they are those of lm-eval's task, up to `evaluation_limit`. `overlaps` are the exact and
     grouped ones found between evaluation rows and the rest, `leakage` (`fail`, `drop`, `warn`) what was done.
     """
@@ -294,6 +293,7 @@ class SuiteData:
     scoring_digest: str = ""
     told: Mapping[str, str] = field(default_factory=dict)
     ends: tuple[str, ...] = ()
+    task: str = ""
 
 
 Progress = Callable[[float, str], None]
@@ -357,9 +357,10 @@ class Session(Protocol):
         max_new_tokens: int,
         progress: Callable[[int], None] = ...,
         ends: Sequence[str] = ...,
+        keys: Sequence[int] = ...,
     ) -> list[Completion]:
-        """Answers to rendered prompts, greedy unless the engine draws; one that holds one of the texts `ends` goes no
-        further, and holds it."""
+        """Answers to rendered prompts, greedy unless the engine draws, by `keys`; one that holds one of the texts
+        `ends` goes no further, and holds it."""
 
     def loglikelihood(
         self, pairs: Sequence[tuple[str, str]], progress: Callable[[int], None] = ...

@@ -10,6 +10,7 @@ from typing import Protocol
 from harness.types import id_parts
 
 MOST_DIGITS = 7  # that rounding an edge adds
+POINTS_ALIKE = 1e-6  # shares that no digits tell apart
 HAIR = 1e-9  # what sums of shares may lack of all, or have above none
 SCALES = {"%": 0.01, " ms": 1.0, " s": 1e3, " B": 1.0, " kB": 1e3, " MB": 1e6, " GB": 1e9}
 
@@ -94,12 +95,13 @@ def share(value: float) -> str:
     return number(value, "share")
 
 
-def points(difference: float) -> str:
-    """A difference of shares in percentage points with its sign: people read +12 points, not 0.12."""
+def points(difference: float, *edges: float) -> str:
+    """A difference of shares in percentage points with its sign: people read +12 points, not 0.12. It is rounded no
+    further than it stays on its side of each edge."""
     if not math.isfinite(difference):
         return "–"
-    rounded = round(100 * difference)
-    return f"{rounded:+d}".replace("-", "−") if rounded else "0"
+    text = apart(100 * difference, 0, *(100 * e for e in edges if abs(difference - e) > POINTS_ALIKE))
+    return "0" if not text.strip("-0") else text.replace("-", "−") if difference < 0 else f"+{text}"
 
 
 class Difference(Protocol):
@@ -113,9 +115,10 @@ class Difference(Protocol):
     def high(self) -> float: ...
 
 
-def told(pair: Difference) -> str:
-    """A paired difference and its interval in words."""
-    return f"{points(pair.delta)} points, 95% interval {points(pair.low)} to {points(pair.high)}"
+def told(pair: Difference, *edges: float) -> str:
+    """A paired difference and its interval in words; its ends on their side of each edge that a verdict asks for."""
+    low, high = points(pair.low, *edges), points(pair.high, *edges)
+    return f"{points(pair.delta)} points, 95% interval {low} to {high}"
 
 
 def size(value: float, more: int = 0) -> str:

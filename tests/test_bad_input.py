@@ -104,9 +104,11 @@ def test_what_is_wrong_in_every_part_is_told_at_once(tmp_path: Path) -> None:
         tmp_path, "model=hf", "adaptation=lora,prompt_rag", "+adaptation.rnk=3", "adaptation.retrieval=bm52",
         "suite.folder=nowhere", "price.use=h900", "store=file/store", "outputs=file/out",
         "seed=one", "profile.requests=0", "profile.batch_tokens=1", "profile.warmup_most=0", "policy.margin=0.01,0.02",
-        "runner.fork_server=no", "profile.aa_control=off",
+        "runner.fork_server=no", "profile.aa_control=off", "suite.eval_file=eval.jsonl,hard.jsonl",
     )  # fmt: skip
     expected = [
+        "suite.eval_file: is what is asked, not how to build, and cannot be swept; run once for each, or make each a "
+        "suite (conf/suite/NAME.yaml with name: NAME and defaults: [support_tone, _self_])",
         "model.id: must be given; add model.id=VALUE",
         "seed='one': must be a whole number, 0 or more and below 4294967296",
         "measure.latency.requests=0: must be a whole number, 1 or more",
@@ -209,6 +211,10 @@ def test_a_gpu_is_priced_by_its_own_name(hardware: str, row: str | None) -> None
         table: Any = OmegaConf.to_container(compose("config").price)
         found, mistakes = priced(table, here)
         assert found.get("hardware") == row
+        if row:
+            behind, longer = ({"ours": {"match": words, "usd_per_hour": 1.2}} for words in (row.upper(), hardware))
+            for rows in ({**table["hardware"], **behind}, {**longer, **table["hardware"]}):
+                assert priced({**table, "hardware": rows}, here)[0]["hardware"] == "ours"
         if row is None:
             assert ("is another's, or that of the whole card" in mistakes[0]) is ("H" in hardware.split()[1])
             (mend,) = shlex.split(re.findall("'\\+price.*?}'", mistakes[0])[0])

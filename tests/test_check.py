@@ -203,6 +203,23 @@ def test_times_of_other_hardware_are_not_compared(tmp_path: Path, baseline: Path
     assert check(tmp_path, baseline, elsewhere, made, "--rules", "answers_only") == 0
 
 
+def test_a_machine_that_computes_in_other_numbers_is_told(
+    tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A hosted CPU has bfloat16 one day and not the next, and the weights of an unchanged model are twice as large."""
+    made = gates.rows()
+    size = {"weights_bytes": 2}
+    twice = gates.measured(gates.cell(made), lambda m: replace(m, value=size.get(m.metric, 1) * m.value))
+    assert check(tmp_path, baseline, twice, made, "--rules", "answers_only") == 1
+    other = replace(twice, environment={**twice.environment, "dtype": "float64"})
+    assert check(tmp_path, baseline, other, made, "--rules", "answers_only") == 0
+    assert (verdicts(tmp_path)["weights_bytes"], verdicts(tmp_path)["e2e_ms"]) == ("regressed", "could not measure")
+    said, told = capsys.readouterr().out, f"computes in float64 now, {twice.environment['dtype']} before"
+    assert f"{twice.id} {told}, so that some answers may differ without a change of yours" in said
+    assert f"disk_bytes, weights_bytes: {told}\n" in said
+    assert check(tmp_path, baseline, other, made) == 3, "times are not compared"
+
+
 def test_times_of_another_version_of_the_timing_are_not_compared(tmp_path: Path) -> None:
     """A baseline from before versions were kept is: it says nothing of its own."""
     made = gates.rows()
@@ -283,6 +300,18 @@ def test_a_score_that_is_no_share_is_no_pass(tmp_path: Path, baseline: Path, sco
     made[3] = {**made[3], "scores": {**made[3]["scores"], "style": score}}
     assert check(tmp_path, baseline, gates.cell(gates.rows()), made) == 3
     assert verdicts(tmp_path)["quality/style"] == "could not measure"
+
+
+def test_a_score_of_one_suite_is_not_asked_of_another(tmp_path: Path) -> None:
+    made = gates.rows()
+    other = [{k: v for k, v in r.items() if k != "scores"} | {"scores": {"style": r["scores"]["style"]}} for r in made]
+    cells = gates.cell(made), replace(gates.cell(other), id="m/lora/fp16/tool_json", suite="tool_json")
+    run = gates.run(tmp_path / "second", (cells[0], made), (cells[1], other))
+    for section in ("quality", "validity"):
+        assert main([str(run), "--baseline", str(run), "--set", f"{section}.scores=[primary,facts]"]) == 0
+        assert [f["trial"]["cell"] for f in lines(tmp_path) if f["trial"]["metric"] == "quality/facts"] == [cells[0].id]
+    gates.run(tmp_path / "second", (replace(cells[0], suite="tool_json"), made))
+    assert main([str(run), "--baseline", str(run), "--set", "quality.scores=[primary,facts]"]) == 3, "of one suite"
 
 
 def test_pass_and_fail_are_scores_like_one_and_zero(tmp_path: Path, baseline: Path) -> None:
@@ -447,7 +476,12 @@ def test_a_cell_still_to_come_is_no_pass(tmp_path: Path, baseline: Path) -> None
     made = gates.rows("lora", "gptq")
     run = gates.run(tmp_path / "second", (gates.cell(made, "lora", "gptq"), made))
     (run / "cells.json").write_text(json.dumps([gates.cell(made).id, gates.cell(made, "lora", "gptq").id]))
-    assert main([str(run), "--baseline", str(baseline)]) == 2
+    assert main([str(run), "--baseline", str(baseline)]) == 3
+    for cell in ((), ("--cell", "lora/fp16"), ("--cell", "lora/fp16", "--baseline-cell", gates.cell(gates.rows()).id)):
+        assert main([str(run), "--baseline", str(tmp_path / "first"), *cell]) == 3
+        assert verdicts(tmp_path) == {"cell": "could not measure"}
+    assert main([str(tmp_path / "first"), "--baseline", str(run), "--baseline-cell", "lora/fp16"]) == 3
+    assert main([str(run), "--cell", "lora/fp16", "--save-baseline", str(tmp_path / "cut.json")]) == 2
 
 
 def test_a_baseline_that_is_not_whole_is_no_pass(tmp_path: Path) -> None:
@@ -583,7 +617,7 @@ def test_another_prompt_is_a_candidate_like_any(tmp_path: Path, baseline: Path) 
     ("arguments", "words"),
     [
         (["RUN"], "--baseline is missing"),
-        (["RUN", "--baseline", "nowhere.json"], "no such run folder or baseline"),
+        (["RUN", "--baseline", "nowhere.json"], "or baseline; write one with `python -m harness.check RUN --save-base"),
         (["--baseline", "BASE"], "give one run folder"),
         (["RUN", "--baseline", "BASE", "--budget"], "--budget goes with --model"),
         (["RUN", "--baseline", "BASE", "--budget", "quantization=int8"], "overrides go with --model"),
@@ -605,6 +639,13 @@ def test_another_prompt_is_a_candidate_like_any(tmp_path: Path, baseline: Path) 
         (["RUN", "--baseline", "BASE", "--set", "quality.scores=[a"], "--set quality.scores=[a: cannot be read (while"),
         (["RUN", "--baseline", "BASE", "--set", "latency.limit=1.05"], "must lie above latency.noise"),
         (["RUN", "--baseline", "BASE", "--set", "alpha"], "give KEY=VALUE"),
+        (["RUN", "--baseline", "BASE", "--set", "size.metrics=[weight_bytes]"], "did you mean weights_bytes?"),
+        (
+            ["RUN", "--baseline", "BASE", "--set", "size.metrics=[disk_bytes,quality/macro_f1]"],
+            "--set size.metrics: has no metric quality/macro_f1; there is disk_bytes, kv",
+        ),
+        (["RUN", "--baseline", "BASE", "--set", "latency.metrics=[e2e]"], "has no metric e2e; did you mean e2e_ms?"),
+        (["nowhere", "--baseline", "BASE"], "no such run folder or baseline; give a run folder such as outputs/"),
     ],
 )
 def test_mistakes_are_told(
@@ -620,18 +661,12 @@ def test_rules_of_ones_own_need_only_what_differs(tmp_path: Path) -> None:
     mine.write_text("quality: {margin: 0.1}\nmemory: {blocks: false}\n", encoding="utf-8")
     usual, own = rules.load("default"), rules.load(str(mine), ["alpha=0.1"])
     assert own == replace(
-        usual, name="mine", alpha=0.1, quality=replace(usual.quality, margin=0.1),
+        usual, name="mine with alpha=0.1", alpha=0.1, quality=replace(usual.quality, margin=0.1),
         memory=replace(usual.memory, blocks=False),
     )  # fmt: skip
     mine.write_text("memory: null\nalpah: 0.1\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"alpah: unknown key(.|\n)*memory is None; give its keys"):
         rules.load(str(mine))
-
-
-def test_rows_of_older_versions_are_refused(tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made = [{k: v for k, v in r.items() if k != "example_hash"} for r in gates.rows()]
-    assert check(tmp_path, baseline, gates.cell(made), made) == 2
-    assert "run the grid again" in told(capsys)
 
 
 # ------------------------------------------------------------------------------------------------------ baseline files
@@ -767,6 +802,17 @@ def test_a_baseline_does_not_move_down_in_its_place(
         assert (other.read_text() == before) is (made == gates.rows()), "one row lost shows nothing"
 
 
+def test_a_baseline_with_too_few_groups_to_pass_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = [{**r, "group": f"g{i // 3}"} for i, r in enumerate(gates.rows())]
+    run, base = str(gates.run(tmp_path / "run", (gates.cell(made), rare(made, 5)))), str(tmp_path / "b.json")
+    assert main([run, "--save-baseline", base]) == 0
+    assert not told(capsys)
+    assert main([run, "--save-baseline", base, "--rules", "strict"]) == 0
+    said = told(capsys)
+    assert "style, wording, ended: 67 groups of rows, and it takes 119 for a candidate to pass" in said
+    assert "recall" not in said, "which blocks nothing"
+
+
 def test_a_baseline_that_cannot_be_saved_is_told_before_a_verdict(
     tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -776,6 +822,14 @@ def test_a_baseline_that_cannot_be_saved_is_told_before_a_verdict(
     more = ("--save-baseline", str(tmp_path / "next.json"))
     assert check(tmp_path, baseline, gates.cell(gates.rows()), made, *more) == 2
     assert not capsys.readouterr().out
+    more = ("--save-baseline", str(baseline / "next.json"))
+    assert check(tmp_path, baseline, gates.cell(gates.rows()), gates.rows(), *more) == 2
+    assert told(capsys).endswith(f"/next.json: cannot be written ({baseline} is a file); give another file\n")
+    assert not (tmp_path / "second/check").exists()
+    more = ("--save-baseline", str(tmp_path / "next.json"))
+    out = ("--out", str(baseline / "out"))
+    assert check(tmp_path, baseline, gates.cell(gates.rows()), gates.rows(), *more, *out) == 2
+    assert not (tmp_path / "next.json").exists(), "no verdict is no pass"
 
 
 def test_a_baseline_moves_on_to_the_cells_that_were_judged(
@@ -881,6 +935,9 @@ def test_overrides_are_read_back_as_they_were() -> None:
     assert found["profile.aa_control"] is False, "its second cell is in no baseline"
     asked = fresh.overrides(config, "/a", ["profile.aa_control=true"])
     assert [o for o in asked if "aa_control" in o] == ["profile.aa_control=true"]
+    policy = {"++policy.service_level=null", "++policy.metric=null", "++policy.suites=null"}
+    assert policy <= {*made}, "a team's own bars and weighs what a gate may not have"
+    assert policy - {*fresh.overrides(config, "/a", ["policy.metric=x"])} == {"++policy.metric=null"}
 
 
 @pytest.mark.parametrize("quantizations", [(), ("int8", "gptq")])
@@ -891,6 +948,7 @@ def test_a_fresh_checkpoint_is_one_cell_for_each_of_the_baseline(
     made = gates.rows()
     cells = [(gates.cell(made, "lora", q), made) for q in quantizations]
     monkeypatch.setattr(fresh, "grid", lambda arguments, run, cell: gates.run(run, *cells))
+    monkeypatch.setattr(fresh, "_asked", lambda cell: cell)
     monkeypatch.chdir(tmp_path)
     assert main(["--model", str(tmp_path), "--baseline", str(baseline), "quantization=int8,gptq"]) == 2
     assert f"has {len(cells)} (" in told(capsys)

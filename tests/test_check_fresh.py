@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import runpy
 import signal
 import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from harness.adapt.as_is import AsIs
-from harness.check import fresh
+from harness.check import fresh, rules, subject
 from harness.check.__main__ import main as gate
+from harness.check.judge import refuse_other_suites
 from harness.errors import UserError
 from harness.escaping import config_value
 from harness.measure.quality import faults, in_part
@@ -54,9 +57,37 @@ def test_a_fresh_checkpoint_is_judged_whole_and_in_parts(tmp_path: Path) -> None
     found = json.loads((tmp_path / "parts/check.json").read_text())
     assert found["findings"][0]["trial"]["pair"]["n"] == 6
     assert {b for b in builds(tmp_path) if not b.startswith("quality/")} == before, "parts share all but the answers"
+    contents = [subject.read(cell).cells[0].content for cell in tmp_path.glob("outputs/check/**/cell-1")]
+    assert (len(contents) > 1, len({*contents, ""})) == (True, 2), "each is of the checkpoint's files"
+    side = subject.read(run)
+    refuse_other_suites([(fresh._asked(side.cells[0]), side.cells[0])])
+    edited = replace(side.cells[0], rows=(replace(side.cells[0].rows[0], example="e"), *side.cells[0].rows[1:]))
+    with pytest.raises(UserError, match="1 evaluation rows changed since the baseline"):
+        fresh.evaluate("x", subject.Side("run", (edited,)), [], tmp_path / "none")
 
 
-def test_two_gates_of_one_second_have_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("changed", [{"content": "b"}, {"scoring": "e"}])
+def test_parts_and_cells_of_two_checkpoints_are_no_candidate(tmp_path: Path, changed: dict[str, Any]) -> None:
+    """A training may write the folder anew between two looks, and a suite may be edited."""
+    made = gates.rows()
+    side = subject.read(gates.run(tmp_path / "run", (gates.cell(made), made)))
+    first = replace(side.cells[0], content="a")
+
+    def measure(part: Any, look: int) -> subject.Side:
+        cell = replace(first, rows=tuple(fresh._rows(first, *part)))
+        return subject.Side("./ckpt", (replace(cell, **changed) if look > 1 else cell,))
+
+    with pytest.raises(UserError, match=r"^\./ckpt: it, or its suite, changed while it was judged; run again"):
+        fresh.within_budget(side, rules.load("default"), 200, measure)
+    two = [first, replace(first, id="other", content="b"), replace(first, id="failed", content="")]
+    with pytest.raises(UserError, match="changed while it was judged"):
+        fresh._refuse_changed("./ckpt", two)
+    fresh._refuse_changed("./ckpt", [first, replace(first, id="other", scoring="e"), two[2]])
+
+
+def test_two_gates_of_one_second_have_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     folders: list[Path] = []
 
     def evaluate(model: str, baseline: Any, own: Any, out: Path) -> Any:
@@ -75,20 +106,27 @@ def test_two_gates_of_one_second_have_folders_of_their_own(tmp_path: Path, monke
     assert gate(["--model", ".", "--baseline", "run", "outputs='else where'"]) == 2
     assert folders[-1] == Path("else where/check/now")
     assert not folders[-1].exists(), "empty"
+    capsys.readouterr()
+    assert gate(["--model", ".", "--baseline", "run", "outputs=~/runs"]) == 2
+    assert 'is a folder called ~ here; write "outputs=$HOME/runs"' in capsys.readouterr().err
+    assert not Path("~").exists()
 
 
 @pytest.mark.parametrize(
     ("code", "error"),
-    [(0, None), (1, None), (2, UserError), (70, UserError), (-9, UserError), (130, KeyboardInterrupt)],
+    [(0, None), (1, None), (2, UserError), (70, SystemExit), (-9, SystemExit), (130, KeyboardInterrupt)],
 )
 def test_a_grid_that_did_not_run_to_its_end_is_no_candidate(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, error: type[BaseException] | None
-) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, error: type[BaseException] | None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     """A failed cell is a record like any other; what a fault of ours left may be some records of all."""
     stands_in(tmp_path / "python", f"kill -9 $$; exit {code}" if code < 0 else f"exit {code}", monkeypatch)
-    told = rf"^the grid of m/lora/int8/s did not run \(exit {code}, told above\)$" if error is UserError else None
-    with pytest.raises(error, match=told) if error else nullcontext():
+    told = f"the grid of m/lora/int8/s did not run (exit {code}, told above)"
+    match = {UserError: f"^{re.escape(told)}$", SystemExit: "^70$"}.get(error) if error else None
+    with pytest.raises(error, match=match) if error else nullcontext():
         fresh.grid([], tmp_path, "m/lora/int8/s")
+    assert capsys.readouterr().err == (f"harness: {told}\n" if error is SystemExit else "")
 
 
 def stands_in(path: Path, does: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -214,6 +214,22 @@ def test_all_say_which_cell_of_the_baseline_it_was(tmp_path: Path, other: bool) 
     assert data["against"] == (record.id if other else "")
 
 
+def test_the_rules_are_told_as_they_were_changed(tmp_path: Path) -> None:
+    made, base, changes = gates.rows(), tmp_path / "b.json", ["alpha=0.4", "quality.margin=0.3"]
+    side = subject.read(gates.run(tmp_path / "first", (gates.cell(made), made)))
+    subject.save(side, base)
+    found = judge(side, subject.read(base), rules.load("default", changes))
+    assert outputs.subtitle(found).endswith(", rules default with alpha=0.4, quality.margin=0.3")
+    outputs.write(found, tmp_path / "out", WHEN)
+    data = json.loads((tmp_path / "out/check.json").read_text())
+    assert (data["time"], data["digest"]) == (f"{WHEN}Z", json.loads(base.read_text())["digest"])
+    assert (data["rules"]["alpha"], data["rules"]["quality"]["margin"], data["rules"]["length"]["low"]) == (
+        0.4,
+        0.3,
+        0.8,
+    )
+
+
 def test_all_is_written(tmp_path: Path, hostile: Judgement) -> None:
     assert outputs.write(hostile, tmp_path / "out", WHEN) == tmp_path / "out/check.html"
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"check.html", "check.md", "junit.xml", "check.json"}

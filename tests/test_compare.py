@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from harness import compare, ledger
+from harness import compare, escaping, ledger
 from harness.errors import UserError
 from harness.report import against
 from harness.report.__main__ import main
@@ -31,7 +31,11 @@ def run(path: Path, change: Changed = lambda r: r, rows: dict[str, list[dict[str
 def measured(r: RunRecord, where: str) -> RunRecord:
     """A record whose measurements are steps of their own."""
     own = {kind: {**r.steps[kind], "key": f"{where} {kind} {r.id}"} for kind in ("quality", "latency")}
-    return replace(r, steps={**r.steps, **own})
+    return with_rows("1")(replace(r, steps={**r.steps, **own}))
+
+
+def with_rows(digest: str) -> Changed:
+    return lambda r: replace(r, steps={**r.steps, "quality": {**r.steps["quality"], "preimage": {"rows": digest}}})
 
 
 def with_environment(**changes: Any) -> Changed:
@@ -193,42 +197,23 @@ def _rows(change: Callable[[dict[str, Any]], Any]) -> dict[str, list[dict[str, A
 
 
 @pytest.mark.parametrize(
-    ("change", "rows", "field"),
+    ("change", "field"),
     [
-        (lambda r: r, _rows(lambda row: row.update(id="x" + row["id"])), "evaluation rows: digest of ids and messages"),
-        (lambda r: r, _rows(lambda row: row.update(message="another")), "evaluation rows: digest of ids and messages"),
-        (with_config("suite", primary="style"), None, "deciding score: good in the first run, style in b"),
-        (lambda r: replace(r, suite="tool_json"), None, "suite: support_tone in the first run, tool_json in b"),
+        (with_rows("2"), "evaluation rows: digest 1 in the first run, digest 2 in b"),
+        (with_config("suite", primary="style"), "deciding score: good in the first run, style in b"),
+        (lambda r: replace(r, suite="tool_json"), "suite: support_tone in the first run, tool_json in b"),
     ],
 )
 def test_what_measures_something_else_is_refused_even_anyway(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Changed, rows: Any, field: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Changed, field: str
 ) -> None:
-    folders = [run(tmp_path / "a"), run(tmp_path / "b", change, rows)]
+    folders = [run(tmp_path / "a"), run(tmp_path / "b", change)]
     for arguments in ((), ("--anyway",)):
         code, _, err = told(folders, *arguments, capsys=capsys)
         assert code == 2
         assert field in err
         assert "cannot be compared" in err
         assert not (folders[1] / "compare.html").exists()
-
-
-def test_kept_digests_tell_the_same_rows_with_other_scorers_apart(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def kept(facts: dict[str, Any]) -> Changed:
-        def change(r: RunRecord) -> RunRecord:
-            return replace(r, steps={**r.steps, "quality": {**r.steps["quality"], **facts}})
-
-        return change
-
-    before = kept({"rows": "1" * 16, "preimage": {}})  # as earlier versions kept it
-    folders = [run(tmp_path / "a", before), run(tmp_path / "b", kept({"preimage": {"rows": "2" * 16}}))]
-    folders.append(run(tmp_path / "c"))
-    code, _, err = told(folders[:2], capsys=capsys)
-    assert code == 2
-    assert "digest 1111111111111111 in the first run, digest 2222222222222222 in b" in err
-    assert told([folders[0], folders[2]], capsys=capsys)[0] == 0, "a record of before digests has its rows to go by"
 
 
 def test_other_knobs_of_timing_and_price_leave_their_numbers_out(tmp_path: Path) -> None:
@@ -308,10 +293,13 @@ def test_a_knob_without_a_value_is_no_difference_from_none(tmp_path: Path) -> No
 
 def test_training_on_other_rows_is_told(tmp_path: Path) -> None:
     def of(data: str) -> Changed:
-        return lambda r: replace(r, steps={**r.steps, "adapt": {**r.steps["adapt"], "preimage": {"data": data}}})
+        seen = {"data": data, "instructions": data}
+        return lambda r: replace(r, steps={**r.steps, "adapt": {**r.steps["adapt"], "preimage": seen}})
 
     page = against.view(compare.read([run(tmp_path / "a", of("1")), run(tmp_path / "b", of("2"))]))
-    assert page["told"] == ["training rows, articles and instructions: digest 1 in the first run, digest 2 in b"]
+    assert page["told"] == [
+        f"{what}: digest 1 in the first run, digest 2 in b" for what in ("training rows and articles", "instructions")
+    ]
 
 
 @pytest.mark.parametrize("kind", ["quality", "latency"])
@@ -328,6 +316,9 @@ def test_one_and_the_same_measurement_is_told_as_such(tmp_path: Path, kind: str)
     page = against.view(compare.read([run(tmp_path / "a", taken_at(1)), run(tmp_path / "b", taken_at(1))]))
     taken = "In 15 cells quality is the same measurement in both runs, taken from the store."
     assert (page["summary"] == taken) is (kind == "quality")
+    partly = [run(tmp_path / n, lambda r: r if r.adaptation == "lora" else taken_at(1)(r)) for n in "cd"]
+    for of, of_quality in ((page, ""), (against.view(compare.read(partly)), "5")):
+        assert leads(of) == ["15 cells", "itself", of_quality if kind == "quality" else "15"]
     for c in page["changes"]:
         assert (c["verdict"] == compare.SAME) is (kind == "quality")
         once = {r["title"] for r in c["ratios"] if r["interval"] == compare.SAME}
@@ -345,10 +336,22 @@ def test_one_cell_is_compared_with_one_whatever_they_are_called(
     folders = [folder(tmp_path / n, [r], made, [r.id]) for n, r in zip("ab", alone, strict=True)]
     page = against.view(compare.read(folders))
     assert [c["name"] for c in page["changes"]] == ["lora/int8 against lora/fp16"]
+    assert leads(page) == ["2 cells", "the one", ""]
+    alike = against.view(compare.read([folders[0], folder(tmp_path / "again", alone[:1], made, [alone[0].id])]))
+    assert leads(alike) == ["1 cell", "itself", ""]
     assert ("quantization: fp16 in the first run, int8 in b" in page["told"], page["states"]) == (True, [])
     assert told(folders, capsys=capsys)[0] == 0
     assert told([run(tmp_path / "grid"), folders[0]], capsys=capsys)[0] == 0
     assert told([folders[0], folder(tmp_path / "two", cells[:2], made, records.ids()[:2])], capsys=capsys)[0] == 2
+
+
+def leads(page: dict[str, Any]) -> list[str]:
+    """How many cells a page says there are, what each is said to be compared with, and for how many comparisons p is
+    said to be corrected."""
+    text = escaping.page("compare.html.j2", page)
+    found = re.search(r">(\d+ cells?) ·.*Each cell against (.*?) in \w+, row by row(.*?)</p>", text, re.DOTALL)
+    assert found
+    return [*found.groups()[:2], "".join(re.findall(r"for all (\d+) comparisons", found[3]))]
 
 
 def test_a_terminal_is_told_in_plain_text_what_matters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

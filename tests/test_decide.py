@@ -227,8 +227,9 @@ def test_ties_go_to_the_simpler_cell() -> None:
         assert decide(cells, rows, same_pace).chosen == chosen.id
     paced = decide([narrow, lora], rows, records.POLICY)
     assert paced.chosen == lora.id
-    said = "of 2 cells one counts as ahead of another from about 1.08 times on"
-    assert f"the lowest cost per 1,000 requests ({said}, policy.pace) of the 2 cells" in paced.sentences[1]
+    said = "of 2 cells one counts as ahead of another from about 1.10 times on"
+    first = f"It is the simplest that none is ahead of by cost per 1,000 requests ({said}, policy.pace), of the 2 cells"
+    assert paced.sentences[1].startswith(first)
     pace = "whole timings differ by up to 10% with nothing changed (policy.pace)"
     told = f"Cells near each other in cost per 1,000 requests are not told apart by it: {pace}, so {said}."
     assert told in paced.notes
@@ -464,14 +465,18 @@ def test_one_way_to_build_is_not_recommended_for_its_seeds_suites_or_failed_othe
     seeds = [(replace(one, seed=n, id=f"{one.id}/seed{n}"), kept) for n in range(3)]
     suites = on("a", (one, kept)) + on("b", cell("lora", "fp16", many[10:] + [0] * 10, 1.0))
     bad = records.ended("full_ft", "fp16", Status.FAILED, "out of memory")
-    for cells, told in (
-        (seeds, "lora/fp16 seed0 is the only way to build that was measured: “good” 90% on 100 rows."),
-        (suites, "/a is the only way to build that was measured: a weighted 85% over 2 suites."),
-        ([(one, kept), (bad, [])], "lora/fp16 is the only way to build that was measured: “good” 90% on 100 rows."),
+    half = on("a", cell("prompt_rag", "fp16", many, 1.0)) + on("b", (replace(bad, adaptation="prompt_rag"), []))
+    way = "is the only way to build that was measured"
+    for cells, told, others in (
+        (seeds, f"lora/fp16 seed0 {way}: “good” 90% on 100 rows.", False),
+        (suites, f"/a {way} on all suites judged: a weighted 85% over 2 suites.", False),
+        ([*suites, *half], f"/a {way} on all suites judged: a weighted 85% over 2 suites.", True),
+        ([(one, kept), (bad, [])], f"lora/fp16 {way}: “good” 90% on 100 rows.", True),
     ):
         found = decide(*run(*cells), records.POLICY)
         assert (found.chosen, found.try_first) == (None, min(r.id for r, _ in cells if r.status is Status.OK))
         assert found.sentences[0].endswith(told)
+        assert ("stands below, and what each other cell lacks" in found.sentences[1]) == others
         assert decide(*run(*cells), FLOORED).chosen
     large = records.with_value(cell("full_ft", "fp16", many, 1.0)[0], "memory_bytes/peak_rss", 9e9)
     assert decide([one, large], {one.id: kept}, records.POLICY | {"max_memory_bytes": 5e9}).chosen == one.id
@@ -605,6 +610,13 @@ def test_what_is_good_enough_and_breaks_another_limit_asks_for_no_more_training_
     for cells, asks in ((loaded, {"service_level": level}), (every, {"max_p95_e2e_ms": 1.0, "min_valid": 0.9})):
         last = decide(*run(*cells), records.POLICY | asks).ladder[-1]
         assert last.sentence.startswith("Quality is enough, and something else that the policy asks for leaves no cell")
+    unknown = [(replace(r, measurements=tuple(m for m in r.measurements if m.metric != "truncated_share")), k)
+               for r, k in every[1:]]  # fmt: skip
+    slow = records.with_value(records.with_value(every[0][0], "e2e_ms/p50", 9e3), "e2e_ms/p95", 9e3)
+    asks = {"max_p95_e2e_ms": 8e3, "min_valid": 0.5}
+    last = decide(*run((slow, every[0][1]), *unknown), records.POLICY | asks).ladder[-1]
+    assert last.name == "Another model, machine or limit"
+    assert "too few outputs are valid" not in last.sentence, "of those whose validity is known, none"
     prompts = decide(*run(*every[:1]), records.POLICY | {"min_valid": 0.995}).ladder
     assert [r.state for r in prompts] == ["taken", "not measured", "not measured", "not measured", "next"]
     low = [(replace(r, suite="b", id=r.id.replace("support_tone", "b")), k)
@@ -710,6 +722,15 @@ def test_the_headline_tells_what_most_rows_fail() -> None:
     ), "a score of some of the rows is no share of all"
     three = decide([replace(low_facts, measurements=(*low_facts.measurements, *many[:2]))], {best.id: rows}, FLOORED)
     assert "(of 96 rows) and 1 other score is below 50%, which" in three.sentences[0]
+    worse, others = cell("full_ft", "int8", [0] * 100, 1.0)
+    of_100 = records.with_value(worse, "quality/facts", 39.5)
+    scale = decide([low_facts, of_100], {best.id: rows, worse.id: others}, FLOORED)
+    assert scale.sentences[0].startswith("Ship lora/fp16")
+    assert "facts" not in scale.sentences[0], "no share, as it is of 100 in another cell"
+    seeds = [replace(records.with_value(best, "quality/facts", value), seed=n, id=f"{best.id}/seed{n}")
+             for n, value in enumerate((0.6, 0.05, 0.04))]  # fmt: skip
+    mean = decide(seeds, {r.id: rows for r in seeds}, FLOORED)
+    assert "“facts” is only 23%" in mean.sentences[0]
 
 
 def test_the_headline_tells_low_scores_of_each_suite() -> None:

@@ -65,6 +65,8 @@ def test_hosted_prices_are_those_of_the_prompted_cells_tokens() -> None:
         assert volume is not None
         assert found.costs[i].usd_per_1000(volume) == pytest.approx(0.15)
     assert found.costs[prompt.id].prompt_tokens == 1000
+    theirs = replace(prompt, config={**prompt.config, "suite": {"params": {"eval_file": None}}})
+    assert hosted_lines([theirs], found.costs[prompt.id], {}) == (), "costs are of other prompts than those counted"
 
 
 def test_prompts_that_were_not_counted_are_told_as_lacking_and_not_as_free() -> None:
@@ -199,6 +201,22 @@ def test_a_service_level_that_was_not_measured_is_told_to_bar_and_price_nothing(
         found = decide(made, rows, records.POLICY | {"service_level": {**LEVEL, "share": share}})
         assert any(n.startswith(note.replace("0.9)", f"{share})")) for n in found.notes) == said
         assert not any("it bars and" in n for n in decide(made, rows, records.POLICY).notes)
+
+
+@pytest.mark.parametrize("objective", [COST, "quality"])
+def test_a_cell_that_was_not_measured_at_the_service_level_is_barred_where_another_was(objective: str) -> None:
+    cells, rows = run(*(cell(a, "fp16", MANY, 1.0) for a in ("prompt_rag", "lora", "full_ft")))
+    asked = records.POLICY | {"objective": objective, "service_level": LEVEL}
+    for rates in ((10.0, 9.0), (10.0, 0.0), (0.0, 0.0)):
+        made = [levelled(r, rate) for r, rate in zip(cells, (*rates, None), strict=True)]
+        made[2] = replace(made[2], not_measured={"load": "one batch at a time"})
+        found = decide(made, rows, asked)
+        assert found.chosen == (cells[0].id if any(rates) else None)
+        assert found.reasons[cells[2].id] == "Its service level was not measured: one batch at a time."
+        assert "What was not measured at the service level cannot be chosen: full_ft/fp16." in found.notes
+        assert {c.basis for c in found.costs.values()} <= {"goodput"}
+    free = decide(made, rows, records.POLICY)
+    assert cells[2].id in free.costs, "without a level it is priced by full batches, as the others are"
 
 
 def test_a_suite_that_is_not_judged_has_no_say_in_the_rate_that_is_priced() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.decide import Candidate, CostLine, Facts, Pair, Policy, choose, decide, facts, read_policy, simple_first
+from harness.decide import Candidate, CostLine, Facts, Pair, Policy, choose, decide, read_policy, simple_first
 from harness.decide.case import Case, more
 from harness.decide.evidence import not_carried
 from harness.decide.facts import gathered
@@ -18,9 +18,9 @@ from harness.decide.odds import Draws, _luck, bootstrap_p95
 from harness.decide.policy import COST
 from harness.decide.rule import judge
 from harness.decide.tables import Scores
-from harness.statistics import paired, paired_over_seeds
+from harness.statistics import luck_of_training, paired, paired_over_seeds
 from harness.types import RunRecord, Status
-from harness.wording import edge
+from harness.wording import edge, told
 from tests import records
 from tests.test_decide import cell, on, run
 
@@ -36,7 +36,7 @@ def test_seeds_are_one_candidate_with_the_luck_of_training() -> None:
     tuned = [seeded(cell("lora", "fp16", p, 1.0), n) for n, p in enumerate(passes)]
     other = [seeded(cell("full_ft", "fp16", [1] * 85 + [0] * 15, 2.0), n) for n in range(3)]
     cells, rows = run(*tuned, *other)
-    known = facts(cells, rows, BALANCED)
+    known = gathered(cells, rows, BALANCED)[0]
     assert [c.id for c in known.candidates] == [tuned[0][0].id, other[0][0].id]
     assert known.candidates[0].quality == pytest.approx(0.75)
     pair = known.pairs[other[0][0].id][tuned[0][0].id]
@@ -59,7 +59,7 @@ def test_what_is_said_of_several_seeds_is_of_all_of_them() -> None:
     assert "without a difference" not in found.sentences[1]
     assert "as 3 seeds of 200 rows likely show only differences of" in found.sentences[1]
     assert found.reasons[cells[3].id].endswith("; more seeds, and then more rows, would tell.")
-    (pair,) = facts(cells, rows, BALANCED).pairs[cells[0].id].values()
+    (pair,) = gathered(cells, rows, BALANCED)[0].pairs[cells[0].id].values()
     known, _, tables = gathered(cells, rows, BALANCED)
     top, less = known.candidates
     case = Case(BALANCED, known, judge(known, BALANCED), {r.id: r for r in cells}, {r.id: r.id for r in cells}, tables)
@@ -94,6 +94,12 @@ def test_the_luck_of_training_is_drawn_where_seeds_tell_it() -> None:
     luck = _luck(rng, table, ["far", "near", "one"], 4000)
     assert np.quantile(np.abs(luck[:, 0]), 0.5) > 0.05  # means of 20, 40 and 60%
     assert np.abs(luck[:, 1:]).max() < 1e-12
+    groups = [n // 20 for n in range(100)]
+    (drawn,) = _luck(rng, replace(table, groups=groups), ["far"], 4000).T
+    seeds = np.array(list(far.values()))
+    error = luck_of_training(seeds, groups)
+    assert np.quantile(np.abs(drawn), 0.5) == pytest.approx(0.8165 * error, rel=0.05), "of whole groups, as t with 2"
+    assert error < 0.9 * luck_of_training(seeds)
 
 
 def test_invalid_outputs_break_a_limit() -> None:
@@ -118,7 +124,7 @@ def test_the_interval_of_weighted_suites_adds_half_widths_as_squares() -> None:
     a, b = [1] * 150 + [0] * 50, [0] * 9 + [1] * 151 + [0] * 40
     first = on("a", cell("prompt_rag", "fp16", a, 1.0), cell("lora", "fp16", b, 2.0))
     second = on("b", cell("prompt_rag", "fp16", a, 1.0), cell("lora", "fp16", [1] * 190 + [0] * 10, 2.0))
-    known = facts(*run(*first, *second), replace(BALANCED, suites={"a": 3, "b": 1}))
+    known = gathered(*run(*first, *second), replace(BALANCED, suites={"a": 3, "b": 1}))[0]
     (top,) = (c for c in known.candidates if "lora" in c.id)
     (other,) = (c for c in known.candidates if c is not top)
     assert top.quality == pytest.approx(0.75 * 0.755 + 0.25 * 0.95)
@@ -153,7 +159,7 @@ def test_the_ladder_knows_a_model_that_is_taken_as_it_is() -> None:
     found = decide(*cells, records.POLICY)
     assert found.chosen == cells[0][0].id
     prompt, lora, *_ = found.ladder
-    assert prompt.sentence.endswith("(as_is/fp16).")
+    assert prompt.sentence == "The model as it came reaches 95% (as_is/fp16)."
     enough = decide(*cells, records.POLICY | {"min_quality": 0.5}).ladder[0]
     assert enough.sentence.endswith("(as_is/fp16), and that is enough."), "by a floor that it holds"
     assert lora.state == "not needed"
@@ -183,7 +189,9 @@ def test_the_ladder_says_what_was_taken_and_what_comes_next() -> None:
         ((tuned,), {}, ("not measured", "taken", "next", "not measured")),
         ((prompt, full), {}, ("taken", "next", "not measured", "taken")),
     ):
-        assert tuple(states(*cells, **policy)[r] for r in rungs) == expected, [r.id for r, _ in cells]
+        found = {r.name: r for r in decide(*run(*cells), records.POLICY | policy).ladder}
+        assert tuple(found[r].state for r in rungs) == expected, [r.id for r, _ in cells]
+    assert found["LoRA"].sentence.endswith("it may add as much as full fine-tuning, for less.")
 
 
 def test_the_ladder_leaves_open_what_few_rows_do() -> None:
@@ -207,6 +215,46 @@ def test_the_ladder_leaves_open_what_the_decision_does_of_a_quantized_cell() -> 
         found = decide(*run(whole, small), records.POLICY)
         assert found.chosen == whole[0].id
         assert ("would tell" in found.reasons[small[0].id], found.ladder[2].state) == (state == "open", state)
+
+
+@pytest.mark.parametrize(("knob", "other"), [("adaptation.rank", False), ("model.id", True)])
+def test_the_ladder_compares_a_quantized_cell_with_its_own_variant(knob: str, other: bool) -> None:
+    """And cells of one model alone, by whatever knob it was named."""
+    made = []
+    for at, passes in (("4", 100), ("64", 180)):
+        for a, q in (("lora", "fp16"), ("lora", "int8"), ("prompt_rag", "fp16")):
+            good = passes if a == "lora" else 90 if at == "4" else 50
+            one, kept = cell(a, q, [1] * good + [0] * (200 - good), 0.5 if q == "int8" else 1.0)
+            variant = f"{knob}={at}"
+            made.append((replace(one, id=f"{one.id}/{variant}", config={**one.config, "variant": variant}), kept))
+    _, lora, small, _ = decide(*run(*made), records.POLICY).ladder
+    assert f"(lora/int8 {knob}=64 against lora/fp16 {knob}=64: 0 points" in small.sentence
+    assert f"against prompt_rag/fp16 {knob}={'64' if other else '4'}: " in lora.sentence
+    left = [(r, k) for r, k in made if r.quantization == "fp16" or r.id.endswith("=4")]
+    assert decide(*run(*left), records.POLICY).ladder[2].sentence == (
+        f"Quantization of lora/fp16 {knob}=64 is the next step worth trying: it was not measured here."
+    )
+
+
+@pytest.mark.parametrize(
+    ("gone", "asks", "said"),
+    [
+        ("cost_usd_per_1000 throughput_requests_per_s", {}, "no cell has a measured cost per 1,000 requests, which"),
+        ("cost_usd_per_1000 throughput_requests_per_s", {"min_quality": 0.5}, "no cell of enough quality has a"),
+        ("e2e_ms/p95", {"objective": "e2e_ms/p95"}, "no cell has a measured p95 response time, which"),
+        ("truncated_share", {"min_valid": 0.9}, "no cell has a measured share of valid outputs, which"),
+        ("memory_bytes/peak_rss", {"max_memory_bytes": 1e12}, "no cell has a measured peak memory, which"),
+    ],
+)
+def test_a_number_that_was_not_measured_is_no_broken_limit(gone: str, asks: dict[str, Any], said: str) -> None:
+    """A cell of too low quality may have it; nothing is to be tried next but to measure it."""
+    made = [cell(a, q, [1] * 90 + [0] * 10, 1.0) for a in ("prompt_rag", "lora", "full_ft") for q in ("fp16", "int8")]
+    bare = [(replace(r, measurements=tuple(m for m in r.measurements if m.metric not in gone.split())), k)
+            for r, k in made]  # fmt: skip
+    low = [cell("lora", "awq", [1] * 30 + [0] * 70, 1.0)] if "min_quality" in asks else []
+    found = decide(*run(*bare, *low), records.POLICY | asks)
+    assert said in found.sentences[0]
+    assert "next" not in [r.state for r in found.ladder]
 
 
 def test_the_best_of_many_cells_is_not_said_to_add_quality_for_its_luck() -> None:
@@ -281,7 +329,8 @@ def test_each_knob_flips_where_it_should(knob: str, side: str, at: float) -> Non
     (found,) = (f for f in flips(known, policy, {"a": "A", "b": "B"}, 2.0) if f.knob == knob)
     assert (found.side, found.to) == (side, "b")
     assert found.at == pytest.approx(at)
-    assert "B is chosen" in found.sentence
+    assert found.sentence.startswith("The choice first changes with ")
+    assert found.sentence.endswith(": to B.")
     beyond: Any = {
         knob: math.nextafter(found.at, math.inf if side == "above" else 0) * (1.000001 if side == "above" else 0.999999)
     }
@@ -301,13 +350,16 @@ def test_any_limit_on_what_was_not_measured_is_told_as_such() -> None:
         assert choose(known, policy) == "a"
         first, *rest = (f for f in flips(known, policy, names, None) if f.knob == knob)
         assert (first.to, first.at, first.now) == ("b", math.inf, None)
-        assert first.sentence == f"With any {words}, B is chosen."
+        assert first.sentence == f"The choice first changes with any {words}: to B."
         assert [f.to for f in rest] == [None], "b is the only one left"
+        assert rest[0].sentence.startswith(f"With a {words} below ")
+        assert rest[0].sentence.endswith(", no cell is left.")
         slower = replace(known.candidates[1], id="c", quality=0.85, p95_ms=100.0, memory_bytes=1e9, rank=3)
         more = replace(known, candidates=(*known.candidates, slower), pairs={**known.pairs, "c": {}})
         limit = getattr(known.candidates[1], field)
         _, then = (f for f in flips(more, policy, names, None) if f.knob == knob)
         assert (then.side, then.at, then.to) == ("below", limit, "c"), "and on from there"
+        assert then.sentence.startswith(f"The choice next changes with a {words} below ")
         for value, chosen in ((1e12, "b"), (limit, "b"), (0.99 * limit, "c")):
             asked: Any = {knob: value}
             assert choose(more, replace(policy, **asked)) == chosen
@@ -363,8 +415,8 @@ def test_a_limit_that_holds_a_cell_back_flips_where_it_lets_it_in() -> None:
 
 @pytest.mark.parametrize(
     ("knob", "scale", "told"),
-    [("max_p95_e2e_ms", 1.0, "above 1.453 s, B"), ("max_memory_bytes", 1e6, "above 1.453 GB, B"),
-     ("max_memory_bytes", 1e3, "above 1.453 MB, B")],
+    [("max_p95_e2e_ms", 1.0, "above 1.453 s: to B"), ("max_memory_bytes", 1e6, "above 1.453 GB: to B"),
+     ("max_memory_bytes", 1e3, "above 1.453 MB: to B")],
 )  # fmt: skip
 def test_a_flip_is_not_rounded_beyond_the_next(knob: str, scale: float, told: str) -> None:
     a, b = two().candidates
@@ -375,7 +427,7 @@ def test_a_flip_is_not_rounded_beyond_the_next(knob: str, scale: float, told: st
         f for f in flips(known, Policy(COST, **{knob: 1200 * scale}), {"a": "A", "b": "B", "c": "C"}, None)  # type: ignore[arg-type]
         if f.knob == knob and f.side == "above"
     )  # fmt: skip
-    assert f"{told} is chosen." in found.sentence
+    assert f"{told}." in found.sentence
 
 
 @pytest.mark.parametrize(
@@ -391,6 +443,34 @@ def test_an_edge_has_as_many_digits_as_it_takes(value: float, unit: str, side: s
         return (value < at <= 1.000001 * least) if side == "above" else (0.999999 * least <= at < value)
 
     assert edge(value, unit, side, holds) == told
+
+
+@pytest.mark.parametrize(
+    ("ends", "edges", "words"),
+    [
+        ((-0.43, -0.0534), (-0.05,), "−43 to −5.3"), ((-0.16, -0.003), (0.0,), "−16 to −0.3"),
+        ((-0.0497, 0.31), (-0.05, 0.0), "−4.97 to +31"), ((-0.05, 0.002), (-0.05,), "−5 to 0"),
+        ((0.0001, 0.16), (), "0 to +16"),
+    ],
+)  # fmt: skip
+def test_an_interval_is_rounded_to_its_side_of_what_was_asked(ends: Any, edges: Any, words: str) -> None:
+    assert told(Pair(-0.1, *ends), *edges) == f"−10 points, 95% interval {words}"
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "asks", "says"),
+    [(1, 14, {}, "lies beyond the margin of 5 points: −13 points, 95% interval −20 to −5.1."),
+     (0, 6, {"objective": "quality", "margin": 0.2}, "lies below 0: −6 points, 95% interval −11 to −0.5.")],
+)  # fmt: skip
+def test_the_interval_beside_a_verdict_does_not_round_to_what_it_denies(
+    gained: int, lost: int, asks: dict[str, Any], says: str
+) -> None:
+    passes = [0] * gained + [1] * (80 - gained) + [0] * 20
+    best = cell("lora", "fp16", passes, 1.0)
+    other = cell("full_ft", "fp16", [1] * gained + [0] * lost + [1] * (80 - gained - lost) + [0] * 20, 1.0)
+    found = decide(*run(best, other), records.POLICY | asks)
+    assert says in found.reasons[other[0].id]
+    assert (says[-6:-1] in found.ladder[3].sentence) == bool(asks), "where the ladder says that it is shown to lose"
 
 
 @pytest.mark.parametrize("events", [20, 60])

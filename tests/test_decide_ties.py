@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from harness.decide import decide
-from harness.decide.facts import Candidate, Facts, Pair, apart, facts
+from harness.decide.facts import Candidate, Facts, Pair, apart, gathered
 from harness.decide.findings import CostLine
 from harness.decide.flips import flips
 from harness.decide.odds import _cost_draws, _p95_draws
@@ -110,7 +110,7 @@ def test_a_p95_is_known_no_better_than_its_seeds_agree() -> None:
     made = [seeded(cell("lora", "fp16", [1] * 20, 1.0), n) for n in range(2)]
     around = {v: Interval(0.99 * v, 1.01 * v, "") for v in (100.0, 200.0)}
     timed = [records.with_value(r, P95, *at) for (r, _), at in zip(made, around.items(), strict=True)]
-    (c,) = facts(timed, {r.id: kept for r, kept in made}, Policy(COST)).candidates
+    (c,) = gathered(timed, {r.id: kept for r, kept in made}, Policy(COST))[0].candidates
     assert c.p95_ms == 150.0
     assert c.p95_spread == pytest.approx(math.log1p(12.706 * 50 / 150), rel=1e-4)
 
@@ -123,11 +123,10 @@ def test_of_equal_recipes_whose_seeds_are_far_apart_the_simplest_is_chosen(seeds
     assert np.mean([judge(g, policy).chosen_id != "00" for g in grids]) < 0.05
 
 
-def test_the_best_of_two_takes_a_one_sided_bound_and_of_many_one_for_all() -> None:
-    z = NormalDist().inv_cdf
-    assert [apart(k) for k in (1, 2, 15)] == pytest.approx([z(0.95) / 1.96, z(0.95) / 1.96, z(1 - 0.05 / 14) / 1.96])
-    known = facts(*run(*(cell("lora", q, [1] * 20, 1.0) for q in ("fp16", "int8", "awq"))), Policy(COST))
-    assert known.apart == apart(3)
+def test_two_cells_are_apart_as_two_timings_are_and_many_take_one_bound_for_all() -> None:
+    assert [apart(k) for k in (1, 2, 3, 15)] == pytest.approx([1, 1, 1, NormalDist().inv_cdf(1 - 0.05 / 14) / 1.96])
+    four = [cell("lora", q, [1] * 20, 1.0) for q in ("fp16", "int8", "awq", "gptq")]
+    assert gathered(*run(*four), Policy(COST))[0].apart == apart(4) > 1
 
 
 def test_a_group_holds_what_is_told_apart_on_neither_side() -> None:
@@ -152,7 +151,7 @@ def test_a_p95_is_known_as_well_as_the_wider_side_of_its_interval() -> None:
         (None, 0),
     ):
         timed = records.with_value(one, P95, 100.0, interval)
-        (c,) = facts([timed], {one.id: kept}, Policy(COST)).candidates
+        (c,) = gathered([timed], {one.id: kept}, Policy(COST))[0].candidates
         assert c.p95_spread == pytest.approx(spread)
 
 

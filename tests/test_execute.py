@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from queue import Queue
@@ -68,6 +69,7 @@ def test_a_step_that_waits_for_others_says_so(tmp_path: Path, monkeypatch: pytes
     [
         (lambda folder: None, set()),
         (lambda folder: (folder / "card.md").write_text("Other words."), set()),
+        (lambda folder: (folder / "style_guide.md").write_text("Greet."), set()),
         (lambda folder: (folder / "own.py").write_text("one = 1"), {QUALITY}),
         (first_row("train.jsonl", "reply"), TRAINED),
         (first_row("eval.jsonl", "message"), ASKED),
@@ -83,6 +85,13 @@ def test_a_suite_that_was_edited_since_is_not_stored_under_its_old_key(
             execute._data(steps[kind])
     for kind in {ADAPT, QUANTIZE, QUALITY, LATENCY} - refused:
         assert execute._data(steps[kind]).name == "support_tone"
+
+
+def test_instructions_that_were_edited_since_are_told_by_no_old_key(planned: tuple[Path, dict[StepKind, Step]]) -> None:
+    adapt = planned[1][ADAPT]
+    guided = replace(adapt, preimage={**adapt.preimage, "instructions": "of before"})
+    with pytest.raises(BrokenArtifact, match="suite support_tone changed"):
+        execute._data(guided)
 
 
 @pytest.mark.parametrize("when", ["before", "while"])

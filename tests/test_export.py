@@ -30,17 +30,20 @@ from harness.export.choice import _override, command_again
 from harness.export.folder import DEPLOYMENT, SUMS, checksums, lay_out, place, prompt_as_scored, stop_texts
 from harness.export.licences import Licence, hub_name, of_data, of_model
 from harness.export.serving import vllm
+from harness.licences import Stated
+from harness.measure.quality import keys_of
+from harness.models.dummy import RANDOM
 from harness.overrides import misspelt
 from harness.prompt import Prompter, Recipe, load_prompter, render, template_as_scored
 from harness.resources import resource
 from harness.retrieval import save
 from harness.store import MANIFEST, Store, described, sealed, write_json
+from harness.store.upkeep import collect
 from harness.suite import load as load_suite
 from harness.types import Cell, Completion, RunRecord, Status, digest, plain
-from harness.upkeep import collect
 from tests import records
 from tests.cells import _config, cell
-from tests.grids import ROOT, TINY, harness, interpreter, linked, run_folder
+from tests.grids import ROOT, TINY, WARM, environment, harness, interpreter, linked, run_folder
 from tests.pages import HOSTILE
 from tests.test_engine import tokenizer
 from tests.test_prompt import TEMPLATES, on, templated
@@ -80,16 +83,20 @@ def seal(build: Path) -> None:
     write_json(build / MANIFEST, sealed({**manifest, "files": files}))
 
 
-def answered(folder: Path, message: str) -> str:
-    """What `example.py` prints in a process that cannot import the harness."""
+def answered(folder: Path, message: str, warm: bool = True) -> str:
+    """What `example.py` prints in a process that cannot import the harness, be it one with its libraries imported."""
     code = (
-        "import sys; sys.modules['harness'] = None; sys.path.insert(0, '.');"
+        "import sys; sys.dont_write_bytecode = True;"
+        "sys.modules.update({m: None for m in ['harness', *sys.modules] if m.partition('.')[0] == 'harness'});"
         f"sys.argv = ['example.py', {message!r}]; import example; sys.exit(example.main())"
     )
-    clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    done = subprocess.run(
-        [sys.executable, "-B", "-c", code], cwd=folder, env=clean, capture_output=True, text=True, check=False
-    )
+    surroundings = environment(folder.parent)
+    if warm:
+        done = WARM.run(folder, surroundings, ("-c", code), timeout_s=900)
+    else:
+        clean = {k: v for k, v in surroundings.items() if k != "PYTHONPATH"}
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "MatMul8bitLt" not in done.stderr
     return done.stdout
@@ -98,7 +105,7 @@ def answered(folder: Path, message: str) -> str:
 @pytest.mark.parametrize("name", ["prompt_rag/fp16", "lora/gptq"])
 def test_the_folder_answers_as_recorded_without_the_harness(ran: Ran, exported: dict[str, Path], name: str) -> None:
     first = ledger.read_rows(ran[1], record_of(ran[1], name))[0]
-    assert answered(exported[name], first["message"]) == first["output"] + "\n"
+    assert answered(exported[name], first["message"], warm=name == "lora/gptq") == first["output"] + "\n"
 
 
 def test_the_folder_holds_what_serving_needs_and_nothing_of_this_machine(
@@ -150,9 +157,9 @@ def test_the_card_is_read_by_the_hubs_own_library(ran: Ran, exported: dict[str, 
 
 @pytest.mark.parametrize("stated", [{"eos_token_id": None, "pad_token_id": 5}, {"eos_token_id": [9, 7]}, None])
 def test_whoever_serves_the_folder_stops_where_the_harness_did(
-    ran: Ran, tmp_path: Path, stated: dict[str, Any] | None
+    ran: Ran, tmp_path: Path, stated: dict[str, Any] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A base model's own generation config need not name what closes a turn."""
+    """A base model's own generation config need not name what closes a turn, nor what else ends answers of a task."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     build = copied(ran, "prompt_rag/fp16", tmp_path / "store")
@@ -166,8 +173,9 @@ def test_whoever_serves_the_folder_stops_where_the_harness_did(
     seal(build)
     out = tmp_path / "out"
     asked = [str(ran[1]), "--cell", "prompt_rag/fp16", "--store", str(tmp_path / "store"), "--to", str(out)]
+    monkeypatch.setattr("harness.export.__main__.stop_texts", lambda record: ["never", "<|im_start|>"])
     assert main([*asked, "--check-rows", "0"]) == 0
-    ends = AutoTokenizer.from_pretrained(out).convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
+    ends = AutoTokenizer.from_pretrained(out).convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>", "<|im_start|>"])
     served = AutoModelForCausalLM.from_pretrained(out).generation_config
     own = [8] if stated is None else stated["eos_token_id"] or []
     assert served.eos_token_id == [*own, *sorted(ends)], "its own stay first"
@@ -261,11 +269,12 @@ def test_rows_that_part_alone_are_answered_as_they_were_measured(
     rows = ledger.read_rows(ran[1], record)
     asked: list[int] = []
 
-    def session(folder: Path, record: RunRecord) -> Any:
-        def answer(prompts: list[str]) -> list[Completion]:
-            asked.append(len(prompts))
-            made = [Completion(r["output"], r["tokens"], r["finished"]) for r in rows if r["prompt"] in prompts]
-            return made if len(prompts) == len(rows) else [replace(made[0], text="else"), *made[1:]]
+    def session(folder: Path, record: RunRecord, ends: list[str]) -> Any:
+        def answer(some: list[dict[str, Any]]) -> list[Completion]:
+            asked.append(len(some))
+            names = [s["id"] for s in some]
+            made = [Completion(r["output"], r["tokens"], r["finished"]) for r in rows if r["id"] in names]
+            return made if len(some) == len(rows) else [replace(made[0], text="else"), *made[1:]]
 
         return answer
 
@@ -282,7 +291,7 @@ def test_rows_that_part_alone_are_answered_as_they_were_measured(
 def test_weights_that_are_gone_come_with_the_command_that_builds_them_again(
     ran: Ran, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ["--cell", "prompt_rag/gptq", "--to", str(tmp_path / "out")]
+    asked = ["--cell", "prompt_rag/fp16", "--to", str(tmp_path / "out")]
     store = tmp_path / "empty"
     assert main([str(ran[1]), *asked, "--store", str(store)]) == 2
     err = capsys.readouterr().err
@@ -291,7 +300,7 @@ def test_weights_that_are_gone_come_with_the_command_that_builds_them_again(
     done = harness(tmp_path, *shlex.split(command)[3:])
     assert done.returncode == 0, done.stdout + done.stderr
     run = run_folder(done)
-    old, new = (record_of(r, "prompt_rag/gptq").steps["quantize"]["key"] for r in (ran[1], run))
+    old, new = (record_of(r, "prompt_rag/fp16").steps["quantize"]["key"] for r in (ran[1], run))
     assert new == old, "the same inputs have the same key"
     assert main([str(run), *asked]) == 0
 
@@ -301,9 +310,11 @@ def test_weights_that_are_gone_come_with_the_command_that_builds_them_again(
     [
         (lambda build: (build / MANIFEST).write_text((build / MANIFEST).read_text()[:90]), "(manifest.json: "),
         (lambda build: (build / "prompt.json").unlink(), "(prompt.json: No such file or directory)"),
+        (lambda build: (build / "config.json").write_bytes((build / "config.json").read_bytes().swapcase()),
+         "(config.json: its bytes have changed since it was built)"),
         (lambda build: Store(build.parent.parent).evict(build), "were evicted from "),
     ],
-)
+)  # fmt: skip
 def test_a_build_that_is_not_whole_is_told(
     ran: Ran, tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: Any, told: str
 ) -> None:
@@ -316,7 +327,7 @@ def test_a_build_that_is_not_whole_is_told(
     *_, before, command, last = err.splitlines()
     assert command.startswith("  python -m harness ")
     assert _override("store", str(store)) in command, "all that stands there is taken over"
-    assert before.startswith(f"  rm -r {store}/quantize/") is ("evicted" in told)
+    assert before.startswith(f"  rm -r {store}/quantize/"), "a grid whose measurements stand looks at it no closer"
     assert last == "and export from the run that it makes"
     assert not (tmp_path / "out").exists()
 
@@ -575,7 +586,7 @@ def test_the_card_says_what_became_of_the_base_model(
     model = {"name": "hf", "target": "harness.models.hub.HubModel", "params": {"id": "some/model"}}
     config = {**one.config, "model": model}
     one = replace(one, adaptation=adaptation, quantization=quantization, steps=steps, config=config)
-    licence = Licence("acme", "", "other", "https://acme.org/licence")
+    licence = Licence("acme", "other", "https://acme.org/licence")
     front = card.front_matter(one, "n", (), card.Source("", licence, licence, Checked(0, 0), "", ""))
     told_of = [line.split(": ")[1] for line in front.splitlines() if line.startswith("base_model_relation")]
     assert told_of == ([relation] if relation else [])
@@ -608,7 +619,7 @@ def test_no_check_against_a_parent_is_claimed_that_was_not_done(
     Recipe("s", (), (), "none", 0).save(tmp_path)
     deployment: dict[str, Any] = {"served_as": "x", "classes": [], "sampling": None, "constrained": False, "stop": [],
                                   "dtype": {"cpu": "float32"}}  # fmt: skip
-    licence = Licence("", "")
+    licence = Licence()
     card.write(tmp_path, one, deployment, card.Source("", licence, licence, Checked(0, 0), "", ""))
     text = (tmp_path / "README.md").read_text()
     compared = told == CHECKED_AGAINST
@@ -774,7 +785,7 @@ def test_a_server_is_told_where_answers_end_and_is_cut_there(tmp_path: Path) -> 
 
 
 def test_answers_are_drawn_again_and_end_where_the_task_says(tmp_path: Path) -> None:
-    """A row's place is the key of its noise, so the first rows are drawn as they were among all. Drawn from random
+    """By the key of its row, whichever others are asked. Drawn from random
     weights, answers meet the stop texts; the likeliest is of new lines alone."""
     suite = tmp_path / "stopping"
     shutil.copytree(ROOT / "suites/support_tone", suite)
@@ -799,9 +810,8 @@ def test_answers_are_drawn_again_and_end_where_the_task_says(tmp_path: Path) -> 
     deployment = json.loads((out / DEPLOYMENT).read_text())
     assert deployment["stop"] == ["e", "a", "i"]
     (out / "generation_config.json").write_text(json.dumps({"eos_token_id": decoding["eos_token_id"]}))
-    for ends in ([], ["\n"]):
-        (out / DEPLOYMENT).write_text(json.dumps({**deployment, "stop": ends}))
-        assert answered(out, rows[0]["message"]).endswith("\n\n") != bool(ends)
+    (out / DEPLOYMENT).write_text(json.dumps({**deployment, "stop": ["\n"]}))
+    assert answered(out, rows[0]["message"]) == "\n", "cut at the first"
     task.write_text(task.read_text().replace('  until: ["e", "a", "i"]\n', ""))
     assert stop_texts(record) == ["\n\n"], "lm-eval's own, where a task names none"
     shutil.rmtree(suite)
@@ -810,18 +820,22 @@ def test_answers_are_drawn_again_and_end_where_the_task_says(tmp_path: Path) -> 
 
 
 def test_the_check_answers_as_quality_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a CPU 4 bits are then unpacked first: by their kernel a real model gives other words."""
+    """On a CPU 4 bits are then unpacked first: by their kernel a real model gives other words. And an answer ends where
+    the task ends it, be that at a special token, which no text holds."""
     asked: list[dict[str, Any]] = []
 
     class Engine:
-        def start(self, folder: Path, context: Any, **how: Any) -> None:
+        def start(self, folder: Path, context: Any, **how: Any) -> Any:
             asked.append(how)
+            return SimpleNamespace(generate=lambda prompts, limit, **how: asked.append(how))
 
     monkeypatch.setattr(module, "instantiate", lambda component: Engine())
     one = records.record("lora", "gptq")
     engine = {"name": "eager", "target": "", "params": {}}
-    module._session(Path("folder"), replace(one, config={**one.config, "engine": engine}))
-    assert asked == [{"quality": True, "output": ""}]
+    suite = {**one.config["suite"], "params": {"max_new_tokens": 8}}
+    one = replace(one, config={**one.config, "engine": engine, "suite": suite})
+    module._session(Path("folder"), one, ["<|im_end|>"])([{"id": "a", "prompt": "a prompt"}])
+    assert asked == [{"quality": True, "output": ""}, {"ends": ["<|im_end|>"], "keys": keys_of(["a"])}]
 
 
 def test_differences_come_with_what_is_expected() -> None:
@@ -840,62 +854,40 @@ def test_differences_come_with_what_is_expected() -> None:
     assert "a 4-bit kernel" not in alone
 
 
-def test_a_licence_is_what_a_model_card_says_or_unknown(tmp_path: Path) -> None:
-    def of(**params: Any) -> Licence:
-        one = records.record("lora", "fp16")
-        model = {"name": "hf", "target": "harness.models.hub.HubModel", "params": {"revision": None, **params}}
-        return of_model(replace(one, config={**one.config, "model": model}, steps={}))
-
-    assert of(id=str(tmp_path)).name == ""
-    assert "ask who made" in of(id=str(tmp_path)).told
-    assert "see https://huggingface.co/some/model" in of(id="some/model").told
-    (tmp_path / "README.md").write_text("---\nlicense: other\nlicense_name: llama3.2\n---\n# A model\n")
-    assert of(id=str(tmp_path)) == Licence("llama3.2", "llama3.2, as its model card says.", "other")
-    (tmp_path / "README.md").write_text("---\nlicense:\n- mit\n- apache-2.0\n---\n# A model\n")
-    assert of(id=str(tmp_path)) == Licence("mit, apache-2.0", "mit, apache-2.0, as its model card says.", "other")
-    (tmp_path / "README.md").write_text("---\nlicense: [mit]\n---\n# A model\n")
-    assert of(id=str(tmp_path)) == Licence("mit", "mit, as its model card says.", "mit")
-    (tmp_path / "README.md").write_text("# A model\n")
-    assert of(id=str(tmp_path)).told == "Not known: its model card names no licence."
+def test_the_licence_of_the_rows_is_what_the_suites_card_says() -> None:
     suite = records.record("lora", "fp16")
     folder = {"params": {"primary": "good", "folder": "support_tone"}}
     assert of_data(replace(suite, config={**suite.config, "suite": folder})).name == "Apache-2.0."
 
 
-COMMIT, LATER = "a" * 40, "b" * 40
-APACHE = Licence("Apache-2.0", "Apache-2.0, as its model card says.", "apache-2.0")
+COMMIT = "a" * 40
+NOBODYS = "The weights are random numbers that the harness made: nobody else's licence is on them."
+AT = f"https://huggingface.co/org/name/blob/{COMMIT}/LICENSE"
 
 
 @pytest.mark.parametrize(
-    ("facts", "licence"),
+    ("facts", "name", "licence"),
     [
-        ({"licence": "Apache-2.0", "licence_id": "apache-2.0", "licence_link": ""}, APACHE),
-        ({"licence": "", "licence_id": "", "licence_link": ""},
-         Licence("", "Not known: its model card names no licence.")),
-        ({"licence": "acme", "licence_id": "other", "licence_link": "LICENSE"},
-         Licence("acme", f"acme (https://huggingface.co/org/name/blob/{COMMIT}/LICENSE), as its model card says.",
-                 "other", f"https://huggingface.co/org/name/blob/{COMMIT}/LICENSE")),
-        ({"licence": "mit"}, Licence("mit", "mit, as its model card says.", "mit")),
-        ({"licence": "acme"}, Licence("acme", "acme, as its model card says.", "")),
-        ({}, Licence("mit", "mit, as its model card says.", "mit")),
+        ({"commit": COMMIT, **Stated("Apache-2.0", "apache-2.0").facts()}, "org/name",
+         Licence("Apache-2.0", "apache-2.0", "", "Apache-2.0, as its model card says.")),
+        ({"commit": COMMIT, **Stated("acme", "other", "LICENSE").facts()}, "org/name",
+         Licence("acme", "other", AT, f"acme ({AT}), as its model card says.")),
+        ({"commit": None, **Stated().facts()}, "a folder", Licence(told="Not known: its model card names no licence.")),
+        ({"source": "own.gguf", **Stated("mit", "mit").facts()}, "",
+         Licence("mit", "mit", "", "mit, as the metadata of own.gguf say.")),
+        ({"source": "own.gguf", **Stated().facts()}, "", Licence(told="Not known: own.gguf names no licence.")),
+        ({}, "org/name",
+         Licence(told="Not known here: the build of hf tells no licence; see https://huggingface.co/org/name.")),
+        ({"source": RANDOM}, "", Licence(told=NOBODYS)),
+        ({}, "a folder", Licence(told="Not known here: the build of hf tells no licence; ask who made it.")),
     ],
 )  # fmt: skip
-def test_the_licence_is_that_of_the_commit_that_was_built(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, facts: dict[str, str], licence: Licence
-) -> None:
-    """A branch goes on, and its next commit may come under another; earlier versions recorded the name alone."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    model = tmp_path / "models--org--name"
-    for commit, stated in ((COMMIT, "mit"), (LATER, "cc-by-nc-4.0")):
-        (model / "snapshots" / commit).mkdir(parents=True)
-        (model / "snapshots" / commit / "README.md").write_text(f"---\nlicense: {stated}\n---\n")
-    (model / "refs").mkdir()
-    (model / "refs/main").write_text(LATER)
+def test_the_licence_is_that_of_what_was_built(facts: dict[str, Any], name: str, licence: Licence) -> None:
+    """A branch goes on, and its next commit may come under another."""
     one = records.record("lora", "fp16")
-    base = {**one.steps["base"], "preimage": {"content": COMMIT}, "facts": {"commit": COMMIT, **facts}}
-    of_hub = {"name": "hf", "target": "harness.models.hub.HubModel", "params": {"revision": None, "id": "org/name"}}
-    one = replace(one, steps={**one.steps, "base": base}, config={**one.config, "model": of_hub})
-    assert of_model(one) == licence
+    base = {**one.steps["base"], "preimage": {"content": COMMIT}, "facts": facts}
+    model = {"name": "hf", "target": "own.Model", "params": {"id": name}}
+    assert of_model(replace(one, model="hf", steps={"base": base}, config={**one.config, "model": model})) == licence
 
 
 @pytest.mark.parametrize(
@@ -954,7 +946,7 @@ def test_hostile_names_stay_text_in_the_card(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     deployment = lay_out(source, out, one, "name", "a-base", ())
-    licence = Licence("", nasty)
+    licence = Licence(told=nasty)
     card.write(out, one, deployment, card.Source(nasty, licence, licence, Checked(0, 0, why=nasty), "", ""))
     text = (out / "README.md").read_text(encoding="utf-8")
     body = text.split("---\n")[2]

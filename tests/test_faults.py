@@ -21,8 +21,8 @@ from harness.errors import BrokenArtifact, UserError
 from harness.plan import Plan
 from harness.standing import standing
 from harness.store import MANIFEST, Store, faults, write_json
+from harness.store.__main__ import DAY_S
 from harness.types import Step, StepKind
-from harness.upkeep import DAY_S
 from tests.building import contents, step, work
 from tests.building import main as building_main
 from tests.disks import resize, small_disk

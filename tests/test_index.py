@@ -24,6 +24,7 @@ def run(path: Path, quality: float = 0.8, hardware: str = "Example CPU, 2 cores"
         made[records.cell_id("lora", quantization)] = records.rows("lora", quantization, rows)
         one = records.record("lora", quantization, made[records.cell_id("lora", quantization)])
         one = records.with_value(one, "quality/good", quality)
+        one = replace(one, steps={**one.steps, "quality": {"preimage": {"rows": str(rows)}}})
         cells.append(replace(one, environment={**one.environment, "hardware": hardware}))
     return folder(path, cells, made, [r.id for r in cells])
 
@@ -37,12 +38,16 @@ def test_every_run_is_listed_with_what_it_recommends(tmp_path: Path) -> None:
         run(tmp_path / sweep / time)
     for aside in ("check/2026-01-04/look-1/cell-1", "reproduced/2026-01-04"):
         run(tmp_path / aside)
+    ledger.write_text(tmp_path / "check/2026-01-04/look-1/cell-1/config.yaml", "sweep_name: single")
+    for kept in ("check/2026-01-05", "mine/reproduced/2026-01-05"):
+        ledger.write_text(run(tmp_path / kept) / "config.yaml", "sweep_name: check")
     report.write(tmp_path / "support_tone/2026-01-03")
     found = index.view(tmp_path)
     assert [(s["name"], [r["time"] for r in s["runs"]]) for s in found["sweeps"]] == [
+        ("check", ["2026-01-05"]), ("reproduced", ["2026-01-05"]),
         ("support_tone", ["2026-01-03", "2026-01-02"]), ("tool_json", ["2026-01-01"]),
     ]  # fmt: skip
-    newest, oldest = found["sweeps"][0]["runs"]
+    newest, oldest = found["sweeps"][2]["runs"]
     assert newest["chosen"] in report.write(tmp_path / "support_tone/2026-01-03")[1][0]
     assert newest["chosen"].startswith("lora/")
     assert newest["values"][0] == "80%"
@@ -50,6 +55,7 @@ def test_every_run_is_listed_with_what_it_recommends(tmp_path: Path) -> None:
     assert newest["counts"] == {"ok": 2, "failed": 0, "unsupported": 0}
     text = page(tmp_path)
     assert '<a href="support_tone/2026-01-03/report.html">2026-01-03</a>' in text
+    assert text.count(">smollm2_135m<") == 5
     assert (Page(text).open, Page(text).wrong) == ([], [])
 
 
@@ -115,12 +121,13 @@ def test_a_line_joins_only_runs_that_compare(tmp_path: Path) -> None:
             {"params": {"latency": {"output_tokens": 64}}},
             [f"{P95} of a 32 to 64-token answer", "Peak memory", COST],
         ),
+        ("model", {"params": {"id": "org/beta"}}, ["Quality", f"{P95} of a 32-token answer", "Peak memory", COST]),
         ("price", {"usd_per_hour": 8.5}, [COST]),
         ("policy", {"volume_requests": 1000}, [COST]),
         ("policy", {"margin": 0.1}, []),
     ],
 )
-def test_a_line_ends_where_runs_were_timed_or_priced_otherwise(
+def test_a_line_ends_where_runs_are_of_another_model_or_were_timed_or_priced_otherwise(
     tmp_path: Path, group: str, knobs: dict[str, Any], broken: list[str]
 ) -> None:
     run(tmp_path / "sweep/1")
@@ -129,6 +136,7 @@ def test_a_line_ends_where_runs_were_timed_or_priced_otherwise(
         ledger.write_record(tmp_path / "sweep/2", replace(r, config=config))
     (sweep,) = index.view(tmp_path)["sweeps"]
     assert [t["title"] for t in sweep["trends"] if t["breaks"]] == broken
+    assert [r["models"] for r in sweep["runs"]] == ["org/beta" if group == "model" else "smollm2_135m", "smollm2_135m"]
 
 
 def test_broken_runs_are_named_and_stop_nothing(tmp_path: Path) -> None:
@@ -139,6 +147,8 @@ def test_broken_runs_are_named_and_stop_nothing(tmp_path: Path) -> None:
     cells, made = records.grid()
     strange = replace(cells[0], config={**cells[0].config, "measure": {"params": {"latency": "none"}}})
     folder(tmp_path / "sweep/5", [strange], made, [])
+    for n in range(9):
+        ledger.write_text(tmp_path / f"sweep/6/records/{n}.json", "{")
     found = index.view(tmp_path)
     wrong = {r["time"]: r["wrong"] for r in found["sweeps"][0]["runs"]}
     assert not wrong["1"]
@@ -146,8 +156,9 @@ def test_broken_runs_are_named_and_stop_nothing(tmp_path: Path) -> None:
     assert "record schema 9" in wrong["3"][0]
     assert wrong["4"]
     assert "cannot be judged" in wrong["5"][0]
-    assert found["broken"] == 4
-    assert "4 of them cannot be read" in page(tmp_path)
+    assert (len(wrong["6"]), wrong["6"][-1]) == (4, "... and 6 more")
+    assert found["broken"] == 5
+    assert "5 of them cannot be read" in page(tmp_path)
 
 
 def test_a_broken_inside_stops_no_trend(tmp_path: Path) -> None:

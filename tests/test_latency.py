@@ -55,14 +55,15 @@ def test_rows_fit_until_the_memory_is_full() -> None:
 
 def test_a_probe_tells_peaks_and_what_would_fit() -> None:
     model = LlamaForCausalLM(LlamaConfig(**SHAPE))
-    found = {m.metric: m for m in measure(model, "cpu", 5 * MB, held=(2, 100), row_tokens=100)}
+    found = {m.metric: m for m in measure(model, "cpu", 5 * MB, rows=2, held=[100] * 2, row_tokens=100)}
     assert found["memory_bytes/peak_rss_loading"].value == 5 * MB
+    assert found["memory_bytes/peak_rss"].n == 2
     row = 100 * found["kv_bytes_per_token"].value
     fits = found["predicted_rows/80GB"].value - found["predicted_rows/40GB"].value
     assert fits == pytest.approx(40e9 / row, abs=1)
-    without = {m.metric for m in measure(model, "cpu", 5 * MB, (2, 100), row_tokens=None)}
+    without = {m.metric for m in measure(model, "cpu", 5 * MB, 2, [], row_tokens=None)}
     assert without == {"memory_bytes/peak_rss", "memory_bytes/peak_rss_loading"}, "no keys and values, no rows of them"
-    assert "memory_bytes/peak_rss_loading" not in {m.metric for m in measure(model, "cpu", None, (2, 100), 100)}
+    assert "memory_bytes/peak_rss_loading" not in {m.metric for m in measure(model, "cpu", None, 2, [], 100)}
 
 
 @pytest.mark.parametrize(("process", "beside"), [(None, 0), (700 * MB, 200 * MB), (400 * MB, 0)])
@@ -72,7 +73,7 @@ def test_what_the_driver_holds_beside_pytorch_leaves_fewer_rows(
     model = LlamaForCausalLM(LlamaConfig(**SHAPE))
     for name, value in (("max_memory_reserved", 600), ("max_memory_allocated", 550), ("memory_reserved", 500)):
         monkeypatch.setattr(f"torch.cuda.{name}", lambda value=value: value * MB)
-    found = {m.metric: m.value for m in measure(model, "cuda", None, (2, 100), 100, process)}
+    found = {m.metric: m.value for m in measure(model, "cuda", None, 2, [150, 50], 100, process)}
     row = 100 * found["kv_bytes_per_token"]
     assert found["predicted_rows/8GB"] == rows_that_fit(8e9, 600 * MB + beside, 2 * row, row)
     assert found.get("memory_bytes/cuda_peak_process") == (600 * MB + beside if process else None)

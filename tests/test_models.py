@@ -205,14 +205,20 @@ def test_one_part_of_several_is_refused_beforehand(tmp_path: Path) -> None:
         assert PackagedGguf("none", "x", path=str(file)).mistakes() == ([f"model.path {file}: {told}"] if told else [])
 
 
+def _words(file: Path) -> Any:
+    """A tokenizer for that of a GGUF file, beside which nothing may stand that transformers would take instead."""
+    assert [*file.parent.iterdir()] == [file]
+    return tokenizer()
+
+
 def test_weights_that_a_gguf_file_lacks_are_not_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import gguf
     import numpy as np
 
     monkeypatch.setattr(gguf, "GGUFReader", gguf.gguf_reader.GGUFReader)
     monkeypatch.setattr(gguf, "get_tensor_name_map", gguf.tensor_mapping.get_tensor_name_map)
-    words = tokenizer()
-    monkeypatch.setattr("harness.models.gguf.load_tokenizer", lambda file: words)
+    monkeypatch.setattr("harness.models.gguf.load_tokenizer", _words)
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "another/model"}')
 
     def built(layers: int) -> Any:
         file, out = tmp_path / f"of_{layers}.gguf", tmp_path / f"out_{layers}"
@@ -419,8 +425,9 @@ def test_an_adapter_beside_merged_weights_is_left_behind(sharded: Path, tmp_path
 
 @pytest.mark.parametrize("weights", ["adapter_model.safetensors", "adapter_model.bin"])
 def test_an_adapter_alone_must_be_merged_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str) -> None:
-    """Of the Hub it is known from the names of its files."""
-    names = ["adapter_config.json", weights, "tokenizer.json", "tokenizer_config.json", "training_args.bin"]
+    """Of the Hub it is known from the names of its files. Where it has no tokenizer that of its base is taken."""
+    words = ("tokenizer.json", "tokenizer_config.json")
+    names = ["adapter_config.json", weights, "training_args.bin", *(words if weights.endswith("s") else ())]
     assert _adapter_alone([*names, "checkpoint-500/adapter_model.safetensors", "checkpoint-500/optimizer.bin"])
     for name in names:
         (tmp_path / name).write_text("{}")
@@ -432,12 +439,15 @@ def test_an_adapter_alone_must_be_merged_first(tmp_path: Path, monkeypatch: pyte
     for name, (line,) in ((str(tmp_path), found), ("org/name", HubModel("org/name").mistakes())):
         assert line.startswith(f"model {name!r}: {told}")
         assert line.count(f"from_pretrained('{name}')") == 2
+        assert ("base_model_name_or_path" in line) is (words[0] not in names)
     (tmp_path / "config.json").write_text("{}")
     assert HubModel(str(tmp_path)).mistakes() == found, "some adapters come with the configuration of their base"
     (tmp_path / "out").mkdir()
     with pytest.raises(UserError, match="an adapter without its base model's weights"):
         HubModel(str(tmp_path))(tmp_path / "out", CONTEXT)
     (tmp_path / "model.safetensors").write_bytes(tensors())
+    for name in words:
+        (tmp_path / name).write_text("{}")
     assert HubModel(str(tmp_path)).mistakes() == []
 
 
@@ -541,7 +551,9 @@ def test_a_gguf_file_is_read_once_and_as_its_library_reads_it(tmp_path: Path, mo
 def test_a_vocabulary_smaller_than_the_tokenizers_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its first such token would end in an IndexError."""
     file = tmp_path / "words.gguf"
-    monkeypatch.setattr("harness.models.dummy.load_tokenizer", lambda file: tokenizer())
+    file.touch()
+    (tmp_path / "tokenizer.json").touch()
+    monkeypatch.setattr("harness.models.dummy.load_tokenizer", _words)
     made = replace(SHAPE, tokenizer_path=str(file), vocab_size=95)
     with pytest.raises(UserError, match=r"^model\.vocab_size=95: words\.gguf has 96 tokens; set so many or more$"):
         made(tmp_path / "out", CONTEXT)

@@ -31,7 +31,7 @@ def test_misspelt_names_are_told_at_once_with_the_nearest(tmp_path: Path) -> Non
         "adaptation.rnk: no such knob; did you mean adaptation.rank? (python -m harness --help)",
         "measure.latency.requsts: no such knob; did you mean measure.latency.requests? (python -m harness --help)",
         "sed: no such group or key; did you mean seed? (python -m harness --help)",
-        "model=llama: no such choice; there is dummy_1b, dummy_8b, dummy_tiny, hf, smollm2_135m "
+        "model=llama: no such choice; there is dummy_1b, dummy_8b, dummy_tiny, gguf, hf, smollm2_135m "
         "(python -m harness --help)",
     ]  # fmt: skip
 
@@ -160,8 +160,9 @@ def test_what_is_for_no_grid_is_told_and_not_offered() -> None:
         (("adaptation=lora,full_ft", "adaptation.rank=8", "quantization=int8,fp16", "quantization.threshold=0"),
          ["adaptation.rank: full_ft has no knob 'rank' (lora, lora_head have it); choose adaptation=lora",
           "quantization.threshold: fp16 has no knob 'threshold' (int8 has it); choose quantization=int8"]),
-        (("+sweep=support_tone", "adaptation.rank=8"),
-         ["adaptation.rank: prompt_rag, full_ft have no knob 'rank' (lora, lora_head have it); "
+        (("+sweep=support_tone", "model.path=x.gguf", "adaptation.rank=8"),
+         ["model.path: smollm2_135m has no knob 'path' (gguf has it); choose model=gguf",
+          "adaptation.rank: prompt_rag, full_ft have no knob 'rank' (lora, lora_head have it); "
           "choose adaptation=lora"]),
         (("--cfg", "job", "adaptation=lora,full_ft"),
          ["adaptation=lora,full_ft: --cfg prints one cell, so leave out comma lists"]),

@@ -85,7 +85,6 @@ def test_steps_come_after_what_they_need() -> None:
         ("measure.latency.requests=99", {LATENCY}),
         ("profile.output_tokens=99", {LATENCY}),
         ("+measure.quality.knob=1", {QUALITY}),
-        ("model.path=null", set()),
         ("model.note=another", set()),
         ("adaptation.top_k=1", set()),  # its value already
         ("adaptation.dropout=0", set()),  # 0.0 already
@@ -123,6 +122,7 @@ def test_one_adaptations_knob_leaves_the_others_cells_alone() -> None:
         ({"evaluation": ({"message": "Hello"},)}, {LATENCY}),
         ({"validation": ({"message": "Hello"},)}, {LATENCY}),  # where lm-eval alone knows the evaluation rows
         ({"max_new_tokens": 7}, {LATENCY}),
+        ({"instructions": "Greet."}, set()),
         ({"output": "start: /a/"}, set()),  # of an engine that is not constrained
         ({"name": "renamed"}, set()),
     ],
@@ -130,6 +130,12 @@ def test_one_adaptations_knob_leaves_the_others_cells_alone() -> None:
 def test_rows_change_what_sees_them(change: dict[str, Any], touched: set[StepKind]) -> None:
     made = cell("adaptation=lora")
     assert changed(keys(made), keys(made, **change)) == touched
+
+
+@pytest.mark.parametrize(("adaptation", "touched"), [("prompt_rag", BUILT_ON[ADAPT]), ("as_is", set())])
+def test_instructions_change_what_tells_them(adaptation: str, touched: set[StepKind]) -> None:
+    made = cell(f"adaptation={adaptation}")
+    assert changed(keys(made), keys(made, instructions="Greet.")) == touched
 
 
 @pytest.mark.parametrize(
@@ -172,10 +178,10 @@ def test_random_weights_depend_on_their_seed_and_dtype() -> None:
 
 @pytest.mark.parametrize(
     ("model", "knob"),
-    [("dummy_tiny", "note"), ("dummy_tiny", "+model.tokenizer_path"), ("smollm2_135m", "note"), ("hf", "+model.note")],
+    [("dummy_tiny", "note"), ("dummy_tiny", "+model.tokenizer_path"), ("gguf", "path"), ("hf", "+model.note")],
 )
 def test_notes_and_places_are_in_no_key(model: str, knob: str) -> None:
-    chosen = [f"model={model}", *(["model.id=org/name"] if model == "hf" else [])]
+    chosen = [f"model={model}", *{"hf": ["model.id=org/name"], "gguf": ["model.path=a"]}.get(model, [])]
     named = knob if "." in knob else f"model.{knob}"
     assert not changed(keys(cell(*chosen)), keys(cell(*chosen, f"{named}=something/else")))
 

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from lm_eval.api import metrics
 
-from harness.measure.quality import _language_model, _row, summarize, task_of
+from harness.measure.quality import _language_model, _row, keys_of, summarize, task_of
 from harness.prompt import Recipe
 from harness.types import Completion
 from tests.cells import suite_data
@@ -30,8 +30,10 @@ class Answers:
         self.chances = chances
 
     def generate(
-        self, prompts: Sequence[str], limit: int, progress: Callable[[int], None], ends: Sequence[str]
-    ) -> list[Completion]:
+        self, prompts: Sequence[str], limit: int, progress: Callable[[int], None], ends: Sequence[str],
+        keys: Sequence[int],
+    ) -> list[Completion]:  # fmt: skip
+        self.keys = keys
         return [Completion(f"answer {n}!and more", 40, False) for n in range(len(prompts))]
 
     def loglikelihood(
@@ -47,7 +49,7 @@ def asked(tmp_path: Path, session: Any) -> tuple[Any, dict[int, tuple[str, Compl
 
 
 def request(row: int, message: str, other: Any) -> Any:
-    return SimpleNamespace(doc_id=row, args=(message, other))
+    return SimpleNamespace(doc_id=row, doc={"id": f"row {row}"}, args=(message, other))
 
 
 @pytest.mark.parametrize(
@@ -66,6 +68,20 @@ def test_rows_that_ask_the_same_keep_their_own_answers(
     assert told == [text.format(n) for n in range(2)]
     assert model.cut == (2 if until[0] == "!" else 0)
     assert [kept[row][1] for row in (4, 2)] == [Completion(t, tokens, until[0] == "!") for t in told]
+
+
+def test_a_row_is_drawn_by_its_name_whatever_stands_beside_it(tmp_path: Path) -> None:
+    session = Answers()
+    model, _ = asked(tmp_path, session)
+
+    def keys(*rows: int) -> list[int]:
+        model.generate_until([request(row, "Why?", {}) for row in rows])
+        return list(session.keys)
+
+    first, other, again = keys(4, 2, 4)
+    assert keys(2, 7, 4)[::2] == [other, first]
+    assert len({first, other, again, *keys_of(["doc-4"])}) == 4
+    assert all(0 <= key < 2**63 for key in (first, other, again))
 
 
 def test_the_likeliest_choice_of_each_row_is_kept(tmp_path: Path) -> None:
@@ -90,22 +106,26 @@ def test_a_scorer_gets_each_row_as_it_stands() -> None:
 
 
 @pytest.mark.parametrize(
-    ("items", "aggregation", "value", "method"),
+    ("items", "aggregation", "value", "method", "unit"),
     [
-        ([1.0, 0.0, 1.0, 1.0], metrics.mean, 0.75, "wilson"),
-        ([True, False, True, True], metrics.mean, 0.75, "wilson"),
-        ([-0.5, -6.0], metrics.perplexity, math.exp(3.25), "bootstrap"),
-        ([0.2, math.nan, 0.4], metrics.nanmean, 0.3, "bootstrap"),
-        ([0.1, 0.1, 0.7], median, 0.1, "bootstrap"),
-        ([20.0, 30.0], metrics.mean, 25.0, "bootstrap"),
+        ([1.0, 0.0, 1.0, 1.0], metrics.mean, 0.75, "wilson", "share"),
+        ([True, False, True, True], metrics.mean, 0.75, "wilson", "share"),
+        ([-0.5, -6.0], metrics.perplexity, math.exp(3.25), "bootstrap", "points"),
+        ([0.2, math.nan, 0.4], metrics.nanmean, 0.3, "bootstrap", "share"),
+        ([0.1, 0.1, 0.7], median, 0.1, "bootstrap", "share"),
+        ([20.0, 30.0], metrics.mean, 25.0, "bootstrap", "points"),
+        ([0, 2, 0, 0], metrics.mean, 0.5, "bootstrap", "points"),
+        ([(-3.0, 10), (-2.0, 10)], metrics.bits_per_byte, 0.25 / math.log(2), "bootstrap", "points"),
+        ([[1, 1], [0, 1], [1, 1]], lambda pairs: fmean(a == b for a, b in pairs), 2 / 3, "bootstrap", "share"),
     ],
 )
 def test_a_score_is_what_its_own_aggregation_says(
-    items: list[float], aggregation: Callable[[list[float]], float], value: float, method: str
+    items: list[Any], aggregation: Callable[[list[Any]], float], value: float, method: str, unit: str
 ) -> None:
     rows = [{"id": str(n), "group": None, "scores": {"x": item}} for n, item in enumerate(items)]
     (found,) = summarize(rows, {"x": aggregation}, {})
     assert found.value == pytest.approx(value)
+    assert found.unit == unit
     assert found.interval is not None
     assert found.interval.method == method
     assert found.interval.low <= value <= found.interval.high

@@ -435,7 +435,7 @@ def test_a_checkpoint_that_lost_its_quantization_is_broken(
 ) -> None:
     """One whose linear layers were quantized, which MXFP4 leaves as they are."""
     folder = saved(tmp_path, *MODELS["llama"])
-    monkeypatch.setattr("harness.loading._quantization", lambda folder: {"quant_method": method})
+    monkeypatch.setattr("harness.loading.quantization_of", lambda folder: {"quant_method": method})
     monkeypatch.setattr(LlamaConfig, "quantization_config", {"quant_method": method}, raising=False)
     if method == "mxfp4":
         assert "dequantized" not in load(folder, CONTEXT).proof

@@ -20,7 +20,7 @@ from harness.execute import MEASUREMENTS
 from harness.launch import Launcher
 from harness.measure.load import quantiles
 from harness.plan import Plan, plan
-from harness.records import ONE_BATCH, ROUNDED, assemble
+from harness.records import NO_ENDS, ONE_BATCH, ROUNDED, assemble
 from harness.store import MANIFEST, Store, sealed, write_json
 from harness.types import Cell, Measurement, RunRecord, Status, StepKind, plain
 from tests.cells import MACHINE, cell, data_of
@@ -141,6 +141,18 @@ def test_answers_that_stop_texts_end_are_not_those_that_were_timed(tmp_path: Pat
         assert ("own ends" in found.not_measured) is told
     aware = record(tmp_path / "aware", one, also=[cut, ends], suite={"ends": ("\n\n",)})
     assert "own ends" not in aware.not_measured
+
+
+@pytest.mark.parametrize(("tokens", "metric", "told"), [
+    (0.0, "goodput_requests_per_s", NO_ENDS), (0.0, "e2e_natural_ms/p50", NO_ENDS), (0.0, "itl_ms/p50", None),
+    (0.5, "goodput_requests_per_s", None),
+])  # fmt: skip
+def test_choices_are_not_priced_by_text_that_is_not_scored(
+    tmp_path: Path, tokens: float, metric: str, told: str | None
+) -> None:
+    also = [Measurement(metric, 7.0, "", "lower", 4), Measurement("output_tokens/mean", tokens, "tokens", "lower", 8)]
+    made = record(tmp_path, cell("adaptation=lora", "profile.natural_requests=1"), also=also)
+    assert made.not_measured.get("own ends") == told
 
 
 @pytest.mark.parametrize("quantization", ["gptq", "awq"])

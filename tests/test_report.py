@@ -19,12 +19,13 @@ import pytest
 
 from harness import ledger, report
 from harness.decide import Decision
-from harness.report import answers, cells, charts, comparisons, evidence
+from harness.report import account, answers, cells, charts, comparisons, evidence
 from harness.report.__main__ import main
 from harness.report.answers import outcome
+from harness.report.doubts import doubts
 from harness.report.drawing import tick, ticks
 from harness.report.page import policy_hash, verdict, view
-from harness.report.run import read
+from harness.runs import read
 from harness.types import Interval, Measurement, RunRecord, Status
 from harness.wording import edge, number
 from tests import records
@@ -374,7 +375,8 @@ def test_a_limit_that_any_value_of_changes_the_choice_is_told(tmp_path: Path) ->
     ]  # fmt: skip
     text = page(folder(tmp_path / "run", made, rows, [r.id for r in made]))
     assert "at any limit" in text
-    assert "With any limit on the p95 response time of a 32-token answer, prompt_rag/fp16 is chosen." in text
+    limit = "any limit on the p95 response time of a 32-token answer"
+    assert f"The choice first changes with {limit}: to prompt_rag/fp16." in text
 
 
 def test_an_answer_passes_a_score_that_it_has_in_full() -> None:
@@ -456,14 +458,33 @@ def test_side_cells_are_no_candidates_but_answer_their_questions(tmp_path: Path)
     assert decision.ladder[-1].name == "More training rows", "the curve is asked for the ladder's last rung"
 
 
+@pytest.mark.parametrize(
+    ("also", "then"), [(None, "full fine-tuning, or better rows, may"), ("full_ft", "better rows")]
+)
+def test_a_level_curve_names_full_fine_tuning_only_where_it_was_not_tried(
+    tmp_path: Path, also: str | None, then: str
+) -> None:
+    made, rows = [], {}
+    for n, share in enumerate((1.0, 0.5)):
+        own = [{**r, "scores": {"good": 1}} for r in records.rows("lora", "fp16")]
+        one = records.record("lora", "fp16", own)
+        suite = {**one.config["suite"], "params": {"primary": "good", "train_share": share}}
+        made.append(replace(one, id=one.id + "/curve=0.5" * n, config={**one.config, "suite": suite}))
+        rows[made[-1].id] = own
+    made += [records.record(also, "fp16")] if also else []
+    (curve,) = comparisons.learning(read(folder(tmp_path / "run", made, rows, [c.id for c in made])), 0.05)
+    assert f"More of the same will not help much; {then}" in curve["answer"]
+
+
 def test_the_data_card_tells_source_licence_rows_and_digest(tmp_path: Path) -> None:
     def told(one: RunRecord, **stated: str) -> list[tuple[str, ...]]:
         run = folder(tmp_path / f"run{len(stated)}", [one], {}, [one.id])
         counts = {"training": 1090, "validation": 20, "articles": 3, "evaluation": 48}
         ledger.write_leakage(run, {"support_tone": {"rows": counts, "overlaps": [], "mode": "fail", **stated}})
         (found,) = evidence.leakage(read(run))
-        report.write(run)
-        for line in found["card"]:
+        if stated.get("source"):
+            report.write(run)
+        for line in found["card"] if stated.get("source") else ():
             row = f'<td class="text">{line["source"]}</td><td class="text">{line["licence"]}</td>'
             assert row in (run / "report.html").read_text()
             assert f"| {line['source']} | {line['licence']} |".replace("_", "\\_") in (run / "report.md").read_text()
@@ -481,11 +502,33 @@ def test_the_data_card_tells_source_licence_rows_and_digest(tmp_path: Path) -> N
     ]
     assert [line[2:4] for line in told(one, licence="")] == [("not stated",) * 2] * 2 + [("example.gguf", "apache-2.0")]
     bare = replace(one, steps={k: {**v, "facts": {}} for k, v in one.steps.items()})
-    kept = "not kept by this run; see card.md of the suite support_tone"
-    assert [line[2:4] for line in told(bare)] == [(kept,) * 2] * 2 + [("not kept by this run",) * 2]
+    assert [line[2:4] for line in told(bare)] == [("not stated",) * 2] * 3
     base_step = {**one.steps["base"], "facts": {"source": "org/name", "licence": ""}}
     unstated = replace(one, steps={**one.steps, "base": base_step})
     assert told(unstated, source="", licence="")[2][2:4] == ("org/name", "not stated")
+
+
+def test_each_base_model_of_a_sweep_has_its_own_line_and_name(tmp_path: Path) -> None:
+    made = []
+    for name, licence in (("org/alpha", "apache-2.0"), ("org/beta", "cc-by-nc-4.0")):
+        knobs = f"model.id={name.partition('/')[2]},quantization.bits=4"
+        one = records.record("lora", "gptq", id=f"hf/lora/gptq/support_tone/{knobs}")
+        base = {**one.steps["base"], "key": name[-4:] * 4, "facts": {"source": name, "licence": licence}}
+        train = {**one.steps["adapt"], "key": name[-4:] * 3}
+        made.append(
+            replace(one, model="hf", steps={**one.steps, "base": base, "adapt": train},
+                    config={**one.config, "variant": knobs, "model": {"name": "hf", "params": {"id": name}}})
+        )  # fmt: skip
+    run = folder(tmp_path / "run", made, {}, [r.id for r in made])
+    counts = {"training": 1090, "validation": 20, "articles": 3, "evaluation": 48}
+    ledger.write_leakage(run, {"support_tone": {"rows": counts, "overlaps": [], "mode": "fail"}})
+    found = view(read(run))
+    assert [tuple(line.values()) for line in found["leakage"][0]["card"][2:]] == [
+        ("Base model org/alpha", "–", "org/alpha", "apache-2.0", "lpha" * 4),
+        ("Base model org/beta", "–", "org/beta", "cc-by-nc-4.0", "beta" * 4),
+    ]
+    assert found["title"] == "support_tone on org/alpha and org/beta"
+    assert [c["name"] for c in found["curves"]] == ["lora model.id=alpha", "lora model.id=beta"]
 
 
 def test_leaks_are_listed_with_scores_without_them(tmp_path: Path) -> None:
@@ -509,6 +552,76 @@ def test_leaks_are_listed_with_scores_without_them(tmp_path: Path) -> None:
     )
     assert told in page(run)
     assert told in (run / "report.md").read_text(encoding="utf-8")
+
+
+def test_what_speaks_against_a_run_stands_beside_its_decision(tmp_path: Path) -> None:
+    """Rows that builds saw, which the chosen cell passes better than the rest, and an A/A control that differs."""
+    cells, rows = [], {}
+    for adaptation, again, seen, most in (("prompt_rag", "", 0, 6), ("lora", "", 48, 4), ("lora", "/again", 0, 4)):
+        own = [
+            {**r, "scores": {"good": int(i < seen or i % 10 < most)}}
+            for i, r in enumerate(records.rows("lora", "fp16"))
+        ]
+        cells.append(records.record(adaptation, "fp16", own, id=records.cell_id(adaptation, "fp16") + again))
+        rows[cells[-1].id] = own
+    run = folder(tmp_path / "run", cells, rows, [c.id for c in cells])
+
+    def leaking(kind: str, mode: str) -> None:
+        found = [{"kind": kind, "row": f"row-{i:03}", "source": "training", "other": "t", "similarity": 1.0}
+                 for i in range(48)]  # fmt: skip
+        counts = {"training": 500, "validation": 20, "articles": 3, "evaluation": 96}
+        ledger.write_leakage(run, {"support_tone": {"rows": counts, "overlaps": found, "mode": mode}})
+
+    leaking("exact", "warn")
+    _, said = report.write(run)
+    leak = (
+        "Leakage: 48 of 96 evaluation rows of support_tone stand in what builds saw, by the same message or group; "
+        "without them lora/fp16 has 42%, prompt_rag/fp16 62%."
+    )
+    assert said[0].startswith("Ship lora/fp16: 71%")
+    assert said[3] == leak
+    assert said[4].startswith("The A/A control, lora/fp16 evaluated twice, differs where nothing should: −29 points, ")
+    text = (run / "report.html").read_text(encoding="utf-8").partition("<details>")[0]
+    markdown = (run / "report.md").read_text(encoding="utf-8").partition("##")[0].replace("\\", "")
+    for line in said[3:5]:
+        assert html.escape(line) in text
+        assert line in markdown
+    for kind, mode in (("group", "drop"), ("near", "warn")):
+        leaking(kind, mode)
+        assert doubts(read(run), verdict(read(run))[0]) == said[4:5], "builds did not see them, or they are no leaks"
+
+
+@pytest.mark.parametrize(
+    ("policy", "told"),
+    [
+        ({}, ""), ({"min_quality": 0.905, "min_valid": 0.0}, "quality at least 90.5%; valid outputs at least 0%"),
+        ({"max_p95_e2e_ms": 2.5, "max_memory_bytes": 1.25e9},
+         "p95 response time of a 32-token answer at most 2.5 ms; peak memory at most 1.25 GB"),
+        ({"max_p95_e2e_ms": math.inf}, ""),
+        ({"objective": "quality", "service_level": {"ttft_ms": 500, "token_ms": 100, "share": 0.95}},
+         "some rate at which 95% of the requests have the first token within 500 ms and tokens at most 100 ms apart on "
+         "average"),
+    ],
+)  # fmt: skip
+def test_the_limits_of_a_policy_are_told_as_they_were_set(tmp_path: Path, policy: dict[str, Any], told: str) -> None:
+    one = records.record("lora", "fp16")
+    one = replace(one, config={**one.config, "policy": records.POLICY | policy})
+    assert account.limits(read(folder(tmp_path / "run", [one], {}, [one.id]))) == told
+
+
+def test_a_score_is_a_share_only_if_it_is_one_in_all_cells() -> None:
+    made = {q: records.with_value(records.record("lora", q), "quality/style", 0.395) for q in ("fp16", "int8")}
+    bleu = replace(made["int8"].measurements[0], metric="quality/bleu", value=56.5, unit="points")
+    made["int8"] = replace(made["int8"], measurements=(*made["int8"].measurements, bleu))
+    made["fp16"] = replace(
+        made["fp16"],
+        measurements=(*made["fp16"].measurements, replace(bleu, value=0.395, unit="share")),
+    )
+    told = {q: (r.value("quality/bleu"), r.value("quality/style")) for q, r in cells.one_unit(made).items()}
+    assert {q: [m.unit for m in some if m] for q, some in told.items()} == {
+        "fp16": ["points", "share"], "int8": ["points", "share"],
+    }  # fmt: skip
+    assert [cells.level(v, 0.395, 56.5, "higher") for v in (56.5, 28.0, 0.395)] == [5, 2, 0]
 
 
 def test_a_report_shows_the_score_that_its_policy_decides_by(tmp_path: Path) -> None:

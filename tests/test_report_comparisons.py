@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from harness import report
-from harness.decide import facts, read_policy
+from harness.decide import argued, read_policy
 from harness.report import comparisons
 from harness.report import page as page_module
 from harness.report.markdown import markdown
 from harness.report.page import view
-from harness.report.run import Run, parts, read
+from harness.runs import Run, parts, read
 from harness.types import Interval, Measurement, RunRecord
 from harness.wording import points
 from tests import records
@@ -236,6 +236,19 @@ def test_the_margin_is_told_with_what_a_simpler_cell_must_measure(tmp_path: Path
     assert "where its bar reaches 0 and its dot lies no further left than that line." in drawing.note
 
 
+def test_cells_are_called_what_they_are_where_a_limit_bars_the_best(tmp_path: Path) -> None:
+    """Without a prompted cell the reference is no baseline of today."""
+    cells, rows = records.grid()
+    cells = [r for r in cells if r.adaptation != "prompt_rag"]
+    most = max(m.value for r in cells if r.quantization == "int8" and (m := r.value("memory_bytes/peak_rss"))) - 1
+    cells = [replace(r, config={**r.config, "policy": records.POLICY | {"max_memory_bytes": most}}) for r in cells]
+    shown = view(read(folder(tmp_path / "run", cells, rows, [r.id for r in cells])))
+    best, note = shown["names"][shown["decision"].best], shown["dumbbells"].note
+    assert f"the difference from {best}, the highest quality of those that could be chosen, with" in note
+    assert f"that of {shown['reference']}, the reference (hollow)" in note
+    assert "highest quality to choose from" in {a["role"] for e in shown["examples"] for a in e["front"]}
+
+
 def test_the_report_compares_within_the_suite_that_is_judged(tmp_path: Path) -> None:
     cells, rows = [], {}
     for suite in ("a", "b"):
@@ -287,7 +300,7 @@ def test_seeds_are_drawn_together_as_they_are_judged(tmp_path: Path) -> None:
     shown = view(read(folder(tmp_path / "run", cells, rows, [c.id for c in cells])))
     top, other = shown["dumbbells"].rows
     assert top == ("lora/fp16 seed0", "90%", "90%", "", "")
-    known = facts(cells, rows, read_policy(records.POLICY)).pairs[cells[0].id][cells[3].id]
+    known = argued(cells, rows, read_policy(records.POLICY))[1].pairs[cells[0].id][cells[3].id]
     assert other == ("full_ft/fp16 seed0", "83%", "90%", "−7", f"{points(known.low)} to {points(known.high)}")
     assert shown["dumbbells"].note.endswith("drawn together, under the name of the first.")
     alone = view(read(folder(tmp_path / "alone", *records.grid(), records.ids())))

@@ -20,7 +20,7 @@ from harness import escaping, ledger, report
 from harness.decide import Candidate, CostLine, Facts, Pair, Policy, choose
 from harness.decide.policy import COST, P95
 from harness.decide.rule import judge, volume_of
-from harness.types import Interval, Measurement, plain
+from harness.types import Interval, Measurement, Status, plain
 from harness.wording import number
 from tests import records
 from tests.pages import HOSTILE, folder
@@ -178,7 +178,8 @@ def test_long_numbers_and_names_fit_into_the_grid_on_a_phone(browser: Any, drawn
 def test_names_without_a_place_to_break_stand_not_out_of_the_page(browser: Any, tmp_path: Path) -> None:
     long, (cells, rows) = "m" * 120, records.grid()
     model = {"name": long, "target": "x", "params": {}}
-    named = [replace(r, id=r.id.replace(r.model, long), model=long, config=dict(r.config) | {"model": model})
+    named = [replace(r, id=r.id.replace(r.model, long).replace("lora", "a" * 110), model=long,
+                     adaptation=r.adaptation.replace("lora", "a" * 110), config=dict(r.config) | {"model": model})
              for r in cells]  # fmt: skip
     every = rows | {n.id: rows[r.id] for n, r in zip(named, cells, strict=True)}
     for name, some in (("one", named), ("two", [*cells, *named])):
@@ -456,8 +457,9 @@ def test_hostile_text_neither_runs_nor_breaks_the_page(browser: Any, tmp_path: P
 
 def test_a_grid_too_large_for_its_tables_is_paged_and_says_so(browser: Any, tmp_path: Path) -> None:
     one, rows = records.record("lora", "fp16"), records.rows("lora", "fp16")
-    cells = [replace(one, id=f"{one.id}/adaptation.rank={n}", config={**one.config, "variant": f"adaptation.rank={n}"})
-             for n in range(70)]  # fmt: skip
+    bad = records.ended("lora", "fp16", Status.FAILED, "out of memory")
+    cells = [replace(r, id=f"{one.id}/adaptation.rank={n}", config={**one.config, "variant": f"adaptation.rank={n}"})
+             for n, r in enumerate((*[one] * 67, *[bad] * 3))]  # fmt: skip
     page, _ = report.write(folder(tmp_path / "run", cells, {c.id: rows for c in cells}, [c.id for c in cells]))
     tab = opened(browser, page)
     assert tab.locator("#all-cells tbody tr").count() == 60
@@ -465,5 +467,8 @@ def test_a_grid_too_large_for_its_tables_is_paged_and_says_so(browser: Any, tmp_
     tab.click("#cells-after")
     assert tab.locator("#cells-count").text_content() == "61 to 70 of 70 cells"
     assert "60 of 70 cells" in tab.locator("#grid").text_content()
+    gaps = tab.locator("#gaps").text_content()
+    assert gaps.count("out of memory") == 3
+    assert "all 67 cells that ended ok" in gaps
     assert len(list(ledger.read_records(page.parent))) == 70
     assert violations(tab, "#cells") == []

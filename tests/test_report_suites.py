@@ -11,21 +11,25 @@ from typing import Any
 import pytest
 
 from harness import index, ledger, report
+from harness.report.comparisons import against_best
 from harness.report.numbers import COST, TITLES
 from harness.report.page import view
-from harness.report.run import read
+from harness.runs import read
 from harness.types import Measurement, RunRecord
+from harness.wording import points
 from tests import records
 from tests.pages import folder, page
 
 SLOW = {"e2e_ms/p95": 3.0, "throughput_requests_per_s": 1 / 3, "memory_bytes/peak_rss": 2.0}  # tool_json's, times
 
 
-def two(path: Path, others: bool = False, suites: Mapping[str, float] | None = None, usd: bool = True) -> Path:
+def two(
+    path: Path, others: bool = False, suites: Mapping[str, float] | None = None, usd: bool = True, at: int = 0
+) -> Path:
     """Six cells on two suites: every row of tool_json passes, and costs more. `others`: it has other rows."""
     cells: list[RunRecord] = []
     rows: dict[str, list[dict[str, Any]]] = {}
-    for r in records.grid()[0][:6]:
+    for r in records.grid()[0][at : at + 6]:
         asked = records.rows(r.adaptation, r.quantization)
         first = replace(r, config={**r.config, "policy": records.POLICY | {"suites": suites}})
         second = replace(first, id=r.id.replace("support_tone", "tool_json"), suite="tool_json", measurements=tuple(
@@ -33,6 +37,8 @@ def two(path: Path, others: bool = False, suites: Mapping[str, float] | None = N
                     interval=None, samples=()) for m in r.measurements
             if usd or r.adaptation != "prompt_rag" or not m.metric.startswith(("cost", "throughput"))
         ))  # fmt: skip
+        digest = {"rows": ("e" if others else "d") * 16}
+        second = replace(second, steps={**r.steps, "quality": {**r.steps["quality"], "preimage": digest}})
         cells += [first, second]
         rows[first.id] = asked
         rows[second.id] = [
@@ -61,6 +67,32 @@ def test_what_is_shown_of_several_suites_is_what_was_judged(tmp_path: Path) -> N
     (line,) = index.view(tmp_path)["sweeps"][0]["runs"]
     assert line["values"] == [card["text"] for card in shown["headline"]]
     assert line["chosen"].endswith("/support_tone, weighted over 2 suites")
+    dots, bells = shown["scatter"], shown["dumbbells"]
+    assert len(dots.rows) == len(bells.rows) == 6, "one for each way to build, and none of one suite"
+    assert (shown["names"][shown["decision"].chosen], cost["text"], quality["text"], "yes") in dots.rows
+    assert dots.heads[1] == "Cost per 1,000 requests, weighted over 2 suites"
+    assert "intervals" not in dots.note
+    assert bells.rows[0][1:3] == (quality["text"], quality["base"])
+    assert "shown to be good enough" not in bells.note, "none is near enough to have a bar"
+    assert bells.note.endswith("Scores are weighted means over the suites judged, under the name of the first cell; "
+                               "those far below the best have no bar.")  # fmt: skip
+
+
+def test_differences_over_several_suites_are_those_that_decide(tmp_path: Path) -> None:
+    run = read(two(tmp_path / "run", at=5))
+    found = run.decided()
+    assert found
+    decision, known = found
+    drawing = against_best(run, decision, known, run.ids)
+    assert drawing
+    told = {row[0]: row[3:] for row in drawing.rows}
+    assert told.pop(run.names[decision.best or ""]) == ("", "")
+    pairs = known.pairs[decision.best or ""]
+    assert told == {
+        run.names[i]: (points(p.delta), f"{points(p.low)} to {points(p.high)}") for i, p in pairs.items()
+    }  # fmt: skip
+    assert len(pairs) == 5
+    assert "is shown to be good enough" in drawing.note
 
 
 @pytest.mark.parametrize(
@@ -84,6 +116,7 @@ def test_a_suite_that_is_not_judged_is_neither_named_nor_the_best(tmp_path: Path
     shown = view(read(run))
     assert shown["title"] == "support_tone on smollm2_135m"
     assert (shown["headline"][0]["title"], shown["headline"][0]["text"]) == ("Quality by “good”", "86%")
+    assert {row[0].rpartition("/")[2] for row in shown["scatter"].rows} == {"support_tone"}
     quality = index.view(tmp_path)["sweeps"][0]["trends"][0]
     assert [(r["recommended"], r["best"]) for r in quality["rows"]] == [("86%", "86%")] * 2
 

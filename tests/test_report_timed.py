@@ -14,7 +14,7 @@ from harness import report
 from harness.decide import CostLine
 from harness.report import charts, evidence
 from harness.report.page import view
-from harness.report.run import read
+from harness.runs import read
 from harness.types import Measurement, RunRecord, Status
 from tests import records
 from tests.pages import HOSTILE, Page, folder, page
@@ -51,6 +51,9 @@ def test_a_response_time_says_of_how_long_an_answer(tmp_path: Path) -> None:
     natural = [replace(r, measurements=(*r.measurements, own)) for r in cells]
     first = view(read(folder(tmp_path / "own", natural, rows, records.ids())))["sentences"][0]
     assert "32-token answer (its own have 68 on average, p95 7.00 s), $" in first
+    none = [records.with_value(r, "output_tokens/mean", 0.0) for r in cells]
+    picked = view(read(folder(tmp_path / "none", none, rows, records.ids())))
+    assert "own" not in picked["sentences"][0] + "".join(grid["note"] for grid in picked["heatmaps"])
     silent = [replace(r, config={**r.config, "measure": {"params": {"latency": {}}}}) for r in cells]
     heads = [replace(r, not_measured={"itl_ms": "a classification head answers in one step"}) for r in cells]
     for name, some in (("silent", silent), ("heads", heads)):
@@ -223,6 +226,9 @@ def test_every_table_has_the_cost_that_the_choice_was_made_on(tmp_path: Path) ->
     assert {row["values"][column]["text"] for row in found["all_cells"]["rows"]} == {"$0.200"}
     table = csv.DictReader((run / "report.csv").read_text(encoding="utf-8").splitlines())
     assert [float(line["cost_usd_per_1000"]) for line in table] == pytest.approx([0.2] * len(loaded))
+    text = (run / "report.html").read_text(encoding="utf-8")
+    assert "<code>report.csv</code>; <code>table.csv</code>, " in text, "which has the cost of full batches"
+    assert "some rate that holds the service level it was measured at; of the cells within these limits" in text
     without = [loaded[0], *(replace(r, measurements=r.measurements[:-1]) for r in loaded[1:])]
     batched = view(read(folder(tmp_path / "batched", without, rows, [r.id for r in loaded])))
     assert "$0.200" not in {row["values"][column]["text"] for row in batched["all_cells"]["rows"]}
@@ -236,6 +242,17 @@ def test_what_a_policy_says_of_volume_is_what_the_caveat_says(tmp_path: Path) ->
         (told,) = [c for c in shown["caveats"] if "building spread over" in c]
         assert f"spread over {said} requests;" in told
         assert f"volume of {said}." in shown["costs"].note
+
+
+def test_peaks_of_other_numbers_of_rows_are_told(tmp_path: Path) -> None:
+    """Of slots, and of a batch of cells that no slots can serve."""
+    some = [records.record("lora", q) for q in ("fp16", "int8")]
+    for held, said in ((1, []), (65, ["Peak memory is of 1 rows at once in some cells, of 65 in others."])):
+        as_held = [replace(m, n=held) if m.metric == "memory_bytes/peak_rss" else m for m in some[1].measurements]
+        cells = [some[0], replace(some[1], measurements=tuple(as_held))]
+        rows = {r.id: records.rows("lora", "fp16") for r in cells}
+        shown = view(read(folder(tmp_path / str(held), cells, rows, [r.id for r in cells])))
+        assert [c for c in shown["caveats"] if c.startswith("Peak memory is of ")] == said
 
 
 def test_lines_of_cost_look_different_and_their_volumes_stand_apart() -> None:
@@ -264,7 +281,8 @@ def test_a_crossing_that_is_drawn_has_its_dot_however_few_requests_it_is_at() ->
 
 
 @pytest.mark.parametrize(
-    ("floor", "usd", "said"), [(0.999, 1000.0, None), (0.0, 1000.0, "the first request"), (0.0, 0.0001, "never")]
+    ("floor", "usd", "said"),
+    [(0.999, 1000.0, None), (0.0, 1000.0, "the first request"), (0.0, 0.0001, "never"), (0.0, 0.0, "never")],
 )
 def test_never_cheaper_is_said_only_of_a_recommended_cell(tmp_path: Path, floor: float, usd: float, said: str) -> None:
     hosted = {"x": {"name": "X", "usd_per_million_input": usd, "usd_per_million_output": usd, "source": "s",
@@ -275,10 +293,11 @@ def test_never_cheaper_is_said_only_of_a_recommended_cell(tmp_path: Path, floor:
     one = replace(one, measurements=(*one.measurements, prompt), config=config)
     rows = {one.id: records.rows("prompt_rag", "fp16")}
     text = page(folder(tmp_path / "run", [one], rows, [one.id]))
-    price = r'<th scope="row">X</th><td>(?:\$268\.00|\$0\.0000268)</td>'  # with the digits of all prices
+    price = r'<th scope="row">X</th><td>(?:\$268\.00|\$0\.0000268|\$0)</td>'  # with the digits of all prices
     found = re.findall(price + '<td class="text">([^<]*)<', text)
     assert found == [said or "2026-01-01"], "without one the column is left out"
     assert ("is cheaper from" in text) is (said is not None)
+    assert "policy’s volume of" in text, "a price of 0 has no line, and leaves the others theirs"
     assert ("For requests like those of prompt_rag/fp16 (200 tokens in and 68 out on average, by this model&#39;s "
             "tokenizer). The quality of the hosted models was not measured.") in text  # fmt: skip
 

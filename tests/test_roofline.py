@@ -15,12 +15,11 @@ from harness.engine.eager import Eager
 from harness.engine.graph import Graph
 from harness.loading import load
 from harness.measure import memory, roofline
-from harness.measure.latency import _held, measure
+from harness.measure.latency import _held, measure, prompts_of
 from harness.measure.roofline import Step, bandwidth, host_bound, rate, row_operations, step_bytes
 from harness.prompt import Recipe
 from harness.quantize.dynamic import Dynamic
 from harness.quantize.int8 import Int8
-from harness.types import Measurement
 from tests.cells import suite_data
 from tests.test_architectures import made
 from tests.test_engine import CONTEXT
@@ -162,30 +161,37 @@ def test_far_from_the_limit_and_flat_in_the_batch_is_host_bound(
     assert host_bound(times, alone, batch) is bound
 
 
-@pytest.mark.parametrize("min_prefix", [0, 8])
-def test_a_latency_step_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, min_prefix: int) -> None:
+@pytest.mark.parametrize(("min_prefix", "batch"), [(0, 2), (0, 1), (8, 2)])
+def test_a_latency_step_says_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, min_prefix: int, batch: int
+) -> None:
     folder = saved(tmp_path, *MODELS["llama"])
     Recipe("Be kind.", (), (), "none", 1).save(folder)
     rows = tuple({"id": str(n), "message": f"question {n}", "reply": "yes"} for n in range(4))
     knobs = {
-        "requests": 2, "warmup": 0, "warmup_most": 0, "output_tokens": 4, "batch_size": 2, "batch_tokens": 4,
+        "requests": 2, "warmup": 0, "warmup_most": 0, "output_tokens": 4, "batch_size": batch, "batch_tokens": 4,
         "natural_requests": 1, "clients": [1, 32], "requests_per_client": 1, "open_requests": 0,
     }  # fmt: skip
     data = suite_data(evaluation=rows, max_new_tokens=6)
-    ran: list[tuple[int, int]] = []
+    ran: list[tuple[int, list[int]]] = []
 
-    def fits(model: object, device: str, loading: int | None, held: tuple[int, int], *_: object) -> list[Measurement]:
-        ran.append(held)
+    def fits(model: object, device: str, loading: int | None, rows: int, held: list[int], *_: object) -> list[Any]:
+        ran.append((rows, held))
         return []
 
     monkeypatch.setattr(memory, "measure", fits)
-    measured, facts = measure(Eager(min_prefix=min_prefix).start(folder, CONTEXT), folder, data, knobs, CONTEXT)
+    monkeypatch.setattr(roofline, "REPEATS", 1)
+    session: Any = Eager(min_prefix=min_prefix).start(folder, CONTEXT)
+    measured, facts = measure(session, folder, data, knobs, CONTEXT)
     found = {m.metric: m.value for m in measured}
     assert found["times_limit"] == pytest.approx(found["itl_ms/p50"] / found["step_limit_ms"])
     assert found["step_limit_ms"] > 0
     assert found["batch_times_limit"] == pytest.approx(found["batch_step_ms"] / found["batch_step_limit_ms"])
-    assert found.get("host_bound") in ((0.0, 1.0) if min_prefix == 0 else (None,)), "a shared prefix is read once"
-    assert ran == [(2, 3)], "new tokens of the largest batch that ran: no clients are served here"
+    far = min_prefix == 0 and batch > 1
+    assert found.get("host_bound") in ((0.0, 1.0) if far else (None,)), "a prefix is read once, one row is as flat"
+    asked = [len(ids) for ids in session.encode(prompts_of(session, folder, data, batch), 0)]
+    shared = asked[0] - 1 if min_prefix else 0  # all but the number of a question
+    assert ran == [(batch, [*(n - shared + 3 for n in asked), *[shared] * bool(shared)])], "of the largest batch"
     assert found["noisy"] == float(bool(facts["noise"]))
     assert found["other_work/cores"] >= 0
     assert found["warmup_requests"] == 0

@@ -182,7 +182,7 @@ def test_both_engines_draw_the_same_answers_at_any_batch_size(tmp_path: Path, na
     greedy = EagerSession(Eager(), load(folder, CONTEXT), CONTEXT).generate(prompts, 24)
     assert sum(a != b for a, b in zip(told, greedy, strict=True)) > len(prompts) / 2
     for batch in (3, 32):
-        session = Graph(batch_size=batch, **knobs).start(folder, CONTEXT)
+        session: Any = Graph(batch_size=batch, **knobs).start(folder, CONTEXT)
         assert isinstance(session, GraphSession)
         assert session.generate(prompts, 24) == told
         assert session.generate(prompts, 24) == told, "the same call gives the same answers again"
@@ -191,6 +191,8 @@ def test_both_engines_draw_the_same_answers_at_any_batch_size(tmp_path: Path, na
         texts = session.tokenizer.batch_decode([m.tokens for m in made], skip_special_tokens=True)
         assert texts == [c.text for c in told], "in another order, each with its key"
         assert session.eager.generate(prompts, 24) == told
+    for one in (session, session.eager):
+        assert one.generate(prompts[5:], 24, keys=range(5, len(prompts))) == told[5:], "whatever is asked beside it"
 
 
 @pytest.mark.parametrize("knobs", [{}, {"batch_size": 3, "compact_below": 1.01}, {"batch_size": 5, "min_prefix": 0}])

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from errno import ENOSPC
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -29,6 +30,7 @@ PATIENCE_S = 20  # how long a thread that hangs may hang before the test says so
 def weights(folder: Path) -> Mapping[str, Any]:
     """A build of five bytes."""
     (folder / "model.safetensors").write_bytes(b"12345")
+    (folder / "model.safetensors").chmod(0o600)  # as safetensors does
     return {"parameters": 5}
 
 
@@ -41,7 +43,10 @@ def test_a_build_leaves_its_files_and_a_manifest(tmp_path: Path) -> None:
     assert (manifest["kind"], manifest["key"], manifest["preimage"]) == ("adapt", STEP.key, {"a": 1})
     assert (manifest["facts"], manifest["environment"]) == ({"parameters": 5}, {"device": "cpu"})
     assert manifest["bytes"] == 5
-    assert (tmp_path / "adapt" / STEP.key / "model.safetensors").read_bytes() == b"12345"
+    made, new = tmp_path / "adapt" / STEP.key / "model.safetensors", tmp_path / "new"
+    assert made.read_bytes() == b"12345"
+    new.touch()
+    assert made.stat().st_mode == new.stat().st_mode, "others may read the store as far as the user's umask says"
     assert not list((tmp_path / "tmp").iterdir())
 
 
@@ -255,6 +260,18 @@ def test_json_is_replaced_whole(tmp_path: Path) -> None:
         write_json(path, {"x": object()})
     assert json.loads(path.read_text(encoding="utf-8")) == {"é": 1}
     assert [f.name for f in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_a_full_disk_is_told_with_the_file_that_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system names none where a write fails."""
+
+    def full(number: int) -> None:
+        raise OSError(ENOSPC, "full")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="full") as told:
+        write_json(tmp_path / "x.json", {})
+    assert (told.value.filename, list(tmp_path.iterdir())) == (str(tmp_path / "x.json"), [])
 
 
 def test_folder_bytes_counts_below(tmp_path: Path) -> None:

@@ -320,7 +320,9 @@ def test_a_fifth_of_the_shipped_suite_is_held_out() -> None:
     [
         (lambda f: write(f / "eval.jsonl", [row(n, "e") for n in range(9)]), False, True, False),
         (lambda f: write(f / "train.jsonl", [row(n) for n in range(ROWS + 2)]), True, False, False),
-        (lambda f: (f / "guide.md").write_text("Greet last."), True, False, False),
+        (lambda f: write(f / "train.jsonl", [row(n, case="odd") for n in range(ROWS)]), False, False, False),
+        (lambda f: write(f / "train.jsonl", [row(n, reply="No.") for n in range(ROWS)]), True, False, False),
+        (lambda f: (f / "guide.md").write_text("Greet last."), False, False, False),
         (lambda f: (f / "scorers.py").write_text("def style(): ..."), False, True, True),
         (lambda f: (f / "task.yaml").write_text("task: other"), False, True, True),
         (lambda f: write(f / "kb.jsonl", [{"id": "a1", "title": "Returns", "text": "30 days."}]), True, True, False),

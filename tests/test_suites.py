@@ -8,6 +8,7 @@ import math
 import random
 import re
 import string
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,10 +23,12 @@ from harness.measure import quality
 from harness.resources import resource
 from harness.suite import hashed, load
 from harness.suites.__main__ import main as command
-from harness.suites.check import config_of, faults_of_score, scorers_of
+from harness.suites.check import config_of
+from harness.suites.faults import faults_of_score, faults_of_task
 from harness.suites.shape import folded, misspelt, uneven, unlike
 from harness.types import Completion, Context, SuiteData
 from tests.grids import TINY, harness, run_folder
+from tests.suites.loading import scorers_of
 
 LABELS = ("billing", "sales", "help")
 
@@ -86,9 +89,16 @@ def test_a_csv_becomes_a_suite_that_the_grid_runs(tmp_path: Path, capsys: pytest
     assert main(["check", "mine"]) == 0
     assert "card.md" not in capsys.readouterr().err
     assert "likely show only differences of" in told.err
-    done = harness(tmp_path, "+sweep=mine", "adaptation=prompt_rag", "quantization=fp16", *TINY)
+    Path("suites/mine/answer.lark").write_text('start: "yes" | "no"')
+    scorers = Path("suites/mine/scorers.py")
+    scorers.rename("suites/mine/ours.py")
+    scorers.write_text("from ours import evaluation, process_results\n")
+    own = ("engine.constrained=true", "suite.output_file=answer.lark")
+    done = harness(tmp_path, "+sweep=mine", "adaptation=prompt_rag", "quantization=fp16", *own, *TINY)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "You answer for ${company}: kindly." in next((run_folder(done) / "rows").glob("*.jsonl")).read_text()
+    text = next((run_folder(done) / "rows").glob("*.jsonl")).read_text()
+    assert "You answer for ${company}: kindly." in text
+    assert {json.loads(line)["output"] for line in text.splitlines()} <= {"yes", "no"}
     page = (run_folder(done) / "report.html").read_text(encoding="utf-8")
     assert "mine on dummy_tiny" in page
     assert "word_f1" in page
@@ -437,13 +447,51 @@ def test_a_score_of_which_less_is_better_or_that_is_no_share_cannot_decide(
     assert "mistake: suite.primary=exact: less of it is better, as " in capsys.readouterr().err
 
 
-def test_a_suite_is_never_written_over(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["new", "mine", "--from", str(table()), *NAMES]) == 0
-    before = Path("suites/mine/train.jsonl").read_bytes()
-    assert main(["new", "mine", "--from", str(table(60)), *NAMES]) == 2
-    every = "suites/mine, conf/suite/mine.yaml, conf/sweep/mine.yaml: are there already; choose another name, or delete"
-    assert every in capsys.readouterr().err
-    assert Path("suites/mine/train.jsonl").read_bytes() == before
+def test_a_suite_is_never_written_over_but_for_its_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of which more move none."""
+    make = ["new", "mine", "--from", str(table()), *NAMES]
+    assert command([*make, "--rows-only"]) == 2
+    assert "suites/mine: is not there; make the suite first, without --rows-only" in capsys.readouterr().err
+    assert main(make) == 0
+    files = (*Path("suites/mine").glob("*"), *Path("conf").rglob("*.yaml"))
+    before, sides = {path: path.read_bytes() for path in files}, rows_of("mine")
+    table(180)
+    assert main(make) == 2
+    told = "suites/mine, conf/suite/mine.yaml, conf/sweep/mine.yaml: are there already; choose another name, delete "
+    assert f"{told}them, or have --rows-only write the rows alone" in capsys.readouterr().err
+    assert command([*make, "--rows-only", "--eval-share", "0.6"]) == 2
+    line = capsys.readouterr().err
+    assert "harness: suites/mine/train.jsonl, row 'row-00" in line
+    assert " such); give --group, --eval-share and --eval-from as before, or delete the file" in line
+    assert {path: path.read_bytes() for path in files} == before
+    assert command([*make, "--rows-only"]) == 0
+    told = capsys.readouterr().out
+    assert "from rows.csv, split by group.\nnext:\n  python -m harness.suites check mine\n" in told
+    assert {path.name for path in files if path.read_bytes() != before[path]} == {"train.jsonl", "eval.jsonl"}
+    for was, now in zip(sides, rows_of("mine"), strict=True):
+        assert len(now) > len(was)
+        assert all(row in now for row in was)
+
+
+def test_rows_that_are_parted_already_stay_so(capsys: pytest.CaptureFixture[str]) -> None:
+    made = [{"id": f"c{i // 3}", "message": f"Ticket {i * 7919}", "reply": LABELS[i % 3]} for i in range(180)]
+    lines(made[90:-1])
+    held = Path("rows.jsonl").rename("held.jsonl")
+    lines([*made[:89], {**made[100], "id": "d"}, {**made[101], "id": "e", "message": "New", "reply": "help"}])
+    parted = ["--from", "rows.jsonl", "--eval-from", str(held)]
+    assert main(["new", "mine", *parted, "--group", "id"]) == 0, "a column of groups is none of ids"
+    told = capsys.readouterr().out
+    assert "91 training rows (32 groups) from rows.jsonl and 89 evaluation rows (30 groups) from held.jsonl.\n" in told
+    twin = "held.jsonl, row 11 (rows.jsonl, row 90): the message or the group of a training row (1 such); remove one "
+    assert f"warning: {twin}of the two, or set leakage=drop\n" in told
+    train, evaluation = rows_of("mine")
+    assert {row["message"] for row in evaluation} == {row["message"] for row in made[90:-1]}
+    assert {row["id"][:4] for row in evaluation} == {"eval"}
+    assert len(train) == 91
+    assert command(["new", "mine", *parted, "--group", "id", "--rows-only"]) == 0, "the twin has not moved"
+    lines(made[:3])
+    assert main(["new", "few", *parted, "--group", "id"]) == 2
+    assert "rows.jsonl: 1 group leaves no " in capsys.readouterr().err
 
 
 def test_where_a_part_cannot_be_written_no_part_is(capsys: pytest.CaptureFixture[str]) -> None:
@@ -474,10 +522,13 @@ def test_check_tells_what_scorers_and_rows_disagree_on(capsys: pytest.CaptureFix
     assert "its own reference reply scores 0 on exact; mend one of the two" in capsys.readouterr().err
     scorers.write_text(text.replace("def process_results", "def other"))
     assert main(["check", "mine"]) == 2
-    assert "has no process_results(doc, results)" in capsys.readouterr().err
+    assert "scorers.py' has no function 'process_results' (from YAML in " in capsys.readouterr().err
     scorers.write_text("import nothing_like_it\n")
     assert main(["check", "mine"]) == 2
-    assert "cannot be run (ModuleNotFoundError" in capsys.readouterr().err
+    assert (
+        "task.yaml: lm-eval cannot read it (ModuleNotFoundError: No module named 'nothing_like"
+        in capsys.readouterr().err
+    )
     scorers.write_text(text)
     rows = Path("suites/mine/eval.jsonl")
     train = json.loads(Path("suites/mine/train.jsonl").read_text().split("\n")[0])
@@ -531,6 +582,7 @@ def test_choices_of_ones_own_rows_are_scored_by_lm_eval(tmp_path: Path, capsys: 
     )
     whole = CHOICES.replace("choices\n", "mine\n", 1).replace('"Yes.", "No.", "Who knows?"', ", ".join(LABELS))
     whole = whole.replace("target: 1", "target: reply")
+    head = whole.partition("metric_list")[0]
     scorers.write_text(scorers.read_text().replace("def process_results", "def other"))
     config.write_text(config.read_text().replace("primary: accuracy", "primary: acc"))
     for text, told in (
@@ -539,14 +591,58 @@ def test_choices_of_ones_own_rows_are_scored_by_lm_eval(tmp_path: Path, capsys: 
         (whole.replace("{metric: acc,", "{metric: exact_match,"), "suite.primary=acc: no score of mine; "),
         (whole + "process_results: !function scorers.predicted\n", "lm-eval cannot read it (AttributeError: 'dict' "),
         (whole.replace("_is_better: true", "_is_better: No"), "suite.primary=acc: less of it is better, as "),
-        (whole.partition("metric_list")[0] + "include: _list_yaml\n", ""),
+        (head + "include: [_more_yaml]\n", ""),  # which includes another
+        (head, ""),  # with the scores that lm-eval gives choices
     ):
         task.write_text(text)
+        Path("suites/mine/_more_yaml").write_text("include: ./_list_yaml\n")
         Path("suites/mine/_list_yaml").write_text("metric_list" + whole.partition("metric_list")[2])
         capsys.readouterr()
         assert main(["check", "mine"]) == (2 if told else 0), told
         assert told in (err := capsys.readouterr().err)
         assert "has no process_results" not in err
+
+
+def test_the_scores_of_a_suite_are_those_of_its_own_task() -> None:
+    """Not those of another file in its folder."""
+    assert main(["new", "mine", "--from", str(table()), *NAMES]) == 0
+    Path("suites/mine/choices.yaml").write_text(CHOICES)
+    told = "policy.metric=acc: no score of mine; it has exact, word_f1"
+    assert faults_of_score(load(config_of("mine")), "acc", "policy.metric") == [told]
+
+
+def test_scorers_import_what_stands_beside_them_and_nothing_else() -> None:
+    """Each suite its own; of what stands elsewhere, as in the working directory, no change would be seen."""
+
+    def faults(name: str) -> list[str]:
+        suite = config_of(name)
+        data = load(suite)
+        return faults_of_score(data, "exact", "suite.primary") or faults_of_task(data, suite)
+
+    for name, luck in (("mine", "0.5"), ("yours", "2")):
+        assert main(["new", name, "--from", str(table()), *NAMES]) == 0
+        scorers, helper = (Path(f"suites/{name}/{file}.py") for file in ("scorers", "ourscores"))
+        helper.write_text(f"def luck():\n    return {luck}\n")
+        text = scorers.read_text().replace("int(words(said) == words(wanted))", "luck() if said == wanted else 0")
+        scorers.write_text(f"from ourscores import luck\n{text}")
+    assert faults("mine") == []
+    assert "suite.primary=exact: is 2 for the reference reply" in faults("yours")[0]
+    assert faults("mine") == []
+    digest = load(config_of("yours")).evaluation_digest
+    helper.write_text(helper.read_text().replace("2", "0.25"))
+    assert load(config_of("yours")).evaluation_digest != digest
+    assert faults("yours") == []
+    elsewhere = helper.rename("ourscores.py").absolute()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path().absolute()))
+        for _ in "twice":
+            assert faults("yours") == [
+                f"{elsewhere}: code of the suite in {helper.parent.absolute()} imports it, and its changes would not "
+                "be seen; move it into that folder"
+            ]
+        scorers.write_text(text.replace("    said =", "    from ourscores import luck\n    said ="))
+        assert f"raises UserError: {elsewhere}: code of the suite in " in faults("yours")[0]
+    assert "ourscores" not in sys.modules
 
 
 def test_a_task_that_lm_eval_brings_along_needs_no_scorers(capsys: pytest.CaptureFixture[str]) -> None:
@@ -581,11 +677,6 @@ def test_a_grammar_is_asked_for_where_answers_are_to_be_constrained(tmp_path: Pa
     done = harness(tmp_path, *arguments, "suite.output_file=answer.lark")
     assert done.returncode == 2
     assert "answer.lark: " in done.stderr
-    Path("suites/mine/answer.lark").write_text('start: "yes" | "no"')
-    done = harness(tmp_path, *arguments, "suite.output_file=answer.lark")
-    assert done.returncode == 0, done.stdout + done.stderr
-    rows = [json.loads(line) for line in next((run_folder(done) / "rows").glob("*.jsonl")).read_text().splitlines()]
-    assert {row["output"] for row in rows} <= {"yes", "no"}
 
 
 class Parrot:
@@ -693,9 +784,11 @@ def test_check_names_the_files_that_the_configuration_names(capsys: pytest.Captu
     folder, config = Path("suites/mine"), Path("conf/suite/mine.yaml")
     train = json.loads((folder / "train.jsonl").read_text().split("\n")[0])
     Path(folder / "hard.jsonl").write_text(json.dumps({**train, "id": "x"}))
-    config.write_text(config.read_text().replace("eval.jsonl", "hard.jsonl"))
-    assert main(["check", "mine"]) == 2
-    assert "suites/mine/hard.jsonl, row 'x': same text as training row" in capsys.readouterr().err
+    own = ("mine_hard", "defaults: [mine, _self_]\neval_file: hard.jsonl\n")
+    for name, text in (own, ("mine", config.read_text().replace("eval.jsonl", "hard.jsonl"))):
+        Path(f"conf/suite/{name}.yaml").write_text(text)
+        assert main(["check", name]) == 2
+        assert "suites/mine/hard.jsonl, row 'x': same text as training row" in capsys.readouterr().err
 
 
 def rows_of(name: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -825,6 +918,28 @@ def test_one_reply_that_is_no_json_leaves_words_or_is_to_be_mended(
     lines({"message": f"Ticket {i * 7919}", "reply": reply if i % 5 else {"n": i}} for i in range(60))
     assert main(["new", "few", "--from", "rows.jsonl"]) == 0
     assert "no JSON" not in capsys.readouterr().out
+
+
+def test_json_is_compared_with_each_of_the_right_answers(capsys: pytest.CaptureFixture[str]) -> None:
+    rows: list[dict[str, Any]] = [
+        {"message": f"Ticket {i * 7919}", "references": [{"tool": "a", "n": i}, {"tool": "b", "why": "x" * 50, "n": i}]}
+        for i in range(60)
+    ]
+    lines(rows)
+    assert main(["new", "mine", "--from", "rows.jsonl", "--reply", "references"]) == 0
+    longest = json.dumps(rows[-1]["references"][1], separators=(",", ":"))
+    assert f"max_new_tokens: {len(longest) + 16} in " in capsys.readouterr().out
+    assert main(["check", "mine"]) == 0
+    scorers, row = scorers_of(Path("suites/mine")), rows_of("mine")[1][0]
+    for reply in row["references"]:
+        assert scorers.process_results(row, [reply]) == {"exact": 1, "value_f1": 1, "parses": 1}
+    path = Path("suites/mine/eval.jsonl")
+    path.write_text(path.read_text().replace(json.dumps(row["references"][1]), '"b"', 1))
+    assert main(["check", "mine"]) == 2
+    assert f"row {row['id']!r}: reply is no JSON object or list; mend it" in capsys.readouterr().err
+    lines([*rows, {"message": "More", "references": [{"tool": "a"}, "none"]}])
+    assert main(["new", "other", "--from", "rows.jsonl", "--reply", "references"]) == 0
+    assert "row 61: reply is no JSON, as those of 60 other rows are, so all are" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("column", ["reply", "references"])
@@ -1295,6 +1410,12 @@ def test_first_rows_unlike_the_others_are_told(capsys: pytest.CaptureFixture[str
         "eval.jsonl: its first 48 rows, which profile=quick takes, are of 1 of 4 values of `reply` ('billing': 100% of "
         f"them, {billing / len(held[48:]):.0%} of the others); shuffle the file",
     ]
+
+    Path("conf/profile").mkdir()
+    Path("conf/profile/quick.yaml").write_text("defaults: [standard, _self_]\ntrain_rows: null\neval_rows: 20\n")
+    assert main(["check", "mine"]) == 0
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "=quick" in line)
+    assert "eval.jsonl: its first 20 rows, which profile=quick takes, are" in line
 
 
 def test_first_rows_of_too_few_groups_are_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -83,7 +83,7 @@ COMMANDS = (
     "report.__main__",
     "reproduce",
     "suites.__main__",
-    "upkeep",
+    "store.__main__",
 )
 
 
@@ -92,7 +92,8 @@ COMMANDS = (
     [
         ("__main__", [f"model={RED}"]), ("check.__main__", ["x", "--baseline", RED]), ("check.__main__", [f"--{RED}"]),
         ("export.__main__", [RED, "--to", "x"]), ("report.__main__", [RED]), ("reproduce", [RED]),
-        ("suites.__main__", ["check", RED]), ("upkeep", ["--store", RED, "ls"]), ("upkeep", ["ls", RED]),
+        ("suites.__main__", ["check", RED]), ("store.__main__", ["--store", RED, "ls"]),
+        ("store.__main__", ["ls", RED]),
     ],
 )  # fmt: skip
 def test_no_mistake_writes_control_characters(

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import replace
+from errno import EACCES
 from pathlib import Path
 
 import pytest
 
 from harness.store import MANIFEST, Store, faults, read_manifest, sealed, write_json
+from harness.store.__main__ import DAY_S, main
+from harness.store.upkeep import builds, collect, occupied_bytes, shrink
 from harness.types import Step, StepKind
-from harness.upkeep import DAY_S, builds, collect, main, occupied_bytes, shrink
 from tests.building import step, work
 
 BASE, ADAPT, QUANTIZE = StepKind.BASE, StepKind.ADAPT, StepKind.QUANTIZE
@@ -116,12 +118,27 @@ def test_no_more_goes_than_has_to(family: tuple[Store, dict[str, Step]]) -> None
     assert [b.title for b in shrink(store, 500_000)] == ["trained"]
 
 
-def test_stopping_it_is_told_by_its_exit_code(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stopped(folder: Path, thorough: bool) -> list[str]:
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(
+    ("read", "error", "code", "told"),
+    [("sha256", KeyboardInterrupt(), 130, "stopped"), ("sha256", PermissionError(EACCES, "no right", "x"), 2, "x: no"),
+     ("parse", PermissionError(EACCES, "no right", "x"), 2, "x: no")],
+)  # fmt: skip
+def test_what_could_not_be_verified_is_not_broken(
+    read: str, error: BaseException, code: int, told: str,
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """As where it is another user's."""
 
-    monkeypatch.setattr("harness.upkeep.faults", stopped)
-    assert main(["verify", "--store", str(store.root)]) == 130
+    def ended(*_: object) -> str:
+        raise error
+
+    monkeypatch.setattr(f"harness.store.{read}", ended)
+    assert main(["verify", "--store", str(store.root)]) == code
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"harness: {told}")
+    assert "broken" not in captured.out
+    if read == "parse":
+        assert shrink(store, 1) == [], "a grid beside them goes on"
 
 
 def test_an_eviction_that_was_killed_is_ended_by_the_next(store: Store) -> None:
@@ -147,7 +164,7 @@ def test_what_goes_while_it_is_verified_is_not_broken(
             return ["b.json: No such file or directory"]
         return faults(folder, thorough)
 
-    monkeypatch.setattr("harness.upkeep.faults", meanwhile)
+    monkeypatch.setattr("harness.store.__main__.faults", meanwhile)
     assert main(["verify", "--store", str(store.root)]) == 0
     assert capsys.readouterr().out == "4 builds: 0 broken\n"
 

@@ -100,7 +100,7 @@ def _become(cwd: str, environment: Mapping[str, str], fds: list[int]) -> None:
     tempfile.tempdir = None
     sys.path[0] = cwd
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    subprocess.Popen = Nested  # type: ignore[misc]
+    subprocess.Popen = Nested  # type: ignore[misc, assignment]
     util.spawnv_passfds = _forked(util.spawnv_passfds)
 
 

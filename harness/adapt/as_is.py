@@ -20,6 +20,7 @@ class AsIs(Searching):
 
     VERSION: ClassVar[int] = 5
     SEEDED: ClassVar[bool] = False
+    GUIDED: ClassVar[bool] = False
     LIBRARIES: ClassVar[tuple[str, ...]] = ("bm25s",)
 
     def __call__(self, base: Path, data: SuiteData, out: Path, context: Context) -> Mapping[str, Json]:

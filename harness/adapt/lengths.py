@@ -11,17 +11,17 @@ from harness.prompt import Prompter, render
 from harness.types import SuiteData
 
 
-def demand_context(
-    model: Any, rows: Sequence[Mapping[str, Any]], lengths: Sequence[int], carried: str = "its prompt"
-) -> None:
-    """Raises `DoesNotFit` where a row, `lengths` tokens with what is `carried`, is longer than the model's context."""
+def demand_context(model: Any, rows: Sequence[Mapping[str, Any]], lengths: Sequence[int], answer: int = 0) -> None:
+    """Raises `DoesNotFit` where a row, `lengths` tokens with its prompt and the `answer`, is longer than the model's
+    context."""
     tokens, row = max(zip(lengths, (str(r.get("id")) for r in rows), strict=True), default=(0, ""))
     if (limit := context_tokens(model)) and tokens > limit:
         such = sum(n > limit for n in lengths)
+        new, limited = (f" and an answer of up to {answer:,}", " or suite.max_new_tokens") if answer else ("", "")
         raise DoesNotFit(
-            f"longer than the model's context: row {row} has {tokens:,} tokens with {carried}, where it holds "
+            f"longer than the model's context: row {row} has {tokens:,} tokens with its prompt{new}, where it holds "
             f"{limit:,}{f' (such rows: {such:,})' if such > 1 else ''}; shorten such rows or leave them out, or lower "
-            "what prompts carry (adaptation.few_shot, adaptation.top_k)"
+            f"what prompts carry (adaptation.few_shot, adaptation.top_k){limited}"
         )
 
 
@@ -29,5 +29,4 @@ def demand_room(model: Any, tokenizer: Any, prompter: Prompter, data: SuiteData,
     """The same of the rows that are asked, each with its prompt and an answer of so many `new` tokens."""
     texts = [render(tokenizer, prompter(row[data.message_field])) for row in data.evaluation]
     asked = tokenizer(texts, add_special_tokens=False).input_ids if texts else []
-    answer = f" and an answer of up to {new:,} (suite.max_new_tokens)" if new else ""
-    demand_context(model, data.evaluation, [len(ids) + new for ids in asked], f"its prompt{answer}")
+    demand_context(model, data.evaluation, [len(ids) + new for ids in asked], new)

@@ -20,12 +20,15 @@ from rich.console import Console
 
 from harness import ledger
 from harness.check import fresh, outputs, rules, subject
+from harness.check.answers import ENDED, chosen, elsewhere, rows_to_pass
 from harness.check.judge import judge
 from harness.check.timing import latency_trials
 from harness.check.trial import Judgement, Verdict
 from harness.errors import UserError
 from harness.escaping import visible
+from harness.files import cannot_write
 from harness.terminal import Arguments, end_at_sigterm, ended, speaker, tell
+from harness.wording import plural
 
 ALL_ROWS = math.inf
 EXAMPLES = """
@@ -102,7 +105,7 @@ def _candidate(a: argparse.Namespace, run: str) -> subject.Side:
 
 
 def _baseline(a: argparse.Namespace) -> subject.Side:
-    side = subject.read(a.baseline)
+    side = subject.read(a.baseline, baseline=True)
     wanted = a.baseline_cell or a.cell
     if wanted and len(side.cells) > 1 and a.save_baseline and a.save_baseline.resolve() == a.baseline.resolve():
         raise UserError(
@@ -138,6 +141,25 @@ def _judged(a: argparse.Namespace, runs: Sequence[str], changes: Sequence[str]) 
     return candidate, replace(found, candidate=a.model), out / "check"
 
 
+def _few(kept: subject.Side, limits: rules.Rules) -> list[str]:
+    """A line for the scores of each cell of a baseline whose groups are too few to show of answers in other words that
+    they are as good."""
+    found = []
+    for c in kept.cells:
+        few: dict[tuple[int, int], list[str]] = {}
+        for name, section, unnamed in chosen(c, c, limits.quality, limits.validity, elsewhere(kept.cells, c)):
+            rows = [r for r in c.rows if name == ENDED or r.scores.get(name) is not None]
+            groups, least = len({r.group or r.id for r in rows}), rows_to_pass(section.margin, limits.alpha)
+            if section.blocks and groups < least and not (unnamed and len(rows) < len(c.rows)):
+                few.setdefault((groups, least), []).append(name)
+        found += [
+            f"{c.id}: {', '.join(names)}: {plural(groups, 'group')} of rows, and it takes {least} for a candidate to "
+            f"pass that answers in other words and loses none; give more rows, or judge by a wider margin (--set)"
+            for (groups, least), names in few.items()
+        ]
+    return found
+
+
 def _untimed(kept: subject.Side, limits: rules.Rules) -> list[str]:
     """A line for each cell of a baseline whose times no candidate can pass, not even this run itself."""
     found = []
@@ -156,27 +178,32 @@ def _untimed(kept: subject.Side, limits: rules.Rules) -> list[str]:
 
 
 def _keep(kept: subject.Side, path: Path, limits: rules.Rules) -> None:
-    """Writes a baseline, and tells of cells that are not in it, and of times in it that cannot be judged."""
-    subject.save(kept, path)
+    """Writes a baseline, and tells of cells that are not in it, and of scores and times that cannot be judged."""
     left = [f"{c.id} is left out of the baseline ({c.failed})" for c in kept.cells if not c.supported]
-    tell([*left, *_untimed(kept.supported(), limits)], "harness: warning: ")
+    whole = kept.supported()
+    warned = [*left, *_few(whole, limits), *_untimed(whole, limits)]
+    subject.save(kept, path)
+    tell(warned, "harness: warning: ")
 
 
-def _move_on(a: argparse.Namespace, candidate: subject.Side, found: Judgement) -> str:
-    """Keeps a candidate that passes as the next baseline; what is told of it. The old one stays where the new would
-    take its place and is shown to be worse: each release may lose less than the margin, and all together any sum."""
+def _next(a: argparse.Namespace, candidate: subject.Side, found: Judgement) -> tuple[str, subject.Side | None]:
+    """What is told of the next baseline, and a candidate that passes as such. The old one stays where the new would
+    take its place and is shown to be worse: each release may lose less than the margin, and all together any sum.
+    Raises `UserError` where it cannot be kept."""
     open_ = ", ".join(f.trial.metric for f in found.having(Verdict.INCONCLUSIVE, blocks=True))
     worse = ", ".join(f"{f.trial.metric} {outputs.change(f.trial)}" for f in found.having(Verdict.PASS, blocks=True)
         if f.trial.pair and f.trial.pair.delta < 0 and not f.trial.low <= 0 <= f.trial.high)  # fmt: skip
     if found.exit_code or open_:
         why = "the candidate does not pass" if found.exit_code else f"{open_} inconclusive"
-        return f"not saved, {why}; the old one stays"
+        return f"not saved, {why}; the old one stays", None
     if worse and a.save_baseline.resolve() == a.baseline.resolve():
-        return f"not saved, the candidate passes and is shown to be worse: {worse}; the old one stays"
+        return f"not saved, the candidate passes and is shown to be worse: {worse}; the old one stays", None
     judged = {f.trial.cell for f in found.findings}
     kept = subject.Side(candidate.source, tuple(c for c in candidate.cells if c.id in judged))
-    _keep(kept, a.save_baseline, rules.load(a.rules, a.set))
-    return f"{a.save_baseline}{f', shown to be worse than {a.baseline}: {worse}' if worse else ''}"
+    subject.content(kept)
+    if reason := cannot_write(a.save_baseline.parent):
+        raise UserError(f"{a.save_baseline}: cannot be written ({reason}); give another file")
+    return f"{a.save_baseline}{f', shown to be worse than {a.baseline}: {worse}' if worse else ''}", kept
 
 
 def _run(a: argparse.Namespace, console: Console) -> int:
@@ -193,8 +220,10 @@ def _run(a: argparse.Namespace, console: Console) -> int:
     if earlier := a.out or (Path(runs[0]) / "check" if runs else None):
         ledger.forget_verdict(earlier)
     candidate, found, folder = _judged(a, runs, changes)
-    told = _move_on(a, candidate, found) if a.save_baseline else ""  # a refusal ends with 2, so before any verdict
+    told, kept = _next(a, candidate, found) if a.save_baseline else ("", None)  # a refusal: 2, so before any verdict
     page = outputs.write(found, a.out or folder, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()))
+    if kept:
+        _keep(kept, a.save_baseline, found.rules)
     outputs.show(found, console)
     console.print(visible(f"page: {page}"), highlight=False, soft_wrap=True, markup=False)
     if told:

@@ -9,7 +9,7 @@ non-inferiority open" is called a regression here: a release is held to what is 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from harness.check.rules import Length, Scores
@@ -22,6 +22,7 @@ from harness.types import Json
 
 ENDED, PRIMARY, ALL = "ended", "primary", "all"
 Pairs = Sequence[tuple[Row, Row]]
+Wanted = Sequence[tuple[str, Scores, bool]]
 
 
 def pairs(candidate: Subject, baseline: Subject) -> tuple[Pairs, list[str]]:
@@ -44,9 +45,17 @@ def scores_of_rows(candidate: Subject, baseline: Subject) -> tuple[list[str], li
     return sorted(there), sorted(together - there)
 
 
-def chosen(candidate: Subject, baseline: Subject, quality: Scores, validity: Scores) -> list[tuple[str, Scores, bool]]:
-    """The scores that are asked for, each once, with the section whose margin holds for it, and whether by `all` alone.
-    Raises `UserError` where one is named that is no score of rows."""
+def elsewhere(cells: Iterable[Subject], cell: Subject) -> set[str]:
+    """The scores that rows of other suites than a cell's have."""
+    return {name for c in cells if c.suite != cell.suite for name in scores_of_rows(c, c)[0]}
+
+
+def chosen(
+    candidate: Subject, baseline: Subject, quality: Scores, validity: Scores, others: Collection[str] = ()
+) -> Wanted:
+    """The scores that are asked for, each once, with the section whose margin holds for it, and whether by `all` alone;
+    not those that this cell lacks and `others`, cells of other suites, have. Raises `UserError` where one is named that
+    is no score of rows."""
     there, together = scores_of_rows(candidate, baseline)
     primary = baseline.primary or candidate.primary
     named = [primary if name == PRIMARY else name for name in (*quality.scores, *validity.scores)]
@@ -60,7 +69,8 @@ def chosen(candidate: Subject, baseline: Subject, quality: Scores, validity: Sco
         )
     found: dict[str, Scores] = {}
     for name in quality.scores:
-        wanted = there if name == ALL else [primary] if name == PRIMARY else [name]
+        known = name in there or name not in others
+        wanted = there if name == ALL else [primary] if name == PRIMARY else [name] if known else []
         found |= {n: quality for n in wanted if n not in found}
     found |= {n: validity for n in validity.scores if n not in found and (n == ENDED or n in there)}
     return [(name, section, name not in (primary, *named)) for name, section in found.items()]
@@ -173,7 +183,9 @@ def length_trial(cell: str, rows: Pairs, rules: Length) -> Trial | None:
     """The mean length in tokens as a multiple of the baseline's; None where nothing is generated (choices, a head).
 
     It passes where both bounds are ruled out (Schuirmann's two one-sided tests, 1987, J. Pharmacokinet. Biopharm.
-    15:657), and has regressed where it is shown to lie beyond one.
+    15:657), and has regressed where it is shown to lie beyond one. A bound is tested by what each row's answer has
+    more than so many times the baseline's (Fieller 1954, J. R. Stat. Soc. B 16:175): the baseline's mean is no more
+    known than the candidate's.
     """
     before = sum(b.tokens for _, b in rows) / max(len(rows), 1)
     trial = Trial(cell, "output_tokens/mean", rules.blocks, "×", by_rows=True)
@@ -183,22 +195,24 @@ def length_trial(cell: str, rows: Pairs, rules: Length) -> Trial | None:
         return replace(trial, sure=Verdict.NOT_MEASURED, note="no numbers of tokens")
     if before == 0:
         return None
-    found = mean_difference([(a.tokens - b.tokens) / before for a, b in rows], _groups(rows))
-    short, long = _above(found, rules.low - 1), _above(found, rules.high - 1)  # p of "not above" each bound
+    groups = _groups(rows)
+    low, high = (mean_difference([(a.tokens - r * b.tokens) / before for a, b in rows], groups)
+        for r in (rules.low, rules.high))  # fmt: skip
+    short, long = _not_above(low), _not_above(high)
     same = all(a.answer == b.answer and a.tokens == b.tokens for a, b in rows)
     return replace(
         trial, before=before, after=after, change=after / before,
-        low=max(0.0, 1 + bound(found, -1)), high=1 + bound(found, 1),
+        low=max(0.0, rules.low + bound(low, -1)), high=rules.high + bound(high, 1),
         p_worse=min(1.0, 2 * min(1 - short, long)), p_within=max(short, 1 - long),
         same=same, note="the answers are the same" if same else "",
     )  # fmt: skip
 
 
-def _above(found: Paired, at: float) -> float:
-    """One-sided p of the hypothesis that a mean difference is at most `at`."""
+def _not_above(found: Paired) -> float:
+    """One-sided p of the hypothesis that a mean difference is at most 0."""
     from scipy.special import stdtr
 
-    return float(stdtr(found.df, -(found.middle - at) / found.error)) if math.isfinite(found.error) else 1.0
+    return float(stdtr(found.df, -found.middle / found.error)) if math.isfinite(found.error) else 1.0
 
 
 def flips(cell: str, rows: Pairs, scores: Sequence[str], lower: Sequence[str]) -> list[Flip]:

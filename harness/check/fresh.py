@@ -3,6 +3,7 @@ is kept in the store. With a budget the rows come in parts of a fixed random ord
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -11,13 +12,16 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from harness.check.judge import Looks, certain, judge, settled
+from harness.check.judge import Looks, certain, judge, refuse_other_suites, settled
 from harness.check.rules import Rules
 from harness.check.subject import Row, Side, Subject, joined, read
 from harness.check.trial import Judgement
 from harness.errors import UserError
 from harness.escaping import config_value
-from harness.types import GROUPS, Json, knobs
+from harness.rows import example_hash
+from harness.suite import load as load_suite
+from harness.terminal import tell
+from harness.types import GROUPS, Component, Json, knobs
 
 Part = tuple[float, float] | None
 GRACE_S = 30.0  # for a grid to stop its steps
@@ -35,19 +39,24 @@ def overrides(config: Mapping[str, Json], model: str, own: Sequence[str]) -> lis
             told += [f"++{knob}={config_value(value)}" for knob, value in knobs(part["params"], group)]
     told += [f"{key}={config_value(config[key])}" for key in ("seed", "profile") if key not in taken]
     told.append("++profile.aa_control=false")  # a second cell, which no baseline has
+    told += [f"++policy.{key}=null" for key in ("service_level", "metric", "suites")]  # a gate does not choose by one
     return [o for o in told if o.lstrip("+").partition("=")[0] not in taken] + list(own)
 
 
 def outputs(own: Sequence[str]) -> Path:
-    """Where runs go by overrides: as a grid has it, to `outputs=DIR`."""
+    """Where runs go by overrides: as a grid has it, to `outputs=DIR`. Raises `UserError` for a `~`, which shells alone
+    read."""
     given = [o.partition("=")[2] for o in own if o.lstrip("+").startswith("outputs=")]
-    return Path(given[-1].strip("\"'") if given else "outputs")
+    folder = given[-1].strip("\"'") if given else "outputs"
+    if f"{folder}/".startswith("~/"):
+        raise UserError(f'outputs={folder}: is a folder called ~ here; write "outputs=$HOME{folder[1:]}"')
+    return Path(folder)
 
 
 def grid(arguments: Sequence[str], run: Path, cell: str) -> None:
     """Runs the grid of a cell into a folder, and stops it where this process is stopped. Raises `UserError` where it
-    did not run, or ended by a fault of its own (exit 70): its records may then be some of all. A failed cell (exit 1)
-    is a record like any other."""
+    was told a mistake (exit 2), and ends with 70 where it ended by a fault: its records may then be some of all. A
+    failed cell (exit 1) is a record like any other."""
     command = [sys.executable, "-m", "harness", *arguments, f"hydra.sweep.dir={config_value(str(run))}"]
     process = subprocess.Popen(command)
     try:
@@ -64,12 +73,19 @@ def grid(arguments: Sequence[str], run: Path, cell: str) -> None:
     if code == 130:
         raise KeyboardInterrupt
     if code not in (0, 1) or not run.is_dir():
-        raise UserError(f"the grid of {cell} did not run (exit {code}, told above)")
+        mistake = UserError(f"the grid of {cell} did not run (exit {code}, told above)")
+        if code in (0, 1, 2):
+            raise mistake
+        tell(mistake.mistakes)
+        sys.exit(os.EX_SOFTWARE)
 
 
 def evaluate(model: str, baseline: Side, own: Sequence[str], out: Path, part: Part = None) -> Side:
     """A model directory measured as each cell of the baseline was (on a part of the rows), under the baseline's ids.
-    Raises `UserError` where overrides make another number of cells than one of it."""
+    Raises `UserError` where overrides make another number of cells than one of it, and, before anything is built, where
+    its suite is another now."""
+    if not any(o.lstrip("+~").startswith("suite") for o in own):
+        refuse_other_suites([(_asked(cell), cell) for cell in baseline.cells])
     cells: list[Subject] = []
     for at, cell in enumerate(baseline.cells):
         if part and not _rows(cell, *part):
@@ -85,7 +101,22 @@ def evaluate(model: str, baseline: Side, own: Sequence[str], out: Path, part: Pa
                 "sweep nothing"
             )
         cells.append(replace(found[0], id=cell.id))
+        _refuse_changed(model, cells)
     return Side(model, tuple(cells))
+
+
+def _asked(cell: Subject) -> Subject:
+    """A cell with the rows that its suite has now, none of them answered."""
+    data = load_suite(Component(**cell.config["suite"]))
+    rows = tuple(Row(str(r["id"]), example_hash(r), None, "", 0.0, False, {}) for r in data.evaluation)
+    return replace(cell, scoring=data.scoring_digest, rows=rows)
+
+
+def _refuse_changed(model: str, cells: Sequence[Subject]) -> None:
+    """Raises `UserError` where cells are of other files of one model, or scored otherwise than an earlier part."""
+    contents = {c.content for c in cells if c.content}
+    if len(contents) > 1 or any(len({p.scoring for p in cells if p.id == c.id and p.scoring}) > 1 for c in cells):
+        raise UserError(f"{model}: it, or its suite, changed while it was judged; run again when nothing writes there")
 
 
 def _rows(cell: Subject, low: float, high: float) -> list[Row]:
@@ -114,14 +145,17 @@ def within_budget(
         asked = sum(len(_rows(c, 0.0, high)) for c in baseline.cells)
         if at < looks and asked == round(planned * (shares[-1] if shares else 0.0)):
             continue  # few groups: nothing new in this part
-        for cell in measure((low, high), at).cells:
+        made = measure((low, high), at)
+        for cell in made.cells:
             parts.setdefault(cell.id, []).append(cell)
+        _refuse_changed(made.source, [p for several in parts.values() for p in several])
         low = high
         share = 1.0 if at == looks else min(asked / planned, 1.0)
         if shares and share <= shares[-1]:
             shares = shares[:-1]
         shares = (*shares, share)
-        now = Side(baseline.source, tuple(replace(c, rows=tuple(_rows(c, 0.0, high))) for c in baseline.cells))
+        cells = tuple(replace(c, rows=tuple(_rows(c, 0.0, high))) for c in baseline.cells)
+        now = replace(baseline, cells=cells)
         candidate = Side("", tuple(joined(p) for p in parts.values()))
         found = judge(candidate, now, rules, Looks(shares, settled(found) if found else None, planned / everything))
         if certain(found) and (found.exit_code == 1 or len(parts) == len(baseline.cells)):

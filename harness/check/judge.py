@@ -15,10 +15,12 @@ from dataclasses import dataclass, replace
 from harness.check.answers import (
     PRIMARY,
     Pairs,
+    Wanted,
     chosen,
     counted,
     detectable,
     differing,
+    elsewhere,
     flips,
     length_trial,
     pairs,
@@ -29,7 +31,7 @@ from harness.check.answers import (
 from harness.check.rules import Rules
 from harness.check.sequential import level
 from harness.check.subject import Side, Subject
-from harness.check.timing import latency_trials, limit_trials
+from harness.check.timing import computing, latency_trials, limit_trials
 from harness.check.trial import Finding, Flip, Judgement, Trial, Verdict
 from harness.errors import UserError
 from harness.statistics import Paired
@@ -67,10 +69,10 @@ def matched(candidate: Side, baseline: Side) -> list[tuple[Subject | None, Subje
     return [(there.get(b.id), b) for b in baseline.cells]
 
 
-def refuse_other_suites(both: Sequence[tuple[Subject | None, Subject]], rules: Rules) -> None:
+def refuse_other_suites(both: Sequence[tuple[Subject | None, Subject]], decides: bool = False) -> None:
     """Raises `UserError` where a candidate answered other rows, was scored otherwise, or is decided by another score
-    than its baseline."""
-    mistakes, decides = [], PRIMARY in (*rules.quality.scores, *rules.validity.scores)
+    than its baseline, where it `decides`."""
+    mistakes = []
     for a, b in both:
         if a is None or a.failed or b.failed:
             continue
@@ -107,8 +109,8 @@ def judge(candidate: Side, baseline: Side, rules: Rules, looks: Looks | None = N
     can be matched."""
     looks, baseline = looks or Looks(), baseline.supported()
     both = matched(candidate, baseline)
-    refuse_other_suites(both, rules)
-    if not any(a for a, _ in both):
+    refuse_other_suites(both, decides=PRIMARY in (*rules.quality.scores, *rules.validity.scores))
+    if not (any(a for a, _ in both) or candidate.missing or baseline.missing):
         known = ", ".join(b.id for _, b in both)
         raise UserError(
             f"{candidate.source}: has none of the baseline's cells ({known}); see --cell and --baseline-cell"
@@ -128,8 +130,9 @@ def judge(candidate: Side, baseline: Side, rules: Rules, looks: Looks | None = N
         if twice := [i for i, n in Counter(r.id for r in (*a.rows, *b.rows)).items() if n > 2]:
             trials.append(_not_measured(a.id, "rows", f"rows stand there twice ({_few(twice)})"))
         if rows:
-            trials += _answers(a, b, rows, rules, looks)
-            names = [n for n, *_ in chosen(a, b, rules.quality, rules.validity)]
+            wanted = chosen(a, b, rules.quality, rules.validity, elsewhere((c for _, c in both), b))
+            trials += _answers(a, b, rows, wanted, rules, looks)
+            names = [n for n, *_ in wanted]
             flipped += flips(a.id, rows, names, b.lower)
         trials += latency_trials(a, b, a.id, rules.latency)
         trials += limit_trials(a, b, a.id, rules.memory, same_machine=True)
@@ -138,11 +141,13 @@ def judge(candidate: Side, baseline: Side, rules: Rules, looks: Looks | None = N
     place = {(t.cell, t.metric): at for at, t in enumerate(trials)}
     findings.sort(key=lambda f: place[f.trial.cell, f.trial.metric])
     judged = {b.id for _, b in both} | {a.id for a, _ in both if a}
-    notes = [f"{c.id} is not in the baseline, and was not judged" for c in candidate.cells if c.id not in judged]
+    notes = [f"{a.id} {line}, so that some answers may differ without a change of yours"
+        for a, b in both if a and not a.failed and (line := computing(a, b))]  # fmt: skip
+    notes += [f"{c.id} is not in the baseline, and was not judged" for c in candidate.cells if c.id not in judged]
+    against = next((b.id for a, b in both if a and a.id != b.id), "")
     return Judgement(
-        candidate.source, baseline.source, rules.name, tuple(findings), tuple(flipped), tuple(notes),
-        exit_code(findings, rules), looks.share, next((b.id for a, b in both if a and a.id != b.id), ""),
-        rules.inconclusive != "block",
+        candidate.source, baseline.source, rules, tuple(findings), tuple(flipped), tuple(notes),
+        exit_code(findings, rules), looks.share, against, baseline.digest,
     )  # fmt: skip
 
 
@@ -150,9 +155,8 @@ def _not_measured(cell: str, what: str, why: str) -> Trial:
     return Trial(cell, what, True, "", sure=Verdict.NOT_MEASURED, note=why)
 
 
-def _answers(a: Subject, b: Subject, rows: Pairs, rules: Rules, looks: Looks) -> list[Trial]:
+def _answers(a: Subject, b: Subject, rows: Pairs, wanted: Wanted, rules: Rules, looks: Looks) -> list[Trial]:
     lower = {*a.lower, *b.lower}
-    wanted = chosen(a, b, rules.quality, rules.validity)
     found = [score_trial(name, section, a.id, rows, name in lower, unnamed) for name, section, unnamed in wanted]
     found += told_trials(a, b, rules.quality, whole=len(looks.shares) == 1 and looks.share >= 1)
     length = length_trial(a.id, rows, rules.length)

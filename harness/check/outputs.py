@@ -107,7 +107,7 @@ def subtitle(found: Judgement) -> str:
     """What was compared with what."""
     part = "" if found.share >= 1 else f"; {100 * found.share:.1f}% of the rows were asked"
     cell = f"{found.against} of " if found.against else ""
-    return visible(f"{found.candidate} against {cell}{found.baseline}, rules {found.rules}{part}")
+    return visible(f"{found.candidate} against {cell}{found.baseline}, rules {found.rules.name}{part}")
 
 
 # ----------------------------------------------------------------------------------------------------------- terminal
@@ -154,7 +154,8 @@ def write(found: Judgement, out: Path, when: str) -> Path:
     """Writes `check.html`, `check.md`, `junit.xml`, `check.json`; returns the page. `when`: `2026-11-25T01:02:03`."""
     write_text(out / "check.md", markdown(found))
     write_text(out / "junit.xml", junit(found, when))
-    write_text(out / "check.json", json.dumps(as_json(found), indent=1, ensure_ascii=False))
+    made = {"time": f"{when}Z", **as_json(found)}
+    write_text(out / "check.json", json.dumps(made, indent=1, ensure_ascii=False))
     write_text(out / "check.html", html(found))
     return out / "check.html"
 

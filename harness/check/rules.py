@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,13 @@ SECTIONS: Mapping[str, Any] = {
     "quality": Scores, "validity": Scores, "length": Length, "latency": Latency, "memory": Limit, "size": Limit,
     "budget": Budget,
 }  # fmt: skip
+METRICS: Mapping[str, Sequence[str]] = {  # those of which less is better
+    "latency": ("ttft_ms", "e2e_ms", "e2e_natural_ms"),
+    "memory": [f"memory_bytes/{n}" for n in (
+        "cuda_peak_process", "cuda_peak_reserved", "cuda_peak_allocated", "cuda_peak_loading", "nvml_process",
+        "peak_rss", "peak_rss_loading", "peak_prefill", "peak_decode")],
+    "size": ("disk_bytes", "weights_bytes", "kv_bytes_per_token"),
+}  # fmt: skip
 RANGES = {  # the least and the most of a number; alpha lies above its least
     "alpha": (0.0, 0.5), "margin": (0.0, 1.0), "low": (0.0, 1.0), "high": (1.0, math.inf), "noise": (1.0, math.inf),
     "limit": (1.0, math.inf), "looks": (1, 20),
@@ -117,7 +124,8 @@ def load(name: str, changes: Sequence[str] = ()) -> Rules:
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}; see conf/check/default.yaml") from error
     assert isinstance(values, dict)
-    return read(values, str(path), keys)
+    made = read(values, str(path), keys)
+    return replace(made, name=f"{made.name}{' with ' if changes else ''}{', '.join(changes)}")
 
 
 def _changed(changes: Sequence[str]) -> tuple[list[str], list[Any]]:
@@ -161,7 +169,10 @@ def read(values: Mapping[Any, Any], path: str, changed: Collection[str] = ()) ->
         if not isinstance(top[name], Mapping):
             mistakes.append(f"{where(name)} is {top[name]!r}; give its keys as in conf/check/default.yaml")
             continue
-        made[name] = _known(top[name], kind, where, f"{name}.", mistakes)
+        made[name] = found = _known(top[name], kind, where, f"{name}.", mistakes)
+        if name in METRICS and isinstance(found.get("metrics"), tuple):
+            others = [m for m in found["metrics"] if m not in METRICS[name]]
+            mistakes += [f"{where(f'{name}.metrics')} has no metric {m}{nearest(m, METRICS[name])}" for m in others]
     if top.get("inconclusive") not in ("block", "warn"):
         mistakes.append(f"{where('inconclusive')} is {top.get('inconclusive')!r}; give block or warn")
     latency = made.get("latency", {})

@@ -60,7 +60,7 @@ class Subject:
     """One cell as the gate sees it. `values` are single numbers by metric, `lower` the scores where less is better,
     `samples` raw times by metric. `machine` is what must be alike for times to be compared, `timed` the knobs of the
     timing and its version; `noise` says what else the machine did. `drift` is how many times as long its slowest round
-    took."""
+    took. `content` is a digest of the model's files, which a baseline file does not keep."""
 
     id: str
     suite: str
@@ -76,6 +76,7 @@ class Subject:
     drift: float
     config: Mapping[str, Json]
     failed: str = ""
+    content: str = field(default="", compare=False)
 
     @property
     def supported(self) -> bool:
@@ -85,39 +86,41 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """Candidate or baseline: where it was read from, its cells, and the cells of its grid that left no record."""
+    """Candidate or baseline: where it was read from, its cells, the cells of its grid that left no record, and the
+    digest of a file."""
 
     source: str
     cells: tuple[Subject, ...]
     missing: tuple[str, ...] = ()
+    digest: str = ""
 
     def supported(self) -> Side:
         """Without the cells that cannot be run, which no candidate is held to."""
         return replace(self, cells=tuple(c for c in self.cells if c.supported))
 
     def only(self, cell: str, flag: str) -> Side:
-        """The one cell of that name, be it its id or the short name of reports. Raises `UserError` for none."""
-        short = labels(c.id for c in self.cells)
-        found = tuple(c for c in self.cells if cell in (c.id, short[c.id]))
+        """The one cell of that name, be it its id or the short name of reports, or that it is missing. Raises
+        `UserError` for none."""
+        short = labels([*(c.id for c in self.cells), *self.missing])
+        found = [i for i, name in short.items() if cell in (i, name)]
         if not found:
             known = ", ".join(short.values()) or "none"
             raise UserError(f"{flag} {cell}: not in {self.source}; there is {known}")
-        return replace(self, cells=found, missing=())
+        cells = tuple(c for c in self.cells if c.id in found)
+        return replace(self, cells=cells, missing=tuple(i for i in self.missing if i in found))
 
 
-def read(path: Path) -> Side:
-    """A run folder, or a baseline file. Raises `UserError` where it is neither or cannot be read."""
+def read(path: Path, baseline: bool = False) -> Side:
+    """A run folder, or a baseline file. Raises `UserError` where it is neither or cannot be read, with the mend of a
+    candidate, or of a `baseline`."""
     if path.is_dir():
         return _read_run(path)
     if path.is_file():
         return _read_file(path)
-    raise UserError(
-        f"{path}: no such run folder or baseline; write one with `python -m harness.check RUN {_flag(path)}`"
-    )
-
-
-def _flag(path: Path) -> str:
-    return f"--save-baseline {path if path.suffix == '.json' else 'baselines/NAME.json'}"
+    into = path if path.suffix == ".json" else "baselines/NAME.json"
+    write = f"write one with `python -m harness.check RUN --save-baseline {into}`"
+    mend = write if baseline else "give a run folder such as outputs/<sweep>/<time>"
+    raise UserError(f"{path}: no such run folder or baseline; {mend}")
 
 
 # ------------------------------------------------------------------------------------------------------- a run folder
@@ -130,11 +133,6 @@ def _read_run(run: Path) -> Side:
 
 def _subject(run: Path, record: RunRecord) -> Subject:
     rows = read_rows(run, record)
-    if record.status is Status.OK and any("example_hash" not in r for r in rows):
-        raise UserError(
-            f"{run}: the rows of {record.id} were measured by a version that kept no example_hash, so they cannot be "
-            "paired; run the grid again"
-        )
     _refuse_others(run, record, rows)
     latency = record.params("measure").get("latency", {})
     timings = [step["facts"] for kind, step in record.steps.items() if kind.startswith("latency")]
@@ -158,6 +156,7 @@ def _subject(run: Path, record: RunRecord) -> Subject:
         drift=drift.value if drift else 1.0,
         config={k: record.config.get(k) for k in CONFIG},
         failed="" if record.status is Status.OK else f"{record.status}: {record.reason}",
+        content=record.digest_of("base", "content"),
     )
 
 
@@ -181,7 +180,7 @@ def _refuse_others(run: Path, record: RunRecord, rows: Sequence[Mapping[str, Any
 def _rows(run: Path, cell: str, rows: Sequence[Mapping[str, Any]]) -> tuple[Row, ...]:
     try:
         return tuple(map(_row, rows))
-    except (TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{run}: a row of {cell} holds what is none ({error}); run the grid again") from error
 
 
@@ -189,7 +188,7 @@ def _row(row: Mapping[str, Any]) -> Row:
     answer = hashlib.sha256(str(row.get("output", "")).encode("utf-8", "backslashreplace")).hexdigest()[:16]
     blank = not str(row.get("output", "")).strip()
     return Row(
-        str(row["id"]), str(row.get("example_hash", "")), _group(row["group"]) if row.get("group") else None,
+        str(row["id"]), str(row["example_hash"]), _group(row["group"]) if row.get("group") else None,
         answer, float(row.get("tokens", 0)), bool(row.get("finished")) and not blank, row["scores"],
         {k: row.get(k) for k in ("message", "case", "output")},
     )  # fmt: skip
@@ -211,8 +210,13 @@ def joined(parts: Sequence[Subject]) -> Subject:
 
 
 def save(side: Side, path: Path) -> None:
-    """Writes a baseline of the cells that can be run. Raises `UserError` where one is missing, failed, or holds what is
-    no number: what later candidates are held to must be whole."""
+    """Writes a baseline of the cells that can be run. Raises `UserError` where `content` does."""
+    write_text(path, content(side))
+
+
+def content(side: Side) -> str:
+    """The text of a baseline. Raises `UserError` where a cell is missing, failed, or holds what is no number: what
+    later candidates are held to must be whole."""
     side = side.supported()
     mistakes = [f"{side.source}: cell {i} left no record; let the grid end first" for i in side.missing]
     mistakes += [f"{side.source}: cell {c.id} {c.failed}; a baseline must be whole" for c in side.cells if c.failed]
@@ -238,7 +242,7 @@ def save(side: Side, path: Path) -> None:
         raise UserError(list(dict.fromkeys(mistakes)))
     cells = {c.id: _cell_json(c) for c in side.cells}
     whole = {"kind": KIND, "schema": SCHEMA, "cells": cells, "examples": examples}
-    write_text(path, _lines({**whole, "digest": sealed(whole)}) + "\n")
+    return _lines({**whole, "digest": sealed(whole)}) + "\n"
 
 
 def _not_numbers(cell: Subject) -> list[str]:
@@ -307,7 +311,7 @@ def _read_file(path: Path) -> Side:
         raise UserError(f"{path}: not a whole baseline ({what}); {SAVE}") from error
     if not cells:
         raise UserError(f"{path}: holds no cells; {SAVE}")
-    return Side(str(path), cells)
+    return Side(str(path), cells, digest=data["digest"])
 
 
 def _cell(name: str, c: Mapping[str, Any], examples: Mapping[str, Any]) -> Subject:

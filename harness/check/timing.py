@@ -101,12 +101,19 @@ def _other_machine(candidate: Subject, baseline: Subject) -> str | None:
     for key in ("device", "hardware"):
         if candidate.machine.get(key) != baseline.machine.get(key):
             return f"other hardware: {baseline.machine.get(key)} before, {candidate.machine.get(key)} now"
-    return None
+    return computing(candidate, baseline)
+
+
+def computing(candidate: Subject, baseline: Subject) -> str | None:
+    """That one machine computes in other numbers than the other, as hosted ones do from day to day; or None."""
+    now, then = candidate.machine.get("dtype"), baseline.machine.get("dtype")
+    return f"computes in {now} now, {then} before" if now != then else None
 
 
 def limit_trials(candidate: Subject, baseline: Subject, cell: str, rules: Limit, same_machine: bool) -> list[Trial]:
-    """A trial for each single number that either side has; `same_machine` says that it depends on the hardware."""
-    found = []
+    """A trial for each single number that either side has; `same_machine` says that it depends on the hardware. One
+    that does not is told only where the two compute in different numbers, which the size of weights goes by."""
+    found, told = [], computing(candidate, baseline)
     for name in rules.metrics:
         if name not in baseline.values and name not in candidate.values:
             continue
@@ -121,6 +128,7 @@ def limit_trials(candidate: Subject, baseline: Subject, cell: str, rules: Limit,
         else:
             ratio = after / before
             sure = Verdict.PASS if ratio <= rules.limit else Verdict.REGRESSED
+            trial = replace(trial, blocks=rules.blocks and not told, note=told or "")
             found.append(replace(trial, before=before, after=after, change=ratio, low=ratio, high=ratio, sure=sure))
     if rules.metrics and not found:
         note = "neither side has any of " + ", ".join(rules.metrics)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from harness.check.rules import Rules
 from harness.statistics import Paired
 
 
@@ -76,18 +77,23 @@ class Flip:
 class Judgement:
     """All findings, the rows that flipped, what else is to be said, and the exit code: 0, 1 or 3. `share` is how many
     of the rows were looked at (1: all), `against` the baseline's cell where it is named otherwise than the candidate's,
-    `open_passes` whether the rules let through, with a warning, what is inconclusive."""
+    `digest` that of a baseline file."""
 
     candidate: str
     baseline: str
-    rules: str
+    rules: Rules
     findings: tuple[Finding, ...]
     flips: tuple[Flip, ...]
     notes: tuple[str, ...]
     exit_code: int
     share: float = 1.0
     against: str = ""
-    open_passes: bool = False
+    digest: str = ""
+
+    @property
+    def open_passes(self) -> bool:
+        """Whether the rules let through, with a warning, what is inconclusive."""
+        return self.rules.inconclusive != "block"
 
     def having(self, verdict: Verdict, blocks: bool | None = None) -> Sequence[Finding]:
         """The findings of one verdict; of blocking or told metrics alone where asked."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.decide.facts import Candidate, Facts
@@ -19,7 +19,7 @@ COMPARED = 40  # cells of a large grid that are compared in full for their sente
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """All that the sentences speak of."""
+    """All that the sentences speak of; `measured` are the recipes of known quality, whatever they lack or break."""
 
     rule: Policy
     facts: Facts
@@ -27,6 +27,7 @@ class Case:
     cells: Mapping[str, RunRecord]
     names: Mapping[str, str]
     tables: Mapping[str, Scores]
+    measured: Sequence[Candidate] = ()
 
     @property
     def several(self) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from harness.decide.policy import Policy
 from harness.rows import column, groups, ids
@@ -84,6 +85,31 @@ def quality_over_seeds(cells: Sequence[RunRecord], rows: Rows, policy: Policy | 
         return replace(found[0], value=math.fsum(m.value for m in found) / len(found), interval=None)
     mean, around = over_seeds(scores, groups)
     return replace(found[0], value=mean, interval=around, n=len(groups))
+
+
+def variant(r: RunRecord) -> str:
+    """The knobs that were swept singly, as the cell's id ends with them."""
+    return str(r.config.get("variant") or "")
+
+
+def kin(r: RunRecord) -> tuple[Any, ...]:
+    """What cells have in common that differ in adaptation and quantization alone."""
+    others = [knob for knob in variant(r).split(",") if not knob.startswith("quantization.")]
+    return r.model, r.suite, r.seed, ",".join(others)
+
+
+def compression(r: RunRecord) -> tuple[str, str]:
+    """How a cell was quantized: by what, and its knobs that were swept."""
+    return r.quantization, ",".join(k for k in variant(r).split(",") if k.startswith("quantization."))
+
+
+def parent_of(r: RunRecord, ok: Iterable[RunRecord]) -> RunRecord | None:
+    """The same adaptation unquantized, of these cells."""
+    same = (
+        p for p in ok
+        if (*kin(p), p.adaptation) == (*kin(r), r.adaptation) and p.quantization in UNQUANTIZED
+    )  # fmt: skip
+    return None if r.quantization in UNQUANTIZED else next(same, None)
 
 
 def curve_of(cell: RunRecord, records: Iterable[RunRecord]) -> list[RunRecord]:

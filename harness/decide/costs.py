@@ -113,11 +113,13 @@ def hosted_lines(
     records: Sequence[RunRecord], asked: CostLine | None, costs: Mapping[str, CostLine]
 ) -> tuple[HostedLine, ...]:
     """What hosted APIs ask for requests like those of the cell `asked`: its mean prompt and reply, counted with its own
-    tokenizer. Nothing where prompts were not counted or the records name no hosted prices."""
+    tokenizer. Nothing where prompts were not counted, are not those that costs are of (a task of lm-eval's own), or the
+    records name no hosted prices."""
     table: Mapping[str, Any] = next(
         (h for r in records if r.status is Status.OK and (h := (r.config.get("price") or {}).get("hosted"))), {}
     )
-    if asked is None or asked.prompt_tokens is None or asked.output_tokens is None:
+    others = any(r.params("suite").get("eval_file", "") is None for r in records)
+    if others or asked is None or asked.prompt_tokens is None or asked.output_tokens is None:
         return ()
     found = []
     for name, row in table.items():

@@ -15,10 +15,10 @@ from statistics import fmean
 from harness.decide.case import COMPARED, MORE_SEEDS, Case
 from harness.decide.cells import Rows, primary, quality
 from harness.decide.costs import goodput
-from harness.decide.facts import Facts
+from harness.decide.facts import Candidate, Facts
 from harness.decide.odds import Draws
-from harness.decide.policy import OBJECTIVES, P95, QUALITY, Policy
-from harness.decide.recipes import NO_RATE, recipes, scored, weights_of
+from harness.decide.policy import COST, OBJECTIVES, P95, QUALITY, Policy
+from harness.decide.recipes import NO_RATE, recipes, weights_of
 from harness.decide.rule import Judgement
 from harness.power import groups_needed, rows_needed
 from harness.rows import column, outside, texts
@@ -52,7 +52,7 @@ def not_shares(
 
 def no_choice(
     grid: Sequence[RunRecord], known: Facts, found: Judgement, rule: Policy, names: Mapping[str, str],
-    cells: Mapping[str, RunRecord],
+    cells: Mapping[str, RunRecord], measured: Sequence[Candidate],
 ) -> tuple[str, str, str] | None:  # fmt: skip
     """The sentences where nothing can be recommended whatever the rows say."""
     ok = [r for r in grid if r.status is Status.OK]
@@ -68,6 +68,13 @@ def no_choice(
             f"No recommendation: cells are judged by “{primary(ok[0], rule)}”, and less of that is better.",
             "What decides must be a score of which more is better, since margins and floors are of rows that pass.",
             "Name another score of the suite (policy.metric), such as 1 minus this one.",
+        )
+    if found.best is None and (names_lacked := lacked(good_enough(measured, rule), rule)):
+        of = " of enough quality" if rule.min_quality else ""
+        return (
+            f"No recommendation: no cell{of} has a measured {names_lacked}, which the policy asks for.",
+            f"{len(ok)} of {plural(len(grid), 'cell')} ended ok; the report says of each what it lacks.",
+            "Measure or price that, or let the policy ask for something else.",
         )
     if found.best is None:
         judged = weights_of(grid, rule)
@@ -90,6 +97,29 @@ def no_choice(
             "(policy.metric) would tell more.",
         )
     return None
+
+
+def good_enough(measured: Sequence[Candidate], rule: Policy) -> list[Candidate]:
+    """Those that get something right and hold the floor."""
+    return [c for c in measured if c.quality > 0 and c.lowest_quality >= (rule.min_quality or 0.0)]
+
+
+def lacked(them: Sequence[Candidate], rule: Policy) -> str:
+    """The numbers that the policy asks for and each of them lacks one of; empty where one lacks none, or none is."""
+
+    def one(c: Candidate) -> str:
+        for asked, value, name in (
+            (rule.objective == COST, c.cost, OBJECTIVES[COST]),
+            (rule.objective == P95 or rule.max_p95_e2e_ms is not None, c.p95_ms, OBJECTIVES[P95]),
+            (rule.max_memory_bytes is not None, c.memory_bytes, "peak memory"),
+            (rule.min_valid is not None, c.valid, "share of valid outputs"),
+        ):
+            if asked and value is None:
+                return name
+        return ""
+
+    names = dict.fromkeys(map(one, them))
+    return "" if "" in names else " or ".join(names)
 
 
 def _objective_best(records: Sequence[RunRecord], metric: str, names: Mapping[str, str]) -> str:
@@ -179,18 +209,20 @@ def commonest(record: RunRecord, rows: Rows, rule: Policy) -> tuple[float, str]:
 def alone(case: Case) -> tuple[str, str, str] | None:
     """The sentences where a run measured the quality of one way to build alone, and no floor says whether it is good
     enough."""
-    kinds = recipes(list(case.cells.values()), case.tables)
-    if len(scored(kinds, list(case.tables), case.rule)) > 1 or case.rule.min_quality is not None:
+    if len(case.measured) > 1 or case.rule.min_quality is not None:
         return None
     best = case.found.best
     assert best is not None
     record = case.cells[best.id]
     m = quality(record, case.rule)
     reached = f"“{primary(record, case.rule)}” {share(best.quality)} on {plural(m.n, 'row')}" if m else ""
+    everywhere = " on all suites judged" if case.several else ""
     reached = f"a weighted {share(best.quality)} over {len(case.tables)} suites" if case.several else reached
+    others = len(recipes(list(case.cells.values()), case.tables)) > 1
+    stands = "stands below" + (", and what each other cell lacks" if others else "")
     return (
-        f"No recommendation: {case.names[best.id]} is the only way to build that was measured: {reached}.",
-        "What was measured stands below; whether another would be better, or this one is good enough, is open.",
+        f"No recommendation: {case.names[best.id]} is the only way to build that was measured{everywhere}: {reached}.",
+        f"What was measured {stands}; whether another would be better, or this one is good enough, is open.",
         "Run it beside others (adaptation=prompt_rag,lora), or set the least that is good enough (policy.min_quality).",
     )
 

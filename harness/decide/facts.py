@@ -9,10 +9,10 @@ from statistics import NormalDist, fmean
 from typing import Any
 
 from harness.decide.cells import Rows, memory, quality, simple_first
-from harness.decide.costs import NORMAL_95, combined, cost_line, over_seeds
+from harness.decide.costs import BATCHED, NORMAL_95, combined, cost_line, over_seeds
 from harness.decide.findings import CostLine
 from harness.decide.policy import P95, Policy
-from harness.decide.recipes import Recipe, basis_of, lacking, recipes, weights_of
+from harness.decide.recipes import Recipe, basis_of, lacking, recipes, scored, weights_of
 from harness.decide.tables import Scores, compared, score_tables
 from harness.statistics import CONFIDENCE, share_of_mean
 from harness.types import Measurement, RunRecord, Status
@@ -62,15 +62,11 @@ class Facts:
     apart: float
 
 
-def facts(records: Sequence[RunRecord], rows: Rows, policy: Policy) -> Facts:
-    """What `choose` needs: the candidates, and how they compare with each that could be the best."""
-    return gathered(records, rows, policy)[0]
-
-
 def gathered(
     records: Sequence[RunRecord], rows: Rows, policy: Policy
 ) -> tuple[Facts, tuple[Recipe, ...], dict[str, Scores]]:
-    """The facts, and the recipes and tables of scores they follow from, in the order of the candidates."""
+    """What `choose` needs, the candidates and how they compare with each that could be the best; and the recipes and
+    tables of scores that this follows from, in the order of the candidates."""
     weights = weights_of(records, policy)
     kinds = recipes(records, weights)
     basis = basis_of(records, policy)
@@ -86,8 +82,9 @@ def gathered(
 
 def apart(candidates: int) -> float:
     """That many half-widths: the first is the best of all candidates by luck as well, so the others are compared with
-    the best (Hsu 1984, Ann. Stat. 12:1136), one-sided at 5% for all of them together, by Bonferroni."""
-    return NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / max(candidates - 1, 1)) / NORMAL_95
+    the best (Hsu 1984, Ann. Stat. 12:1136), one-sided at 5% for all of them together, by Bonferroni; and no less than
+    the one that tells two timings apart."""
+    return max(1.0, NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / max(candidates - 1, 1)) / NORMAL_95)
 
 
 def _ranks(left: Sequence[Recipe]) -> dict[str, int]:
@@ -118,6 +115,13 @@ def candidate(recipe: Recipe, rank: int, weights: Mapping[str, float], basis: st
         slowest, spread, _worst(ram, max), _worst(valid, min),
         combined(lines) if len(lines) == len(weights) else None,
     )  # fmt: skip
+
+
+def measured(records: Sequence[RunRecord], policy: Policy) -> list[Candidate]:
+    """Each recipe whose quality was measured on every suite judged, whatever else it lacks or breaks."""
+    weights = weights_of(records, policy)
+    kinds = scored(recipes(records, weights), list(weights), policy)
+    return [candidate(k, 0, weights, BATCHED, policy) for k in kinds]
 
 
 def _spread(m: Measurement) -> float:

@@ -58,8 +58,9 @@ class HostedLine:
 
 @dataclass(frozen=True, slots=True)
 class Flip:
-    """Where another cell is chosen: with `knob` on that `side` of `at` (`at` infinity: with any limit), which is `told`
-    so rounded that it still is. `now` is None where a limit does not apply yet; `to` is None where no cell is left."""
+    """Where another cell is chosen first: with `knob` just on that `side` of `at` (`at` infinity: with any limit),
+    which is `told` so rounded that it still is. `now` is None where a limit does not apply yet; `to` is None where no
+    cell is left."""
 
     knob: str
     unit: str

@@ -45,17 +45,18 @@ def flips(
     return tuple(found)
 
 
-def _then(to: str | None, names: Mapping[str, str]) -> str:
-    return f"{names[to]} is chosen" if to else "no cell is left"
+def _sentence(where: str, to: str | None, names: Mapping[str, str], nth: str = "first") -> str:
+    """What comes first beyond an edge: from there on, others may be chosen, but where no cell is left none is."""
+    return f"The choice {nth} changes with {where}: to {names[to]}." if to else f"With {where}, no cell is left."
 
 
 def _flip(
     knob: str, unit: str, words: str, now: float | None, at: float, side: str, to: str | None, names: Mapping[str, str],
-    ask: Callable[[float], Judgement],
+    ask: Callable[[float], Judgement], nth: str = "first",
 ) -> Flip:  # fmt: skip
     told = edge(at, "points" if knob == "margin" else unit, side, lambda v: ask(v).chosen_id == to)
-    where = f"With {words} {side} {told}{' an hour' if knob == 'usd_per_hour' else ''}"
-    return Flip(knob, unit, now, at, side, to, told, f"{where}, {_then(to, names)}.")
+    where = f"{words} {side} {told}{' an hour' if knob == 'usd_per_hour' else ''}"
+    return Flip(knob, unit, now, at, side, to, told, _sentence(where, to, names, nth))
 
 
 def nearest(
@@ -115,17 +116,17 @@ def _limit_flips(
         values = [getattr(c, field) for c in _keys(found)]
         return float(min(values) if is_floor else max(values))
 
-    told = []
+    told, nth = [], "first"
     first = ask(start).chosen_id
     if set_to is None and first != now:  # what was not measured breaks every limit
-        text = f"With any {words}, {_then(first, names)}."
+        text = _sentence(f"any {words}", first, names)
         told.append(Flip(knob, unit, None, math.inf, "at", first, "any limit", text))
         if first is None:
             return told
-        now = first
+        now, nth = first, "next"
     for at, stricter, to in nearest(ask, rests, start, loosest, strictest, now):
         side = "above" if is_floor == stricter else "below"
-        told.append(_flip(knob, unit, f"a {words}", set_to, at, side, to, names, ask))
+        told.append(_flip(knob, unit, f"a {words}", set_to, at, side, to, names, ask, nth))
     return told
 
 

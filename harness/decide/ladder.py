@@ -6,13 +6,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from harness.decide.cells import UNQUANTIZED, Rows, compare, curve_of, primary, quality, simplicity
-from harness.decide.costs import BATCHED
-from harness.decide.evidence import PRACTICAL
-from harness.decide.facts import Candidate, candidate
+from harness.decide.cells import (
+    UNQUANTIZED,
+    Rows,
+    compare,
+    curve_of,
+    kin,
+    parent_of,
+    primary,
+    quality,
+    simplicity,
+    variant,
+)
+from harness.decide.evidence import PRACTICAL, good_enough, lacked
+from harness.decide.facts import Candidate
 from harness.decide.findings import Rung
 from harness.decide.policy import Policy
-from harness.decide.recipes import recipes, scored, weights_of
 from harness.decide.rule import holds
 from harness.statistics import Paired
 from harness.types import RunRecord, Status, is_side
@@ -28,8 +37,8 @@ EQUAL = "as good as any other measured"
 
 
 def ladder(
-    records: Sequence[RunRecord], rows: Rows, policy: Policy, chosen: RunRecord | None, names: Named, role: str = SHIP,
-    skilled: bool = True,
+    records: Sequence[RunRecord], rows: Rows, policy: Policy, chosen: RunRecord | None, names: Named,
+    measured: Sequence[Candidate], role: str = SHIP, skilled: bool = True,
 ) -> tuple[Rung, ...]:  # fmt: skip
     """Four rungs. `records` may hold the parts of a learning curve; `chosen` is None where nothing was chosen, and else
     has a `role`. Where no cell is `skilled`, what adds quality alone comes next. Cells of the chosen one's suite, model
@@ -44,10 +53,10 @@ def ladder(
     stand = chosen or min(ok, key=lambda r: (-top(r), *simplicity(r)))
     if chosen is None:
         role = BEST if all(top(r) < top(stand) for r in ok if r is not stand) else EQUAL
-    kin = [r for r in records if (r.suite, r.model, r.seed) == (stand.suite, stand.model, stand.seed)]
+    near = [r for r in records if _ladder_of(r) == _ladder_of(stand)]
     seeded = {r.adaptation for r in records if r.seed != stand.seed}  # elsewhere their names stand for all seeds
-    names = {**names, **{r.id: f"{names[r.id]} (seed {r.seed} alone)" for r in kin if r.adaptation in seeded}}
-    ids, bad = {r.id for r in kin}, [r for r in kin if r.status is not Status.OK and not is_side(r.id)]
+    names = {**names, **{r.id: f"{names[r.id]} (seed {r.seed} alone)" for r in near if r.adaptation in seeded}}
+    ids, bad = {r.id for r in near}, [r for r in near if r.status is not Status.OK and not is_side(r.id)]
     ok = [r for r in ok if r.id in ids]
     by = {kind: [r for r in ok if r.adaptation in adaptations] for kind, adaptations in STEPS.items()}
     of = f" of {stand.model}" if len({r.model for r in records}) > 1 else ""
@@ -63,7 +72,12 @@ def ladder(
             "Full fine-tuning", "full", "lora" if by["lora"] else "prompt", by, stand, policy, versus, names, bad, of
         ),
     ]  # fmt: skip
-    return tuple(_with_next(rungs, records, rows, policy, chosen, stand, names, skilled))
+    return tuple(_with_next(rungs, records, rows, policy, chosen, stand, names, measured, skilled))
+
+
+def _ladder_of(r: RunRecord) -> tuple[object, ...]:
+    """What cells have in common that are steps of one ladder: another model's cell is none, however it was named."""
+    return r.suite, r.model, r.seed, [knob for knob in variant(r).split(",") if knob.startswith("model.")]
 
 
 def _quality(policy: Policy) -> Callable[[RunRecord], float]:
@@ -75,7 +89,8 @@ def _prompt(cells: Sequence[RunRecord], stand: RunRecord, policy: Policy, names:
     if not cells:
         return Rung(name, NOT_MEASURED, "No cell answers by prompting alone, so what training adds is open.")
     cell = max(cells, key=_quality(policy))
-    text = f"Prompting alone reaches {share(_quality(policy)(cell))} ({names[cell.id]})"
+    alone = "The model as it came" if cell.adaptation == "as_is" else "Prompting alone"
+    text = f"{alone} reaches {share(_quality(policy)(cell))} ({names[cell.id]})"
     enough = stand.adaptation in STEPS["prompt"] and role == SHIP and policy.min_quality is not None
     return Rung(name, TAKEN, text + (", and that is enough." if enough else "."))
 
@@ -114,7 +129,7 @@ def _trained(
     passed = gains and kind == "lora" and stand.adaptation == "full_ft"
     state = TAKEN if standing or passed else OPEN if may_gain and not gains else NOT_NEEDED
     luck = f", the best of {pairs} such pairs" if pair.low > 0 and not gains and pairs > 1 else ""
-    return Rung(name, state, f"{added}: {names[mine.id]} against {names[other.id]}: {told(pair)}{luck}.")
+    return Rung(name, state, f"{added}: {names[mine.id]} against {names[other.id]}: {told(pair, 0.0)}{luck}.")
 
 
 def _quantized(
@@ -122,15 +137,18 @@ def _quantized(
     versus: Callable[[RunRecord, RunRecord], Paired | None], names: Named, role: str, bad: Sequence[RunRecord],
 ) -> Rung:  # fmt: skip
     name = "Quantization or a smaller model"
-    same = [r for r in ok if r.adaptation == stand.adaptation]
-    whole = next((r for r in same if r.quantization in UNQUANTIZED), None)
-    small = [r for r in same if r.quantization not in UNQUANTIZED]
+
+    def is_small(r: RunRecord) -> bool:
+        return (*kin(r), r.adaptation) == (*kin(stand), stand.adaptation) and r.quantization not in UNQUANTIZED
+
+    small = [r for r in ok if is_small(r)]
     if not small:
-        tried = (r for r in bad if r.adaptation == stand.adaptation and r.quantization not in UNQUANTIZED)
-        return _missing(name, tried, names, f"No quantized cell of {stand.adaptation} was measured.")
+        return _missing(name, filter(is_small, bad), names, f"No quantization of {names[stand.id]} was measured.")
     mine = stand if stand in small else max(small, key=_quality(policy))
+    whole = parent_of(mine, ok)
     pair = versus(mine, whole) if whole else None
-    text = f"{names[mine.id]} against {names[whole.id]}: {told(pair)}" if pair and whole else names[mine.id]
+    text = names[mine.id]
+    text += f" against {names[whole.id]}: {told(pair, -policy.margin)}" if pair and whole else ""
     if stand in small:
         return Rung(name, TAKEN, f"The quantized cell is {role} ({text}).")
     state = OPEN if pair is None or pair.low <= -policy.margin <= pair.high else NOT_NEEDED
@@ -139,23 +157,28 @@ def _quantized(
 
 def _with_next(
     rungs: list[Rung], records: Sequence[RunRecord], rows: Rows, policy: Policy, chosen: RunRecord | None,
-    stand: RunRecord, names: Named, skilled: bool,
+    stand: RunRecord, names: Named, measured: Sequence[Candidate], skilled: bool,
 ) -> list[Rung]:  # fmt: skip
     """Marks the next step: the first rung that was not measured and that the evidence asks for. Below the floor it is
     one that adds quality; with all of them measured, the learning curve says whether more rows would help. Where only
     the share of valid outputs lacks, it is none of them."""
     short = chosen is None
-    able = measured(records, policy) if short and skilled else []
-    enough = [c for c in able if c.quality > 0 and c.lowest_quality >= (policy.min_quality or 0.0)]
-    invalid = any(not holds(c, policy) and holds(c, replace(policy, min_valid=None)) for c in enough)
+    enough = good_enough(measured, policy) if short and skilled else []
+    if lacked(enough, policy):
+        return rungs
+    invalid = any(
+        c.valid is not None and not holds(c, policy) and holds(c, replace(policy, min_valid=None)) for c in enough
+    )
     wanted: tuple[int, ...] = () if invalid else (2,) if enough else (1, 3, 2) if short else (1, 2)
     wanted = wanted if skilled else (1, 3)
     at = next((n for n in wanted if rungs[n].state == NOT_MEASURED), None)
     if at == 1 and not short and policy.min_quality is not None:
         at = 2 if rungs[2].state == NOT_MEASURED else None  # prompting holds the floor already
     if at is not None:
+        full = rungs[3].state in (TAKEN, OPEN, NOT_NEEDED)
+        may = "it may add as much as full fine-tuning, for less" if full else ""
         why = {
-            1: "LoRA is the next step worth trying: it is the cheapest way to learn what training adds.",
+            1: f"LoRA is the next step worth trying: {may or 'it is the cheapest way to learn what training adds'}.",
             2: f"Quantization of {names[stand.id]} is the next step worth trying: it was not measured here.",
             3: "Full fine-tuning is the next step worth trying: no cell measured so far can be recommended.",
         }[at]
@@ -172,7 +195,7 @@ def _with_next(
     elif last is not None:
         state = NEXT if last.low > 0 else NOT_NEEDED if last.high < policy.margin else OPEN
         text = (
-            f"The last part of the training rows added {told(last)}, "
+            f"The last part of the training rows added {told(last, 0.0, policy.margin)}, "
             + {
                 NEXT: "so more rows would likely still help.",
                 NOT_NEEDED: "less than the margin, so more of the same rows would not help much.",
@@ -185,14 +208,6 @@ def _with_next(
             Rung("More training rows", NEXT, "All usual steps were tried: more rows, or a larger model, come next.")
         )
     return rungs
-
-
-def measured(records: Sequence[RunRecord], policy: Policy) -> list[Candidate]:
-    """Each recipe whose quality was measured on every suite judged, whatever else it lacks or breaks."""
-    grid = [r for r in records if not is_side(r.id)]
-    weights = weights_of(grid, policy)
-    kinds = scored(recipes(grid, weights), list(weights), policy)
-    return [candidate(k, 0, weights, BATCHED, policy) for k in kinds]
 
 
 def curve_step(records: Sequence[RunRecord], rows: Rows, policy: Policy, stand: RunRecord) -> Paired | None:

@@ -24,6 +24,7 @@ from harness.decide.policy import COST, P95, Policy
 from harness.decide.recipes import Recipe
 from harness.decide.rule import own_pace, volume_of
 from harness.decide.tables import Scores
+from harness.statistics import luck_of_training
 from harness.types import Status
 
 DRAWS = 2_000
@@ -191,21 +192,17 @@ def pulled(rng: Any, drawn: Any, measured: Any, families: Sequence[Any]) -> Any:
 
 
 def _luck(rng: Any, table: Scores, ids: Sequence[str], draws: int) -> Any:
-    """The luck of training, for recipes with several seeds: t with as many degrees of freedom as they tell, and the
-    variance between seeds less what rows bring into it (as `harness.statistics.over_seeds` counts it)."""
+    """The luck of training, for recipes with several seeds: t with as many degrees of freedom as they tell."""
     import numpy as np
 
     luck = np.zeros((draws, len(ids)))
     for n, i in enumerate(ids):
         if columns := table.by_seed.get(i):
             each = np.array(list(columns.values()))
-            each = each[:, ~np.isnan(each).any(axis=0)]
-            seeds, rows = each.shape
-            if rows > 1:
-                own = each - each.mean(axis=0)
-                by_rows = float((own.var(axis=1, ddof=1) / rows).sum() / (seeds * (seeds - 1)))
-                spread = max(float(each.mean(axis=1).var(ddof=1) / seeds) - by_rows, 0.0)
-                luck[:, n] = rng.standard_t(seeds - 1, draws) * math.sqrt(spread)
+            rows = (~np.isnan(each).any(axis=0)).nonzero()[0]
+            if len(rows) > 1:
+                error = luck_of_training(each[:, rows], [table.groups[r] for r in rows])
+                luck[:, n] = rng.standard_t(len(each) - 1, draws) * error
     return luck
 
 

@@ -48,11 +48,6 @@ class Policy:
     pace: float = PACE
 
 
-def policy_of(records: Iterable[RunRecord]) -> Mapping[str, Json]:
-    """The values of the policy that records were taken under: the first that names one, else quality alone."""
-    return next((r.config["policy"] for r in records if r.config.get("policy")), {"objective": "quality"})
-
-
 def read_policy(values: Mapping[str, Json]) -> Policy:
     """The policy of a `conf/policy/*.yaml`; raises `UserError` with a line for each unknown key or bad value."""
     known = {f.name for f in fields(Policy)}
@@ -99,6 +94,12 @@ def read_policy(values: Mapping[str, Json]) -> Policy:
     if mistakes:
         raise UserError(mistakes)
     return Policy(**values)
+
+
+def policy_of(records: Iterable[RunRecord]) -> Policy:
+    """The policy that records were taken under: the first that names one, else quality alone. Raises `UserError` where
+    it cannot be read."""
+    return read_policy(next((r.config["policy"] for r in records if r.config.get("policy")), {"objective": "quality"}))
 
 
 def _number(value: Json) -> bool:

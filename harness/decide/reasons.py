@@ -78,9 +78,9 @@ def reasons(case: Case, pairs: Mapping[str, Paired | None]) -> dict[str, str]:
         else:
             if known.high < -rule.margin:
                 beyond = f"beyond the margin of {100 * rule.margin:g} points" if rule.margin else "below 0"
-                said[c.id] = f"Its interval against {top} lies {beyond}: {told(known)}."
+                said[c.id] = f"Its interval against {top} lies {beyond}: {told(known, -rule.margin)}."
             else:
-                said[c.id] = f"Not shown to be {within(rule)} {top}: {told(known)}{_telling(pair, rule)}."
+                said[c.id] = f"Not shown to be {within(rule)} {top}: {told(known, -rule.margin)}{_telling(pair, rule)}."
     return said
 
 
@@ -116,7 +116,7 @@ def _lost(c: Candidate, case: Case) -> str:
         assert best is not None
         pair = case.facts.pairs[best.id].get(c.id)
         if pair and pair.high < 0:
-            return f"Its interval against the best lies below 0: {told(pair)}."
+            return f"Its interval against the best lies below 0: {told(pair, 0.0)}."
         if c.quality < chosen.quality and c.rank == chosen.rank:
             return f"Its quality is lower{_apart(share(c.quality), share(chosen.quality))}."
         other = "the best" if pair else f"that of {name}"

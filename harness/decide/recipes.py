@@ -76,6 +76,9 @@ def lacking(recipe: Recipe, suites: Sequence[str], policy: Policy, basis: str) -
             if policy.objective == P95 and r.value(P95) is None:
                 return f"Its {OBJECTIVES[policy.objective]} was not measured{on}."
             rate = goodput(r, policy.service_level)
+            if rate is None and policy.service_level and basis == GOODPUT:
+                why = r.not_measured.get("load", "no load of such answers")
+                return f"Its service level was not measured{on}: {why}."
             if rate == 0 and (policy.service_level or priced):
                 return f"It {NO_RATE}{on}."
             if policy.objective == COST and r.value(COST) is None and not rate:
@@ -91,10 +94,12 @@ def scored(kinds: Sequence[Recipe], suites: Sequence[str], policy: Policy) -> li
 
 def basis_of(records: Sequence[RunRecord], policy: Policy) -> str:
     """The rate that costs are counted with: the goodput where every cell of the suites judged that ended ok has one
-    measured, and not all of them 0, else full batches."""
+    measured, and not all of them 0, else full batches. With a service level, the goodput where any cell was measured at
+    it: those that were not cannot be chosen."""
     judged = weights_of(records, policy)
     rates = [goodput(r, policy.service_level) for r in records if r.status is Status.OK and r.suite in judged]
-    return GOODPUT if any(rates) and None not in rates else BATCHED
+    measured = any(r is not None for r in rates) if policy.service_level else any(rates) and None not in rates
+    return GOODPUT if measured else BATCHED
 
 
 def as_counted(records: Mapping[str, RunRecord], policy: Policy) -> dict[str, RunRecord]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean
 
 from harness.decide.case import Case, more, paced, value, within
 from harness.decide.cells import Rows, passes, primary, quality, quality_over_seeds
 from harness.decide.facts import Candidate, Pair
 from harness.decide.findings import Odds
-from harness.decide.ladder import measured
 from harness.decide.policy import COST, OBJECTIVES, P95, QUALITY
 from harness.decide.recipes import NO_RATE
 from harness.decide.rule import ahead, score, simple, volume_of
@@ -39,7 +39,7 @@ def _length(record: RunRecord) -> int | None:
 def _own(seeds: Sequence[RunRecord]) -> str:
     """How long a cell's own answers are beside those, and how long they take where that was timed."""
     found = {name: [m.value for r in seeds if (m := r.value(name))] for name in (TOKENS, NATURAL_P95)}
-    if not found[TOKENS]:
+    if not any(found[TOKENS]):
         return ""
     took = f", p95 {number(fmean(found[NATURAL_P95]), 'ms')}" if found[NATURAL_P95] else ""
     return f" (its own have {fmean(found[TOKENS]):.0f} on average{took})"
@@ -77,12 +77,15 @@ def _low_scores(case: Case, suites: Mapping[str, Sequence[RunRecord]], rows: Row
     """What else the suites score and is low: a headline must not hide it."""
     low = []
     for suite, seeds in suites.items():
-        record, judged = seeds[0], quality_over_seeds(seeds, rows, case.rule)
+        judged = quality_over_seeds(seeds, rows, case.rule)
         assert judged is not None
-        scores = [m for m in record.measurements if m.metric.startswith("quality/") and m.better == "higher"]
-        for m in (m for m in scores if m.metric != judged.metric and m.value < LOW_SCORE):
+        scores = [m for m in seeds[0].measurements if m.metric.startswith("quality/") and m.better == "higher"]
+        for first in (m for m in scores if m.metric != judged.metric and _is_share(m.metric, case)):
+            by = {r.id: m for r in seeds if (m := r.value(first.metric))}
+            m = replace(first, value=fmean(m.value for m in by.values()))
             name = f"“{m.metric.removeprefix('quality/')}”" + (f" on {suite}" if case.several else "")
-            low.append((m, name, m.n == judged.n, passes(m, rows.get(record.id, ()))))
+            if m.value < LOW_SCORE:
+                low.append((m, name, m.n == judged.n, all(passes(own, rows.get(i, ())) for i, own in by.items())))
     named, rest = low[:LOW_SHOWN], len(low) - LOW_SHOWN
     if all(whole and passing for *_, whole, passing in named):
         words = "only " + " and ".join(f"{share(m.value)} pass {name}" for m, name, *_ in named)
@@ -95,6 +98,10 @@ def _low_scores(case: Case, suites: Mapping[str, Sequence[RunRecord]], rows: Row
     return f"; but {words}{more if rest > 0 else ''}, which this policy does not judge" if low else ""
 
 
+def _is_share(metric: str, case: Case) -> bool:
+    return all(0 <= m.value <= 1 for r in case.cells.values() if (m := r.value(metric)))
+
+
 def why(case: Case, pairs: Mapping[str, Paired | None]) -> str:
     """Why that one, beside the cell of highest quality, and what stays open."""
     found, rule = case.found, case.rule
@@ -102,7 +109,7 @@ def why(case: Case, pairs: Mapping[str, Paired | None]) -> str:
     assert chosen is not None
     assert best is not None
     known = _known(chosen, case, pairs)
-    gap = told(known) if known else ""
+    gap = told(known, -rule.margin, 0.0) if known else ""
     better = _better(case)
     top = f"of the {len(found.holding)} cells that could be chosen{better}" if better else "measured"
     words = {QUALITY: "the highest quality"}.get(rule.objective, f"the lowest {OBJECTIVES[rule.objective]}")
@@ -128,9 +135,11 @@ def why(case: Case, pairs: Mapping[str, Paired | None]) -> str:
         if same := [p.n for p in pairs.values() if p and not p.gained + p.lost]:
             text += f": even {plural(max(same), 'row')} without a difference do not show that"
     else:
-        first = "has" if chosen is found.front else "is the simplest that cannot be told apart from"
-        words += f" ({paced(case.facts, rule)}, policy.pace)" if chosen is not found.front and rule.pace > 1 else ""
-        text = f"It {first} {words} of the {len(found.shown)} cells shown to be {within(rule)} the highest quality "
+        first = f"has {words}"
+        if chosen is not found.front:
+            pace = f" ({paced(case.facts, rule)}, policy.pace)" if rule.pace > 1 else ""
+            first = f"is the simplest that none is ahead of by {OBJECTIVES[rule.objective]}{pace},"
+        text = f"It {first} of the {len(found.shown)} cells shown to be {within(rule)} the highest quality "
         text += f"{top}, that of {case.names[best.id]}: {gap}" if chosen is not best else f"{top}, its own"
     return text + _open(case, pairs) + "."
 
@@ -149,7 +158,7 @@ def _highest(case: Case) -> str:
 
 def _better(case: Case) -> str:
     """The cell of highest quality measured where it could not be chosen, as it breaks a limit or lacks a number."""
-    top, best = max(measured(list(case.cells.values()), case.rule), key=lambda c: c.quality), case.found.best
+    top, best = max(case.measured, key=lambda c: c.quality), case.found.best
     assert best is not None
     return f" ({case.names[top.id]}, which could not, has {share(top.quality)})" if top.quality > best.quality else ""
 
@@ -244,8 +253,9 @@ def runner_up(case: Case, reasons: Mapping[str, str], pairs: Mapping[str, Paired
         )
     if len(case.cells) == 1:
         return "It was the only cell of this run."
-    lost = f"breaks a limit, {NO_RATE}," if any(NO_RATE in said for said in reasons.values()) else "breaks a limit,"
-    return f"There is no runner-up: each other cell failed, {lost} or could not be shown to be good enough."
+    no_rate = f" {NO_RATE}," if any(NO_RATE in said for said in reasons.values()) else ""
+    ways = f"failed, lacks a number, breaks a limit,{no_rate} or could not be shown to be good enough"
+    return f"There is no runner-up: each other cell {ways}."
 
 
 def _bound(case: Case, beside: Candidate) -> str:

@@ -13,7 +13,7 @@ from harness.decide.case import Case, near, paced
 from harness.decide.cells import Rows, quality
 from harness.decide.costs import GOODPUT, goodput, hosted_lines
 from harness.decide.evidence import alone, commonest, no_choice, no_skill, not_carried, not_shares, too_few_rows
-from harness.decide.facts import Facts, gathered
+from harness.decide.facts import Facts, gathered, measured
 from harness.decide.findings import CostLine, Decision, Odds
 from harness.decide.flips import flips
 from harness.decide.ladder import TRY, ladder
@@ -65,18 +65,15 @@ def _decision(
         notes=_cost_notes(grid, rule, weights, basis, known, costs, asked, names)
         + _notes(grid, rule, weights, rows, names),
     )  # fmt: skip
-    reasons = out(kinds, known, rule, list(weights), basis)
-    if said := refused or no_choice(grid, known, found, rule, names, cells):
+    reasons, able = out(kinds, known, rule, list(weights), basis), measured(grid, rule)
+    case = Case(rule, known, found, cells, names, tables, able)
+    none = refused or no_choice(grid, known, found, rule, names, cells, able)
+    if said := none or too_few_rows(case):
         why = {k.id: reasons.get(k.id) or "Not judged: there is no decision." for k in kinds}
-        nothing = replace(base, sentences=said, reasons=_for_all(why, kinds, names))
-        rungs = () if refused else ladder(records, rows, rule, None, names)
-        return replace(nothing, ladder=rungs, odds=_zero(kinds))
+        rungs = ladder(records, rows, rule, None, names, able) if none and not refused else ()
+        return replace(base, sentences=said, reasons=_for_all(why, kinds, names), odds=_zero(kinds), ladder=rungs)
     assert found.chosen is not None
     assert found.best is not None
-    case = Case(rule, known, found, cells, names, tables)
-    if said := too_few_rows(case):
-        why = {k.id: reasons.get(k.id) or "Not judged: there is no decision." for k in kinds}
-        return replace(base, sentences=said, reasons=_for_all(why, kinds, names), odds=_zero(kinds))
     chances, draws = odds(known, judged, tables, rule)
     group = tuple(c.id for c in found.group)
     confidence = sum(chances[i].best for i in group)
@@ -97,7 +94,7 @@ def _decision(
         return replace(
             base, sentences=said, reasons=_for_all(reasons, kinds, names), best=found.best.id, try_first=chosen.id,
             odds=_zero(kinds) | chances, group=group, confidence=confidence,
-            ladder=ladder(records, rows, rule, cells[chosen.id] if skilled else None, names, TRY, skilled),
+            ladder=ladder(records, rows, rule, cells[chosen.id] if skilled else None, names, able, TRY, skilled),
         )  # fmt: skip
     price = (cells[chosen.id].config.get("price") or {}).get("usd_per_hour")
     return replace(
@@ -114,7 +111,7 @@ def _decision(
         group=group,
         confidence=confidence,
         flips=flips(known, rule, names, price, timed(grid)),
-        ladder=ladder(records, rows, rule, cells[chosen.id], names),
+        ladder=ladder(records, rows, rule, cells[chosen.id], names, able),
     )  # fmt: skip
 
 
@@ -145,6 +142,9 @@ def _cost_notes(
     prices: Mapping[str, Json] = next((p for r in grid if (p := r.config.get("price"))), {})
     rates = {r.id: goodput(r, rule.service_level) for r in judged}
     unmet = [names[i] for i, held in rates.items() if held == 0]
+    untried = [names[i] for i, held in rates.items() if held is None] if rule.service_level and basis == GOODPUT else []
+    if untried:
+        found.append(f"What was not measured at the service level cannot be chosen: {_listed(untried)}.")
     if (level := rule.service_level) and rates and set(rates.values()) == {None}:
         words = ", ".join(f"{key} {value:g}" for key, value in level.items())
         found.append(f"Nothing was measured at the policy's service level ({words}): it bars and prices nothing.")

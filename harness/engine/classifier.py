@@ -33,9 +33,10 @@ class ClassifierSession:
         max_new_tokens: int,
         progress: Callable[[int], None] = lambda done: None,
         ends: Sequence[str] = (),
+        keys: Sequence[int] = (),
     ) -> list[Completion]:
         """The likeliest class of each rendered prompt, in the order given; `progress` hears how many are done. A class
-        is an answer whole, so `max_new_tokens` and `ends` ask nothing of it."""
+        is an answer whole and the likeliest, so `max_new_tokens`, `ends` and `keys` ask nothing of it."""
         found: dict[int, Completion] = {}
         for rows, logits in self._read(prompts):
             for i, best in zip(rows, logits.argmax(dim=-1).tolist(), strict=True):

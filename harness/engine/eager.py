@@ -79,13 +79,14 @@ class EagerSession:
         max_new_tokens: int,
         progress: Callable[[int], None] = lambda done: None,
         ends: Sequence[str] = (),
+        keys: Sequence[int] = (),
     ) -> list[Completion]:
         """Completions of rendered prompts, in the order given, none longer than it takes to hold one of the texts
-        `ends`; `progress` hears how many are done. Where tokens are drawn, a prompt's place in the list is the key of
-        its noise."""
+        `ends`; `progress` hears how many are done. Where tokens are drawn, `keys` are those of the prompts' noise:
+        unless given, their places in the list."""
         import torch
 
-        encoded = self.encode(prompts, max_new_tokens)
+        encoded, keys = self.encode(prompts, max_new_tokens), keys or range(len(prompts))
         done: dict[int, Completion] = {}
         told = Ends(self.tokenizer, ends)
         with torch.inference_mode():
@@ -95,7 +96,7 @@ class EagerSession:
             while len(done) < len(order):
                 rows = self._together(order[len(done) :], encoded, max_new_tokens)
                 own = [encoded[i][length:] for i in rows]
-                made = self._decode(own, rows, max_new_tokens, prefix, length, ends=told)
+                made = self._decode(own, [keys[i] for i in rows], max_new_tokens, prefix, length, ends=told)
                 for i, (tokens, finished) in zip(rows, made, strict=True):
                     text = self.tokenizer.decode(tokens, skip_special_tokens=True)
                     done[i] = Completion(text, len(tokens), finished)

@@ -122,10 +122,11 @@ class GraphSession:
         """How many requests of an open loop are answered side by side."""
         return self.knobs.batch_size
 
-    def slots(self, rows: int, tokens: int, prefix: Sequence[int] = ()) -> DecoderSlots:
+    def slots(self, rows: int, tokens: int, prefix: Sequence[int] = (), largest: bool = False) -> DecoderSlots:
         """Slots for so many rows of so many tokens, those there are if they are enough. New ones hold what those held
-        too, and lengths to the next power of two, where that leaves half of the memory that is free. What is to be
-        served on them begins with `prefix`, which is in them already."""
+        too, and lengths to the next power of two, where that leaves half of the memory that is free: not of the
+        `largest` work to come, of which they hold no more than it needs. What is to be served on them begins with
+        `prefix`, which is in them already."""
         have, longest = self._slots, self.decoder.longest(self.model)
         if longest and tokens > longest:
             raise DoesNotFit(
@@ -134,9 +135,9 @@ class GraphSession:
             )
         if have is None or have.rows < rows or have.capacity < tokens:
             least = rows, -(-tokens // LENGTHS) * LENGTHS
-            sizes = [(rows, power(tokens, LENGTHS))]
+            both = [(max(rows, have.rows), max(tokens, have.capacity))] if have else []
+            sizes = [] if largest else [(r, power(t, LENGTHS)) for r, t in (*both, (rows, tokens))]
             if have:
-                sizes.insert(0, (max(rows, have.rows), power(max(tokens, have.capacity), LENGTHS)))
                 have.release()
             self._slots = have = None  # its memory first
             fits = (s for s in sizes if holds(self.model, self.eager.device, 2 * (s[0] + 1), s[1]))
@@ -153,15 +154,15 @@ class GraphSession:
         max_new_tokens: int,
         progress: Callable[[int], None] = lambda done: None,
         ends: Sequence[str] = (),
+        keys: Sequence[int] = (),
     ) -> list[Completion]:
-        """Completions of rendered prompts, in the order given, none longer than it takes to hold one of the texts
-        `ends`; `progress` hears how many are done. Where tokens are drawn, a prompt's place in the list is the key of
-        its noise."""
+        """See `harness.engine.eager.EagerSession.generate`."""
         if not prompts:
             return []
         told = self.eager.encode(prompts, max_new_tokens)
         shared = self.eager.worthwhile_prefix(told)
-        asked = [Request(ids[shared:], max_new_tokens, key=i) for i, ids in enumerate(told)]
+        named = zip(told, keys or range(len(told)), strict=True)
+        asked = [Request(ids[shared:], max_new_tokens, key=key) for ids, key in named]
         rows = min(self.knobs.batch_size, len(asked))
         made = self._serve(asked, rows, self.eager.stops, progress, prefix=told[0][:shared], ends=ends)
         texts = self.tokenizer.batch_decode([m.tokens for m in made], skip_special_tokens=True)

@@ -72,7 +72,7 @@ def export(run: Path, name: str, target: Path, rows: int, store: Path | None, fo
             try:
                 deployment = lay_out(source, part, record, served_as(record), hub_name(record) or record.model, ends)
             finally:
-                weights(record, run, store)  # raises where they went meanwhile
+                weights(record, run, store, thorough=False)  # raises where they went meanwhile
         prompt_as_scored(part)
         decode_as_scored(part)
         print(f"checking {visible(record.id)} ...", file=sys.stderr)

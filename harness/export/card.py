@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.decide import policy_of, primary, read_policy
+from harness.decide import policy_of, primary
+from harness.directory import quantization_of
 from harness.escaping import markdown_text, visible
 from harness.export.check import Checked, told
-from harness.export.folder import quantization
 from harness.export.licences import Licence, hub_name
 from harness.export.serving import libraries, vllm
 from harness.licences import TEXTS
@@ -113,12 +113,12 @@ def view(folder: Path, record: RunRecord, deployment: Mapping[str, Any], source:
     """Everything that the card shows, as plain values."""
     recipe = load_recipe(folder)
     facts = record.steps.get("quantize", {}).get("facts") or {}
-    stored, classes = quantization(folder), deployment["classes"]
+    stored, classes = quantization_of(folder), deployment["classes"]
     quantized = quantized_here(record)
     compared = quantized and any(record.value(name) for name, _ in FIDELITY)
     trained = record.steps.get("adapt", {}).get("facts") or {}
     versions: Mapping[str, str] = record.environment.get("versions", {})
-    decides = primary(record, read_policy(policy_of([record])))
+    decides = primary(record, policy_of([record]))
     searched = {"bm25": "bm25s", "dense": "sentence-transformers"}
     finders = [library for name, library in searched.items() if (folder / "retrieval" / name).is_dir()]
     needed = ("torch", "transformers", "accelerate", *libraries(stored), *finders)

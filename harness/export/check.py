@@ -19,7 +19,7 @@ from harness.components import instantiate
 from harness.environment import detect
 from harness.execute import machine, set_threads
 from harness.export.folder import DEPLOYMENT
-from harness.measure.quality import until
+from harness.measure.quality import keys_of, until
 from harness.suite import load as load_suite
 from harness.types import Completion, Component, Context, RunRecord
 
@@ -62,8 +62,6 @@ def check(folder: Path, record: RunRecord, rows: Sequence[Row], limit: int) -> C
         return Checked(0, len(rows), why="--check-rows 0")
     if not rows:
         return Checked(0, 0, why="this cell has no recorded outputs")
-    if any("message" not in r for r in rows):
-        return Checked(0, len(rows), why="the rows are of a version that kept no messages")
     ends = json.loads((folder / DEPLOYMENT).read_text(encoding="utf-8"))["stop"]
     if not ends and all(r["tokens"] == 0 for r in rows):
         return Checked(0, len(rows), why="the task asks for the likeliest of given choices, which rows do not keep")
@@ -73,13 +71,13 @@ def check(folder: Path, record: RunRecord, rows: Sequence[Row], limit: int) -> C
     if differs:
         return Checked(0, len(rows), prompts=differs, elsewhere=elsewhere)
     with machine(alone=False):
-        answer = _session(folder, record)
-        asked = rows[:limit]  # the first ones: where tokens are drawn, a row's place is the key of its noise
-        parted = _parted(asked, answer([r["prompt"] for r in asked]), ends)
+        answer = _session(folder, record, ends)
+        asked = rows[:limit]
+        parted = _parted(asked, answer(asked), ends)
         alone = len(parted) if len(asked) < len(rows) else 0
         if alone:
             asked = rows
-            parted = _parted(rows, answer([r["prompt"] for r in rows]), ends)
+            parted = _parted(rows, answer(rows), ends)
     return Checked(len(asked), len(rows), (), tuple(parted), alone, elsewhere=elsewhere)
 
 
@@ -92,15 +90,19 @@ def _prompts(folder: Path, rows: Sequence[Row]) -> list[str]:
     return [render(tokenizer, r["message"]) for r in rows]
 
 
-def _session(folder: Path, record: RunRecord) -> Any:
-    """The engine that was measured over the folder, as a function from prompts to completions."""
+def _session(folder: Path, record: RunRecord, ends: Sequence[str]) -> Any:
+    """The engine that was measured over the folder, as a function from rows to completions that end at `ends`, as
+    then: where such a text is a special token, no decoded answer holds it."""
     environment = detect()
     set_threads(record.steps["quality"].get("threads") or environment.cpu_count)
     context = Context(environment.device, environment.dtype, record.seed, lambda share, told: None)
     engine = Component(**record.config["engine"])
     output = load_suite(Component(**record.config["suite"])).output if engine.params.get("constrained") else ""
     session = instantiate(engine).start(folder, context, quality=True, output=output)
-    return lambda prompts: session.generate(prompts, record.params("suite")["max_new_tokens"])
+    limit = record.params("suite")["max_new_tokens"]
+    return lambda rows: session.generate(
+        [r["prompt"] for r in rows], limit, ends=ends, keys=keys_of([str(r["id"]) for r in rows])
+    )
 
 
 def _parted(rows: Sequence[Row], made: Sequence[Completion], ends: Sequence[str]) -> list[str]:

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from harness import ledger
-from harness.decide import decide, policy_of, quality, read_policy
-from harness.decide.recipes import weights_of
 from harness.errors import UserError
 from harness.escaping import config_value
 from harness.files import yaml_keys
 from harness.resources import resource
+from harness.runs import read
 from harness.store import MANIFEST, faults, read_manifest
 from harness.types import GROUPS, Json, RunRecord, Status, StepKind, is_side
 from harness.wording import labels, nearest, number
@@ -38,30 +37,27 @@ def chosen(run: Path, name: str) -> tuple[RunRecord, str]:
     return found, "chosen by name"
 
 
-def _recommended(run: Path) -> tuple[RunRecord, str]:
-    records, pending = ledger.read_grid(run)
-    judged, names = list(records.values()), labels(records)
-    name_one = f"name a cell with --cell; there is {', '.join(sorted(names.values())) or 'none'}"
-    if pending:
+def _recommended(folder: Path) -> tuple[RunRecord, str]:
+    run = read(folder)
+    ended = sorted(run.names[i] for i in run.records)
+    name_one = f"name a cell with --cell; there is {', '.join(ended) or 'none'}"
+    if not (decided := run.decided()):
         raise UserError(
-            f"{run}: {len(pending)} cells have not ended, so none is recommended yet; run it on, or {name_one}"
+            f"{folder}: {len(run.pending)} cells have not ended, so none is recommended yet; run it on, or {name_one}"
         )
-    policy = policy_of(judged)
-    decision = decide(judged, {r.id: ledger.read_rows(run, r) for r in judged}, policy)
+    decision, _ = decided
     if decision.chosen is None:
-        raise UserError(f"{run}: {decision.sentences[0].rstrip('.')}; {name_one}")
-    by = f"the policy {policy.get('name', 'of the run')}"
-    rule = read_policy(policy)
-    ok = [r for i in decision.judged[decision.chosen] if (r := records[i]).status is Status.OK]
-    weighed = weights_of(judged, rule)
-    together = [(names[r.id], m) for r in ok if r.suite in weighed and (m := quality(r, rule))]
+        raise UserError(f"{folder}: {decision.sentences[0].rstrip('.')}; {name_one}")
+    by = f"the policy {run.policy.name}"
+    ok = [r for r in run.ok if r.id in run.recommended(decision)]
+    together = [(run.names[r.id], m) for r in ok if (m := run.quality(r))]
     if len(together) > 1:
         told = ", ".join(f"{shlex.quote(name)} ({number(m.value, m.unit)})" for name, m in together)
         raise UserError(
-            f"{run}: {by} recommends {len(together)} cells of several seeds or suites, which it judged together, and "
-            f"an export is of one; name it with --cell: {told}"
+            f"{folder}: {by} recommends {len(together)} cells of several seeds or suites, which it judged together, "
+            f"and an export is of one; name it with --cell: {told}"
         )
-    return records[decision.chosen], f"recommended by {by}"
+    return run.records[decision.chosen], f"recommended by {by}"
 
 
 def stores(run: Path, given: Path | None) -> list[Path]:
@@ -84,24 +80,24 @@ def build_of(record: RunRecord, kind: StepKind, places: Sequence[Path]) -> Path 
     return next((f.absolute() for f in found if (f / MANIFEST).is_file()), None)
 
 
-def weights(record: RunRecord, run: Path, given: Path | None) -> tuple[Path, list[Path]]:
+def weights(record: RunRecord, run: Path, given: Path | None, thorough: bool = True) -> tuple[Path, list[Path]]:
     """The folder of a cell's weights, and the stores that were looked into. Raises `UserError` where they are gone or
-    not whole, with the command that builds them again."""
+    not whole, of which every byte is read when `thorough`, with the command that builds them again."""
     places = stores(run, given)
     found = build_of(record, StepKind.QUANTIZE, places)
-    store, first = str(given or places[0]), ""
+    store = str(given or places[0])
     if found and found.parent.parent != Path(store).absolute():
         store = str(found.parent.parent)
     if found is None:
         where = f"are not in the store {store}"
-    elif wrong := faults(found):
+    elif wrong := faults(found, thorough):
         where = f"are not whole in {found} ({'; '.join(wrong)})"
     elif "evicted_unix" in read_manifest(found):
         where = f"were evicted from {found}"
-        first = f"rm -r {shlex.quote(str(found))}\n  "  # else it counts as done; what was measured stands
     else:
         return found, places
     key = record.steps.get("quantize", {}).get("key")
+    first = f"rm -r {shlex.quote(str(found))}\n  " if found else ""  # it may count as done, as what was measured stands
     again = first + (command_again(record, store) or "the command of its grid")
     mend = f"build them again with\n  {again}\nand export from the run that it makes"
     raise UserError(f"{run}: the weights of {record.id} (quantize/{key}) {where}; give --store DIR, or {mend}")

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from harness.directory import attention_of, classes_of, computed_in, stored_dtype
+from harness.directory import attention_of, classes_of, computed_in, quantization_of, stored_dtype
+from harness.engine.ends import Ends
 from harness.errors import UserError
 from harness.files import locked, sha256
+from harness.ledger import sealed_record
 from harness.measure.quality import ends_of
 from harness.models.hub import ADAPTER, kept
 from harness.prompt import Prompter, load_recipe, stops, template_as_scored
@@ -25,18 +27,12 @@ from harness.resources import resource
 from harness.retrieval import save
 from harness.store import folder_bytes, write_json
 from harness.suite import load as load_suite
-from harness.types import Component, Context, Json, RunRecord, StepKind, plain
+from harness.types import Component, Context, Json, RunRecord, StepKind
 
 SUMS = "SHA256SUMS"
 DEPLOYMENT = "deployment.json"
 PROGRAMS = ("recipe.py", "example.py")
 NAMES_A_PATH = ("base_model_name_or_path", "_name_or_path")
-
-
-def quantization(folder: Path) -> dict[str, Any]:
-    """A model directory's own `quantization_config`; empty for plain weights."""
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return config.get("quantization_config") or {}
 
 
 def stop_texts(record: RunRecord) -> list[str]:
@@ -80,7 +76,7 @@ def lay_out(
         save(recipe.method, recipe.articles, out / "retrieval")
     for name in PROGRAMS:
         shutil.copyfile(resource("reports") / "deployable" / name, out / name)
-    write_json(out / "record.json", plain(record))
+    write_json(out / "record.json", sealed_record(record))
     deployment = _deployment(out, record, served_as, ends)
     write_json(out / DEPLOYMENT, deployment)
     return deployment
@@ -112,9 +108,9 @@ def prompt_as_scored(folder: Path) -> None:
 
 def decode_as_scored(folder: Path) -> None:
     """Writes the generation config by which whoever serves the folder decodes as the measured engine did: with all
-    tokens that end an answer (a base model's own config need not name what closes a turn of the chat template), with
-    the temperature and `top_p` by which answers were drawn, if they were, and without the penalties, beams and cuts
-    that a base model's own asks for."""
+    tokens that end an answer (a base model's own config need not name what closes a turn of the chat template, nor the
+    stop texts of a task that are special tokens), with the temperature and `top_p` by which answers were drawn, if they
+    were, and without the penalties, beams and cuts that a base model's own asks for."""
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
     if classes_of(folder):
@@ -126,10 +122,12 @@ def decode_as_scored(folder: Path) -> None:
         config = GenerationConfig.from_model_config(AutoConfig.from_pretrained(str(folder))).to_diff_dict()
     named = config.get("eos_token_id")
     own = named if isinstance(named, list) else [] if named is None else [named]
-    ends = stops(GenerationConfig(eos_token_id=named), AutoTokenizer.from_pretrained(str(folder)))
+    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    deployment = json.loads((folder / DEPLOYMENT).read_text(encoding="utf-8"))
+    ends = stops(GenerationConfig(eos_token_id=named), tokenizer) | Ends(tokenizer, deployment["stop"]).stops
     tokens = {k: config.get(k) for k in ("bos_token_id", "pad_token_id")}
     tokens["eos_token_id"] = [*own, *sorted(ends - {*own})] or None
-    sampling = json.loads((folder / DEPLOYMENT).read_text(encoding="utf-8"))["sampling"]
+    sampling = deployment["sampling"]
     drawing = {"do_sample": True, **sampling, "top_k": 0} if sampling else {}  # transformers' own top_k is 50
     write_json(file, {**{k: v for k, v in tokens.items() if v is not None}, **drawing})
 
@@ -143,7 +141,7 @@ def _deployment(folder: Path, record: RunRecord, served_as: str, ends: Sequence[
     device = str(record.environment.get("device"))
     facts = record.steps.get("quality", record.steps.get("latency", {})).get("facts") or {}
     gpu = Context("cuda", "float16", record.seed, lambda share, told: None)
-    half = computed_in(quantization(folder).get("quant_method"), stored_dtype(folder), gpu)
+    half = computed_in(quantization_of(folder).get("quant_method"), stored_dtype(folder), gpu)
     dtype = {"cpu": "float32", "cuda": half} | {device: str(facts.get("dtype") or record.environment.get("dtype"))}
     return {
         "cell": record.id, "served_as": served_as, "max_new_tokens": record.params("suite")["max_new_tokens"],

@@ -26,7 +26,7 @@ def measure(
     the throughput. `natural_requests` are timed to their natural end too, the first of the texts `ends` among them, up
     to the suite's limit of tokens. A prompt is one event however often it is asked, with all between its tokens. A
     classification head answers in one step and has nothing between tokens. Then comes `harness.measure.load`, with
-    `own_ends` on answers that end by themselves. The prompts are evaluation messages under the artifact's own recipe.
+    `own_ends` on answers that end by themselves. The prompts are those of `prompts_of`.
     The facts beside the measurements are what else the machine did from the warm-up to the last timed answer."""
     loading = memory.peak_of_loading(context.device)
     serves = load.server(session, knobs) is not None
@@ -41,7 +41,7 @@ def measure(
     rows = max(knobs["batch_size"], 1, *loads)
     if slots := getattr(session, "slots", None):  # as many as will be asked for: larger ones capture every shape anew
         whole_answer = data.max_new_tokens if knobs["natural_requests"] else 0
-        slots(rows, asked + max(knobs["output_tokens"], knobs["batch_tokens"], whole_answer, longest))
+        slots(rows, asked + max(knobs["output_tokens"], knobs["batch_tokens"], whole_answer, longest), largest=True)
     warm = warm_up(session, prompts, knobs)
     memory.peak_of_loading(context.device)  # the warm-up's counts for nothing
     watch = device_state.start(context.device)
@@ -76,10 +76,15 @@ def measure(
     if later:
         return measured, facts  # what follows is taken once
     have = slots(0, 0) if slots else None
-    held = (have.rows + 1, have.capacity) if have else (len(batch), len(steps))  # a prefix may have stood there once
+    reads_once = getattr(session, "reads_once", lambda prompts: False)(batch)
+    shared = shared_prefix(encoded[: len(batch)]) if reads_once else 0
+    held = [*(len(e) - shared + len(steps) for e in encoded[: len(batch)]), *([shared] if shared else [])]
+    if have:  # one more is for padding
+        held = [have.capacity] * (have.rows + 1)
     row = None if session.loaded.classes else asked + data.max_new_tokens  # a head keeps no keys and values
     process = next((m.value for m in beside if m.metric == "memory_bytes/nvml_process"), None)
-    measured += memory.measure(session.model, context.device, loading, held, row, process)
+    at_once = have.rows if have else len(batch)
+    measured += memory.measure(session.model, context.device, loading, at_once, held, row, process)
     measured += memory.apart(session, batch, min(tokens, 4), context.device)  # three steps hold what fifteen do
     if between and steps:
         each = [_held([e], knobs["output_tokens"]) for e in encoded[: knobs["requests"]]]
@@ -87,9 +92,8 @@ def measure(
         together = roofline.Step(len(batch), _held(encoded[: len(batch)], tokens), 1e3 * median(steps))
         limits = roofline.measure(session.model, session.loaded.proof["weights_bytes"], context.device, alone, together)
         measured += limits
-        reads_once = getattr(session, "reads_once", lambda prompts: False)(batch)
         far = {m.metric: m.value for m in limits}.get("times_limit")
-        if far is not None and not reads_once:  # else flat is what such a batch may be
+        if far is not None and len(batch) > 1 and not reads_once:  # else flat is what such a batch may be
             slow = roofline.host_bound(far, alone.ms, together.ms)
             measured.append(Measurement("host_bound", float(slow), "flag", "lower", 1))
     return measured, facts
@@ -122,9 +126,10 @@ def unsettled(took: Sequence[float], knobs: Mapping[str, Any]) -> str | None:
 
 
 def prompts_of(session: Session, folder: Path, data: SuiteData, count: int) -> list[str]:
-    """Evaluation messages under the artifact's own recipe, rendered; from the first again where there are too few."""
+    """Evaluation messages, or for a task that lm-eval brings along, which alone knows its rows, the suite's validation
+    messages, under the artifact's own recipe, rendered; from the first again where there are too few."""
     prompter = load_prompter(folder)
-    known = data.evaluation or data.validation  # the rows of lm-eval's own tasks are known to it alone
+    known = data.evaluation or data.validation
     rows = [known[i % len(known)] for i in range(count)]
     return [render(session.tokenizer, prompter(r[data.message_field])) for r in rows]
 

@@ -83,14 +83,14 @@ def rows_that_fit(budget: float, peak: float, held: float, row_bytes: float) -> 
 
 
 def measure(
-    model: Any, device: str, loading: int | None, held: tuple[int, int], row_tokens: int | None,
+    model: Any, device: str, loading: int | None, rows: int, held: Sequence[int], row_tokens: int | None,
     process: float | None = None,
 ) -> list[Measurement]:  # fmt: skip
-    """Peaks while answering and of loading, keys and values of a token, and from these how many rows of `row_tokens`
-    tokens would fit into `BUDGETS_GB` (10**9 bytes): a prediction, at least `held` (rows, tokens of each) having been
-    held at the peak. It counts what the driver holds beside PyTorch (context, modules, graphs) where `process`, the
-    bytes of this process now as NVML tells them, is known, and so does the peak of the process then. Without
-    `row_tokens` the peaks alone, of what keeps no keys and values."""
+    """Peaks while answering up to `rows` rows at once and of loading, keys and values of a token, and from these how
+    many rows of `row_tokens` tokens would fit into `BUDGETS_GB` (10**9 bytes): a prediction, rows of at least the
+    tokens in `held` having been held at the peak. It counts what the driver holds beside PyTorch (context, modules,
+    graphs) where `process`, the bytes of this process now as NVML tells them, is known, and so does the peak of the
+    process then. Without `row_tokens` the peaks alone, of what keeps no keys and values."""
     beside = 0.0
     if device == "cuda":
         import torch
@@ -99,21 +99,20 @@ def measure(
         used = float(torch.cuda.max_memory_allocated())
         beside = max(0.0, (process or 0.0) - torch.cuda.memory_reserved())
         answering = [
-            Measurement("memory_bytes/cuda_peak_allocated", used, "bytes", "lower", 1),
-            Measurement("memory_bytes/cuda_peak_reserved", peak, "bytes", "lower", 1),
+            Measurement("memory_bytes/cuda_peak_allocated", used, "bytes", "lower", rows),
+            Measurement("memory_bytes/cuda_peak_reserved", peak, "bytes", "lower", rows),
         ]
         if process:
-            answering.append(Measurement("memory_bytes/cuda_peak_process", peak + beside, "bytes", "lower", 1))
+            answering.append(Measurement("memory_bytes/cuda_peak_process", peak + beside, "bytes", "lower", rows))
     else:
         peak = float(peak_rss_bytes())
-        answering = [Measurement("memory_bytes/peak_rss", peak, "bytes", "lower", 1)]
+        answering = [Measurement("memory_bytes/peak_rss", peak, "bytes", "lower", rows)]
     before = "cuda_peak_loading" if device == "cuda" else "peak_rss_loading"
     if loading:
         answering.append(Measurement(f"memory_bytes/{before}", float(loading), "bytes", "lower", 1))
     if row_tokens is None:
         return answering
-    rows, tokens = held
-    kept, each = rows * row_bytes(model, tokens), row_bytes(model, row_tokens)
+    kept, each = sum(row_bytes(model, tokens) for tokens in held), row_bytes(model, row_tokens)
     return [
         *answering,
         Measurement("kv_bytes_per_token", float(kv_bytes(model)), "bytes", "lower", 1),

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import inf, isclose
@@ -14,8 +15,10 @@ from statistics import fmean
 from typing import Any
 
 from harness.errors import UserError
+from harness.measure.beside import beside
 from harness.measure.fidelity import fidelity
 from harness.prompt import load_prompter, render
+from harness.rows import example_hash
 from harness.statistics import bootstrap, group_of, place, share_interval
 from harness.types import Completion, Component, Context, Interval, Json, Measurement, Session, SuiteData, plain
 
@@ -23,6 +26,7 @@ ROWS_FILE = "rows.jsonl"
 FEWSHOT_SEED = 1234  # lm-eval's own
 KEPT_FIELDS = ("id", "group", "case", "topic")
 ANSWER_SHOWN = 60  # characters
+BEYOND_ONE = {"bleu", "chrf", "chrfpp", "ter", "perplexity", "weighted_perplexity", "bits_per_byte"}  # lm-eval's own
 
 
 def _language_model(
@@ -48,7 +52,8 @@ def _language_model(
             prompts, limit = prompts_of(requests), data.max_new_tokens
             ends = [[s for s in as_list(r.args[1].get("until")) if s] for r in requests]
             alike = ends[0] if all(stops == ends[0] for stops in ends) else []
-            made = session.generate(prompts, limit, told(requests), alike)
+            keys = keys_of([_name(r.doc, r.doc_id) for r in requests])
+            made = session.generate(prompts, limit, told(requests), alike, keys)
             texts = [until(c.text, stops) for c, stops in zip(made, ends, strict=True)]
             for r, prompt, completion, text in zip(requests, prompts, made, texts, strict=True):
                 if text != completion.text:  # what a server would have made, that looks at texts as they come
@@ -75,6 +80,22 @@ def _language_model(
             raise NotImplementedError("perplexity of whole texts is not measured; choose a task that asks or generates")
 
     return EngineLM()
+
+
+def _name(doc: Mapping[str, Any], at: int) -> str:
+    """What a row is called: its id, or its place where it has none."""
+    return str(doc.get("id", f"doc-{at}"))
+
+
+def keys_of(names: Sequence[str]) -> list[int]:
+    """The keys by which answers to rows of these names are drawn, whatever rows stand beside them: of a name that comes
+    again, others each time."""
+    seen: Counter[str] = Counter()
+    found = []
+    for name in names:
+        found.append(int.from_bytes(hashlib.sha256(f"{name} {seen[name]}".encode()).digest()[:8]) >> 1)  # of int64
+        seen[name] += 1
+    return found
 
 
 def _length(session: Session, text: str) -> int:
@@ -117,7 +138,9 @@ def task_of(data: SuiteData, name: str) -> tuple[Any, Any]:
     manager = TaskManager(include_path=str(data.folder), include_defaults=False)
     if name not in manager.all_tasks:  # one that lm-eval brings along; to index all of those takes 16 seconds
         manager = TaskManager(include_path=str(data.folder))
-    task = manager.load(name)["tasks"][name]
+    with beside(data.folder):
+        task = manager.load(name)["tasks"][name]
+    task.process_results = beside(data.folder)(task.process_results)
     if data.evaluation:
         from datasets import Dataset
 
@@ -230,7 +253,9 @@ def summarize(
             drawn = bootstrap(items, aggregation, groups)
             interval = drawn if -inf < drawn.low < drawn.high < inf else None
         better = "lower" if higher.get(name) is False else "higher"  # lm-eval has None for what it does not know
-        unit = "share" if 0 <= value <= 1 else "points"
+        beyond = any(isinstance(item, int | float) and (item < 0 or item > 1) for item in items)
+        points = beyond or getattr(aggregation, "__name__", "") in BEYOND_ONE
+        unit = "share" if 0 <= value <= 1 and not points else "points"
         found.append(Measurement(f"quality/{name}", value, unit, better, len(items), interval))
     return found
 
@@ -243,11 +268,10 @@ def _row(
     message = sample["arguments"][0][0]
     scores = {m: sample[m] for m in sample["metrics"]}
     own = known.get(str(doc.get("id")), {})
-    whole = json.dumps(own or doc, sort_keys=True, default=str)
     return {
         **{k: doc.get(k) for k in KEPT_FIELDS},
-        "example_hash": hashlib.sha256(whole.encode()).hexdigest()[:16],  # the row itself, whatever prompt it is put in
-        "id": str(doc.get("id", f"doc-{sample['doc_id']}")),
+        "example_hash": example_hash(own or doc),
+        "id": _name(doc, sample["doc_id"]),
         "prompt_hash": hashlib.sha256(prompt.encode()).hexdigest()[:16],
         "message": message,
         "prompt": prompt,

@@ -9,9 +9,11 @@ from typing import ClassVar
 
 from harness.environment import Environment
 from harness.errors import UserError
-from harness.models.gguf import gguf_file, load_tokenizer
+from harness.models.gguf import alone, gguf_file, load_tokenizer
 from harness.store import content
 from harness.types import Context, Json
+
+RANDOM = "random weights"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class DummyModel:
     note: str = ""
     score_quality: bool = False
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     TRAINED: ClassVar[bool] = False
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers")
     NOT_IN_KEY: ClassVar[tuple[str, ...]] = ("tokenizer_path", "note", "score_quality")
@@ -82,7 +84,8 @@ class DummyModel:
         file = self._tokenizer()
         if file is None:
             raise UserError(self.mistakes())
-        tokenizer = load_tokenizer(file)
+        with alone(file) as link:
+            tokenizer = load_tokenizer(link)
         if len(tokenizer) > self.vocab_size:
             raise UserError(
                 f"model.vocab_size={self.vocab_size}: {file.name} has {len(tokenizer)} tokens; set so many or more"
@@ -103,4 +106,4 @@ class DummyModel:
                 torch.set_default_dtype(torch.float32)
         model.save_pretrained(str(out))
         tokenizer.save_pretrained(str(out))
-        return {"source": "random weights", "parameters": model.num_parameters()}
+        return {"source": RANDOM, "parameters": model.num_parameters()}

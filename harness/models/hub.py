@@ -18,7 +18,8 @@ from harness.errors import UserError
 from harness.files import parse
 from harness.licences import TEXTS, Stated, card_licence
 from harness.models.gguf import POINTER, pointer
-from harness.store import content, write_json
+from harness.prompt import RECIPE
+from harness.store import MANIFEST, content, write_json
 from harness.types import Context, Json
 
 VOCABULARY = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken", "tekken.json")
@@ -27,7 +28,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 KEPT = (  # what transformers and servers read of a model, its recipe here, and the texts of its licence
     "*.safetensors", INDEX, "config.json", "generation_config.json", "*quant*_config.json", "*processor_config.json",
     *VOCABULARY, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt",
-    "chat_template*", "prompt.json", *TEXTS,
+    "chat_template*", RECIPE, *TEXTS,
 )  # fmt: skip
 ADAPTER = ("adapter_config.json", "adapter_model*")  # PEFT's; beside whole weights, transformers would add it to them
 NOT_KEPT = ("*/*", "consolidated*.safetensors", *ADAPTER)  # of the Hub: what lies deeper, the same in Mistral's form
@@ -43,9 +44,9 @@ CONVERT = (
     "AutoTokenizer as T; [x.from_pretrained('{id}').save_pretrained('converted') for x in (M, T)]\""
 )
 MERGE = (
-    'merge it first: python -c "from peft import AutoPeftModelForCausalLM as M; from transformers import AutoTokenizer '
-    "as T; [x.save_pretrained('merged') for x in (M.from_pretrained('{id}').merge_and_unload(), "
-    "T.from_pretrained('{id}'))]\""
+    'merge it first: python -c "from peft import AutoPeftModelForCausalLM as M, PeftConfig as C; from transformers '
+    "import AutoTokenizer as T; [x.save_pretrained('merged') for x in (M.from_pretrained('{id}').merge_and_unload(), "
+    'T.from_pretrained({words}))]"'
 )
 
 
@@ -68,7 +69,7 @@ def link_tree(source: Path, out: Path) -> None:
     """Hard-links the weights from one build of the store to the next (copies across file systems): a build that
     keeps them costs no disk. Small files are copied, since the next step may write its own in their place."""
     for path in kept(source, ("*",)):
-        if path.name != "manifest.json":
+        if path.name != MANIFEST:
             try:
                 if path.suffix != ".safetensors":
                     raise OSError
@@ -161,8 +162,8 @@ class HubModel:
 
     def _lacking(self, folder: Path) -> list[str]:
         """What of a folder's files is not there, or is in no form that is read."""
-        if _adapter_alone({path.name for path in folder.iterdir()}):
-            return [self._adapter()]
+        if _adapter_alone(names := {path.name for path in folder.iterdir()}):
+            return [self._adapter(names)]
         try:
             if pointers := [path for path in kept(folder) if pointer(path)]:
                 return [f"model {self.id!r}: {pointers[0]} {POINTER}"]
@@ -214,8 +215,10 @@ class HubModel:
             return []
         return [f"model {self.id!r}: {told}; take another, such as a Llama or a Qwen"]
 
-    def _adapter(self) -> str:
-        return f"model {self.id!r}: an adapter without its base model's weights; " + MERGE.format(id=self.id)
+    def _adapter(self, names: Collection[str]) -> str:
+        base = f"C.from_pretrained('{self.id}').base_model_name_or_path"  # PEFT saves no tokenizer
+        mend = MERGE.format(id=self.id, words=f"'{self.id}'" if CONFIGS[1] in names else base)
+        return f"model {self.id!r}: an adapter without its base model's weights; {mend}"
 
     def _refused(self, pickled: Sequence[str]) -> str:
         return (
@@ -301,7 +304,7 @@ class HubModel:
         try:
             files = [s.rfilename for s in model_info(self.id, revision=self.revision, timeout=10).siblings or ()]
             if _adapter_alone({*files}):
-                return [self._adapter()]
+                return [self._adapter(files)]
             pickled = [f for f in files if Path(f).suffix in PICKLED and "/" not in f]
             if pickled and not any(f.endswith(".safetensors") for f in files):
                 return [self._refused(pickled)]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any
 
-from harness.decide import Decision, break_even, timed
+from harness.decide import COST, GOODPUT, Decision, break_even, timed
+from harness.decide.recipes import basis_of
 from harness.report import charts
 from harness.report.drawing import Drawing
-from harness.report.run import Run
+from harness.report.serving import level_text
 from harness.report.text import NONE
-from harness.wording import number, share
+from harness.runs import Run
+from harness.wording import against, number, share
 
 KNOBS = {
     "volume_requests": "Volume", "usd_per_hour": "Price of an hour", "min_quality": "Quality floor",
@@ -38,6 +41,27 @@ def account(run: Run, decision: Decision | None) -> dict[str, Any]:
         ],
         "ladder": list(decision.ladder), "notes": list(decision.notes), "asked": _asked(run, decision),
     }  # fmt: skip
+
+
+def limits(run: Run) -> str:
+    """The limits that the policy sets, in words, each as it was set."""
+    rule = run.policy
+    answer = f" of a {answer}" if (answer := timed(run.ok)) else ""
+    found = [
+        f"{what} {against(value, value, unit)[1]}"
+        for what, value, unit in (
+            ("quality at least", rule.min_quality, "share"),
+            (f"p95 response time{answer} at most", rule.max_p95_e2e_ms, "ms"),
+            ("peak memory at most", rule.max_memory_bytes, "bytes"),
+            ("valid outputs at least", rule.min_valid, "share"),
+        )
+        if value is not None and isfinite(value)
+    ]
+    if rule.service_level:
+        found.append(f"some rate at which {level_text(rule.service_level)}")
+    elif rule.objective == COST and basis_of(list(run.records.values()), rule) == GOODPUT:
+        found.append("some rate that holds the service level it was measured at")
+    return "; ".join(found)
 
 
 def _asked(run: Run, decision: Decision) -> str:

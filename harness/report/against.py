@@ -9,24 +9,21 @@ from typing import Any
 from harness import escaping, ledger
 from harness.compare import (
     COST,
-    QUALITY,
     RATE,
     SAME,
     SPEED,
     TIMES,
     TOLD,
     Change,
-    Row,
-    Run,
     changes,
     comparable,
     pace_of,
-    recommendation,
 )
 from harness.decide import primary, timed
 from harness.escaping import markdown_table, markdown_text, visible
 from harness.report.evidence import noisy
 from harness.report.text import NONE, p_text, shorten
+from harness.runs import Row, Run
 from harness.types import StepKind
 from harness.wording import first, labels, number, plural, points, significant
 
@@ -34,7 +31,7 @@ SHOWN_FLIPS = 5  # of each cell; the rest stands in rows/
 TOLD_LINES = 10  # differences, and cells, that a terminal is told of; the page has all
 LEFT_OUT = {
     SPEED: "response times, throughput, memory and cost are left out", COST: "cost is left out",
-    RATE: "goodput is left out", QUALITY: "quality and answer length are left out",
+    RATE: "goodput is left out",
 }  # fmt: skip
 
 
@@ -52,10 +49,23 @@ def _state(run: Run, cell: str) -> str:
     return str(run.records[cell].status) if cell in run.records else "pending" if cell in run.pending else "absent"
 
 
+def _recommends(run: Run, names: Mapping[str, str]) -> str:
+    if not (decided := run.decided()):
+        return "not all cells have ended."
+    decision, _ = decided
+    why = decision.sentences[0]
+    return f"recommends {names[decision.chosen]}" if decision.chosen else why[:1].lower() + why[1:]
+
+
+def _twice(made: Sequence[Change]) -> list[Change]:
+    """The changes whose rows were measured twice, which are corrected for one another."""
+    return [c for c in made if c.pair and c.verdict != SAME]
+
+
 def summary(made: Sequence[Change], scores: str) -> str:
     """What was found by these scores, in a sentence or two."""
     once = sum(c.verdict == SAME for c in made)
-    told = [c for c in made if c.pair and c.verdict != SAME]
+    told = _twice(made)
     taken = f"In {plural(once, 'cell')} quality is the same measurement in both runs, taken from the store."
     if not told:
         return taken if once else "No cell has scored rows in both runs, so quality was not compared."
@@ -82,22 +92,18 @@ def view(runs: Sequence[Run], anyway: bool = False) -> dict[str, Any]:
     ids = list(dict.fromkeys(i for run in runs for i in run.records))
     names = labels(ids)
     first = runs[0]
-    scores = " and ".join(dict.fromkeys(f"“{primary(first.ok[c.first], first.policy)}”" for c in made))
+    scores = " and ".join(dict.fromkeys(f"“{primary(first.records[c.first], first.policy)}”" for c in made))
     paired = {i for c in made if c.cell != c.first for i in (c.cell, c.first)}
     states = [{"name": names[i], "states": [_state(run, i) for run in runs]} for i in ids if i not in paired]
-    told = [recommendation(r.records, r.rows, r.pending) for r in runs]
     return {
-        "runs": [
-            {"name": r.name, "folder": str(r.folder),
-             "told": f"recommends {names[chosen]}" if chosen else why[:1].lower() + why[1:]}
-            for r, (chosen, why) in zip(runs, told, strict=True)
-        ],
+        "runs": [{"name": r.name, "folder": str(r.folder), "told": _recommends(r, names)} for r in runs],
         "first": first.name, "scores": scores, "summary": summary(made, scores),
-        "changes": [_told(c, names, timed(first.ok.values()) or "answer") for c in made],
-        "left_out": sorted({f"{d.told}: {LEFT_OUT[d.effect]}" for d in found if d.effect in LEFT_OUT}),
-        "told": [d.told for d in found if d.effect == TOLD], "disturbed": _disturbed(runs, made, names),
-        "states": [s for s in states if len(set(s["states"])) > 1], "cells": len(ids),
-        "shown_flips": SHOWN_FLIPS, "about_ratios": about_ratios(pace_of(runs)),
+        "changes": [_shown(c, names, timed(first.ok) or "answer") for c in made],
+        "left_out": sorted({f"{d.text}: {LEFT_OUT[d.effect]}" for d in found if d.effect in LEFT_OUT}),
+        "told": [d.text for d in found if d.effect == TOLD], "disturbed": _disturbed(runs, made, names),
+        "states": [s for s in states if len(set(s["states"])) > 1], "cells": plural(len(ids), "cell"),
+        "one": any(c.cell != c.first for c in made), "compared": len(_twice(made)),
+        "about_ratios": about_ratios(pace_of(runs)),
     }  # fmt: skip
 
 
@@ -111,11 +117,11 @@ def _disturbed(runs: Sequence[Run], made: Sequence[Change], names: Mapping[str, 
         f"times of {run.name} were taken beside other work, or on a machine that did not hold still, so their ratios "
         f"are not the method's alone: {'; '.join(told)}"
         for run in runs
-        if (told := noisy((r for i, r in run.ok.items() if i in timed[run.name]), names))
+        if (told := noisy((r for r in run.ok if r.id in timed[run.name]), names))
     ]
 
 
-def _told(c: Change, names: Mapping[str, str], answer: str) -> dict[str, Any]:
+def _shown(c: Change, names: Mapping[str, str], answer: str) -> dict[str, Any]:
     """A change as tables show it; times are of such an answer."""
     pair, known = c.pair, c.pair if c.verdict != SAME else None
     return {

@@ -13,9 +13,9 @@ from typing import Any
 
 from harness.decide import Decision, reference
 from harness.escaping import visible
-from harness.report.run import Row, Run
 from harness.report.text import SHOWN_CHARACTERS, shorten
 from harness.rows import column, ids, picked, texts
+from harness.runs import Row, Run
 from harness.types import Json, canonical
 
 EXAMPLES = 4
@@ -58,7 +58,7 @@ def examples(run: Run, decision: Decision | None) -> list[dict[str, Any]]:
         next(r.id for r in ok if r.adaptation == a) for a in dict.fromkeys(r.adaptation for r in ok) if a not in seen
     ]
     front = list(dict.fromkeys(i for i in wanted if i in by_cell))[:4]
-    roles = {wanted[0]: "compared with", wanted[2]: "highest quality", wanted[1]: "chosen"}
+    roles = {wanted[0]: "compared with", wanted[2]: "highest quality to choose from", wanted[1]: "chosen"}
     low = _lower(run)
     made = []
     for row_id in chosen:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from harness.decide import Decision, memory, timed
-from harness.report.run import Run, parts, state
 from harness.report.text import told
+from harness.runs import Run, parts, state
 from harness.types import RunRecord
 
 COLUMNS = (
@@ -19,7 +20,7 @@ COLUMNS = (
     ("times_limit", "Step over its limit"), ("batch_times_limit", "Batched step over its limit"),
     ("throughput_tokens_per_s", "Throughput, batched"),
     ("memory_bytes/peak_rss", "Peak memory, process"),
-    ("memory_bytes/cuda_peak_process", "Peak memory, process on the GPU"),
+    ("memory_bytes/cuda_peak_process", "Peak memory, GPU"),
     ("memory_bytes/cuda_peak_allocated", "Peak memory, GPU allocated"),
     ("memory_bytes/cuda_peak_reserved", "Peak memory, GPU reserved"), ("weights_bytes", "Weights in memory"),
     ("disk_bytes", "On disk"), ("build_seconds", "Build"), ("cost_usd_per_1000", "Cost per 1,000"),
@@ -28,13 +29,25 @@ COLUMNS = (
 
 
 def level(value: float, best: float, worst: float, better: str) -> int:
-    """A shade from 0 to 5, darker is better. Shares are shaded by themselves; other numbers by how many times worse
-    than the best they are, at least fourfold from end to end, so that small differences look small."""
+    """A shade from 0 to 5, darker is better. Shares are shaded by themselves, scores above 1 as shares of the highest;
+    other numbers by how many times worse than the best they are, at least fourfold from end to end, so that small
+    differences look small."""
     if better == "higher":
-        return round(5 * min(1.0, max(0.0, value)))
+        return round(5 * min(1.0, max(0.0, value / max(1.0, worst))))
     if best <= 0 or value <= 0:
         return 5 if value <= best else 2
     return round(5 * (1 - math.log(value / best) / math.log(max(4.0, worst / best))))
+
+
+def one_unit(records: Mapping[str, RunRecord]) -> dict[str, RunRecord]:
+    """Records whose scores are told alike in all cells: as shares only where each of them is from 0 to 1."""
+    graded = {m.metric for r in records.values() for m in r.measurements if m.unit == "points"}
+    return {
+        i: replace(
+            r, measurements=tuple(replace(m, unit="points") if m.metric in graded else m for m in r.measurements)
+        )
+        for i, r in records.items()
+    }
 
 
 def bare(interval: str) -> str:
@@ -44,7 +57,7 @@ def bare(interval: str) -> str:
 
 def whole_answer(cells: Sequence[RunRecord]) -> str:
     """Of what the p95 of cells is, beside how long their own answers are."""
-    own = [m.value for r in cells if (m := r.value("output_tokens/mean"))]
+    own = [m.value for r in cells if (m := r.value("output_tokens/mean")) and m.value]
     ends = " to ".join(dict.fromkeys(f"{n:.0f}" for n in (min(own), max(own)))) if own else ""
     beside = f"; cells' own answers have {ends} on average" if own else ""
     one = "one request at a time, from request to last token"
@@ -120,7 +133,12 @@ def scores(run: Run) -> dict[str, Any]:
     for r in run.ok:
         found = [r.value(n) for n in names]
         values = [
-            told(m) | {"level": level(m.value if m.better == "higher" else 1 - m.value, 0, 1, "higher") if m else None}
+            told(m)
+            | {
+                "level": level(m.value if m.better == "higher" else 1 - m.value, 0, 1, "higher")
+                if m and m.unit == "share"
+                else None
+            }
             for m in found
         ]
         lines.append({"name": run.names[r.id], "n": max((m.n for m in found if m), default=0), "values": values})

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from harness.decide import CostLine, Decision, pareto, timed
+from harness.decide import CostLine, Decision, kin, pareto, timed, variant
 from harness.report.drawing import WIDE, Drawing, Spec, axis, drawn, svg, ticks
-from harness.report.run import Run, parts
 from harness.report.text import facts_text, told
+from harness.runs import Run, parts
 from harness.types import Measurement, RunRecord
 from harness.wording import duration, number, plural, points
 
-LEFT, RIGHT = "Score, and the baseline’s", "Points from the best"  # panels of paired differences
+LEFT, RIGHT = "Score, and the reference’s", "Points from the best"  # panels of paired differences
 DRAWN = 40  # rows of a chart of cells, the rest stands in the tables
 LINES = 6  # of the chart of costs
 SHAPES = ("circle", "square", "triangle-up", "diamond")
@@ -25,9 +25,10 @@ DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 4])  # no divisor in common
 # ------------------------------------------------------------------------------------------------ quality against cost
 
 
-def scatter(run: Run, decision: Decision | None) -> Drawing | None:
+def scatter(run: Run, decision: Decision | None, suites: int = 1) -> Drawing | None:
     """Quality over cost, or over p95 where no cost was measured, with both intervals and the Pareto front; None where
-    neither was measured, and for scores that are not from 0 to 1 or of which less is better."""
+    neither was measured, and for scores that are not from 0 to 1 or of which less is better. Of several `suites` the
+    run is `as_judged`."""
     scored = [(r, y) for r in run.ok if (y := run.quality(r)) and y.better == "higher"]
     metric = next((m for m in ("cost_usd_per_1000", "e2e_ms/p95") if any(r.value(m) for r, _ in scored)), None)
     if metric is None or not all(0 <= y.value <= 1 for _, y in scored):
@@ -48,6 +49,9 @@ def scatter(run: Run, decision: Decision | None) -> Drawing | None:
     answer = timed([r for r, *_ in found])
     what = "Cost per 1,000 requests" if unit == "USD" else "p95 response time" + (f" of a {answer}" if answer else "")
     judged = run.judged([r for r, *_ in found])
+    if suites > 1:
+        judged = f"quality, weighted over {suites} suites"
+        what += f", {'weighted over' if unit == 'USD' else 'slowest of'} {suites} suites"
 
     def make(width: int) -> Spec:
         height = 400 if width == WIDE else 320
@@ -100,10 +104,12 @@ def scatter(run: Run, decision: Decision | None) -> Drawing | None:
     left = f" {len(found)} of {len(every)} cells are drawn." if len(found) < len(every) else ""
     made = drawn(
         make, "Quality against " + ("cost" if unit == "USD" else "p95 response time"),
-        f"{plural(len(found), 'cell')} by {what} and by the {judged}, with 95% intervals."
+        f"{plural(len(found), 'cell')} by {what} and by the {judged}{', with 95% intervals' if suites == 1 else ''}."
         f"{left}", ("Cell", what, "Quality", "On the front"), rows,
-        "Up and to the left is better. Bars are 95% intervals: cells whose bars overlap widely may not differ. The "
-        "dashed line joins the cells that no other beats in both (the Pareto front)"
+        "Up and to the left is better. "
+        + ("Bars are 95% intervals: cells whose bars overlap widely may not differ." if suites == 1 else
+           "A dot stands for the cells of all suites, under the name of the first.")
+        + " The dashed line joins the cells that no other beats in both (the Pareto front)"
         + ("; the recommended cell is ringed." if chosen else ".")
         + " Where dots lie close, some have no label: the numbers below name all." + left,
     )  # fmt: skip
@@ -149,9 +155,11 @@ def label_places(
 # ------------------------------------------------------------------------------------------------ paired differences
 
 
-def dumbbells(lines: Sequence[Mapping[str, Any]], baseline: str, best: str, margin: float) -> Drawing | None:
-    """Each cell's score beside the baseline's on the same rows, and its paired difference from the cell of highest
-    quality with the policy's margin. A line has `name`, `score`, `base`, and `delta`, `low`, `high` or None."""
+def dumbbells(
+    lines: Sequence[Mapping[str, Any]], base: str, best: str, margin: float, what: str = "the highest quality measured"
+) -> Drawing | None:
+    """Each cell's score beside the reference's on the same rows, and its paired difference from the cell that is
+    `what` with the policy's margin. A line has `name`, `score`, `base`, and `delta`, `low`, `high` or None."""
     shown = sorted(lines, key=lambda d: -d["score"])[:DRAWN]
     if not shown:
         return None
@@ -210,14 +218,17 @@ def dumbbells(lines: Sequence[Mapping[str, Any]], baseline: str, best: str, marg
     left_out = f" {len(shown)} of {len(lines)} cells are drawn." if len(shown) < len(lines) else ""
     return drawn(
         make, "Paired differences",
-        f"Scores of {plural(len(shown), 'cell')} beside {baseline} on the same rows, and their differences from {best} "
-        "with 95% intervals.", ("Cell", "Score", f"{baseline}", f"Points from {best}", "95% interval"),
+        f"Scores of {plural(len(shown), 'cell')} beside {base} on the same rows, and their differences from {best} "
+        "with 95% intervals.", ("Cell", "Score", base, f"Points from {best}", "95% interval"),
         [told_row(d) for d in shown],
-        f"“{LEFT}”: each cell’s (filled) and that of {baseline}, today’s baseline (hollow), on the same rows. "
-        f"“{RIGHT}”: the difference from {best}, the highest quality measured, with its 95% interval; the dashed line "
-        f"is the margin of {100 * margin:g} points. A cell whose whole bar lies right of it is shown to be good "
-        "enough; a simpler one needs no such proof where its bar reaches 0 and its dot lies no further left than that "
-        "line."
+        f"“{LEFT}”: each cell’s (filled) and that of {base}, the reference (hollow), on the same rows."
+        + (
+            f" “{RIGHT}”: the difference from {best}, {what}, with its 95% interval; the dashed line is the margin of "
+            f"{100 * margin:g} points. A cell whose whole bar lies right of it is shown to be good enough; a simpler "
+            "one needs no such proof where its bar reaches 0 and its dot lies no further left than that line."
+            if against
+            else ""
+        )
         + left_out,
     )  # fmt: skip
 
@@ -248,8 +259,9 @@ def costs(
     data: list[dict[str, Any]] = [
         {"name": n, "v": v, "usd": c.usd_per_1000(v)} for n, c in shown.items() for v in volumes
     ]
-    data += [{"name": n, "v": v, "usd": usd} for n, usd in hosted for v in (volumes[0], volumes[-1])]
-    names = [*shown, *(n for n, _ in hosted)]
+    priced = [(n, usd) for n, usd in hosted if usd > 0]  # the axis is logarithmic
+    data += [{"name": n, "v": v, "usd": usd} for n, usd in priced for v in (volumes[0], volumes[-1])]
+    names = [*shown, *(n for n, _ in priced)]
     lead = next(iter(shown.values()))
     dots = [
         {"v": v, "usd": lead.usd_per_1000(v), "label": _short(v)} for v, _ in even if 10.0**first <= v <= 10.0**last
@@ -330,8 +342,8 @@ def _short(volume: float) -> str:
 # ------------------------------------------------------------------------------------------------ training
 
 
-def loss(record: RunRecord) -> tuple[str, dict[str, Any]] | None:
-    """The loss of a cell's training with the key of its step; None where there is none."""
+def loss(record: RunRecord, name: str) -> tuple[str, dict[str, Any]] | None:
+    """The loss of a cell's training, called `name`, with the key of its step; None where there is none."""
     step = record.steps.get("adapt", {})
     facts = step.get("facts") or {}
     noted = [p for p in facts.get("loss_curve") or [] if isinstance(p.get("step"), int | float)]
@@ -365,7 +377,6 @@ def loss(record: RunRecord) -> tuple[str, dict[str, Any]] | None:
                                                 "color": "var(--accent)"}, "encoding": {"x": x, "y": y}},
         ],
     }  # fmt: skip
-    name = f"{record.adaptation} · {record.model}"
     end = f" to {held[-1]['loss']:.2f} on validation rows" if held else ""
     return str(step.get("key")), {
         "name": name, "svg": svg(spec, f"Loss of {name}", f"From {data[0]['loss']:.2f}{end} in {last:g} steps."),
@@ -378,6 +389,8 @@ def losses(run: Run) -> list[dict[str, Any]]:
     """The loss of each training, once however many cells share it."""
     made: dict[str, dict[str, Any]] = {}
     for r in run.records.values():
-        if str(r.steps.get("adapt", {}).get("key")) not in made and (found := loss(r)):
+        name = run.names[r.id].replace(f"{r.adaptation}/{r.quantization}", r.adaptation, 1)
+        name = name.replace(variant(r), kin(r)[3]).strip(" /")
+        if str(r.steps.get("adapt", {}).get("key")) not in made and (found := loss(r, name)):
             made[found[0]] = found[1]
     return list(made.values())

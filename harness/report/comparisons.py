@@ -7,15 +7,32 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
-from harness.decide import Decision, compare, compare_seeds, curve_of, interact, reference, share_of, shared_scores
+from harness.decide import (
+    Decision,
+    Facts,
+    compare,
+    compare_seeds,
+    compression,
+    curve_of,
+    interact,
+    kin,
+    parent_of,
+    reference,
+    share_of,
+    shared_scores,
+    variant,
+)
+from harness.decide.recipes import weights_of
 from harness.report import charts
 from harness.report.drawing import Drawing
-from harness.report.run import Run, compression, kin, parent_of, variant
 from harness.report.text import NONE, p_text, told, told_points
 from harness.rows import ids, texts
+from harness.runs import Run
 from harness.statistics import Paired, holm, over_seeds, paired_over_seeds
 from harness.types import Measurement, RunRecord
 from harness.wording import number, points
+
+DIFFERS = "a difference: distrust this run"  # of an A/A control
 
 
 def differences(run: Run, shown: Collection[str]) -> dict[str, Any]:
@@ -43,11 +60,15 @@ def differences(run: Run, shown: Collection[str]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def against_best(run: Run, decision: Decision | None, margin: float, shown: Collection[str]) -> Drawing | None:
-    """Each cell shown beside the baseline, and its paired difference from the cell of highest quality, seeds together;
-    None where no two cells answered the same rows, or less of what is judged is better."""
-    base = reference(run.ok, run.policy)
+def against_best(run: Run, decision: Decision | None, known: Facts | None, shown: Collection[str]) -> Drawing | None:
+    """Each cell shown beside the reference, and its paired difference from the cell of highest quality, seeds together;
+    None where no two cells answered the same rows, or less of what is judged is better. Of several suites judged the
+    numbers are the decision's."""
+    base, margin = reference(run.ok, run.policy), run.policy.margin
     top = run.records.get((decision.best if decision else None) or "")
+    what = "the highest quality of those that could be chosen" if top else "the highest quality measured"
+    if len(weights_of(list(run.records.values()), run.policy)) > 1:
+        return _weighted(run, decision, known, what)
     if top is None:
         scored = [(m.value, r) for r in run.ok if (m := run.quality(r)) and m.better == "higher"]
         top = max(scored, key=lambda pair: pair[0], default=(0.0, None))[1]
@@ -66,9 +87,29 @@ def against_best(run: Run, decision: Decision | None, margin: float, shown: Coll
             {"name": run.names[cells[0].id], "score": own[0], "base": own[1], "delta": pair.delta if pair else None,
              "low": pair.low if pair else None, "high": pair.high if pair else None}
         )  # fmt: skip
-    drawing = charts.dumbbells(lines, run.names[home[0].id], run.names[best[0].id], margin) if len(lines) > 1 else None
+    first, other = (run.names[cells[0].id] for cells in (home, best))
+    drawing = charts.dumbbells(lines, first, other, margin, what) if len(lines) > 1 else None
     together = " Cells that differ in their seed alone are drawn together, under the name of the first."
     return replace(drawing, note=drawing.note + together) if drawing and any(len(c) > 1 for c in some) else drawing
+
+
+def _weighted(run: Run, decision: Decision | None, known: Facts | None, what: str) -> Drawing | None:
+    """The same of several suites."""
+    if decision is None or known is None or decision.best is None:
+        return None
+    pairs, names = known.pairs.get(decision.best, {}), run.names
+    base = next((c for c in known.candidates if decision.reference in decision.judged[c.id]), None)
+    if base is None or len(known.candidates) < 2:
+        return None
+    lines = [
+        {"name": names[c.id], "score": c.quality, "base": base.quality,
+         **{end: getattr(pairs.get(c.id), end, None) for end in ("delta", "low", "high")}}
+        for c in known.candidates
+    ]  # fmt: skip
+    drawing = charts.dumbbells(lines, names[base.id], names[decision.best], run.policy.margin, what)
+    told = " Scores are weighted means over the suites judged, under the name of the first cell; those far below the "
+    told += "best have no bar."
+    return replace(drawing, note=drawing.note + told) if drawing else None
 
 
 def _kind(r: RunRecord) -> tuple[str, ...]:
@@ -93,7 +134,7 @@ def quantized(run: Run, margin: float, shown: Collection[str]) -> dict[str, Any]
     taken: dict[str, Paired] = {}
     lines = []
     good = (r for r in run.ok if (m := run.quality(r)) and m.better == "higher")
-    beside = [(r, parent) for r in good if (parent := parent_of(run, r))]
+    beside = [(r, parent) for r in good if (parent := parent_of(r, run.ok))]
     for r, parent in beside:
         if r.id not in shown:
             continue
@@ -178,7 +219,7 @@ def control(run: Run) -> list[dict[str, str]]:
                 {
                     "name": run.names[twin.id], **told_points(pair.delta, pair),
                     "p": p_text(pair.p), "same": same_outputs(run, r, twin),
-                    "verdict": "nothing, as it should be" if pair.p >= 0.05 else "a difference: distrust this run",
+                    "verdict": "nothing, as it should be" if pair.p >= 0.05 else DIFFERS,
                 }
             )  # fmt: skip
     return lines
@@ -213,7 +254,8 @@ def learning(run: Run, margin: float) -> list[dict[str, Any]]:
         elif last.low > 0:
             answer = f"More data would likely still help: {last_part} added a difference that was shown."
         elif last.high < margin:
-            next_step = "better rows" if r.adaptation == "full_ft" else "full fine-tuning, or better rows,"
+            tried = any((c.model, c.suite, c.adaptation) == (r.model, r.suite, "full_ft") for c in run.ok)
+            next_step = "better rows" if tried else "full fine-tuning, or better rows,"
             answer = (
                 f"It has levelled off: {last_part} added less than the policy's margin. More of the same will not help "
                 f"much; {next_step} may."

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from harness.decide import UNQUANTIZED
+from harness.decide import UNQUANTIZED, memory, parent_of
 from harness.report.data_card import data_card
-from harness.report.run import Run, parent_of
+from harness.report.doubts import scores_without
 from harness.report.text import NONE, facts_text, told
-from harness.rows import column, ids
+from harness.runs import Run, model_name
 from harness.types import RunRecord, StepKind
 from harness.wording import duration, number, plural, size
 
@@ -29,13 +29,12 @@ def leakage(run: Run) -> list[dict[str, Any]]:
         sources = dict.fromkeys(("training", "knowledge base", *(source for source, _ in kinds)))
         cells = []
         for r in run.ok:
-            rows = run.rows.get(r.id, ()) if flagged and r.suite == suite else ()
-            scored = [(i, v) for i, v in zip(ids(rows), column(rows, run.score(r)).tolist(), strict=True) if v == v]
-            all_, rest = ([v for i, v in scored if i not in out] for out in ((), flagged))
+            all_, rest = scores_without(run, r, flagged) if flagged and r.suite == suite else ([], [])
             if rest:
+                unit = m.unit if (m := run.quality(r)) else "share"
                 cells.append(
-                    {"name": run.names[r.id], "all": number(sum(all_) / len(all_), "share"),
-                     "without": number(sum(rest) / len(rest), "share"), "n": len(all_), "left": len(rest)}
+                    {"name": run.names[r.id], "all": number(sum(all_) / len(all_), unit),
+                     "without": number(sum(rest) / len(rest), unit), "n": len(all_), "left": len(rest)}
                 )  # fmt: skip
         made.append(
             {
@@ -59,7 +58,7 @@ def proofs(run: Run) -> list[dict[str, str]]:
     lines = []
     for r in run.ok:
         facts = r.steps.get("quantize", {}).get("facts", {})
-        parent, classes = r if r.quantization in UNQUANTIZED else parent_of(run, r), _classes(r)
+        parent, classes = r if r.quantization in UNQUANTIZED else parent_of(r, run.ok), _classes(r)
         replaced, whole = facts.get("replaced_modules"), sum(classes.values())
         if replaced is None and classes and parent and parent is not r:  # a library packed it, and counted nothing
             replaced = sum(n for kind, n in classes.items() if kind not in _classes(parent))
@@ -177,10 +176,11 @@ def caveats(run: Run) -> list[str]:
         if "eval_file" in suite and suite["eval_file"] is None:
             found.append(
                 f"Evaluation rows are those of lm-eval's task {suite.get('task')}: whether training saw them was not "
-                "looked for."
+                "looked for. Time, memory and cost are of the suite's own validation messages, not of that task's "
+                "prompts, and do not compare with hosted prices."
             )
         if note := r.params("model").get("note"):
-            found.append(f"About {r.model}: {note}")
+            found.append(f"About {model_name(r)}: {note}")
         if price := r.config.get("price"):
             paying = run.policy.volume_requests or price.get("volume_requests", 0)
             found.append(
@@ -190,6 +190,10 @@ def caveats(run: Run) -> list[str]:
             )
         if r.value("memory_bytes/peak_rss"):
             found.append("Peak memory is that of the whole process: weights, Python and its libraries.")
+    if len(held := sorted({m.n for r in run.ok if (m := memory(r))})) > 1:
+        found.append(
+            f"Peak memory is of {', '.join(map(str, held[:-1]))} rows at once in some cells, of {held[-1]} in others."
+        )
     one_step = [r for r in run.ok if "itl_ms" in r.not_measured]
     if one_step and len(one_step) < len(run.ok):
         generating = [r for r in run.ok if r not in one_step]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.report.cells import COLUMNS
-from harness.report.run import Run, state
+from harness.runs import Run, state
 from harness.types import Json, finite, plain
 
 FORMAT = 1

@@ -8,7 +8,8 @@ from dataclasses import replace
 from statistics import fmean
 
 from harness.decide import Facts, Policy, Rows, memory, quality_over_seeds
-from harness.decide.recipes import Recipe
+from harness.decide.recipes import Recipe, recipes, weights_of
+from harness.runs import Run
 from harness.types import Measurement, RunRecord, Status
 
 QUALITY, P95, MEMORY, COST = TITLES = ("Quality", "p95 response time", "Peak memory", "Cost per 1,000 requests")
@@ -40,6 +41,23 @@ def numbers(recipe: Recipe, weights: Mapping[str, float], rows: Rows, rule: Poli
         MEMORY: max((m for r in seeds if (m := memory(r))), key=lambda m: m.value, default=None),
         COST: _mean(seeds, "cost_usd_per_1000"),
     }  # fmt: skip
+
+
+def as_judged(run: Run, known: Facts | None) -> Run:
+    """The cells of the suite that is judged; of several, the first cell of each recipe with the recipe's own numbers,
+    for drawings."""
+    weights = weights_of(list(run.records.values()), run.policy)
+    if len(weights) < 2:
+        return replace(run, records={i: r for i, r in run.records.items() if r.suite in weights or not weights})
+    found = {}
+    for kind in recipes(list(run.records.values()), weights):
+        r = run.records[kind.id]
+        names = {QUALITY: f"quality/{run.score(r)}", P95: "e2e_ms/p95", COST: "cost_usd_per_1000"}
+        own = numbers(kind, weights, run.rows, run.policy, known)
+        found[r.id] = replace(
+            r, measurements=tuple(replace(m, metric=name) for title, name in names.items() if (m := own[title]))
+        )
+    return replace(run, records=found)
 
 
 def _mean(seeds: Sequence[RunRecord], metric: str) -> Measurement | None:

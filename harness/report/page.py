@@ -12,21 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from harness import escaping, ledger
-from harness.decide import Decision, Facts, argued, as_counted, not_shares, timed
+from harness.decide import Decision, Facts, Policy, as_counted, not_shares, timed
 from harness.decide.recipes import recipes, weights_of
 from harness.report import account, charts, machine
 from harness.report.answers import PACKED_BYTES, changed, deflated, examples, packed
-from harness.report.cells import all_cells, heatmaps, scores
-from harness.report.choosing import choosing
+from harness.report.cells import all_cells, heatmaps, one_unit, scores
 from harness.report.comparisons import against_best, control, differences, learning, quantized, seeds
+from harness.report.doubts import doubts
 from harness.report.evidence import caveats, configs, leakage, not_measured, proofs, steps, unbounded
 from harness.report.markdown import markdown
-from harness.report.numbers import P95, QUALITY, TITLES, counted, numbers, seeds_of
-from harness.report.run import Run, read
+from harness.report.numbers import P95, QUALITY, TITLES, as_judged, counted, numbers, seeds_of
 from harness.report.serving import adapters, rooms, under_load
 from harness.report.text import NONE, interval, told, visible_json
 from harness.resources import resource
-from harness.types import Json, RunRecord, Status
+from harness.runs import Run, model_name, read
+from harness.types import Json, RunRecord, Status, plain
 from harness.wording import number, points
 
 SHOWN_CELLS = 60  # in the page's tables and drawings; of a larger grid the rest stands in the filtered table
@@ -36,9 +36,8 @@ SCRIPTS = ("choose.js", "wording.js", "page.js")
 def verdict(run: Run) -> tuple[Decision | None, Facts | None, list[str]]:
     """The decision, the facts it rests on and its three sentences; before the last cell has ended, how far the run
     is."""
-    if not run.pending:
-        decision, known = argued([*run.records.values(), *run.side], run.rows, run.policy)
-        return decision, known, list(decision.sentences)
+    if decided := run.decided():
+        return *decided, list(decided[0].sentences)
     ended, bad = len(run.records), len(run.records) - len(run.ok)
     first = f"So far: {ended} of {len(run.ids)} cells have ended" + (
         f", {bad} of them without numbers." if bad else "."
@@ -107,23 +106,24 @@ def thinned(run: Run, decision: Decision | None) -> Run:
 def view(run: Run) -> dict[str, Any]:
     """Everything that the page shows, as plain values."""
     decision, known, sentences = verdict(run)
-    rule = run.policy
-    run = replace(run, records=as_counted(run.records, rule))  # what is shown, and nothing is decided on
+    rule, limits = run.policy, account.limits(run)
+    run = replace(run, records=one_unit(as_counted(run.records, rule)))  # what is shown, and nothing is decided on
     first, grid = next(iter(run.records.values()), None), list(run.records.values())
     judged = list(weights_of(grid, rule))
-    title = f"{_joined(judged or [first.suite])} on {_joined(r.model for r in grid)}" if first else run.folder.name
+    title = f"{_joined(judged or [first.suite])} on {_joined(map(model_name, grid))}" if first else run.folder.name
     some = thinned(run, decision)
     table, flips = all_cells(run), changed(run, decision)
     return {
-        "title": title, "run": f"{run.folder.parent.name}/{run.folder.name}", "sentences": sentences,
+        "title": title, "run": f"{run.folder.parent.name}/{run.folder.name}",
+        "sentences": [*sentences, *doubts(run, decision)],
         "pending": len(run.pending), "counts": {str(k): v for k, v in ledger.done(list(run.records.values())).items()},
         "total": len(run.ids), "shown": len(some.ids), "profile": first.profile if first else "", "decision": decision,
-        "recommended": run.recommended(decision), "policy": rule, "timed": timed(run.ok),
+        "recommended": run.recommended(decision), "policy": rule, "timed": timed(run.ok), "limits": limits,
         "names": run.names, "headline": headline(run, decision, known),
         "reference": run.names[decision.reference] + (" and its likes" if len(judged) > 1 else "")
         if decision and decision.reference else "",
-        "heatmaps": heatmaps(some, decision), "scatter": charts.scatter(run, decision),
-        "dumbbells": against_best(run, decision, rule.margin, some.ids), "costs": account.cost_chart(run, decision),
+        "heatmaps": heatmaps(some, decision), "scatter": charts.scatter(as_judged(run, known), decision, len(judged)),
+        "dumbbells": against_best(run, decision, known, some.ids), "costs": account.cost_chart(run, decision),
         "account": account.account(run, decision), "all_cells": table, "unbounded": unbounded(run),
         "first_cells": _shown_first(table, some),
         "load": under_load(some), "rooms": rooms(some), "adapters": adapters(some),
@@ -131,8 +131,8 @@ def view(run: Run) -> dict[str, Any]:
         "quantized": quantized(run, rule.margin, some.ids), "leakage": leakage(some), "seeds": seeds(run),
         "control": control(run), "learning": learning(run, rule.margin),
         "curves": charts.losses(some), "flips": flips, "examples": examples(some, decision),
-        "not_measured": not_measured(some),
-        "ended_badly": [r for r in some.records.values() if r.status is not Status.OK], "steps": steps(some),
+        "not_measured": not_measured(run),
+        "ended_badly": [r for r in grid if r.status is not Status.OK], "steps": steps(some),
         "table": machine.table(run), "caveats": caveats(run), "environment": dict(first.environment) if first else {},
         "config": configs(run), "primary": run.score(first) if first else "",
         "choosing": choosing(run, rule, known), "tried": bool(known and any(c.quality for c in known.candidates)),
@@ -141,6 +141,17 @@ def view(run: Run) -> dict[str, Any]:
             PACKED_BYTES if some is run else PACKED_BYTES // 4,  # facts and tables of a large grid need the room
         ),
     }  # fmt: skip
+
+
+def choosing(run: Run, rule: Policy, found: Facts | None) -> Mapping[str, Any] | None:
+    """What the page's script chooses with, as plain data: the facts and the policy that `harness.decide.choose` gets,
+    and the price of an hour; None before a decision, and where no cell has the numbers that a choice needs.
+    `reports/choose.js` writes that rule a second time; a browser test holds the two equal."""
+    if found is None or not found.candidates:
+        return None
+    prices = [r.config.get("price") or {} for r in run.records.values()]
+    hourly = next((p["usd_per_hour"] for p in prices if p.get("usd_per_hour")), None)
+    return {"facts": plain(found), "policy": plain(rule), "usd_per_hour": hourly}
 
 
 def _joined(names: Iterable[str]) -> str:

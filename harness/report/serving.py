@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from harness.report.run import Run
 from harness.report.text import NONE, told
+from harness.runs import Run
 from harness.types import Json
 from harness.wording import number, plural
 
@@ -31,12 +31,17 @@ def under_load(run: Run) -> dict[str, Any]:
     level = latency.get("level")
     return {
         "columns": [c for _, c in columns], "rows": lines, "clients": bool(loops),
-        "level": f"{100 * level['share']:g}% of the requests have the first token within {level['ttft_ms']:g} ms and "
-        f"tokens at most {level['token_ms']:g} ms apart on average" if level else "",
+        "level": level_text(level) if level else "",
         "requests": latency.get("open_requests", 0), "tokens": latency.get("output_tokens", 0),
         "places": sorted({int(m.value) for r in run.ok if (m := r.value("open/places"))}),
         "own_ends": any(r.value("open/tokens/mean") and "quality" not in r.not_measured for r in run.ok),
     }  # fmt: skip
+
+
+def level_text(level: Mapping[str, Json]) -> str:
+    """A service level in words."""
+    within = f"within {level['ttft_ms']:g} ms and tokens at most {level['token_ms']:g} ms apart on average"
+    return f"{100 * level['share']:g}% of the requests have the first token {within}"
 
 
 def adapters(run: Run) -> list[str]:

@@ -40,6 +40,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         ("case", "the kind of row (optional)"), ("id", "a unique name (optional)"),
     ):  # fmt: skip
         make.add_argument(f"--{column}", default=column, metavar="COLUMN", help=f"the column that holds {what}")
+    make.add_argument("--eval-from", type=Path, metavar="FILE", help="evaluation rows in a file of their own")
+    make.add_argument("--rows-only", action="store_true", help="write the rows alone of a suite that is there already")
     make.add_argument("--eval-share", type=float, default=EVALUATION_SHARE, help="of the groups (default 0.3)")
     make.add_argument("--system", help=f"the system message (default: that of all chats in FILE, or {SYSTEM!r})")
     look = commands.add_parser("check", help="say all that is wrong with a suite (this runs its scorers.py)")
@@ -48,7 +50,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         if given.command == "new":
             names = {k: getattr(given, k) for k in ("message", "reply", "group", "case", "id")}
-            told = new(given.name, given.source, names, given.eval_share, given.system, Path())
+            others = given.eval_share, given.system, Path(), given.eval_from, given.rows_only
+            told = new(given.name, given.source, names, *others)
             print(visible("\n".join(told)))
             return 0
         mistakes, warnings, facts = check(given.name)

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+from pathlib import Path
 from typing import Any
 
 from harness.resources import resource
-from harness.suites.check import scorers_of
 
 FOLDER = resource("suites")
+
+
+def scorers_of(folder: Path) -> Any:
+    """A suite's `scorers.py` as a module."""
+    spec = importlib.util.spec_from_file_location(f"scorers_{folder.name}", folder / "scorers.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def scorers(name: str) -> Any:

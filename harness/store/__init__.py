@@ -128,12 +128,14 @@ def sealed(manifest: Mapping[str, Json]) -> dict[str, Json]:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest in a build's folder. Raises `FileNotFoundError`, and `ValueError` where it is not what was
-    written."""
+    """The manifest in a build's folder. Raises `FileNotFoundError`, `PermissionError`, and `ValueError` where it is not
+    what was written."""
     try:
         found = parse((folder / MANIFEST).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(folder / MANIFEST) from None
+    except PermissionError:  # it may be whole
+        raise
     except OSError as error:
         raise ValueError(f"cannot be read ({error.strerror or error})") from error
     if not isinstance(found, dict) or not all(isinstance(found.get(k), kind) for k, kind in FACTS.items()):
@@ -163,7 +165,7 @@ def described(folder: Path) -> dict[str, Json]:
 
 def faults(folder: Path, thorough: bool = False) -> list[str]:
     """What is wrong with a build: its manifest, a file that is missing or of another size, and when `thorough` one
-    whose bytes have changed. Nothing for an evicted one."""
+    whose bytes have changed. Nothing for an evicted one. Raises `PermissionError` for what may not be read."""
     try:
         manifest = read_manifest(folder)
     except FileNotFoundError:
@@ -178,6 +180,8 @@ def faults(folder: Path, thorough: bool = False) -> list[str]:
                 found.append(f"{name}: {size} bytes, {made['bytes']} were built")
             elif thorough and sha256(folder / name) != made["sha256"]:
                 found.append(f"{name}: its bytes have changed since it was built")
+        except PermissionError:
+            raise
         except (OSError, ValueError) as error:  # ValueError: no name of a file
             found.append(f"{name}: {getattr(error, 'strerror', None) or error}")
     return found
@@ -328,6 +332,9 @@ class Store:
             try:
                 start = time.monotonic()
                 facts = work(part)
+                for path, told in files_below(part):
+                    if told.st_nlink == 1:  # no file of the build before
+                        path.chmod(part.stat().st_mode & 0o666)  # weights come readable by their owner alone
                 manifest = {
                     "kind": step.kind, "key": step.key, "title": step.title, "preimage": step.preimage,
                     "seconds": round(time.monotonic() - start, 3), "bytes": folder_bytes(part), "facts": facts,
@@ -339,9 +346,3 @@ class Store:
                 sync(target.parent)
             finally:
                 shutil.rmtree(part, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    from harness.upkeep import main
-
-    sys.exit(main())

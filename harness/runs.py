@@ -1,14 +1,13 @@
-"""What a report is drawn from: the run folder as read, and how its cells are related."""
+"""A run folder as read, and what it decides: what reports, comparisons, the index and exports start from."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from harness import ledger
-from harness.decide import UNQUANTIZED, Decision, Policy, passes, policy_of, primary, quality, read_policy
+from harness.decide import Decision, Facts, Policy, argued, passes, policy_of, primary, quality
 from harness.decide.recipes import weights_of
 from harness.types import Json, Measurement, RunRecord, Status, id_parts, is_side
 from harness.wording import labels
@@ -19,7 +18,8 @@ Row = Mapping[str, Json]
 @dataclass(frozen=True, slots=True)
 class Run:
     """A run folder as read. `ids` are all cells of the grid in order, ended or not; `side` are the cells that stand
-    beside the grid and are not candidates: parts of a learning curve, and the A/A control."""
+    beside the grid and are not candidates: parts of a learning curve, and the A/A control. `name` is what the run is
+    called beside others."""
 
     folder: Path
     ids: tuple[str, ...]
@@ -27,8 +27,8 @@ class Run:
     rows: Mapping[str, Collection[Row]]
     names: Mapping[str, str]
     policy: Policy
-    leakage: Mapping[str, Json]
     side: tuple[RunRecord, ...] = ()
+    name: str = ""
 
     @property
     def pending(self) -> list[str]:
@@ -39,6 +39,15 @@ class Run:
     def ok(self) -> list[RunRecord]:
         """Cells with numbers, in the grid's order."""
         return [r for r in self.records.values() if r.status is Status.OK]
+
+    @property
+    def leakage(self) -> Mapping[str, Json]:
+        """Overlaps between evaluation rows and what builds saw, by suite."""
+        return ledger.read_leakage(self.folder)
+
+    def decided(self) -> tuple[Decision, Facts] | None:
+        """The decision and the facts that it rests on; None before all cells have ended."""
+        return None if self.pending else argued([*self.records.values(), *self.side], self.rows, self.policy)
 
     def score(self, record: RunRecord) -> str:
         """The name of the score that the run is decided by: the policy's, else that of the cell's suite."""
@@ -67,14 +76,14 @@ class Run:
 
 
 def read(folder: Path) -> Run:
-    """Everything that a report needs. Raises `UserError` for a folder or file that cannot be read."""
+    """A run, whose rows' texts are read when they are asked for. Raises `UserError` for a folder or file that cannot be
+    read."""
     every = {r.id: r for r in ledger.read_records(folder)}
     beside = tuple(r for r in every.values() if is_side(r.id))
     records = {i: r for i, r in every.items() if not is_side(i)}
     ids = tuple(dict.fromkeys([*(i for i in ledger.read_cells(folder) if not is_side(i)), *records]))
     rows = {i: ledger.open_rows(folder, r) for i, r in every.items()}
-    policy = read_policy(policy_of(records.values()))
-    return Run(folder, ids, records, rows, labels(ids), policy, ledger.read_leakage(folder), beside)
+    return Run(folder, ids, records, rows, labels(ids), policy_of(records.values()), beside)
 
 
 def parts(cell_id: str) -> tuple[str, str, str]:
@@ -83,31 +92,12 @@ def parts(cell_id: str) -> tuple[str, str, str]:
     return " · ".join(p for p in (model, suite, seed, knobs) if p), adaptation, quantization
 
 
+def model_name(record: RunRecord) -> str:
+    """What people call a record's base model: its name on the Hub, or its file's; else that of its configuration."""
+    params = record.params("model")
+    return str(params.get("id") or Path(str(params.get("path") or record.model)).name)
+
+
 def state(run: Run, cell_id: str) -> str:
     """How far a cell is."""
     return str(run.records[cell_id].status) if cell_id in run.records else "pending"
-
-
-def parent_of(run: Run, r: RunRecord) -> RunRecord | None:
-    """The same adaptation unquantized."""
-    same = (
-        p for p in run.ok
-        if (*kin(p), p.adaptation) == (*kin(r), r.adaptation) and p.quantization in UNQUANTIZED
-    )  # fmt: skip
-    return None if r.quantization in UNQUANTIZED else next(same, None)
-
-
-def variant(r: RunRecord) -> str:
-    """The knobs that were swept singly, as the cell's id ends with them."""
-    return str(r.config.get("variant") or "")
-
-
-def kin(r: RunRecord) -> tuple[Any, ...]:
-    """What cells have in common that differ in adaptation and quantization alone."""
-    others = [knob for knob in variant(r).split(",") if not knob.startswith("quantization.")]
-    return r.model, r.suite, r.seed, ",".join(others)
-
-
-def compression(r: RunRecord) -> tuple[str, str]:
-    """How a cell was quantized: by what, and its knobs that were swept."""
-    return r.quantization, ",".join(k for k in variant(r).split(",") if k.startswith("quantization."))
