@@ -3,10 +3,10 @@
 A component class is a frozen dataclass whose fields are its knobs. It may carry `VERSION` (raise it when its output
 changes), `LIBRARIES` (distributions that shape its output, part of the key), `REQUIRES` (modules that must be
 importable), `SEEDED` (False for an adaptation that no seed changes: cells of all seeds share it), `GUIDED` (False for
-one that does not read the suite's instructions: it stands when they change), `SERVES` (False for an engine that answers
-one batch at a time), `unsupported(environment) -> str | None`, `unfit(data) -> str | None`, and
-`unable(config) -> str | None` of a model's own configuration, which a model that can tell it before it is built gives
-by `config()`.
+one that does not read the suite's instructions: it stands when they change; a class that derives from it says so
+itself), `SERVES` (False for an engine that answers one batch at a time), `unsupported(environment) -> str | None`,
+`unfit(data) -> str | None`, and `unable(config) -> str | None` of a model's own configuration, which a model that can
+tell it before it is built gives by `config()`.
 
 Called, a model lays a base model down as a Hugging Face directory, `(out, context)`; an adaptation turns it into an
 adapted one with its prompt recipe, `(base, data, out, context)`, and reads of a row its message and its reply alone, as
@@ -55,7 +55,7 @@ def seeded(component: Component) -> bool:
 
 def guided(component: Component) -> bool:
     """Whether an adaptation reads the suite's instructions: all but those that say they do not."""
-    return bool(getattr(resolve(component.target), "GUIDED", True))
+    return bool(vars(resolve(component.target)).get("GUIDED", True))
 
 
 def serves(component: Component) -> bool:

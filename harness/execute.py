@@ -171,8 +171,8 @@ def _data(step: Step) -> SuiteData:
     if step.kind is StepKind.LATENCY:
         found = {"rows": timing_digest(data, step.engine)}
     else:
-        found = {"data": data.training_digest, "rows": data.evaluation_digest}
-        found["instructions"] = digest(data.instructions)
+        told = digest(data.instructions)
+        found = {"data": data.training_digest, "rows": data.evaluation_digest, "instructions": told}
     _as_planned(step, found, f"the suite {step.suite.name}", " (its scorers must leave its folder as it is)")
     return data
 

@@ -84,7 +84,8 @@ def assemble(
     unaware = not any(step.component.params.get("ends") for step in timed)
     if unaware and "cut_share" in names and names & OWN_ENDS:
         not_measured["own ends"] = STOP_TEXTS
-    if any(m.metric == "output_tokens/mean" and m.value == 0 for m in measured) and names & OWN_ENDS:
+    none = any(m.metric == "output_tokens/mean" and m.value == 0 for m in measured)
+    if none and names & OWN_ENDS and any(row["output"] for row in rows_of(cell, plan, store)):  # a choice, not silence
         not_measured["own ends"] = NO_ENDS
     if measuring["device"] != "cuda":
         not_measured["memory_bytes/cuda"] = "no CUDA device; peak resident memory of the process instead"

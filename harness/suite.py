@@ -70,11 +70,11 @@ def _others(folder: Path, p: Mapping[str, Any]) -> list[Path]:
 
 def _code(folder: Path, p: Mapping[str, Any], mistakes: list[str]) -> list[tuple[str, str]]:
     """What scores rest on beside the rows: code and the task file as they stand, of any other file its SHA-256. Scorers
-    that name the training file read it, beyond the rows that are trained on too."""
+    that name the training file read it, beyond the rows that are trained on too; so with the instructions."""
     texts = sorted({*folder.glob("*.py"), *([folder / p["task_file"]] if p["task_file"] else [])})
     found = [(file.name, _read_text(file, mistakes)) for file in texts]
-    train = folder / p["train_file"]
-    read = [train] if train.is_file() and any(train.name in text for _, text in found) else []
+    named = (folder / p[key] for key in ("train_file", "instructions_file"))
+    read = [file for file in named if file.is_file() and any(file.name in text for _, text in found)]
     for file in sorted({*_others(folder, p), *read} - {*texts}):
         try:
             found.append((file.relative_to(folder).as_posix(), sha256(file)))

@@ -16,6 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.adapt.lora import Lora
+from harness.components import guided
 from harness.environment import Environment
 from harness.plan import ENCODER, chain, plan
 from harness.types import Cell, Component, Json, StepKind, canonical, digest, plain
@@ -394,3 +396,16 @@ def test_kernels_are_compiled_once_before_what_needs_them() -> None:
         (of,) = step.parents  # whose shapes say which
         assert made.steps[of].kind is BASE
     assert not [s for s in plan(cells, data_of(cells), MACHINE).steps.values() if s.kind is KERNELS]
+
+
+class Told(Lora):
+    """May read what its parent does not."""
+
+
+@pytest.mark.parametrize(
+    ("target", "reads"),
+    [(f"harness.adapt.{name}", False) for name in ("lora.Lora", "full_ft.FullFt", "as_is.AsIs")]
+    + [("harness.adapt.prompt_rag.PromptRag", True), (f"{__name__}.Told", True)],
+)
+def test_an_adaptation_reads_instructions_unless_it_says_that_it_does_not(target: str, reads: bool) -> None:
+    assert guided(Component("one", target, {})) is reads

@@ -143,13 +143,16 @@ def test_answers_that_stop_texts_end_are_not_those_that_were_timed(tmp_path: Pat
     assert "own ends" not in aware.not_measured
 
 
-@pytest.mark.parametrize(("tokens", "metric", "told"), [
-    (0.0, "goodput_requests_per_s", NO_ENDS), (0.0, "e2e_natural_ms/p50", NO_ENDS), (0.0, "itl_ms/p50", None),
-    (0.5, "goodput_requests_per_s", None),
+@pytest.mark.parametrize(("tokens", "output", "metric", "told"), [
+    (0.0, "A", "goodput_requests_per_s", NO_ENDS), (0.0, "A", "e2e_natural_ms/p50", NO_ENDS),
+    (0.0, "A", "itl_ms/p50", None), (0.0, "", "goodput_requests_per_s", None),
+    (0.5, "A", "goodput_requests_per_s", None),
 ])  # fmt: skip
 def test_choices_are_not_priced_by_text_that_is_not_scored(
-    tmp_path: Path, tokens: float, metric: str, told: str | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokens: float, output: str, metric: str, told: str | None
 ) -> None:
+    """A choice is text that no tokens were made for; a model that says nothing is priced as what it is."""
+    monkeypatch.setattr("harness.records.rows_of", lambda *_: [{"output": output}])
     also = [Measurement(metric, 7.0, "", "lower", 4), Measurement("output_tokens/mean", tokens, "tokens", "lower", 8)]
     made = record(tmp_path, cell("adaptation=lora", "profile.natural_requests=1"), also=also)
     assert made.not_measured.get("own ends") == told

@@ -315,6 +315,15 @@ def test_a_fifth_of_the_shipped_suite_is_held_out() -> None:
     assert len(data.knowledge) >= 30
 
 
+def test_scores_follow_instructions_that_scorers_read(folder: Path) -> None:
+    (folder / "scorers.py").write_text("TEXT = open('guide.md').read()")
+    before = read(folder)
+    (folder / "guide.md").write_text("Greet last.")
+    after = read(folder)
+    assert before.evaluation_digest != after.evaluation_digest
+    assert before.training_digest == after.training_digest
+
+
 @pytest.mark.parametrize(
     ("change", "training", "evaluation", "scoring"),
     [

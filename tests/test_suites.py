@@ -23,7 +23,7 @@ from harness.measure import quality
 from harness.resources import resource
 from harness.suite import hashed, load
 from harness.suites.__main__ import main as command
-from harness.suites.check import config_of
+from harness.suites.check import check, config_of
 from harness.suites.faults import faults_of_score, faults_of_task
 from harness.suites.shape import folded, misspelt, uneven, unlike
 from harness.types import Completion, Context, SuiteData
@@ -452,6 +452,8 @@ def test_a_suite_is_never_written_over_but_for_its_rows(capsys: pytest.CaptureFi
     make = ["new", "mine", "--from", str(table()), *NAMES]
     assert command([*make, "--rows-only"]) == 2
     assert "suites/mine: is not there; make the suite first, without --rows-only" in capsys.readouterr().err
+    assert command([*make, "--eval-from", "rows.csv", "--eval-share", "0.6"]) == 2
+    assert "--eval-share: the evaluation rows are those of --eval-from; leave one" in capsys.readouterr().err
     assert main(make) == 0
     files = (*Path("suites/mine").glob("*"), *Path("conf").rglob("*.yaml"))
     before, sides = {path: path.read_bytes() for path in files}, rows_of("mine")
@@ -466,7 +468,8 @@ def test_a_suite_is_never_written_over_but_for_its_rows(capsys: pytest.CaptureFi
     assert {path: path.read_bytes() for path in files} == before
     assert command([*make, "--rows-only"]) == 0
     told = capsys.readouterr().out
-    assert "from rows.csv, split by group.\nnext:\n  python -m harness.suites check mine\n" in told
+    assert "from rows.csv, split by group.\nthe longest reply (row 'row-" in told
+    assert " tokens: see max_new_tokens in conf/suite/mine.yaml\nnext:\n  python -m harness.suites check mine\n" in told
     assert {path.name for path in files if path.read_bytes() != before[path]} == {"train.jsonl", "eval.jsonl"}
     for was, now in zip(sides, rows_of("mine"), strict=True):
         assert len(now) > len(was)
@@ -628,6 +631,12 @@ def test_scorers_import_what_stands_beside_them_and_nothing_else() -> None:
     assert faults("mine") == []
     assert "suite.primary=exact: is 2 for the reference reply" in faults("yours")[0]
     assert faults("mine") == []
+    mine, task = Path("suites/mine/scorers.py"), Path("suites/mine/task.yaml")
+    mine.write_text(f"{mine.read_text()}\ndef best(found):\n    from ourscores import luck\n    return luck()\n")
+    task.write_text(task.read_text().replace("aggregation: mean", "aggregation: !function scorers.best", 1))
+    assert quality.task_of(load(config_of("mine")), "mine")[0].aggregation()["exact"]([1]) == 0.5
+    mine.write_text(f"{mine.read_text()}\nfrom functools import partial\nprocess_results = partial(process_results)\n")
+    assert check("mine")[0][1:] == [], "but for the instructions that are not written"
     digest = load(config_of("yours")).evaluation_digest
     helper.write_text(helper.read_text().replace("2", "0.25"))
     assert load(config_of("yours")).evaluation_digest != digest

@@ -16,6 +16,7 @@ class FullFt(training.Training):
     """The same data, prompt and early stopping as LoRA, with a learning rate of its own."""
 
     VERSION: ClassVar[int] = 9
+    GUIDED: ClassVar[bool] = False
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "bm25s")
 
     def __call__(self, base: Path, data: SuiteData, out: Path, context: Context) -> Mapping[str, Json]:

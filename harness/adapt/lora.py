@@ -69,6 +69,7 @@ class Lora(training.Training):
 
     LEAST: ClassVar[Mapping[str, int]] = {"rank": 1, "alpha": 1, **training.Training.LEAST}
     VERSION: ClassVar[int] = 10
+    GUIDED: ClassVar[bool] = False
     ADAPTER: ClassVar[bool] = True  # stays beside the merged weights
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "peft", "bm25s")
     REQUIRES: ClassVar[tuple[str, ...]] = ("peft", "bm25s")

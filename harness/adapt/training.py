@@ -53,7 +53,6 @@ class Training(Searching):
     batch_size: int = 8
     patience: int = 1
 
-    GUIDED: ClassVar[bool] = False
     LEAST: ClassVar[Mapping[str, int]] = {"epochs": 1, "batch_size": 1, "patience": 1, **Searching.LEAST}
 
     def __post_init__(self) -> None:

@@ -53,7 +53,7 @@ def _language_model(
             ends = [[s for s in as_list(r.args[1].get("until")) if s] for r in requests]
             alike = ends[0] if all(stops == ends[0] for stops in ends) else []
             keys = keys_of([_name(r.doc, r.doc_id) for r in requests])
-            made = session.generate(prompts, limit, told(requests), alike, keys)
+            made = session.generate(prompts, limit, told(requests), alike, keys=keys)
             texts = [until(c.text, stops) for c, stops in zip(made, ends, strict=True)]
             for r, prompt, completion, text in zip(requests, prompts, made, texts, strict=True):
                 if text != completion.text:  # what a server would have made, that looks at texts as they come
@@ -141,6 +141,8 @@ def task_of(data: SuiteData, name: str) -> tuple[Any, Any]:
     with beside(data.folder):
         task = manager.load(name)["tasks"][name]
     task.process_results = beside(data.folder)(task.process_results)
+    sums = {name: beside(data.folder)(of_all) for name, of_all in task.aggregation().items()}
+    task.aggregation = lambda: sums
     if data.evaluation:
         from datasets import Dataset
 

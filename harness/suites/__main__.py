@@ -50,8 +50,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         if given.command == "new":
             names = {k: getattr(given, k) for k in ("message", "reply", "group", "case", "id")}
-            others = given.eval_share, given.system, Path(), given.eval_from, given.rows_only
-            told = new(given.name, given.source, names, *others)
+            share, system = given.eval_share, given.system
+            told = new(given.name, given.source, names, share, system, Path(), given.eval_from, given.rows_only)
             print(visible("\n".join(told)))
             return 0
         mistakes, warnings, facts = check(given.name)

@@ -78,10 +78,8 @@ def _places(name: str, root: Path, rows_only: bool) -> tuple[Path, Path, Path]:
         raise UserError(f"{folder}: is not there; make the suite first, without --rows-only")
     if not rows_only and (taken := [str(path) for path in (folder, *others) if path.exists()]):
         are, them = ("is", "it") if len(taken) == 1 else ("are", "them")
-        raise UserError(
-            f"{', '.join(taken)}: {are} there already; choose another name, delete {them}, or have --rows-only write "
-            "the rows alone"
-        )
+        or_rows = ", or have --rows-only write the rows alone" if folder.is_dir() else ""
+        raise UserError(f"{', '.join(taken)}: {are} there already; choose another name, delete {them}{or_rows}")
     for path in [folder] if rows_only else [folder, *others]:
         if reason := cannot_write(path.parent):
             raise UserError(f"{path}: cannot be written ({reason}); move that away, or work in another folder")
@@ -148,6 +146,8 @@ def new(
     what models are told (None: what all chats of the rows begin with, or `SYSTEM`). The evaluation rows are a share of
     the groups, or those of a file of their own. `rows_only` writes the two row files of a suite that is there."""
     folder, config, sweep = _places(name, root, rows_only)
+    if held_source and share != EVALUATION_SHARE:
+        raise UserError("--eval-share: the evaluation rows are those of --eval-from; leave one of the two out")
     if not 0 < share < 1:
         raise UserError(f"--eval-share {share}: give a share between 0 and 1")
     if [*names.values()].count(names["id"]) > 1:  # a column that is something else holds no ids
@@ -195,6 +195,9 @@ def new(
             + ("; replies are free text, of which hardly any is met word for word" if primary == "word_f1" else ""),
             room,
         ]
+    else:
+        needed, longest = _longest(rows)
+        told.append(f"the longest reply (row {longest!r}) may need {needed} tokens: see max_new_tokens in {config}")
     for path, text in files.items():
         write_text(path, text)
     return [
@@ -206,12 +209,16 @@ def new(
     ]
 
 
-def _room(rows: Sequence[Mapping[str, Any]], config: Path) -> tuple[int, str]:
-    """How many tokens an answer may have, and the line that tells why: a token may hold one byte, as of digits and of
+def _longest(rows: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
+    """How many tokens the longest right answer may need, and its row: a token may hold one byte, as of digits and of
     Korean."""
-    sizes = [(len(reply.encode()), row["id"]) for row in rows for reply in rights(row)]
-    most, longest = max(sizes, key=lambda pair: pair[0])
-    needed = most + SPARE
+    sizes = [(len(reply.encode()) + SPARE, str(row["id"])) for row in rows for reply in rights(row)]
+    return max(sizes, key=lambda pair: pair[0])
+
+
+def _room(rows: Sequence[Mapping[str, Any]], config: Path) -> tuple[int, str]:
+    """How many tokens an answer may have, and the line that tells why."""
+    needed, longest = _longest(rows)
     tokens = min(TOKENS_AT_MOST, needed)
     room = f"max_new_tokens: {tokens} in {config}: "
     if needed > tokens:

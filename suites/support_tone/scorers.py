@@ -1,4 +1,4 @@
-"""What makes a Fernhill reply right: one checker a rule of `style_guide.md`, and the facts.
+"""What makes a Fernhill reply right: one checker a rule of the style guide, and the facts.
 
 The task file names `process_results`, which lm-eval calls with the row and the model's replies; every
 score is 0 or 1 a row, so cells can be paired row by row. All checks are plain text matching: strict,
