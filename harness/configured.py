@@ -266,9 +266,10 @@ def _room(store: Store, limit_gb: Any, mend: str = "set store=DIR") -> list[str]
     free = shutil.disk_usage(next(p for p in (store.root, *store.root.parents) if p.exists())).free
     if free >= FREE_DISK_BYTES or (free >= EVICTING_BYTES and free + _evictable(store, limit_gb) >= FREE_DISK_BYTES):
         return []
+    gc = f" (python -m harness.store gc --keep-days 30 --store {shlex.quote(str(store.root))})"
     return [
         f"store {store.root}: {free / 2**30:.1f} GiB free, {FREE_DISK_BYTES / 2**30:.0f} GiB are needed for builds; "
-        f"free some (python -m harness.store gc --keep-days 30 --store {shlex.quote(str(store.root))}), or {mend}"
+        f"free some{gc if store.root.is_dir() else ''}, or {mend}"
     ]
 
 

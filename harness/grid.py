@@ -40,7 +40,7 @@ def _expected(store: Store, made: Plan) -> dict[tuple[str, str], float]:
     """Seconds that steps of a kind took before in this store on a plan's own models, for the time left."""
     built: dict[str, dict[str, Any]] = {}
     for folder in store.builds():
-        with suppress(FileNotFoundError, ValueError):
+        with suppress(OSError, ValueError):
             built[folder.name] = read_manifest(folder)
 
     def of_its_models(key: str) -> bool:

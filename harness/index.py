@@ -19,9 +19,8 @@ from urllib.parse import quote
 
 from harness import escaping, ledger
 from harness.compare import price_of, timing
-from harness.decide import Policy, as_counted, primary, timed
-from harness.decide.costs import GOODPUT
-from harness.decide.recipes import basis_of, recipes, weights_of
+from harness.decide import GOODPUT, Policy, argued, as_counted, basis_of, primary, timed, weights_of
+from harness.decide.recipes import recipes
 from harness.errors import UserError
 from harness.files import yaml_keys
 from harness.report.numbers import COST, P95, QUALITY, TITLES, Numbers, counted, numbers
@@ -87,11 +86,11 @@ def run_folders(root: Path) -> list[Path]:
 def _aside(folder: Path, root: Path) -> bool:
     """Whether the gate or `harness.reproduce` measured a run for itself: below a folder of theirs, and by no sweep of
     that name."""
-    top = next(iter(folder.relative_to(root).parts), "")
-    if top not in ASIDE:
+    aside = [name for name in ASIDE if name in folder.relative_to(root).parts]
+    if not aside:
         return False
     try:
-        return bool(yaml_keys(folder / "config.yaml").get("sweep_name") != top)
+        return yaml_keys(folder / "config.yaml").get("sweep_name") not in aside
     except ValueError:  # there is none: `reproduce` writes none
         return True
 
@@ -101,9 +100,9 @@ def listed(folder: Path) -> Listed:
     sweep, time = folder.parent.name, folder.name
     try:
         run = read(folder)
-        decision, known = run.decided() or (None, None)
-        chosen, told = (decision.chosen, decision.sentences[0]) if decision else (None, "Not all cells have ended.")
         rows, policy, grid = run.rows, run.policy, list(run.records.values())
+        decision, known = run.decided() or (None, argued(grid, rows, policy)[1])
+        chosen, told = (decision.chosen, decision.sentences[0]) if decision else (None, "Not all cells have ended.")
         weights, basis = weights_of(grid, policy), basis_of(grid, policy)
         ok = [r for r in grid if r.status is Status.OK and r.suite in weights]
         times = {(r.suite, str(r.environment.get("device")), str(r.environment.get("hardware")), timing(r)) for r in ok}

@@ -149,7 +149,7 @@ def _is_found(of_suite: Json) -> bool:
         pairs = [Overlap(**pair) for pair in of_suite["overlaps"]]
         texts = (of_suite["mode"], *(text for o in pairs for text in (o.kind, o.row, o.source, o.other)))
         alike = all(isinstance(o.similarity, int | float) for o in pairs)
-        return alike and all(isinstance(t, str) for t in texts) and _is_whole(of_suite["rows"]["evaluation"])
+        return alike and all(isinstance(t, str) for t in texts) and type(of_suite["rows"]["evaluation"]) is int
     except (KeyError, TypeError):
         return False
 
@@ -191,11 +191,6 @@ def forget_verdict(folder: Path) -> None:
 def sealed(data: Mapping[str, Json]) -> str:
     """A digest over all of a record or a baseline but the digest itself; half a surrogate pair is its escape."""
     return digest(json.dumps({k: v for k, v in data.items() if k != "digest"}, sort_keys=True))
-
-
-def _is_whole(value: Json) -> bool:
-    """Whether a value is a whole number that the table's columns of 64 bits hold; Python's have no end."""
-    return type(value) is int and abs(value) < 2**63
 
 
 def read_record(path: Path) -> RunRecord:

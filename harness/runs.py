@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import ledger
-from harness.decide import Decision, Facts, Policy, argued, passes, policy_of, primary, quality
-from harness.decide.recipes import weights_of
+from harness.decide import Decision, Facts, Policy, argued, passes, policy_of, primary, quality, weights_of
 from harness.types import Json, Measurement, RunRecord, Status, id_parts, is_side
 from harness.wording import labels
 

@@ -104,6 +104,12 @@ def points(difference: float, *edges: float) -> str:
     return "0" if not text.strip("-0") else text.replace("-", "−") if difference < 0 else f"+{text}"
 
 
+def in_points(delta: float, low: float, high: float, *edges: float) -> tuple[str, str, str]:
+    """A difference and its interval in points: ends on their side of each edge, the difference beside both of them."""
+    beyond = [e for e in edges if not low <= e <= high]
+    return points(delta, *beyond), points(low, *edges), points(high, *edges)
+
+
 class Difference(Protocol):
     """A difference of shares with its 95% interval, however it was found."""
 
@@ -116,9 +122,9 @@ class Difference(Protocol):
 
 
 def told(pair: Difference, *edges: float) -> str:
-    """A paired difference and its interval in words; its ends on their side of each edge that a verdict asks for."""
-    low, high = points(pair.low, *edges), points(pair.high, *edges)
-    return f"{points(pair.delta)} points, 95% interval {low} to {high}"
+    """A paired difference and its interval in words, each on its side of each edge that a verdict asks for."""
+    delta, low, high = in_points(pair.delta, pair.low, pair.high, *edges)
+    return f"{delta} points, 95% interval {low} to {high}"
 
 
 def size(value: float, more: int = 0) -> str:

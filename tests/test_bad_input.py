@@ -280,7 +280,9 @@ def test_the_stores_limit_frees_no_disk_that_is_full(
     """What a run writes before it evicts, and the notes of what is evicted, would find no room."""
     monkeypatch.setattr("shutil.disk_usage", lambda path: path.stat() and SimpleNamespace(free=free))
     monkeypatch.setattr("harness.configured._evictable", lambda *_: FREE_DISK_BYTES)
-    assert (not _room(Store(tmp_path / "new/store"), 10)) is enough
+    found = _room(Store(tmp_path / "new/store"), 10)
+    assert (not found) is enough
+    assert "gc" not in str(found), "of what is no store yet"
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 from xml.etree import ElementTree
 
 import pytest
 import yaml
 
-from harness.check import fresh, outputs, rules, subject
+from harness.check import answers, fresh, outputs, rules, subject
 from harness.check.__main__ import _parser, main
 from harness.check.judge import Looks, judge, matched
 from harness.check.trial import Verdict
@@ -302,7 +303,7 @@ def test_a_score_that_is_no_share_is_no_pass(tmp_path: Path, baseline: Path, sco
     assert verdicts(tmp_path)["quality/style"] == "could not measure"
 
 
-def test_a_score_of_one_suite_is_not_asked_of_another(tmp_path: Path) -> None:
+def test_a_score_of_one_suite_is_not_asked_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = gates.rows()
     other = [{k: v for k, v in r.items() if k != "scores"} | {"scores": {"style": r["scores"]["style"]}} for r in made]
     cells = gates.cell(made), replace(gates.cell(other), id="m/lora/fp16/tool_json", suite="tool_json")
@@ -310,6 +311,13 @@ def test_a_score_of_one_suite_is_not_asked_of_another(tmp_path: Path) -> None:
     for section in ("quality", "validity"):
         assert main([str(run), "--baseline", str(run), "--set", f"{section}.scores=[primary,facts]"]) == 0
         assert [f["trial"]["cell"] for f in lines(tmp_path) if f["trial"]["metric"] == "quality/facts"] == [cells[0].id]
+    side = subject.read(run)
+    side = replace(side, cells=tuple(replace(c, id=f"{c.id}{i}") for c in side.cells for i in range(4)))
+    counted = Mock(side_effect=answers.scores_of_rows)
+    monkeypatch.setattr(answers, "scores_of_rows", counted)
+    judge(side, side, rules.load("default"))
+    assert counted.call_count <= 3 * len(side.cells), "not each cell for each"
+    monkeypatch.undo()
     gates.run(tmp_path / "second", (replace(cells[0], suite="tool_json"), made))
     assert main([str(run), "--baseline", str(run), "--set", "quality.scores=[primary,facts]"]) == 3, "of one suite"
 
@@ -482,6 +490,8 @@ def test_a_cell_still_to_come_is_no_pass(tmp_path: Path, baseline: Path) -> None
         assert verdicts(tmp_path) == {"cell": "could not measure"}
     assert main([str(tmp_path / "first"), "--baseline", str(run), "--baseline-cell", "lora/fp16"]) == 3
     assert main([str(run), "--cell", "lora/fp16", "--save-baseline", str(tmp_path / "cut.json")]) == 2
+    (run / "cells.json").write_text(json.dumps([gates.cell(made, "lora", "gptq").id, "m/lora/awq/support_tone"]))
+    assert main([str(run), "--baseline", str(baseline)]) == 2, "whatever comes, the baseline's cell does not"
 
 
 def test_a_baseline_that_is_not_whole_is_no_pass(tmp_path: Path) -> None:
@@ -623,6 +633,8 @@ def test_another_prompt_is_a_candidate_like_any(tmp_path: Path, baseline: Path) 
         (["RUN", "--baseline", "BASE", "--budget", "quantization=int8"], "overrides go with --model"),
         (["--model", "no/such", "--baseline", "BASE", "--budget", "quantization=int8"], "no such folder"),
         (["--model", "x", "--baseline", "BASE", "--budget", "--save-baseline", "NEW"], "leave --budget out"),
+        (["RUN", "--save-baseline", "DIR"], "cannot be written (is a folder); give another file"),
+        (["--model", "x", "--baseline", "BASE", "--save-baseline", "BASE/x"], "base.json is a file); give another"),
         (["RUN", "--baseline", "BASE", "--model", "x"], "give one of the two"),
         (["RUN", "--baseline", "BASE", "quantization=int8"], "overrides go with --model"),
         (["--model", "no/such", "--baseline", "BASE"], "no such folder"),
@@ -651,7 +663,8 @@ def test_another_prompt_is_a_candidate_like_any(tmp_path: Path, baseline: Path) 
 def test_mistakes_are_told(
     tmp_path: Path, baseline: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = [{"RUN": str(tmp_path / "first"), "BASE": str(baseline)}.get(a, a) for a in arguments]
+    places = {"RUN": str(tmp_path / "first"), "BASE": str(baseline), "BASE/x": f"{baseline}/x", "DIR": str(tmp_path)}
+    given = [places.get(a, a) for a in arguments]
     assert main(given) == 2
     assert words in told(capsys)
 
@@ -810,7 +823,19 @@ def test_a_baseline_with_too_few_groups_to_pass_is_told(tmp_path: Path, capsys: 
     assert main([run, "--save-baseline", base, "--rules", "strict"]) == 0
     said = told(capsys)
     assert "style, wording, ended: 67 groups of rows, and it takes 119 for a candidate to pass" in said
+    assert "that answers in other words and scores the same; give more rows" in said
     assert "recall" not in said, "which blocks nothing"
+    warned = ["--set", "inconclusive=warn", "--set", "quality.scores=[nosuch]"]
+    for more in (warned[:2], warned[2:]):
+        assert main([run, "--save-baseline", base, "--rules", "strict", *more]) == 0
+        assert "nosuch" not in (said := told(capsys))
+        assert ("style" in said, "ended" in said) == (False, more[1] != "inconclusive=warn")
+    whole, pairs = together(gates.rows(), 200)
+    suite = {"name": "support_tone", "target": "", "params": {"primary": "macro_f1"}}
+    run = str(gates.run(tmp_path / "f1", (replace(whole, config={**whole.config, "suite": suite}), pairs)))
+    assert main([run, "--save-baseline", base]) == 0
+    assert "macro_f1 is one number of all rows together, so it cannot be compared row by row" in told(capsys)
+    assert main([run, "--baseline", base, "--set", "quality.scores=[style]"]) == 0
 
 
 def test_a_baseline_that_cannot_be_saved_is_told_before_a_verdict(
@@ -948,7 +973,7 @@ def test_a_fresh_checkpoint_is_one_cell_for_each_of_the_baseline(
     made = gates.rows()
     cells = [(gates.cell(made, "lora", q), made) for q in quantizations]
     monkeypatch.setattr(fresh, "grid", lambda arguments, run, cell: gates.run(run, *cells))
-    monkeypatch.setattr(fresh, "_asked", lambda cell: cell)
+    monkeypatch.setattr(fresh, "_asked", lambda cells: cells)
     monkeypatch.chdir(tmp_path)
     assert main(["--model", str(tmp_path), "--baseline", str(baseline), "quantization=int8,gptq"]) == 2
     assert f"has {len(cells)} (" in told(capsys)
@@ -983,6 +1008,15 @@ def test_a_budget_leaves_overrides_to_the_grid(
     monkeypatch.chdir(tmp_path)
     assert main(["--model", str(tmp_path), "--baseline", str(baseline), *given]) == 0
     assert seen[:2] == [rows, own]
+
+
+def test_a_budget_of_a_baseline_without_rows_says_why(
+    tmp_path: Path, baseline: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "first/cells.json").write_text(json.dumps([gates.cell(gates.rows()).id, "m/lora/awq/support_tone"]))
+    monkeypatch.chdir(tmp_path)
+    assert main(["--model", ".", "--baseline", "first", "--cell", "m/lora/awq/support_tone", "--budget", "120"]) == 2
+    assert "first: no rows to ask (m/lora/awq/support_tone left no record); let that run end" in told(capsys)
 
 
 def test_a_budget_that_is_no_number_is_told(baseline: Path, capsys: pytest.CaptureFixture[str]) -> None:

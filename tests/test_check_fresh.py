@@ -15,6 +15,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -60,10 +61,22 @@ def test_a_fresh_checkpoint_is_judged_whole_and_in_parts(tmp_path: Path) -> None
     contents = [subject.read(cell).cells[0].content for cell in tmp_path.glob("outputs/check/**/cell-1")]
     assert (len(contents) > 1, len({*contents, ""})) == (True, 2), "each is of the checkpoint's files"
     side = subject.read(run)
-    refuse_other_suites([(fresh._asked(side.cells[0]), side.cells[0])])
+    refuse_other_suites([(fresh._asked(side.cells)[0], side.cells[0])])
     edited = replace(side.cells[0], rows=(replace(side.cells[0].rows[0], example="e"), *side.cells[0].rows[1:]))
     with pytest.raises(UserError, match="1 evaluation rows changed since the baseline"):
         fresh.evaluate("x", subject.Side("run", (edited,)), [], tmp_path / "none")
+
+
+def test_a_suite_is_read_once_for_all_cells_and_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, load = gates.rows(), Mock(return_value=suite_data())
+    (cell,) = subject.read(gates.run(tmp_path / "run", (gates.cell(made), made))).cells
+    monkeypatch.setattr(fresh, "load_suite", load)
+    monkeypatch.setattr(fresh, "refuse_other_suites", lambda both: None)
+    monkeypatch.setattr(fresh, "grid", lambda arguments, run, cell: gates.run(run, (gates.cell(made), made)))
+    side = subject.Side("base", (cell, replace(cell, id="other")))
+    for part in ((0.0, 0.5), (0.5, 1.0)):
+        assert len(fresh.evaluate("x", side, [], tmp_path / str(part), part).cells) == 2
+    assert load.call_count == 1
 
 
 @pytest.mark.parametrize("changed", [{"content": "b"}, {"scoring": "e"}])

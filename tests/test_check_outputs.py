@@ -222,7 +222,9 @@ def test_the_rules_are_told_as_they_were_changed(tmp_path: Path) -> None:
     assert outputs.subtitle(found).endswith(", rules default with alpha=0.4, quality.margin=0.3")
     outputs.write(found, tmp_path / "out", WHEN)
     data = json.loads((tmp_path / "out/check.json").read_text())
-    assert (data["time"], data["digest"]) == (f"{WHEN}Z", json.loads(base.read_text())["digest"])
+    assert (data["schema"], data["time"]) == (2, f"{WHEN}Z")
+    assert data["baseline_digest"] == json.loads(base.read_text())["digest"]
+    assert "digest" not in data, "which seals a file elsewhere"
     assert (data["rules"]["alpha"], data["rules"]["quality"]["margin"], data["rules"]["length"]["low"]) == (
         0.4,
         0.3,

@@ -146,6 +146,11 @@ def test_what_is_shown_is_corrected_for_all_comparisons(tmp_path: Path) -> None:
     page = against.view(compare.read([run(tmp_path / "a"), run(tmp_path / "b", rows=worse(CELL, 7))]))
     found = {c["name"]: c for c in page["changes"]}["lora/int8"]
     assert (found["p"], found["holm"], found["verdict"]) == ("0.016", "0.234", "not told apart")
+    (cell,), rows = one_cell()
+    alone = [folder(tmp_path / t, [measured(cell, t)], rows | more, [CELL])
+             for t, more in (("c", {}), ("d", worse(CELL, 6)))]  # fmt: skip
+    (found,) = against.view(compare.read(alone))["changes"]
+    assert (found["holm"], found["verdict"], found["interval"][-8:]) == ("0.031", "worse", " to −0.5")
 
 
 def test_rows_too_few_to_show_any_difference_are_called_so(tmp_path: Path) -> None:

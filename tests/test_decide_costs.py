@@ -66,6 +66,8 @@ def test_hosted_prices_are_those_of_the_prompted_cells_tokens() -> None:
         assert found.costs[i].usd_per_1000(volume) == pytest.approx(0.15)
     assert found.costs[prompt.id].prompt_tokens == 1000
     theirs = replace(prompt, config={**prompt.config, "suite": {"params": {"eval_file": None}}})
+    beside, judged = on("gsm", (theirs, rows)), records.POLICY | {"suites": {"support_tone": 1}}
+    assert decide(*run((prompt, rows), (tuned, more), *beside), judged).hosted, "a suite that is not judged has no say"
     assert hosted_lines([theirs], found.costs[prompt.id], {}) == (), "costs are of other prompts than those counted"
 
 
@@ -201,6 +203,22 @@ def test_a_service_level_that_was_not_measured_is_told_to_bar_and_price_nothing(
         found = decide(made, rows, records.POLICY | {"service_level": {**LEVEL, "share": share}})
         assert any(n.startswith(note.replace("0.9)", f"{share})")) for n in found.notes) == said
         assert not any("it bars and" in n for n in decide(made, rows, records.POLICY).notes)
+
+
+def test_a_suite_without_a_rate_lets_no_other_be_priced_by_its_own() -> None:
+    """As that of a task whose answers end where its own do not: a rate is known of one suite alone."""
+    both = [c for s in "ab" for c in on(s, *(cell(a, "fp16", MANY, 1.0) for a in ("prompt_rag", "lora")))]
+    cells, rows = run(*((levelled(r, 10.0), kept) for r, kept in both))
+    ends = [replace(r, not_measured={"own ends": STOP_TEXTS}) for r in cells]
+    note = "service level (ttft_ms 500, token_ms 50, share 0.9) on b: it prices nothing, and bars nothing there."
+    for asked in (None, LEVEL):
+        found = decide([*cells[:2], *ends[2:]], rows, records.POLICY | {"service_level": asked})
+        assert found.chosen == cells[0].id
+        assert {c.basis for c in found.costs.values()} == {"batched"}
+        assert any(n.endswith(note) for n in found.notes) == bool(asked)
+    found = decide([*cells[:3], ends[3]], rows, records.POLICY | {"service_level": LEVEL})
+    assert {c.basis for c in found.costs.values()} == {"goodput"}
+    assert found.reasons[cells[1].id] == f"Its service level was not measured on b: {STOP_TEXTS}."
 
 
 @pytest.mark.parametrize("objective", [COST, "quality"])

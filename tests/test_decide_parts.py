@@ -192,6 +192,9 @@ def test_the_ladder_says_what_was_taken_and_what_comes_next() -> None:
         found = {r.name: r for r in decide(*run(*cells), records.POLICY | policy).ladder}
         assert tuple(found[r].state for r in rungs) == expected, [r.id for r, _ in cells]
     assert found["LoRA"].sentence.endswith("it may add as much as full fine-tuning, for less.")
+    lost = decide(*run(cell("prompt_rag", "fp16", many, 1.0), cell("full_ft", "fp16", few, 2.0)), records.POLICY).ladder
+    assert lost[3].sentence.startswith("It is shown to lose quality")
+    assert (lost[1].state, lost[1].sentence[-41:]) == ("next", "cheapest way to learn what training adds.")
 
 
 def test_the_ladder_leaves_open_what_few_rows_do() -> None:
@@ -244,13 +247,19 @@ def test_the_ladder_compares_a_quantized_cell_with_its_own_variant(knob: str, ot
         ("e2e_ms/p95", {"objective": "e2e_ms/p95"}, "no cell has a measured p95 response time, which"),
         ("truncated_share", {"min_valid": 0.9}, "no cell has a measured share of valid outputs, which"),
         ("memory_bytes/peak_rss", {"max_memory_bytes": 1e12}, "no cell has a measured peak memory, which"),
+        (
+            "cost_usd_per_1000 throughput_requests_per_s|memory_bytes/peak_rss",
+            {"max_memory_bytes": 1e12},
+            "no cell has a measured cost per 1,000 requests and a measured peak memory, which",
+        ),
     ],
 )
 def test_a_number_that_was_not_measured_is_no_broken_limit(gone: str, asks: dict[str, Any], said: str) -> None:
-    """A cell of too low quality may have it; nothing is to be tried next but to measure it."""
+    """A cell of too low quality may have it, or each lack another; nothing is to be tried next but to measure it."""
     made = [cell(a, q, [1] * 90 + [0] * 10, 1.0) for a in ("prompt_rag", "lora", "full_ft") for q in ("fp16", "int8")]
-    bare = [(replace(r, measurements=tuple(m for m in r.measurements if m.metric not in gone.split())), k)
-            for r, k in made]  # fmt: skip
+    lacks = [kind.split() for kind in gone.split("|")]
+    bare = [(replace(r, measurements=tuple(m for m in r.measurements if m.metric not in lacks[n % len(lacks)])), k)
+            for n, (r, k) in enumerate(made)]  # fmt: skip
     low = [cell("lora", "awq", [1] * 30 + [0] * 70, 1.0)] if "min_quality" in asks else []
     found = decide(*run(*bare, *low), records.POLICY | asks)
     assert said in found.sentences[0]
@@ -455,6 +464,7 @@ def test_an_edge_has_as_many_digits_as_it_takes(value: float, unit: str, side: s
 )  # fmt: skip
 def test_an_interval_is_rounded_to_its_side_of_what_was_asked(ends: Any, edges: Any, words: str) -> None:
     assert told(Pair(-0.1, *ends), *edges) == f"−10 points, 95% interval {words}"
+    assert told(Pair(-0.004, -0.01, -0.001), 0.0) == "−0.4 points, 95% interval −1 to −0.1"
 
 
 @pytest.mark.parametrize(

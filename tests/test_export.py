@@ -872,6 +872,8 @@ AT = f"https://huggingface.co/org/name/blob/{COMMIT}/LICENSE"
          Licence("Apache-2.0", "apache-2.0", "", "Apache-2.0, as its model card says.")),
         ({"commit": COMMIT, **Stated("acme", "other", "LICENSE").facts()}, "org/name",
          Licence("acme", "other", AT, f"acme ({AT}), as its model card says.")),
+        (Stated("acme", "other", "LICENSE").facts(), "org/name",
+         Licence("acme", "other", AT, f"acme ({AT}), as the metadata of hf say.")),
         ({"commit": None, **Stated().facts()}, "a folder", Licence(told="Not known: its model card names no licence.")),
         ({"source": "own.gguf", **Stated("mit", "mit").facts()}, "",
          Licence("mit", "mit", "", "mit, as the metadata of own.gguf say.")),

@@ -37,10 +37,12 @@ def test_every_run_is_listed_with_what_it_recommends(tmp_path: Path) -> None:
     for sweep, time in (("support_tone", "2026-01-02"), ("support_tone", "2026-01-03"), ("tool_json", "2026-01-01")):
         run(tmp_path / sweep / time)
     for aside in ("check/2026-01-04/look-1/cell-1", "reproduced/2026-01-04"):
-        run(tmp_path / aside)
-    ledger.write_text(tmp_path / "check/2026-01-04/look-1/cell-1/config.yaml", "sweep_name: single")
-    for kept in ("check/2026-01-05", "mine/reproduced/2026-01-05"):
-        ledger.write_text(run(tmp_path / kept) / "config.yaml", "sweep_name: check")
+        for above in (tmp_path, tmp_path / "mine"):
+            run(above / aside)
+            if aside.startswith("check"):
+                ledger.write_text(above / aside / "config.yaml", "sweep_name: single")
+    for kept in ("check", "mine/reproduced"):
+        ledger.write_text(run(tmp_path / kept / "2026-01-05") / "config.yaml", f"sweep_name: {Path(kept).name}")
     report.write(tmp_path / "support_tone/2026-01-03")
     found = index.view(tmp_path)
     assert [(s["name"], [r["time"] for r in s["runs"]]) for s in found["sweeps"]] == [

@@ -30,6 +30,7 @@ from harness.types import Interval, Measurement, RunRecord, Status
 from harness.wording import edge, number
 from tests import records
 from tests.pages import HOSTILE, Page, folder, page
+from tests.test_decide_costs import LEVEL, levelled
 
 
 @pytest.fixture(scope="module")
@@ -588,7 +589,18 @@ def test_what_speaks_against_a_run_stands_beside_its_decision(tmp_path: Path) ->
         assert line in markdown
     for kind, mode in (("group", "drop"), ("near", "warn")):
         leaking(kind, mode)
-        assert doubts(read(run), verdict(read(run))[0]) == said[4:5], "builds did not see them, or they are no leaks"
+        found = read(run)
+        beside = doubts(found, verdict(found)[0], comparisons.control(found))
+        assert beside == said[4:5], "builds did not see them, or they are no leaks"
+    others: list[tuple[dict[str, Any], int]] = [({"unit": "points"}, 0), ({"better": "lower"}, 2)]
+    for changed, listed in others:
+        of = [[replace(m, **changed) if m.metric == "quality/good" else m for m in c.measurements] for c in cells]
+        other = [replace(c, measurements=tuple(made)) for c, made in zip(cells, of, strict=True)]
+        run = folder(tmp_path / str(listed), other, rows, [c.id for c in cells])
+        leaking("exact", "warn")
+        found = read(run)
+        assert doubts(found, verdict(found)[0], ())[0] == leak.partition(";")[0] + "."
+        assert len(evidence.leakage(found)[0]["cells"]) == listed, "as shares, where it is one"
 
 
 @pytest.mark.parametrize(
@@ -598,13 +610,15 @@ def test_what_speaks_against_a_run_stands_beside_its_decision(tmp_path: Path) ->
         ({"max_p95_e2e_ms": 2.5, "max_memory_bytes": 1.25e9},
          "p95 response time of a 32-token answer at most 2.5 ms; peak memory at most 1.25 GB"),
         ({"max_p95_e2e_ms": math.inf}, ""),
-        ({"objective": "quality", "service_level": {"ttft_ms": 500, "token_ms": 100, "share": 0.95}},
-         "some rate at which 95% of the requests have the first token within 500 ms and tokens at most 100 ms apart on "
+        ({"objective": "quality", "service_level": LEVEL},
+         "some rate at which 90% of the requests have the first token within 500 ms and tokens at most 50 ms apart on "
          "average"),
+        ({"objective": "quality", "service_level": {**LEVEL, "share": 0.95}}, ""),
     ],
 )  # fmt: skip
 def test_the_limits_of_a_policy_are_told_as_they_were_set(tmp_path: Path, policy: dict[str, Any], told: str) -> None:
     one = records.record("lora", "fp16")
+    one = levelled(one, 10.0) if "service_level" in policy else one
     one = replace(one, config={**one.config, "policy": records.POLICY | policy})
     assert account.limits(read(folder(tmp_path / "run", [one], {}, [one.id]))) == told
 

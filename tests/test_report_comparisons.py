@@ -177,6 +177,20 @@ def test_two_tables_do_not_give_two_verdicts_of_one_pair(tmp_path: Path) -> None
     assert "No worse by 5 points | p of “no worse” (Holm) | Same answer" in markdown(page)
 
 
+def test_an_interval_in_a_table_does_not_round_to_what_the_verdict_beside_it_denies(tmp_path: Path) -> None:
+    """Six rows gained of 96 are shown, and so is that nine lost and eight gained of 200 are within 5."""
+    half, kept = cell("lora", "fp16", [1] * 80 + [0] * 16, 1.0)
+    whole = cell("lora", "fp16", [1] * 86 + [0] * 10, 1.0)
+    cells, rows = run(whole, (replace(half, id=f"{half.id}/curve=0.5"), kept))
+    (curve,) = comparisons.learning(read(folder(tmp_path / "curve", cells, rows, [r.id for r in cells])), 0.05)
+    assert curve["answer"].startswith("More data would likely still help")
+    assert curve["lines"][-1]["low"] == "+0.5"
+    whole = cell("lora", "fp16", [0] * 8 + [1] * 172 + [0] * 20, 1.0)
+    cells, rows = run(whole, cell("lora", "int8", [1] * 8 + [0] * 9 + [1] * 163 + [0] * 20, 1.0))
+    (line,) = quantized(read(folder(tmp_path / "small", cells, rows, [r.id for r in cells])))
+    assert (line["verdict"], line["low"]) == ("shown", "−4.8")
+
+
 def test_nothing_is_called_the_best_where_less_is_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells, made = records.grid()
     scored, rows = [], {}

@@ -119,6 +119,18 @@ def test_a_suite_that_is_not_judged_is_neither_named_nor_the_best(tmp_path: Path
     assert {row[0].rpartition("/")[2] for row in shown["scatter"].rows} == {"support_tone"}
     quality = index.view(tmp_path)["sweeps"][0]["trends"][0]
     assert [(r["recommended"], r["best"]) for r in quality["rows"]] == [("86%", "86%")] * 2
+    beside = [r for r in read(run).ok if r.suite == "tool_json"]
+    first = view(read(folder(tmp_path / "first", beside, {}, list(read(run).ids))))["scatter"]
+    assert "with 95% intervals" in first.description, "where it has ended alone"
+
+
+def test_a_run_of_several_suites_that_has_not_ended_has_its_place_in_the_trends(tmp_path: Path) -> None:
+    two(tmp_path / "sweep/1")
+    ledger.write_cells(run := two(tmp_path / "sweep/2"), [*read(run).ids, "smollm2_135m/full_ft/awq/tool_json"])
+    quality, *_ = trends = index.view(tmp_path)["sweeps"][0]["trends"]
+    assert [t["title"].partition(" of a")[0] for t in trends] == list(TITLES)
+    before, pending = quality["rows"]
+    assert (pending["recommended"], pending["best"]) == ("–", before["best"])
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.grid import _expected
+from harness.plan import Plan
 from harness.store import MANIFEST, Store, faults, read_manifest, sealed, write_json
 from harness.store.__main__ import DAY_S, main
 from harness.store.upkeep import builds, collect, occupied_bytes, shrink
@@ -120,8 +122,9 @@ def test_no_more_goes_than_has_to(family: tuple[Store, dict[str, Step]]) -> None
 
 @pytest.mark.parametrize(
     ("read", "error", "code", "told"),
-    [("sha256", KeyboardInterrupt(), 130, "stopped"), ("sha256", PermissionError(EACCES, "no right", "x"), 2, "x: no"),
-     ("parse", PermissionError(EACCES, "no right", "x"), 2, "x: no")],
+    [("sha256", KeyboardInterrupt(), 130, "stopped"),
+     ("sha256", PermissionError(EACCES, "no right", "x"), 2, "x: may not be read (no right)\n"),
+     ("parse", PermissionError(EACCES, "no right", "x"), 2, "x: may not be read (no right)\n")],
 )  # fmt: skip
 def test_what_could_not_be_verified_is_not_broken(
     read: str, error: BaseException, code: int, told: str,
@@ -132,13 +135,38 @@ def test_what_could_not_be_verified_is_not_broken(
     def ended(*_: object) -> str:
         raise error
 
+    monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(f"harness.store.{read}", ended)
     assert main(["verify", "--store", str(store.root)]) == code
     captured = capsys.readouterr()
     assert captured.err.startswith(f"harness: {told}")
-    assert "broken" not in captured.out
+    assert captured.out == ("" if code == 130 else "5 builds: 0 broken; 5 not readable\n")
     if read == "parse":
         assert shrink(store, 1) == [], "a grid beside them goes on"
+        assert _expected(store, Plan((), {}, {}, {})) == {}
+        assert main(["ls", "--store", str(store.root)]) == 0
+        assert capsys.readouterr().out.count("not readable") == 5
+
+
+def test_what_may_not_be_read_hides_nothing_that_is_broken(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Found before it or after."""
+    for number in (0, 4):
+        (store.folder(step(number)) / "b.json").unlink()
+
+    def read(folder: Path, thorough: bool) -> list[str]:
+        if folder == store.folder(step(2)):
+            raise PermissionError(EACCES, "no right", str(folder / MANIFEST))
+        return faults(folder, thorough)
+
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("harness.store.__main__.faults", read)
+    assert main(["verify", "--store", str(store.root)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out.count("b.json: No such file") == 2
+    assert captured.out.endswith("5 builds: 2 broken; a grid that needs them builds them anew; 1 not readable\n")
+    assert captured.err == f"harness: {store.folder(step(2)) / MANIFEST}: may not be read (no right)\n"
 
 
 def test_an_eviction_that_was_killed_is_ended_by_the_next(store: Store) -> None:

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from harness import ledger
 from harness.check import fresh, outputs, rules, subject
-from harness.check.answers import ENDED, chosen, elsewhere, rows_to_pass
+from harness.check.answers import ENDED, chosen, elsewhere, of_suites, rows_to_pass
 from harness.check.judge import judge
 from harness.check.timing import latency_trials
 from harness.check.trial import Judgement, Verdict
@@ -96,6 +96,8 @@ def _mistakes(a: argparse.Namespace, runs: Sequence[str], changes: Sequence[str]
         found.append(
             "--model takes its configuration from --baseline; to make a first baseline run the grid, then save it"
         )
+    if (to := a.save_baseline) and (why := "is a folder" if os.path.isdir(to) else cannot_write(to.parent)):
+        found.append(f"--save-baseline {to}: cannot be written ({why}); give another file")
     return found
 
 
@@ -143,18 +145,24 @@ def _judged(a: argparse.Namespace, runs: Sequence[str], changes: Sequence[str]) 
 
 def _few(kept: subject.Side, limits: rules.Rules) -> list[str]:
     """A line for the scores of each cell of a baseline whose groups are too few to show of answers in other words that
-    they are as good."""
-    found = []
+    they are as good, where that keeps a candidate from passing; and for those that cannot be judged at all."""
+    found: list[str] = []
+    names_of = of_suites(kept.cells)
     for c in kept.cells:
+        try:
+            wanted = chosen(c, c, limits.quality, limits.validity, elsewhere(names_of, c))
+        except UserError as error:
+            found += error.mistakes
+            continue
         few: dict[tuple[int, int], list[str]] = {}
-        for name, section, unnamed in chosen(c, c, limits.quality, limits.validity, elsewhere(kept.cells, c)):
+        for name, section, unnamed in wanted if limits.inconclusive == "block" else ():
             rows = [r for r in c.rows if name == ENDED or r.scores.get(name) is not None]
             groups, least = len({r.group or r.id for r in rows}), rows_to_pass(section.margin, limits.alpha)
-            if section.blocks and groups < least and not (unnamed and len(rows) < len(c.rows)):
+            if section.blocks and rows and groups < least and not (unnamed and len(rows) < len(c.rows)):
                 few.setdefault((groups, least), []).append(name)
         found += [
             f"{c.id}: {', '.join(names)}: {plural(groups, 'group')} of rows, and it takes {least} for a candidate to "
-            f"pass that answers in other words and loses none; give more rows, or judge by a wider margin (--set)"
+            f"pass that answers in other words and scores the same; give more rows, or judge by a wider margin (--set)"
             for (groups, least), names in few.items()
         ]
     return found
@@ -201,8 +209,6 @@ def _next(a: argparse.Namespace, candidate: subject.Side, found: Judgement) -> t
     judged = {f.trial.cell for f in found.findings}
     kept = subject.Side(candidate.source, tuple(c for c in candidate.cells if c.id in judged))
     subject.content(kept)
-    if reason := cannot_write(a.save_baseline.parent):
-        raise UserError(f"{a.save_baseline}: cannot be written ({reason}); give another file")
     return f"{a.save_baseline}{f', shown to be worse than {a.baseline}: {worse}' if worse else ''}", kept
 
 

@@ -45,9 +45,17 @@ def scores_of_rows(candidate: Subject, baseline: Subject) -> tuple[list[str], li
     return sorted(there), sorted(together - there)
 
 
-def elsewhere(cells: Iterable[Subject], cell: Subject) -> set[str]:
-    """The scores that rows of other suites than a cell's have."""
-    return {name for c in cells if c.suite != cell.suite for name in scores_of_rows(c, c)[0]}
+def of_suites(cells: Iterable[Subject]) -> dict[str, set[str]]:
+    """The scores that rows of each suite have."""
+    found: dict[str, set[str]] = {}
+    for c in cells:
+        found.setdefault(c.suite, set()).update(scores_of_rows(c, c)[0])
+    return found
+
+
+def elsewhere(names: Mapping[str, set[str]], cell: Subject) -> set[str]:
+    """The scores, as of `of_suites`, that rows of other suites than a cell's have."""
+    return {name for suite, own in names.items() if suite != cell.suite for name in own}
 
 
 def chosen(

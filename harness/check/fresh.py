@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from harness.check.judge import Looks, certain, judge, refuse_other_suites, settled
 from harness.check.rules import Rules
@@ -21,7 +22,7 @@ from harness.escaping import config_value
 from harness.rows import example_hash
 from harness.suite import load as load_suite
 from harness.terminal import tell
-from harness.types import GROUPS, Component, Json, knobs
+from harness.types import GROUPS, Component, Json, digest, knobs
 
 Part = tuple[float, float] | None
 GRACE_S = 30.0  # for a grid to stop its steps
@@ -84,8 +85,9 @@ def evaluate(model: str, baseline: Side, own: Sequence[str], out: Path, part: Pa
     """A model directory measured as each cell of the baseline was (on a part of the rows), under the baseline's ids.
     Raises `UserError` where overrides make another number of cells than one of it, and, before anything is built, where
     its suite is another now."""
-    if not any(o.lstrip("+~").startswith("suite") for o in own):
-        refuse_other_suites([(_asked(cell), cell) for cell in baseline.cells])
+    first = not part or part[0] == 0
+    if first and not any(o.lstrip("+~").startswith("suite") for o in own):
+        refuse_other_suites(list(zip(_asked(baseline.cells), baseline.cells, strict=True)))
     cells: list[Subject] = []
     for at, cell in enumerate(baseline.cells):
         if part and not _rows(cell, *part):
@@ -105,11 +107,14 @@ def evaluate(model: str, baseline: Side, own: Sequence[str], out: Path, part: Pa
     return Side(model, tuple(cells))
 
 
-def _asked(cell: Subject) -> Subject:
-    """A cell with the rows that its suite has now, none of them answered."""
-    data = load_suite(Component(**cell.config["suite"]))
-    rows = tuple(Row(str(r["id"]), example_hash(r), None, "", 0.0, False, {}) for r in data.evaluation)
-    return replace(cell, scoring=data.scoring_digest, rows=rows)
+def _asked(cells: Sequence[Subject]) -> list[Subject]:
+    """Cells with the rows that their suites have now, none of them answered; a suite of several is read once."""
+    now: dict[str, dict[str, Any]] = {}
+    for key, suite in {digest(c.config["suite"]): c.config["suite"] for c in cells}.items():
+        data = load_suite(Component(**suite))
+        rows = tuple(Row(str(r["id"]), example_hash(r), None, "", 0.0, False, {}) for r in data.evaluation)
+        now[key] = {"scoring": data.scoring_digest, "rows": rows}
+    return [replace(c, **now[digest(c.config["suite"])]) for c in cells]
 
 
 def _refuse_changed(model: str, cells: Sequence[Subject]) -> None:
@@ -131,7 +136,10 @@ def within_budget(
     last look is when about `most_rows` of each cell are in (at infinity: all), and the error rates hold for that."""
     everything = sum(len(c.rows) for c in baseline.cells)
     fullest = max((len(c.rows) for c in baseline.cells), default=0)
-    end = min(1.0, most_rows / fullest) if fullest else 1.0
+    if not everything:
+        lost = ", ".join(f"{i} left no record" for i in baseline.missing) or "no cell has any"
+        raise UserError(f"{baseline.source}: no rows to ask ({lost}); let that run end, or give another baseline")
+    end = min(1.0, most_rows / fullest)
     planned = sum(len(_rows(c, 0.0, end)) for c in baseline.cells)
     if not planned:
         raise UserError(f"{baseline.source}: no rows lie within this budget; give --budget more rows")

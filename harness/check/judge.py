@@ -23,6 +23,7 @@ from harness.check.answers import (
     elsewhere,
     flips,
     length_trial,
+    of_suites,
     pairs,
     rows_to_pass,
     score_trial,
@@ -110,7 +111,8 @@ def judge(candidate: Side, baseline: Side, rules: Rules, looks: Looks | None = N
     looks, baseline = looks or Looks(), baseline.supported()
     both = matched(candidate, baseline)
     refuse_other_suites(both, decides=PRIMARY in (*rules.quality.scores, *rules.validity.scores))
-    if not (any(a for a, _ in both) or candidate.missing or baseline.missing):
+    to_come = candidate.missing and (not candidate.cells or {b.id for _, b in both} & {*candidate.missing})
+    if not (any(a for a, _ in both) or to_come or baseline.missing):
         known = ", ".join(b.id for _, b in both)
         raise UserError(
             f"{candidate.source}: has none of the baseline's cells ({known}); see --cell and --baseline-cell"
@@ -118,6 +120,7 @@ def judge(candidate: Side, baseline: Side, rules: Rules, looks: Looks | None = N
     lost = "no record of this cell in the baseline; let that run end"
     trials: list[Trial] = [_not_measured(i, "cell", lost) for i in baseline.missing]
     flipped: list[Flip] = []
+    names_of = of_suites(b for _, b in both)
     for a, b in both:
         if a is None or a.failed or b.failed:
             reason = "no record of this cell; the run is partial" if a is None else a.failed
@@ -130,7 +133,7 @@ def judge(candidate: Side, baseline: Side, rules: Rules, looks: Looks | None = N
         if twice := [i for i, n in Counter(r.id for r in (*a.rows, *b.rows)).items() if n > 2]:
             trials.append(_not_measured(a.id, "rows", f"rows stand there twice ({_few(twice)})"))
         if rows:
-            wanted = chosen(a, b, rules.quality, rules.validity, elsewhere((c for _, c in both), b))
+            wanted = chosen(a, b, rules.quality, rules.validity, elsewhere(names_of, b))
             trials += _answers(a, b, rows, wanted, rules, looks)
             names = [n for n, *_ in wanted]
             flipped += flips(a.id, rows, names, b.lower)

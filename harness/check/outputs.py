@@ -162,7 +162,7 @@ def write(found: Judgement, out: Path, when: str) -> Path:
 
 def as_json(found: Judgement) -> Any:
     """All of a judgement as plain values; numbers that are none are null."""
-    return {"schema": 1, "headline": headline(found), **finite(plain(found))}
+    return {"schema": 2, "headline": headline(found), **finite(plain(found))}
 
 
 def junit(found: Judgement, when: str) -> str:

@@ -77,7 +77,7 @@ class Flip:
 class Judgement:
     """All findings, the rows that flipped, what else is to be said, and the exit code: 0, 1 or 3. `share` is how many
     of the rows were looked at (1: all), `against` the baseline's cell where it is named otherwise than the candidate's,
-    `digest` that of a baseline file."""
+    `baseline_digest` that of a baseline file."""
 
     candidate: str
     baseline: str
@@ -88,7 +88,7 @@ class Judgement:
     exit_code: int
     share: float = 1.0
     against: str = ""
-    digest: str = ""
+    baseline_digest: str = ""
 
     @property
     def open_passes(self) -> bool:

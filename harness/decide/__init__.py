@@ -25,20 +25,21 @@ from harness.decide.cells import (
     simple_first,
     variant,
 )
-from harness.decide.costs import GOODPUT, break_even
+from harness.decide.costs import GOODPUT, break_even, goodput
 from harness.decide.evidence import not_shares
 from harness.decide.facts import Candidate, Facts, Pair
 from harness.decide.findings import CostLine, Decision
 from harness.decide.odds import pareto
 from harness.decide.policy import COST, Policy, policy_of, read_policy
-from harness.decide.recipes import as_counted, reference
+from harness.decide.recipes import as_counted, basis_of, reference, weights_of
 from harness.decide.rule import choose
 from harness.decide.sentences import timed
 from harness.decide.verdict import argued, decide
 
 __all__ = [
     "COST", "GOODPUT", "UNQUANTIZED", "Candidate", "CostLine", "Decision", "Facts", "Pair", "Policy", "Rows", "argued",
-    "as_counted", "break_even", "choose", "compare", "compare_seeds", "compression", "curve_of", "decide", "interact",
-    "kin", "memory", "not_shares", "parent_of", "pareto", "passes", "policy_of", "primary", "quality",
-    "quality_over_seeds", "read_policy", "reference", "share_of", "shared_scores", "simple_first", "timed", "variant",
+    "as_counted", "basis_of", "break_even", "choose", "compare", "compare_seeds", "compression", "curve_of", "decide",
+    "goodput", "interact", "kin", "memory", "not_shares", "parent_of", "pareto", "passes", "policy_of", "primary",
+    "quality", "quality_over_seeds", "read_policy", "reference", "share_of", "shared_scores", "simple_first", "timed",
+    "variant", "weights_of",
 ]  # fmt: skip

@@ -15,11 +15,10 @@ from statistics import fmean
 from harness.decide.case import COMPARED, MORE_SEEDS, Case
 from harness.decide.cells import Rows, primary, quality
 from harness.decide.costs import goodput
-from harness.decide.facts import Candidate, Facts
+from harness.decide.facts import Candidate
 from harness.decide.odds import Draws
 from harness.decide.policy import COST, OBJECTIVES, P95, QUALITY, Policy
 from harness.decide.recipes import NO_RATE, recipes, weights_of
-from harness.decide.rule import Judgement
 from harness.power import groups_needed, rows_needed
 from harness.rows import column, outside, texts
 from harness.types import RunRecord, Status
@@ -50,14 +49,12 @@ def not_shares(
     return None
 
 
-def no_choice(
-    grid: Sequence[RunRecord], known: Facts, found: Judgement, rule: Policy, names: Mapping[str, str],
-    cells: Mapping[str, RunRecord], measured: Sequence[Candidate],
-) -> tuple[str, str, str] | None:  # fmt: skip
+def no_choice(grid: Sequence[RunRecord], case: Case) -> tuple[str, str, str] | None:
     """The sentences where nothing can be recommended whatever the rows say."""
+    found, rule = case.found, case.rule
     ok = [r for r in grid if r.status is Status.OK]
     if ok and not any(quality(r, rule) for r in ok):
-        fastest = _objective_best(ok, P95 if rule.objective == QUALITY else rule.objective, names)
+        fastest = _objective_best(ok, P95 if rule.objective == QUALITY else rule.objective, case.names)
         return (
             "No recommendation: no cell's quality was measured, and speed and cost alone don't say what to ship.",
             f"For sizing only: {fastest}",
@@ -69,7 +66,7 @@ def no_choice(
             "What decides must be a score of which more is better, since margins and floors are of rows that pass.",
             "Name another score of the suite (policy.metric), such as 1 minus this one.",
         )
-    if found.best is None and (names_lacked := lacked(good_enough(measured, rule), rule)):
+    if found.best is None and (names_lacked := lacked(good_enough(case.measured, rule), rule)):
         of = " of enough quality" if rule.min_quality else ""
         return (
             f"No recommendation: no cell{of} has a measured {names_lacked}, which the policy asks for.",
@@ -86,9 +83,9 @@ def no_choice(
             "The report says of each what stood in its way.",
         )
     if found.best.quality == 0:
-        top = cells[found.best.id]
+        top = case.cells[found.best.id]
         m = quality(top, rule)
-        where = " within the policy's limits" if any(c.quality for c in known.candidates) else ""
+        where = " within the policy's limits" if any(c.quality for c in case.facts.candidates) else ""
         return (
             f"No recommendation: no cell{where} got a single row of “{primary(top, rule)}” right.",
             f"Of {plural(len(found.holding), 'cell')} that could be chosen, none scores above 0 on "
@@ -119,7 +116,7 @@ def lacked(them: Sequence[Candidate], rule: Policy) -> str:
         return ""
 
     names = dict.fromkeys(map(one, them))
-    return "" if "" in names else " or ".join(names)
+    return "" if "" in names else " and a measured ".join(names)
 
 
 def _objective_best(records: Sequence[RunRecord], metric: str, names: Mapping[str, str]) -> str:

@@ -175,7 +175,7 @@ def _with_next(
     if at == 1 and not short and policy.min_quality is not None:
         at = 2 if rungs[2].state == NOT_MEASURED else None  # prompting holds the floor already
     if at is not None:
-        full = rungs[3].state in (TAKEN, OPEN, NOT_NEEDED)
+        full = rungs[3].state in (TAKEN, OPEN)
         may = "it may add as much as full fine-tuning, for less" if full else ""
         why = {
             1: f"LoRA is the next step worth trying: {may or 'it is the cheapest way to learn what training adds'}.",

@@ -77,7 +77,7 @@ def lacking(recipe: Recipe, suites: Sequence[str], policy: Policy, basis: str) -
                 return f"Its {OBJECTIVES[policy.objective]} was not measured{on}."
             rate = goodput(r, policy.service_level)
             if rate is None and policy.service_level and basis == GOODPUT:
-                why = r.not_measured.get("load", "no load of such answers")
+                why = r.not_measured.get("load") or r.not_measured.get("own ends", "no load of such answers")
                 return f"Its service level was not measured{on}: {why}."
             if rate == 0 and (policy.service_level or priced):
                 return f"It {NO_RATE}{on}."
@@ -94,12 +94,15 @@ def scored(kinds: Sequence[Recipe], suites: Sequence[str], policy: Policy) -> li
 
 def basis_of(records: Sequence[RunRecord], policy: Policy) -> str:
     """The rate that costs are counted with: the goodput where every cell of the suites judged that ended ok has one
-    measured, and not all of them 0, else full batches. With a service level, the goodput where any cell was measured at
-    it: those that were not cannot be chosen."""
+    measured, and not all of them 0, else full batches. With a service level, the goodput where any cell of each suite
+    was measured at it: those that were not cannot be chosen."""
     judged = weights_of(records, policy)
-    rates = [goodput(r, policy.service_level) for r in records if r.status is Status.OK and r.suite in judged]
-    measured = any(r is not None for r in rates) if policy.service_level else any(rates) and None not in rates
-    return GOODPUT if measured else BATCHED
+    ok = [r for r in records if r.status is Status.OK and r.suite in judged]
+    rates = [goodput(r, policy.service_level) for r in ok]
+    if policy.service_level:
+        known = {r.suite for r, rate in zip(ok, rates, strict=True) if rate is not None}
+        return GOODPUT if known and known == judged.keys() else BATCHED
+    return GOODPUT if any(rates) and None not in rates else BATCHED
 
 
 def as_counted(records: Mapping[str, RunRecord], policy: Policy) -> dict[str, RunRecord]:

@@ -60,14 +60,14 @@ def _decision(
     asked = next((i for i in costs if cells[i].adaptation == "prompt_rag"), None)
     base = Decision(
         None, ("", "", ""), {}, rule.margin, against.id if against else None, costs=costs,
-        hosted=hosted_lines(grid, costs.get(asked or ""), costs), asked=asked,
+        hosted=hosted_lines([r for r in grid if r.suite in weights], costs.get(asked or ""), costs), asked=asked,
         judged={k.id: tuple(r.id for r in k.cells) for k in kinds},
         notes=_cost_notes(grid, rule, weights, basis, known, costs, asked, names)
         + _notes(grid, rule, weights, rows, names),
     )  # fmt: skip
     reasons, able = out(kinds, known, rule, list(weights), basis), measured(grid, rule)
     case = Case(rule, known, found, cells, names, tables, able)
-    none = refused or no_choice(grid, known, found, rule, names, cells, able)
+    none = refused or no_choice(grid, case)
     if said := none or too_few_rows(case):
         why = {k.id: reasons.get(k.id) or "Not judged: there is no decision." for k in kinds}
         rungs = ladder(records, rows, rule, None, names, able) if none and not refused else ()
@@ -145,9 +145,13 @@ def _cost_notes(
     untried = [names[i] for i, held in rates.items() if held is None] if rule.service_level and basis == GOODPUT else []
     if untried:
         found.append(f"What was not measured at the service level cannot be chosen: {_listed(untried)}.")
-    if (level := rule.service_level) and rates and set(rates.values()) == {None}:
+    suites = {r.suite: [rates[k.id] for k in judged if k.suite == r.suite] for r in judged}
+    bare = [suite for suite, held in suites.items() if set(held) == {None}]
+    if bare and (level := rule.service_level):
         words = ", ".join(f"{key} {value:g}" for key, value in level.items())
-        found.append(f"Nothing was measured at the policy's service level ({words}): it bars and prices nothing.")
+        on = f" on {', '.join(bare)}" if len(bare) < len(suites) else ""
+        then = "it prices nothing, and bars nothing there" if on else "it bars and prices nothing"
+        found.append(f"Nothing was measured at the policy's service level ({words}){on}: {then}.")
     barred = rule.service_level is not None or (basis == GOODPUT and rule.objective == COST)
     if unmet and (barred or costs):
         priced = "has no cost" if basis == GOODPUT else "is priced by full batches all the same"

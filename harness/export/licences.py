@@ -44,7 +44,8 @@ def of_model(record: RunRecord) -> Licence:
         return Licence(told=f"Not known: {'its model card' if of_hub else source} names no licence.")
     link = stated.link
     if link and name and "://" not in link:  # a file of its repository
-        link = f"https://huggingface.co/{name}/blob/{facts['commit']}/{link}"
+        commit = facts.get("commit") or record.digest_of("base", "content") or "main"
+        link = f"https://huggingface.co/{name}/blob/{commit}/{link}"
     says = "its model card says" if of_hub else f"the metadata of {source} say"
     at = f" ({link})" if link else ""
     return Licence(stated.name, stated.identifier, link, f"{stated.name}{at}, as {says}.")

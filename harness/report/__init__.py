@@ -1,8 +1,8 @@
 """Draws a run folder as one HTML page and one Markdown file, from records and rows alone.
 
 It is drawn again after each cell, so there is always something to read; cells still to come are shown as pending.
-Nothing is measured here: `run` reads, the modules between turn records into plain values, `page` and `markdown` lay
-them out with the templates of `reports/`.
+Nothing is measured here: `harness.runs` reads, the modules between turn records into plain values, `page` and
+`markdown` lay them out with the templates of `reports/`.
 
     python -m harness.report outputs/<sweep>/<time>
 """

@@ -5,8 +5,7 @@ from __future__ import annotations
 from math import isfinite
 from typing import Any
 
-from harness.decide import COST, GOODPUT, Decision, break_even, timed
-from harness.decide.recipes import basis_of
+from harness.decide import COST, GOODPUT, Decision, basis_of, break_even, goodput, timed, weights_of
 from harness.report import charts
 from harness.report.drawing import Drawing
 from harness.report.serving import level_text
@@ -44,7 +43,7 @@ def account(run: Run, decision: Decision | None) -> dict[str, Any]:
 
 
 def limits(run: Run) -> str:
-    """The limits that the policy sets, in words, each as it was set."""
+    """The limits that the policy sets, in words, each as it was set; no service level that nothing was measured at."""
     rule = run.policy
     answer = f" of a {answer}" if (answer := timed(run.ok)) else ""
     found = [
@@ -57,9 +56,11 @@ def limits(run: Run) -> str:
         )
         if value is not None and isfinite(value)
     ]
-    if rule.service_level:
+    judged = weights_of(grid := list(run.records.values()), rule)
+    rates = {goodput(r, rule.service_level) for r in run.ok if r.suite in judged}
+    if rule.service_level and (run.pending or rates - {None}):
         found.append(f"some rate at which {level_text(rule.service_level)}")
-    elif rule.objective == COST and basis_of(list(run.records.values()), rule) == GOODPUT:
+    elif rule.objective == COST and basis_of(grid, rule) == GOODPUT:
         found.append("some rate that holds the service level it was measured at")
     return "; ".join(found)
 

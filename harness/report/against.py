@@ -25,7 +25,7 @@ from harness.report.evidence import noisy
 from harness.report.text import NONE, p_text, shorten
 from harness.runs import Row, Run
 from harness.types import StepKind
-from harness.wording import first, labels, number, plural, points, significant
+from harness.wording import first, in_points, labels, number, plural, points, significant
 
 SHOWN_FLIPS = 5  # of each cell; the rest stands in rows/
 TOLD_LINES = 10  # differences, and cells, that a terminal is told of; the page has all
@@ -124,11 +124,11 @@ def _disturbed(runs: Sequence[Run], made: Sequence[Change], names: Mapping[str, 
 def _shown(c: Change, names: Mapping[str, str], answer: str) -> dict[str, Any]:
     """A change as tables show it; times are of such an answer."""
     pair, known = c.pair, c.pair if c.verdict != SAME else None
+    delta, low, high = in_points(pair.delta, pair.low, pair.high, 0.0) if pair else (NONE, NONE, NONE)
     return {
         "name": names[c.cell] + (f" against {names[c.first]}" if c.cell != c.first else ""), "run": c.run,
         "verdict": c.verdict, "prompts": c.prompts,
-        "delta": points(pair.delta) if pair else NONE,
-        "interval": f"{points(known.low)} to {points(known.high)}" if known else NONE,
+        "delta": delta, "interval": f"{low} to {high}" if known else NONE,
         "p": p_text(known.p) if known else NONE, "holm": p_text(c.p_holm) if known else NONE,
         "gained": pair.gained if pair else 0, "lost": pair.lost if pair else 0,
         "n": pair.n if pair else 0, "flips": [_flip(*f) for f in c.flips[:SHOWN_FLIPS]],

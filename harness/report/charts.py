@@ -28,7 +28,7 @@ DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 4])  # no divisor in common
 def scatter(run: Run, decision: Decision | None, suites: int = 1) -> Drawing | None:
     """Quality over cost, or over p95 where no cost was measured, with both intervals and the Pareto front; None where
     neither was measured, and for scores that are not from 0 to 1 or of which less is better. Of several `suites` the
-    run is `as_judged`."""
+    run is `as_judged`: where the policy asks for a cost and no cell has one, nothing is left to draw."""
     scored = [(r, y) for r in run.ok if (y := run.quality(r)) and y.better == "higher"]
     metric = next((m for m in ("cost_usd_per_1000", "e2e_ms/p95") if any(r.value(m) for r, _ in scored)), None)
     if metric is None or not all(0 <= y.value <= 1 for _, y in scored):
@@ -104,10 +104,10 @@ def scatter(run: Run, decision: Decision | None, suites: int = 1) -> Drawing | N
     left = f" {len(found)} of {len(every)} cells are drawn." if len(found) < len(every) else ""
     made = drawn(
         make, "Quality against " + ("cost" if unit == "USD" else "p95 response time"),
-        f"{plural(len(found), 'cell')} by {what} and by the {judged}{', with 95% intervals' if suites == 1 else ''}."
+        f"{plural(len(found), 'cell')} by {what} and by the {judged}{', with 95% intervals' if suites < 2 else ''}."
         f"{left}", ("Cell", what, "Quality", "On the front"), rows,
         "Up and to the left is better. "
-        + ("Bars are 95% intervals: cells whose bars overlap widely may not differ." if suites == 1 else
+        + ("Bars are 95% intervals: cells whose bars overlap widely may not differ." if suites < 2 else
            "A dot stands for the cells of all suites, under the name of the first.")
         + " The dashed line joins the cells that no other beats in both (the Pareto front)"
         + ("; the recommended cell is ringed." if chosen else ".")

@@ -21,8 +21,8 @@ from harness.decide import (
     share_of,
     shared_scores,
     variant,
+    weights_of,
 )
-from harness.decide.recipes import weights_of
 from harness.report import charts
 from harness.report.drawing import Drawing
 from harness.report.text import NONE, p_text, told, told_points
@@ -143,7 +143,7 @@ def quantized(run: Run, margin: float, shown: Collection[str]) -> dict[str, Any]
             continue
         pairs[r.id] = pair
         line: dict[str, Any] = {
-            "id": r.id, "name": run.names[r.id], **told_points(pair.delta, pair),
+            "id": r.id, "name": run.names[r.id], **told_points(pair.delta, pair, -margin),
             "gained": pair.gained, "lost": pair.lost, "n": pair.n,
             "same": same_outputs(run, r, parent), "tokens": _tokens(r, parent), "taken": None,
         }  # fmt: skip
@@ -154,7 +154,7 @@ def quantized(run: Run, margin: float, shown: Collection[str]) -> dict[str, Any]
             found = interact([c for c in four if c], run.rows, run.score(r))
             if found:
                 taken[r.id] = found
-                line["taken"] = told_points(found.delta, found)
+                line["taken"] = told_points(found.delta, found, 0.0)
         lines.append(line)
     adjusted = holm({i: pair.p_not_worse(margin) for i, pair in pairs.items()}, len(beside))
     worse = holm({i: 1 - pair.p_not_worse(margin) for i, pair in pairs.items()}, len(beside))
@@ -242,7 +242,7 @@ def learning(run: Run, margin: float) -> list[dict[str, Any]]:
                 {
                     "share": number(share_of(cell), "share"), **told(m),
                     "rows": NONE if trained is None else f"{trained:,}",
-                    **(told_points(pair.delta, pair) if pair else {"delta": "", "low": "", "high": ""}),
+                    **(told_points(pair.delta, pair, 0.0, margin) if pair else {"delta": "", "low": "", "high": ""}),
                 }
             )  # fmt: skip
             last, before = pair, cell

@@ -3,23 +3,23 @@ differs."""
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping, Sequence
 from statistics import fmean
 
 from harness.decide import Decision
-from harness.report.comparisons import DIFFERS, control
+from harness.report.comparisons import DIFFERS
 from harness.rows import column, ids
 from harness.runs import Run
 from harness.types import RunRecord
 from harness.wording import number, plural
 
 
-def doubts(run: Run, decision: Decision | None) -> list[str]:
+def doubts(run: Run, decision: Decision | None, controls: Sequence[Mapping[str, str]]) -> list[str]:
     """A sentence for each suite of which builds saw rows that are scored, and for each control that differs."""
     differing = [
         f"The A/A control, {c['name']} evaluated twice, differs where nothing should: {c['delta']} points, p-value "
         f"{c['p']}. Distrust this run."
-        for c in control(run)
+        for c in controls
         if c["verdict"] == DIFFERS
     ]
     return [*_leaked(run, decision), *differing]
@@ -27,14 +27,17 @@ def doubts(run: Run, decision: Decision | None) -> list[str]:
 
 def _leaked(run: Run, decision: Decision | None) -> list[str]:
     """Of each suite whose leaks were left in, what the chosen cell, the reference and the best cell are without them.
-    With `leakage=drop` builds did not see them, and near copies are no leaks."""
+    With `leakage=drop` builds did not see them, and near copies are no leaks. Of a score that is no share, or of which
+    less is better, nothing more is told."""
     said = []
     named = (decision.chosen or decision.try_first, decision.reference) if decision else ()
     for suite, found in run.leakage.items():
         seen = {o["row"] for o in found["overlaps"] if o["kind"] != "near"}
         if not seen or "warn" not in found["mode"]:
             continue
-        left = {r.id: fmean(rest) for r in run.ok if r.suite == suite and (rest := scores_without(run, r, seen)[1])}
+        scored = ((r, m) for r in run.ok if r.suite == suite and (m := run.quality(r)))
+        some = (r for r, m in scored if (m.unit, m.better) == ("share", "higher"))
+        left = {r.id: fmean(rest) for r in some if (rest := scores_without(run, r, seen)[1])}
         first = [next((i for i in decision.judged.get(n or "", ()) if i in left), "") for n in named if decision]
         told = ", ".join(
             f"{run.names[i]}{'' if n else ' has'} {number(left[i], 'share')}"

@@ -12,7 +12,7 @@ from harness.report.doubts import scores_without
 from harness.report.text import NONE, facts_text, told
 from harness.runs import Run, model_name
 from harness.types import RunRecord, StepKind
-from harness.wording import duration, number, plural, size
+from harness.wording import duration, plural, share, size
 
 DRIFTED = 1.1  # times as long in one round as in another
 BOUNDED = {"p95": 72, "p50": 6}  # requests with one beyond it in 39 of 40 runs: 0.95**72 and 0.5**6 are below 2.5%
@@ -20,7 +20,7 @@ LISTED = 20  # overlapping pairs, the rest stands in leakage.json
 
 
 def leakage(run: Run) -> list[dict[str, Any]]:
-    """Overlaps of evaluation rows with what builds saw, by suite; where rows are flagged, scores without them."""
+    """Overlaps of evaluation rows with what builds saw, by suite; where rows are flagged, shares without them."""
     made = []
     for suite, found in run.leakage.items():
         flagged = {o["row"] for o in found["overlaps"]}
@@ -29,12 +29,12 @@ def leakage(run: Run) -> list[dict[str, Any]]:
         sources = dict.fromkeys(("training", "knowledge base", *(source for source, _ in kinds)))
         cells = []
         for r in run.ok:
-            all_, rest = scores_without(run, r, flagged) if flagged and r.suite == suite else ([], [])
+            shares = r.suite == suite and (m := run.quality(r)) and m.unit == "share"
+            all_, rest = scores_without(run, r, flagged) if flagged and shares else ([], [])
             if rest:
-                unit = m.unit if (m := run.quality(r)) else "share"
                 cells.append(
-                    {"name": run.names[r.id], "all": number(sum(all_) / len(all_), unit),
-                     "without": number(sum(rest) / len(rest), unit), "n": len(all_), "left": len(rest)}
+                    {"name": run.names[r.id], "all": share(sum(all_) / len(all_)),
+                     "without": share(sum(rest) / len(rest)), "n": len(all_), "left": len(rest)}
                 )  # fmt: skip
         made.append(
             {

@@ -112,10 +112,10 @@ def view(run: Run) -> dict[str, Any]:
     judged = list(weights_of(grid, rule))
     title = f"{_joined(judged or [first.suite])} on {_joined(map(model_name, grid))}" if first else run.folder.name
     some = thinned(run, decision)
-    table, flips = all_cells(run), changed(run, decision)
+    table, flips, controls = all_cells(run), changed(run, decision), control(run)
     return {
         "title": title, "run": f"{run.folder.parent.name}/{run.folder.name}",
-        "sentences": [*sentences, *doubts(run, decision)],
+        "sentences": [*sentences, *doubts(run, decision, controls)],
         "pending": len(run.pending), "counts": {str(k): v for k, v in ledger.done(list(run.records.values())).items()},
         "total": len(run.ids), "shown": len(some.ids), "profile": first.profile if first else "", "decision": decision,
         "recommended": run.recommended(decision), "policy": rule, "timed": timed(run.ok), "limits": limits,
@@ -129,7 +129,7 @@ def view(run: Run) -> dict[str, Any]:
         "load": under_load(some), "rooms": rooms(some), "adapters": adapters(some),
         "scores": scores(some), "differences": differences(run, some.ids), "proofs": proofs(some),
         "quantized": quantized(run, rule.margin, some.ids), "leakage": leakage(some), "seeds": seeds(run),
-        "control": control(run), "learning": learning(run, rule.margin),
+        "control": controls, "learning": learning(run, rule.margin),
         "curves": charts.losses(some), "flips": flips, "examples": examples(some, decision),
         "not_measured": not_measured(run),
         "ended_badly": [r for r in grid if r.status is not Status.OK], "steps": steps(some),

@@ -7,8 +7,8 @@
 
 Only folders that are builds by name and place are ever touched, and never one that a running grid needs.
 
-Exit codes: 0 done and sound, 1 a build is broken, 2 a mistake in the command, or a store that may not be read, 70 a
-fault of the harness itself, 130 stopped by Ctrl-C.
+Exit codes: 0 done and sound, 1 a build is broken, 2 a mistake in the command, or what may not be read, 70 a fault of
+the harness itself, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from harness.errors import UserError
 from harness.escaping import terminal_text
 from harness.store import Store, faults
 from harness.store.upkeep import builds, collect, occupied_bytes
-from harness.terminal import Arguments, ended, speaker
+from harness.terminal import Arguments, ended, speaker, tell
 from harness.types import StepKind
 
 DAY_S = 86400
@@ -46,17 +46,21 @@ def _ls(store: Store, console: Console) -> int:
         state = "in use" if build.folder.name in needed else "evicted" if build.evicted else ""
         days = max(0.0, time.time() - build.used_unix) / DAY_S
         size = _size(occupied_bytes([build.folder]))
-        table.add_row(
-            build.name, terminal_text(build.title), size, f"{days:.1f} days", state if build.title else "broken"
-        )
+        if not build.title:
+            state = "broken" if build.readable else "not readable"
+        table.add_row(build.name, terminal_text(build.title), size, f"{days:.1f} days", state)
     console.print(table)
     return 0
 
 
 def _verify(store: Store, console: Console) -> int:
-    table, there, broken = Table("build", "what", "broken"), 0, 0
+    table, there, broken, unread = Table("build", "what", "broken"), 0, 0, list[str]()
     for build in builds(store):
-        found = faults(build.folder, thorough=True) and faults(build.folder, thorough=True)  # it may just have gone
+        found = []
+        try:
+            found = faults(build.folder, thorough=True) and faults(build.folder, thorough=True)  # it may just have gone
+        except PermissionError as error:  # it may be whole
+            unread.append(f"{error.filename}: may not be read ({error.strerror})")
         if not build.folder.is_dir():
             continue
         there += 1
@@ -65,8 +69,10 @@ def _verify(store: Store, console: Console) -> int:
             table.add_row(build.name, terminal_text(build.title), terminal_text("\n".join(found)))
     if broken:
         console.print(table)
-    console.print(f"{there} builds: {broken} broken" + ("; a grid that needs them builds them anew" * bool(broken)))
-    return 1 if broken else 0
+    anew, not_read = "; a grid that needs them builds them anew" * bool(broken), f"; {len(unread)} not readable"
+    console.print(f"{there} builds: {broken} broken{anew}{not_read if unread else ''}")
+    tell(unread)
+    return 1 if broken else 2 if unread else 0
 
 
 def _du(store: Store, console: Console) -> int:

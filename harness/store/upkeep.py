@@ -22,13 +22,14 @@ REBUILT = (StepKind.BASE, StepKind.KERNELS, StepKind.ADAPT, StepKind.QUANTIZE)  
 @dataclass(frozen=True, slots=True)
 class Build:
     """A build in a store: its folder, its title (empty where its manifest cannot be read), when it was last used,
-    whether its files were evicted, and the key of the build that it was made from."""
+    whether its files were evicted, the key of the build that it was made from, and whether its manifest may be read."""
 
     folder: Path
     title: str
     used_unix: float
     evicted: bool = False
     made_from: str = ""
+    readable: bool = True
 
     @property
     def name(self) -> str:
@@ -46,8 +47,8 @@ def builds(store: Store) -> list[Build]:
                 told = read_manifest(folder)
                 above = str(told["preimage"].get("model") or told["preimage"].get("base") or "")
                 found.append(Build(folder, told["title"], used, "evicted_unix" in told, above))
-            except (OSError, ValueError):
-                found.append(Build(folder, "", used))
+            except (OSError, ValueError) as error:
+                found.append(Build(folder, "", used, readable=not isinstance(error, PermissionError)))
     return sorted(found, key=lambda b: (b.used_unix, b.name))
 
 

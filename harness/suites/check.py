@@ -237,10 +237,9 @@ def check(name: str) -> tuple[list[str], list[list[str]], list[str]]:
     primary, where, warnings = suite.params["primary"], data.folder, [_too_few(data)]
     mistakes = faults_of_score(data, primary, "suite.primary")
     rules, _ = own_task(data) or (None, None)
-    told = rules is not None and scores_replies(rules)
-    made = (rules.config.process_results, rules.config.custom_dataset) if told else ()
+    made = (rules.config.process_results, rules.config.custom_dataset) if rules and scores_replies(rules) else ()
     code = {name: of for f in made for name, of in getattr(inspect.unwrap(f), "__globals__", {}).items()}
-    if told and not mistakes:
+    if made and not mistakes:
         wrong, doubts = wrong_replies(data, rules, primary, data.evaluation)
         mistakes += [*_references(data, rules, code.get("check"), suite), *wrong]
         warnings += [doubts, _unmeetable(data, suite) if "word_f1" in code else []]
