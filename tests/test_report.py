@@ -311,7 +311,7 @@ def test_what_quantization_took_is_shown_against_the_same_adaptation(whole: Path
         "| lora/gptq |" in (whole / "report.md").read_text(encoding="utf-8").partition("What quantization changed")[2]
     )
     assert "Gain over prompt_rag that quantization added or took" in text
-    bold = re.findall(r'<span( class="clear")?>[+−0-9]+</span> \([+−0-9]+ to', text)
+    bold = re.findall(r'<span( class="clear")?>[+−0-9.]+</span> \([+−0-9.]+ to', text)
     assert [bool(b) for b in bold] == [line["taken"]["shown"] for line in shown["quantized"]["rows"] if line["taken"]]
 
 
