@@ -128,16 +128,21 @@ def in_part(rows: Sequence[Mapping[str, Any]], part: Sequence[float]) -> list[in
     return [at for at, row in enumerate(rows) if part[0] <= place(row) < part[1]]
 
 
+def tasks_in(folder: Path, brought_along: bool = False) -> Any:
+    """lm-eval's manager, without its hints, of the tasks in a suite's folder, or also of those that it brings along."""
+    from lm_eval.tasks import TaskManager
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    return TaskManager(include_path=str(folder), include_defaults=brought_along)
+
+
 def task_of(data: SuiteData, name: str) -> tuple[Any, Any]:
     """lm-eval's task of that name, from the suite's folder or else one that it brings along, and the manager that knows
     it. The suite's evaluation rows, where it has such, take the place of those that the task reads by itself: what is
     scored is what was looked through for leaks. Raises whatever lm-eval and the suite's own code raise."""
-    from lm_eval.tasks import TaskManager
-
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    manager = TaskManager(include_path=str(data.folder), include_defaults=False)
+    manager = tasks_in(data.folder)
     if name not in manager.all_tasks:  # one that lm-eval brings along; to index all of those takes 16 seconds
-        manager = TaskManager(include_path=str(data.folder))
+        manager = tasks_in(data.folder, brought_along=True)
     with beside(data.folder):
         task = manager.load(name)["tasks"][name]
     task.process_results = beside(data.folder)(task.process_results)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, suppress
@@ -13,7 +12,7 @@ from typing import Any
 from harness.errors import UserError
 from harness.leakage import normalised
 from harness.measure.beside import beside
-from harness.measure.quality import FEWSHOT_SEED, task_of
+from harness.measure.quality import FEWSHOT_SEED, task_of, tasks_in
 from harness.suites.shape import TO_FILL
 from harness.types import Component, Json, SuiteData, plain
 from harness.wording import plural
@@ -31,11 +30,8 @@ def own_task(data: SuiteData) -> tuple[Any, Path] | None:
     loaded, which `faults_of_task` tells."""
     if not (data.evaluation and data.task):
         return None
-    from lm_eval.tasks import TaskManager
-
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     with suppress(Exception, SystemExit):
-        if data.task in TaskManager(include_path=str(data.folder), include_defaults=False).all_tasks:
+        if data.task in tasks_in(data.folder).all_tasks:
             rules, manager = task_of(data, data.task)
             return rules, manager.task_index[data.task].yaml_path
     return None
@@ -185,10 +181,7 @@ def faults_of_task(data: SuiteData, suite: Component) -> list[str]:
     if mixed := _mixed(data, data.folder / str(suite.params["eval_file"])):
         return mixed
     try:
-        from lm_eval.tasks import TaskManager
-
-        logging.getLogger("lm_eval").setLevel(logging.ERROR)
-        manager = TaskManager(include_path=str(data.folder), include_defaults=False)
+        manager = tasks_in(data.folder)
         if task not in manager.all_tasks:
             with beside(data.folder):
                 manager.load(str(where))  # which raises where the file is none of a task
