@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from harness.check.__main__ import main
+from tests import gates
 from tests.grids import TINY, harness, run_folder
 
 SHARED = ("test_grid", "test_export")  # whose tests look at a grid that runs for all of them
@@ -60,3 +62,18 @@ def keep_gptqmodel(patch: pytest.MonkeyPatch) -> None:
 def gptqmodel_as_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
     """For a test that quantizes to AWQ in this process."""
     keep_gptqmodel(monkeypatch)
+
+
+@pytest.fixture
+def baseline(tmp_path: Path) -> Path:
+    """A baseline file of one cell."""
+    made = gates.rows()
+    run = gates.run(tmp_path / "first", (gates.cell(made), made))
+    assert main([str(run), "--save-baseline", str(tmp_path / "base.json")]) == 0
+    return tmp_path / "base.json"
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a test whose working directory is a new one."""
+    monkeypatch.chdir(tmp_path)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from harness import ledger
+from harness.check.__main__ import main
 from harness.types import Json, Measurement, RunRecord
 from tests import records
 
@@ -64,3 +68,40 @@ def run(folder: Path, *cells: tuple[RunRecord, Sequence[Mapping[str, Json]]]) ->
 def measured(record: RunRecord, change: Callable[[Measurement], Measurement | None]) -> RunRecord:
     """A record with its measurements changed; None takes one out."""
     return replace(record, measurements=tuple(m for one in record.measurements if (m := change(one))))
+
+
+def check(tmp_path: Path, baseline: Path, record: RunRecord, made: Rows, *more: str) -> int:
+    """The exit code of judging such a run against the baseline."""
+    candidate = run(tmp_path / "second", (record, made))
+    return main([str(candidate), "--baseline", str(baseline), *more])
+
+
+def lines(tmp_path: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((tmp_path / "second/check/check.json").read_text())["findings"]
+    return found
+
+
+def verdicts(tmp_path: Path) -> dict[str, str]:
+    return {f["trial"]["metric"]: f["verdict"] for f in lines(tmp_path)}
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().err
+
+
+def together(made: Rows, right: int) -> tuple[RunRecord, Rows]:
+    """A run whose rows hold [true, predicted] of a macro-F1 too, so many of them right."""
+    record = cell(made)
+    f1 = Measurement("quality/macro_f1", right / len(made), "share", "higher", len(made))
+    pairs = [{**r, "scores": {**r["scores"], "macro_f1": ["a", "a" if i < right else "b"]}} for i, r in enumerate(made)]
+    return replace(record, measurements=(*record.measurements, f1)), pairs
+
+
+def rare(made: Rows, passed: int, having: int = 5, end: str = "") -> Rows:
+    """Rows of which the first few alone have a score, as those of a rare class have its recall."""
+    return [
+        {**r, "output": r["output"] + end, "scores": {**r["scores"], "recall": int(i < passed)}}
+        if i < having
+        else {**r, "scores": {**r["scores"], "other": 1}}
+        for i, r in enumerate(made)
+    ]
