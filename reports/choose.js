@@ -39,8 +39,8 @@ const decisionRule = (() => {
     return -c.quality;
   }
 
-  function half(c, policy, hourly) {
-    const pace = Math.log(policy.pace) / Math.SQRT2;
+  function half(c, facts, policy, hourly) {
+    const pace = Math.log(facts.twins ? facts.twins.pace : policy.pace) / Math.SQRT2;
     if (policy.objective === COST && c.cost) {
       return hourly * c.cost.serving_usd_per_1000 * Math.hypot(Math.log1p(c.cost.spread), pace);
     }
@@ -76,7 +76,7 @@ const decisionRule = (() => {
     let front = best, tied = same;
     if (ordered) {
       front = least(good, (a, b) => at(a) - at(b) || simple(a, b));
-      const wide = (c) => half(c, policy, hourly);
+      const wide = (c) => half(c, facts, policy, hourly);
       const bars = [];
       for (const c of [...good].sort((a, b) => at(a) - at(b))) {
         if (!bars.length || wide(c) < wide(bars[bars.length - 1])) bars.push(c);

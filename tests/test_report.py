@@ -19,6 +19,7 @@ import pytest
 
 from harness import ledger, report
 from harness.decide import Decision
+from harness.decide.twins import Twins
 from harness.report import account, answers, cells, charts, comparisons, evidence
 from harness.report.__main__ import main
 from harness.report.answers import outcome
@@ -590,8 +591,13 @@ def test_what_speaks_against_a_run_stands_beside_its_decision(tmp_path: Path) ->
     for kind, mode in (("group", "drop"), ("near", "warn")):
         leaking(kind, mode)
         found = read(run)
-        beside = doubts(found, verdict(found)[0], comparisons.control(found))
+        decision, known, _ = verdict(found)
+        beside = doubts(found, decision, known, comparisons.control(found))
         assert beside == said[4:5], "builds did not see them, or they are no leaks"
+        assert known
+        apart = replace(known, twins=Twins(1.32, (cells[0].id, cells[1].id), 1.3))
+        coarse = doubts(found, decision, apart, ())[-1]
+        assert f"{found.names[cells[1].id]} do the same work and were timed 1.30 times apart. Differences b" in coarse
     others: list[tuple[dict[str, Any], int]] = [({"unit": "points"}, 0), ({"better": "lower"}, 2)]
     for changed, listed in others:
         of = [[replace(m, **changed) if m.metric == "quality/good" else m for m in c.measurements] for c in cells]
@@ -599,7 +605,7 @@ def test_what_speaks_against_a_run_stands_beside_its_decision(tmp_path: Path) ->
         run = folder(tmp_path / str(listed), other, rows, [c.id for c in cells])
         leaking("exact", "warn")
         found = read(run)
-        assert doubts(found, verdict(found)[0], ())[0] == leak.partition(";")[0] + "."
+        assert doubts(found, *verdict(found)[:2], ())[0] == leak.partition(";")[0] + "."
         assert len(evidence.leakage(found)[0]["cells"]) == listed, "as shares, where it is one"
 
 

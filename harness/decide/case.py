@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from harness.decide.facts import Candidate, Facts
 from harness.decide.policy import COST, P95, QUALITY, Policy
-from harness.decide.rule import Judgement, score, simple, volume_of
+from harness.decide.rule import Judgement, pace_of, score, simple, volume_of
 from harness.decide.tables import Scores
 from harness.statistics import Paired, paired, paired_over_seeds
 from harness.types import RunRecord
@@ -83,7 +83,12 @@ def within(rule: Policy) -> str:
 def paced(known: Facts, rule: Policy) -> str:
     """From where on timings count as different by the pace alone, which takes more where cells are many."""
     count = plural(len(known.candidates), "cell")
-    return f"of {count} one counts as ahead of another from about {rule.pace**known.apart:.2f} times on"
+    return f"of {count} one counts as ahead of another from about {pace_of(known, rule) ** known.apart:.2f} times on"
+
+
+def pace_by(known: Facts) -> str:
+    """Where that pace is from."""
+    return "as cells that do the same work did" if known.twins else "policy.pace"
 
 
 def more(pair: Paired, rule: Policy) -> int:

@@ -14,6 +14,7 @@ from harness.decide.findings import CostLine
 from harness.decide.policy import P95, Policy
 from harness.decide.recipes import Recipe, basis_of, lacking, recipes, scored, weights_of
 from harness.decide.tables import Scores, compared, score_tables
+from harness.decide.twins import Twins, twins
 from harness.statistics import CONFIDENCE, share_of_mean
 from harness.types import Measurement, RunRecord, Status
 
@@ -54,12 +55,14 @@ class Pair:
 class Facts:
     """The candidates, simplest first, and `pairs[best][other]` for each that can be the one of highest quality under
     some limits. `volume_requests` is the volume that the prices name. `apart` is how many half-widths of 95% intervals,
-    added as squares, tell one to be ahead of another by the objective."""
+    added as squares, tell one to be ahead of another by the objective. `twins` stand where they refute the policy's
+    pace, and theirs is taken."""
 
     candidates: tuple[Candidate, ...]
     pairs: Mapping[str, Mapping[str, Pair]]
     volume_requests: float
     apart: float
+    twins: Twins | None = None
 
 
 def gathered(
@@ -77,7 +80,8 @@ def gathered(
     pairs = _pairs(possible_bests(made), made, tables, policy)
     volumes = [v for r in records if (v := (r.config.get("price") or {}).get("volume_requests"))]
     volume = float(volumes[0]) if volumes else VOLUME
-    return Facts(made, pairs, volume, apart(len(made))), tuple(left), tables
+    seen = twins([r for k in left for r in k.cells], policy.pace)
+    return Facts(made, pairs, volume, apart(len(made)), seen), tuple(left), tables
 
 
 def apart(candidates: int) -> float:

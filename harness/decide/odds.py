@@ -6,7 +6,7 @@ Dirichlet distribution, the same for all cells, so that cells that answered the 
 a group. Each cell also gets half of a made-up flip each way, as intervals of differences have it
 (`harness.statistics.paired`). Training luck is drawn where a recipe has several seeds; p95s by the exact distribution
 of the order statistics of a bootstrap sample, costs by their `spread`, and both by the pace of a whole timing
-(`Policy.pace`).
+(`rule.pace_of`).
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def odds(
         by_suite[suite] = pulled(rng, drawn, measured, families)
     quality = sum(t.weight * by_suite[s] for s, t in tables.items())
     lowest = np.min(list(by_suite.values()), axis=0)
-    pace = own_pace(policy)
+    pace = own_pace(facts, policy)
     p95 = np.stack([_p95_draws(rng, c, k, pace, draws) for c, k in zip(them, kinds, strict=True)], axis=1)
     cost = _cost_draws(rng, them, volume_of(facts, policy), pace, draws)
     ram = np.array([math.inf if c.memory_bytes is None else c.memory_bytes for c in them])

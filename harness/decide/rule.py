@@ -75,14 +75,19 @@ def score(c: Candidate, policy: Policy, volume: float, hourly: float = 1.0) -> f
     return -c.quality
 
 
-def own_pace(policy: Policy) -> float:
-    """How far one timing lies from what it would be on average, in logs: two of them differ by `pace`."""
-    return math.log(policy.pace) / math.sqrt(2)
+def pace_of(facts: Facts, policy: Policy) -> float:
+    """How many times as slow a whole timing may be with nothing changed: the policy's, or what twins show."""
+    return facts.twins.pace if facts.twins else policy.pace
 
 
-def half(c: Candidate, policy: Policy, hourly: float = 1.0) -> float:
+def own_pace(facts: Facts, policy: Policy) -> float:
+    """How far one timing lies from what it would be on average, in logs: two of them differ by the pace."""
+    return math.log(pace_of(facts, policy)) / math.sqrt(2)
+
+
+def half(c: Candidate, facts: Facts, policy: Policy, hourly: float = 1.0) -> float:
     """Half the width of that number's interval: what its own samples show, and the pace of a whole timing."""
-    pace = own_pace(policy)
+    pace = own_pace(facts, policy)
     if policy.objective == COST and c.cost:
         return hourly * c.cost.serving_usd_per_1000 * math.hypot(math.log1p(c.cost.spread), pace)
     if policy.objective == P95 and c.p95_ms is not None:
@@ -92,7 +97,7 @@ def half(c: Candidate, policy: Policy, hourly: float = 1.0) -> float:
 
 def gap(a: Candidate, b: Candidate, facts: Facts, policy: Policy, hourly: float = 1.0) -> float:
     """How far apart two candidates may be by the objective and not be told apart."""
-    return facts.apart * math.hypot(half(a, policy, hourly), half(b, policy, hourly))
+    return facts.apart * math.hypot(half(a, facts, policy, hourly), half(b, facts, policy, hourly))
 
 
 def ahead(a: Candidate, b: Candidate, facts: Facts, policy: Policy, hourly: float = 1.0) -> bool:
@@ -108,7 +113,7 @@ def _bars(good: Sequence[Candidate], facts: Facts, policy: Policy, hourly: float
     found: list[Candidate] = []
     least = math.inf
     for c in sorted(good, key=lambda c: score(c, policy, volume, hourly)):
-        if (wide := half(c, policy, hourly)) < least:
+        if (wide := half(c, facts, policy, hourly)) < least:
             found.append(c)
             least = wide
     return tuple(found)

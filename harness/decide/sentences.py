@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 
-from harness.decide.case import Case, more, paced, value, within
+from harness.decide.case import Case, more, pace_by, paced, value, within
 from harness.decide.cells import Rows, passes, primary, quality, quality_over_seeds
 from harness.decide.facts import Candidate, Pair
 from harness.decide.findings import Odds
 from harness.decide.policy import COST, OBJECTIVES, P95, QUALITY
 from harness.decide.recipes import NO_RATE
-from harness.decide.rule import ahead, score, simple, volume_of
+from harness.decide.rule import ahead, pace_of, score, simple, volume_of
 from harness.statistics import Paired
 from harness.types import RunRecord
 from harness.wording import number, plural, share, told
@@ -137,7 +137,7 @@ def why(case: Case, pairs: Mapping[str, Paired | None]) -> str:
     else:
         first = f"has {words}"
         if chosen is not found.front:
-            pace = f" ({paced(case.facts, rule)}, policy.pace)" if rule.pace > 1 else ""
+            pace = f" ({paced(case.facts, rule)}, {pace_by(case.facts)})" if pace_of(case.facts, rule) > 1 else ""
             first = f"is the simplest that none is ahead of by {OBJECTIVES[rule.objective]}{pace},"
         text = f"It {first} of the {len(found.shown)} cells shown to be {within(rule)} the highest quality "
         text += f"{top}, that of {case.names[best.id]}: {gap}" if chosen is not best else f"{top}, its own"

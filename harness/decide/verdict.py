@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from harness.decide.case import Case, near, paced
+from harness.decide.case import Case, near, pace_by, paced
 from harness.decide.cells import Rows, quality
 from harness.decide.costs import GOODPUT, goodput, hosted_lines
 from harness.decide.evidence import alone, commonest, no_choice, no_skill, not_carried, not_shares, too_few_rows
@@ -22,7 +22,7 @@ from harness.decide.policy import COST, OBJECTIVES, QUALITY, Policy, read_policy
 from harness.decide.reasons import out
 from harness.decide.reasons import reasons as reasons_of
 from harness.decide.recipes import NO_RATE, Recipe, basis_of, recipes, reference, weights_of
-from harness.decide.rule import judge
+from harness.decide.rule import judge, pace_of
 from harness.decide.sentences import runner_up, sure, timed, what
 from harness.decide.sentences import why as why_of
 from harness.decide.tables import Scores
@@ -166,11 +166,10 @@ def _cost_notes(
         )
         if prices.get("usd_per_labelled_row") is None:
             found.append("Labelling is not counted: no price of a labelled row is set (price.usd_per_labelled_row).")
-    if rule.objective != QUALITY and rule.pace > 1 and len(known.candidates) > 1:
-        what = OBJECTIVES[rule.objective]
+    if rule.objective != QUALITY and (pace := pace_of(known, rule)) > 1 and len(known.candidates) > 1:
         found.append(
-            f"Cells near each other in {what} are not told apart by it: whole timings differ by up to "
-            f"{100 * (rule.pace - 1):g}% with nothing changed (policy.pace), so {paced(known, rule)}."
+            f"Cells near each other in {OBJECTIVES[rule.objective]} are not told apart by it: whole timings differ by "
+            f"up to {100 * (pace - 1):.3g}% with nothing changed ({pace_by(known)}), so {paced(known, rule)}."
         )
     if prices.get("hosted") and (asked is None or costs[asked].prompt_tokens is None):
         lack = "the tokens of the prompts were not counted in this run" if asked else "no prompted cell could be priced"

@@ -1,12 +1,12 @@
-"""What speaks against the numbers of a whole run, told beside its decision: leaked rows, and an A/A control that
-differs."""
+"""What speaks against the numbers of a whole run, told beside its decision: leaked rows, an A/A control that differs,
+and cells that do the same work and were timed far apart."""
 
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from statistics import fmean
 
-from harness.decide import Decision
+from harness.decide import Decision, Facts
 from harness.report.comparisons import DIFFERS
 from harness.rows import column, ids
 from harness.runs import Run
@@ -14,15 +14,29 @@ from harness.types import RunRecord
 from harness.wording import number, plural
 
 
-def doubts(run: Run, decision: Decision | None, controls: Sequence[Mapping[str, str]]) -> list[str]:
-    """A sentence for each suite of which builds saw rows that are scored, and for each control that differs."""
+def doubts(
+    run: Run, decision: Decision | None, known: Facts | None, controls: Sequence[Mapping[str, str]]
+) -> list[str]:
+    """A sentence for each suite of which builds saw rows that are scored, and for each control that differs; and one
+    where timings differ further than the policy has it."""
     differing = [
         f"The A/A control, {c['name']} evaluated twice, differs where nothing should: {c['delta']} points, p-value "
         f"{c['p']}. Distrust this run."
         for c in controls
         if c["verdict"] == DIFFERS
     ]
-    return [*_leaked(run, decision), *differing]
+    return [*_leaked(run, decision), *differing, *_unsteady(run, known)]
+
+
+def _unsteady(run: Run, known: Facts | None) -> list[str]:
+    if known is None or (seen := known.twins) is None:
+        return []
+    a, b = (run.names[i] for i in seen.cells)
+    return [
+        f"Times and costs of this run are coarse: {a} and {b} do the same work and were timed {seen.ratio:.2f} times "
+        f"apart. Differences below {seen.pace:.2f} times mean nothing here; time the cells again on a quiet machine "
+        "(runner.time_again=true)."
+    ]
 
 
 def _leaked(run: Run, decision: Decision | None) -> list[str]:

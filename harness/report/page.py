@@ -115,7 +115,7 @@ def view(run: Run) -> dict[str, Any]:
     table, flips, controls = all_cells(run), changed(run, decision), control(run)
     return {
         "title": title, "run": f"{run.folder.parent.name}/{run.folder.name}",
-        "sentences": [*sentences, *doubts(run, decision, controls)],
+        "sentences": [*sentences, *doubts(run, decision, known, controls)],
         "pending": len(run.pending), "counts": {str(k): v for k, v in ledger.done(list(run.records.values())).items()},
         "total": len(run.ids), "shown": len(some.ids), "profile": first.profile if first else "", "decision": decision,
         "recommended": run.recommended(decision), "policy": rule, "timed": timed(run.ok), "limits": limits,
