@@ -12,9 +12,20 @@ from pathlib import Path
 
 from harness import __version__
 from harness.errors import UserError
-from harness.overrides import COMPLETION, CONFIG_DIR, as_grid, causes, config_folders, listed, misspelt, unreadable
+from harness.overrides import (
+    COMPLETION,
+    CONFIG_DIR,
+    as_grid,
+    causes,
+    config_folders,
+    groups_of,
+    listed,
+    misspelt,
+    unreadable,
+)
 from harness.resources import resource
 from harness.terminal import ended
+from harness.wording import nearest
 
 
 def _told(error: BaseException) -> str:
@@ -33,7 +44,11 @@ FOR_THIS_MACHINE = {
 
 def _name_defaults(arguments: list[str]) -> None:
     """Names this machine's profile and engine in the variables that `conf/config.yaml` reads its defaults from: what a
-    command line, a sweep file or the caller's own variable says then wins, as over any default."""
+    command line, a sweep file or the caller's own variable (an empty one says nothing) says then wins, as over any
+    default."""
+    for variable in FOR_THIS_MACHINE:
+        if not os.environ.get(variable):
+            os.environ.pop(variable, None)
     asks = ("--help", "-h", "--hydra-help", *COMPLETION)
     if any(a.partition("=")[0] in asks for a in arguments):
         return
@@ -42,6 +57,16 @@ def _name_defaults(arguments: list[str]) -> None:
     device = detect().device
     for variable, choice in FOR_THIS_MACHINE.items():
         os.environ.setdefault(variable, choice[device])
+
+
+def _misnamed(arguments: list[str], conf: Path) -> list[str]:
+    """A line for each of these variables that names no choice."""
+    groups, found = groups_of(arguments, conf), []
+    for variable in FOR_THIS_MACHINE:
+        name, known = os.environ.get(variable, ""), groups[variable.removeprefix("HARNESS_").lower()]
+        if name and name not in known:
+            found.append(f"{variable}={name}: no such choice{nearest(name, list(known))}")
+    return found
 
 
 def _with_own_choices(arguments: list[str], packaged: Path) -> list[str]:
@@ -89,7 +114,7 @@ def _run(asked: list[str]) -> int:
         hydra.main(version_base="1.3", config_path=str(first), config_name="config")(one_cell)()
     except (HydraException, OmegaConfBaseException) as error:
         told = f"{_told(error)} (python -m harness --help lists what may be chosen)"
-        raise UserError(causes(error, given, conf) or [told]) from error
+        raise UserError(_misnamed(given, conf) or causes(error, given, conf) or [told]) from error
     return 0
 
 

@@ -50,7 +50,8 @@ def weight_bytes(*parts: Any) -> int:
 
     seen: dict[int, int] = {}
     for tensor in (t for part in parts for t in (*part.parameters(), *part.buffers())):
-        extra = [tensor.CB, tensor.SCB] if getattr(tensor, "CB", None) is not None else []
+        held = (tensor, getattr(tensor, "quant_state", None))  # bitsandbytes keeps scales beside its weights
+        extra = [getattr(each, name, None) for each in held for name in ("CB", "SCB", "absmax")]
         for leaf in [*leaves(tensor), *extra]:
             if leaf is not None:
                 storage = leaf.untyped_storage()

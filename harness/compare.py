@@ -32,7 +32,7 @@ SPEED, COST, RATE = "speed", "cost", "rate"  # what a difference has to do with
 TOLD, REFUSED = "told", "refused"
 DIGESTS = (  # of what steps saw: the step, what its key calls it, what it is, what follows
     ("adapt", "data", "training rows and articles", TOLD), ("adapt", "instructions", "instructions", TOLD),
-    ("quality", "rows", "evaluation rows", REFUSED),
+    ("quality", "rows", "evaluation rows or their scoring", REFUSED),
 )  # fmt: skip
 LEVEL = "measure.latency.level."  # knobs of the service level
 SIZED = (

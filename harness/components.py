@@ -1,12 +1,12 @@
 """From a configuration group's choice to the object that does it, and what is asked of such classes.
 
 A component class is a frozen dataclass whose fields are its knobs. It may carry `VERSION` (raise it when its output
-changes), `LIBRARIES` (distributions that shape its output, part of the key), `REQUIRES` (modules that must be
-importable), `SEEDED` (False for an adaptation that no seed changes: cells of all seeds share it), `GUIDED` (False for
-one that does not read the suite's instructions: it stands when they change; a class that derives from it says so
-itself), `SERVES` (False for an engine that answers one batch at a time), `unsupported(environment) -> str | None`,
-`unfit(data) -> str | None`, and `unable(config) -> str | None` of a model's own configuration, which a model that can
-tell it before it is built gives by `config()`.
+changes), `LIBRARIES` (distributions that shape its output, part of the key), `SEEDED` (False for an adaptation that no
+seed changes: cells of all seeds share it), `GUIDED` (False for one that does not read the suite's instructions: it
+stands when they change; a class that derives from it says so itself), `SERVES` (False for an engine that answers one
+batch at a time), and answer why it cannot run: `unsupported(environment) -> str | None`, `unfit(data) -> str | None`,
+and `unable(config) -> str | None` of a model's own configuration, which a model that can tell it before it is built
+gives by `config()`; what its files hold it gives by `fingerprint()`.
 
 Called, a model lays a base model down as a Hugging Face directory, `(out, context)`; an adaptation turns it into an
 adapted one with its prompt recipe, `(base, data, out, context)`, and reads of a row its message and its reply alone, as
@@ -18,16 +18,13 @@ for the manifest, a quantization its proof that it took.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import traceback
-from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
-from harness.environment import Environment
 from harness.errors import UserError
-from harness.types import Component, Json, SuiteData
+from harness.types import Component
 from harness.wording import nearest
 
 
@@ -95,32 +92,7 @@ def instantiate(component: Component) -> Any:
         raise UserError(f"{component.name}: {error}") from error
 
 
-def missing(component: Component) -> list[str]:
-    """One line for each library that the component needs and that is not installed."""
-    needs = getattr(resolve(component.target), "REQUIRES", ())
-    return [
-        f"{component.name}: needs the library {name!r}, which is not installed; pip install {name}"
-        for name in needs
-        if importlib.util.find_spec(name) is None
-    ]
-
-
-def _asked(component: Component, question: str, about: Any) -> str | None:
-    """What a component answers, where its class knows the question."""
-    check = getattr(instantiate(component), question, None)
-    return check(about) if check else None
-
-
-def unsupported(component: Component, environment: Environment) -> str | None:
-    """Why the component cannot run here, or None."""
-    return _asked(component, "unsupported", environment)
-
-
-def unable(component: Component, config: Mapping[str, Json] | None) -> str | None:
-    """Why the component cannot work with a model of this configuration, or None; also where the model tells none."""
-    return _asked(component, "unable", config) if config else None
-
-
-def unfit(component: Component, data: SuiteData) -> str | None:
-    """Why the component cannot work with the rows of a suite, or None."""
-    return _asked(component, "unfit", data)
+def ask(component: Component, question: str, *about: Any) -> Any:
+    """What a component answers to one of the questions above; None where its class does not know it."""
+    answer = getattr(instantiate(component), question, None)
+    return answer(*about) if answer else None

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
-from harness.components import guided, instantiate, missing, seeded, serves
+from harness.components import guided, instantiate, seeded, serves
 from harness.decide import UNQUANTIZED, Policy, read_policy, simple_first
 from harness.environment import detect
 from harness.errors import UserError
@@ -91,15 +91,19 @@ def _cells(configs: Sequence[Mapping[str, Any]], overrides: Sequence[Sequence[st
     return tuple(cells.values())
 
 
+def _learning(cells: Sequence[Cell]) -> list[Cell]:
+    """The trained, unquantized cells."""
+    return [c for c in cells if c.quantization.name in UNQUANTIZED and seeded(c.adaptation)]
+
+
 def _beside(cells: Sequence[Cell], curve: Sequence[float], control: bool) -> list[Cell]:
     """Cells that are measured beside the grid and are no candidates: each trained, unquantized cell on parts of its
     training rows (`+curve=[0.25,0.5,1.0]`), and the simplest cell evaluated again with the rows batched otherwise."""
     made = []
-    for cell in cells:
-        if cell.quantization.name in UNQUANTIZED and seeded(cell.adaptation):
-            for share in sorted(s for s in set(curve) if s < 1):
-                suite = replace(cell.suite, params={**cell.suite.params, "train_share": share})
-                made.append(replace(cell, suite=suite, variant=_variant(cell, f"curve={share:g}")))
+    for cell in _learning(cells):
+        for share in sorted(s for s in set(curve) if s < 1):
+            suite = replace(cell.suite, params={**cell.suite.params, "train_share": share})
+            made.append(replace(cell, suite=suite, variant=_variant(cell, f"curve={share:g}")))
     if control:
         first = min(cells, key=lambda c: simple_first(c.adaptation.name, c.quantization.name))
         rows = min(first.engine.params.get("batch_size", 2), first.suite.params.get("eval_rows") or 2**31)
@@ -202,25 +206,18 @@ def _needed(config: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _switches(config: DictConfig) -> list[str]:
-    """A line for each switch that is neither null nor true nor false: `no` is a text, and not false."""
-    keys = ("runner.fork_server", "runner.time_again", "profile.aa_control", "dry_run")
-    values = {key: OmegaConf.select(config, key) for key in keys}
-    return [
-        f"{key}={value!r}: must be true, false or null"
-        for key, value in values.items()
-        if value is not None and not isinstance(value, bool)
-    ]
-
-
-def _limits(config: DictConfig) -> list[str]:
-    """A line for each limit that is neither null nor a number above 0."""
-    values = {key: OmegaConf.select(config, key) for key in ("runner.step_limit_minutes", "store_limit_gb")}
-    return [
-        f"{key}={value!r}: must be a number above 0, or null for no limit"
-        for key, value in values.items()
-        if value is not None and not (type(value) in (int, float) and 0 < value < math.inf)
-    ]
+def _settings(config: DictConfig) -> list[str]:
+    """A line for each limit that is neither null nor a number above 0, and for each switch that is neither null nor
+    true nor false: `no` is a text, and not false."""
+    switches = ("runner.fork_server", "runner.time_again", "profile.aa_control", "dry_run")
+    found = []
+    for key in ("runner.step_limit_minutes", "store_limit_gb", *switches):
+        value = OmegaConf.select(config, key)
+        right = isinstance(value, bool) if key in switches else type(value) in (int, float) and 0 < value < math.inf
+        if value is not None and not right:
+            told = "true, false or null" if key in switches else "a number above 0, or null for no limit"
+            found.append(f"{key}={value!r}: must be {told}")
+    return found
 
 
 def _judged(policy: Policy, data: Collection[SuiteData], cells: Sequence[Cell]) -> list[str]:
@@ -305,7 +302,6 @@ def _components(cells: Sequence[Cell]) -> list[str]:
         if "???" in part.params.values():
             continue  # told already
         if made := _attempt(found, instantiate, part):
-            found += _attempt(found, missing, part) or []
             found += made.mistakes() if hasattr(made, "mistakes") else []
     return found
 
@@ -342,11 +338,13 @@ def check(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run
         raise UserError(list(dict.fromkeys(shapeless)))
     curve, bad_curve = _curve(plains)
     mistakes = [*bad_curve, *_asked(plains), *_unset(configs), *unknown_keys(configs, resource("conf"))]
-    mistakes += [line for c in configs for line in (*_counts(c), *_limits(c), *_switches(c))]
+    mistakes += [line for c in configs for line in (*_counts(c), *_settings(c))]
     mistakes += [line for values in plains for line in faults_of_load(values["measure"]["latency"])]
     mistakes += [line for values in plains for line in faults_of_quality(values["measure"]["quality"])]
     data = _suites(cells, mistakes)
     mistakes += _components(cells)
+    if min(curve, default=1) < 1 and _attempt(mistakes, _learning, cells) == []:
+        mistakes.append("curve: no trained, unquantized cell; add quantization=fp16, and an adaptation such as lora")
     mistakes += _constraints(cells, data)
     mistakes += _attempt(mistakes, _guides, cells, data) or []
     if policy := _attempt(mistakes, read_policy, first["policy"]):

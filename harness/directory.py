@@ -53,14 +53,16 @@ def weight_files(folder: Path) -> list[Path]:
         ) from error
 
 
-def came_quantized(config: Mapping[str, Json]) -> str | None:
-    """Why a model of this configuration cannot be trained, nor quantized again: it came quantized. None if it did
-    not."""
+def came_quantized(config: Mapping[str, Json], kept: bool = False) -> str | None:
+    """Why a model of this configuration cannot be trained, nor quantized again, or with its weights `kept` as they are
+    not run: it came quantized. None if it did not."""
     found = config.get("quantization_config")
     if not found or not isinstance(found, Mapping):
         return None
     told = "adaptation=prompt_rag or as_is with quantization=as_is only"
-    return f"the checkpoint comes quantized ({found.get('quant_method')}): {told}"
+    if (method := found.get("quant_method")) == "compressed-tensors":  # its layers stay of the class of plain ones
+        told, kept = "nothing here runs that; take the model it was made from", False
+    return None if kept else f"the checkpoint comes quantized ({method}): {told}"
 
 
 def text_part(config: Mapping[str, Json]) -> Mapping[str, Json]:

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.adapt.lora import ADAPTER
-from harness.components import instantiate, unable
+from harness.components import ask, instantiate
 from harness.directory import config_of, in_range_of, stored_dtype, weight_files
 from harness.environment import detect, give_memory_back
 from harness.errors import BrokenArtifact, UserError
 from harness.licences import TEXTS
 from harness.prompt import RECIPE, load_prompter, render, short_chat
+from harness.retrieval import VECTORS
 from harness.store import Store, read_manifest, write_json
 from harness.suite import load as load_suite
 from harness.suite import timing_digest
@@ -44,7 +45,7 @@ from harness.types import (
 MEASUREMENTS = "measurements.json"
 PATIENCE_S = 2.0  # for which a wait is not told
 BESIDE = ("*processor_config.json", *TEXTS)  # by which others feed a model that sees or hears, and its licence
-CARRIED = (RECIPE, "reference.json", "chat_template.jinja", "generation_config.json", *BESIDE)
+CARRIED = (RECIPE, VECTORS, "reference.json", "chat_template.jinja", "generation_config.json", *BESIDE)
 
 
 def read_measurements(folder: Path) -> tuple[Measurement, ...]:
@@ -53,12 +54,10 @@ def read_measurements(folder: Path) -> tuple[Measurement, ...]:
 
 
 def carry_out(
-    step: Step, parents: list[Step], store: Store, progress: Progress, threads: int, limit_s: float | None = None,
-    since: float | None = None,
-) -> None:  # fmt: skip
-    """Does a step's work into the store, unless it is done (a timing: `since` a time). Raises what goes wrong; the
-    store stays as it was. Work that takes longer than `limit_s`, waiting for others not counted, ends the process with
-    its stack on stderr."""
+    step: Step, parents: list[Step], store: Store, progress: Progress, threads: int, limit_s: float | None = None
+) -> None:
+    """Does a step's work into the store, unless it is done. Raises what goes wrong; the store stays as it was. Work
+    that takes longer than `limit_s`, waiting for others not counted, ends the process with its stack on stderr."""
     environment = detect()
     context = Context(environment.device, environment.dtype, step.seed, progress)
     folders = [store.demand(p) for p in parents]
@@ -83,7 +82,7 @@ def carry_out(
     waits.start()
     try:
         with machine(step.exclusive):
-            store.build(step, begun, {**plain(environment), "threads": threads}, since)
+            store.build(step, begun, {**plain(environment), "threads": threads})
     finally:
         waits.cancel()
         waits.join()
@@ -198,7 +197,7 @@ def _made(step: Step, parents: list[Path], out: Path, context: Context) -> Mappi
 def able(component: Component, model: Path) -> Any:
     """The object of a component that works on the model of a folder. Raises `UserError` where it cannot, which the plan
     told before of models that say what they are before they are built."""
-    if why := unable(component, config_of(model)):
+    if why := ask(component, "unable", config_of(model)):
         raise UserError(why)
     return instantiate(component)
 
@@ -213,7 +212,7 @@ def _carry(source: Path, out: Path, *patterns: str) -> None:
 def _adapt(step: Step, parents: list[Path], out: Path, context: Context) -> Mapping[str, Json]:
     """An adapted model with its reference answers, computed in the range of what its base is stored in: training stores
     float32. Raises `BrokenArtifact` where they are no numbers."""
-    from harness.adapt.lengths import demand_room
+    from harness.lengths import demand_room
     from harness.loading import load
     from harness.measure.fidelity import write_reference
 
@@ -236,7 +235,9 @@ def _adapt(step: Step, parents: list[Path], out: Path, context: Context) -> Mapp
 
 
 def _quantize(step: Step, parents: list[Path], out: Path, context: Context) -> Mapping[str, Json]:
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
+
+    from harness.lengths import demand_context
 
     model, data = parents[0], _data(step)
     stored = read_manifest(model)["facts"].get("base_dtype") or stored_dtype(model)
@@ -245,6 +246,8 @@ def _quantize(step: Step, parents: list[Path], out: Path, context: Context) -> M
     quantizer = able(step.component, model)
     rows = data.train[: getattr(quantizer, "calibration_rows", 0)]
     calibration = [render(tokenizer, short_chat(data, r), reply=r[data.reply_field]) for r in rows]
+    read = tokenizer(calibration, add_special_tokens=False).input_ids if calibration else []
+    demand_context(AutoConfig.from_pretrained(str(model)), tokenizer, rows, read)
     facts: Mapping[str, Json] = quantizer(model, calibration, out, context)
     tokenizer.save_pretrained(str(out))
     _carry(model, out, *CARRIED)

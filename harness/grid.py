@@ -3,7 +3,6 @@ redraw."""
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -24,9 +23,9 @@ from harness.launch import Launcher
 from harness.leakage import near
 from harness.licences import rows_licence, rows_source
 from harness.plan import Plan, plan
-from harness.progress import Board, clock
+from harness.progress import Board, alike, clock
 from harness.standing import standing
-from harness.store import Store, outdated, read_manifest
+from harness.store import Store, read_manifest
 from harness.store.upkeep import shrink
 from harness.suites.shape import few_groups, in_groups
 from harness.terminal import speaker
@@ -36,8 +35,8 @@ from harness.wording import labels, plural
 REDRAW = 20  # times as long as a drawing takes, the report is left as it is: a twentieth of a grid's time goes into it
 
 
-def _expected(store: Store, made: Plan) -> dict[tuple[str, str], float]:
-    """Seconds that steps of a kind took before in this store on a plan's own models, for the time left."""
+def _expected(store: Store, made: Plan) -> dict[tuple[str, str], list[float]]:
+    """Seconds that steps that are alike took before in this store on a plan's own models, for the time left."""
     built: dict[str, dict[str, Any]] = {}
     for folder in store.builds():
         with suppress(OSError, ValueError):
@@ -49,8 +48,15 @@ def _expected(store: Store, made: Plan) -> dict[tuple[str, str], float]:
 
     seen: dict[tuple[str, str], list[float]] = {}
     for m in (m for key, m in built.items() if of_its_models(key)):
-        seen.setdefault((m["kind"], m["title"].split(" ")[0]), []).append(m["seconds"])
-    return {k: statistics.median(v) for k, v in seen.items()}
+        seen.setdefault(alike(m["kind"], m["title"]), []).append(m["seconds"])
+    return seen
+
+
+def _timed_anew(grid: Grid, made: Plan) -> Grid:
+    """A grid in whose store the timings that stand count as not there, where they are to be taken anew."""
+    timings = [s for s in made.steps.values() if s.kind is StepKind.LATENCY and grid.time_again]
+    old = [m["digest"] for step in timings if (m := grid.store.manifest(step))]
+    return replace(grid, store=Store(grid.store.root, old))
 
 
 def carry_out(grid: Grid, console: Console, decide: bool = True) -> int:
@@ -64,7 +70,7 @@ def carry_out(grid: Grid, console: Console, decide: bool = True) -> int:
     with grid.store.hold(made.steps):
         grid.store.clean()
         _shrink(grid, console)
-        code = _carry_out(grid, made, environment, console, decide)
+        code = _carry_out(_timed_anew(grid, made), made, environment, console, decide)
     _shrink(grid, console)
     return code
 
@@ -72,20 +78,17 @@ def carry_out(grid: Grid, console: Console, decide: bool = True) -> int:
 def _shrink(grid: Grid, console: Console) -> None:
     gone = shrink(grid.store, grid.store_limit_bytes) if grid.store_limit_bytes else []
     if gone:
-        console.print(f"store_limit_gb: {len(gone)} builds evicted, the longest unused first", highlight=False)
+        console.print(f"store_limit_gb: {len(gone)} builds evicted, the longest unused first")
 
 
 def _carry_out(grid: Grid, made: Plan, environment: Environment, console: Console, decide: bool = True) -> int:
     ledger.write_cells(grid.run, [c.id for c in grid.cells])
     board = Board(made, console, _expected(grid.store, made), lambda: settle())
-    since = time.time() if grid.time_again else None
     launcher = Launcher(
-        made, grid.store, environment, grid.workers, grid.fork_server, board, grid.step_limit_s, grid.trainings, since
+        made, grid.store, environment, grid.workers, grid.fork_server, board, grid.step_limit_s, grid.trainings
     )
     board.launcher = launcher
-    known = {  # evicted ones too
-        k for k, s in made.steps.items() if (m := grid.store.manifest(s)) and not outdated(s, m, since)
-    }
+    known = {k for k, s in made.steps.items() if grid.store.manifest(s)}  # evicted ones too
     draw_from = 0.0
 
     def settle() -> None:
@@ -111,15 +114,11 @@ def _carry_out(grid: Grid, made: Plan, environment: Environment, console: Consol
                 if isinstance(error, OSError) and error.errno in UNWRITABLE:  # nor could the next record be
                     raise
                 told = terminal_text(f"({type(error).__name__}: {error})")
-                console.print(
-                    f"[yellow]the report cannot be drawn[/] {told}; going on", highlight=False, soft_wrap=True
-                )
+                console.print(f"[yellow]the report cannot be drawn[/] {told}; going on", soft_wrap=True)
             draw_from = time.monotonic() + REDRAW * (time.monotonic() - start)
 
     for line in launcher.broken.values():
-        console.print(
-            f"[yellow]broken[/] in the store, built anew: {terminal_text(line)}", highlight=False, soft_wrap=True
-        )
+        console.print(f"[yellow]broken[/] in the store, built anew: {terminal_text(line)}", soft_wrap=True)
     _announce(made, launcher.done, environment, grid, console)
     with board:
         settle()
@@ -137,21 +136,21 @@ def _foretell(grid: Grid, console: Console) -> None:
     """Says what a checked grid would do: its cells, the steps that do not stand in the store, and its suites' rows."""
     environment = detect()
     made = plan(grid.cells, grid.data, environment)
-    done, _ = standing(made, grid.store, time.time() if grid.time_again else None, look_only=True)
+    done, _ = standing(made, _timed_anew(grid, made).store, look_only=True)
     _announce(made, done, environment, grid, console)
     for cell, name in labels(c.id for c in made.cells).items():
         why = made.unsupported.get(cell)
         told = f"cannot run: {why}" if why else f"{len({*made.chains[cell].values()} - done)} steps to do"
-        console.print(terminal_text(f"  {name}  {told}"), highlight=False)
+        console.print(terminal_text(f"  {name}  {told}"))
     todo = Counter(step.kind for key, step in made.steps.items() if key not in done)
     kinds = ", ".join(f"{todo[kind]} {kind}" for kind in StepKind if todo[kind])
-    console.print(f"steps to do: {kinds or 'none'}", highlight=False)
+    console.print(f"steps to do: {kinds or 'none'}")
     for name, data in _by_name(grid).items():
         rows = _rows(data)
         articles = plural(len(rows.pop("articles")), "article")
         sides = ", ".join(in_groups(side, what) for what, side in rows.items())
-        console.print(terminal_text(f"rows of {name}: {sides}, {articles}"), highlight=False)
-    console.print("nothing was built or written", highlight=False)
+        console.print(terminal_text(f"rows of {name}: {sides}, {articles}"))
+    console.print("nothing was built or written")
 
 
 def _announce(made: Plan, done: Collection[str], environment: Environment, grid: Grid, console: Console) -> None:
@@ -162,13 +161,12 @@ def _announce(made: Plan, done: Collection[str], environment: Environment, grid:
     console.print(
         f"{len(made.cells)} cell{'s' * (len(made.cells) != 1)}, "
         f"{len(made.steps)} steps ({len(done)} already done) on "
-        + terminal_text(f"{environment.hardware}, {computing}; profile {grid.choices['profile']}, engine {engines}"),
-        highlight=False,
+        + terminal_text(f"{environment.hardware}, {computing}; profile {grid.choices['profile']}, engine {engines}")
     )
     for name, several in _by_name(grid).items():
         cells = sum(cell.suite.name == name for cell in made.cells)
         for line in few_groups([row for data in several for row in data.evaluation], cells) if cells > 1 else ():
-            console.print(f"[yellow]few groups[/] in {terminal_text(name)}: {line}", highlight=False)
+            console.print(f"[yellow]few groups[/] in {terminal_text(name)}: {line}")
 
 
 def _conclude(made: Plan, grid: Grid, page: Path, said: Sequence[str], console: Console, clock_since: float) -> None:
@@ -177,14 +175,13 @@ def _conclude(made: Plan, grid: Grid, page: Path, said: Sequence[str], console: 
     once = sum(m["seconds"] for m in manifests.values())
     console.print()
     for line in said:
-        console.print(terminal_text(line), highlight=False, soft_wrap=True)
+        console.print(terminal_text(line), soft_wrap=True)
     if once:
         console.print(
             f"[dim]{clock(time.monotonic() - clock_since)} in all; the steps took {clock(once)} of work, "
-            f"{clock(apart)} had each cell built its own ({apart / once:.1f} times)[/]",
-            highlight=False,
+            f"{clock(apart)} had each cell built its own ({apart / once:.1f} times)[/]"
         )
-    console.print(f"report: {terminal_text(str(page))}", highlight=False, soft_wrap=True)
+    console.print(f"report: {terminal_text(str(page))}", soft_wrap=True)
 
 
 def _leakage(grid: Grid) -> dict[str, Json]:
@@ -255,5 +252,6 @@ def main(configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], run:
             return carry_out(grid, console)
     except KeyboardInterrupt:
         kept = terminal_text(str(grid.store.root))
-        console.print(f"\nstopped; what is done is kept in {kept}. Run the same command again to go on.")
+        anew = "; with runner.time_again=true it takes all times anew" if grid.time_again else ""
+        console.print(f"\nstopped; what is done is kept in {kept}. Run the same command again to go on{anew}.")
         return 130

@@ -11,6 +11,7 @@ reproduced, below `reproduced/`, are no runs of a sweep, and are left out; runs 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,10 +75,16 @@ def run_folders(root: Path) -> list[Path]:
     found: list[Path] = []
     level = [root]
     for _ in range(DEEP + 1):
-        runs = [f for f in level if (f / "records").is_dir() or (f / ledger.CELLS).exists()]
-        found += [f for f in runs if not _aside(f, root)]
-        inside = (p for f in level if f not in runs for p in sorted(f.iterdir()) if p.is_dir())
-        level = [p for p in inside if p.name[:1] != "."]
+        inside: list[Path] = []
+        for f in level:
+            try:
+                run = (f / "records").is_dir() or (f / ledger.CELLS).exists()
+                inside += [] if run else [p for p in sorted(f.iterdir()) if p.name[:1] != "." and p.is_dir()]
+            except OSError:  # told where it is read
+                run = True
+            if run and not _aside(f, root):
+                found.append(f)
+        level = inside
     by_link = sorted(found, key=lambda f: f.resolve() != root.resolve() / f.relative_to(root))
     once = {f.resolve(): f for f in reversed(by_link)}
     return sorted(once.values(), key=lambda f: (str(f.parent), f.name))
@@ -225,7 +232,7 @@ def _line(run: Listed, root: Path) -> dict[str, Any]:
         "time": run.time, "models": ", ".join(run.models), "wrong": first(SHOWN_WRONG, run.wrong),
         "pending": run.pending, "counts": {str(k): v for k, v in counts.items()}, "told": run.told, "values": shown,
         "chosen": labels(run.records)[run.chosen] + run.counted if run.chosen else "",
-        "link": quote(page.relative_to(root).as_posix()) if page.is_file() else "",
+        "link": quote(page.relative_to(root).as_posix()) if os.path.isfile(page) else "",
         "hardware": ", ".join(sorted({_bare(str(r.environment.get("hardware"))) for r in run.ok})),
     }  # fmt: skip
 

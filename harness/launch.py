@@ -84,7 +84,7 @@ def _await(workers: Sequence[_Worker]) -> None:
             worker.process.join()
 
 
-def work(pipe: Connection, store: str) -> None:
+def work(pipe: Connection, store: Store) -> None:
     """A child's whole life: steps come through the pipe until one is its last; each one's output goes to its log, its
     progress and its fate back through the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
@@ -96,7 +96,7 @@ def work(pipe: Connection, store: str) -> None:
 
         last = False
         while not last:
-            step, parents, threads, log, last, limit_s, since = pipe.recv()
+            step, parents, threads, log, last, limit_s = pipe.recv()
             sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             os.dup2(sink, 1)
             os.dup2(sink, 2)
@@ -105,11 +105,10 @@ def work(pipe: Connection, store: str) -> None:
                 carry_out(
                     step,
                     parents,
-                    Store(Path(store)),
+                    store,
                     lambda fraction, note: pipe.send(("progress", fraction, note)),
                     threads,
                     limit_s,
-                    since,
                 )
             except HarnessError as error:
                 pipe.send(("failed", str(error), ""))
@@ -186,11 +185,11 @@ class Launcher:
     """Carries out a plan: `workers` ordinary steps at a time, of which `trainings` may train. With `fork_server` each
     step has a process of its own, a second after it is wanted; without, interpreters start fresh, which takes many
     seconds and is begun ahead, and one that did its step well is given the next, unless it trained; a timing goes to
-    one that did nothing else. Timings from before `since` are taken anew."""
+    one that did nothing else."""
 
     def __init__(
         self, plan: Plan, store: Store, environment: Environment, workers: int, fork_server: bool, watcher: Watcher,
-        step_limit_s: float | None = None, trainings: int = 1, since: float | None = None,
+        step_limit_s: float | None = None, trainings: int = 1,
     ) -> None:  # fmt: skip
         self.plan = plan
         self.store = store
@@ -200,8 +199,7 @@ class Launcher:
         self.failed: dict[str, str] = {}
         self.step_limit_s = step_limit_s
         self.trainings = trainings
-        self.since = since
-        self.done, self.broken = standing(plan, store, since)
+        self.done, self.broken = standing(plan, store)
         self.running: dict[Connection, _Worker] = {}
         self.idle: list[_Worker] = []
         self._context: Any = multiprocessing.get_context("forkserver" if fork_server else "spawn")
@@ -297,7 +295,7 @@ class Launcher:
         log = self._log(step)
         with suppress(OSError):  # a full disk, which the step will tell
             log.write_bytes(b"")  # what an earlier run said explains nothing of this one
-        task = (step, parents, threads, str(log), self._last(step), self.step_limit_s, self.since)
+        task = (step, parents, threads, str(log), self._last(step), self.step_limit_s)
         worker = self._given(task, step.exclusive)
         worker.fresh = worker.fresh and step.exclusive
         worker.step, worker.started, worker.begun, worker.reason = step, time.monotonic(), None, None
@@ -349,7 +347,7 @@ class Launcher:
 
     def _hire(self) -> _Worker:
         ours, theirs = multiprocessing.Pipe()
-        process = self._context.Process(target=work, args=(theirs, str(self.store.root)))
+        process = self._context.Process(target=work, args=(theirs, self.store))
         process.start()
         theirs.close()
         return _Worker(process, ours)

@@ -43,7 +43,7 @@ MODES = ("fail", "drop", "warn")
 TRAINING, KNOWLEDGE, INSTRUCTIONS = "training", "knowledge base", "instructions"
 
 
-def _typed(text: str) -> str:
+def typed(text: str) -> str:
     """A text as a typewriter has it: plain quotes and hyphens, nothing unseen, letters of one width (Unicode's NFKC,
     though 10² is not 102). Joiners of zero width stay: they tell Persian words and emoji apart."""
     if text.isascii():
@@ -58,7 +58,7 @@ def _typed(text: str) -> str:
 def normalised(text: str) -> str:
     """A text without case, typography, spaces and the punctuation around its words: "C++" is not "C#", 7 - 2 is not
     7 + 2, .5 is not 5, 5' is not 5", and :) is not :( though "?" may stand apart."""
-    words = unicodedata.normalize("NFC", _typed(text).casefold()).split()
+    words = unicodedata.normalize("NFC", typed(text).casefold()).split()
     kept = [found[0] if (found := WORD.search(word)) else word for word in words if word.strip(PAUSES)]
     return " ".join(kept) or " ".join(words)
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 CELLS = "cells.json"
 LEAKAGE = "leakage.json"
 VERDICT = ("check.html", "check.md", "junit.xml", "check.json")  # what the release gate writes into check/
+DRAWN = ("report.html", "report.md", "report.json", "report.csv", "table.csv", "table.parquet")  # from records and rows
 COLUMNS = {
     "cell": "string", "model": "string", "adaptation": "string", "quantization": "string", "suite": "string",
     "seed": "int64", "status": "string", "reason": "string", "metric": "string", "value": "float64",
@@ -178,13 +179,18 @@ def forget(run: Path) -> None:
             path.unlink()
             (run / "rows" / f"{path.stem}.jsonl").unlink(missing_ok=True)
     forget_verdict(run / "check")
+    _forget_files(run, DRAWN)
 
 
 def forget_verdict(folder: Path) -> None:
     """Drops what the release gate said of an earlier run or baseline, which a new one that comes to no verdict must not
     leave standing."""
-    for name in VERDICT:
-        with suppress(OSError):  # the next verdict cannot be written there either, and that is told
+    _forget_files(folder, VERDICT)
+
+
+def _forget_files(folder: Path, names: Iterable[str]) -> None:
+    for name in names:
+        with suppress(OSError):  # the next one cannot be written there either, and that is told
             (folder / name).unlink()
 
 

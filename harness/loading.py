@@ -28,7 +28,7 @@ from harness.quantize.int4_kernels import FALLBACK, FASTEST, PLAIN, add_in_order
 from harness.quantize.int8_kernels import multiply_unprinted, read_layer_by_layer, use_fast_cpu_kernel
 from harness.types import Context, Json
 
-BENIGN_MISSING = ("input_perm",)  # a buffer that gptqmodel's Machete kernel makes itself
+MASKS = (".attn.attention.bias", ".masked_bias")  # which older releases of transformers saved with GPT-Neo and GPT-2
 INT4_GROUPS = (32, 64, 128)  # that gptqmodel hands to PyTorch's 4-bit product on a CPU (`_weight_int4pack_mm_for_cpu`)
 KERNELS = ("auto", FALLBACK, FASTEST, PLAIN)
 
@@ -44,24 +44,22 @@ class Loaded:
     classes: tuple[str, ...] = ()
 
 
-def context_tokens(model: Any) -> int | None:
+def context_tokens(config: Any) -> int | None:
     """The longest text that a model was made for, where its configuration tells: behind it some models fail and others
     go on with nonsense."""
-    limit: int | None = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    limit: int | None = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
     return limit
 
 
 def _kernel(folder: Path, name: str) -> Any:
-    """The loading options that choose the 4-bit kernel of a GPTQ or AWQ checkpoint; None for any other."""
+    """The loading options that choose the 4-bit kernel of a GPTQ or AWQ checkpoint."""
     from transformers import AwqConfig, GPTQConfig
 
     found = quantization_of(folder)
     if found.get("quant_method") == "gptq":
         return GPTQConfig(bits=found["bits"], backend=f"gptq_{name}")
-    if found.get("quant_method") == "awq":
-        named = {"triton": "gemm_triton", PLAIN: "torch_awq"}
-        return AwqConfig(bits=found["bits"], backend=named.get(name, name))
-    return None
+    named = {"triton": "gemm_triton", PLAIN: "torch_awq"}
+    return AwqConfig(bits=found["bits"], backend=named.get(name, name))
 
 
 def _chosen(wanted: str, folder: Path, device: str, dtype: str) -> tuple[str, str]:
@@ -82,7 +80,7 @@ def demand_fit(info: Mapping[str, Any]) -> None:
     """Raises `BrokenArtifact` for keys that a checkpoint and its model do not have in common, by what transformers says
     of loading it."""
     faults = {
-        kind: sorted(str(k) for k in info.get(kind, ()) if not str(k).endswith(BENIGN_MISSING))
+        kind: sorted(str(k) for k in info.get(kind, ()) if not str(k).endswith(MASKS))
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
     }
     if any(faults.values()):

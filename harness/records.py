@@ -7,10 +7,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from harness.decide.costs import BUILDS, owed_seconds
+from harness.decide import CostLine
+from harness.decide.costs import BATCHED, BUILDS, owed_seconds, requests_per_second, serving_usd
 from harness.environment import Environment
 from harness.execute import read_measurements
-from harness.measure.cost import cost_per_1000, requests_per_second
 from harness.measure.rounds import pooled
 from harness.plan import Plan, only_rounded
 from harness.store import Store
@@ -106,6 +106,7 @@ def assemble(
             str(k): {
                 "key": m["key"], "preimage": m["preimage"], "seconds": m["seconds"], "bytes": m["bytes"],
                 "facts": m["facts"], "shared_by": plan.shared_by(m["key"]), "created_unix": m["created_unix"],
+                "cpu_seconds": m.get("cpu_seconds"),
                 **{name: m["environment"][name] for name in MACHINE},
             }
             for k, m in manifests.items()
@@ -137,8 +138,10 @@ def _measurements(
         rate = requests_per_second(found, batch_size)
         if rate:
             found.append(Measurement("throughput_requests_per_s", rate, "req/s", "higher", batch_size))
-            owed = sum(owed_seconds({**m["environment"], "seconds": m["seconds"]}) for m in builds)
-            cost = cost_per_1000(rate, owed, price)
+            owed = sum(owed_seconds({**m["environment"], **m}) for m in builds)
+            serving = serving_usd(rate, price["usd_per_hour"], price["utilization"])
+            line = CostLine(serving, owed * price["usd_per_hour"] / 3600, BATCHED)
+            cost = line.usd_per_1000(price["volume_requests"])
             found.append(Measurement("cost_usd_per_1000", cost, "USD", "lower", batch_size))
     return found
 

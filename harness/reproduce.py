@@ -25,16 +25,16 @@ from rich.console import Console
 from rich.table import Table
 
 from harness import ledger
-from harness.components import missing
 from harness.configured import Grid, places
 from harness.environment import Environment, detect
 from harness.errors import BrokenArtifact, DoesNotFit, UserError
-from harness.escaping import terminal_text, visible
+from harness.escaping import terminal_text
 from harness.grid import carry_out
 from harness.measure.quality import with_ends
 from harness.plan import plan
 from harness.store import Store
 from harness.suite import load as load_suite
+from harness.suites.faults import faults_of_task
 from harness.terminal import Arguments, ended, speaker
 from harness.types import (
     GROUPS,
@@ -131,10 +131,9 @@ def _told_inputs(record: RunRecord, cell: Cell, data: SuiteData, console: Consol
     """Says what it takes and what is other here. Raises `UserError` for other inputs."""
     machine = detect()
     told = f"{record.id}: measured on {record.environment.get('hardware')}, seed {record.seed}"
-    console.print(visible(told), highlight=False, markup=False)
+    console.print(terminal_text(told))
     for role, step in record.steps.items():
-        told = f"  {role:<9} {step.get('key')}  {step.get('seconds')} s"
-        console.print(visible(told), highlight=False, markup=False)
+        console.print(terminal_text(f"  {role:<9} {step.get('key')}  {step.get('seconds')} s"))
     there = [*of_machines(record, machine), *of_steps(record, cell, data, machine)]
     if there:
         console.print(_table("Other here than where the record was made", there, "what", "record", "here"))
@@ -153,7 +152,7 @@ def _compared(record: RunRecord, before: Path, run: Path, console: Console) -> i
     if again is None:
         raise UserError(f"{run}: the cell left no record {record.id}; give --out a folder of its own")
     if again.status is not Status.OK:
-        console.print(visible(f"the cell {again.status}: {again.reason}"), highlight=False, markup=False)
+        console.print(terminal_text(f"the cell {again.status}: {again.reason}"))
         return 1
     was, now = ledger.read_rows(before, record), ledger.read_rows(run, again)
     others = of_rows(was, now)
@@ -170,8 +169,7 @@ def _compared(record: RunRecord, before: Path, run: Path, console: Console) -> i
     alike = sum(row["id"] not in differing for row in was)
     console.print(
         f"{len(was)} rows: {alike} with the same prompt and scores, {same} answered in the same words; "
-        + ("reproduced" if not others else "not reproduced"),
-        highlight=False,
+        + ("reproduced" if not others else "not reproduced")
     )
     return 1 if others else 0
 
@@ -182,16 +180,16 @@ def reproduce(path: Path, out: Path | None, dry_run: bool, console: Console) -> 
     if record.status is not Status.OK:
         raise UserError(f"{path}: that cell {record.status} ({record.reason}); only an ok one can be reproduced")
     cell = cell_of(record, path)
-    before = path.resolve().parent.parent
     if out and out.is_dir() and any(out.iterdir()):
         raise UserError(f"--out {out}: holds files; the cell is built anew in a folder of its own, so give a new one")
     if StepKind.QUALITY not in record.steps:
         raise UserError(f"{path}: nothing was scored in that cell, so there are no rows to compare; run its grid again")
-    if not ledger.read_rows(before, record):
-        raise UserError(f"{path}: its rows are not beside it in {before / 'rows'}; keep the run folder together")
-    if lacking := [m for c in (cell.model, cell.adaptation, cell.quantization, cell.engine) for m in missing(c)]:
-        raise UserError(lacking)
-    data = with_ends(load_suite(cell.suite), cell.suite)
+    beside = [place.parent.parent for place in (path.absolute(), path.resolve())]  # a link may lead to it, or from it
+    if not (before := next((run for run in beside if ledger.read_rows(run, record)), None)):
+        raise UserError(f"{path}: its rows are not beside it in {beside[0] / 'rows'}; keep the run folder together")
+    if faults := faults_of_task(data := load_suite(cell.suite), cell.suite):
+        raise UserError(faults)
+    data = with_ends(data, cell.suite)
     _told_inputs(record, cell, data, console)
     if dry_run:
         return 0

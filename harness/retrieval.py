@@ -13,6 +13,7 @@ from harness.types import Article, SuiteData
 Retriever = Callable[[str, int], Sequence[Article]]
 
 METHODS = ("bm25", "dense", "hybrid")
+VECTORS = "articles.npy"  # of a recipe's articles, beside it: each step would make them anew
 RRF_K = 60
 WORDLESS = (
     "has no word that bm25 searches for, which passes over single letters and words such as 'the': write its articles "
@@ -41,7 +42,6 @@ class Searching:
     top_k: int = 1
 
     LEAST: ClassVar[Mapping[str, int]] = {"top_k": 1}
-    REQUIRES: ClassVar[tuple[str, ...]] = ("bm25s",)
 
     def __post_init__(self) -> None:
         small = {knob: least for knob, least in self.LEAST.items() if getattr(self, knob) < least}
@@ -116,10 +116,12 @@ def _embed() -> Callable[[Sequence[str]], Any]:
     return lambda texts: model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
 
 
-def dense(articles: Sequence[Article]) -> Retriever:
-    """Cosine ranking of all-MiniLM-L6-v2 embeddings."""
-    embed = _embed()
-    vectors = embed(_texts(articles))
+def dense(articles: Sequence[Article], folder: Path | None = None) -> Retriever:
+    """Cosine ranking of all-MiniLM-L6-v2 embeddings, those of the articles as they stand in a recipe's `folder`."""
+    import numpy as np
+
+    embed, kept = _embed(), folder and folder / VECTORS
+    vectors = np.load(kept) if kept and kept.is_file() else embed(_texts(articles))
 
     def find(message: str, top_k: int) -> list[Article]:
         query = embed([message])[0]
@@ -128,9 +130,9 @@ def dense(articles: Sequence[Article]) -> Retriever:
     return find
 
 
-def hybrid(articles: Sequence[Article]) -> Retriever:
+def hybrid(articles: Sequence[Article], folder: Path | None = None) -> Retriever:
     """Both rankings fused by reciprocal rank (Cormack et al., SIGIR 2009, k = 60)."""
-    rankings = (bm25(articles), dense(articles))
+    rankings = (bm25(articles), dense(articles, folder))
 
     def find(message: str, top_k: int) -> list[Article]:
         points: dict[str, float] = {}
@@ -143,12 +145,19 @@ def hybrid(articles: Sequence[Article]) -> Retriever:
     return find
 
 
-def retriever(method: str, articles: Sequence[Article]) -> Retriever:
+def retriever(method: str, articles: Sequence[Article], folder: Path | None = None) -> Retriever:
     """The retriever of that name. Raises `UserError` for a name that is not one of `METHODS`."""
-    makers = {"bm25": bm25, "dense": dense, "hybrid": hybrid}
-    if method not in makers:
+    if method not in METHODS:
         raise UserError(mistakes(method))
-    return makers[method](articles)
+    return bm25(articles) if method == "bm25" else {"dense": dense, "hybrid": hybrid}[method](articles, folder)
+
+
+def save_vectors(method: str, articles: Sequence[Article], file: Path) -> None:
+    """Writes the vectors of articles that a method searches by, if it does."""
+    if articles and method in ("dense", "hybrid"):
+        import numpy as np
+
+        np.save(file, _embed()(_texts(articles)))
 
 
 def save(method: str, articles: Sequence[Article], folder: Path) -> None:
@@ -159,7 +168,5 @@ def save(method: str, articles: Sequence[Article], folder: Path) -> None:
     if method in ("dense", "hybrid"):
         import shutil
 
-        import numpy as np
-
         shutil.copytree(encoder(), folder / "dense/encoder")
-        np.save(folder / "dense/vectors.npy", _embed()(_texts(articles)))
+        save_vectors(method, articles, folder / "dense/vectors.npy")

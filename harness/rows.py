@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.errors import UserError
 from harness.files import parse
 from harness.statistics import group_of
-from harness.types import Json
+from harness.types import Json, RunRecord
 
 Row = Mapping[str, Any]
 
@@ -91,6 +92,24 @@ def _column(rows: Collection[Row], score: str) -> Any:
     if isinstance(rows, KeptRows):
         return np.array(rows.scores[score] if score in rows.scores else np.full(len(rows), math.nan))
     return np.array([_number(row["scores"].get(score)) for row in rows], dtype=float)
+
+
+def refuse_others(where: Path, record: RunRecord, rows: Collection[Row]) -> None:
+    """Raises `UserError` where rows are not those that the means of their record were taken of. A mean is what has an
+    interval of shares; rows that lack a number, or stand there twice, are told when they are judged or kept."""
+    places = list(dict(zip(ids(rows), range(len(rows)), strict=True)).values())
+    for m in record.measurements:
+        name = m.metric.removeprefix("quality/")
+        if name == m.metric or not m.interval or not m.interval.method.startswith("wilson"):
+            continue
+        found = column(rows, name)[places]
+        found = found[found == found]
+        lacking = 0 < len(found) < m.n <= len(places)
+        if not lacking and (len(found) != m.n or not math.isclose(found.mean(), m.value, rel_tol=1e-6)):
+            raise UserError(
+                f"{where}: the rows of {record.id} are not those of its record ({name} is {m.value:.1%} of {m.n} rows "
+                "there); keep run folders as they were written, or run the grid again"
+            )
 
 
 def ids(rows: Collection[Row]) -> tuple[Any, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from harness import ledger
 from harness.decide import Decision, Facts, Policy, argued, passes, policy_of, primary, quality, weights_of
+from harness.rows import KeptRows, refuse_others
 from harness.types import Json, Measurement, RunRecord, Status, id_parts, is_side
 from harness.wording import labels
 
@@ -76,12 +77,15 @@ class Run:
 
 def read(folder: Path) -> Run:
     """A run, whose rows' texts are read when they are asked for. Raises `UserError` for a folder or file that cannot be
-    read."""
+    read, or rows that are not those of their record."""
     every = {r.id: r for r in ledger.read_records(folder)}
     beside = tuple(r for r in every.values() if is_side(r.id))
     records = {i: r for i, r in every.items() if not is_side(i)}
     ids = tuple(dict.fromkeys([*(i for i in ledger.read_cells(folder) if not is_side(i)), *records]))
     rows = {i: ledger.open_rows(folder, r) for i, r in every.items()}
+    for i, kept in rows.items():
+        if isinstance(kept, KeptRows):
+            refuse_others(kept.path, every[i], kept)
     return Run(folder, ids, records, rows, labels(ids), policy_of(records.values()), beside)
 
 

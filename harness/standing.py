@@ -5,15 +5,13 @@ from __future__ import annotations
 from filelock import Timeout
 
 from harness.plan import Plan
-from harness.store import Store, faults, outdated
+from harness.store import Store, faults
 from harness.types import MEASURED
 
 
-def standing(
-    plan: Plan, store: Store, since: float | None = None, look_only: bool = False
-) -> tuple[set[str], dict[str, str]]:
+def standing(plan: Plan, store: Store, look_only: bool = False) -> tuple[set[str], dict[str, str]]:
     """The keys of steps that need no work, and by key what was wrong with builds that were found broken and are taken
-    out of the store, to be built anew, unless it is to `look_only`. Timings from before `since` are to be done again.
+    out of the store, to be built anew, unless it is to `look_only`.
 
     All are looked at by manifest and size. Every byte is read of measurements, which are small and go into records,
     and of what a step that is to be done will read; an evicted build counts as done until one wants its files.
@@ -30,8 +28,7 @@ def standing(
             except Timeout:
                 return False  # another grid builds it anew right now
             broken[key] = f"{step.kind}/{step.key} ({step.title}): {'; '.join(found)}"
-        manifest = store.manifest(step) if key not in broken else None
-        return manifest is not None and not outdated(step, manifest, since)
+        return key not in broken and store.manifest(step) is not None
 
     for key, step in plan.steps.items():
         if looked_at(key, thorough=step.kind in MEASURED):

@@ -444,16 +444,19 @@ def paired_over_seeds(
     a_by_seed: Sequence[Sequence[float]], b_by_seed: Sequence[Sequence[float]], groups: Groups = None
 ) -> Paired:
     """Compares two cells that were trained with the same seeds (outer): the mean of their scores, with an interval for
-    both kinds of luck as in `over_seeds`, and the error and p that it stands for."""
+    both kinds of luck as in `over_seeds`, and the error and p that it stands for. Made-up flips of pass/fail
+    scores are of a row with all seeds, as of one seed they would be the smaller the more there are."""
     import numpy as np
     from scipy.special import stdtr
 
-    apart = np.asarray(a_by_seed, dtype=float) - np.asarray(b_by_seed, dtype=float)
-    rows = mean_difference(apart.mean(axis=0), groups)
+    scores = np.asarray([a_by_seed, b_by_seed], dtype=float)
+    apart = scores[0] - scores[1]
+    rows = mean_difference(apart.mean(axis=0), groups, bool(np.isin(scores, (0, 1)).all()))
     half = math.hypot(_t(rows.df) * rows.error, _luck(apart, groups))
     return replace(
         rows, low=max(-1.0, min(rows.middle - half, rows.delta)), high=min(1.0, max(rows.middle + half, rows.delta)),
-        p=float(2 * stdtr(rows.df, -abs(rows.middle) * _t(rows.df) / half)), error=half / _t(rows.df), seeds=len(apart),
+        p=float(2 * stdtr(rows.df, -abs(rows.middle) * _t(rows.df) / half)), error=half / _t(rows.df), binary=False,
+        seeds=len(apart),
     )  # fmt: skip
 
 

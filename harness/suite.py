@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from harness.errors import UserError
 from harness.files import parse, sha256, unread
@@ -70,12 +74,16 @@ def _others(folder: Path, p: Mapping[str, Any]) -> list[Path]:
 
 def _code(folder: Path, p: Mapping[str, Any], mistakes: list[str]) -> list[tuple[str, str]]:
     """What scores rest on beside the rows: code and the task file as they stand, of any other file its SHA-256. Scorers
-    that name the training file read it, beyond the rows that are trained on too; so with the instructions."""
+    that name the training file read it, beyond the rows that are trained on too; so with the instructions. A `.jsonl`
+    that no code names, nor makes a name for, holds rows of another suite."""
     texts = sorted({*folder.glob("*.py"), *([folder / p["task_file"]] if p["task_file"] else [])})
     found = [(file.name, _read_text(file, mistakes)) for file in texts]
+    said = "\n".join([*(text for _, text in found), *_written(folder, p).values()])
     named = (folder / p[key] for key in ("train_file", "instructions_file"))
-    read = [file for file in named if file.is_file() and any(file.name in text for _, text in found)]
-    for file in sorted({*_others(folder, p), *read} - {*texts}):
+    read = {file for file in named if file.is_file() and file.name in said}
+    every = re.search(r"(?<![\w-])\.jsonl", said)
+    read |= {file for file in _others(folder, p) if file.suffix != ".jsonl" or every or file.name in said}
+    for file in sorted(read - {*texts}):
         try:
             found.append((file.relative_to(folder).as_posix(), sha256(file)))
         except OSError as error:
@@ -83,13 +91,28 @@ def _code(folder: Path, p: Mapping[str, Any], mistakes: list[str]) -> list[tuple
     return found
 
 
+def _written(folder: Path, p: Mapping[str, Any]) -> dict[Path, str]:
+    """The text of the code and of the YAML files (of which those to include may have no suffix) in a suite's folder."""
+    return {file: _read_text(file, []) for file in _others(folder, p) if file.suffix in (".py", ".yaml", ".yml", "")}
+
+
+def _included(path: Path, text: str) -> list[Path]:
+    """The files that lm-eval reads before a YAML file, as that names them."""
+    if path.suffix != ".py" and re.search(r"\binclude\b", text):
+        with suppress(yaml.YAMLError, TypeError, ValueError, RecursionError):  # which lm-eval tells
+            named = dict(yaml.load(text, yaml.BaseLoader)).get("include", [])
+            return [path.resolve().parent / name for name in (named if isinstance(named, list) else [named])]
+    return []
+
+
 def _strays(folder: Path, p: Mapping[str, Any]) -> list[str]:
-    """A line for each file that a suite names, or that its scorers may read in it, and that stands outside its folder,
-    by its name or through a link: a suite from elsewhere must not reach what is not its own."""
+    """A line for each file that a suite names, or that its scorers or its task may read, and that stands outside its
+    folder, by its name or through a link: a suite from elsewhere must not reach what is not its own."""
     paths = [*(folder / p[key] for key in FILES if p.get(key)), *_others(folder, p)]
+    paths += [other for path, text in _written(folder, p).items() for other in _included(path, text)]
     return [
         f"{path}: stands outside the suite's folder; copy it into {folder}"
-        for path in paths
+        for path in dict.fromkeys(paths)
         if "\0" in str(path) or not path.resolve().is_relative_to(folder.resolve())
     ]
 
@@ -154,7 +177,7 @@ def _read_jsonl(path: Path, needed: tuple[str, ...], mistakes: list[str]) -> lis
     return rows
 
 
-def _leaks(found: Sequence[Overlap], folder: Path, p: Mapping[str, Any]) -> list[str]:
+def leaks(found: Sequence[Overlap], folder: Path, p: Mapping[str, Any]) -> list[str]:
     """A line for each overlap that must not be, unless it is dropped or only warned of."""
     told = []
     for o in found:
@@ -262,7 +285,7 @@ def load(suite: Component) -> SuiteData:
     told = {p["instructions_file"]: text, "suite.system": p["system"]}
     found = overlaps(held, train, shelf, message, reply, told)
     if mode != "warn":
-        mistakes += _leaks([o for o in found if mode == "fail" or o.source == INSTRUCTIONS], folder, p)
+        mistakes += leaks([o for o in found if mode == "fail" or o.source == INSTRUCTIONS], folder, p)
     if mistakes:
         raise UserError(mistakes)
     if mode == "drop":

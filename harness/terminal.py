@@ -54,7 +54,7 @@ def speaker() -> Console:
     from rich.console import Console
 
     endless = not (sys.stdout and sys.stdout.isatty()) and "COLUMNS" not in os.environ
-    return Console(width=ENDLESS if endless else None)
+    return Console(width=ENDLESS if endless else None, highlight=False)
 
 
 class Arguments(argparse.ArgumentParser):

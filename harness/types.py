@@ -157,6 +157,15 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True)
+class Pair:
+    """A candidate's quality minus that of one of highest quality, on the same rows, with its 95% interval."""
+
+    delta: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class Measurement:
     """One measured number. `better` is `higher` or `lower`; `samples` are the raw values it came from, kept
     only where they stand nowhere else (per-row scores stand in `rows.jsonl`)."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
-from typing import Protocol
 
-from harness.types import id_parts
+from harness.statistics import Paired
+from harness.types import Pair, id_parts
 
 MOST_DIGITS = 7  # that rounding an edge adds
 POINTS_ALIKE = 1e-6  # shares that no digits tell apart
@@ -110,18 +110,7 @@ def in_points(delta: float, low: float, high: float, *edges: float) -> tuple[str
     return points(delta, *beyond), points(low, *edges), points(high, *edges)
 
 
-class Difference(Protocol):
-    """A difference of shares with its 95% interval, however it was found."""
-
-    @property
-    def delta(self) -> float: ...
-    @property
-    def low(self) -> float: ...
-    @property
-    def high(self) -> float: ...
-
-
-def told(pair: Difference, *edges: float) -> str:
+def told(pair: Paired | Pair, *edges: float) -> str:
     """A paired difference and its interval in words, each on its side of each edge that a verdict asks for."""
     delta, low, high = in_points(pair.delta, pair.low, pair.high, *edges)
     return f"{delta} points, 95% interval {low} to {high}"

@@ -104,7 +104,7 @@
     const order = [first, "highest quality", "good enough", "not shown to be good enough", "breaks a limit"];
     const usual = data.choosing.usd_per_hour;
     const field = (name) => byId(`knob-${name}`);
-    const name = (id) => data.names[id] || id;
+    const name = (id) => data.called[id] || data.names[id] || id;
 
     function reset() {
       field("objective").value = policy.objective;

@@ -45,6 +45,7 @@ FOUNDATION = {
     "packing",
     "unpacking",
     "leakage",
+    "lengths",
     "licences",
     "wording",
     "terminal",

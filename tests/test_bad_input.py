@@ -129,15 +129,14 @@ def test_what_is_wrong_in_every_part_is_told_at_once(tmp_path: Path) -> None:
 def test_files_and_folders_are_checked(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     lines = told(
-        tmp_path, f"--config-dir={ROOT / 'tests/conf'}", "model=hf", "model.id=no-such-model",
-        "adaptation.retrieval=bm52", "quantization=needs_missing", "outputs=file/out", "price.utilization=0",
+        tmp_path, "model=hf", "model.id=no-such-model",
+        "adaptation.retrieval=bm52", "quantization=int8", "+curve=[0.5,1]", "outputs=file/out", "price.utilization=0",
         "store=file/store",
     )  # fmt: skip
     assert lines[:4] == [
         "model 'no-such-model': no such folder, and not a Hub name of the form org/name; set model.id",
         "retrieval 'bm52': choose one of bm25, dense, hybrid or none",
-        "needs_missing: needs the library 'not_installed_library', which is not installed; "
-        "pip install not_installed_library",
+        "curve: no trained, unquantized cell; add quantization=fp16, and an adaptation such as lora",
         "price table 'list_2026': utilization is 0, and must be a number above 0",
     ]
     assert lines[4] == f"store {tmp_path}/file/store: cannot be written ({tmp_path}/file is a file); set store=DIR"

@@ -143,13 +143,31 @@ def test_steady_times_are_judged_by_the_factor(baseline: Path, ratio: float, ver
     assert {f.trial.metric: str(f.verdict) for f in found.findings}["e2e_ms"] == verdict
 
 
-def test_a_hiccup_decides_nothing(baseline: Path) -> None:
+@pytest.mark.parametrize(
+    ("slow", "fast", "requests", "drift", "code"),
+    [
+        (2, 0, 12, 1.0, 0),
+        (4, 0, 66, 1.0, 0),
+        (12, 12, 66, 1.0, 0),
+        (5, 0, 66, 1.0, 3),
+        (12, 0, 66, 1.0, 1),
+        (12, 0, 66, 20, 3),
+    ],
+)
+def test_a_hiccup_decides_nothing_and_a_slow_tail_does(
+    baseline: Path, slow: int, fast: int, requests: int, drift: float, code: int
+) -> None:
+    """Requests nine times as slow, or as fast: a few come by chance, and as many of either come by chance."""
     side = subject.read(baseline)
-    times = tuple(1_000 + i for i in range(12))
-    before = replace(side.cells[0], samples={"ttft_ms": times, "e2e_ms": times})
-    now = replace(before, samples={**before.samples, "e2e_ms": (9_000, 8_000, *times[2:])})
+    times = tuple(1_000 + i for i in range(requests))
+    before = replace(side.cells[0], drift=drift, samples={"ttft_ms": times, "e2e_ms": times})
+    some = (*(9 * t for t in times[:slow]), *(t / 9 for t in times[slow : slow + fast]), *times[slow + fast :])
+    now = replace(before, samples={**before.samples, "e2e_ms": some})
     found = judge(subject.Side("now", (now,)), subject.Side("before", (before,)), rules.load("default"))
-    assert found.exit_code == 0
+    assert found.exit_code == code
+    told = f"{slow} of {requests} requests took over 1.2 times as long as the others did, {fast} 1.2 times as short"
+    (line,) = (f.sentence for f in found.findings if f.trial.metric == "e2e_ms")
+    assert (told in line) is (code > 0 and drift == 1)
 
 
 def test_one_of_many_tests_must_be_clearer(baseline: Path) -> None:
@@ -173,6 +191,45 @@ def test_times_of_other_hardware_are_not_compared(tmp_path: Path, baseline: Path
     assert verdicts(tmp_path)["memory_bytes/peak_rss"] == "could not measure"
     assert verdicts(tmp_path)["disk_bytes"] == "pass"
     assert check(tmp_path, baseline, elsewhere, made, "--rules", "answers_only") == 0
+
+
+@pytest.mark.parametrize("knob", ["batch_size", "batch_tokens", "natural_requests", "clients", "open_requests"])
+def test_memory_that_was_measured_otherwise_is_not_compared(tmp_path: Path, baseline: Path, knob: str) -> None:
+    made = gates.rows()
+    more = gates.measured(gates.cell(made), lambda m: replace(m, value=1.4 * m.value) if "memory" in m.metric else m)
+    latency = {**more.config["measure"]["params"]["latency"], knob: 256}
+    measure = {**more.config["measure"], "params": {"quality": {"part": None}, "latency": latency}}
+    assert check(tmp_path, baseline, replace(more, config={**more.config, "measure": measure}), made) == 3
+    (found,) = (f for f in lines(tmp_path) if f["trial"]["metric"] == "memory_bytes/peak_rss")
+    assert (found["verdict"], found["sentence"]) == (
+        "could not measure",
+        f"timed otherwise: {knob} None before and 256 now",
+    )
+    assert verdicts(tmp_path)["e2e_ms"] == "pass", "which such knobs leave alone"
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_what_changed_beside_the_model_is_told(tmp_path: Path, baseline: Path, same: bool) -> None:
+    """Knobs, where the cell is one and the same, and versions, where both sides know them."""
+    made = gates.rows()
+    record = gates.cell(made)
+    engine = {**record.config["engine"], "target": "other.Engine", "params": {"temperature": 1.2, "new": 1}}
+    before = replace(record, config={**record.config, "engine": {**engine, "params": {"temperature": 0.0, "old": 1}}})
+    gates.run(tmp_path / "other", (before, made))
+    assert main([str(tmp_path / "other"), "--save-baseline", str(baseline)]) == 0
+    environment = {**record.environment, "versions": {**record.environment["versions"], "torch": "3.1.0"}}
+    adaptation = "lora" if same else "full_ft"
+    measure = {**record.config["measure"], "params": {"quality": {"part": [0, 1]}, "latency": {}}}
+    config = {**record.config, "engine": engine, "measure": measure}
+    now = replace(gates.cell(made, adaptation), environment=environment, config=config)
+    check(tmp_path, baseline, now, made)
+    knobs = "engine.temperature 0.0 before and 1.2 now, " if same else ""
+    notes = [f"{now.id}: {knobs}versions.torch 2.9.0 before and 3.1.0 now"]
+    assert json.loads((tmp_path / "second/check/check.json").read_text())["notes"] == notes
+    side = subject.read(baseline)
+    old = replace(side.cells[0], machine={**side.cells[0].machine, "versions": None})
+    found = judge(subject.read(tmp_path / "second"), replace(side, cells=(old,)), rules.load("default"))
+    assert found.notes == ((f"{now.id}: {knobs[:-2]}",) if same else ())
 
 
 def test_a_machine_that_computes_in_other_numbers_is_told(
@@ -483,6 +540,7 @@ def test_nothing_that_blocks_is_no_pass(tmp_path: Path, baseline: Path) -> None:
         (["--model", "no/such", "--baseline", "BASE", "--budget", "quantization=int8"], "no such folder"),
         (["--model", "x", "--baseline", "BASE", "--budget", "--save-baseline", "NEW"], "leave --budget out"),
         (["RUN", "--save-baseline", "DIR"], "cannot be written (is a folder); give another file"),
+        (["--model", "x", "--baseline", "BASE", "--out", "BASE/x"], "base.json is a file); give another folder"),
         (["--model", "x", "--baseline", "BASE", "--save-baseline", "BASE/x"], "base.json is a file); give another"),
         (["RUN", "--baseline", "BASE", "--model", "x"], "give one of the two"),
         (["RUN", "--baseline", "BASE", "quantization=int8"], "overrides go with --model"),

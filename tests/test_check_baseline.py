@@ -245,6 +245,9 @@ def test_a_baseline_does_not_move_down_in_its_place(
     for made in (gates.rows(), gates.worse(gates.rows(), 0.005)):
         assert check(tmp_path, other, gates.cell(made), made, "--save-baseline", str(other)) == 0
         assert (other.read_text() == before) is (made == gates.rows()), "one row lost shows nothing"
+        assert f"{other}; by what passes it moves up with luck, so judge by a file that stays as well\n" in (
+            capsys.readouterr().out
+        )
 
 
 def test_a_baseline_with_too_few_groups_to_pass_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -254,8 +257,8 @@ def test_a_baseline_with_too_few_groups_to_pass_is_told(tmp_path: Path, capsys: 
     assert not told(capsys)
     assert main([run, "--save-baseline", base, "--rules", "strict"]) == 0
     said = told(capsys)
-    assert "style, wording, ended: 67 groups of rows, and it takes 119 for a candidate to pass" in said
-    assert "that answers in other words and scores the same; give more rows" in said
+    assert "style, wording, ended: 67 groups of rows, and it takes 119 to show of a candidate" in said
+    assert "that answers in other words and scores the same that it is as good; give more rows" in said
     assert "recall" not in said, "which blocks nothing"
     warned = ["--set", "inconclusive=warn", "--set", "quality.scores=[nosuch]"]
     for more in (warned[:2], warned[2:]):
@@ -268,6 +271,29 @@ def test_a_baseline_with_too_few_groups_to_pass_is_told(tmp_path: Path, capsys: 
     assert main([run, "--save-baseline", base]) == 0
     assert "macro_f1 is one number of all rows together, so it cannot be compared row by row" in told(capsys)
     assert main([run, "--baseline", base, "--set", "quality.scores=[style]"]) == 0
+
+
+@pytest.mark.parametrize("what", ["one large group", "answers that may run on"])
+def test_a_baseline_worth_fewer_groups_is_told(tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    made, record = gates.rows(), gates.cell(gates.rows())
+    said = "style, ended: 101 groups of rows of other sizes, worth 4, and it takes 59 to show"
+    if what == "one large group":
+        made = [{**r, "group": "a" if i < 100 else f"b{i}"} for i, r in enumerate(made)]
+    else:
+        params = {"primary": "style", "max_new_tokens": 5_000}
+        record = replace(record, config={**record.config, "suite": {**record.config["suite"], "params": params}})
+        said = "output_tokens/mean: 200 groups of rows, and it takes 870 to show"
+    run = gates.run(tmp_path / "run", (record, made))
+    (tmp_path / "shared").mkdir()
+    (link := tmp_path / "link.json").symlink_to(tmp_path / "shared/base.json")
+    assert main([str(run), "--save-baseline", str(link)]) == 0
+    assert link.is_symlink(), "what it leads to is written"
+    assert said in told(capsys)
+    other = [{**r, "output": f"{r['output']}!"} for r in made]
+    code = 0 if what == "one large group" else 3
+    assert check(tmp_path, link, record, other) == code
+    shown = "a few answers that run on to the limit of tokens are seen in 870 groups of rows or more; shown to be"
+    assert (shown in capsys.readouterr().out) is bool(code)
 
 
 def test_a_baseline_that_cannot_be_saved_is_told_before_a_verdict(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from scipy.special import ndtri
 from scipy.stats import binom, multinomial
 
 from benchmarks.gate_errors import Release, codes, detectable, rules_of
 from harness.check import timing
+from harness.check.answers import length_trial
 from harness.check.rules import load
 from harness.check.sequential import level, levels, spent
+from harness.check.subject import Row
 from harness.statistics import paired
 
 RUNS = 100  # of which 5% are seen for what they are beside 15%, and 95% beside 85%, in 99 of 100 cases
@@ -78,6 +82,20 @@ def test_a_length_at_its_bound_passes_in_one_of_twenty(longer: float) -> None:
     found, _ = codes(edge, rules_of(edge), RUNS)
     assert found[0] <= 0.1
     assert found[1] <= 0.05
+
+
+@pytest.mark.parametrize(("rows", "room"), [(48, 236), (144, 236), (144, 40), (288, 236)])
+def test_a_length_that_grows_by_a_few_answers_at_the_limit_passes_no_more_often(rows: int, room: int) -> None:
+    """Exactly, summed over all numbers of rows that may run on, from some 20 tokens to the limit."""
+    margin, passed = RULES.length.high - 1, 0.0
+    before = [Row(f"r{i}", "e", None, "", 20.0 + i % 5 - 2, True, {}) for i in range(rows)]
+    for long in range(round(rows * margin * 20 / room) + 1):
+        now = [replace(r, answer="!", tokens=20.0 + room) if i < long else r for i, r in enumerate(before)]
+        found = length_trial("c", list(zip(now, before, strict=True)), RULES.length, 20 + room)
+        assert found is not None
+        if found.p_within <= RULES.alpha:
+            passed += float(binom.pmf(long, rows, margin * 20 / room))
+    assert passed <= 0.055
 
 
 @pytest.mark.usefixtures("as_fast")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from hydra_plugins.harness_grid import GridLauncher
+from omegaconf import OmegaConf
 
 from harness.resources import resource
 from tests.grids import harness
@@ -32,6 +35,32 @@ def test_what_a_sweep_file_or_a_user_says_beats_the_machines_choice(
     assert done.returncode == 2, done.stdout + done.stderr
     assert ("batch_size=0: must be 1 or more" in done.stderr) == (way != "nothing"), done.stderr
     assert ("engine.capture" in done.stderr) == (way == "nothing"), done.stderr
+
+
+def test_a_variable_that_is_empty_says_nothing_and_one_that_names_no_choice_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("HARNESS_PROFILE", "HARNESS_ENGINE"):
+        monkeypatch.setenv(variable, "")
+    assert harness(tmp_path, "--help").returncode == 0
+    monkeypatch.setenv("HARNESS_PROFILE", "standart")
+    assert harness(tmp_path, "--cfg=job", "profile=quick").returncode == 0
+    mistake = "harness: HARNESS_PROFILE=standart: no such choice; did you mean standard?\n"
+    assert harness(tmp_path, "--help").stderr == mistake
+
+
+@pytest.mark.parametrize(("cells", "said"), [(50, ""), (120, "harness: composing 120 cells\n")])
+def test_the_composing_of_many_cells_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cells: int, said: str
+) -> None:
+    monkeypatch.setattr("harness.grid.main", lambda configs, *_: len(configs))
+    launcher = GridLauncher()
+    launcher.config = OmegaConf.create({"hydra": {"sweep": {"dir": "run"}}})
+    loader = SimpleNamespace(load_sweep_config=lambda *_: {"seed": 0})
+    launcher.hydra_context = SimpleNamespace(config_loader=loader)
+    with pytest.raises(SystemExit, match=f"^{cells}$"):
+        launcher.launch([[]] * cells, 0)
+    assert capsys.readouterr().err == said
 
 
 def own(folder: Path, name: str, old: str, new: str) -> None:

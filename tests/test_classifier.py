@@ -17,17 +17,17 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 
 from harness import ledger
 from harness.adapt.lora import ADAPTER, Lora, classes_in
+from harness.decide.costs import requests_per_second
 from harness.directory import classes_of
 from harness.engine.classifier import ClassifierSession
 from harness.engine.eager import Eager
 from harness.errors import BrokenArtifact, DoesNotFit, UserError
 from harness.execute import CARRIED, _carry
 from harness.loading import load
-from harness.measure.cost import requests_per_second
 from harness.measure.fidelity import CLASSIFIED_ROWS, fidelity, write_reference
 from harness.measure.latency import measure as measure_latency
 from harness.plan import plan
-from harness.prompt import render, short_chat
+from harness.prompt import encode_class, render, short_chat
 from harness.quantize.awq import Awq
 from harness.quantize.classifier_head import put_back
 from harness.quantize.dynamic import Dynamic
@@ -111,6 +111,16 @@ def test_a_classifier_whose_classes_are_no_replies_is_told(tmp_path: Path, numbe
     assert classes_of(tmp_path) == ("LABEL_0", "LABEL_1", "LABEL_2")[:number]
     with pytest.raises(UserError, match=r"LABEL_0, LABEL_1.* and the reply 'billing' .* none of them; name them"):
         write_reference(model, tokenizer(), tmp_path, DATA)
+
+
+def test_a_class_is_trained_at_the_token_that_a_head_reads() -> None:
+    """Not at a padding token that a prompt ends with, as where turns are closed with it."""
+    closing = tokenizer()
+    closing.chat_template = "{% for m in messages %}{{ m.content }}<eos>{% endfor %}"
+    row = encode_class(closing, short_chat(DATA, ROWS[0]), 2)
+    assert closing.decode(row["input_ids"]).endswith(f"{ROWS[0]['message']}<eos>")
+    assert row["labels"][-2:] == [-100, 2]
+    assert row["input_ids"][-2] != closing.pad_token_id
 
 
 def test_what_is_no_class_cannot_be_answered(trained: Path) -> None:

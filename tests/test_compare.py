@@ -204,7 +204,7 @@ def _rows(change: Callable[[dict[str, Any]], Any]) -> dict[str, list[dict[str, A
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        (with_rows("2"), "evaluation rows: digest 1 in the first run, digest 2 in b"),
+        (with_rows("2"), "evaluation rows or their scoring: digest 1 in the first run, digest 2 in b"),
         (with_config("suite", primary="style"), "deciding score: good in the first run, style in b"),
         (lambda r: replace(r, suite="tool_json"), "suite: support_tone in the first run, tool_json in b"),
     ],

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from harness.decide.costs import owed_seconds
-from harness.measure.cost import cost_per_1000, requests_per_second
+from harness.decide import CostLine
+from harness.decide.costs import BATCHED, owed_seconds, requests_per_second, serving_usd
 from harness.pricing import priced
 from harness.types import Measurement
 from tests.cells import MACHINE
@@ -46,11 +46,14 @@ def test_no_rate_without_each_measure(lacking: str) -> None:
 def test_serving_and_building_add_up() -> None:
     """$3.60 an hour is $0.001 a second. 1,000 requests at 10 a second and half use take 200 s: $0.20. A build of
     500 s is $0.50; over 10,000 requests that is $0.05 a thousand."""
-    price = {"usd_per_hour": 3.6, "utilization": 0.5, "volume_requests": 10_000}
-    assert cost_per_1000(10, 0, price) == pytest.approx(0.20)
-    assert cost_per_1000(10, 500, price) == pytest.approx(0.25)
-    assert cost_per_1000(10, 500, {**price, "volume_requests": 1_000}) == pytest.approx(0.70)
-    assert cost_per_1000(20, 0, {**price, "utilization": 1.0}) == pytest.approx(0.05)
+
+    def usd(rate: float, seconds: float, volume: float = 10_000, used: float = 0.5) -> float:
+        return CostLine(serving_usd(rate, 3.6, used), seconds * 3.6 / 3600, BATCHED).usd_per_1000(volume)
+
+    assert usd(10, 0) == pytest.approx(0.20)
+    assert usd(10, 500) == pytest.approx(0.25)
+    assert usd(10, 500, volume=1_000) == pytest.approx(0.70)
+    assert usd(20, 0, used=1.0) == pytest.approx(0.05)
 
 
 def test_a_build_pays_for_the_cores_it_used() -> None:
@@ -58,7 +61,8 @@ def test_a_build_pays_for_the_cores_it_used() -> None:
     build = {"seconds": 100.0, "device": "cpu", "cpu_count": 4, "threads": 1}
     assert owed_seconds(build) == 25
     assert owed_seconds({**build, "threads": 4}) == 100
-    assert owed_seconds({**build, "device": "cuda"}) == 100
+    assert [owed_seconds({**build, "cpu_seconds": used}) for used in (None, 90.0, 160.0, 500.0)] == [25, 25, 40, 100]
+    assert owed_seconds({**build, "device": "cuda", "cpu_seconds": 1.0}) == 100
     assert owed_seconds({"seconds": 100.0}) == 100, "of a version that kept no more"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness.decide import argued, decide, read_policy
+from harness.decide import argued, decide, parent_of, read_policy
 from harness.decide.reasons import _telling
 from harness.errors import UserError
 from harness.statistics import paired, wilson
@@ -468,7 +468,7 @@ def test_one_way_to_build_is_not_recommended_for_its_seeds_suites_or_failed_othe
     half = on("a", cell("prompt_rag", "fp16", many, 1.0)) + on("b", (replace(bad, adaptation="prompt_rag"), []))
     way = "is the only way to build that was measured"
     for cells, told, others in (
-        (seeds, f"lora/fp16 seed0 {way}: “good” 90% on 100 rows.", False),
+        (seeds, f"lora/fp16 {way}: “good” 90% on 100 rows.", False),
         (suites, f"/a {way} on all suites judged: a weighted 85% over 2 suites.", False),
         ([*suites, *half], f"/a {way} on all suites judged: a weighted 85% over 2 suites.", True),
         ([(one, kept), (bad, [])], f"lora/fp16 {way}: “good” 90% on 100 rows.", True),
@@ -632,6 +632,60 @@ def test_the_ladder_names_the_seed_that_it_compares() -> None:
     steps = decide(*run(*seeds, *more, cell("prompt_rag", "fp16", [0] * 100, 1.0)), records.POLICY).ladder
     assert "lora/fp16 (seed 0 alone) against prompt_rag/fp16: " in steps[1].sentence
     assert "full_ft/fp16 (seed 0 alone) against lora/fp16 (seed 0 alone): " in steps[3].sentence
+
+
+@pytest.mark.parametrize("lost", ["", "int8 0", "gptq 0, int8 1, int8 2"])
+def test_a_seed_that_failed_makes_its_recipe_no_better(lost: str) -> None:
+    """The seed that fails is the hardest, and the cell is 3 points worse on each, so its mean of the rest is higher."""
+    made = []
+    for seed, rate in enumerate((0.62, 0.70, 0.72)):
+        luck = [random.Random(f"{seed} {n}").random() for n in range(288)]
+        for name, less in (("gptq", 0.0), ("int8", 0.03)):
+            one, kept = cell("lora", name, [int(u < rate - less) for u in luck], 1.0)
+            one = replace(one, seed=seed, id=one.id + (f"/seed{seed}" if seed else ""))
+            failed = f"{name} {seed}" in lost
+            made.append((replace(one, status=Status.FAILED, measurements=()) if failed else one, kept))
+    found = decide(*run(*made), FLOORED | {"objective": "quality", "margin": 0.0})
+    first, told = made[0][0].id, "without seed 0, of which some ended without numbers."
+    if "," in lost:
+        assert "Not counted" not in "".join(found.reasons.values()), "with no seed that all have, all count"
+        return
+    assert found.chosen == (f"{first}/seed1" if lost else first)
+    assert found.sentences[0].startswith("Ship lora/gptq: ")
+    assert f"of 288 rows over {2 if lost else 3} seeds pass" in found.sentences[0]
+    assert ("of seed 0 another way to build has no numbers" in found.reasons.get(first, "")) == bool(lost)
+    assert found.notes[-1].endswith(told) == bool(lost)
+
+
+def test_the_ladder_asks_for_no_gain_over_the_best_of_several() -> None:
+    """Which luck helped: 3 points more than the unquantized cell leave 5 open, and 1 point less than the best not."""
+    below = cell("lora", "fp16", [0] * 10 + [1] * 100 + [0] * 90, 1.0)
+    lucky = cell("lora", "int8", [1] * 8 + [0] * 2 + [1] * 100 + [0] * 90, 1.0)
+    for more, other, state in ((2, "fp16", "open"), (60, "int8", "taken")):
+        above = cell("full_ft", "fp16", [1] * 4 + [0] * 6 + [1] * (100 + more) + [0] * (90 - more), 2.0)
+        full = decide(*run(below, lucky, above), records.POLICY).ladder[3]
+        assert (f"full_ft/fp16 against lora/{other}: " in full.sentence, full.state) == (True, state)
+
+
+@pytest.mark.parametrize(("replaced", "quantized"), [(0, False), (None, True)])
+def test_a_checkpoint_that_is_stored_as_it_came_is_quantized_where_it_came_so(
+    replaced: int | None, quantized: bool
+) -> None:
+    taken, kept = cell("prompt_rag", "fp16", [1] * 190 + [0] * 10, 1.0)
+    facts = {"replaced_modules": replaced}
+    taken = replace(
+        taken, adaptation="as_is", quantization="as_is", id=taken.id.replace("prompt_rag/fp16", "as_is/as_is"),
+        steps={**taken.steps, "quantize": {**taken.steps["quantize"], "facts": facts}},
+    )  # fmt: skip
+    small, rows = cell("prompt_rag", "int8", [1] * 190 + [0] * 10, 1.0)
+    small = replace(small, adaptation="as_is", id=small.id.replace("prompt_rag", "as_is"))
+    cells = [taken, small]
+    found, known = argued(cells, {taken.id: kept, small.id: rows}, read_policy(records.POLICY))
+    assert found.chosen == taken.id
+    assert [c.rank for c in known.candidates] == ([0, 0] if quantized else [0, 1])
+    assert ("The quantized cell is the one to ship" in found.ladder[2].sentence) == quantized
+    assert parent_of(small, cells) is (None if quantized else taken)
+    assert parent_of(taken, cells) is None
 
 
 def test_a_score_of_which_less_is_better_decides_nothing() -> None:

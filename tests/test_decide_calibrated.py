@@ -33,7 +33,7 @@ def test_cells_said_to_be_best_with_90_percent_are_so_in_87_to_93() -> None:
         policy = Policy((COST, QUALITY)[rng.integers(2)], margin=float(rng.choice((0.0, 0.02, 0.05))))
         cost = rng.uniform(1, 3, CELLS)
         table = Scores(1.0, scores, list(range(rows)), {})
-        alone = _quality_draws(rng, table, [str(n) for n in range(CELLS)], DRAWS)
+        alone = _quality_draws(rng, table, DRAWS)
         drawn = pulled(rng, alone, scores.mean(0), families)
         able = np.ones(drawn.shape, dtype=bool)
         best = best_by_rule(drawn, drawn, np.broadcast_to(cost, drawn.shape), able, policy)
@@ -62,8 +62,21 @@ def test_pulling_a_family_together_brings_cells_nearer_to_the_truth() -> None:
             hard, own = rng.standard_normal((rows, 1)), rng.standard_normal((rows, CELLS))
             scores = (ndtr(np.sqrt(0.7) * hard + np.sqrt(0.3) * own) < truth).astype(float)
             table = Scores(1.0, scores, list(range(rows)), {})
-            alone = _quality_draws(rng, table, [str(n) for n in range(CELLS)], DRAWS)
+            alone = _quality_draws(rng, table, DRAWS)
             for n, drawn in enumerate((alone, pulled(rng, alone, scores.mean(0), [0] * CELLS))):
                 means = drawn.mean(axis=0)
                 errors[n] += ((means - means.mean() - truth + truth.mean()) ** 2).sum()
         assert least < errors[1] / errors[0] < most, (spread, errors[1] / errors[0])
+
+
+def test_draws_of_few_groups_are_as_far_apart_as_a_t_interval_is_wide() -> None:
+    """Which of two equal cells a group suits is all that is seen of how groups differ."""
+    rng, hits = np.random.default_rng(8), 0
+    names = [n // 12 for n in range(8 * 12)]
+    for _ in range(400):
+        share = 0.5 + np.stack([rng.normal(0, 0.15, 8).repeat(12), np.zeros(96)], axis=1)
+        scores = (rng.random(share.shape) < share).astype(float)
+        drawn = _quality_draws(rng, Scores(1.0, scores, names, {}), 400)
+        low, high = (np.quantile(drawn[:, 0] - drawn[:, 1], q) for q in (0.025, 0.975))
+        hits += int(low <= 0 <= high)
+    assert 0.93 <= hits / 400 <= 0.97

@@ -90,12 +90,16 @@ def test_hosted_prices_without_a_prompted_cell_say_so() -> None:
     assert "Hosted prices are not compared: no prompted cell could be priced." in found.notes
 
 
-def test_that_builds_on_a_cpu_pay_for_their_cores_is_told() -> None:
-    one, rows = cell("lora", "fp16", MANY, 0.1)
+def test_that_builds_on_a_cpu_pay_for_their_cores_and_how_full_batches_were_is_told() -> None:
+    one, rows_of_one = cell("lora", "fp16", MANY, 0.1)
     for device in ("cpu", "cuda"):
         there = replace(one, environment={**one.environment, "device": device})
-        first = decide([there], {one.id: rows}, records.POLICY).notes[0]
-        assert first.startswith("Cost counts the measured rate")
+        first = decide([there], {one.id: rows_of_one}, records.POLICY).notes[0]
+        rate, rows = "Cost counts the measured rate of batches of 8 rows (", "measure.latency.batch_size"
+        assert first.startswith(f"{rate}{rows}), with")
+        config = {**one.config, "engine": {"name": "eager", "params": {"batch_size": 48}}}
+        full = decide([replace(there, config=config)], {one.id: rows_of_one}, records.POLICY).notes[0]
+        assert full.startswith(f"{rate}{rows}; engine.batch_size is 48), with")
         assert ("a build on a CPU pays for its share of the machine's cores" in first) == (device == "cpu")
 
 

@@ -39,7 +39,7 @@ def is_carried(rng: Any, truth: Any, rows: int) -> bool:
         Candidate(f"{n:02}", 2 * (n // 5) + (n % 5 > 0), q, q, None, 0.0, None, None, CostLine(cost[n], 0.0, "batched"))
         for n, q in enumerate(scores.mean(0).tolist())
     ]
-    facts = Facts(tuple(made), _pairs(possible_bests(made), made, tables, policy), 1e6, 1.0)
+    facts = Facts(tuple(made), _pairs(possible_bests(made), made, tables), 1e6, 1.0)
     kinds = [Recipe(c.id, (replace(whole(records.ADAPTATIONS[n // 5], "fp16"), id=c.id),)) for n, c in enumerate(made)]
     _, draws = odds(facts, kinds, tables, policy, 200)
     case = Case(policy, facts, judge(facts, policy), {}, {c.id: c.id for c in made}, tables)

@@ -14,7 +14,7 @@ from harness.decide.case import Case, more
 from harness.decide.evidence import not_carried
 from harness.decide.facts import gathered
 from harness.decide.flips import flips
-from harness.decide.odds import Draws, _luck, bootstrap_p95
+from harness.decide.odds import Draws, _luck, at_ranks, p95_ranks
 from harness.decide.policy import COST
 from harness.decide.rule import judge
 from harness.decide.tables import Scores
@@ -44,7 +44,7 @@ def test_seeds_are_one_candidate_with_the_luck_of_training() -> None:
     assert (pair.delta, pair.low, pair.high) == pytest.approx((around.delta, around.low, around.high))
     found = decide(cells, rows, records.POLICY)
     assert found.judged[tuned[0][0].id] == tuple(r.id for r, _ in tuned)
-    assert found.reasons[tuned[1][0].id] == "Judged together with lora/fp16 seed0."
+    assert found.reasons[tuned[1][0].id] == "Judged together with lora/fp16."
     assert any("differ in seed alone are one candidate: its quality, p95 and cost" in n for n in found.notes)
 
 
@@ -90,16 +90,45 @@ def test_the_luck_of_training_is_drawn_where_seeds_tell_it() -> None:
     rng = np.random.default_rng(0)
     far = {n: np.array([float(at < 20 * (n + 1)) for at in range(100)]) for n in range(3)}
     near = {n: np.array([float(at < 40) for at in range(100)]) for n in range(3)}
-    table = Scores(1.0, np.zeros((100, 3)), list(range(100)), {"far": far, "near": near})
-    luck = _luck(rng, table, ["far", "near", "one"], 4000)
+    back, apart = ({n: far[2 - n] for n in range(3)}, {n + 3: far[n] for n in range(3)})
+    table = Scores(1.0, np.zeros((100, 4)), list(range(100)), {"far": far, "near": near, "back": back, "apart": apart})
+    luck = _luck(rng, table, ["far", "near", "one", "far", "back", "apart"], 4000)
     assert np.quantile(np.abs(luck[:, 0]), 0.5) > 0.05  # means of 20, 40 and 60%
-    assert np.abs(luck[:, 1:]).max() < 1e-12
+    assert np.abs(luck[:, 1:3]).max() < 1e-12
+    assert luck[:, 3] == pytest.approx(luck[:, 0]) == -luck[:, 4], "of the same seeds"
+    assert abs(np.corrcoef(np.sign(luck[:, [0, 5]]).T)[0, 1]) < 0.1
     groups = [n // 20 for n in range(100)]
     (drawn,) = _luck(rng, replace(table, groups=groups), ["far"], 4000).T
     seeds = np.array(list(far.values()))
     error = luck_of_training(seeds, groups)
     assert np.quantile(np.abs(drawn), 0.5) == pytest.approx(0.8165 * error, rel=0.05), "of whole groups, as t with 2"
     assert error < 0.9 * luck_of_training(seeds)
+
+
+def test_facts_choose_by_any_margin_as_a_decision_anew_does() -> None:
+    cells, rows = run(*(cell(a, "fp16", [1] * n + [0] * (200 - n), usd) for a, n, usd in
+                        (("prompt_rag", 90, 1.0), ("lora", 150, 2.0), ("full_ft", 152, 3.0))))  # fmt: skip
+    known = gathered(cells, rows, BALANCED)[0]
+    chosen = [choose(known, replace(BALANCED, margin=margin)) for margin in (0.05, 0.34, 0.42)]
+    assert chosen == [decide(cells, rows, records.POLICY | {"margin": m}).chosen for m in (0.05, 0.34, 0.42)]
+    assert chosen == [cells[n].id for n in (1, 1, 0)]
+    (found,) = (
+        f for f in flips(known, BALANCED, {r.id: r.id for r in cells}, None) if (f.knob, f.side) == ("margin", "above")
+    )
+    assert (found.to, round(found.at, 2)) == (cells[0].id, 0.37)
+
+
+def test_two_seeds_make_a_far_worse_cell_none_of_the_best() -> None:
+    """A t of two seeds has no variance, by which cells of a family would be pulled together."""
+    rng, made = np.random.default_rng(4), []
+    hard, luck = rng.random(144), rng.normal(0, 0.03, 2)
+    for q, share in zip(records.QUANTIZATIONS, (0.9, 0.9, 0.88, 0.6, 0.89), strict=True):
+        for seed, own in enumerate(share + luck + rng.normal(0, 0.02, 2)):
+            passes = (0.8 * hard + 0.2 * rng.random(144) < own).astype(int).tolist()
+            made.append(seeded(cell("lora", q, passes, 1.0), seed))
+    cells, rows = run(*made)
+    found = decide(cells, rows, records.POLICY | {"objective": "quality", "margin": 0.0})
+    assert found.odds[f"{records.cell_id('lora', 'awq')}/seed0"].best < 0.1
 
 
 def test_invalid_outputs_break_a_limit() -> None:
@@ -374,12 +403,16 @@ def test_any_limit_on_what_was_not_measured_is_told_as_such() -> None:
             assert choose(more, replace(policy, **asked)) == chosen
 
 
-def test_fewer_requests_flip_to_what_costs_less_to_build() -> None:
+@pytest.mark.parametrize(("once_usd", "at"), [(50.0, 100_000), (0.051, 102), (0.049, None)])
+def test_fewer_requests_flip_to_what_costs_less_to_build(once_usd: float, at: float | None) -> None:
+    """But for so few that nobody builds for them."""
     policy = Policy(COST, pace=1.0, margin=0.15, volume_requests=200_000.0)
-    assert choose(two(), policy) == "b"
-    found = [f for f in flips(two(), policy, {"a": "A", "b": "B"}, None) if f.knob == "volume_requests"]
-    assert [(f.side, f.to, f.now) for f in found] == [("below", "a", 200_000.0)]
-    assert found[0].at == pytest.approx(100_000)
+    a, b = two().candidates
+    known = replace(two(), candidates=(a, replace(b, cost=CostLine(0.5, once_usd, "batched"))))
+    assert choose(known, policy) == "b"
+    found = [f for f in flips(known, policy, {"a": "A", "b": "B"}, None) if f.knob == "volume_requests"]
+    assert [(f.side, f.to, f.now) for f in found] == [("below", "a", 200_000.0)] * bool(at)
+    assert [f.at for f in found] == pytest.approx([at] if at else [])
 
 
 def test_volume_and_price_flip_where_the_simpler_cell_is_no_longer_told_apart() -> None:
@@ -488,6 +521,6 @@ def test_quantiles_of_bootstrap_samples_are_those_of_drawing_them(events: int) -
     """Of as many events as there are samples, or of fewer, as where rounds time the same prompts again."""
     rng = np.random.default_rng(0)
     samples = np.exp(rng.standard_normal(60))
-    found = bootstrap_p95(rng, samples.tolist(), 20_000, events)
+    found = at_ranks(samples.tolist(), p95_ranks(rng, 20_000, events))
     drawn = np.quantile(rng.choice(samples, (20_000, events)), 0.95, axis=1)
     assert np.quantile(found, (0.1, 0.5, 0.9)) == pytest.approx(np.quantile(drawn, (0.1, 0.5, 0.9)), rel=0.02)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from harness.decide import decide
-from harness.decide.facts import Candidate, Facts, Pair, apart, gathered
+from harness.decide.facts import Candidate, Facts, apart, gathered
 from harness.decide.findings import CostLine
 from harness.decide.flips import flips
 from harness.decide.odds import _cost_draws, _p95_draws
@@ -20,8 +20,9 @@ from harness.decide.policy import COST, P95, Policy, read_policy
 from harness.decide.recipes import recipes
 from harness.decide.rule import ahead, judge
 from harness.errors import UserError
+from harness.measure.load import quantiles
 from harness.statistics import PACE, share_of_mean
-from harness.types import Interval
+from harness.types import Interval, Pair
 from tests import records
 from tests.cells import POLICIES, policy
 from tests.test_decide import cell, run
@@ -143,33 +144,40 @@ def test_a_group_holds_what_is_told_apart_on_neither_side() -> None:
     assert [x.id for x in judge(far, policy).group] == ["01", "00"], "told apart from the chosen, not from the first"
 
 
-def test_a_p95_is_known_as_well_as_the_wider_side_of_its_interval() -> None:
-    one, kept = cell("lora", "fp16", [1] * 20, 1.0)
-    for interval, spread in (
-        (Interval(80, 110, ""), math.log(1.25)),
-        (Interval(95, 150, ""), math.log(1.5)),
-        (None, 0),
-    ):
-        timed = records.with_value(one, P95, 100.0, interval)
-        (c,) = gathered([timed], {one.id: kept}, Policy(COST))[0].candidates
-        assert c.p95_spread == pytest.approx(spread)
+def test_of_cells_timed_on_the_same_prompts_one_that_is_faster_on_each_is_chosen() -> None:
+    """However far apart the prompts are: which were asked is luck that all cells share."""
+    rng, many = np.random.default_rng(5), [1] * 190 + [0] * 10
+    kinds = (("prompt_rag", "fp16", 1.3), ("lora", "fp16", 1.3), ("lora", "int8", 1.0))
+    cells, rows = run(*(cell(a, q, many, 1.0) for a, q, _ in kinds))
+    for _ in range(3):
+        prompts, timed = 1000 * np.exp(rng.normal(0, 0.3, 6)), []
+        for r, (*_, slower) in zip(cells, kinds, strict=True):
+            samples = slower * prompts * np.exp(rng.normal(0, 0.01, (2, 6)))
+            rest = tuple(m for m in r.measurements if not m.metric.startswith("e2e_ms"))
+            timed.append(replace(r, measurements=(*rest, *quantiles("e2e_ms", samples.ravel().tolist(), events=6))))
+        found = decide(timed, rows, records.POLICY | {"objective": P95})
+        assert found.chosen == cells[2].id
+        assert found.odds[found.chosen].best > 0.99
 
 
 def test_draws_of_timings_have_the_pace_of_a_whole_timing() -> None:
     rng = np.random.default_rng(0)
     one, _ = cell("lora", "fp16", [1] * 20, 1.0)
     (kind,) = recipes([one], {one.suite: 1.0})
+    (bare,) = recipes([records.with_value(one, "e2e_ms/p50", 90.0)], {one.suite: 1.0})
     (c, _) = grid((100.0, 100.0), 0.1).candidates
     for pace in (1.0, 1.2):
         half = math.hypot(0.1, math.log(pace)) / 1.96
-        p95, cost = _p95_draws(rng, c, kind, math.log(pace), 20_000), _cost_draws(rng, [c], 1e6, math.log(pace), 20_000)
-        for drawn in (p95, cost[:, 0]):
+        cost = _cost_draws(rng, [c], 1e6, math.log(pace), 20_000)
+        for drawn in (_p95_draws(rng, [c], [bare], math.log(pace), 20_000), cost):
             assert np.log(drawn).std() == pytest.approx(half, rel=0.03)
-    m = one.value(P95)
-    assert m is not None
-    own, wide = (_p95_draws(rng, replace(c, p95_ms=m.value), kind, math.log(p), 20_000) for p in (1.0, 1.5))
+    known = replace(c, p95_spread=0.0)
+    own, wide = (_p95_draws(rng, [known], [kind], math.log(p), 20_000) for p in (1.0, 1.5))
     seen = math.hypot(np.log(own).std(), math.log(1.5) / 1.96)
+    assert np.log(own).std() > 0.01
     assert np.log(wide).std() == pytest.approx(seen, rel=0.03)
+    both = np.log(_p95_draws(rng, [known, replace(known, p95_ms=130.0)], [kind, kind], 0.0, 1_000))
+    assert np.ptp(both[:, 1] - both[:, 0]) < 1e-9 < np.ptp(both), "the same prompts are drawn of both"
 
 
 def test_policies_name_the_pace_and_refuse_what_is_none() -> None:

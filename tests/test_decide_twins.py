@@ -40,8 +40,7 @@ def test_twins_far_apart_refute_the_pace_and_cells_as_far_apart_are_not_told_apa
     assert twins([cells[0], timed("full_ft", "fp16", 1.05)], PACE) is None
     rule = read_policy(records.POLICY | {"objective": TIMED[0], "margin": 1.0})
     rows = {r.id: records.rows(r.adaptation, "fp16") for r in cells}
-    beside = [replace(cells[0], **{"quantization": "gptq", "id": records.cell_id("lora", "gptq")}), *cells]
-    faster = [records.with_value(beside[0], TIMED[0], 70.0), *cells]
+    faster = [timed("lora", "gptq", 0.7), *cells]
     rows |= {faster[0].id: rows[cells[0].id]}
     decision, facts = argued(faster, rows, rule)
     assert facts.twins == found

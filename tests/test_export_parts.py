@@ -237,7 +237,7 @@ def test_the_card_says_what_became_of_the_base_model(
     config = {**one.config, "model": model}
     one = replace(one, adaptation=adaptation, quantization=quantization, steps=steps, config=config)
     licence = Licence("acme", "other", "https://acme.org/licence")
-    front = card.front_matter(one, "n", (), card.Source("", licence, licence, Checked(0, 0), "", ""))
+    front = card.front_matter(one, "n", (), card.Source("", licence, licence, Checked(0, 0)))
     told_of = [line.split(": ")[1] for line in front.splitlines() if line.startswith("base_model_relation")]
     assert told_of == ([relation] if relation else [])
     assert "base_model: some/model" in front
@@ -270,12 +270,14 @@ def test_no_check_against_a_parent_is_claimed_that_was_not_done(
     deployment: dict[str, Any] = {"served_as": "x", "classes": [], "sampling": None, "constrained": False, "stop": [],
                                   "dtype": {"cpu": "float32"}}  # fmt: skip
     licence = Licence()
-    card.write(tmp_path, one, deployment, card.Source("", licence, licence, Checked(0, 0), "", ""))
+    card.write(tmp_path, one, deployment, card.Source("", licence, licence, Checked(0, 0)))
     text = (tmp_path / "README.md").read_text()
     compared = told == CHECKED_AGAINST
     assert told in text.partition("## Quantization\n")[2].partition("\n## ")[0]
     assert (CHECKED_AGAINST in text, "Perplexity against the unquantized parent" in text) == (compared, compared)
     assert ("Same next token" in text) == compared
+    assert "| Whole 32-token answer, p95 |" in text
+    assert "| Cost per 1,000 requests, full batches of 24 |" in text
 
 
 def test_a_folder_called_as_a_name_of_the_hub_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -572,7 +574,7 @@ def test_hostile_names_stay_text_in_the_card(tmp_path: Path) -> None:
     out.mkdir()
     deployment = lay_out(source, out, one, "name", "a-base", ())
     licence = Licence(told=nasty)
-    card.write(out, one, deployment, card.Source(nasty, licence, licence, Checked(0, 0, why=nasty), "", ""))
+    card.write(out, one, deployment, card.Source(nasty, licence, licence, Checked(0, 0, why=nasty)))
     text = (out / "README.md").read_text(encoding="utf-8")
     body = text.split("---\n")[2]
     assert re.search(r"(?<!\\)<(script|img)", re.sub(r"`[^`\n]*`", "", body)) is None, "but as code"

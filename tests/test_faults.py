@@ -9,6 +9,7 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,11 +17,11 @@ from pathlib import Path
 import pytest
 from filelock import FileLock, Timeout
 
-from harness import ledger
+from harness import files, ledger
 from harness.errors import BrokenArtifact, UserError
 from harness.plan import Plan
 from harness.standing import standing
-from harness.store import MANIFEST, Store, faults, write_json
+from harness.store import MANIFEST, Store, faults, folder_bytes, write_json
 from harness.store.__main__ import DAY_S
 from harness.types import Step, StepKind
 from tests.building import contents, step, work
@@ -155,9 +156,22 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(data)
 
 
-def test_all_stands_when_nothing_happened(built: tuple[Store, Plan, list[Step]]) -> None:
+def test_all_stands_when_nothing_happened(
+    built: tuple[Store, Plan, list[Step]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of measurements all is read, by several at a time, and told where it takes long."""
     store, made, steps = built
+    monkeypatch.setattr("harness.store.LONG", folder_bytes(store.folder(steps[3])))
+    together, sha256 = threading.Barrier(3, timeout=20), files.sha256
+
+    def slow(path: Path) -> str:
+        together.wait()
+        return sha256(path)
+
+    monkeypatch.setattr("harness.store.sha256", slow)
     assert standing(made, store) == ({s.key for s in steps}, {})
+    told = f"harness: reading 0 GB in {store.folder(steps[3])} for their checksums\n"
+    assert capsys.readouterr().err == told
 
 
 @pytest.mark.parametrize("at", [0, 17, -1])

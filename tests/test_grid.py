@@ -18,7 +18,7 @@ from harness.models.gguf import PackagedGguf
 from harness.models.hub import HubModel
 from harness.reproduce import of_rows
 from harness.types import RunRecord, Status
-from harness.workers import default_workers, side_by_side, trains
+from harness.workers import side_by_side
 from tests import disks
 from tests.cells import cell
 from tests.faults import campaign
@@ -370,10 +370,12 @@ def test_a_learning_curve_and_a_control_stand_beside_the_grid(grid: tuple[Path, 
     ],
 )  # fmt: skip
 def test_workers_of_a_gpu_follow_from_cores_memory_and_model(
-    cores: int, parameters: int | None, free_gib: int | None, workers: int
+    monkeypatch: pytest.MonkeyPatch, cores: int, parameters: int | None, free_gib: int | None, workers: int
 ) -> None:
     machine = replace(detect(), device="cuda", cpu_count=cores)
-    assert default_workers(machine, parameters, None if free_gib is None else free_gib * 2**30) == workers
+    monkeypatch.setattr("harness.workers.parameters", lambda cells: parameters)
+    monkeypatch.setattr("harness.workers.free_gpu_memory", lambda: None if free_gib is None else free_gib * 2**30)
+    assert side_by_side([cell("adaptation=lora")], machine)[0] == workers
 
 
 def test_as_many_train_as_are_known_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -382,29 +384,27 @@ def test_as_many_train_as_are_known_to_fit(monkeypatch: pytest.MonkeyPatch) -> N
     assert [side_by_side(cells, machine, workers) for workers in (None, 1, 2, 16)] == [(8, 2), (1, 1), (2, 2), (16, 2)]
     monkeypatch.setattr("harness.workers.free_gpu_memory", lambda: 16 * 2**30)
     assert side_by_side(cells, machine, 8) == (8, 1)
-    assert side_by_side(cells, replace(machine, device="cpu", cpu_count=2)) == (2, 1)
     assert side_by_side(cells, replace(machine, device="cpu"), 4) == (4, 1)
     monkeypatch.setattr("harness.workers.free_gpu_memory", lambda: None)
     assert side_by_side(cells, machine, 8) == (8, 1)
 
 
-def test_more_steps_fit_a_gpu_where_none_trains() -> None:
-    machine = replace(detect(), device="cuda", cpu_count=16)
-    assert [default_workers(machine, 8_000_000_000, 79 * 2**30, training) for training in (True, False)] == [1, 2]
-
-
 @pytest.mark.parametrize(
-    ("adaptations", "training"),
-    [(["prompt_rag"], False), (["as_is"], False), (["prompt_rag", "lora"], True), (["full_ft"], True)],
+    ("adaptations", "workers"),
+    [(["prompt_rag"], 2), (["as_is"], 2), (["prompt_rag", "lora"], 1), (["full_ft"], 1)],
 )
-def test_whether_a_grid_trains_is_asked_of_its_adaptations(adaptations: list[str], training: bool) -> None:
-    assert trains([cell(f"adaptation={a}") for a in adaptations]) is training
+def test_more_steps_fit_a_gpu_where_none_trains(
+    monkeypatch: pytest.MonkeyPatch, adaptations: list[str], workers: int
+) -> None:
+    monkeypatch.setattr("harness.workers.parameters", lambda cells: 8_000_000_000)
+    monkeypatch.setattr("harness.workers.free_gpu_memory", lambda: 79 * 2**30)
+    cells = [cell(f"adaptation={a}") for a in adaptations]
+    assert side_by_side(cells, replace(detect(), device="cuda", cpu_count=16)) == (workers, 1)
 
 
 def test_workers_of_a_cpu_are_its_cores_up_to_four() -> None:
-    assert [default_workers(replace(detect(), device="cpu", cpu_count=n), None, None) for n in (1, 2, 4, 64)] == [
-        1, 2, 4, 4,
-    ]  # fmt: skip
+    machine = replace(detect(), device="cpu")
+    assert [side_by_side([], replace(machine, cpu_count=n)) for n in (1, 2, 4, 64)] == [(1, 1), (2, 1), (4, 1), (4, 1)]
 
 
 def test_models_tell_their_size_or_an_upper_limit(tmp_path: Path) -> None:

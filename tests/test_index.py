@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from errno import EACCES
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -141,7 +143,7 @@ def test_a_line_ends_where_runs_are_of_another_model_or_were_timed_or_priced_oth
     assert [r["models"] for r in sweep["runs"]] == ["org/beta" if group == "model" else "smollm2_135m", "smollm2_135m"]
 
 
-def test_broken_runs_are_named_and_stop_nothing(tmp_path: Path) -> None:
+def test_broken_runs_are_named_and_stop_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(tmp_path / "sweep/1")
     for name, text in (("2", "{"), ("3", '{"schema": 9}'), ("4", "[]")):
         (tmp_path / "sweep" / name / "records").mkdir(parents=True)
@@ -151,6 +153,15 @@ def test_broken_runs_are_named_and_stop_nothing(tmp_path: Path) -> None:
     folder(tmp_path / "sweep/5", [strange], made, [])
     for n in range(9):
         ledger.write_text(tmp_path / f"sweep/6/records/{n}.json", "{")
+    (tmp_path / "sweep/7/records").mkdir(parents=True)
+    stat = os.stat
+
+    def without_rights(path: Any, **how: Any) -> Any:
+        if f"{path}".startswith(f"{tmp_path}/sweep/7/"):
+            raise PermissionError(EACCES, "no right", path)
+        return stat(path, **how)
+
+    monkeypatch.setattr(os, "stat", without_rights)
     found = index.view(tmp_path)
     wrong = {r["time"]: r["wrong"] for r in found["sweeps"][0]["runs"]}
     assert not wrong["1"]
@@ -159,8 +170,9 @@ def test_broken_runs_are_named_and_stop_nothing(tmp_path: Path) -> None:
     assert wrong["4"]
     assert "cannot be judged" in wrong["5"][0]
     assert (len(wrong["6"]), wrong["6"][-1]) == (4, "... and 6 more")
-    assert found["broken"] == 5
-    assert "5 of them cannot be read" in page(tmp_path)
+    assert "cannot be judged (PermissionError" in wrong["7"][0]
+    assert found["broken"] == 6
+    assert "6 of them cannot be read" in page(tmp_path)
 
 
 def test_a_broken_inside_stops_no_trend(tmp_path: Path) -> None:

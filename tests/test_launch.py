@@ -277,14 +277,14 @@ def test_the_fork_server_leaves_ctrl_c_to_the_grid_from_the_first_import_on(serv
 
 
 @pytest.mark.parametrize("broken", ["harness.execute", "a step"])
-def test_why_a_step_failed_is_heard_though_its_log_cannot_be_written(tmp_path: Path, broken: str) -> None:
+def test_why_a_step_failed_is_heard_though_its_log_cannot_be_written(broken: str) -> None:
     """A full disk, for which the device of that name stands."""
     ours, theirs = Pipe()
-    ours.send(({}, [], 1, "/dev/full", True, None, None))  # no step, so it fails
+    ours.send(({}, [], 1, "/dev/full", True, None))  # no step, so it fails
     hide = f"sys.modules[{broken!r}] = None"
     code = f"import sys; sys.stderr = open('/dev/full', 'w'); sys.modules['harness.preload'] = sys; {hide}\n"
     code += "from multiprocessing.connection import Connection; from harness.launch import work\n"
-    code += f"work(Connection({theirs.fileno()}), {str(tmp_path)!r})"
+    code += f"work(Connection({theirs.fileno()}), None)"
     subprocess.run([sys.executable, "-c", code], pass_fds=[theirs.fileno()], cwd=ROOT, check=True)
     theirs.close()  # so that nothing said is the end of the file
     kind, reason, _ = ours.recv()
@@ -338,7 +338,7 @@ def test_a_worker_that_cannot_import_says_so(made: Plan, tmp_path: Path) -> None
     ours, theirs = Pipe()
     hide = "import sys; sys.modules.update({'harness.execute': None, 'harness.preload': sys})"
     code = f"{hide}; from multiprocessing.connection import Connection; from harness.launch import work; "
-    code += f"work(Connection({theirs.fileno()}), {str(tmp_path)!r})"
+    code += f"work(Connection({theirs.fileno()}), None)"
     subprocess.run([sys.executable, "-c", code], pass_fds=[theirs.fileno()], stderr=subprocess.DEVNULL, check=True)
     kind, reason, _ = ours.recv()
     assert kind == "failed"

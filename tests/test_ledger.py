@@ -54,8 +54,8 @@ def test_a_run_into_a_folder_drops_what_an_earlier_one_recorded_there(tmp_path: 
     for name, text in zip(own, (earlier.read_text(), "{", "[]", "mine", "{}"), strict=True):
         (tmp_path / name).write_text(text)
     (tmp_path / "notes.md").write_text("mine")
-    for name in ("check.md", "junit.xml"):
-        ledger.write_text(tmp_path / "check" / name, "Pass")
+    for name in ("check/check.md", "check/junit.xml", "report.html", "report.json", "table.csv", "table.parquet"):
+        ledger.write_text(tmp_path / name, "Pass")
     ledger.forget(tmp_path)
     assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()) == ["notes.md", *own]
     ledger.forget(tmp_path / "new")
@@ -77,6 +77,22 @@ def test_it_does_so_before_it_writes_anything(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(grid, "carry_out", lambda *_: 0)
     assert grid.main([OmegaConf.create()], [[]], tmp_path) == 0
     assert there == ["config.yaml beside 0", "leakage.json beside 0"]
+
+
+@pytest.mark.parametrize(
+    ("anew", "told"), [(False, ""), (True, "; with runner.time_again=true it takes all times anew")]
+)
+def test_a_stopped_grid_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], anew: bool, told: str
+) -> None:
+    def stopped(*_: Any) -> int:
+        raise KeyboardInterrupt
+
+    made = Grid((), {}, {}, Store(tmp_path / "store"), tmp_path, 1, False, time_again=anew)
+    monkeypatch.setattr(grid, "check", lambda *_: made)
+    monkeypatch.setattr(grid, "carry_out", stopped)
+    assert grid.main([OmegaConf.create()], [[]], tmp_path) == 130
+    assert " ".join(capsys.readouterr().out.split()).endswith(f"Run the same command again to go on{told}.")
 
 
 def test_slugs_are_safe_and_differ() -> None:

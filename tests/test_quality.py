@@ -12,8 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from lm_eval.api import metrics
 
+from harness.errors import BrokenArtifact
+from harness.measure.fidelity import REFERENCE, fidelity
 from harness.measure.quality import _language_model, _row, keys_of, summarize, task_of
 from harness.prompt import Recipe
 from harness.types import Completion
@@ -39,6 +42,7 @@ class Answers:
     def loglikelihood(
         self, pairs: Sequence[tuple[str, str]], progress: Callable[[int], None]
     ) -> list[tuple[float, bool]]:
+        self.asked = [continuation for _, continuation in pairs]
         return [(chance, False) for chance in self.chances]
 
 
@@ -72,22 +76,27 @@ def test_rows_that_ask_the_same_keep_their_own_answers(
 
 def test_a_row_is_drawn_by_its_name_whatever_stands_beside_it(tmp_path: Path) -> None:
     session = Answers()
-    model, _ = asked(tmp_path, session)
+    model, kept = asked(tmp_path, session)
 
     def keys(*rows: int) -> list[int]:
-        model.generate_until([request(row, "Why?", {}) for row in rows])
+        model.generate_until([request(row, "Why?", {"until": "!"}) for row in rows])
         return list(session.keys)
 
     first, other, again = keys(4, 2, 4)
+    assert {row: made.text for row, (_, made) in kept.items()} == {4: "answer 0", 2: "answer 1"}, "of draws the first"
+    assert model.cut == 2
     assert keys(2, 7, 4)[::2] == [other, first]
     assert len({first, other, again, *keys_of(["doc-4"])}) == 4
     assert all(0 <= key < 2**63 for key in (first, other, again))
 
 
 def test_the_likeliest_choice_of_each_row_is_kept(tmp_path: Path) -> None:
-    """Of choices that cannot be answered, the first."""
-    model, kept = asked(tmp_path, Answers(-3.0, -2.0, -1.0, -4.0, -math.inf, -math.inf))
+    """Of choices that cannot be answered, the first. A model without a template too is asked for what it was trained to
+    say, which has no space before it."""
+    session = Answers(-3.0, -2.0, -1.0, -4.0, -math.inf, -math.inf)
+    model, kept = asked(tmp_path, session)
     model.loglikelihood([request(n // 2, "Why?", f" {n}") for n in range(6)])
+    assert session.asked == list("012345")
     assert {row: made.text for row, (_, made) in kept.items()} == {0: "1", 1: "2", 2: "4"}
 
 
@@ -150,3 +159,22 @@ def test_numbers_of_numpy_are_numbers() -> None:
     sample = {"doc": {"id": "a"}, "doc_id": 0, "arguments": [("Why?", {})], "metrics": list(scores), **scores}
     row = _row(sample, "prompt", Completion("yes", 1, True), {}, "reply")
     assert json.loads(json.dumps(row))["scores"] == {"bool": True, "float": 0.5, "int": 3, "pair": [1, [0.0, 0.0]]}
+
+
+@pytest.mark.parametrize(("dtype", "logit"), [("float16", math.nan), ("float16", 0.0), ("float32", math.nan)])
+def test_what_leaves_the_range_of_float16_is_told_so(tmp_path: Path, dtype: str, logit: float) -> None:
+    reference = {"rows": [{"input_ids": [1, 2], "labels": [-100, 2]}], "loss": 0.1, "best": [[2]]}
+    (tmp_path / REFERENCE).write_text(json.dumps(reference))
+
+    class Model:
+        device = "cpu"
+
+        def __init__(self) -> None:
+            self.dtype = getattr(torch, dtype)
+
+        def __call__(self, **_: Any) -> Any:
+            return SimpleNamespace(logits=torch.full((1, 2, 9), logit))
+
+    with pytest.raises(BrokenArtifact, match=r"^broken against its parent: ") as told:
+        fidelity(Model(), tmp_path)
+    assert ("range of float16: take quantization=bf16" in str(told.value)) == (dtype == "float16" and logit != 0)

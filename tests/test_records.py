@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -119,6 +120,36 @@ def test_a_measured_cell_keeps_its_record_when_a_build_that_another_wants_again_
     assert assemble(measured, made, store, failed, MACHINE, CHOICES).status is Status.OK, "should it come to be late"
 
 
+@pytest.mark.parametrize("taken", [True, False])
+def test_times_that_are_wanted_anew_are_not_those_that_stood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: bool
+) -> None:
+    """Neither where the new timing fails, nor where the old one's clock was ahead."""
+    one, store = cell(), Store(tmp_path / "store")
+    made = plan([one], data_of([one]), MACHINE)
+    build(store, made, one)
+    timing = made.steps[made.chains[one.id][StepKind.LATENCY]]
+    write_json(store.folder(timing) / MANIFEST, sealed({**(store.manifest(timing) or {}), "created_unix": 2**40}))
+
+    def run(self: Launcher) -> None:
+        assert {*made.steps} - self.done == {timing.key}
+        if taken:
+            build(self.store, made, one)
+        worker: Any = SimpleNamespace(step=timing, pipe=None, started=0.0, oom_kills=None, reason="hung")
+        self.running[worker.pipe] = worker
+        self.watcher.started(timing)
+        self._ended(worker)
+
+    monkeypatch.setattr(Launcher, "run", run)
+    monkeypatch.setattr(report, "write", lambda run: (run / "report.html", []))
+    monkeypatch.setattr(grid, "detect", lambda: MACHINE)
+    whole = Grid((one,), CHOICES, data_of([one]), store, tmp_path, 1, False, time_again=True)
+    assert grid.carry_out(whole, Console(file=io.StringIO())) == (0 if taken else 1)
+    (found,) = ledger.read_records(tmp_path)
+    assert (found.status, found.reason) == ((Status.OK, "") if taken else (Status.FAILED, "latency: hung"))
+    assert (found.steps["latency"]["created_unix"] < 2**40) if taken else "latency" not in found.steps
+
+
 @pytest.mark.parametrize(
     ("clients", "requests", "told"), [("[]", 0, False), ("[]", 20, True), ("[1]", 0, True), ("[1]", 20, True)]
 )
@@ -207,19 +238,22 @@ def test_what_is_gone_from_the_store_fails_the_cell(
 
 
 def test_a_build_is_paid_by_the_cores_of_the_machine_that_built_it(tmp_path: Path) -> None:
-    """Two threads of eight cores for 72 seconds: 18 of that machine. The record and the decision say the same."""
+    """Two threads of eight cores for 72 seconds are 18 of that machine, and where it used 160 of a core's, 20. The
+    record and the decision say the same."""
     one, store = cell(), Store(tmp_path)
     made = plan([one], data_of([one]), MACHINE)
     build(store, made, one, where={StepKind.ADAPT: replace(MACHINE, cpu_count=8)})
     for role, key in made.chains[one.id].items():
         folder = store.folder(made.steps[key])
-        seconds = {StepKind.ADAPT: 72.0, StepKind.QUANTIZE: 2.0}.get(StepKind(role), 0.0)
-        write_json(folder / MANIFEST, sealed({**dict(store.manifest(made.steps[key]) or {}), "seconds": seconds}))
+        seconds, used = {StepKind.ADAPT: (72.0, 160.0), StepKind.QUANTIZE: (2.0, 1.0)}.get(StepKind(role), (0.0, 0.0))
+        manifest = dict(store.manifest(made.steps[key]) or {})
+        assert 0 <= manifest["cpu_seconds"] < 5
+        write_json(folder / MANIFEST, sealed({**manifest, "seconds": seconds, "cpu_seconds": used}))
     found = assemble(one, made, store, {}, MACHINE, CHOICES)
     cost, line = found.value("cost_usd_per_1000"), cost_line(found, "batched")
     assert cost
     assert line
-    assert line.once_usd == pytest.approx((18 + 2) * PRICE["usd_per_hour"] / 3600)
+    assert line.once_usd == pytest.approx((20 + 2) * PRICE["usd_per_hour"] / 3600)
     serving = 1000 * PRICE["usd_per_hour"] / 3600 / (found.value("throughput_requests_per_s").value * 0.5)  # type: ignore[union-attr]
     assert cost.value == pytest.approx(serving + line.once_usd)
     assert line.serving_usd_per_1000 == pytest.approx(serving)

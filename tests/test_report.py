@@ -92,6 +92,20 @@ def test_the_numbers_of_the_records_are_on_the_page(whole: Path) -> None:
         assert needle in text, needle
 
 
+@pytest.mark.parametrize("lines", [0, 10, 95])
+def test_rows_that_are_not_those_of_their_record_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lines: int
+) -> None:
+    """A decision would go by the few that a file has left."""
+    cells, rows = records.grid()
+    run = folder(tmp_path / "run", cells[:2], rows, [r.id for r in cells[:2]])
+    path = run / "rows" / f"{ledger.slug(cells[1].id)}.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:lines]))
+    assert main([str(run)]) == 2
+    why = f"{path}: the rows of {cells[1].id} are not those of its record (greeting is "
+    assert capsys.readouterr().err.startswith(f"harness: {why}")
+
+
 def test_pending_failed_and_unsupported_cells_are_shown(tmp_path: Path) -> None:
     cells, rows = records.grid()
     some = cells[:3]

@@ -14,9 +14,9 @@ from harness.decide import argued, read_policy
 from harness.report import comparisons
 from harness.report import page as page_module
 from harness.report.markdown import markdown
-from harness.report.page import view
+from harness.report.page import embedded, view
 from harness.runs import Run, parts, read
-from harness.types import Interval, Measurement, RunRecord
+from harness.types import Interval, Measurement, RunRecord, Status
 from harness.wording import points
 from tests import records
 from tests.pages import folder, page
@@ -313,13 +313,19 @@ def test_seeds_are_drawn_together_as_they_are_judged(tmp_path: Path) -> None:
     cells, rows = run(*made)
     shown = view(read(folder(tmp_path / "run", cells, rows, [c.id for c in cells])))
     top, other = shown["dumbbells"].rows
-    assert top == ("lora/fp16 seed0", "90%", "90%", "", "")
+    assert top == ("lora/fp16", "90%", "90%", "", "")
     known = argued(cells, rows, read_policy(records.POLICY))[1].pairs[cells[0].id][cells[3].id]
-    assert other == ("full_ft/fp16 seed0", "83%", "90%", "−7", f"{points(known.low)} to {points(known.high)}")
-    assert shown["dumbbells"].note.endswith("drawn together, under the name of the first.")
+    assert other == ("full_ft/fp16", "83%", "90%", "−7", f"{points(known.low)} to {points(known.high)}")
+    assert shown["dumbbells"].note.endswith("Cells that differ in their seed alone are drawn together.")
     alone = view(read(folder(tmp_path / "alone", *records.grid(), records.ids())))
     assert "seed" not in alone["dumbbells"].note
     assert shown["decision"].reasons[cells[3].id].endswith("; more seeds, and then more rows, would tell.")
+    assert {o["name"] for o in shown["account"]["odds"]} == {"lora/fp16", "full_ft/fp16"}
+    assert embedded(shown)["called"] == {cells[0].id: "lora/fp16", cells[3].id: "full_ft/fp16"}
+    lost = [cells[0], replace(cells[1], status=Status.FAILED, measurements=()), *cells[2:]]
+    less = view(read(folder(tmp_path / "less", lost, rows, [c.id for c in cells])))
+    assert [(name, own) for name, own, *_ in less["dumbbells"].rows] == [("lora/fp16", "90%"), ("full_ft/fp16", "90%")]
+    assert less["headline"][0]["title"] == "Quality by “good”, mean of 2 seeds"
 
 
 def test_swept_knobs_are_no_seeds_and_have_their_own_parents(tmp_path: Path) -> None:

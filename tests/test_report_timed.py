@@ -46,6 +46,7 @@ def test_a_response_time_says_of_how_long_an_answer(tmp_path: Path) -> None:
     assert [c for c in shown["all_cells"]["columns"] if "Whole" in c] == [
         "Whole 32-token answer p50", "Whole 32-token answer p95",
     ]  # fmt: skip
+    assert "Throughput, batched, 8 rows" in shown["all_cells"]["columns"]
     assert [f["knob"] for f in shown["account"]["flips"] if "p95" in f["knob"]] == ["p95 limit, 32-token answer"]
     own = Measurement("e2e_natural_ms/p95", 7000.0, "ms", "lower", 4)
     natural = [replace(r, measurements=(*r.measurements, own)) for r in cells]
@@ -247,12 +248,16 @@ def test_what_a_policy_says_of_volume_is_what_the_caveat_says(tmp_path: Path) ->
 def test_peaks_of_other_numbers_of_rows_are_told(tmp_path: Path) -> None:
     """Of slots, and of a batch of cells that no slots can serve."""
     some = [records.record("lora", q) for q in ("fp16", "int8")]
-    for held, said in ((1, []), (65, ["Peak memory is of 1 rows at once in some cells, of 65 in others."])):
+    for held, full, said in (
+        (1, {}, "1 row at once."), (1, {"batch_size": 48}, "1 row at once (engine.batch_size is 48)."),
+        (65, {}, "1 rows at once in some cells, of 65 in others."),
+    ):  # fmt: skip
         as_held = [replace(m, n=held) if m.metric == "memory_bytes/peak_rss" else m for m in some[1].measurements]
         cells = [some[0], replace(some[1], measurements=tuple(as_held))]
-        rows = {r.id: records.rows("lora", "fp16") for r in cells}
-        shown = view(read(folder(tmp_path / str(held), cells, rows, [r.id for r in cells])))
-        assert [c for c in shown["caveats"] if c.startswith("Peak memory is of ")] == said
+        cells = [replace(r, config={**r.config, "engine": {"params": full}}) for r in cells]
+        rows = {r.id: records.rows("lora", r.quantization) for r in cells}
+        shown = view(read(folder(tmp_path / f"{held}{len(full)}", cells, rows, [r.id for r in cells])))
+        assert [c for c in shown["caveats"] if c.startswith("Peak memory is of ")] == [f"Peak memory is of {said}"]
 
 
 def test_lines_of_cost_look_different_and_their_volumes_stand_apart() -> None:
@@ -281,16 +286,21 @@ def test_a_crossing_that_is_drawn_has_its_dot_however_few_requests_it_is_at() ->
 
 
 @pytest.mark.parametrize(
-    ("floor", "usd", "said"),
-    [(0.999, 1000.0, None), (0.0, 1000.0, "the first request"), (0.0, 0.0001, "never"), (0.0, 0.0, "never")],
-)
-def test_never_cheaper_is_said_only_of_a_recommended_cell(tmp_path: Path, floor: float, usd: float, said: str) -> None:
+    ("floor", "usd", "said", "cut"),
+    [(0.999, 1000.0, None, 0.04), (0.0, 1000.0, "the first request", 0.73), (0.0, 0.0001, "never", 0.04),
+     (0.0, 0.0, "never", 0.05)],
+)  # fmt: skip
+def test_never_cheaper_is_said_only_of_a_recommended_cell(
+    tmp_path: Path, floor: float, usd: float, said: str, cut: float
+) -> None:
     hosted = {"x": {"name": "X", "usd_per_million_input": usd, "usd_per_million_output": usd, "source": "s",
                     "date": "2026-01-01"}}  # fmt: skip
     one, prompt = records.record("prompt_rag", "fp16"), Measurement("prompt_tokens/mean", 200.0, "tokens", "lower", 96)
     config = {**one.config, "policy": records.POLICY | {"min_quality": floor},
               "price": {**one.config["price"], "hosted": hosted}}  # fmt: skip
-    one = replace(one, measurements=(*one.measurements, prompt), config=config)
+    one = records.with_value(
+        replace(one, measurements=(*one.measurements, prompt), config=config), "truncated_share", cut
+    )
     rows = {one.id: records.rows("prompt_rag", "fp16")}
     text = page(folder(tmp_path / "run", [one], rows, [one.id]))
     price = r'<th scope="row">X</th><td>(?:\$268\.00|\$0\.0000268|\$0)</td>'  # with the digits of all prices
@@ -298,8 +308,10 @@ def test_never_cheaper_is_said_only_of_a_recommended_cell(tmp_path: Path, floor:
     assert found == [said or "2026-01-01"], "without one the column is left out"
     assert ("is cheaper from" in text) is (said is not None)
     assert "policy’s volume of" in text, "a price of 0 has no line, and leaves the others theirs"
+    short = f"; {100 * cut:.0f}% of the answers were cut off at the limit, and another model&#39;s may be shorter"
     assert ("For requests like those of prompt_rag/fp16 (200 tokens in and 68 out on average, by this model&#39;s "
-            "tokenizer). The quality of the hosted models was not measured.") in text  # fmt: skip
+            f"tokenizer{short if cut >= 0.05 else ''}). The quality of the hosted models was not measured. Cells are "
+            "priced by batches of 8 rows; a fuller one is cheaper.") in text  # fmt: skip
 
 
 @pytest.mark.parametrize(("count", "drawn"), [(4, 4), (15, 6)])

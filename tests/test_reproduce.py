@@ -134,9 +134,13 @@ def test_a_folder_that_cannot_be_made_is_told_by_its_own_option(
     tmp_path: Path, record: RunRecord, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = gates.run(tmp_path / "run", (record, gates.rows(n=20)))
+    faults: list[str] = []
+    monkeypatch.setattr("harness.reproduce.faults_of_task", lambda *_: faults)
     monkeypatch.setattr("harness.reproduce._told_inputs", lambda *_: None)
     (tmp_path / "file").write_text("")
     (there,) = (run / "records").iterdir()
+    there.rename(tmp_path / "kept.json")
+    there.symlink_to(tmp_path / "kept.json")  # as stores of large files do
     assert main([str(there), "--out", str(tmp_path / "file/out")]) == 2
     assert capsys.readouterr().err.endswith(
         f"/file/out: cannot be written ({tmp_path}/file is a file); give --out DIR\n"
@@ -146,6 +150,12 @@ def test_a_folder_that_cannot_be_made_is_told_by_its_own_option(
     (tmp_path / (100 * "t")).mkdir()
     assert main([str(there), "--out", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.endswith("(AF_UNIX path too long); set TMPDIR to a shorter path\n")
+    faults.append("task.yaml: lm-eval cannot read it; mend it")
+    there.unlink()
+    (tmp_path / "kept.json").rename(there)
+    (tmp_path / "kept.json").symlink_to(there)
+    assert main([str(tmp_path / "kept.json"), "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == "harness: task.yaml: lm-eval cannot read it; mend it\n"
     assert not (tmp_path / "out").exists()
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from harness.adapt.as_is import AsIs
@@ -14,6 +16,8 @@ from harness.adapt.full_ft import FullFt
 from harness.adapt.lora import Lora
 from harness.adapt.prompt_rag import PromptRag
 from harness.errors import UserError
+from harness.execute import CARRIED, _carry
+from harness.prompt import Prompter, Recipe, load_prompter
 from harness.resources import resource
 from harness.retrieval import METHODS, Retriever, bm25, mistakes, retriever
 from harness.types import Article
@@ -73,9 +77,31 @@ def test_bm25_finds_nothing_where_no_article_shares_a_word_with_the_message() ->
 
 def test_hybrid_gives_no_points_for_words_that_no_article_has(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b, c = (Article(i, i, f"{word} weather") for i, word in zip("abc", ("snowy", "rainy", "sunny"), strict=True))
-    monkeypatch.setattr("harness.retrieval.dense", lambda _: lambda message, top_k: [a, b, c][:top_k])
+    monkeypatch.setattr("harness.retrieval.dense", lambda *_: lambda message, top_k: [a, b, c][:top_k])
     assert retriever("hybrid", (a, b, c))("zebra quux", 3) == [a, b, c]
     assert retriever("hybrid", (a, b, c))("sunny", 3) == [c, a, b], "1/63 + 1/61 > 1/61 > 1/62"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_articles_are_embedded_once_for_all_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """When a recipe is written: what is quantized from its folder takes the vectors along."""
+    embedded: list[int] = []
+
+    def embed(texts: list[str]) -> Any:
+        embedded.append(len(texts))
+        return np.array([[float(word in text.lower()) for word in ("returns", "club", "gift")] for text in texts])
+
+    monkeypatch.setattr("harness.retrieval._embed", lambda: embed)
+    recipe = Recipe("s", (), articles(), method, 2)
+    asked = Prompter(recipe)("May I join the Trail Club?")
+    (tmp_path / "adapted").mkdir()
+    (tmp_path / "quantized").mkdir()
+    recipe.save(tmp_path / "adapted")
+    _carry(tmp_path / "adapted", tmp_path / "quantized", *CARRIED)
+    embedded.clear()
+    for folder in tmp_path.iterdir():
+        assert load_prompter(folder)("May I join the Trail Club?") == asked
+    assert embedded == ([] if method == "bm25" else [1, 1]), "messages"
 
 
 WORDLESS = (Article("a1", "the", "of"), Article("a2", "A", "b c."))
@@ -110,7 +136,7 @@ def test_hybrid_rewards_what_both_rank_high(monkeypatch: pytest.MonkeyPatch) -> 
     """By hand: b is 2nd and 1st, a 1st and 3rd, c 3rd and 2nd; 1/62 + 1/61 > 1/61 + 1/63 > 1/63 + 1/62."""
     a, b, c = (Article(i, i, i) for i in "abc")
     monkeypatch.setattr("harness.retrieval.bm25", lambda _: lambda message, top_k: [a, b, c][:top_k])
-    monkeypatch.setattr("harness.retrieval.dense", lambda _: lambda message, top_k: [b, c, a][:top_k])
+    monkeypatch.setattr("harness.retrieval.dense", lambda *_: lambda message, top_k: [b, c, a][:top_k])
     assert retriever("hybrid", (a, b, c))("anything", 3) == [b, a, c]
     assert retriever("hybrid", (a, b, c))("anything", 1) == [b]
 

@@ -37,6 +37,11 @@ def test_a_step_reads_each_weight_once_and_the_table_only_where_it_makes_the_log
     assert step_bytes(model, weight_bytes(model)) == 4 * (weights if tied else weights - table), "of a buffer, too"
 
 
+def test_scales_that_stand_beside_weights_of_four_bits_are_read_too() -> None:
+    layer = pytest.importorskip("bitsandbytes").nn.Linear4bit(256, 64, bias=False, compress_statistics=False).to("cpu")
+    assert weight_bytes(layer) == 256 * 64 // 2 + 4 * 256 * 64 // 64
+
+
 def test_a_step_looks_up_a_row_of_every_table(tmp_path: Path) -> None:
     """Of positions as well, of a second one for the words of each layer (Gemma 3n), and of masks (GPT-Neo)."""
     learnt, local = made("positions learnt"), made("windows called local")

@@ -344,6 +344,10 @@ def test_pairs_of_several_seeds_have_the_error_of_their_interval() -> None:
     few = statistics.paired_over_seeds([[1.0] * 48] * 2, [[0.0] * 48, [0.0] * 40 + [1.0] * 8])
     assert few.low < 0 < 0.05 < few.p, "both are of the half-width before it is cut at 100 points"
     assert few.smallest() == math.inf
+    whole = [[1.0] * 48] * 3
+    once = statistics.paired_over_seeds([*whole[1:], [0.0] + [1.0] * 47], whole)
+    assert once.low < -0.05 < once.delta, "one seed's row makes no made-up flip smaller than a whole row"
+    assert not once.binary
     same = statistics.paired_over_seeds(a, a)
     assert (same.delta, same.p) == (0.0, 1.0)
 

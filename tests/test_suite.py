@@ -103,6 +103,9 @@ def held(**changes: Any) -> Callable[[Path], None]:
          "or set leakage=drop"),
         (held(reply="Returns: 45 days"),
          "{f}/eval.jsonl, row 'e2': article 'a1' of kb.jsonl is its text; remove one"),
+        *((lambda f, name=name: (f / name).write_text("include: [../shared.yaml]"),
+           "{f}/../shared.yaml: stands outside the suite's folder; copy it into {f}")
+          for name in ("task.yaml", "_base_yaml")),
         (held(group=" "), "{f}/eval.jsonl, row 3: group is empty or no text; fill it in, or leave it out"),
     ],
 )  # fmt: skip
@@ -339,6 +342,7 @@ def test_scores_follow_instructions_that_scorers_read(folder: Path) -> None:
         (lambda f: (f / "words.txt").write_text("kind"), False, True, True),
         (lambda f: [(f / "lists").mkdir(), (f / "lists/words.bin").write_bytes(b"\xff")], False, True, True),
         (lambda f: (f / "card.md").write_text("Ours."), False, False, False),
+        (lambda f: write(f / "hard.jsonl", [row(n, "h") for n in range(9)]), False, False, False),
         (lambda f: [(f / "__pycache__").mkdir(), (f / "__pycache__/x.pyc").write_bytes(b"\xff")], False, False, False),
     ],
 )
@@ -360,11 +364,16 @@ def test_the_name_of_the_task_is_in_how_it_is_scored(folder: Path) -> None:
     assert one.scoring_digest != other.scoring_digest
 
 
-def test_training_rows_that_scorers_read_are_in_how_they_score(folder: Path) -> None:
-    """Those beyond `train_rows` too: a label that stands in one of them is one that an answer may be."""
-    (folder / "scorers.py").write_text('LABELS = open("train.jsonl")')
+@pytest.mark.parametrize(
+    ("file", "code"),
+    [("train", 'open("train.jsonl")'), ("hard", 'open("hard.jsonl")'), ("hard", 'open(f"{it}.jsonl")')],
+)
+def test_training_rows_that_scorers_read_are_in_how_they_score(folder: Path, file: str, code: str) -> None:
+    """Those beyond `train_rows` too: a label that stands in one of them is one that an answer may be. So are rows of
+    another suite."""
+    (folder / "scorers.py").write_text(f"LABELS = {code}")
     before = read(folder, train_rows=ROWS)
-    write(folder / "train.jsonl", [row(n) for n in range(ROWS + 1)])
+    write(folder / f"{file}.jsonl", [row(n) for n in range(ROWS + 1)])
     after = read(folder, train_rows=ROWS)
     assert before.training_digest == after.training_digest
     assert before.evaluation_digest != after.evaluation_digest

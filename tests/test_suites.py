@@ -6,15 +6,20 @@ import csv
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
 
-from harness.suite import hashed
+from harness.suite import hashed, load
 from harness.suites.__main__ import main as command
+from harness.suites.check import config_of
+from harness.suites.new import in_order
+from harness.suites.shape import are_free
 from tests.grids import TINY, harness, run_folder
 from tests.own_tables import LABELS, NAMES, lines, main, rows_of, table
 from tests.suites.loading import scorers_of
@@ -81,11 +86,22 @@ def test_few_different_replies_are_labels(capsys: pytest.CaptureFixture[str]) ->
     assert "- Billing\n- Help\n- Sales" in Path("suites/route/instructions.md").read_text()
     assert main(["check", "route"]) == 0
     assert "deciding score accuracy" in capsys.readouterr().out
+    before = load(config_of("route"))
+    more = [{"message": f"Another {i}{'xyz'[i % 3] * 9}", "reply": "Sales" if i < 5 else "Refund"} for i in range(30)]
+    for rows, unnamed in ((lines + more[:5], False), (lines + more, True)):
+        Path("rows.jsonl").write_text("".join(json.dumps(x) + "\n" for x in rows), encoding="utf-8")
+        assert main(["new", "route", "--from", "rows.jsonl", "--rows-only"]) == 0
+        told = "warning: suites/route/instructions.md: does not name the label 'Refund'; add it there\n"
+        assert (told in capsys.readouterr().out) == unnamed
+        after = load(config_of("route"))
+        assert after.training_digest != before.training_digest
+        assert (after.scoring_digest != before.scoring_digest) == unnamed, "the labels alone are in how it is scored"
+    assert json.loads(Path("suites/route/labels.json").read_text()) == ["Billing", "Help", "Refund", "Sales"]
     held = Path("suites/route/eval.jsonl")
     first, _, rest = held.read_text().partition("\n")
     held.write_text(json.dumps({**json.loads(first), "reply": "Legal"}) + "\n" + rest)
     assert main(["check", "route"]) == 2
-    assert "label 'Legal' stands in no training row; mend it" in capsys.readouterr().err
+    assert "label 'Legal' is none of labels.json; mend it" in capsys.readouterr().err
 
 
 def test_every_bad_row_is_told_at_once_and_nothing_is_written(capsys: pytest.CaptureFixture[str]) -> None:
@@ -236,7 +252,7 @@ def test_an_answer_may_be_as_long_as_its_reference(reply: str, capsys: pytest.Ca
     lines({"message": f"Ticket {i * 7919}", "reply": reply.format(i=i)} for i in range(60))
     assert main(["new", "mine", "--from", "rows.jsonl"]) == 0
     limit = OmegaConf.load("conf/suite/mine.yaml").max_new_tokens
-    told = f"max_new_tokens: {limit} in conf/suite/mine.yaml: a token a byte of the longest reply (row 'row-00"
+    told = f"max_new_tokens: {limit} in conf/suite/mine.yaml: a token a byte of the longest reply (row 'row-"
     assert told in capsys.readouterr().out
     assert len(reply.format(i=59).encode()) < limit < 1024
     assert f"max_gen_toks: {limit}" in Path("suites/mine/task.yaml").read_text()
@@ -245,8 +261,9 @@ def test_an_answer_may_be_as_long_as_its_reference(reply: str, capsys: pytest.Ca
 def test_a_reply_beyond_the_limit_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     lines({"message": f"Ticket {i * 7919}", "reply": f"{i:02000}"} for i in range(60))
     assert main(["new", "mine", "--from", "rows.jsonl"]) == 0
-    told = "max_new_tokens: 1024 in conf/suite/mine.yaml: the most that is set; the longest reply (row 'row-00001') "
-    assert f"{told}may need 2016: raise it if so" in capsys.readouterr().out.splitlines()
+    told = "max_new_tokens: 1024 in conf/suite/mine.yaml: the most that is set; the longest reply (row 'row-"
+    (line,) = (x for x in capsys.readouterr().out.splitlines() if x.startswith(told))
+    assert line.endswith("') may need 2016: raise it if so")
 
 
 def test_a_suite_is_never_written_over_but_for_its_rows(capsys: pytest.CaptureFixture[str]) -> None:
@@ -258,35 +275,48 @@ def test_a_suite_is_never_written_over_but_for_its_rows(capsys: pytest.CaptureFi
     assert "--eval-share: the evaluation rows are those of --eval-from; leave one" in capsys.readouterr().err
     assert main(make) == 0
     files = (*Path("suites/mine").glob("*"), *Path("conf").rglob("*.yaml"))
-    before, sides = {path: path.read_bytes() for path in files}, rows_of("mine")
-    table(180)
+    sides, held = rows_of("mine"), Path("suites/mine/eval.jsonl")
+    ids = {row["message"]: row["id"] for row in chain(*sides)}
+    held.write_text(held.read_text().replace(sides[1][0]["id"], "row-00007"))  # as older checkouts named rows
+    sides = rows_of("mine")
+    held.write_text(held.read_text() + json.dumps({**sides[1][0], "id": "hand", "message": "A hard one"}) + "\n")
+    before = {path: path.read_bytes() for path in files}
+    header, _, rest = table(180).read_text().partition("\n")
+    Path("rows.csv").write_text("\n".join([header, *(f"New {i},Do {i}.,CUSTOMER {i}" for i in range(40)), rest]))
     assert main(make) == 2
     told = "suites/mine, conf/suite/mine.yaml, conf/sweep/mine.yaml: are there already; choose another name, delete "
     assert f"{told}them, or have --rows-only write the rows alone" in capsys.readouterr().err
     assert command([*make, "--rows-only", "--eval-share", "0.6"]) == 2
     line = capsys.readouterr().err
-    assert "harness: suites/mine/train.jsonl, row 'row-00" in line
+    assert "harness: suites/mine/train.jsonl, row 'row-" in line
     assert " such); give --group, --eval-share and --eval-from as before, or delete the file" in line
     assert {path: path.read_bytes() for path in files} == before
     assert command([*make, "--rows-only"]) == 0
     told = capsys.readouterr().out
     assert "from rows.csv, split by group.\nthe longest reply (row 'row-" in told
-    assert " tokens: see max_new_tokens in conf/suite/mine.yaml\nnext:\n  python -m harness.suites check mine\n" in told
+    mended = "gone or changed of what stood there: 1 row (row 'hand'); what was mended by hand belongs into the table"
+    told = told.partition(" tokens: see max_new_tokens in conf/suite/mine.yaml\n")[2]
+    assert told.startswith(f"warning: suites/mine: {mended}\nnext:\n  python -m harness.suites check mine\n")
     assert {path.name for path in files if path.read_bytes() != before[path]} == {"train.jsonl", "eval.jsonl"}
     for was, now in zip(sides, rows_of("mine"), strict=True):
         assert len(now) > len(was)
-        assert all(row in now for row in was)
+        assert [row for row in now if row in was] == in_order(was), (
+            "though new rows stand first, and write the groups otherwise"
+        )
+    assert main(["new", "other", *make[2:]]) == 0
+    assert ids.items() < {row["message"]: row["id"] for row in chain(*rows_of("other"))}.items()
 
 
 def test_rows_that_are_parted_already_stay_so(capsys: pytest.CaptureFixture[str]) -> None:
     made = [{"id": f"c{i // 3}", "message": f"Ticket {i * 7919}", "reply": LABELS[i % 3]} for i in range(180)]
     lines(made[90:-1])
     held = Path("rows.jsonl").rename("held.jsonl")
-    lines([*made[:89], {**made[100], "id": "d"}, {**made[101], "id": "e", "message": "New", "reply": "help"}])
+    lines([*made[:89], {**made[100], "id": "d"}, {**made[101], "id": "e", "message": "New", "reply": "help"},
+           {**made[100], "id": "d"}])  # fmt: skip
     parted = ["--from", "rows.jsonl", "--eval-from", str(held)]
     assert main(["new", "mine", *parted, "--group", "id"]) == 0, "a column of groups is none of ids"
     told = capsys.readouterr().out
-    assert "91 training rows (32 groups) from rows.jsonl and 89 evaluation rows (30 groups) from held.jsonl.\n" in told
+    assert "91 training rows (32 groups) from rows.jsonl and 89 evaluation rows (30 groups) from held.jsonl. 1 " in told
     twin = "held.jsonl, row 11 (rows.jsonl, row 90): the message or the group of a training row (1 such); remove one "
     assert f"warning: {twin}of the two, or set leakage=drop\n" in told
     train, evaluation = rows_of("mine")
@@ -312,14 +342,18 @@ def test_where_a_part_cannot_be_written_no_part_is(capsys: pytest.CaptureFixture
 def test_a_list_of_texts_is_one_answer_or_several_by_the_name_of_its_column(
     column: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines({"message": f"Ticket {i * 7919}", column: [f"In {i % 9} days.", f"{i % 9} days"][: 1 + i % 3]}
-          for i in range(60))  # fmt: skip
+    rows = [{"message": f"Ticket {i * 7919}", column: [f"In {i % 9} days.", f"{i % 9} days"][: 1 + i % 3]}
+            for i in range(60)]  # fmt: skip
+    again = [{"message": "Ticket 0", column: ["In 0 days.", said]} for said in ("Today.", "At once.")]
+    lines(rows + again if column == "references" else rows)
     assert main(["new", "mine", "--from", "rows.jsonl", "--reply", column]) == 0
     told = "row 1: reply is a list of texts, as all are, and taken as one answer, in JSON; alternatives belong into a "
     assert (told in (out := capsys.readouterr().out)) == (column == "reply")
     assert ("(text; 9 different replies)" in out) == (column == "references"), "labels have no alternatives"
     assert main(["check", "mine"]) == 0
     if column == "references":
+        (first,) = (r for r in chain(*rows_of("mine")) if r["message"] == "Ticket 0")
+        assert first["references"] == ["In 0 days.", "Today.", "At once."], "what repeats a row may know more"
         scorers = scorers_of(Path("suites/mine"))
         row = next(r for r in rows_of("mine")[1] if "references" in r)
         alone = next(r for r in rows_of("mine")[1] if "references" not in r)
@@ -498,6 +532,14 @@ def test_columns_are_told_by_repr_and_bytes_that_are_no_text_by_their_line(capsy
     Path("rows.csv").write_bytes(b"message,reply\na,b\nc,caf\xe9\n")
     assert main(["new", "mine", "--from", "rows.csv"]) == 2
     assert "rows.csv, line 3: cannot be read as UTF-8 text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("alphabet", "length", "free"), [("的一是在不了有和", 26, True), ("абвгдежз", 26, False), ("абвгдежз", 41, True)]
+)
+def test_what_is_free_text_goes_by_how_wide_it_is_written(alphabet: str, length: int, free: bool) -> None:
+    texts = ("".join(alphabet[int(d)] for d in f"{n:0{length}o}") for n in range(150))
+    assert are_free(Counter(texts)) == free
 
 
 def test_the_example_of_new_is_one_to_train_on() -> None:

@@ -30,7 +30,7 @@ def test_labels_that_differ_in_marks_alone_are_told_apart(capsys: pytest.Capture
         right = [said for said in names if scorers.process_results({"reply": wanted}, [said])["accuracy"]]
         assert right == [wanted]
         assert scorers.process_results({"reply": wanted}, [f" {wanted}\nSince it is."])["accuracy"] == 1
-    assert [scorers.predicted(said) for said in ("**sent**", '"Sent"', "", '"A"', "**")] == [
+    assert [scorers.predicted(said) for said in ("**sent**", '"Se\u200bnt"', "", '"A"', "**")] == [
         "Sent.", "Sent.", *3 * ["unparseable"],
     ]  # fmt: skip
 
@@ -60,6 +60,7 @@ def test_a_broken_task_grammar_or_configuration_is_told(capsys: pytest.CaptureFi
         (settings.replace("message_field: message\n", ""), "suite mine: message_field is missing"),
         (settings.replace("primary: exact", "primary: nothing"), "no score of mine; it has exact, word_f1"),
         (settings.replace("output_file: null", "output_file: answer.json"), "answer.json: "),
+        (f"{settings}knowlege_file: kb.jsonl\n", "suite.knowlege_file of suite=mine: no such knob"),
     ):
         config.write_text(text)
         assert main(["check", "mine"]) == 2
@@ -101,7 +102,7 @@ def test_check_tells_what_scorers_and_rows_disagree_on(capsys: pytest.CaptureFix
     )
     assert main(["check", "mine"]) == 2
     err = capsys.readouterr().err
-    assert f"row 'y': same group as training row '{train['id']}'" in err
+    assert f"row 'y': its group is also that of training row '{train['id']}'" in err
     assert "warning: " in err
     assert "row 'x': " in err
 
@@ -115,10 +116,10 @@ def test_check_names_the_files_that_the_configuration_names(capsys: pytest.Captu
     for name, text in (own, ("mine", config.read_text().replace("eval.jsonl", "hard.jsonl"))):
         Path(f"conf/suite/{name}.yaml").write_text(text)
         assert main(["check", name]) == 2
-        assert "suites/mine/hard.jsonl, row 'x': same text as training row" in capsys.readouterr().err
+        assert "suites/mine/hard.jsonl, row 'x': its message is that of training row" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("stray", ["Billing", "bil ling", "billing"])
+@pytest.mark.parametrize("stray", ["Billing", "bil ling", "bil\u200bling", "billing"])
 def test_a_label_written_in_two_ways_is_told(stray: str, capsys: pytest.CaptureFixture[str]) -> None:
     """It would be a class of its own, and no case be forgiven of either."""
     lines({"message": f"Ticket {i * 7919}", "reply": LABELS[i % 3]} for i in range(90))
@@ -140,7 +141,7 @@ def test_a_label_written_in_two_ways_is_told(stray: str, capsys: pytest.CaptureF
     held = Path("suites/route/train.jsonl")
     held.write_text(held.read_text().replace('"reply": "help"', '"reply": "Help"', 1), encoding="utf-8")
     assert main(["check", "route"]) == 2
-    assert "label 'Help' (1 row: row 'row-0" in (told := capsys.readouterr().err)
+    assert "label 'Help' (1 row: row 'row-" in (told := capsys.readouterr().err)
     assert told.startswith("mistake: ")
 
 
@@ -240,7 +241,7 @@ def test_check_tells_leaks_whatever_a_suite_does_with_them(mode: str, capsys: py
     train, _ = rows_of("mine")
     held.write_text(held.read_text() + json.dumps({**train[0], "id": "x"}) + "\n")
     assert main(["check", "mine"]) == 2
-    assert f"row 'x': same text as training row {train[0]['id']!r}" in capsys.readouterr().err
+    assert f"row 'x': its message is that of training row {train[0]['id']!r}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("where", ["at once", "of a row"])
@@ -298,7 +299,7 @@ def test_a_label_that_nothing_is_trained_on_is_told_at_once(capsys: pytest.Captu
     )
     scorers.write_text(own)
     assert main(["check", "mine"]) == 0
-    assert "label 'legal' (2 rows: row 'row-00" in capsys.readouterr().err
+    assert "label 'legal' (2 rows: row 'row-" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -344,9 +345,14 @@ def test_a_row_many_times_as_long_as_others_is_told(capsys: pytest.CaptureFixtur
     held = Path("suites/mine/eval.jsonl")
     first, *rest = held.read_text().splitlines()
     held.write_text("\n".join([json.dumps({**json.loads(first), "reply": 7}), *rest]))
+    articles = [{"id": f"a{n}", "title": f"On {n}", "text": f"{n} " * (900 if n == 3 else 9)} for n in range(5)]
+    Path("suites/mine/kb.jsonl").write_text("".join(json.dumps(article) + "\n" for article in articles))
+    config = Path("conf/suite/mine.yaml")
+    config.write_text(config.read_text().replace("knowledge_file: null", "knowledge_file: kb.jsonl"))
     assert main(["check", "mine"]) == 2, "a reply that is no text is told by what it scores, and is no obstacle here"
-    (told,) = [line for line in capsys.readouterr().err.splitlines() if "characters" in line]
-    assert "row 'row-00008': its message has 2,512 characters, usual are 18; such rows set memory and time" in told
+    told, article = [line for line in capsys.readouterr().err.splitlines() if "characters" in line]
+    assert "kb.jsonl, row 'a3': its text has 1,800 characters, usual are 18; such rows set memory and time" in article
+    assert "': its message has 2,512 characters, usual are 18; such rows set memory and time" in told
 
 
 def test_first_rows_unlike_the_others_are_told(capsys: pytest.CaptureFixture[str]) -> None:
@@ -421,12 +427,14 @@ def test_evaluation_rows_pasted_into_the_instructions_are_told(capsys: pytest.Ca
     told = capsys.readouterr()
     assert "mine: 40 mistakes, " in told.out
     assert "mistake: ... and 20 more\n" in told.err
-    assert f"eval.jsonl, row {held[0]['id']!r}: its text stands in instructions.md; write another example" in told.err
+    assert (
+        f"eval.jsonl, row {held[0]['id']!r}: its message or reply stands in instructions.md; write another" in told.err
+    )
     guide.write_text(own)
     system = OmegaConf.load(config).system
     config.write_text(settings.replace(system, f"{system} As to {held[3]['message']}: {held[3]['reply']}"))
     assert main(["check", "mine"]) == 2
-    assert f"row {held[3]['id']!r}: its text stands in suite.system; write" in capsys.readouterr().err
+    assert f"row {held[3]['id']!r}: its message or reply stands in suite.system; write" in capsys.readouterr().err
 
 
 AROUND = "Say what to do and by when, in two sentences, and end with the name of the team that answers."
@@ -443,7 +451,12 @@ def test_an_evaluation_row_told_with_a_word_changed_is_warned_of(capsys: pytest.
     assert "% like instructions.md, or a part of it; remove one where it gives the other away" in told
 
 
-SPELT = (("Acme {}", "ACME {}"), ("Müller {}", "Mu\u0308ller {}"), ("Acme {} Ltd", "acme  {}  Ltd"))
+SPELT = (
+    ("Acme {}", "ACME {}"),
+    ("Acme {}", "Ac\ufeffme {}"),
+    ("Müller {}", "Mu\u0308ller {}"),
+    ("Acme {} Ltd", "acme  {}  Ltd"),
+)
 
 
 @pytest.mark.parametrize("ways", SPELT)

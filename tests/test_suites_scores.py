@@ -121,7 +121,7 @@ def test_a_score_of_which_less_is_better_or_that_is_no_share_cannot_decide(
     scorers.write_text(whole.replace("int(words(said) == words(wanted))", "1 + ('7' in wanted)"))
     assert main(["check", "mine"]) == 2
     told = capsys.readouterr().err
-    assert "mistake: suite.primary=exact: is 2 for the reference reply of row 'row-0" in told
+    assert "mistake: suite.primary=exact: is 2 for the reference reply of row 'row-" in told
     assert "its own reference reply" not in told
     scorers.write_text(whole.replace("int(words(said) == words(wanted))", f"1 / (doc['id'] != {last!r})"))
     assert main(["check", "mine"]) == 2
@@ -175,12 +175,17 @@ def test_choices_of_ones_own_rows_are_scored_by_lm_eval(tmp_path: Path, capsys: 
     )
     whole = CHOICES.replace("choices\n", "mine\n", 1).replace('"Yes.", "No.", "Who knows?"', ", ".join(LABELS))
     whole = whole.replace("target: 1", "target: reply")
+    by_place = whole.replace("target: reply", f'target: "{{{{ {sorted(LABELS)}.index(reply) }}}}"')
     head = whole.partition("metric_list")[0]
-    scorers.write_text(scorers.read_text().replace("def process_results", "def other"))
+    listed = f"def listed(rows):\n    return rows.map(lambda row: {{**row, 'choices': {list(LABELS)}}})\n"
+    scorers.write_text(scorers.read_text().replace("def process_results", "def other") + listed)
     config.write_text(config.read_text().replace("primary: accuracy", "primary: acc"))
     for text, told in (
         (whole, ""),
-        (whole.replace("target: reply", "target: id"), "task.yaml: no choice is right for row 'row-000"),
+        (whole.replace("target: reply", "target: id"), "task.yaml: no choice is right for row 'row-"),
+        (by_place, "task.yaml: the choice "),
+        (whole.replace("acc_norm, aggregation: mean", "f1, aggregation: f1"), "the aggregation of f1 fails on what "),
+        (re.sub("choice: .*", "choice: choices\nprocess_docs: !function scorers.listed", whole), ""),
         (whole.replace("{metric: acc,", "{metric: exact_match,"), "suite.primary=acc: no score of mine; "),
         (whole + "process_results: !function scorers.predicted\n", "lm-eval cannot read it (AttributeError: 'dict' "),
         (whole.replace("_is_better: true", "_is_better: No"), "suite.primary=acc: less of it is better, as "),
@@ -196,12 +201,52 @@ def test_choices_of_ones_own_rows_are_scored_by_lm_eval(tmp_path: Path, capsys: 
         assert "has no process_results" not in err
 
 
+@pytest.mark.parametrize(
+    ("added", "code", "told"),
+    [
+        (
+            "  until: [' do']",
+            2,
+            ["its own reference reply, which the task ends at ' do' (its generation_kwargs: until)"],
+        ),
+        (
+            "  until: []\n  do_sample: true\n  max_gen_toks: 7\nfilter_list:\n"
+            "  - {name: strict, filter: [{function: regex, regex_pattern: 'er ([0-9]+)'}, {function: take_first}]}\n"
+            "  - {name: loose, filter: [{function: take_first}]}",
+            0,
+            [
+                "task.yaml: do_sample and temperature are passed over: a grid draws tokens as engine.temperature says",
+                "task.yaml: max_gen_toks is passed over: answers end at suite.max_new_tokens=",
+                "task.yaml: of its filters the first alone is scored by, not loose; put the right one first",
+            ],
+        ),
+    ],
+)
+def test_a_reply_is_ended_and_filtered_before_it_is_scored(
+    added: str, code: int, told: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["new", "mine", "--from", str(table()), *NAMES]) == 0
+    task, scorers = Path("suites/mine/task.yaml"), Path("suites/mine/scorers.py")
+    task.write_text(re.sub("(?m)^  (until|do_sample|max_gen_toks): .*\n", "", task.read_text()).replace(
+        "generation_kwargs:", f"generation_kwargs:\n{added}"))  # fmt: skip
+    if "filter" in added:
+        scorers.write_text(scorers.read_text().replace("words(said) == words(wanted)", "f'{said}:' in wanted.split()"))
+    assert main(["check", "mine"]) == code
+    err = capsys.readouterr().err
+    assert all(line in err for line in told), err
+
+
 def test_the_scores_of_a_suite_are_those_of_its_own_task() -> None:
-    """Not those of another file in its folder."""
+    """Not those of another file in its folder. One that is no number a row is told of lm-eval's own too."""
     assert main(["new", "mine", "--from", str(table()), *NAMES]) == 0
     Path("suites/mine/choices.yaml").write_text(CHOICES)
     told = "policy.metric=acc: no score of mine; it has exact, word_f1"
-    assert faults_of_score(load(config_of("mine")), "acc", "policy.metric") == [told]
+    data, task = load(config_of("mine")), Path("suites/mine/task.yaml")
+    assert faults_of_score(data, "acc", "policy.metric") == [told]
+    head = re.sub("process_results.*\n", "", task.read_text()).partition("metric_list")[0]
+    task.write_text(f"{head}metric_list:\n  - {{metric: bleu, aggregation: bleu, higher_is_better: true}}\n")
+    (told,) = faults_of_score(data, "bleu", "policy.metric")
+    assert told.startswith("policy.metric=bleu: is no number a row, so cells cannot be paired; have ")
 
 
 def test_scorers_import_what_stands_beside_them_and_nothing_else() -> None:
@@ -331,14 +376,14 @@ def test_rows_keep_their_reference_and_a_scorer_that_raises_names_the_row(
 @pytest.mark.parametrize(
     ("exact", "told"),
     [
-        ("1 / bool(said)", "scorers.py: raises ZeroDivisionError: division by zero on an empty reply to row 'row-0"),
+        ("1 / bool(said)", "scorers.py: raises ZeroDivisionError: division by zero on an empty reply to row 'row-"),
         (
             "int(said == wanted) if said != 'x' else 1 / 0",
             "scorers.py: raises ZeroDivisionError: division by zero on the reply 'x' to",
         ),
-        ("1.0 if said == wanted else float('nan')", "scorers.py: exact is nan on another row's reply to row 'row-0"),
-        ("1 if said == wanted else None", "scorers.py: exact is None on an empty reply to row 'row-0"),
-        ("1 if said == wanted else -1", "scorers.py: exact is -1 on an empty reply to row 'row-0"),
+        ("1.0 if said == wanted else float('nan')", "scorers.py: exact is nan on another row's reply to row 'row-"),
+        ("1 if said == wanted else None", "scorers.py: exact is None on an empty reply to row 'row-"),
+        ("1 if said == wanted else -1", "scorers.py: exact is -1 on an empty reply to row 'row-"),
     ],
 )
 def test_a_scorer_that_wrong_replies_break_is_told_before_anything_is_trained(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
@@ -28,7 +29,7 @@ from harness.adapt.lora import ADAPTER, Lora, merge
 from harness.adapt.training import collate, completion_loss
 from harness.engine.eager import Eager, EagerSession
 from harness.errors import BrokenArtifact, DoesNotFit, UserError
-from harness.execute import _adapt, able
+from harness.execute import _adapt, _quantize, able
 from harness.loading import load
 from harness.measure.fidelity import write_reference
 from harness.prompt import IGNORED
@@ -53,7 +54,7 @@ ROWS = [
 
 
 def test_completion_loss_is_the_models_own(model: LlamaForCausalLM) -> None:
-    batch = collate(0, ROWS)
+    batch = collate(0, None, ROWS)
     own = model(**batch).loss
     ours = completion_loss(model, batch)
     assert torch.isclose(own, ours, rtol=1e-5)
@@ -61,7 +62,7 @@ def test_completion_loss_is_the_models_own(model: LlamaForCausalLM) -> None:
 
 
 def test_its_gradient_too(model: LlamaForCausalLM) -> None:
-    batch = collate(0, ROWS)
+    batch = collate(0, None, ROWS)
     grads = []
     for loss in (model(**batch).loss, completion_loss(model, batch)):
         model.zero_grad()
@@ -71,12 +72,13 @@ def test_its_gradient_too(model: LlamaForCausalLM) -> None:
 
 
 def test_collate_pads_on_the_right_to_few_widths_and_labels_nothing_there() -> None:
-    batch = collate(0, ROWS)
+    batch = collate(0, 64, ROWS)
     assert [row[:6] for row in batch["input_ids"].tolist()] == [[5, 6, 7, 8, 9, 0], [1, 2, 3, 0, 0, 0]]
     assert batch["labels"].tolist()[1] == [IGNORED, 2, 3] + [IGNORED] * 29
     assert batch["attention_mask"].tolist()[1] == [1] * 3 + [0] * 29
-    widths = {collate(0, [{"input_ids": [1] * n, "labels": [1] * n}])["labels"].shape[1] for n in range(1, 65)}
-    assert widths == {32, 64}
+    for most, widths in ((None, {32, 64}), (64, {32, 64}), (60, {32, 60})):
+        rows = [[{"input_ids": [1] * n, "labels": [1] * n}] for n in range(1, (most or 64) + 1)]
+        assert {collate(0, most, row)["labels"].shape[1] for row in rows} == widths, "no wider than the model reads"
 
 
 @pytest.fixture(scope="module")
@@ -223,17 +225,40 @@ def test_a_row_longer_than_the_models_context_ends_a_training(tmp_path: Path, ad
 
 
 @pytest.mark.parametrize("adaptation", ["prompt_rag", "as_is"])
-def test_a_row_longer_than_the_models_context_is_not_quantized_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adaptation: str
+def test_what_a_model_cannot_read_is_neither_adapted_nor_quantized_for(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adaptation: str
 ) -> None:
+    """Rows beyond its context, and tokens that were added to the tokenizer alone."""
     LlamaForCausalLM(shape(LlamaConfig, max_position_embeddings=64)).save_pretrained(tmp_path / "base")
     tokenizer().save_pretrained(tmp_path / "base")
-    data = suite_data(train=SIX, validation=SIX, evaluation=({"id": "e1", "message": "?" * 70},), max_new_tokens=34)
-    monkeypatch.setattr("harness.execute._data", lambda step: data)
-    (tmp_path / "out").mkdir()
-    step: Any = SimpleNamespace(component=cell(f"adaptation={adaptation}").adaptation)
+    long: dict[str, Any] = {**SIX[0], "id": "e1", "reply": "?" * 70}
+    asked = {**long, "message": "?" * 70}
+    step: Any = SimpleNamespace(component=cell(f"adaptation={adaptation}", "adaptation.retrieval=none").adaptation)
+
+    def run(work: Any, base: Path, **rows: Any) -> None:
+        data = suite_data(**{"train": SIX, "validation": SIX, **rows}, max_new_tokens=34)
+        monkeypatch.setattr("harness.execute._data", lambda step: data)
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        (tmp_path / "out").mkdir()
+        work(step, [base], tmp_path / "out", CONTEXT)
+
     with pytest.raises(DoesNotFit, match=r"row e1 has \d+ tokens with its prompt and an answer of up to 34, .* 64;"):
-        _adapt(step, [tmp_path / "base"], tmp_path / "out", CONTEXT)
+        run(_adapt, tmp_path / "base", evaluation=(asked,))
+    with pytest.raises(DoesNotFit, match=r"row e1 has \d+ tokens with its prompt, where it holds 64; shorten"):
+        run(_adapt, tmp_path / "base", validation=(long,))
+    words = tokenizer()
+    words.add_special_tokens({"additional_special_tokens": ["<|turn|>"]})
+    words.chat_template = "{% for m in messages %}<|turn|>{{ m.content }}{% endfor %}"
+    own = shutil.copytree(base, tmp_path / "added")
+    words.save_pretrained(own)
+    for rows in ({"evaluation": (asked,)}, {}):
+        with pytest.raises(UserError, match=r"makes '<\|turn\|>' the token 96, and the model embeds 96 \(the first"):
+            run(_adapt, own, **rows)
+    step = SimpleNamespace(component=cell("quantization=gptq", "quantization.group_size=32").quantization)
+    monkeypatch.setattr("harness.execute.read_manifest", lambda folder: {"facts": {}})
+    monkeypatch.setattr("harness.quantize.gptq.Gptq.__call__", lambda *_: {})
+    with pytest.raises(DoesNotFit, match=r"row e1 has \d+ tokens with its prompt, where it holds 64; shorten"):
+        run(_quantize, tmp_path / "base", train=(*SIX, long))
 
 
 @pytest.mark.parametrize("adaptation", [Lora(rank=4, epochs=1), FullFt(epochs=1)])
@@ -262,6 +287,21 @@ def test_weights_that_are_missing_are_not_drawn(base: Path, tmp_path: Path, adap
               lacking / "model.safetensors", {"format": "pt"})  # fmt: skip
     with pytest.raises(BrokenArtifact, match=r"does not fit its model: missing_keys: (model|lm_head)\."):
         adaptation(lacking, suite_data(train=SIX, validation=SIX), tmp_path / "out", CONTEXT)
+
+
+def test_masks_that_older_releases_saved_are_no_weights(tmp_path: Path) -> None:
+    """With each GPT-Neo, and with a GPT-2 that was tuned by one."""
+    made("windows called local").save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    own = load_file(tmp_path / "model.safetensors")
+    for names, told in (
+        (("attn.attention.bias", "attn.attention.masked_bias", "attn.masked_bias"), ""),
+        (("attn.attention.q_proj.bias",), "unexpected_keys: transformer.h.0.attn.attention.q_proj"),
+    ):
+        more = {f"transformer.h.0.{name}": torch.ones(1) for name in names}
+        save_file({**own, **more}, tmp_path / "model.safetensors", {"format": "pt"})
+        with pytest.raises(BrokenArtifact, match=told) if told else contextlib.nullcontext():
+            load(tmp_path, CONTEXT)
 
 
 @pytest.mark.parametrize("adaptation", [Lora(rank=4, epochs=1), Lora(rank=4, epochs=1, classify=True)])

@@ -68,11 +68,10 @@ class Lora(training.Training):
     classify: bool = False
 
     LEAST: ClassVar[Mapping[str, int]] = {"rank": 1, "alpha": 1, **training.Training.LEAST}
-    VERSION: ClassVar[int] = 10
+    VERSION: ClassVar[int] = 11
     GUIDED: ClassVar[bool] = False
     ADAPTER: ClassVar[bool] = True  # stays beside the merged weights
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "peft", "bm25s")
-    REQUIRES: ClassVar[tuple[str, ...]] = ("peft", "bm25s")
 
     def __post_init__(self) -> None:
         training.Training.__post_init__(self)

@@ -14,15 +14,16 @@ import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from harness.adapt.lengths import demand_context, demand_room
 from harness.anatomy import below_adapters, beside_text
 from harness.directory import attention_of, came_quantized, classifies
 from harness.environment import give_memory_back
 from harness.errors import BrokenArtifact, UserError
-from harness.loading import demand_fit
+from harness.lengths import demand_context, demand_room
+from harness.loading import context_tokens, demand_fit
 from harness.prompt import (
     IGNORED,
     Prompter,
@@ -76,12 +77,13 @@ class Trained:
     facts: Mapping[str, Json]
 
 
-def collate(pad: int, rows: Sequence[Mapping[str, list[int]]]) -> dict[str, Any]:
-    """Rows padded on the right to the longest, and to a multiple of `SHAPE_STEP`: on a CPU each new length left memory
-    behind, 50 MB a step of eight rows."""
+def collate(pad: int, most: int | None, rows: Sequence[Mapping[str, list[int]]]) -> dict[str, Any]:
+    """Rows padded on the right to the longest, and to a multiple of `SHAPE_STEP`, or the `most` that their model reads:
+    on a CPU each new length left memory behind, 50 MB a step of eight rows."""
     import torch
 
     width = -(-max(len(r["input_ids"]) for r in rows) // SHAPE_STEP) * SHAPE_STEP
+    width = min(width, most or width)
 
     def padded(values: list[int], filler: int) -> list[int]:
         return values + [filler] * (width - len(values))
@@ -238,7 +240,8 @@ def train(
     # weights that are trained stay in float32, small updates would be lost in 16 bits; frozen ones only compute
     dtype = torch.bfloat16 if mixed and adapted else torch.float32
     model = untrained(base, classes, dtype, pad)
-    demand_context(model, (*data.train, *data.validation), [len(made["input_ids"]) for made in (*fit, *validation)])
+    read = [made["input_ids"] for made in (*fit, *validation)]
+    demand_context(model.config, tokenizer, (*data.train, *data.validation), read)
     demand_room(model, tokenizer, prompter, data, 0 if classes else data.max_new_tokens)
     model = model.to(context.device)
     for weight in beside_text(model):
@@ -247,7 +250,8 @@ def train(
         model = adapted(model)
         for weight in model.parameters():
             weight.data = weight.data.float() if weight.requires_grad else weight.data  # a new head too
-    first = {k: v.to(context.device) for k, v in collate(pad, fit[:1]).items()}
+    batched = partial(collate, pad, context_tokens(model.config))
+    first = {k: v.to(context.device) for k, v in batched(fit[:1]).items()}
     own_loss = not classes and not _agrees(model, first)
 
     class CompletionTrainer(Trainer):  # type: ignore[misc]
@@ -267,7 +271,7 @@ def train(
 
     trainer = CompletionTrainer(
         model=model, args=_arguments(knobs, len(fit), checkpoints, context, mixed),
-        train_dataset=fit, eval_dataset=validation, data_collator=lambda batch: collate(pad, batch),
+        train_dataset=fit, eval_dataset=validation, data_collator=batched,
         callbacks=[Told(), *([EarlyStoppingCallback(knobs.patience)] if knobs.epochs > 1 else [])],
     )  # fmt: skip
     before = _sums(model)

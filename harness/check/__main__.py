@@ -11,6 +11,7 @@ import math
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -20,12 +21,12 @@ from rich.console import Console
 
 from harness import ledger
 from harness.check import fresh, outputs, rules, subject
-from harness.check.answers import ENDED, chosen, elsewhere, of_suites, rows_to_pass
+from harness.check.answers import ENDED, chosen, elsewhere, length_trial, of_suites, pairs, rows_to_pass
 from harness.check.judge import judge
 from harness.check.timing import latency_trials
 from harness.check.trial import Judgement, Verdict
 from harness.errors import UserError
-from harness.escaping import visible
+from harness.escaping import terminal_text
 from harness.files import cannot_write
 from harness.terminal import Arguments, end_at_sigterm, ended, speaker, tell
 from harness.wording import plural
@@ -96,8 +97,12 @@ def _mistakes(a: argparse.Namespace, runs: Sequence[str], changes: Sequence[str]
         found.append(
             "--model takes its configuration from --baseline; to make a first baseline run the grid, then save it"
         )
-    if (to := a.save_baseline) and (why := "is a folder" if os.path.isdir(to) else cannot_write(to.parent)):
+    if (to := a.save_baseline) and (
+        why := "is a folder" if os.path.isdir(to) else cannot_write(Path(os.path.realpath(to)).parent)
+    ):
         found.append(f"--save-baseline {to}: cannot be written ({why}); give another file")
+    if a.out and (why := cannot_write(a.out)):
+        found.append(f"--out {a.out}: cannot be written ({why}); give another folder")
     return found
 
 
@@ -144,8 +149,9 @@ def _judged(a: argparse.Namespace, runs: Sequence[str], changes: Sequence[str]) 
 
 
 def _few(kept: subject.Side, limits: rules.Rules) -> list[str]:
-    """A line for the scores of each cell of a baseline whose groups are too few to show of answers in other words that
-    they are as good, where that keeps a candidate from passing; and for those that cannot be judged at all."""
+    """A line for the scores and length of each cell of a baseline whose groups are too few to show of answers in other
+    words that they are as good, where that blocks; and for scores that cannot be judged at all. Groups of other sizes
+    are worth fewer: the square of all rows over the sum of the squares of sizes (Kish 1965, Survey Sampling)."""
     found: list[str] = []
     names_of = of_suites(kept.cells)
     for c in kept.cells:
@@ -154,16 +160,26 @@ def _few(kept: subject.Side, limits: rules.Rules) -> list[str]:
         except UserError as error:
             found += error.mistakes
             continue
-        few: dict[tuple[int, int], list[str]] = {}
-        for name, section, unnamed in wanted if limits.inconclusive == "block" else ():
-            rows = [r for r in c.rows if name == ENDED or r.scores.get(name) is not None]
-            groups, least = len({r.group or r.id for r in rows}), rows_to_pass(section.margin, limits.alpha)
-            if section.blocks and rows and groups < least and not (unnamed and len(rows) < len(c.rows)):
-                few.setdefault((groups, least), []).append(name)
+        asked = [
+            (name, section.margin, rows)
+            for name, section, unnamed in wanted
+            if section.blocks and (rows := [r for r in c.rows if name == ENDED or r.scores.get(name) is not None])
+            and not (unnamed and len(rows) < len(c.rows))
+        ]  # fmt: skip
+        length = length_trial(c.id, pairs(c, c)[0], limits.length, c.knobs.get("suite.max_new_tokens"))
+        asked += [(length.metric, length.margin, list(c.rows))] if length and length.blocks and c.rows else []
+        few: dict[tuple[int, int, int], list[str]] = {}
+        for name, margin, rows in asked if limits.inconclusive == "block" else ():
+            sizes = Counter(r.group or r.id for r in rows)
+            worth = round(len(rows) ** 2 / sum(n**2 for n in sizes.values()))
+            if worth < (least := rows_to_pass(margin, limits.alpha)):
+                few.setdefault((len(sizes), worth, least), []).append(name)
         found += [
-            f"{c.id}: {', '.join(names)}: {plural(groups, 'group')} of rows, and it takes {least} for a candidate to "
-            f"pass that answers in other words and scores the same; give more rows, or judge by a wider margin (--set)"
-            for (groups, least), names in few.items()
+            f"{c.id}: {', '.join(names)}: {plural(groups, 'group')} of rows"
+            f"{f' of other sizes, worth {worth},' if worth < groups else ','} and it takes {least} to show of a "
+            "candidate that answers in other words and scores the same that it is as good; give more rows, or judge by "
+            "a wider margin (--set)"
+            for (groups, worth, least), names in few.items()
         ]
     return found
 
@@ -204,12 +220,15 @@ def _next(a: argparse.Namespace, candidate: subject.Side, found: Judgement) -> t
     if found.exit_code or open_:
         why = "the candidate does not pass" if found.exit_code else f"{open_} inconclusive"
         return f"not saved, {why}; the old one stays", None
-    if worse and a.save_baseline.resolve() == a.baseline.resolve():
+    in_place = a.save_baseline.resolve() == a.baseline.resolve()
+    if worse and in_place:
         return f"not saved, the candidate passes and is shown to be worse: {worse}; the old one stays", None
+    luck = "; by what passes it moves up with luck, so judge by a file that stays as well"
     judged = {f.trial.cell for f in found.findings}
     kept = subject.Side(candidate.source, tuple(c for c in candidate.cells if c.id in judged))
     subject.content(kept)
-    return f"{a.save_baseline}{f', shown to be worse than {a.baseline}: {worse}' if worse else ''}", kept
+    than = f", shown to be worse than {a.baseline}: {worse}" if worse else ""
+    return f"{a.save_baseline}{than}{luck if in_place else ''}", kept
 
 
 def _run(a: argparse.Namespace, console: Console) -> int:
@@ -221,7 +240,7 @@ def _run(a: argparse.Namespace, console: Console) -> int:
         raise UserError(mistakes)
     if a.baseline is None:
         _keep(_candidate(a, runs[0]), a.save_baseline, rules.load(a.rules, a.set))
-        console.print(visible(f"baseline: {a.save_baseline}"), highlight=False, soft_wrap=True, markup=False)
+        console.print(terminal_text(f"baseline: {a.save_baseline}"), soft_wrap=True)
         return 0
     if earlier := a.out or (Path(runs[0]) / "check" if runs else None):
         ledger.forget_verdict(earlier)
@@ -231,9 +250,9 @@ def _run(a: argparse.Namespace, console: Console) -> int:
     if kept:
         _keep(kept, a.save_baseline, found.rules)
     outputs.show(found, console)
-    console.print(visible(f"page: {page}"), highlight=False, soft_wrap=True, markup=False)
+    console.print(terminal_text(f"page: {page}"), soft_wrap=True)
     if told:
-        console.print(visible(f"baseline: {told}"), highlight=False, soft_wrap=True, markup=False)
+        console.print(terminal_text(f"baseline: {told}"), soft_wrap=True)
     return found.exit_code
 
 

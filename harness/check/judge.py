@@ -32,7 +32,7 @@ from harness.check.answers import (
 from harness.check.rules import Rules
 from harness.check.sequential import level
 from harness.check.subject import Side, Subject
-from harness.check.timing import computing, latency_trials, limit_trials
+from harness.check.timing import computing, latency_trials, limit_trials, otherwise
 from harness.check.trial import Finding, Flip, Judgement, Trial, Verdict
 from harness.errors import UserError
 from harness.statistics import Paired
@@ -83,7 +83,7 @@ def refuse_other_suites(both: Sequence[tuple[Subject | None, Subject]], decides:
             continue
         if a.rows and a.scoring != b.scoring:
             mistakes.append(
-                f"{a.id}: suite {a.suite} is scored otherwise now (scorers, task or limit of tokens); {again}"
+                f"{a.id}: suite {a.suite} is scored otherwise now (task, scorers, what they read, token limit); {again}"
             )
         if decides and a.primary and b.primary not in ("", a.primary):
             mistakes.append(
@@ -147,11 +147,23 @@ def judge(candidate: Side, baseline: Side, rules: Rules, looks: Looks | None = N
     notes = [f"{a.id} {line}, so that some answers may differ without a change of yours"
         for a, b in both if a and not a.failed and (line := computing(a, b))]  # fmt: skip
     notes += [f"{c.id} is not in the baseline, and was not judged" for c in candidate.cells if c.id not in judged]
+    beside: dict[str, list[str]] = {}
+    for a, b in both:
+        if a and (line := _beside_the_model(a, b)):
+            beside.setdefault(line, []).append(a.id)
+    notes += [f"{_few(ids)}: {line}" for line, ids in beside.items()]
     against = next((b.id for a, b in both if a and a.id != b.id), "")
     return Judgement(
         candidate.source, baseline.source, rules, tuple(findings), tuple(flipped), tuple(notes),
         exit_code(findings, rules), looks.share, against, baseline.digest,
     )  # fmt: skip
+
+
+def _beside_the_model(a: Subject, b: Subject) -> str:
+    """Versions that differ and, where ids are equal, knobs: what both sides say, but for how it was measured."""
+    now, same = a.knobs, a.id == b.id
+    then = {k: v for k, v in b.knobs.items() if k in now and k.startswith("versions." if not same else "")}
+    return otherwise(now, {k: v for k, v in then.items() if not (k.startswith("measure.") or k.endswith(".target"))})
 
 
 def _not_measured(cell: str, what: str, why: str) -> Trial:
@@ -162,7 +174,10 @@ def _answers(a: Subject, b: Subject, rows: Pairs, wanted: Wanted, rules: Rules, 
     lower = {*a.lower, *b.lower}
     found = [score_trial(name, section, a.id, rows, name in lower, unnamed) for name, section, unnamed in wanted]
     found += told_trials(a, b, rules.quality, whole=len(looks.shares) == 1 and looks.share >= 1)
-    length = length_trial(a.id, rows, rules.length)
+    length = length_trial(a.id, rows, rules.length, b.knobs.get("suite.max_new_tokens"))
+    if length and len({b.group or b.id for _, b in rows}) < (least := rows_to_pass(length.margin, rules.alpha)):
+        few = f"a few answers that run on to the limit of tokens are seen in {least} groups of rows or more"
+        length = replace(length, note=length.note or few)
     return [*found, *([length] if length else [])]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,7 +119,7 @@ def show(found: Judgement, console: Console) -> None:
     tolerated."""
     from rich.table import Table
 
-    console.print(terminal_text(subtitle(found)), highlight=False, soft_wrap=True)
+    console.print(terminal_text(subtitle(found)), soft_wrap=True)
     wide = console.width >= 115
     columns = ("metric", "before", "after", "change", *(("tolerated",) if wide else ()))
     for cell, rows in groupby(zip(lines(found), found.findings, strict=True), key=lambda pair: pair[0]["cell"]):
@@ -133,18 +134,14 @@ def show(found: Judgement, console: Console) -> None:
             table.add_row(f"[{style}]{line['mark']}[/]", *middle, verdict)
         console.print(table)
         for metrics, why in reasons([line for line, _ in pairs]):
-            console.print(terminal_text(f"  {metrics}: {why}"), highlight=False, soft_wrap=True)
+            console.print(terminal_text(f"  {metrics}: {why}"), soft_wrap=True)
         console.print()
     for note in found.notes:
-        console.print(terminal_text(note), highlight=False, soft_wrap=True)
+        console.print(terminal_text(note), soft_wrap=True)
     if found.flips:
         lost = sum(bool(f.lost) for f in found.flips)
-        console.print(
-            f"{lost} rows lost a score, {len(found.flips) - lost} only gained; the page shows them", highlight=False
-        )
-    console.print(
-        f"[bold]{terminal_text(headline(found))}[/] (exit {found.exit_code})", highlight=False, soft_wrap=True
-    )
+        console.print(f"{lost} rows lost a score, {len(found.flips) - lost} only gained; the page shows them")
+    console.print(f"[bold]{terminal_text(headline(found))}[/] (exit {found.exit_code})", soft_wrap=True)
 
 
 # -------------------------------------------------------------------------------------------------------------- files
@@ -233,7 +230,7 @@ def markdown(found: Judgement) -> str:
     parts += [f"- {markdown_text(note)}" for note in found.notes]
     lost = [f for f in found.flips if f.lost]
     if lost:
-        ids = ", ".join(markdown_text(f"{f.row} ({', '.join(f.lost)})") for f in map(_shown, lost[:10]))
+        ids = ", ".join(markdown_text(f"{f.row} ({', '.join(f.lost)})") for f in lost[:10])
         parts.append(f"{len(lost)} rows lost a score: {ids}{', …' if len(lost) > 10 else ''}")
     return "\n".join(parts).rstrip() + "\n"
 
@@ -243,19 +240,13 @@ def _verdict(found: Judgement) -> Verdict:
 
 
 def _shown(flip: Flip) -> Flip:
-    """A flip whose texts are visible and of bounded length."""
+    """A flip whose texts are of bounded length."""
 
     def text(value: str | None) -> str | None:
-        if value is None:
-            return None
-        whole = visible(value)
-        over = len(whole) - SHOWN_CHARACTERS
-        return whole if over <= 0 else f"{whole[:SHOWN_CHARACTERS]} … [{over:,} more characters]"
+        over = len(value or "") - SHOWN_CHARACTERS
+        return value if value is None or over <= 0 else f"{value[:SHOWN_CHARACTERS]} … [{over:,} more characters]"
 
-    return Flip(
-        visible(flip.cell), visible(flip.row), visible(flip.case), tuple(map(visible, flip.lost)),
-        tuple(map(visible, flip.gained)), text(flip.message), text(flip.before), text(flip.after),
-    )  # fmt: skip
+    return replace(flip, message=text(flip.message), before=text(flip.before), after=text(flip.after))
 
 
 def html(found: Judgement) -> str:

@@ -13,18 +13,19 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from harness.errors import UserError
 from harness.files import parse
 from harness.ledger import read_grid, read_rows, sealed, write_text
+from harness.rows import refuse_others
 from harness.statistics import place
-from harness.types import Json, RunRecord, Status
+from harness.types import Json, RunRecord, Status, knobs
 from harness.wording import labels
 
 KIND, SCHEMA = "harness baseline", 2
@@ -58,9 +59,9 @@ class Row:
 @dataclass(frozen=True, slots=True)
 class Subject:
     """One cell as the gate sees it. `values` are single numbers by metric, `lower` the scores where less is better,
-    `samples` raw times by metric. `machine` is what must be alike for times to be compared, `timed` the knobs of the
-    timing and its version; `noise` says what else the machine did. `drift` is how many times as long its slowest round
-    took. `content` is a digest of the model's files, which a baseline file does not keep."""
+    `samples` raw times by metric. `machine` is what must be alike for times to be compared, and versions of libraries,
+    `timed` the knobs of the timing and its version; `noise` says what else the machine did. `drift` is how many times
+    as long its slowest round took. `content` is a digest of the model's files, which a baseline file does not keep."""
 
     id: str
     suite: str
@@ -82,6 +83,12 @@ class Subject:
     def supported(self) -> bool:
         """Whether it can be run at all."""
         return not self.failed.startswith(f"{Status.UNSUPPORTED}: ")
+
+    @property
+    def knobs(self) -> dict[str, Json]:
+        """Its configuration by the names of overrides, and the versions of libraries."""
+        whole = {**self.config, "versions": self.machine.get("versions")}
+        return {name[1:].replace(".params.", "."): value for name, value in knobs(whole, "")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +140,8 @@ def _read_run(run: Path) -> Side:
 
 def _subject(run: Path, record: RunRecord) -> Subject:
     rows = read_rows(run, record)
-    _refuse_others(run, record, rows)
+    if rows:
+        refuse_others(run, record, rows)
     latency = record.params("measure").get("latency", {})
     timings = [step["facts"] for kind, step in record.steps.items() if kind.startswith("latency")]
     drift = record.value("round_drift")
@@ -150,7 +158,7 @@ def _subject(run: Path, record: RunRecord) -> Subject:
             if m.metric.startswith("quality/") and m.better == "lower"
         ),
         samples={name: m.samples for name in SAMPLED if (m := record.value(f"{name}/p50")) and m.samples},
-        machine={k: record.environment.get(k) for k in ("device", "hardware", "dtype")},
+        machine={k: record.environment.get(k) for k in ("device", "hardware", "dtype", "versions")},
         timed={**{k: latency.get(k) for k in TIMED_ALIKE}, "version": record.digest_of("latency", "latency") or None},
         noise=tuple(dict.fromkeys(str(line) for facts in timings for line in facts.get("noise", ()))),
         drift=drift.value if drift else 1.0,
@@ -158,23 +166,6 @@ def _subject(run: Path, record: RunRecord) -> Subject:
         failed="" if record.status is Status.OK else f"{record.status}: {record.reason}",
         content=record.digest_of("base", "content"),
     )
-
-
-def _refuse_others(run: Path, record: RunRecord, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Raises `UserError` where the rows beside a record are not those that its means were taken of. A mean is what has
-    an interval of shares; rows that lack a number, or stand there twice, are told when they are judged or kept."""
-    scores = {r["id"]: r["scores"] for r in rows}.values()
-    for m in record.measurements if rows else ():
-        name = m.metric.removeprefix("quality/")
-        found = [s[name] for s in scores if name in s]
-        mean = name != m.metric and m.interval and m.interval.method.startswith("wilson")
-        if not mean or not all(is_number(v) and 0 <= v <= 1 for v in found):
-            continue
-        if not found or not math.isclose(fmean(found), m.value, rel_tol=1e-6):
-            raise UserError(
-                f"{run}: the rows of {record.id} are not those of its record ({name} is {m.value:.1%} of {m.n} rows "
-                "there); keep run folders as they were written, or run the grid again"
-            )
 
 
 def _rows(run: Path, cell: str, rows: Sequence[Mapping[str, Any]]) -> tuple[Row, ...]:
@@ -210,8 +201,8 @@ def joined(parts: Sequence[Subject]) -> Subject:
 
 
 def save(side: Side, path: Path) -> None:
-    """Writes a baseline of the cells that can be run. Raises `UserError` where `content` does."""
-    write_text(path, content(side))
+    """Writes a baseline of the cells that can be run, where a link leads to. Raises `UserError` as `content` does."""
+    write_text(Path(os.path.realpath(path)), content(side))
 
 
 def content(side: Side) -> str:

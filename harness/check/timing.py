@@ -3,21 +3,26 @@
 Times are compared on one class of hardware only, and worse takes both a factor and a statistical difference, which is
 asv's rule. A run's own samples do not show how far the whole run drifted, so "slower" means beyond `noise`, and
 passing means that `limit` is ruled out. Tests are Welch's t of logarithms, a fifth of the samples trimmed at each end
-(Yuen 1974, Biometrika 61:165), so that a hiccup in one request decides nothing.
+(Yuen 1974, Biometrika 61:165), so that a hiccup in one request decides nothing. What that trims away is looked at by
+itself: both sides time the same prompts in one order, and in an unchanged model chance alone slows down either.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from harness.check.rules import Latency, Limit
 from harness.check.subject import Subject
 from harness.check.trial import Trial, Verdict
+from harness.statistics import mcnemar
+from harness.types import Json
 
 TRIM = 0.2
+TAIL = 0.05  # the one-sided p from which some slow requests are more than chance: five of them, if none is as fast
+HELD_ALIKE = ("batch_size", "batch_tokens", "natural_requests", "clients", "open_requests")  # for memory
 
 
 def slower(times: Sequence[float], others: Sequence[float], ratio: float) -> tuple[float, float]:
@@ -63,8 +68,12 @@ def _latency(candidate: Subject, baseline: Subject, trial: Trial, rules: Latency
     p_worse, low = slower(after, before, noise)
     p_within, high = slower(before, after, wider / rules.limit)
     near = ratio >= rules.factor
+    slow, fast, p_tail = tail(after, before, wider * rules.limit)
     disturbed = bool(candidate.noise or baseline.noise)
     notes = [f"rounds of one run took up to {drift:.2f} times as long as others"] if wider > 1 else []
+    if p_tail <= TAIL:
+        far = f"{wider * rules.limit:.3g} times as"
+        notes.append(f"{slow} of {len(after)} requests took over {far} long as the others did, {fast} {far} short")
     if [round(t, 3) for t in after] == [round(t, 3) for t in before]:  # as a baseline file keeps them
         notes.append("the candidate's times are the baseline's own measurement, taken from the store")
     for line in dict.fromkeys((*candidate.noise, *baseline.noise)):
@@ -75,9 +84,19 @@ def _latency(candidate: Subject, baseline: Subject, trial: Trial, rules: Latency
         trial, before=then, after=now, change=ratio, low=low, high=1 / high,
         note="; ".join(notes),
         # beside other work either side may be slower, or (a core kept awake) faster: that decides nothing
-        p_worse=p_worse if near and not disturbed else 1.0,
-        p_within=p_within if not near and not disturbed else 1.0,
+        p_worse=1.0 if disturbed else min(1.0, 2 * min(p_worse if near else 1.0, p_tail)),
+        p_within=p_within if not near and not disturbed and p_tail > TAIL else 1.0,
     )  # fmt: skip
+
+
+def tail(times: Sequence[float], others: Sequence[float], limit: float) -> tuple[int, int, float]:
+    """How many requests, paired as they were asked, took more than `limit` times as long as others, beyond what
+    typical ones did, how many so much less, and the one-sided exact p of as many by chance."""
+    pace = typical(times) / typical(others)
+    both = list(zip(times, others, strict=False))  # by rounds, of which one run may have more
+    slow = sum(a > limit * max(1.0, pace) * b for a, b in both)
+    fast = sum(limit * a < pace * b for a, b in both)
+    return slow, fast, mcnemar(slow, fast) / 2 if slow > fast else 1.0
 
 
 def _incomparable(candidate: Subject, baseline: Subject, name: str) -> str | None:
@@ -90,11 +109,18 @@ def _incomparable(candidate: Subject, baseline: Subject, name: str) -> str | Non
             return f"the {side} has {len(times)} raw samples of it; two are the least"
         if not all(math.isfinite(t) and t > 0 for t in times):
             return f"the {side} has a time that is no number above 0"
-    knobs = [k for k in baseline.timed if candidate.timed.get(k) != baseline.timed[k]]
-    if knobs:
-        told = ", ".join(f"{k} {baseline.timed[k]} before and {candidate.timed.get(k)} now" for k in knobs)
-        return f"timed otherwise: {told}"
-    return None
+    return _timed_otherwise(candidate, baseline)
+
+
+def otherwise(now: Mapping[str, Json], then: Mapping[str, Json]) -> str:
+    """What is not now as it was then, in a line."""
+    changed = [k for k in then if now.get(k) != then[k]]
+    return ", ".join(f"{k} {then[k]!s:.40} before and {now.get(k)!s:.40} now" for k in changed)
+
+
+def _timed_otherwise(candidate: Subject, baseline: Subject, more: Sequence[str] = ()) -> str | None:
+    now, then = ({**{k: s.knobs.get(f"measure.latency.{k}") for k in more}, **s.timed} for s in (candidate, baseline))
+    return f"timed otherwise: {told}" if (told := otherwise(now, then)) else None
 
 
 def _other_machine(candidate: Subject, baseline: Subject) -> str | None:
@@ -114,12 +140,13 @@ def limit_trials(candidate: Subject, baseline: Subject, cell: str, rules: Limit,
     """A trial for each single number that either side has; `same_machine` says that it depends on the hardware. One
     that does not is told only where the two compute in different numbers, which the size of weights goes by."""
     found, told = [], computing(candidate, baseline)
+    unlike = _other_machine(candidate, baseline) or _timed_otherwise(candidate, baseline, HELD_ALIKE)
     for name in rules.metrics:
         if name not in baseline.values and name not in candidate.values:
             continue
         trial = Trial(cell, name, rules.blocks, "×", tolerated=f"up to {rules.limit:g} ×")
         before, after = baseline.values.get(name), candidate.values.get(name)
-        other = _other_machine(candidate, baseline) if same_machine else None
+        other = unlike if same_machine else None
         if other or before is None or after is None:
             side = "baseline" if before is None else "candidate"
             found.append(replace(trial, sure=Verdict.NOT_MEASURED, note=other or f"the {side} has no such number"))

@@ -53,13 +53,6 @@ class Case:
             return paired_over_seeds([a[s][both] for s in seeds], [b[s][both] for s in seeds], groups)
         return paired(mine[both].tolist(), other[both].tolist(), groups)
 
-    def shares_rows(self, c: Candidate) -> bool:
-        """Whether a candidate and the best have scores on the same rows, in each suite."""
-        best = self.found.best
-        assert best is not None
-        both = [t.values[:, [self.place(c), self.place(best)]] for t in self.tables.values()]
-        return all(bool((columns >= 0).all(axis=1).any()) for columns in both)
-
     def place(self, c: Candidate) -> int:
         """The place of a candidate, which is its column."""
         return next(n for n, other in enumerate(self.facts.candidates) if other.id == c.id)

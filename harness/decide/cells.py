@@ -50,9 +50,16 @@ def memory(record: RunRecord) -> Measurement | None:
     return next((m for name in MEMORY if (m := record.value(name))), None)
 
 
+def is_quantized(record: RunRecord) -> bool:
+    """Whether a cell's weights are quantized, by its name, and where they were stored as they came by what that was:
+    `replaced_modules` is 0 of plain weights, None of a checkpoint that came quantized, and left out by GPTQ and AWQ."""
+    facts = record.steps.get("quantize", {}).get("facts") or {}
+    return record.quantization not in UNQUANTIZED and facts.get("replaced_modules") != 0
+
+
 def simplicity(record: RunRecord) -> tuple[int, int, str]:
     """Sorts the simpler cell first: prompting, then LoRA, then full fine-tuning; unquantized before quantized."""
-    return *simple_first(record.adaptation, record.quantization), record.id
+    return simple_first(record.adaptation, record.quantization)[0], int(is_quantized(record)), record.id
 
 
 def simple_first(adaptation: str, quantization: str) -> tuple[int, int]:
@@ -107,9 +114,9 @@ def parent_of(r: RunRecord, ok: Iterable[RunRecord]) -> RunRecord | None:
     """The same adaptation unquantized, of these cells."""
     same = (
         p for p in ok
-        if (*kin(p), p.adaptation) == (*kin(r), r.adaptation) and p.quantization in UNQUANTIZED
+        if (*kin(p), p.adaptation) == (*kin(r), r.adaptation) and not is_quantized(p)
     )  # fmt: skip
-    return None if r.quantization in UNQUANTIZED else next(same, None)
+    return next(same, None) if is_quantized(r) else None
 
 
 def curve_of(cell: RunRecord, records: Iterable[RunRecord]) -> list[RunRecord]:

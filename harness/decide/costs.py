@@ -8,13 +8,33 @@ from typing import Any
 
 from harness.decide.findings import CostLine, HostedLine
 from harness.decide.policy import COST
-from harness.pricing import serving_usd
 from harness.statistics import share_of_mean
-from harness.types import RunRecord, Status
+from harness.types import Measurement, RunRecord, Status
 
 BATCHED, GOODPUT = "batched", "goodput"
 BUILDS = ("base", "adapt", "quantize")
 NORMAL_95 = 1.96
+
+
+def serving_usd(rate: float, usd_per_hour: float, utilization: float) -> float:
+    """US dollars that 1,000 requests cost at `rate` a second on hardware at this price, at work for such a share of the
+    time: `1000 * usd_per_hour / 3600 / (rate * utilization)`."""
+    return 1000 * usd_per_hour / 3600 / (rate * utilization)
+
+
+def requests_per_second(measured: Sequence[Measurement], batch_size: int) -> float | None:
+    """The rate of full batches of replies of the mean length seen on the suite: `batch / (prefill + steps * step)`,
+    with prefill and step as timed for a batch. The prefill makes the first token and each step one more, up to the stop
+    token where a reply ends by itself, which is not counted in its length. A classification head has no step. None
+    where something was not measured and is needed."""
+    found = {m.metric: m.value for m in measured}
+    if not {"batch_prefill_ms", "output_tokens/mean"} <= found.keys():
+        return None
+    tokens, prefill = found["output_tokens/mean"], found["batch_prefill_ms"]
+    if "batch_step_ms" not in found:
+        return 1e3 * batch_size / prefill if tokens <= 1 else None
+    ended = 1 - found.get("truncated_share", 0.0)
+    return 1e3 * batch_size / (prefill + max(tokens + ended - 1, 0) * found["batch_step_ms"])
 
 
 def goodput(record: RunRecord, level: Mapping[str, float] | None) -> float | None:
@@ -67,11 +87,13 @@ def labelled_rows(record: RunRecord) -> int:
 
 def owed_seconds(build: Mapping[str, Any]) -> float:
     """Seconds of a whole machine that a build of so many `seconds` pays for: on a CPU it ran beside others, on
-    `threads` of the `cpu_count` cores of the machine that built it. How steps share a GPU is not known, so each pays
-    for it whole; so does one of which this was not kept."""
-    cores, threads = build.get("cpu_count"), build.get("threads")
-    share = threads / cores if build.get("device") == "cpu" and threads and cores else 1.0
-    return float((build.get("seconds") or 0.0) * min(share, 1.0))
+    `threads` of the `cpu_count` cores of the machine that built it, or for more `cpu_seconds` (GPTQ and AWQ have
+    workers of their own). How steps share a GPU is not known, so each pays for it whole; so does one of which this was
+    not kept."""
+    seconds, cores, threads = build.get("seconds") or 0.0, build.get("cpu_count"), build.get("threads")
+    if build.get("device") != "cpu" or not (threads and cores):
+        return float(seconds)
+    return float(min(max(threads * seconds, build.get("cpu_seconds") or 0.0) / cores, seconds))
 
 
 def combined(lines: Sequence[tuple[float, CostLine]]) -> CostLine:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean
 from typing import Any
 
-from harness.decide.cells import Rows, memory, quality, simple_first
+from harness.decide.cells import Rows, memory, quality, simplicity
 from harness.decide.costs import BATCHED, NORMAL_95, combined, cost_line, over_seeds
 from harness.decide.findings import CostLine
 from harness.decide.policy import P95, Policy
@@ -16,9 +16,8 @@ from harness.decide.recipes import Recipe, basis_of, lacking, recipes, scored, w
 from harness.decide.tables import Scores, compared, score_tables
 from harness.decide.twins import Twins, twins
 from harness.statistics import CONFIDENCE, share_of_mean
-from harness.types import Measurement, RunRecord, Status
+from harness.types import Pair, RunRecord, Status
 
-REACH = 0.2  # cells shown to be worse than the best by more than this (or two margins) can never be good enough
 VOLUME = 1_000_000.0  # where records name no volume
 
 
@@ -27,9 +26,9 @@ class Candidate:
     """A recipe that could be chosen: one cell, or the cells of several suites and seeds under the id of the first.
 
     `quality` is the weighted mean over suites; limits hold in each suite by itself, so `lowest_quality`, `p95_ms`,
-    `memory_bytes` and `valid` are those of its worst suite. `p95_spread` is half the width of the p95's interval, in
-    logs, and for several seeds no less than how far these are apart. `rank` sorts the simpler first: prompting, LoRA,
-    full fine-tuning, each unquantized before quantized."""
+    `memory_bytes` and `valid` are those of its worst suite. `p95_spread` is how far several seeds are apart, as half
+    the width of an interval in logs; which prompts were asked is luck that all cells share. `rank` sorts the simpler
+    first: prompting, LoRA, full fine-tuning, each unquantized before quantized."""
 
     id: str
     rank: int
@@ -40,15 +39,6 @@ class Candidate:
     memory_bytes: float | None
     valid: float | None
     cost: CostLine | None
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A candidate's quality minus that of one of highest quality, on the same rows, with its 95% interval."""
-
-    delta: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +67,7 @@ def gathered(
     ranks = _ranks(left)
     made = tuple(candidate(k, ranks[k.id], weights, basis, policy) for k in left)
     tables = score_tables(left, rows, weights, policy)
-    pairs = _pairs(possible_bests(made), made, tables, policy)
+    pairs = _pairs(possible_bests(made), made, tables)
     volumes = [v for r in records if (v := (r.config.get("price") or {}).get("volume_requests"))]
     volume = float(volumes[0]) if volumes else VOLUME
     seen = twins([r for k in left for r in k.cells], policy.pace)
@@ -92,7 +82,7 @@ def apart(candidates: int) -> float:
 
 
 def _ranks(left: Sequence[Recipe]) -> dict[str, int]:
-    orders = {k.id: simple_first(k.cells[0].adaptation, k.cells[0].quantization) for k in left}
+    orders = {k.id: simplicity(k.cells[0])[:2] for k in left}
     places = {order: n for n, order in enumerate(sorted(set(orders.values())))}
     return {i: places[order] for i, order in orders.items()}
 
@@ -107,7 +97,7 @@ def candidate(recipe: Recipe, rank: int, weights: Mapping[str, float], basis: st
         found = [m for r in ok if (m := r.value(P95))]
         if len(found) == len(ok):
             values = [m.value for m in found]
-            p95.append((fmean(values), max(fmean(map(_spread, found)), math.log1p(share_of_mean(values)))))
+            p95.append((fmean(values), math.log1p(share_of_mean(values))))
         ram.append(max((m.value for r in ok if (m := memory(r))), default=None))
         valid.append(_mean([_valid(r, policy) for r in ok]))
         costs = [c for r in ok if (c := cost_line(r, basis))]
@@ -126,12 +116,6 @@ def measured(records: Sequence[RunRecord], policy: Policy) -> list[Candidate]:
     weights = weights_of(records, policy)
     kinds = scored(recipes(records, weights), list(weights), policy)
     return [candidate(k, 0, weights, BATCHED, policy) for k in kinds]
-
-
-def _spread(m: Measurement) -> float:
-    """The larger side of a number's interval, in logs."""
-    low, high = (m.interval.low, m.interval.high) if m.interval else (m.value, m.value)
-    return max(math.log(high / m.value), math.log(m.value / low)) if min(low, m.value) > 0 else 0.0
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -176,15 +160,12 @@ def possible_bests(candidates: Sequence[Candidate]) -> list[int]:
     return found
 
 
-def _pairs(
-    bests: Sequence[int], made: Sequence[Candidate], tables: Mapping[str, Scores], policy: Policy
-) -> dict[str, dict[str, Pair]]:
+def _pairs(bests: Sequence[int], made: Sequence[Candidate], tables: Mapping[str, Scores]) -> dict[str, dict[str, Pair]]:
     """Each candidate against those that could be the best, suites put together: differences are weighted, and
     half-widths added as squares (Zou & Donner 2008, Stat. Med. 27:1693), as suites have rows of their own."""
     import numpy as np
 
     ids = [c.id for c in made]
-    reach = -max(REACH, 2 * policy.margin)
     delta, below, above = (np.zeros((len(ids), len(bests))) for _ in range(3))
     for table in tables.values():
         d, low, high = compared(bests, ids, table)
@@ -192,7 +173,7 @@ def _pairs(
         below += (table.weight * (d - low)) ** 2
         above += (table.weight * (high - d)) ** 2
     low, high = delta - np.sqrt(below), delta + np.sqrt(above)
-    known = np.isfinite(delta) & (high >= reach)
+    known = np.isfinite(delta)
     return {
         ids[best]: {
             ids[n]: Pair(float(delta[n, b]), float(low[n, b]), float(high[n, b]))

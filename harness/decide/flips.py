@@ -20,6 +20,7 @@ from harness.decide.rule import Judgement, choose, gap, judge, volume_of
 from harness.wording import edge
 
 NEXT_TO = 1e-9  # how far beside a crossing the rule is asked, as a share of it
+FEWEST = 100.0  # requests, where the slider of the page begins: nobody builds for fewer
 LIMITS = (
     ("min_quality", "share", "lowest_quality", "quality floor"),
     ("max_p95_e2e_ms", "ms", "p95_ms", "limit on the p95 response time"),
@@ -189,7 +190,8 @@ def _line_flips(
 
     found = []
     for step in (1, -1):
-        if hit := walk(lambda z: of_volume(1 / z), volume_line, 1 / volume, step, now):
+        hit = walk(lambda z: of_volume(1 / z), volume_line, 1 / volume, step, now)
+        if hit and 1 / hit[0] >= FEWEST:
             at, side = 1 / hit[0], "below" if step > 0 else "above"
             found.append(_flip("volume_requests", "requests", "a volume", volume, at, side, hit[1], names, of_volume))
     for step in (-1, 1):

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from harness.decide.cells import (
-    UNQUANTIZED,
     Rows,
     compare,
     curve_of,
+    is_quantized,
     kin,
     parent_of,
     primary,
@@ -118,12 +118,13 @@ def _trained(
     if pair is None or other is None:
         return Rung(name, TAKEN if standing else OPEN, f"Measured as {names[mine.id]}, with nothing to compare.")
     pairs = len(by[kind]) * len(by[below])  # each the best of as many: Bonferroni
-    sure, may_gain = pair.p * pairs < 0.05, max(policy.margin, PRACTICAL) < pair.high
-    gains = sure and pair.low > 0
-    if gains:
-        added = "It is shown to add quality"
-    elif sure and pair.high < 0:
-        added = "It is shown to lose quality"
+    sure = pair.p * pairs < 0.05
+    gains, loses = sure and pair.low > 0, sure and pair.high < 0
+    if not gains and not loses and (whole := parent_of(other, by[below])) and (alone := versus(mine, whole)):
+        other, pair = whole, alone  # no gain over the best of several, which luck helped, rules none out
+    may_gain = max(policy.margin, PRACTICAL) < pair.high
+    if gains or loses:
+        added = f"It is shown to {'add' if gains else 'lose'} quality"
     else:
         added = "These rows leave open whether it adds quality" if may_gain else "It is not shown to add quality"
     passed = gains and kind == "lora" and stand.adaptation == "full_ft"
@@ -139,7 +140,7 @@ def _quantized(
     name = "Quantization or a smaller model"
 
     def is_small(r: RunRecord) -> bool:
-        return (*kin(r), r.adaptation) == (*kin(stand), stand.adaptation) and r.quantization not in UNQUANTIZED
+        return (*kin(r), r.adaptation) == (*kin(stand), stand.adaptation) and is_quantized(r)
 
     small = [r for r in ok if is_small(r)]
     if not small:

@@ -4,9 +4,9 @@ is best as if each draw were the truth.
 Rows are drawn by the Bayesian bootstrap (Rubin 1981, Ann. Stat. 9:130): each group of rows gets a weight from a flat
 Dirichlet distribution, the same for all cells, so that cells that answered the same rows stay paired and no draw lacks
 a group. Each cell also gets half of a made-up flip each way, as intervals of differences have it
-(`harness.statistics.paired`). Training luck is drawn where a recipe has several seeds; p95s by the exact distribution
-of the order statistics of a bootstrap sample, costs by their `spread`, and both by the pace of a whole timing
-(`rule.pace_of`).
+(`harness.statistics.paired`), and each draw is widened as a t interval is, as groups may be few. Training luck is drawn
+where a recipe has several seeds; p95s by the exact distribution of the order statistics of a bootstrap sample, of the
+same prompts for all cells, costs by their `spread`, and both by the pace of a whole timing (`rule.pace_of`).
 """
 
 from __future__ import annotations
@@ -67,14 +67,14 @@ def odds(
     families = [(k.cells[0].model, k.cells[0].adaptation) for k in kinds]
     by_suite = {}
     for suite, table in tables.items():
-        drawn, measured = _quality_draws(rng, table, [c.id for c in them], draws), _measured(table)
+        drawn, measured = _quality_draws(rng, table, draws), _measured(table)
         for n in np.flatnonzero(np.isnan(table.values).all(axis=0) if len(table.groups) else np.ones(len(them))):
             measured[n], drawn[:, n] = _without_rows(rng, kinds[n], suite, policy, draws)
-        by_suite[suite] = pulled(rng, drawn, measured, families)
+        by_suite[suite] = pulled(rng, drawn, measured, families) + _luck(rng, table, [c.id for c in them], draws)
     quality = sum(t.weight * by_suite[s] for s, t in tables.items())
     lowest = np.min(list(by_suite.values()), axis=0)
     pace = own_pace(facts, policy)
-    p95 = np.stack([_p95_draws(rng, c, k, pace, draws) for c, k in zip(them, kinds, strict=True)], axis=1)
+    p95 = _p95_draws(rng, them, kinds, pace, draws)
     cost = _cost_draws(rng, them, volume_of(facts, policy), pace, draws)
     ram = np.array([math.inf if c.memory_bytes is None else c.memory_bytes for c in them])
     feasible = _feasible(them, lowest, p95, ram, policy)
@@ -132,8 +132,9 @@ def _measured(table: Scores) -> Any:
     return np.where(has, table.values, 0.0).sum(axis=0) / np.maximum(has.sum(axis=0), 1)
 
 
-def _quality_draws(rng: Any, table: Scores, ids: Sequence[str], draws: int) -> Any:
-    """Draws × cells of the mean score of a suite."""
+def _quality_draws(rng: Any, table: Scores, draws: int) -> Any:
+    """Draws × cells of the mean score of a suite, without the luck of training. What a flat Dirichlet of `g` groups has
+    as its variance, times g + 1 and over a chi-square of g - 1, is that of Student's t."""
     import numpy as np
 
     has = ~np.isnan(table.values)
@@ -142,7 +143,7 @@ def _quality_draws(rng: Any, table: Scores, ids: Sequence[str], draws: int) -> A
     order = [places[g] for g in table.groups]
     groups = len(places)
     if not groups:
-        return np.full((draws, len(ids)), 0.0)
+        return np.zeros((draws, scores.shape[1]))
     if groups < len(order):
         place = np.argsort(order, kind="stable")
         starts = np.searchsorted(np.asarray(order)[place], np.arange(groups))
@@ -156,8 +157,10 @@ def _quality_draws(rng: Any, table: Scores, ids: Sequence[str], draws: int) -> A
     rows = np.maximum(has.sum(axis=0), 1)
     whole = (scores % 1 == 0).all(axis=0)
     typical = np.where(whole, 1.0, scores.std(axis=0))
-    drawn = means + rng.standard_normal((draws, len(ids)), dtype=np.float32) * typical / rows
-    return drawn + _luck(rng, table, ids, draws)
+    drawn = means + rng.standard_normal(means.shape, dtype=np.float32) * typical / rows
+    wider = np.sqrt((groups + 1) / rng.chisquare(groups - 1, (draws, 1))) if groups > 1 else 1.0
+    middle = _measured(table)
+    return middle + (drawn - middle) * wider
 
 
 def pulled(rng: Any, drawn: Any, measured: Any, families: Sequence[Any]) -> Any:
@@ -192,48 +195,64 @@ def pulled(rng: Any, drawn: Any, measured: Any, families: Sequence[Any]) -> Any:
 
 
 def _luck(rng: Any, table: Scores, ids: Sequence[str], draws: int) -> Any:
-    """The luck of training, for recipes with several seeds: t with as many degrees of freedom as they tell."""
+    """The luck of training, for recipes with several seeds: t with as many degrees of freedom as they tell, drawn once
+    for all that have the same seeds, by what each seed made of each of them."""
     import numpy as np
 
-    luck = np.zeros((draws, len(ids)))
+    luck, drawn = np.zeros((draws, len(ids))), {}
     for n, i in enumerate(ids):
         if columns := table.by_seed.get(i):
             each = np.array(list(columns.values()))
             rows = (~np.isnan(each).any(axis=0)).nonzero()[0]
             if len(rows) > 1:
                 error = luck_of_training(each[:, rows], [table.groups[r] for r in rows])
-                luck[:, n] = rng.standard_t(len(each) - 1, draws) * error
+                df, seeds = len(each) - 1, tuple(columns)
+                if seeds not in drawn:
+                    drawn[seeds] = rng.standard_normal((draws, df + 1)) / np.sqrt(rng.chisquare(df, (draws, 1)) / df)
+                off = each[:, rows].mean(axis=1) - each[:, rows].mean()
+                luck[:, n] = drawn[seeds] @ off * (error / max(float(np.linalg.norm(off)), 1e-9))
     return luck
 
 
-def _p95_draws(rng: Any, c: Candidate, kind: Recipe, pace: float, draws: int) -> Any:
-    """Draws of the p95 of a recipe's slowest suite: bootstrap quantiles of its samples, or by its interval, each at a
-    pace of its own."""
+def _p95_draws(rng: Any, them: Sequence[Candidate], kinds: Sequence[Recipe], pace: float, draws: int) -> Any:
+    """Draws × recipes of the p95 of a recipe's slowest suite: bootstrap quantiles of its samples, of the same prompts
+    for all, each at a pace of its own and as far off as its seeds are apart."""
     import numpy as np
 
-    if c.p95_ms is None:
-        return np.full(draws, math.inf)
-    for r in kind.cells:
-        m, base = r.value(P95), r.value("e2e_ms/p50")
-        if r.status is Status.OK and m and m.value == c.p95_ms and base and len(base.samples) > 1:
-            at = bootstrap_p95(rng, base.samples, draws, base.n)
-            return at * np.exp(rng.standard_normal(draws) * pace / NORMAL_95)
-    return c.p95_ms * np.exp(rng.standard_normal(draws) * math.hypot(c.p95_spread, pace) / NORMAL_95)
+    found, ranks = np.full((draws, len(them)), math.inf), {}
+    for n, (c, kind) in enumerate(zip(them, kinds, strict=True)):
+        if (mean := c.p95_ms) is None:
+            continue
+        found[:, n] = mean * np.exp(rng.standard_normal(draws) * math.hypot(c.p95_spread, pace) / NORMAL_95)
+        timed = [
+            (m.value, base) for r in kind.cells if r.status is Status.OK and (m := r.value(P95)) and m.value > 0
+            and (base := r.value("e2e_ms/p50")) and len(base.samples) > 1
+        ]  # fmt: skip
+        if timed:
+            p95, base = min(timed, key=lambda t: abs(t[0] - mean))
+            if base.n not in ranks:
+                ranks[base.n] = p95_ranks(rng, draws, base.n)
+            found[:, n] *= at_ranks(base.samples, ranks[base.n]) / p95
+    return found
 
 
-def bootstrap_p95(rng: Any, samples: Sequence[float], draws: int, n: int) -> Any:
-    """The p95 of so many bootstrap samples of `n` (fewer than there are where some are of one event), without
-    drawing them: the k-th of n uniform numbers has a Beta(k, n - k + 1) distribution, and the next one lies a
-    Beta(1, n - k) share of the rest above it."""
-    import numpy as np
-
-    values = np.sort(np.asarray(samples, dtype=float))
+def p95_ranks(rng: Any, draws: int, n: int) -> tuple[Any, Any, float]:
+    """Where the p95s of so many bootstrap samples of `n` lie, without drawing them: the shares of the samples up to the
+    two that each is between, and how far it is from the first. The k-th of n uniform numbers has a Beta(k, n - k + 1)
+    distribution, and the next one lies a Beta(1, n - k) share of the rest above it."""
     at = 0.95 * (n - 1)
     k = int(at) + 1
     first = rng.beta(k, n - k + 1, draws)
-    then = first + (1 - first) * rng.beta(1, n - k, draws) if k < n else first
-    low, high = (values[np.minimum((u * len(values)).astype(int), len(values) - 1)] for u in (first, then))
-    return low + (at - int(at)) * (high - low)
+    return first, first + (1 - first) * rng.beta(1, n - k, draws) if k < n else first, at - int(at)
+
+
+def at_ranks(samples: Sequence[float], ranks: tuple[Any, Any, float]) -> Any:
+    """The p95s there of these samples, which are more than `n` where some are of one event."""
+    import numpy as np
+
+    values = np.sort(np.asarray(samples, dtype=float))
+    low, high = (values[np.minimum((u * len(values)).astype(int), len(values) - 1)] for u in ranks[:2])
+    return low + ranks[2] * (high - low)
 
 
 def _cost_draws(rng: Any, them: Sequence[Candidate], volume: float, pace: float, draws: int) -> Any:

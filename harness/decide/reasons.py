@@ -70,11 +70,7 @@ def reasons(case: Case, pairs: Mapping[str, Paired | None]) -> dict[str, str]:
         elif c.id in same and _no_worse(c, case):
             said[c.id] = f"{_lost(c, case)[:-1]}; nor is it shown to be {within(rule)} {top}."
         elif known is None:
-            shared = case.shares_rows(c)
-            said[c.id] = (
-                f"Its 95% interval against {top} lies far beyond the margin." if shared
-                else f"It has no scores on the same rows as {top}, so its quality cannot be compared."
-            )  # fmt: skip
+            said[c.id] = f"It has no scores on the same rows as {top}, so its quality cannot be compared."
         else:
             if known.high < -rule.margin:
                 beyond = f"beyond the margin of {100 * rule.margin:g} points" if rule.margin else "below 0"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,26 +19,54 @@ NO_GOODPUT = "no goodput was measured, by which costs are counted here"
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """The cells of one way to build, by suite in the order of names and then by seed; `id` is that of the first that
-    ended ok on a suite that is judged."""
+    ended ok on a suite that is judged, and counts. `beside` do not count."""
 
     id: str
     cells: tuple[RunRecord, ...]
+    beside: frozenset[str] = frozenset()
 
     def of(self, suite: str) -> tuple[RunRecord, ...]:
-        """Its cells of a suite, by seed."""
-        return tuple(r for r in self.cells if r.suite == suite)
+        """Its cells of a suite that count, by seed."""
+        return tuple(r for r in self.cells if r.suite == suite and r.id not in self.beside)
 
 
 def recipes(records: Sequence[RunRecord], judged: Collection[str]) -> tuple[Recipe, ...]:
     """Cells that differ in suite and seed alone, together; the simplest first. `judged` are the suites that count."""
     kinds: dict[tuple[str, ...], list[RunRecord]] = {}
     for r in sorted(records, key=lambda r: (*simplicity(r)[:2], r.suite, r.seed, r.id)):
-        kinds.setdefault((r.model, r.adaptation, r.quantization, id_parts(r.id)[5]), []).append(r)
-    found = []
+        kinds.setdefault(_kind(r), []).append(r)
+    found, out = [], beside(records)
     for cells in kinds.values():
-        first = min(cells, key=lambda r: (r.status is not Status.OK, r.suite not in judged))  # else in their order
-        found.append(Recipe(first.id, tuple(cells)))
+        first = min(cells, key=lambda r: (r.status is not Status.OK, r.id in out, r.suite not in judged))
+        found.append(Recipe(first.id, tuple(cells), out))
     return tuple(sorted(found, key=lambda k: simplicity(next(r for r in k.cells if r.id == k.id))))
+
+
+def _kind(r: RunRecord) -> tuple[str, ...]:
+    return r.model, r.adaptation, r.quantization, id_parts(r.id)[5]
+
+
+def beside(records: Sequence[RunRecord]) -> frozenset[str]:
+    """The cells of seeds that another way to build lost on the same suite, where others of its seeds ended ok: its mean
+    is of those, and a seed that failed by bad luck would make it better than the rest. None of a suite where some way
+    would have no seed left."""
+    ended: dict[tuple[str, ...], list[RunRecord]] = {}
+    for r in records:
+        ended.setdefault((r.suite, *_kind(r)), []).append(r)
+    ways = [(cells, ok) for cells in ended.values() if (ok := [r for r in cells if r.status is Status.OK])]
+    lost = {(r.suite, r.seed) for cells, _ in ways for r in cells if r.status is not Status.OK}
+    bare = {ok[0].suite for _, ok in ways if all((r.suite, r.seed) in lost for r in ok)}
+    return frozenset(r.id for _, ok in ways for r in ok if (r.suite, r.seed) in lost and r.suite not in bare)
+
+
+def called(records: Sequence[RunRecord], policy: Policy, names: Mapping[str, str]) -> dict[str, str]:
+    """The names of cells, that of a recipe of several seeds without the seed of its first cell."""
+    weights, found = weights_of(records, policy), dict(names)
+    for k in recipes(records, weights):
+        seeds = {r.seed for s in weights for r in k.of(s) if r.status is Status.OK}
+        if len(seeds) > 1 and (seed := id_parts(k.id)[4]):
+            found[k.id] = re.sub(rf"[ /]{seed}\b", "", names[k.id], count=1)
+    return found
 
 
 def reference(records: Sequence[RunRecord], policy: Policy) -> RunRecord | None:

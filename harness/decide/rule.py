@@ -19,8 +19,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.decide.facts import Candidate, Facts, Pair
+from harness.decide.facts import Candidate, Facts
 from harness.decide.policy import COST, P95, Policy
+from harness.types import Pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,8 @@ def own_pace(facts: Facts, policy: Policy) -> float:
 
 
 def half(c: Candidate, facts: Facts, policy: Policy, hourly: float = 1.0) -> float:
-    """Half the width of that number's interval: what its own samples show, and the pace of a whole timing."""
+    """Half the width of that number's interval: what a cost's samples and a p95's seeds show, and the pace of a whole
+    timing."""
     pace = own_pace(facts, policy)
     if policy.objective == COST and c.cost:
         return hourly * c.cost.serving_usd_per_1000 * math.hypot(math.log1p(c.cost.spread), pace)

@@ -9,13 +9,13 @@ from statistics import fmean
 
 from harness.decide.case import Case, more, pace_by, paced, value, within
 from harness.decide.cells import Rows, passes, primary, quality, quality_over_seeds
-from harness.decide.facts import Candidate, Pair
+from harness.decide.facts import Candidate
 from harness.decide.findings import Odds
 from harness.decide.policy import COST, OBJECTIVES, P95, QUALITY
 from harness.decide.recipes import NO_RATE
 from harness.decide.rule import ahead, pace_of, score, simple, volume_of
 from harness.statistics import Paired
-from harness.types import RunRecord
+from harness.types import Pair, RunRecord
 from harness.wording import number, plural, share, told
 
 TOKENS, NATURAL_P95 = "output_tokens/mean", "e2e_natural_ms/p95"
@@ -31,9 +31,20 @@ def timed(records: Iterable[RunRecord]) -> str:
 
 
 def _length(record: RunRecord) -> int | None:
-    latency = record.config.get("measure", {}).get("params", {}).get("latency") or {}
-    tokens = latency.get("output_tokens")
+    tokens = (record.params("measure").get("latency") or {}).get("output_tokens")
     return tokens if isinstance(tokens, int) else None
+
+
+def batched(records: Iterable[RunRecord]) -> str:
+    """Of how many rows the batches are that throughput is of: “8 rows”; empty where records do not tell."""
+    sizes = sorted({n for r in records if (n := (r.params("measure").get("latency") or {}).get("batch_size"))})
+    return f"{' to '.join(dict.fromkeys(map(str, (sizes[0], sizes[-1]))))} row{'s' * (sizes != [1])}" if sizes else ""
+
+
+def fullest(records: Iterable[RunRecord]) -> str:
+    """How many rows the engines would decode together: “engine.batch_size is 48”; empty where records do not tell."""
+    sizes = sorted({n for r in records if (n := r.params("engine").get("batch_size"))})
+    return f"engine.batch_size is {' or '.join(map(str, sizes))}" if sizes else ""
 
 
 def _own(seeds: Sequence[RunRecord]) -> str:
@@ -127,7 +138,7 @@ def why(case: Case, pairs: Mapping[str, Paired | None]) -> str:
         if found.front and chosen.rank >= best.rank:
             text += f" than {case.names[found.front.id]}, which has {words} of those good enough"
     elif len(found.shown) == 1:
-        compared = any(case.shares_rows(c) for c in found.holding if c is not best)
+        compared = any(c.id in case.facts.pairs[best.id] for c in found.holding)
         text = f"{_highest(case)} {top}" + (
             f", and no other cell was shown to be {within(rule)} it" if compared
             else ", but it could not be compared with any other cell, as none has scores on the same rows"

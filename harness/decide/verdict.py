@@ -21,9 +21,9 @@ from harness.decide.odds import odds
 from harness.decide.policy import COST, OBJECTIVES, QUALITY, Policy, read_policy
 from harness.decide.reasons import out
 from harness.decide.reasons import reasons as reasons_of
-from harness.decide.recipes import NO_RATE, Recipe, basis_of, recipes, reference, weights_of
+from harness.decide.recipes import NO_RATE, Recipe, basis_of, beside, called, recipes, reference, weights_of
 from harness.decide.rule import judge, pace_of
-from harness.decide.sentences import runner_up, sure, timed, what
+from harness.decide.sentences import batched, fullest, runner_up, sure, timed, what
 from harness.decide.sentences import why as why_of
 from harness.decide.tables import Scores
 from harness.types import Json, RunRecord, Status, is_side
@@ -53,7 +53,8 @@ def _decision(
 ) -> Decision:  # fmt: skip
     known, judged, tables = evidence
     weights, basis = weights_of(grid, rule), basis_of(grid, rule)
-    cells, names, kinds = {r.id: r for r in grid}, labels(r.id for r in grid), recipes(grid, weights)
+    cells, each, kinds = {r.id: r for r in grid}, labels(r.id for r in grid), recipes(grid, weights)
+    names = called(grid, rule, each)
     found = judge(known, rule)
     against = reference(grid, rule)
     costs = {c.id: c.cost for c in known.candidates if c.cost}
@@ -62,8 +63,8 @@ def _decision(
         None, ("", "", ""), {}, rule.margin, against.id if against else None, costs=costs,
         hosted=hosted_lines([r for r in grid if r.suite in weights], costs.get(asked or ""), costs), asked=asked,
         judged={k.id: tuple(r.id for r in k.cells) for k in kinds},
-        notes=_cost_notes(grid, rule, weights, basis, known, costs, asked, names)
-        + _notes(grid, rule, weights, rows, names),
+        notes=_cost_notes(grid, rule, weights, basis, known, costs, asked, each)
+        + _notes(grid, rule, weights, rows, each),
     )  # fmt: skip
     reasons, able = out(kinds, known, rule, list(weights), basis), measured(grid, rule)
     case = Case(rule, known, found, cells, names, tables, able)
@@ -125,7 +126,9 @@ def _for_all(
     """A sentence for each cell, also for those judged together with another."""
     out = dict(reasons)
     for k in kinds:
-        out.update({r.id: f"Judged together with {names[k.id]}." for r in k.cells if r.id != k.id})
+        for r in (r for r in k.cells if r.id != k.id):
+            lost = f"Not counted: of seed {r.seed} another way to build has no numbers."
+            out[r.id] = lost if r.id in k.beside else f"Judged together with {names[k.id]}."
         for r in k.cells:
             if r.status is not Status.OK:
                 out[r.id] = f"{str(r.status).capitalize()}: {r.reason or 'no reason was given'}."
@@ -157,7 +160,10 @@ def _cost_notes(
         priced = "has no cost" if basis == GOODPUT else "is priced by full batches all the same"
         found.append(f"What {NO_RATE} {'cannot be chosen' if barred else priced}: {_listed(unmet)}.")
     if costs:
-        rate = "that meets the service level (goodput)" if basis == GOODPUT else "of full batches"
+        rate = "that meets the service level (goodput)"
+        if basis != GOODPUT:
+            knobs = "; ".join(filter(None, ["measure.latency.batch_size", fullest(judged)]))
+            rate = f"of batches of {rows} ({knobs})" if (rows := batched(judged)) else "of full batches"
         on_cpu = any(r.environment.get("device") == "cpu" for r in judged)
         cores = "; a build on a CPU pays for its share of the machine's cores" if on_cpu else ""
         found.append(
@@ -206,7 +212,12 @@ def _notes(
     if left_out := sorted({r.suite for r in grid} - set(weights)):
         found.append(f"Not judged, for want of a weight in the policy: {', '.join(left_out)}.")
     if len({r.seed for r in grid}) > 1:
-        found.append("Cells that differ in seed alone are one candidate: its quality, p95 and cost are their means.")
+        uncounted = beside(grid)
+        lost = sorted({r.seed for r in grid if r.id in uncounted and r.suite in weights})
+        less = f", without seed {', '.join(map(str, lost))}, of which some ended without numbers" if lost else ""
+        found.append(
+            f"Cells that differ in seed alone are one candidate: its quality, p95 and cost are their means{less}."
+        )
     return tuple(found)
 
 

@@ -29,7 +29,6 @@ class Engine:
     top_p: float = 1.0
 
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "llguidance")
-    REQUIRES: ClassVar[tuple[str, ...]] = ("llguidance",)
 
     def __post_init__(self) -> None:
         for knob, least in (("batch_size", 1), ("min_prefix", 0)):

@@ -36,7 +36,7 @@ def require(model: Any, device: str, rows: int, tokens: int) -> None:
 def within_context(model: Any, encoded: Sequence[Sequence[int]], new: int) -> None:
     """Raises `DoesNotFit` where one of these texts and an answer of so many `new` tokens are longer together than the
     text that a model was made for."""
-    limit = context_tokens(model)
+    limit = context_tokens(model.config)
     if limit and (long := [len(ids) for ids in encoded if len(ids) + new > limit]):
         raise DoesNotFit(
             f"longer than the model's context: prompts of up to {max(long):,} tokens and {new:,} new ones, where it "

@@ -7,7 +7,7 @@ A model that cannot be decoded or captured this way runs as far as it can, and `
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -44,13 +44,7 @@ class Graph(Engine):
 
     def decoding(self, loaded: Loaded, context: Context, output: str) -> Session:
         """See `Engine.decoding`."""
-        eager = Eager(
-            self.batch_size,
-            self.min_prefix,
-            constrained=self.constrained,
-            temperature=self.temperature,
-            top_p=self.top_p,
-        )
+        eager = Eager(**{knob.name: getattr(self, knob.name) for knob in fields(Engine)})
         reference = EagerSession(eager, loaded, context, output)
         reasons = []
         for decoder, cannot in ((Decoder, decoder_unfit), (Whole, whole_unfit)):

@@ -15,32 +15,23 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stdout, suppress
 from pathlib import Path
-from typing import Any
 
 from harness import ledger
 from harness.errors import BrokenArtifact, DoesNotFit, UserError
 from harness.escaping import visible
 from harness.export import card
 from harness.export.check import check, told
-from harness.export.choice import BEST, build_of, chosen, weights
+from harness.export.choice import BEST, chosen, weights
 from harness.export.folder import SUMS, checksums, decode_as_scored, lay_out, place, prompt_as_scored, stop_texts
 from harness.export.licences import hub_name, of_data, of_model
 from harness.launch import QUIET
-from harness.store import MANIFEST, Store, read_manifest
+from harness.store import MANIFEST, Store
 from harness.terminal import Arguments, end_at_sigterm, ended
 from harness.types import RunRecord, StepKind
 
 CHECKED_ROWS = 4
 UNFIT = "export where the check fits, or without it (--check-rows 0)"
 SPOILED = "see with `python -m harness.store verify` whether its build is whole, and whether the libraries are its own"
-
-
-def _preimage(build: Path | None) -> dict[str, Any]:
-    """What a build was made from, as its manifest says; nothing where that is gone or cannot be read."""
-    found: dict[str, Any] = {}
-    with suppress(FileNotFoundError, ValueError):
-        found = read_manifest(build)["preimage"] if build else {}
-    return found
 
 
 def served_as(record: RunRecord) -> str:
@@ -59,7 +50,7 @@ def export(run: Path, name: str, target: Path, rows: int, store: Path | None, fo
             f"{run}: the rows of {record.id} are not in {run / 'rows'}, so nothing can be checked; keep the run folder "
             "together, or export without the check (--check-rows 0)"
         )
-    source, places = weights(record, run, store)
+    source = weights(record, run, store)
     ends = stop_texts(record)
     outcome = ""
 
@@ -80,9 +71,7 @@ def export(run: Path, name: str, target: Path, rows: int, store: Path | None, fo
         outcome = told(found, record) + "".join(f"\n  {line}" for line in found.answers)
         if not found.passed:
             return False
-        built, judged = _preimage(source), _preimage(build_of(record, StepKind.QUALITY, places))
-        digests = str(built.get("data", "")), str(judged.get("rows", ""))
-        card.write(part, record, deployment, card.Source(reason, of_model(record), of_data(record), found, *digests))
+        card.write(part, record, deployment, card.Source(reason, of_model(record), of_data(record), found))
         (part / SUMS).write_text(checksums(part), encoding="utf-8")
         return True
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.decide import policy_of, primary
+from harness.decide import is_quantized, policy_of, primary, timed
 from harness.directory import quantization_of
 from harness.escaping import markdown_text, visible
 from harness.export.check import Checked, told
@@ -21,12 +21,12 @@ from harness.types import Json, Measurement, RunRecord
 from harness.wording import number
 
 SPEED = (
-    ("ttft_ms/p95", "First token, p95"), ("itl_ms/p50", "Between tokens, p50"), ("e2e_ms/p50", "Whole answer, p50"),
-    ("e2e_ms/p95", "Whole answer, p95"), ("throughput_tokens_per_s", "Throughput, batched"),
+    ("ttft_ms/p95", "First token, p95"), ("itl_ms/p50", "Between tokens, p50"), ("e2e_ms/p50", "Whole {answer}, p50"),
+    ("e2e_ms/p95", "Whole {answer}, p95"), ("throughput_tokens_per_s", "Throughput, batched"),
     ("goodput_requests_per_s", "Goodput"), ("memory_bytes/cuda_peak_process", "Peak memory, GPU"),
     ("memory_bytes/cuda_peak_reserved", "Peak memory, GPU reserved"),
     ("memory_bytes/peak_rss", "Peak memory, process"), ("weights_bytes", "Weights in memory"),
-    ("disk_bytes", "Weights on disk"), ("cost_usd_per_1000", "Cost per 1,000 requests, full batches"),
+    ("disk_bytes", "Weights on disk"), ("cost_usd_per_1000", "Cost per 1,000 requests, full batches of {n}"),
     ("output_tokens/mean", "Answer length, mean"), ("truncated_share", "Answers cut off"),
 )  # fmt: skip
 OWN = "LICENCES.md"  # beside the texts of the base model
@@ -38,15 +38,12 @@ FIDELITY = (
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a card tells beside the record: why this cell, the licences, how the check went, and what the store's
-    manifests say (digests of the rows; empty where they are not there any more)."""
+    """What a card tells beside the record: why this cell, the licences, and how the check went."""
 
     reason: str
     model: Licence
     data: Licence
     checked: Checked
-    training_digest: str
-    evaluation_digest: str
 
 
 def front_matter(record: RunRecord, name: str, classes: Sequence[str], source: Source) -> str:
@@ -57,7 +54,7 @@ def front_matter(record: RunRecord, name: str, classes: Sequence[str], source: S
     results = [
         EvalResult(
             task_type=task, dataset_type=record.suite, dataset_name=record.suite, dataset_split="evaluation",
-            dataset_revision=source.evaluation_digest or None, metric_type=m.metric.partition("/")[2],
+            dataset_revision=record.digest_of("quality", "rows") or None, metric_type=m.metric.partition("/")[2],
             metric_name=m.metric.partition("/")[2], metric_value=round(m.value, 6), metric_args=_evidence(m),
         )
         for m in _scores(record)
@@ -83,10 +80,9 @@ def relation_of(record: RunRecord) -> str:
 
 
 def quantized_here(record: RunRecord) -> bool:
-    """Whether the harness quantized the weights. Where it stored them as they are, `replaced_modules` is 0, or None for
-    a checkpoint that came quantized; GPTQ and AWQ count none."""
+    """Whether the harness quantized the weights, and they did not come so."""
     facts = record.steps.get("quantize", {}).get("facts") or {}
-    return bool(facts.get("replaced_modules", True))
+    return is_quantized(record) and facts.get("replaced_modules", 0) is not None
 
 
 def _evidence(m: Measurement) -> dict[str, Json]:
@@ -118,7 +114,7 @@ def view(folder: Path, record: RunRecord, deployment: Mapping[str, Any], source:
     compared = quantized and any(record.value(name) for name, _ in FIDELITY)
     trained = record.steps.get("adapt", {}).get("facts") or {}
     versions: Mapping[str, str] = record.environment.get("versions", {})
-    decides = primary(record, policy_of([record]))
+    decides, answer = primary(record, policy_of([record])), timed([record]) or "answer"
     searched = {"bm25": "bm25s", "dense": "sentence-transformers"}
     finders = [library for name, library in searched.items() if (folder / "retrieval" / name).is_dir()]
     needed = ("torch", "transformers", "accelerate", *libraries(stored), *finders)
@@ -127,7 +123,8 @@ def view(folder: Path, record: RunRecord, deployment: Mapping[str, Any], source:
         "name": deployment["served_as"], "record": record, "source": source, "deployment": deployment, "recipe": recipe,
         "classes": classes, "checked": told(source.checked, record), "primary": decides,
         "scores": [_line(m.metric.partition("/")[2], m) for m in _scores(record)],
-        "speed": [_line(t, m) for name, t in SPEED + FIDELITY * compared if (m := record.value(name))],
+        "speed": [_line(t.format(answer=answer, n=m.n), m) for name, t in SPEED + FIDELITY * compared
+                  if (m := record.value(name))],
         "quantized": quantized, "compared": compared,
         "note": record.params("model").get("note", ""), "trained": trained, "facts": facts,
         "knobs": {k: v for part in ("adaptation", "quantization") for k, v in record.params(part).items()},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from harness.files import yaml_keys
 from harness.resources import resource
 from harness.runs import read
 from harness.store import MANIFEST, faults, read_manifest
-from harness.types import GROUPS, Json, RunRecord, Status, StepKind, is_side
+from harness.types import GROUPS, Json, RunRecord, Status, is_side
 from harness.wording import labels, nearest, number
 
 BEST = "best"
@@ -73,18 +73,13 @@ def stores(run: Path, given: Path | None) -> list[Path]:
     return [named] if named.is_absolute() else [named, *(above / named for above in run.absolute().parents)]
 
 
-def build_of(record: RunRecord, kind: StepKind, places: Sequence[Path]) -> Path | None:
-    """The folder of a step's build in the first store that has it."""
-    key = record.steps.get(str(kind), {}).get("key")
-    found = (place / str(kind) / str(key) for place in places)
-    return next((f.absolute() for f in found if (f / MANIFEST).is_file()), None)
-
-
-def weights(record: RunRecord, run: Path, given: Path | None, thorough: bool = True) -> tuple[Path, list[Path]]:
-    """The folder of a cell's weights, and the stores that were looked into. Raises `UserError` where they are gone or
-    not whole, of which every byte is read when `thorough`, with the command that builds them again."""
+def weights(record: RunRecord, run: Path, given: Path | None, thorough: bool = True) -> Path:
+    """The folder of a cell's weights in the first store that has it. Raises `UserError` where they are gone or not
+    whole, of which every byte is read when `thorough`, with the command that builds them again."""
     places = stores(run, given)
-    found = build_of(record, StepKind.QUANTIZE, places)
+    key = record.steps.get("quantize", {}).get("key")
+    builds = (place.absolute() / "quantize" / str(key) for place in places)
+    found = next((build for build in builds if (build / MANIFEST).is_file()), None)
     store = str(given or places[0])
     if found and found.parent.parent != Path(store).absolute():
         store = str(found.parent.parent)
@@ -95,8 +90,7 @@ def weights(record: RunRecord, run: Path, given: Path | None, thorough: bool = T
     elif "evicted_unix" in read_manifest(found):
         where = f"were evicted from {found}"
     else:
-        return found, places
-    key = record.steps.get("quantize", {}).get("key")
+        return found
     first = f"rm -r {shlex.quote(str(found))}\n  " if found else ""  # it may count as done, as what was measured stands
     again = first + (command_again(record, store) or "the command of its grid")
     mend = f"build them again with\n  {again}\nand export from the run that it makes"

@@ -38,12 +38,18 @@ NAMES_A_PATH = ("base_model_name_or_path", "_name_or_path")
 def stop_texts(record: RunRecord) -> list[str]:
     """The texts at which the suite's task ended answers when they were scored; none where nothing was generated.
 
-    Raises `UserError` where the suite is gone or lm-eval cannot read its task.
+    Raises `UserError` where the suite is gone, or scores otherwise now, or lm-eval cannot read its task.
     """
     if StepKind.QUALITY not in record.steps:
         return []
     suite = Component(**record.config["suite"])
     data, name = load_suite(suite), suite.params["task"]
+    scored = record.steps["quality"].get("facts", {}).get("scoring_digest", data.scoring_digest)
+    if scored != data.scoring_digest:
+        raise UserError(
+            f"{data.folder}: what this suite scores by changed since this run, and with it maybe where answers end; "
+            "bring back what stood there, or run again"
+        )
     try:
         return list(ends_of(data, name))
     except Exception as error:  # whatever lm-eval and a suite's own code raise

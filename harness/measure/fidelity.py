@@ -16,6 +16,7 @@ from typing import Any
 
 from harness.directory import classes_of
 from harness.errors import BrokenArtifact, UserError
+from harness.lengths import demand_context
 from harness.prompt import IGNORED, encode, encode_class, short_chat
 from harness.store import write_json
 from harness.types import Measurement, SuiteData
@@ -50,9 +51,8 @@ def write_reference(model: Any, tokenizer: Any, folder: Path, data: SuiteData) -
     """Takes the answers of an unquantized model to the first validation rows; returns their mean loss. Raises
     `UserError` where a reply is none of the classes of a model that has them."""
     classes = classes_of(folder)
-    asked = [
-        (short_chat(data, r), r[data.reply_field]) for r in data.validation[: CLASSIFIED_ROWS if classes else ROWS]
-    ]
+    first = data.validation[: CLASSIFIED_ROWS if classes else ROWS]
+    asked = [(short_chat(data, row), row[data.reply_field]) for row in first]
     if classes and (other := sorted({reply for _, reply in asked} - {*classes})):
         raise UserError(
             f"the model answers with its classes {', '.join(classes[:3])} ({len(classes)}), and the reply {other[0]!r} "
@@ -62,6 +62,7 @@ def write_reference(model: Any, tokenizer: Any, folder: Path, data: SuiteData) -
         encode_class(tokenizer, chat, classes.index(reply)) if classes else encode(tokenizer, chat, reply)
         for chat, reply in asked
     ]
+    demand_context(model.config, tokenizer, first, [row["input_ids"] for row in rows])
     loss, best = _answers(model, rows)
     write_json(folder / REFERENCE, {"rows": rows, "loss": loss, "best": best})
     return loss
@@ -78,9 +79,11 @@ def fidelity(model: Any, parent: Path) -> list[Measurement]:
     pairs = [a == b for x, y in zip(best, reference["best"], strict=True) for a, b in zip(x, y, strict=True)]
     ratio, agreement = math.exp(min(loss - reference["loss"], 50.0)), sum(pairs) / len(pairs)
     if not math.isfinite(loss) or ratio > MAX_PERPLEXITY_RATIO or agreement < MIN_AGREEMENT:
+        small = not math.isfinite(loss) and str(model.dtype) == "torch.float16"
+        overflown = "; its activations leave the range of float16: take quantization=bf16" if small else ""
         raise BrokenArtifact(
             f"broken against its parent: perplexity × {ratio:.3g} (limit {MAX_PERPLEXITY_RATIO}), "
-            f"token agreement {agreement:.0%} (limit {MIN_AGREEMENT:.0%})"
+            f"token agreement {agreement:.0%} (limit {MIN_AGREEMENT:.0%}){overflown}"
         )
     return [
         Measurement("fidelity/perplexity_ratio", ratio, "×", "lower", len(pairs)),

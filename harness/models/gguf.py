@@ -90,7 +90,6 @@ class PackagedGguf:
     VERSION: ClassVar[int] = 2
     TRAINED: ClassVar[bool] = True
     LIBRARIES: ClassVar[tuple[str, ...]] = ("transformers", "gguf")
-    REQUIRES: ClassVar[tuple[str, ...]] = ("gguf",)
     NOT_IN_KEY: ClassVar[tuple[str, ...]] = ("path", "note")
 
     def _file(self) -> Path | None:

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -40,7 +41,7 @@ CONFIGS = ("config.json", "tokenizer_config.json")
 CARD = "README.md"  # read for its licence, and not kept in builds
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")  # read by running what they say
 CONVERT = (
-    'convert it once, where you trust it: python -c "from transformers import AutoModelForCausalLM as M, '
+    'convert it once, where you trust it: python -c "from transformers import AutoModelFor{head} as M, '
     "AutoTokenizer as T; [x.from_pretrained('{id}').save_pretrained('converted') for x in (M, T)]\""
 )
 MERGE = (
@@ -183,33 +184,38 @@ class HubModel:
             return [self._refused(pickled)]
         if unread := sorted(p.name for p in folder.glob("*.safetensors")):
             told = f"transformers reads {WEIGHTS} or what {INDEX} names, and not {unread[0]} alone"
-            return [f"model {self.id!r}: {told} in {folder}; get the files of that model in the form of transformers"]
-        return [f"model {self.id!r}: no safetensors in {folder}; " + CONVERT.format(id=self.id)]
+            named = len(unread) == 1 and not fnmatch(unread[0], NOT_KEPT[1])  # as auto-gptq does
+            mend = f"rename it to {WEIGHTS}" if named else "get the files of that model in the form of transformers"
+            return [f"model {self.id!r}: {told} in {folder}; {mend}"]
+        return [f"model {self.id!r}: no safetensors in {folder}; {self._convert()}"]
 
     def _wordless(self, folder: Path) -> list[str]:
-        """A line where no vocabulary is there: transformers makes a tokenizer without, to which every text is empty."""
-        if kept(folder, VOCABULARY):
+        """A line where no vocabulary is there, or none that can be read: transformers makes a tokenizer without, to
+        which every text is empty."""
+        words = kept(folder, VOCABULARY)
+        if not words:
+            told = f"its tokenizer has no vocabulary in {folder} (such as {VOCABULARY[0]})"
+            return [f"model {self.id!r}: {told}; get the files of that model again"]
+        if find_spec("sentencepiece") or any(path.suffix != ".model" for path in words):
             return []
-        told = f"its tokenizer has no vocabulary in {folder} (such as {VOCABULARY[0]})"
-        return [f"model {self.id!r}: {told}; get the files of that model again"]
+        told = f"its vocabulary is {words[0].name} alone, which takes the library sentencepiece to read"
+        return [f"model {self.id!r}: {told}; pip install sentencepiece, or add its {VOCABULARY[0]}"]
 
     def _foreign(self, config: Mapping[str, Json] | None) -> list[str]:
         """A line where a model of this configuration writes no text here: it is one by code of its own alone, or no
-        causal language model whose attention keeps keys and values. Classifiers answer all the same."""
-        if not config or ("auto_map" not in config and ("model_type" not in config or classifies(config))):
+        causal language model, or classifier made from one, whose attention keeps keys and values to decode by."""
+        if not config or not config.keys() & {"auto_map", "model_type"}:
             return []
         from transformers import CONFIG_MAPPING
         from transformers.models.auto import modeling_auto as auto
 
         causal, masked = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
         kind = config.get("model_type")
-        if "auto_map" in config:
+        if "auto_map" in config and kind not in CONFIG_MAPPING:
             told = f"brings its own code (auto_map), which is not run, and transformers does not know its type {kind!r}"
-            mend = "take a model of a type that transformers knows"
-            return [] if kind in CONFIG_MAPPING else [f"model {self.id!r}: {told}; {mend}"]
-        if kind not in causal or (kind in masked and not config.get("is_decoder")):
+        elif kind not in causal or (kind in masked and not config.get("is_decoder")):
             told = f"is no causal language model that transformers knows (its type is {kind!r})"
-        elif kind in CACHELESS:
+        elif kind in CACHELESS and not classifies(config):
             told = f"keeps no keys and values of what it has read, which decoding here needs (its type is {kind!r})"
         else:
             return []
@@ -223,8 +229,12 @@ class HubModel:
     def _refused(self, pickled: Sequence[str]) -> str:
         return (
             f"model {self.id!r}: its weights are pickled ({pickled[0]}), which runs whatever code they hold when they "
-            f"are read, and are refused; " + CONVERT.format(id=self.id)
+            f"are read, and are refused; {self._convert()}"
         )
+
+    def _convert(self) -> str:
+        kind = "SequenceClassification" if classifies(self.config() or {}) else "CausalLM"
+        return CONVERT.format(id=self.id, head=kind)
 
     def parameters(self) -> int | None:
         """How many weights, by a folder's size at most (of 16 bits each), or as the Hub counts them; None where it

@@ -24,7 +24,6 @@ class Awq:
     VERSION: ClassVar[int] = 5
     INT4: ClassVar[str] = "awq"  # whose products run on kernels that a GPU compiles
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "gptqmodel")
-    REQUIRES: ClassVar[tuple[str, ...]] = ("gptqmodel",)
 
     def __post_init__(self) -> None:
         if self.bits not in (4,):

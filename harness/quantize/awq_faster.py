@@ -11,12 +11,11 @@ does the same sums with whole tensors.
 In float32 the scale search would stash the weights without copying them (`.to(float32).cpu().contiguous()` of a
 float32 CPU tensor is that tensor), so that restoring restores nothing; `_Stashed` hands it a copy.
 
-All replace methods of one exact version. Another version works as it is, only slower; in float32 it is refused.
+All replace methods of one exact version, which `pyproject.toml` pins.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 from typing import Any
 
 TESTED = "7.6.0"
@@ -99,15 +98,7 @@ class _Stashed:
 
 def speed_up(*, float32: bool) -> str:
     """Puts the faster search into gptqmodel's AWQ for this process; with `float32`, makes that dtype safe and
-    allowed too. Returns what runs, for the manifest. Raises `RuntimeError` where float32 is wanted of a version
-    it was not tested with."""
-    version = importlib.metadata.version("gptqmodel")
-    if version != TESTED:
-        if float32:
-            raise RuntimeError(
-                f"AWQ on this CPU was tested with gptqmodel {TESTED}, found {version}; pip install gptqmodel=={TESTED}"
-            )
-        return f"gptqmodel {version}"
+    allowed too. Returns what runs, for the manifest."""
     from gptqmodel.looper.awq_processor import AWQProcessor
     from gptqmodel.nn_modules.qlinear.gemm_awq import AwqGEMMLinear
     from gptqmodel.nn_modules.qlinear.torch_awq import AwqTorchLinear
@@ -135,4 +126,4 @@ def speed_up(*, float32: bool) -> str:
         AWQProcessor._compute_best_scale = best_scale
         if torch.float32 not in AwqTorchLinear.SUPPORTS_DTYPES:
             AwqTorchLinear.SUPPORTS_DTYPES = [*AwqTorchLinear.SUPPORTS_DTYPES, torch.float32]
-    return f"gptqmodel {version} with Gram-matrix clipping" + (", float32" if float32 else "")
+    return f"gptqmodel {TESTED} with Gram-matrix clipping" + (", float32" if float32 else "")

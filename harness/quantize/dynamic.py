@@ -20,7 +20,6 @@ class Dynamic:
 
     VERSION: ClassVar[int] = 2
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "torchao")
-    REQUIRES: ClassVar[tuple[str, ...]] = ("torchao",)
 
     def unable(self, config: Mapping[str, Json]) -> str | None:
         """Why a model of this configuration cannot be quantized so, or None."""

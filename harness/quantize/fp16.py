@@ -33,7 +33,7 @@ class Sixteen:
 
     def unable(self, config: Mapping[str, Json]) -> str | None:
         """Why a model of this configuration cannot be stored so, or None."""
-        return None if self.keep_quantized else came_quantized(config)
+        return came_quantized(config, self.keep_quantized)
 
     def __call__(self, model: Path, calibration: Sequence[str], out: Path, context: Context) -> Mapping[str, Json]:
         config = config_of(model)

@@ -25,7 +25,6 @@ class Gptq:
     VERSION: ClassVar[int] = 5
     INT4: ClassVar[str] = "gptq"  # whose products run on kernels that a GPU compiles
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "gptqmodel")
-    REQUIRES: ClassVar[tuple[str, ...]] = ("gptqmodel", "optimum")
 
     def __post_init__(self) -> None:
         if self.bits not in (2, 3, 4, 8):
@@ -43,11 +42,14 @@ class Gptq:
         from gptqmodel import BACKEND
         from gptqmodel.quantization.config import QuantizeConfig, RTNConfig
 
+        from harness.quantize.awq_faster import TESTED
+        from harness.quantize.gptq_faster import speed_up
+
         config = (QuantizeConfig if self.calibration_rows else RTNConfig)(
             bits=self.bits, group_size=self.group_size, desc_act=self.desc_act, sym=True, offload_to_disk=False,
             device="cuda:0" if context.device == "cuda" else "cpu",
         )  # fmt: skip
         rows = calibration[: self.calibration_rows]
-        return {"bits": self.bits, "group_size": self.group_size} | gptqmodel_runs.quantize(
-            model, config, rows, out, context, BACKEND.GPTQ_TORCH
-        )
+        solver = "none" if not rows else speed_up() if context.device == "cpu" else f"gptqmodel {TESTED}"
+        facts = {"bits": self.bits, "group_size": self.group_size, "solver": solver}
+        return facts | gptqmodel_runs.quantize(model, config, rows, out, context, BACKEND.GPTQ_TORCH)

@@ -21,7 +21,6 @@ class Int8:
 
     VERSION: ClassVar[int] = 1
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "bitsandbytes")
-    REQUIRES: ClassVar[tuple[str, ...]] = ("bitsandbytes",)
 
     def __post_init__(self) -> None:
         if not self.threshold >= 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import isfinite
 from typing import Any
 
-from harness.decide import COST, GOODPUT, Decision, basis_of, break_even, goodput, timed, weights_of
+from harness.decide import COST, GOODPUT, Decision, basis_of, batched, break_even, goodput, timed, weights_of
 from harness.report import charts
 from harness.report.drawing import Drawing
 from harness.report.serving import level_text
@@ -17,6 +17,7 @@ KNOBS = {
     "volume_requests": "Volume", "usd_per_hour": "Price of an hour", "min_quality": "Quality floor",
     "max_p95_e2e_ms": "p95 limit", "max_memory_bytes": "Memory limit", "margin": "Margin",
 }  # fmt: skip
+CUT = 0.05  # share of answers cut off from which on their length is not taken for another model's
 
 
 def account(run: Run, decision: Decision | None) -> dict[str, Any]:
@@ -70,10 +71,14 @@ def _asked(run: Run, decision: Decision) -> str:
     line = decision.costs.get(decision.asked or "")
     if not decision.hosted or line is None or line.prompt_tokens is None or line.output_tokens is None:
         return ""
+    cut, rows = run.records[decision.asked or ""].value("truncated_share"), batched(run.ok)
+    limit = "of the answers were cut off at the limit, and another model's may be shorter"
+    short = f"; {share(cut.value)} {limit}" if cut and cut.value >= CUT else ""
+    ours = f" Cells are priced by batches of {rows}; a fuller one is cheaper."
     return (
         f"For requests like those of {run.names[decision.asked or '']} ({line.prompt_tokens:,.0f} tokens in and "
-        f"{line.output_tokens:,.0f} out on average, by this model's tokenizer). The quality of the hosted models was "
-        "not measured."
+        f"{line.output_tokens:,.0f} out on average, by this model's tokenizer"
+        f"{short}). The quality of the hosted models was not measured.{ours if rows and line.basis != GOODPUT else ''}"
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from harness.decide import Decision, memory, timed
+from harness.decide import Decision, batched, memory, timed
 from harness.report.text import told
 from harness.runs import Run, parts, state
 from harness.types import RunRecord
@@ -118,11 +118,15 @@ def all_cells(run: Run) -> dict[str, Any]:
         r = run.records.get(i)
         values = [told(run.quality(r) if r else None)] + [_timed(r, m) for m, _ in columns]
         lines.append({"id": i, "name": run.names[i], "state": state(run, i), "values": values})
-    answer = timed(run.ok) or "answer"
+    answer, rows = timed(run.ok) or "answer", batched(run.ok)
     heads = [
         "Quality",
-        *(title.replace("answer", answer) if m.startswith("e2e_ms/") else title for m, title in columns),
-    ]
+        *(
+            title.replace("answer", answer) if m.startswith("e2e_ms/")
+            else f"{title}, {rows}" if rows and "atched" in title else title
+            for m, title in columns
+        ),
+    ]  # fmt: skip
     return {"columns": heads, "rows": lines}
 
 

@@ -23,6 +23,7 @@ from harness.decide import (
     variant,
     weights_of,
 )
+from harness.decide.recipes import beside
 from harness.report import charts
 from harness.report.drawing import Drawing
 from harness.report.text import NONE, p_text, told, told_points
@@ -48,7 +49,7 @@ def differences(run: Run, shown: Collection[str]) -> dict[str, Any]:
         smallest = pair.smallest(len(others))
         lines.append(
             {
-                "name": run.names[i], **told_points(pair.delta, pair),
+                "name": run.names[i], **told_points(pair),
                 "p": p_text(pair.p), "holm": p_text(adjusted[i]), "significant": adjusted[i] < 0.05,
                 "gained": pair.gained, "lost": pair.lost, "n": pair.n,
                 "smallest": f"{100 * smallest:.0f}" if math.isfinite(smallest) else "none",
@@ -74,7 +75,9 @@ def against_best(run: Run, decision: Decision | None, known: Facts | None, shown
         top = max(scored, key=lambda pair: pair[0], default=(0.0, None))[1]
     if base is None or top is None or base.suite != top.suite:
         return None
-    name, lines, kinds = run.score(top), [], _kinds(r for r in run.ok if r.suite == base.suite and run.quality(r))
+    out = beside(list(run.records.values()))
+    name, lines = run.score(top), []
+    kinds = _kinds(r for r in run.ok if r.suite == base.suite and run.quality(r) and r.id not in out)
     some = [cells for cells in kinds.values() if any(c.id in shown for c in cells)]
     home, best = (kinds.get(_kind(r), [r]) for r in (base, top))
     for cells in some:
@@ -89,7 +92,7 @@ def against_best(run: Run, decision: Decision | None, known: Facts | None, shown
         )  # fmt: skip
     first, other = (run.names[cells[0].id] for cells in (home, best))
     drawing = charts.dumbbells(lines, first, other, margin, what) if len(lines) > 1 else None
-    together = " Cells that differ in their seed alone are drawn together, under the name of the first."
+    together = " Cells that differ in their seed alone are drawn together."
     return replace(drawing, note=drawing.note + together) if drawing and any(len(c) > 1 for c in some) else drawing
 
 
@@ -107,8 +110,7 @@ def _weighted(run: Run, decision: Decision | None, known: Facts | None, what: st
         for c in known.candidates
     ]  # fmt: skip
     drawing = charts.dumbbells(lines, names[base.id], names[decision.best], run.policy.margin, what)
-    told = " Scores are weighted means over the suites judged, under the name of the first cell; those far below the "
-    told += "best have no bar."
+    told = " Scores are weighted means over the suites judged, under the name of the first cell."
     return replace(drawing, note=drawing.note + told) if drawing else None
 
 
@@ -143,7 +145,7 @@ def quantized(run: Run, margin: float, shown: Collection[str]) -> dict[str, Any]
             continue
         pairs[r.id] = pair
         line: dict[str, Any] = {
-            "id": r.id, "name": run.names[r.id], **told_points(pair.delta, pair, -margin),
+            "id": r.id, "name": run.names[r.id], **told_points(pair, -margin),
             "gained": pair.gained, "lost": pair.lost, "n": pair.n,
             "same": same_outputs(run, r, parent), "tokens": _tokens(r, parent), "taken": None,
         }  # fmt: skip
@@ -154,7 +156,7 @@ def quantized(run: Run, margin: float, shown: Collection[str]) -> dict[str, Any]
             found = interact([c for c in four if c], run.rows, run.score(r))
             if found:
                 taken[r.id] = found
-                line["taken"] = told_points(found.delta, found, 0.0)
+                line["taken"] = told_points(found, 0.0)
         lines.append(line)
     adjusted = holm({i: pair.p_not_worse(margin) for i, pair in pairs.items()}, len(beside))
     worse = holm({i: 1 - pair.p_not_worse(margin) for i, pair in pairs.items()}, len(beside))
@@ -202,7 +204,7 @@ def seeds(run: Run) -> dict[str, Any]:
         both, groups = shared_scores([c for pair in pairs for c in pair], run.rows, name)
         if len(pairs) > 1 and groups:
             pair = paired_over_seeds(both[::2], both[1::2], groups)
-            line |= told_points(pair.delta, pair)
+            line |= told_points(pair)
         lines.append(line)
     named = (against.model if models else "", *base) if against else ()
     return {"rows": lines, "reference": "/".join(filter(None, named))}
@@ -217,7 +219,7 @@ def control(run: Run) -> list[dict[str, str]]:
         if pair and twin:
             lines.append(
                 {
-                    "name": run.names[twin.id], **told_points(pair.delta, pair),
+                    "name": run.names[twin.id], **told_points(pair),
                     "p": p_text(pair.p), "same": same_outputs(run, r, twin),
                     "verdict": "nothing, as it should be" if pair.p >= 0.05 else DIFFERS,
                 }
@@ -242,7 +244,7 @@ def learning(run: Run, margin: float) -> list[dict[str, Any]]:
                 {
                     "share": number(share_of(cell), "share"), **told(m),
                     "rows": NONE if trained is None else f"{trained:,}",
-                    **(told_points(pair.delta, pair, 0.0, margin) if pair else {"delta": "", "low": "", "high": ""}),
+                    **(told_points(pair, 0.0, margin) if pair else {"delta": "", "low": "", "high": ""}),
                 }
             )  # fmt: skip
             last, before = pair, cell

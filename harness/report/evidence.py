@@ -6,17 +6,46 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from harness.decide import UNQUANTIZED, memory, parent_of
-from harness.report.data_card import data_card
+from harness.decide import fullest, is_quantized, memory, parent_of
 from harness.report.doubts import scores_without
-from harness.report.text import NONE, facts_text, told
+from harness.report.text import NONE, facts_text, shorten, told
 from harness.runs import Run, model_name
-from harness.types import RunRecord, StepKind
+from harness.types import Json, RunRecord, StepKind
 from harness.wording import duration, plural, share, size
 
 DRIFTED = 1.1  # times as long in one round as in another
 BOUNDED = {"p95": 72, "p50": 6}  # requests with one beyond it in 39 of 40 runs: 0.95**72 and 0.5**6 are below 2.5%
 LISTED = 20  # overlapping pairs, the rest stands in leakage.json
+SEEN = (("training", "training rows"), ("validation", "validation rows"), ("articles", "articles"))
+DIGESTS = 3  # told of one kind: parts of a learning curve have their own
+QUOTED = 300  # characters of a card
+NOT_STATED = "not stated"
+
+
+def data_card(run: Run, suite: str, found: Mapping[str, Any]) -> list[dict[str, str]]:
+    """A line for what builds see, for the evaluation rows, and for each base model."""
+    cells = [r for r in run.records.values() if r.suite == suite]
+    counts = found["rows"]
+    source, licence = (shorten(found.get(k) or NOT_STATED, most=QUOTED) for k in ("source", "licence"))
+    seen = ", ".join(f"{n:,} {what}" for k, what in SEEN if isinstance(n := counts.get(k), int))
+    lines = [
+        _line("What builds see", seen, source, licence, (r.digest_of("adapt", "data") for r in cells)),
+        _line("Evaluation rows, with their scorers", f"{counts['evaluation']:,} rows", source, licence,
+              (r.digest_of("quality", "rows") for r in cells)),
+    ]  # fmt: skip
+    bases: dict[tuple[str, str, str], list[str]] = {}
+    for r in (r for r in cells if "base" in r.steps):
+        facts: Mapping[str, Json] = r.steps["base"].get("facts") or {}
+        source, licence = (shorten(facts.get(k) or NOT_STATED, most=QUOTED) for k in ("source", "licence"))
+        bases.setdefault((model_name(r), source, licence), []).append(str(r.steps["base"].get("key", "")))
+    return [*lines, *(_line(f"Base model {n}", "", s, li, keys) for (n, s, li), keys in bases.items())]
+
+
+def _line(what: str, rows: str, source: str, licence: str, digests: Iterable[str]) -> dict[str, str]:
+    own = sorted({d for d in digests if d})
+    more = f" and {len(own) - DIGESTS} more" if len(own) > DIGESTS else ""
+    digest = ", ".join(own[:DIGESTS]) + more
+    return {"what": what, "rows": rows or NONE, "source": source, "licence": licence, "digest": digest or NONE}
 
 
 def leakage(run: Run) -> list[dict[str, Any]]:
@@ -58,7 +87,7 @@ def proofs(run: Run) -> list[dict[str, str]]:
     lines = []
     for r in run.ok:
         facts = r.steps.get("quantize", {}).get("facts", {})
-        parent, classes = r if r.quantization in UNQUANTIZED else parent_of(r, run.ok), _classes(r)
+        parent, classes = parent_of(r, run.ok) if is_quantized(r) else r, _classes(r)
         replaced, whole = facts.get("replaced_modules"), sum(classes.values())
         if replaced is None and classes and parent and parent is not r:  # a library packed it, and counted nothing
             replaced = sum(n for kind, n in classes.items() if kind not in _classes(parent))
@@ -190,10 +219,10 @@ def caveats(run: Run) -> list[str]:
             )
         if r.value("memory_bytes/peak_rss"):
             found.append("Peak memory is that of the whole process: weights, Python and its libraries.")
-    if len(held := sorted({m.n for r in run.ok if (m := memory(r))})) > 1:
-        found.append(
-            f"Peak memory is of {', '.join(map(str, held[:-1]))} rows at once in some cells, of {held[-1]} in others."
-        )
+    if held := sorted({m.n for r in run.ok if (m := memory(r))}):
+        first = f"{', '.join(map(str, held[:-1]))} rows at once in some cells, of {held[-1]} in others"
+        rows = first if len(held) > 1 else f"{plural(held[0], 'row')} at once"
+        found.append(f"Peak memory is of {rows}{f' ({full})' if (full := fullest(run.ok)) else ''}.")
     one_step = [r for r in run.ok if "itl_ms" in r.not_measured]
     if one_step and len(one_step) < len(run.ok):
         generating = [r for r in run.ok if r not in one_step]

@@ -13,7 +13,7 @@ from typing import Any
 
 from harness import escaping, ledger
 from harness.decide import Decision, Facts, Policy, as_counted, not_shares, timed
-from harness.decide.recipes import recipes, weights_of
+from harness.decide.recipes import called, recipes, weights_of
 from harness.report import account, charts, machine
 from harness.report.answers import PACKED_BYTES, changed, deflated, examples, packed
 from harness.report.cells import all_cells, heatmaps, one_unit, scores
@@ -111,7 +111,7 @@ def view(run: Run) -> dict[str, Any]:
     first, grid = next(iter(run.records.values()), None), list(run.records.values())
     judged = list(weights_of(grid, rule))
     title = f"{_joined(judged or [first.suite])} on {_joined(map(model_name, grid))}" if first else run.folder.name
-    some = thinned(run, decision)
+    some, ways = thinned(run, decision), replace(run, names=called(grid, rule, run.names))
     table, flips, controls = all_cells(run), changed(run, decision), control(run)
     return {
         "title": title, "run": f"{run.folder.parent.name}/{run.folder.name}",
@@ -119,12 +119,12 @@ def view(run: Run) -> dict[str, Any]:
         "pending": len(run.pending), "counts": {str(k): v for k, v in ledger.done(list(run.records.values())).items()},
         "total": len(run.ids), "shown": len(some.ids), "profile": first.profile if first else "", "decision": decision,
         "recommended": run.recommended(decision), "policy": rule, "timed": timed(run.ok), "limits": limits,
-        "names": run.names, "headline": headline(run, decision, known),
-        "reference": run.names[decision.reference] + (" and its likes" if len(judged) > 1 else "")
+        "names": run.names, "called": ways.names, "headline": headline(run, decision, known),
+        "reference": ways.names[decision.reference] + (" and its likes" if len(judged) > 1 else "")
         if decision and decision.reference else "",
         "heatmaps": heatmaps(some, decision), "scatter": charts.scatter(as_judged(run, known), decision, len(judged)),
-        "dumbbells": against_best(run, decision, known, some.ids), "costs": account.cost_chart(run, decision),
-        "account": account.account(run, decision), "all_cells": table, "unbounded": unbounded(run),
+        "dumbbells": against_best(ways, decision, known, some.ids), "costs": account.cost_chart(ways, decision),
+        "account": account.account(ways, decision), "all_cells": table, "unbounded": unbounded(run),
         "first_cells": _shown_first(table, some),
         "load": under_load(some), "rooms": rooms(some), "adapters": adapters(some),
         "scores": scores(some), "differences": differences(run, some.ids), "proofs": proofs(some),
@@ -174,6 +174,7 @@ def embedded(page: Mapping[str, Any]) -> dict[str, Json]:
         if row["id"] not in ids
     ]
     return {
+        "called": {i: name for i, name in page["called"].items() if name != page["names"][i]},
         "choosing": page["choosing"], "carried": bool(page["decision"] and page["decision"].chosen),
         "names": page["names"], "more_cells": rest, "packed": page["packed"],
     }  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.escaping import visible
 from harness.statistics import Paired
-from harness.types import Interval, Json, Measurement
+from harness.types import Json, Measurement
 from harness.wording import in_points, number, significant
 
 NONE = "–"
@@ -53,10 +53,10 @@ def told(m: Measurement | None) -> dict[str, Any]:
     return {"text": number(m.value, m.unit) if m else NONE, "interval": interval(m), "value": value}
 
 
-def told_points(delta: float, around: Paired | Interval, *edges: float) -> dict[str, str]:
+def told_points(pair: Paired, *edges: float) -> dict[str, str]:
     """A difference and its interval as a table shows them, in points, on their side of each edge that a verdict beside
     them asks for."""
-    return dict(zip(("delta", "low", "high"), in_points(delta, around.low, around.high, *edges), strict=True))
+    return dict(zip(("delta", "low", "high"), in_points(pair.delta, pair.low, pair.high, *edges), strict=True))
 
 
 def facts_text(facts: Mapping[str, Json], skip: Iterable[str] = ()) -> str:

@@ -76,9 +76,8 @@ def _checksums(paths: Sequence[Path]) -> list[str]:
     marks = {at: [t.st_dev, t.st_ino, t.st_size, t.st_mtime_ns, t.st_ctime_ns] for at, t in about}
     now = time.time()
     unread = sum(told.st_size for at, told in about if (known.get(at) or [None])[0] != marks[at])
-    if unread >= LONG:
-        said = f"harness: reading {unread / 1e9:.0f} GB in {paths[0].parent} for their checksums, once"
-        print(said, file=sys.stderr, flush=True)
+    if paths:
+        _tell_long(unread, paths[0].parent, ", once")
 
     def of(at: str) -> str:
         found: list[Any] = known.get(at) or [None, ""]
@@ -97,6 +96,12 @@ def _checksums(paths: Sequence[Path]) -> list[str]:
             memory.parent.mkdir(parents=True, exist_ok=True)
             write_json(memory, kept)
     return sums
+
+
+def _tell_long(unread: int, where: Path, often: str = "") -> None:
+    if unread >= LONG:
+        said = f"harness: reading {unread / 1e9:.0f} GB in {where} for their checksums{often}"
+        print(said, file=sys.stderr, flush=True)
 
 
 def _memory() -> Path | None:
@@ -172,31 +177,33 @@ def faults(folder: Path, thorough: bool = False) -> list[str]:
         return [f"{MANIFEST}: missing"]
     except ValueError as error:
         return [f"{MANIFEST}: {error}"]
-    found = []
-    for name, made in ({} if "evicted_unix" in manifest else manifest["files"]).items():
+
+    def fault(name: str, made: Mapping[str, Any]) -> str:
         try:
             size = (folder / name).stat().st_size
             if size != made["bytes"]:
-                found.append(f"{name}: {size} bytes, {made['bytes']} were built")
-            elif thorough and sha256(folder / name) != made["sha256"]:
-                found.append(f"{name}: its bytes have changed since it was built")
+                return f"{name}: {size} bytes, {made['bytes']} were built"
+            changed = thorough and sha256(folder / name) != made["sha256"]
+            return f"{name}: its bytes have changed since it was built" if changed else ""
         except PermissionError:
             raise
         except (OSError, ValueError) as error:  # ValueError: no name of a file
-            found.append(f"{name}: {getattr(error, 'strerror', None) or error}")
-    return found
+            return f"{name}: {getattr(error, 'strerror', None) or error}"
 
-
-def outdated(step: Step, manifest: Mapping[str, Any], since: float | None) -> bool:
-    """Whether a step is a timing from before a time at which timings are wanted anew."""
-    return since is not None and step.kind is StepKind.LATENCY and manifest["created_unix"] < since
+    files = {} if "evicted_unix" in manifest else manifest["files"]
+    if thorough:
+        _tell_long(folder_bytes(folder), folder)
+    with ThreadPoolExecutor(4) as pool:
+        return list(filter(None, (pool.map if thorough else map)(fault, files, files.values())))
 
 
 class Store:
-    """A folder of builds; see the module."""
+    """A folder of builds; see the module. Those whose manifests have one of the digests `outdated` count as not there:
+    they stay until built anew."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, outdated: Iterable[str] = ()) -> None:
         self.root = root.absolute()
+        self.outdated = frozenset(outdated)
 
     def unwritable(self, mend: str = "set store=DIR") -> list[str]:
         """A line where nothing can be written, with how to `mend` that."""
@@ -221,9 +228,10 @@ class Store:
     def manifest(self, step: Step) -> Mapping[str, Any] | None:
         """The manifest of a finished build, its files evicted or not, or None."""
         try:
-            return read_manifest(self.folder(step))
+            found = read_manifest(self.folder(step))
         except (FileNotFoundError, ValueError):
             return None
+        return None if found["digest"] in self.outdated else found
 
     def is_whole(self, step: Step, thorough: bool = False) -> bool:
         """Whether a build and all its files are there."""
@@ -313,24 +321,21 @@ class Store:
             lock.release()
             path.with_suffix(".lock").unlink(missing_ok=True)
 
-    def build(
-        self, step: Step, work: Callable[[Path], Mapping[str, Json]], environment: Mapping[str, Json],
-        since: float | None = None,
-    ) -> None:  # fmt: skip
-        """Does `work(folder)` unless the build is there, and not `outdated`; `work` returns the facts for the manifest.
-        What stands there stays until the new build is whole.
+    def build(self, step: Step, work: Callable[[Path], Mapping[str, Json]], environment: Mapping[str, Json]) -> None:
+        """Does `work(folder)` unless the build is there; `work` returns the facts for the manifest. What stands there
+        stays until the new build is whole.
 
         Raises what `work` raises; the store is then as before.
         """
         target = self.folder(step)
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_suffix(".lock")):
-            if self.is_whole(step) and not outdated(step, self.manifest(step) or {}, since):
+            if self.is_whole(step):
                 return
             part = self.root / "tmp" / f"{step.key}-{uuid4().hex[:8]}"
             part.mkdir(parents=True)
             try:
-                start = time.monotonic()
+                start, used = time.monotonic(), sum(os.times()[:4])
                 facts = work(part)
                 for path, told in files_below(part):
                     if told.st_nlink == 1:  # no file of the build before
@@ -339,6 +344,7 @@ class Store:
                     "kind": step.kind, "key": step.key, "title": step.title, "preimage": step.preimage,
                     "seconds": round(time.monotonic() - start, 3), "bytes": folder_bytes(part), "facts": facts,
                     "environment": environment, "created_unix": int(time.time()), "files": described(part),
+                    "cpu_seconds": round(sum(os.times()[:4]) - used, 3),
                 }  # fmt: skip
                 write_json(part / MANIFEST, sealed(manifest))
                 shutil.rmtree(target, ignore_errors=True)

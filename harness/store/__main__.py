@@ -93,7 +93,7 @@ def _gc(store: Store, console: Console, keep_days: float) -> int:
     before = occupied_bytes([store.root])
     gone = collect(store, keep_days * DAY_S)
     for build in gone:
-        console.print(f"{build.name}  {terminal_text(build.title)}", highlight=False)
+        console.print(f"{build.name}  {terminal_text(build.title)}")
     console.print(f"{len(gone)} builds taken away, {_size(before - occupied_bytes([store.root]))} freed")
     return 0
 

@@ -13,16 +13,19 @@ from typing import Any
 from harness.errors import UserError
 from harness.leakage import INSTRUCTIONS, MODES, near, normalised
 from harness.licences import rows_licence
+from harness.measure.quality import stops_of
+from harness.overrides import unknown_keys
 from harness.power import detectable_difference, rows_needed
 from harness.resources import resource
 from harness.statistics import group_of
-from harness.suite import VALIDATION_SHARE, load
+from harness.suite import VALIDATION_SHARE, leaks, load
 from harness.suites.faults import (
     faults_of_guide,
     faults_of_output,
     faults_of_score,
     faults_of_task,
     own_task,
+    scored,
     scores_replies,
     wrong_replies,
 )
@@ -37,7 +40,7 @@ from harness.suites.shape import (
     unlearnt,
     unlike,
 )
-from harness.types import Component, Json, SuiteData
+from harness.types import Component, Json, SuiteData, plain
 from harness.wording import plural
 
 CLAIM = 0.05  # a difference worth showing
@@ -85,7 +88,7 @@ def _sides(data: SuiteData, suite: Component) -> list[tuple[Path, Sequence[Mappi
 
 def _references(data: SuiteData, rules: Any, of_row: Any, suite: Component) -> list[str]:
     """What the suite's own scorers say of its own reference replies."""
-    found, primary = [], suite.params["primary"]
+    found, primary, ends = [], suite.params["primary"], stops_of(rules)
     for file, rows in _sides(data, suite):
         for row in rows:
             at = f"{file}, row {row['id']!r}"
@@ -94,15 +97,32 @@ def _references(data: SuiteData, rules: Any, of_row: Any, suite: Component) -> l
                 if faults := of_row(dict(row)) if of_row else []:
                     found += [f"{at}: {fault}" for fault in faults]
                     continue
-                scores = rules.process_results(dict(row), [reply]) if reply else {}
+                scores = scored(rules, row, reply) if reply else {}
             except (Exception, SystemExit) as error:
                 found.append(f"{at}: scorers.py raises {type(error).__name__}: {error}; mend the row or the scorer")
                 continue
             if primary in scores and scores[primary] != 1:
+                said = str(reply)
+                end = min((end for end in ends if end in said), key=said.find, default="")
+                cut = f", which the task ends at {end!r} (its generation_kwargs: until)," if end else ""
                 found.append(
-                    f"{at}: its own reference reply scores {scores[primary]:g} on {primary}; mend one of the two"
+                    f"{at}: its own reference reply{cut} scores {scores[primary]:g} on {primary}; mend one of the two"
                 )
     return found
+
+
+def _passed_over(rules: Any, file: Path, suite: Component) -> list[str]:
+    """Warnings of what lm-eval reads in a task file, and a grid does not."""
+    asked, limit = rules.config.generation_kwargs or {}, suite.params["max_new_tokens"]
+    others = [other.name for other in rules._filters[1:]]
+    found = []
+    if asked.get("do_sample", asked.get("temperature")):
+        found.append("do_sample and temperature are passed over: a grid draws tokens as engine.temperature says")
+    if (asked.get("max_gen_toks") or limit) < limit:
+        found.append(f"max_gen_toks is passed over: answers end at suite.max_new_tokens={limit}")
+    if others:
+        found.append(f"of its filters the first alone is scored by, not {', '.join(others)}; put the right one first")
+    return [f"{file}: {line}" for line in found]
 
 
 def _too_few(data: SuiteData) -> list[str]:
@@ -194,18 +214,21 @@ def _lopsided(data: SuiteData) -> list[str]:
 
 
 def _long(data: SuiteData, suite: Component) -> list[list[str]]:
-    """Warnings of rows with a text many times as long as that of most: they alone set how much memory is held."""
+    """Warnings of rows and articles with a text many times as long as that of most: they alone set how much memory is
+    held."""
+    fields = (data.message_field, data.reply_field)
+    texts = [(file, rows, field) for file, rows in _sides(data, suite) for field in fields]
+    articles = data.folder / str(suite.params["knowledge_file"]), plain(data.knowledge), "text"
     found = []
-    for file, rows in _sides(data, suite):
-        for field in (data.message_field, data.reply_field):
-            sizes = [len(str(row.get(field, ""))) for row in rows]
-            usual = statistics.median(sizes) if sizes else 0
-            found.append([
-                f"{file}, row {row['id']!r}: its {field} has {size:,} characters, "
-                f"usual are {usual:,.0f}; such rows set memory and time: shorten it, or drop what is no real case"
-                for row, size in zip(rows, sizes, strict=True)
-                if size > max(LONG * usual, LONG_AT_LEAST)
-            ])  # fmt: skip
+    for file, rows, field in (*texts, articles):
+        sizes = [len(str(row.get(field, ""))) for row in rows]
+        usual = statistics.median(sizes) if sizes else 0
+        found.append([
+            f"{file}, row {row['id']!r}: its {field} has {size:,} characters, "
+            f"usual are {usual:,.0f}; such rows set memory and time: shorten it, or drop what is no real case"
+            for row, size in zip(rows, sizes, strict=True)
+            if size > max(LONG * usual, LONG_AT_LEAST)
+        ])  # fmt: skip
     return found
 
 
@@ -232,17 +255,21 @@ def _majority(data: SuiteData) -> list[str]:
 
 def check(name: str) -> tuple[list[str], list[list[str]], list[str]]:
     """Mistakes, warnings (those together that may say the same of many rows) and facts of a suite."""
+    from omegaconf import OmegaConf
+
     suite = config_of(name)
     data = load(suite)
     primary, where, warnings = suite.params["primary"], data.folder, [_too_few(data)]
     mistakes = faults_of_score(data, primary, "suite.primary")
-    rules, _ = own_task(data) or (None, None)
+    rules, file = own_task(data) or (None, where)
     made = (rules.config.process_results, rules.config.custom_dataset) if rules and scores_replies(rules) else ()
     code = {name: of for f in made for name, of in getattr(inspect.unwrap(f), "__globals__", {}).items()}
     if made and not mistakes:
         wrong, doubts = wrong_replies(data, rules, primary, data.evaluation)
         mistakes += [*_references(data, rules, code.get("check"), suite), *wrong]
         warnings += [doubts, _unmeetable(data, suite) if "word_f1" in code else []]
+    if rules:
+        warnings.append(_passed_over(rules, file, suite))
     if "check" not in code:  # which tells it of the labels that `new` makes
         warnings.append(_unlearnt(data, suite))
     mistakes += [
@@ -251,15 +278,10 @@ def check(name: str) -> tuple[list[str], list[list[str]], list[str]]:
         *_groups(data, suite),
         *faults_of_output(data, suite),
         *faults_of_task(data, suite),
+        *leaks(data.overlaps, where, suite.params),
+        *unknown_keys([OmegaConf.create({"suite": composed("suite", name)})], resource("conf")),
     ]
     every, held = (*data.train, *data.validation), where / str(suite.params["eval_file"])
-    for o in data.overlaps:
-        mistakes.append(
-            f"{held}, row {o.row!r}: its text stands in {o.other}; write another example there"
-            if o.source == INSTRUCTIONS
-            else f"{held}, row {o.row!r}: same {'text' if o.kind == 'exact' else 'group'} as {o.source} row "
-            f"{o.other!r}; remove one, or set leakage=drop"
-        )
     warnings += [_lopsided(data), *_long(data, suite), _repeated(data, suite), _heads(data, suite)]
     card = where / "card.md"
     if not card.is_file() or "TO FILL" in card.read_text(encoding="utf-8", errors="replace"):

@@ -12,7 +12,7 @@ from typing import Any
 from harness.errors import UserError
 from harness.leakage import normalised
 from harness.measure.beside import beside
-from harness.measure.quality import FEWSHOT_SEED, task_of, tasks_in
+from harness.measure.quality import FEWSHOT_SEED, as_list, stops_of, task_of, tasks_in, until
 from harness.suites.shape import TO_FILL
 from harness.types import Component, Json, SuiteData, plain
 from harness.wording import plural
@@ -42,37 +42,51 @@ def scores_replies(rules: Any) -> bool:
     return bool(rules.config.process_results) and rules.OUTPUT_TYPE == "generate_until"
 
 
+def scored(rules: Any, row: Mapping[str, Any], reply: Any) -> dict[str, Any]:
+    """What a task makes of a row that is answered with a reply, ended and filtered as a grid does; of choices, with the
+    first held the likeliest. Raises whatever lm-eval and the suite's own code raise."""
+    if rules.OUTPUT_TYPE != "generate_until":
+        return dict(plain(rules.process_results(row, _held(0, len(as_list(rules.construct_requests(row, "")))))))
+    left: Any = [[until(reply, stops_of(rules)) if isinstance(reply, str) else reply]]
+    for step in rules._filters[0].filters:  # the first alone: `measure` keeps no other's scores
+        left = step().apply(left, [row])
+    return dict(plain(rules.process_results(dict(row), list(left))))
+
+
+def _held(best: int, number: int) -> list[tuple[float, bool]]:
+    """The answer of a model that holds one of some choices the likeliest."""
+    return [(-float(n != best), n == best) for n in range(number)]
+
+
 def faults_of_score(data: SuiteData, score: str, key: str) -> list[str]:
     """Why a score, named by a key of the configuration, cannot decide: less of it is better, no evaluation row has it,
-    it is no number a row, or one not from 0 to 1. Runs the suite's scorers on its reference replies until one has the
-    score, and on wrong replies to a few rows. Of a task that lm-eval scores itself the score need only be listed; those
-    that it brings along are left to it."""
-    if not (own := own_task(data)):
+    it is no number a row, or one not from 0 to 1. Scores the suite's reference replies until one has the score, and by
+    scorers of its own wrong replies to a few rows. Tasks that lm-eval brings along are left to it."""
+    if not (found := own_task(data)):
         return []
-    (rules, file), where = own, data.folder / "scorers.py"
+    (rules, file), where = found, data.folder / "scorers.py"
     seen: dict[str, Any] = {}
     if rules.higher_is_better().get(score) is False:
         return [f"{key}={score}: less of it is better, as {file} has it (higher_is_better: false); {DECIDES}"]
-    if not scores_replies(rules):
-        listed = list(rules.aggregation())
+    if not (own := scores_replies(rules)) and score not in (listed := list(rules.aggregation())):
         told = f"{', '.join(listed) or 'nothing'} in metric_list"
-        return [] if score in listed else [f"{key}={score}: no score of {data.name}; {file} has {told}"]
+        return [f"{key}={score}: no score of {data.name}; {file} has {told}"]
     for row in data.evaluation:
         try:
-            seen |= plain(rules.process_results(dict(row), [row.get(data.reply_field) or ""]))
-        except (Exception, SystemExit) as error:
-            return [f"{where}: raises {type(error).__name__}: {error} on row {row['id']!r}; mend it"]
+            seen |= scored(rules, row, row.get(data.reply_field) or "")
+        except (Exception, SystemExit) as error:  # of lm-eval's own, `faults_of_task` tells
+            return [f"{where}: raises {type(error).__name__}: {error} on row {row['id']!r}; mend it"] if own else []
         if score in seen:
             break
     numbers = [name for name, value in seen.items() if isinstance(value, int | float)]
     if score not in seen:
         return [f"{key}={score}: no score of {data.name}; it has {', '.join(numbers) or 'none'}"]
     if score not in numbers:
-        other = f"take {', '.join(numbers)}" if numbers else f"mend {where}"
+        other = f"take {', '.join(numbers)}" if numbers else f"have {where if own else file} give one that is"
         return [f"{key}={score}: is no number a row, so cells cannot be paired; {other}"]
     if not 0 <= seen[score] <= 1:
         return [f"{key}={score}: is {seen[score]:g} for the reference reply of row {row['id']!r}; {DECIDES}"]
-    return wrong_replies(data, rules, score, data.evaluation[:LOOKED_AT])[0]
+    return wrong_replies(data, rules, score, data.evaluation[:LOOKED_AT])[0] if own else []
 
 
 def wrong_replies(
@@ -86,7 +100,7 @@ def wrong_replies(
     bare = [normalised(reply) for reply in said]
     for at, row in enumerate(rows):
         with suppress(Exception, SystemExit):  # what the row's own reply breaks is told elsewhere
-            if score not in plain(rules.process_results(dict(row), [said[at]])):
+            if score not in scored(rules, row, said[at]):
                 continue  # one that rows like this do not have
         others = (said[n] for n in (*range(at + 1, len(rows)), *range(at)) if bare[n] != bare[at])
         kinds = {"an empty reply": "", "the reply 'x'": "x", "another row's reply": next(others, said[at])}
@@ -95,7 +109,7 @@ def wrong_replies(
                 continue
             told = f"on {kind} to row {row['id']!r}" + f" ({reply!r:.60})" * (kind == "another row's reply")
             try:
-                value = plain(rules.process_results(dict(row), [reply])).get(score)
+                value = scored(rules, row, reply).get(score)
             except (Exception, SystemExit) as error:
                 wrong.setdefault(kind, f"{where}: raises {type(error).__name__}: {error} {told}; mend it")
                 continue
@@ -160,16 +174,34 @@ def _asked_otherwise(rules: Any, data: SuiteData, where: Path) -> list[str]:
     ] if other else []  # fmt: skip
 
 
-def _no_choice(rules: Any, where: Path, score: str) -> list[str]:
-    """A line where no choice of lm-eval's task, be it held the likeliest, is right for a row that it asks."""
-    number, lost = Counter(r.doc_id for r in rules.instances), []
+def _no_choice(rules: Any, data: SuiteData, where: Path, score: str) -> list[str]:
+    """A line where no choice of lm-eval's task, be it held the likeliest, is right for a row that it asks, or another
+    is than the reply that is trained on."""
+    number, wrong = Counter(r.doc_id for r in rules.instances), []
+    texts = {(r.doc_id, r.idx): r.args[1].strip() for r in rules.instances}
     for r in (r for r in rules.instances if r.idx == 0):
-        every = range(number[r.doc_id])
-        chances = ([(-float(n != best), n == best) for n in every] for best in every)
-        if not any(rules.process_results(r.doc, each).get(score, 1) for each in chances):
-            lost.append(r.doc.get("id"))
-    return [f"{where}: no choice is right for row {lost[0]!r} by {score} ({len(lost)} such); have doc_to_target find "
-            "its reply in doc_to_choice"] if lost else []  # fmt: skip
+        every, reply = range(number[r.doc_id]), str(r.doc.get(data.reply_field) or "").strip()
+        scores = (rules.process_results(r.doc, _held(best, len(every))).get(score, 1) for best in every)
+        right = [texts[r.doc_id, n] for n, passed in enumerate(scores) if passed]
+        if not right or (reply and reply not in right):
+            told = f"the choice {right[0]!r}, not its {data.reply_field} {reply!r}," if right else "no choice"
+            wrong.append(f"{told} is right for row {r.doc.get('id')!r} by {score}")
+    return [f"{where}: {wrong[0]} ({len(wrong)} such); have doc_to_target find its {data.reply_field}, which is "
+            f"trained on, in doc_to_choice: `doc_to_target: {data.reply_field}` does (digits of a template are a place "
+            "in that list)"] if wrong else []  # fmt: skip
+
+
+def _unsummed(rules: Any, items: Mapping[str, Sequence[Any]], where: Path) -> list[str]:
+    """A line for each score of which the task's aggregation cannot make one number."""
+    found = []
+    for name, of_all in rules.aggregation().items():
+        try:
+            float(of_all(items[name]) if name in items else 0)
+        except (Exception, SystemExit) as error:
+            why = " ".join(f"{type(error).__name__}: {error}".split())
+            found.append(f"{where}: the aggregation of {name} fails on what the reference replies score ({why}); give "
+                         "it another in metric_list, or leave the score out")  # fmt: skip
+    return found
 
 
 def faults_of_task(data: SuiteData, suite: Component) -> list[str]:
@@ -187,14 +219,17 @@ def faults_of_task(data: SuiteData, suite: Component) -> list[str]:
                 manager.load(str(where))  # which raises where the file is none of a task
             return [f"{where}: has no task {task!r}; its first key is `task: {task}`, or set suite.task"]
         rules, _ = task_of(data, task)
-        listed, given = set(rules.aggregation()), set()
         otherwise = _asked_otherwise(rules, data, where)
-        if scores_replies(rules):
-            given = {k for r in data.evaluation for k in rules.process_results(r, [r.get(data.reply_field) or ""])}
-        elif rules.OUTPUT_TYPE == "multiple_choice":
-            otherwise += _no_choice(rules, where, suite.params["primary"])
+        if rules.OUTPUT_TYPE == "multiple_choice":
+            otherwise += _no_choice(rules, data, where, suite.params["primary"])
+        items: dict[str, list[Any]] = {}
+        for r in (r for r in rules.instances if r.idx == 0 and data.evaluation):
+            for name, item in scored(rules, r.doc, r.doc.get(data.reply_field) or "").items():
+                items.setdefault(name, []).append(item)
+        otherwise += _unsummed(rules, items, where)
+        given = {*items} - {*rules.aggregation()} if scores_replies(rules) else ()
     except UserError as error:
         return list(error.mistakes)
     except (Exception, SystemExit) as error:  # whatever lm-eval and a suite's own code raise
         return [f"{where}: lm-eval cannot read it ({' '.join(f'{type(error).__name__}: {error}'.split())}); mend it"]
-    return [*otherwise, *(f"{where}: score {k} is not in metric_list; add it" for k in sorted(given - listed))]
+    return [*otherwise, *(f"{where}: score {k} is not in metric_list; add it" for k in sorted(given))]

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ TWINS = 5  # rows of a line
 GUIDE = (
     f"{TO_FILL} say here, as to a new colleague, what a good answer looks like. prompt_rag tells the model this text.\n"
 )
+Rows = Sequence[Mapping[str, Any]]
 SCORES = {
     "text": {"exact": "the words of the reference, case and punctuation apart", "word_f1": "F1 of the shared words"},
     "labels": {
@@ -86,19 +87,35 @@ def _places(name: str, root: Path, rows_only: bool) -> tuple[Path, Path, Path]:
     return folder, others[0], others[1]
 
 
-def _moved(folder: Path, train: Sequence[Mapping[str, Any]], held: Sequence[Mapping[str, Any]]) -> list[str]:
+def _text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8-sig", errors="replace") if path.is_file() else ""
+
+
+def _moved(folder: Path, before: Sequence[Rows], after: Sequence[Rows]) -> list[str]:
     """A line where messages of a suite's training rows would become evaluation rows, or the other way round."""
-    before: dict[str, dict[str, Any]] = {}
-    for path in (folder / "train.jsonl", folder / "eval.jsonl"):
-        text = path.read_text(encoding="utf-8-sig", errors="replace") if path.is_file() else ""
-        rows_there = json_lines(path, text, [])
-        before[path.stem] = {normalised(str(row.get("message"))): row.get("id") for _, row in rows_there}
+    was, asked = ([{normalised(str(r.get("message"))): r.get("id") for r in side} for side in s]
+                  for s in (before, after))  # fmt: skip
     found = []
-    for side, other, rows in (("train", "eval", held), ("eval", "train", train)):
-        asked = {normalised(row["message"]) for row in rows}
-        if moved := [name for said, name in before[side].items() if said in asked and said not in before[other]]:
+    for side, one, other in (("train", 0, 1), ("eval", 1, 0)):
+        if moved := [name for said, name in was[one].items() if said in asked[other] and said not in was[other]]:
             found.append(f"{folder / side}.jsonl, row {moved[0]!r}: would change sides ({len(moved)} such); give "
                          "--group, --eval-share and --eval-from as before, or delete the file")  # fmt: skip
+    return found
+
+
+def _left_behind(folder: Path, before: Sequence[Rows], after: Sequence[Rows], labels: Collection[str]) -> list[str]:
+    """What is odd about new rows of a suite that is there: rows that another hand wrote, and labels that its
+    instructions do not name, though they do others."""
+    found = []
+    kept = {_jsonl([row]) for rows in after for row in rows}
+    if gone := [f"row {row.get('id')!r}" for rows in before for row in rows if _jsonl([row]) not in kept]:
+        found.append(f"{folder}: gone or changed of what stood there: {plural(len(gone), 'row')} ({_some(gone)}); what "
+                     "was mended by hand belongs into the table")  # fmt: skip
+    guide = folder / "instructions.md"
+    told = _text_of(guide).casefold()
+    unnamed = sorted(label for label in labels if label.casefold() not in told)
+    if 0 < len(unnamed) < len(labels):
+        found.append(f"{guide}: does not name the label {', '.join(map(repr, unnamed))}; add it there")
     return found
 
 
@@ -131,7 +148,7 @@ def _doubts(
     for table in tables:
         found += _twins(table.rows)
         found += unfilled([(where, row["group"]) for where, row in table.rows], "group")
-    there, here = ({row["id"]: where for where, row in table.rows} for table in (tables[0], tables[-1]))
+    there, here = ({row["id"]: where for where, row in table.rows[::-1]} for table in (tables[0], tables[-1]))
     if shared := [f"{here[o.row]} ({there[o.other]})" for o in overlaps(held, train, (), "message", "reply")]:
         found.append(f"{_some(shared)}: the message or the group of a training row ({len(shared)} such); remove one of "
                      "the two, or set leakage=drop")  # fmt: skip
@@ -152,12 +169,15 @@ def new(
         raise UserError(f"--eval-share {share}: give a share between 0 and 1")
     if [*names.values()].count(names["id"]) > 1:  # a column that is something else holds no ids
         names = {what: column for what, column in names.items() if what != "id"}
-    tables = [read(source, names), *([read(held_source, names, "eval")] if held_source else [])]
+    before = [[row for _, row in json_lines(path, _text_of(path), [])]
+              for path in (folder / "train.jsonl", folder / "eval.jsonl")]  # fmt: skip
+    tables = [read(source, names, standing=before[0] if held_source else [*before[0], *before[1]])]
+    tables += [read(held_source, names, "eval", before[1])] if held_source else []
     train, held = _sides(tables, share, source)
     rows, said = [row for t in tables for row in t.kept], [pair for t in tables for pair in t.said]
     replies = Counter(r["reply"] for r in rows)
     kind, wrong, doubts = _kind(said, are_labels(replies) and not any(REFERENCES in row for row in rows))
-    if wrong := wrong or (_moved(folder, train, held) if rows_only else []):
+    if wrong := wrong or _moved(folder, before, (train, held)):
         raise UserError(wrong)
     doubts += _doubts(tables, train, held, share)
     if kind == "labels":
@@ -175,6 +195,9 @@ def new(
         *([f"columns left out: {unused}; write into the message what an answer needs"] if unused else []),
     ]
     files = {folder / "train.jsonl": _jsonl(train), folder / "eval.jsonl": _jsonl(held)}
+    if (folder / "labels.json").is_file() if rows_only else kind == "labels":
+        trained = sorted({row["reply"] for row in train})
+        files[folder / "labels.json"] = json.dumps(trained, ensure_ascii=False, indent=1) + "\n"
     if not rows_only:
         systems = frozenset[str]().union(*(table.systems for table in tables))
         if system is None and len(systems) == 1 and any(systems):
@@ -196,6 +219,7 @@ def new(
             room,
         ]
     else:
+        doubts += _left_behind(folder, before, (train, held), replies if kind == "labels" else ())
         needed, longest = _longest(rows)
         told.append(f"the longest reply (row {longest!r}) may need {needed} tokens: see max_new_tokens in {config}")
     for path, text in files.items():

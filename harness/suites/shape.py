@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from statistics import median
 from typing import Any
+from unicodedata import east_asian_width, is_normalized
 
+from harness.leakage import typed
 from harness.power import groups_needed
 from harness.statistics import group_of
 from harness.wording import plural
@@ -32,8 +33,9 @@ def are_labels(replies: Counter[str]) -> bool:
 
 def are_free(replies: Counter[str]) -> bool:
     """Whether texts, each with the number of its rows, are free: most are different, and longer than the name of a
-    class, so that hardly any is met word for word."""
-    return 2 * len(replies) > replies.total() and median(map(len, replies)) > LABEL_LENGTH
+    class, so that hardly any is met word for word. A character of Chinese, Japanese or Korean says as much as two."""
+    widths = (sum(1 + (east_asian_width(c) in "WF") for c in reply) for reply in replies)
+    return 2 * len(replies) > replies.total() and median(widths) > LABEL_LENGTH
 
 
 def in_groups(rows: Collection[Mapping[str, Any]], what: str) -> str:
@@ -42,13 +44,13 @@ def in_groups(rows: Collection[Mapping[str, Any]], what: str) -> str:
 
 
 def folded(label: str) -> str:
-    """A label without case, spaces, Unicode form and the zeros of a whole number: 1.0 is 1."""
-    bare = "".join(unicodedata.normalize("NFC", label).casefold().split())
+    """A label without case, spaces, typography, what is not seen and the zeros of a whole number: 1.0 is 1."""
+    bare = "".join(typed(label).casefold().split())
     return re.sub(r"^([+-]?\d+)\.0+$", r"\1", bare)
 
 
 def _shown(label: str) -> str:
-    return repr(label) if unicodedata.is_normalized("NFC", label) else ascii(label)
+    return repr(label) if is_normalized("NFC", label) else ascii(label)
 
 
 def misspelt(labels: Sequence[tuple[str, str]], what: str = "label") -> list[str]:

@@ -40,9 +40,14 @@ class Table:
 
     @property
     def kept(self) -> list[dict[str, Any]]:
-        """The rows without those that repeat a message and its reply."""
-        pairs = {(normalised(r["message"]), r["reply"]): r for _, r in reversed(self.rows)}
-        return list(pairs.values())[::-1]
+        """The rows without those that repeat a message and its reply, whose other right answers are kept."""
+        pairs: dict[tuple[str, str], dict[str, Any]] = {}
+        for _, row in self.rows:
+            key = normalised(row["message"]), row["reply"]
+            first = pairs.setdefault(key, row)
+            if REFERENCES in row:
+                pairs[key] = {**first, REFERENCES: list(dict.fromkeys([*rights(first), *rights(row)]))}
+        return list(pairs.values())
 
     @property
     def said(self) -> list[tuple[str, str]]:
@@ -56,11 +61,13 @@ def rights(row: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def read(source: Path, names: Mapping[str, str], called: str = "row") -> Table:
-    """The rows of a file as suites hold them. `names` says which column is what; a row without an id is `called` by its
-    number."""
+def read(
+    source: Path, names: Mapping[str, str], called: str = "row", standing: Sequence[Mapping[str, Any]] = ()
+) -> Table:
+    """The rows of a file as suites hold them. `names` says which column is what; a row without an id is `called` by a
+    hash of its message. Ids, and how groups are written, stay those of rows that stand in the suite already."""
     table, systems = unchatted(read_table(source), names)
-    rows = shaped(table, source, names, called)
+    rows = shaped(table, source, names, called, standing)
     unused = [c for c in columns_of(table) if c not in names.values()]
     return Table(tuple(zip([where for where, _ in table], rows, strict=True)), tuple(unused), frozenset(systems))
 
@@ -182,15 +189,16 @@ def columns_of(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
 
 
 def shaped(
-    rows: Sequence[tuple[str, dict[str, Any]]], source: Path, names: Mapping[str, str], called: str = "row"
-) -> list[dict[str, Any]]:
+    rows: Sequence[tuple[str, dict[str, Any]]], source: Path, names: Mapping[str, str], called: str = "row",
+    standing: Sequence[Mapping[str, Any]] = (),
+) -> list[dict[str, Any]]:  # fmt: skip
     """Rows as suites hold them: id, group, case where there is one, message, reply. `names` says which column is what.
 
     Without a group column, rows of the same message are one group. A reply that is an object becomes JSON; of a list in
     a column `references` the first is the reply, and all are kept. Raises `UserError` with a line a mistake: columns
-    that are not there or named for two things, empty cells, ids given twice, one message with several replies. Messages
-    that are one but for case and marks are of one group, and so are groups that are one but for how they are written
-    (`folded`).
+    that are not there or named for two things, empty cells, an id of two messages, one message with several replies.
+    Messages that are one but for case and marks are of one group, and so are groups that are one but for how they are
+    written (`folded`).
     """
     if not rows:
         raise UserError(f"{source}: no rows; a suite needs some hundred")
@@ -208,11 +216,12 @@ def shaped(
         raise UserError(absent)
     mistakes: list[str] = []
     made: list[dict[str, Any]] = []
-    seen: dict[str, str] = {}
+    seen: dict[str, tuple[str, str]] = {}
     replies: dict[str, tuple[str, str, dict[str, Any]]] = {}
     groups: dict[str, str] = {}
-    written: dict[str, str] = {}
-    for number, (where, row) in enumerate(rows, start=1):
+    ids = {str(row.get("message")): str(row["id"]) for row in standing if row.get("id")}
+    written = {folded(str(row["group"])): str(row["group"]) for row in standing if row.get("group")}
+    for where, row in rows:
         message, said = _text(row.get(names["message"])), row.get(names["reply"])
         several = said if names["reply"] == REFERENCES and isinstance(said, list) else [said]
         right = list(filter(None, map(_text, several)))
@@ -228,10 +237,11 @@ def shaped(
             mistakes.append(f"{where}: group is empty; fill it in, or leave the column out")
         if None in row:
             mistakes.append(f"{where}: more cells than the header has columns; quote cells that hold commas")
-        key = (_text(row.get(names["id"])) if "id" in names else "") or f"{called}-{number:05d}"
-        if key in seen:
-            mistakes.append(f"{where}: id {key!r} stands in {seen[key].rpartition(', ')[2]} too; make ids unique")
-        seen.setdefault(key, where)
+        default = ids.get(message) or f"{called}-{hashlib.sha256(message.encode()).hexdigest()[:12]}"
+        key = (_text(row.get(names["id"])) if "id" in names else "") or default
+        asked_of, at = seen.setdefault(key, (message, where))
+        if asked_of != message:
+            mistakes.append(f"{where}: id {key!r} stands in {at.rpartition(', ')[2]} too; make ids unique")
         first, other, of = replies.setdefault(message, (reply, where, row))
         if first != reply:
             apart = ", ".join(repr(c) for c in unused if row.get(c) != of.get(c))

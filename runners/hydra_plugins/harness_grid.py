@@ -16,6 +16,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+MANY = 50  # cells whose composing is told: it takes ten seconds
+
 
 class GridLauncher(Launcher):
     """Ends the process with the grid's exit code, since Hydra itself knows only 0 and 1."""
@@ -26,7 +28,10 @@ class GridLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from harness.grid import main
+        from harness.terminal import tell
 
+        if len(job_overrides) > MANY:
+            tell([f"composing {len(job_overrides)} cells"])
         loader = self.hydra_context.config_loader
         configs: list[Any] = []
         for overrides in job_overrides:

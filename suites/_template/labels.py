@@ -1,4 +1,4 @@
-"""What makes an answer of this suite right: it is the label wanted. The labels are those of the training rows.
+"""What makes an answer of this suite right: it is the label wanted. The labels stand in `labels.json`.
 
 `harness.suites check` runs this on the reference answers, which should reach 1 on the score that decides.
 """
@@ -11,33 +11,30 @@ from pathlib import Path
 from typing import Any
 
 UNPARSEABLE = "unparseable"
+HERE = Path(__file__).parent
 AROUND = " \t`*.,;:!?…¡¿\"'“”„‘’«»()[]。、，；：！？（）「」『』《》"
-
-
-def read(name: str) -> list[dict[str, Any]]:
-    """The rows of a file beside this one."""
-    lines = (Path(__file__).parent / name).read_text(encoding="utf-8-sig").split("\n")
-    return [json.loads(line) for line in lines if line.strip()]
 
 
 def evaluation(**_: Any) -> dict[str, Any]:
     """The split `test`: every row of `eval.jsonl`, whatever the working directory."""
     from datasets import Dataset
 
-    rows = read("eval.jsonl")
+    lines = (HERE / "eval.jsonl").read_text(encoding="utf-8-sig").split("\n")
+    rows = [json.loads(line) for line in lines if line.strip()]
     fields = dict.fromkeys(field for row in rows for field in row)  # from_list takes those of the first row
     return {"test": Dataset.from_list([{**fields, **row} for row in rows])}
 
 
 def bare(text: str) -> str:
-    """The first line of a text without case, and without spaces and punctuation around it."""
-    return unicodedata.normalize("NFC", text.strip().split("\n", 1)[0]).strip(AROUND).lower()
+    """The first line of a text without case, what is not seen, and the spaces and punctuation around it."""
+    first = unicodedata.normalize("NFC", text.strip().split("\n", 1)[0])
+    return "".join(c for c in first if unicodedata.category(c) != "Cf").strip(AROUND).lower()
 
 
 @cache
 def labels() -> tuple[set[str], dict[str, str]]:
-    """The labels of the training rows, and by its bare form each that shares it with none."""
-    every = {row["reply"].strip() for row in read("train.jsonl")}
+    """All labels, and by its bare form each that shares it with none."""
+    every = set(json.loads((HERE / "labels.json").read_text(encoding="utf-8-sig")))
     sharing = Counter(map(bare, every))
     return every, {bare(name): name for name in every if bare(name) and sharing[bare(name)] == 1}
 
@@ -66,7 +63,7 @@ def check(row: dict[str, Any]) -> list[str]:
     if not row.get("reply"):
         return ["has no reply, and so no label; fill it in"]
     known = predicted(row["reply"]) != UNPARSEABLE
-    return [] if known else [f"label {row['reply']!r} stands in no training row; mend it, or add training rows of it"]
+    return [] if known else [f"label {row['reply']!r} is none of labels.json; mend it, or add it there and train on it"]
 
 
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
