@@ -45,23 +45,22 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def keep_gptqmodel(patch: pytest.MonkeyPatch) -> None:
-    """Has gptqmodel's methods be its own again when `patch` is undone, whatever `harness.quantize` puts in their
-    place meanwhile: this process goes on to other tests."""
+    """Has gptqmodel's methods be its own again when `patch` is undone, whatever `harness.quantize.awq_faster` puts in
+    their place meanwhile: this process goes on to other tests."""
     from gptqmodel.looper.awq_processor import AWQProcessor
     from gptqmodel.nn_modules.qlinear.gemm_awq import AwqGEMMLinear
     from gptqmodel.nn_modules.qlinear.torch_awq import AwqTorchLinear
-    from gptqmodel.quantization.gptq import GPTQ
 
     for owner, name in (
         (AWQProcessor, "_compute_best_clip"), (AWQProcessor, "_compute_best_scale"),
-        (AwqTorchLinear, "SUPPORTS_DTYPES"), (AwqTorchLinear, "pack"), (AwqGEMMLinear, "pack"), (GPTQ, "quantize"),
+        (AwqTorchLinear, "SUPPORTS_DTYPES"), (AwqTorchLinear, "pack"), (AwqGEMMLinear, "pack"),
     ):  # fmt: skip
         patch.setattr(owner, name, getattr(owner, name))
 
 
 @pytest.fixture
 def gptqmodel_as_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For a test that quantizes by gptqmodel in this process."""
+    """For a test that quantizes to AWQ in this process."""
     keep_gptqmodel(monkeypatch)
 
 

@@ -42,14 +42,11 @@ class Gptq:
         from gptqmodel import BACKEND
         from gptqmodel.quantization.config import QuantizeConfig, RTNConfig
 
-        from harness.quantize.awq_faster import TESTED
-        from harness.quantize.gptq_faster import speed_up
-
         config = (QuantizeConfig if self.calibration_rows else RTNConfig)(
             bits=self.bits, group_size=self.group_size, desc_act=self.desc_act, sym=True, offload_to_disk=False,
             device="cuda:0" if context.device == "cuda" else "cpu",
         )  # fmt: skip
         rows = calibration[: self.calibration_rows]
-        solver = "none" if not rows else speed_up() if context.device == "cpu" else f"gptqmodel {TESTED}"
-        facts = {"bits": self.bits, "group_size": self.group_size, "solver": solver}
-        return facts | gptqmodel_runs.quantize(model, config, rows, out, context, BACKEND.GPTQ_TORCH)
+        return {"bits": self.bits, "group_size": self.group_size} | gptqmodel_runs.quantize(
+            model, config, rows, out, context, BACKEND.GPTQ_TORCH
+        )
