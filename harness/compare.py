@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness import runs
-from harness.decide import Policy, not_shares, primary, quality
+from harness.decide import P95, Policy, not_shares, primary, quality, twins_of
 from harness.errors import UserError
 from harness.runs import Row, Run
 from harness.statistics import Paired, group_of, holm, paired, quantile_ratio
@@ -276,8 +276,10 @@ def _by_prompt(r: RunRecord, metric: str) -> list[list[float]]:
 
 
 def pace_of(runs: Sequence[Run]) -> float:
-    """How many times as slow a whole run may be with nothing changed, by the policies of all."""
-    return max(run.policy.pace for run in runs)
+    """How many times as slow a whole run may be with nothing changed, by the policies of all, and by their cells that
+    do the same work."""
+    seen = [t.pace for run in runs if (t := twins_of(run.ok, run.policy.pace).get(P95))]
+    return max([run.policy.pace for run in runs] + seen)
 
 
 def _ratios(a: RunRecord, b: RunRecord, out: set[str], pace: float) -> list[Ratio]:

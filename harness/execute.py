@@ -247,7 +247,7 @@ def _quantize(step: Step, parents: list[Path], out: Path, context: Context) -> M
     rows = data.train[: getattr(quantizer, "calibration_rows", 0)]
     calibration = [render(tokenizer, short_chat(data, r), reply=r[data.reply_field]) for r in rows]
     read = tokenizer(calibration, add_special_tokens=False).input_ids if calibration else []
-    demand_context(AutoConfig.from_pretrained(str(model)), tokenizer, rows, read)
+    demand_context(AutoConfig.from_pretrained(str(model)), tokenizer, rows, read, bare="calibration")
     facts: Mapping[str, Json] = quantizer(model, calibration, out, context)
     tokenizer.save_pretrained(str(out))
     _carry(model, out, *CARRIED)
@@ -269,9 +269,9 @@ def _quality(step: Step, parents: list[Path], out: Path, context: Context) -> Ma
     assert step.suite is not None
     session = _session(step, folder, data, context)
     part = step.component.params.get("part")
-    measured = measure(session, parent, folder, data, step.suite.params["task"], context, out, part)
+    measured, facts = measure(session, parent, folder, data, step.suite.params["task"], context, out, part)
     write_json(out / MEASUREMENTS, plain(measured))
-    return {**session.loaded.proof, "scoring_digest": data.scoring_digest}
+    return {**session.loaded.proof, **facts, "scoring_digest": data.scoring_digest}
 
 
 def _unpacked(session: Any, folder: Path, over: Callable[[Any], Any], context: Context) -> Any:

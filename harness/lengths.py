@@ -13,10 +13,12 @@ from harness.types import SuiteData
 
 
 def demand_context(
-    config: Any, tokenizer: Any, rows: Sequence[Mapping[str, Any]], encoded: Sequence[Sequence[int]], answer: int = 0
-) -> None:
+    config: Any, tokenizer: Any, rows: Sequence[Mapping[str, Any]], encoded: Sequence[Sequence[int]], answer: int = 0,
+    bare: str = "",
+) -> None:  # fmt: skip
     """Raises `DoesNotFit` where a row, `encoded` with its prompt, and the `answer` are longer than the context of a
-    model of this configuration, and `UserError` where it has a token beyond those that the model embeds."""
+    model of this configuration, and `UserError` where it has a token beyond those that the model embeds. `bare` is what
+    rows are for whose prompts carry neither examples nor articles."""
     known = config.get_text_config(decoder=True).vocab_size
     if (last := max((number for ids in encoded for number in ids), default=0)) >= known:
         raise UserError(
@@ -29,10 +31,11 @@ def demand_context(
     if (limit := context_tokens(config)) and tokens > limit:
         such = sum(n > limit for n in lengths)
         new, limited = (f" and an answer of up to {answer:,}", " or suite.max_new_tokens") if answer else ("", "")
+        lower = f", or lower what prompts carry (adaptation.few_shot, adaptation.top_k){limited}"
         raise DoesNotFit(
-            f"longer than the model's context: row {row} has {tokens:,} tokens with its prompt{new}, where it holds "
-            f"{limit:,}{f' (such rows: {such:,})' if such > 1 else ''}; shorten such rows or leave them out, or lower "
-            f"what prompts carry (adaptation.few_shot, adaptation.top_k){limited}"
+            f"longer than the model's context: {bare and f'{bare} '}row {row} has {tokens:,} tokens with its prompt"
+            f"{new}, where it holds {limit:,}{f' (such rows: {such:,})' if such > 1 else ''}; shorten such rows or "
+            f"leave them out{'' if bare else lower}"
         )
 
 

@@ -28,7 +28,10 @@ def clock(seconds: float) -> str:
 
 
 def alike(kind: str, title: str) -> tuple[str, str]:
-    """What steps have in common that take about as long: their component, and of measurements the adaptation."""
+    """What steps have in common that take about as long: their component, and of measurements the adaptation, of
+    trainings the model."""
+    if kind == StepKind.ADAPT:
+        return kind, " · ".join(title.split(" · ")[:2])
     return kind, title.partition("/" if kind in MEASURED else " ")[0]
 
 

@@ -160,13 +160,16 @@ def save_vectors(method: str, articles: Sequence[Article], file: Path) -> None:
         np.save(file, _embed()(_texts(articles)))
 
 
-def save(method: str, articles: Sequence[Article], folder: Path) -> None:
+def save(method: str, articles: Sequence[Article], folder: Path, source: Path) -> None:
     """Writes what a retriever searches in, for those who answer without the harness: bm25s' index in `bm25/`; the
-    articles' vectors and the encoder of messages in `dense/`."""
+    articles' vectors, as they stand in the recipe's folder `source`, and the encoder of messages in `dense/`."""
     if method in ("bm25", "hybrid"):
         _index(articles).save(str(folder / "bm25"), show_progress=False)
     if method in ("dense", "hybrid"):
         import shutil
 
         shutil.copytree(encoder(), folder / "dense/encoder")
-        save_vectors(method, articles, folder / "dense/vectors.npy")
+        if (source / VECTORS).is_file():
+            shutil.copyfile(source / VECTORS, folder / "dense/vectors.npy")
+        else:
+            save_vectors(method, articles, folder / "dense/vectors.npy")

@@ -102,7 +102,8 @@ def refuse_others(where: Path, record: RunRecord, rows: Collection[Row]) -> None
         name = m.metric.removeprefix("quality/")
         if name == m.metric or not m.interval or not m.interval.method.startswith("wilson"):
             continue
-        found = column(rows, name)[places]
+        found = column(rows, name)
+        found = found if (found == found).sum() == m.n else found[places]
         found = found[found == found]
         lacking = 0 < len(found) < m.n <= len(places)
         if not lacking and (len(found) != m.n or not math.isclose(found.mean(), m.value, rel_tol=1e-6)):

@@ -75,13 +75,14 @@ def _others(folder: Path, p: Mapping[str, Any]) -> list[Path]:
 def _code(folder: Path, p: Mapping[str, Any], mistakes: list[str]) -> list[tuple[str, str]]:
     """What scores rest on beside the rows: code and the task file as they stand, of any other file its SHA-256. Scorers
     that name the training file read it, beyond the rows that are trained on too; so with the instructions. A `.jsonl`
-    that no code names, nor makes a name for, holds rows of another suite."""
+    that no code names, nor makes a name for, nor finds in a listing, holds rows of another suite."""
     texts = sorted({*folder.glob("*.py"), *([folder / p["task_file"]] if p["task_file"] else [])})
     found = [(file.name, _read_text(file, mistakes)) for file in texts]
     said = "\n".join([*(text for _, text in found), *_written(folder, p).values()])
     named = (folder / p[key] for key in ("train_file", "instructions_file"))
     read = {file for file in named if file.is_file() and file.name in said}
-    every = re.search(r"(?<![\w-])\.jsonl", said)
+    listed = re.search(r"\b(i?glob|rglob|iterdir|listdir|scandir|walk)\(", said)
+    every = listed or not all((folder / name).is_file() for name in re.findall(r"[\w.-]*\.jsonl", said))
     read |= {file for file in _others(folder, p) if file.suffix != ".jsonl" or every or file.name in said}
     for file in sorted(read - {*texts}):
         try:

@@ -39,13 +39,15 @@ const decisionRule = (() => {
     return -c.quality;
   }
 
-  function half(c, facts, policy, hourly) {
-    const pace = Math.log(facts.twins ? facts.twins.pace : policy.pace) / Math.SQRT2;
-    if (policy.objective === COST && c.cost) {
-      return hourly * c.cost.serving_usd_per_1000 * Math.hypot(Math.log1p(c.cost.spread), pace);
-    }
-    if (policy.objective === P95 && !isNone(c.p95_ms)) return c.p95_ms * Math.hypot(c.p95_spread, pace);
-    return 0;
+  function timed(c, policy, hourly) {
+    if (policy.objective === COST && c.cost) return hourly * c.cost.serving_usd_per_1000;
+    return policy.objective === P95 ? c.p95_ms || 0 : 0;
+  }
+
+  function wide(c, facts, policy) {
+    const twins = facts.twins[policy.objective];
+    const pace = Math.log(twins ? twins.pace : policy.pace) / Math.SQRT2;
+    return Math.hypot(policy.objective === COST && c.cost ? Math.log1p(c.cost.spread) : c.p95_spread, pace);
   }
 
   function counts(c, volume, hourly) {
@@ -76,12 +78,13 @@ const decisionRule = (() => {
     let front = best, tied = same;
     if (ordered) {
       front = least(good, (a, b) => at(a) - at(b) || simple(a, b));
-      const wide = (c) => half(c, facts, policy, hourly);
+      const own = (c) => wide(c, facts, policy), part = (c) => timed(c, policy, hourly);
       const bars = [];
       for (const c of [...good].sort((a, b) => at(a) - at(b))) {
-        if (!bars.length || wide(c) < wide(bars[bars.length - 1])) bars.push(c);
+        if (!bars.some((b) => part(b) <= part(c) && own(b) <= own(c))) bars.push(c);
       }
-      const behind = (c) => bars.some((b) => at(b) + facts.apart * Math.hypot(wide(b), wide(c)) < at(c));
+      const gap = (a, b) => part(a) * Math.expm1(facts.apart * Math.hypot(own(a), own(b)));
+      const behind = (c) => bars.some((b) => at(b) + gap(b, c) < at(c));
       tied = [...new Set([...good, ...same])].filter((c) => !behind(c));
     }
     const able = tied.filter((c) => !ordered || good.includes(c) || c.rank < front.rank);

@@ -116,11 +116,15 @@ def test_blank_answers_are_invalid(tmp_path: Path, baseline: Path) -> None:
     assert verdicts(tmp_path)["ended"] == "regressed"
 
 
-@pytest.mark.parametrize("factor", [0.6, 1.5])
-def test_answers_of_other_lengths_regress(tmp_path: Path, baseline: Path, factor: float) -> None:
-    made = [{**r, "tokens": factor * r["tokens"], "output": "other"} for r in gates.rows()]
-    assert check(tmp_path, baseline, gates.cell(made), made) == 1
-    assert verdicts(tmp_path)["output_tokens/mean"] == "regressed"
+@pytest.mark.parametrize(("factor", "rows"), [(0.6, 200), (1.5, 200), (2, 12)])
+def test_answers_of_other_lengths_regress(tmp_path: Path, factor: float, rows: int) -> None:
+    """However few they are; how many it takes to pass says nothing of it."""
+    before = gates.rows(n=rows)
+    first = gates.run(tmp_path / "first", (gates.cell(before), before))
+    made = [{**r, "tokens": factor * r["tokens"], "output": "other"} for r in before]
+    assert check(tmp_path, first, gates.cell(made), made) == 1
+    (line,) = (f for f in lines(tmp_path) if f["trial"]["metric"] == "output_tokens/mean")
+    assert (line["verdict"], line["sentence"]) == ("regressed", "")
 
 
 @pytest.mark.parametrize(("slower", "code", "verdict"), [(1.08, 0, "pass"), (1.4, 1, "regressed"), (0.5, 0, "pass")])
@@ -144,29 +148,41 @@ def test_steady_times_are_judged_by_the_factor(baseline: Path, ratio: float, ver
 
 
 @pytest.mark.parametrize(
-    ("slow", "fast", "requests", "drift", "code"),
+    ("slow", "fast", "asked", "drift", "code"),
     [
-        (2, 0, 12, 1.0, 0),
-        (4, 0, 66, 1.0, 0),
-        (12, 12, 66, 1.0, 0),
-        (5, 0, 66, 1.0, 3),
-        (12, 0, 66, 1.0, 1),
-        (12, 0, 66, 20, 3),
+        ((2,), 0, 12, 1.0, 0),
+        ((8,), 0, 66, 1.0, 1),  # of one round each counts
+        ((2, 1, 1), 0, 22, 1.0, 0),
+        ((4, 4, 4), 4, 22, 1.0, 0),
+        ((2, 2, 1), 0, 22, 1.0, 3),
+        ((0, 10, 1), 0, 22, 1.0, 0),  # one after the other
+        ((10, 0, 3), 0, 22, 1.0, 3),
+        ((4, 4, 4), 0, 22, 1.0, 1),
+        ((4, 4, 4), 0, 22, 20, 3),
+        ((0, 9, 0), 0, 16, 1.0, 0),  # to their own end, of which a round asks fewer
     ],
 )
 def test_a_hiccup_decides_nothing_and_a_slow_tail_does(
-    baseline: Path, slow: int, fast: int, requests: int, drift: float, code: int
+    baseline: Path, slow: tuple[int, ...], fast: int, asked: int, drift: float, code: int
 ) -> None:
-    """Requests nine times as slow, or as fast: a few come by chance, and as many of either come by chance."""
-    side = subject.read(baseline)
-    times = tuple(1_000 + i for i in range(requests))
-    before = replace(side.cells[0], drift=drift, samples={"ttft_ms": times, "e2e_ms": times})
-    some = (*(9 * t for t in times[:slow]), *(t / 9 for t in times[slow : slow + fast]), *times[slow + fast :])
-    now = replace(before, samples={**before.samples, "e2e_ms": some})
-    found = judge(subject.Side("now", (now,)), subject.Side("before", (before,)), rules.load("default"))
+    """Requests nine times as slow, or as fast, in each round: a few come by chance, as many of either come by chance,
+    and many in one round alone may have come of one disturbance."""
+    name, side = "e2e_natural_ms" if asked == 16 else "e2e_ms", subject.read(baseline)
+    times = range(1_000, 1_000 + asked)
+    timed = {**side.cells[0].timed, "requests": 22 if asked == 16 else asked}
+    samples = {n: tuple(times) * len(slow) for n in ("ttft_ms", name)}
+    samples = {"e2e_ms": (1_000,) * 66, **samples}
+    before = replace(side.cells[0], drift=drift, timed=timed, samples=samples)
+    some = tuple(t * 9 if i < n else t / 9 if i < n + fast else t for n in slow for i, t in enumerate(times))
+    now = replace(before, samples={**before.samples, name: some})
+    limits = rules.load("default", [f"latency.metrics=[ttft_ms,{name}]"])
+    found = judge(subject.Side("now", (now,)), subject.Side("before", (before,)), limits)
     assert found.exit_code == code
-    told = f"{slow} of {requests} requests took over 1.2 times as long as the others did, {fast} 1.2 times as short"
-    (line,) = (f.sentence for f in found.findings if f.trial.metric == "e2e_ms")
+    told = (
+        f"{sum(slow)} of {len(some)} requests took over 1.2 times as long as the others did, "
+        f"{fast * len(slow)} 1.2 times as short"
+    )
+    (line,) = (f.sentence for f in found.findings if f.trial.metric == name)
     assert (told in line) is (code > 0 and drift == 1)
 
 
@@ -476,9 +492,14 @@ def test_a_cell_still_to_come_is_no_pass(tmp_path: Path, baseline: Path) -> None
     assert main([str(run), "--baseline", str(baseline)]) == 2, "whatever comes, the baseline's cell does not"
 
 
-def test_rows_that_stand_there_twice_are_no_pass(tmp_path: Path, baseline: Path) -> None:
+@pytest.mark.parametrize("written", [False, True])
+def test_rows_that_stand_there_twice_are_no_pass(tmp_path: Path, baseline: Path, written: bool) -> None:
+    """Nor are they another run's, where the record was written of them as they stand."""
     made = gates.rows()
-    assert check(tmp_path, baseline, gates.cell(made), [*made, made[0], made[0]]) == 3
+    again = {**made[-1], **{k: made[0][k] for k in ("id", "example_hash")}}
+    several = [*made[:-1], again] if written else [*made, made[0], made[0]]
+    assert check(tmp_path, baseline, gates.cell(several if written else made), several) == 3
+    assert f"rows stand there twice ({made[0]['id']})" in [f["sentence"] for f in lines(tmp_path)]
 
 
 def test_a_row_that_holds_what_is_none_is_told(

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from harness import compare, escaping, ledger
+from harness.decide.policy import P95
+from harness.decide.twins import Twins
 from harness.errors import UserError
 from harness.report import against
 from harness.report.__main__ import main
@@ -262,17 +264,25 @@ def test_goodputs_of_different_service_levels_are_no_ratio(tmp_path: Path) -> No
         assert "Whole 32-token answer p95" in {r["title"] for c in page["changes"] for r in c["ratios"]}
 
 
-@pytest.mark.parametrize("paces", [(1.1, 1.1), (1.5, 1.1), (1.1, 1.5)])
-def test_ratios_of_times_count_the_pace_of_both_runs_policies(tmp_path: Path, paces: tuple[float, float]) -> None:
+@pytest.mark.parametrize(
+    ("paces", "seen"), [((1.1, 1.1), 1.0), ((1.5, 1.1), 1.0), ((1.1, 1.5), 1.0), ((1.1, 1.1), 1.7)]
+)
+def test_ratios_of_times_count_the_pace_of_both_runs(
+    tmp_path: Path, paces: tuple[float, float], seen: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By their policies, and by their cells that do the same work."""
+    apart = {P95: Twins(seen, ("a", "b"), seen)} if seen > 1 else {}
+    monkeypatch.setattr(compare, "twins_of", lambda *_: apart)
+
     def paced(pace: float) -> Changed:
         return lambda r: replace(r, config={**r.config, "policy": {**records.POLICY, "pace": pace}})
 
     page = against.view(compare.read([run(tmp_path / n, paced(p)) for n, p in zip("ab", paces, strict=True)]))
     (found,) = (c for c in page["changes"] if c["name"] == "lora/int8")
     (ratio,) = (r for r in found["ratios"] if r["title"] == "First token p50")
-    widest = max(paces)
+    widest = max(*paces, seen)
     assert float(ratio["interval"].partition(" to ")[2]) == pytest.approx(widest, abs=0.01)
-    assert f"may be {100 * (widest - 1):.0f}% slower than another (policy.pace)" in page["about_ratios"]
+    assert f"may take {widest:.3g} times as long as another (policy.pace, " in page["about_ratios"]
 
 
 def test_every_knob_that_differs_is_told_once_with_the_cells_where_not_all_have_it(tmp_path: Path) -> None:
@@ -387,7 +397,7 @@ def test_a_slower_run_has_its_ratio_with_an_interval(tmp_path: Path) -> None:
     assert ratio["ratio"] == "2.00×"
     low, high = (float(v) for v in ratio["interval"].split(" to "))
     assert (low, high) == pytest.approx((2 / 1.1, 2 * 1.1), abs=0.01), "the same prompts, so the pace alone"
-    assert "a whole run may be 10% slower" in against.markdown(page)
+    assert "a whole run may take 1.1 times as long" in against.markdown(page)
 
     def drifted(r: RunRecord) -> RunRecord:
         drift = Measurement("round_drift", 1.5, "×", "lower", 2)

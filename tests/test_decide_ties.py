@@ -87,7 +87,7 @@ def test_what_told_the_simplest_to_be_behind_is_what_the_choice_rests_on() -> No
     known, policy = Facts(made, pairs, 1e6, 1.0), Policy(COST, pace=1.0)
     assert judge(known, policy).chosen_id == "01"
     found = {f.knob: f for f in flips(known, policy, {c.id: c.id for c in made}, None) if f.side == "below"}
-    unsure = 1.35 * math.log(1.1)
+    unsure = 0.1 * 1.04
     for knob, at in (("max_memory_bytes", 3e9), ("margin", 0.04), ("volume_requests", 1e4 / (0.31 - unsure))):
         assert found[knob].to == "00"
         assert found[knob].at == pytest.approx(at), knob

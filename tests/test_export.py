@@ -405,11 +405,17 @@ def test_answers_are_drawn_again_and_end_where_the_task_says(tmp_path: Path) -> 
     (out / DEPLOYMENT).write_text(json.dumps({**deployment, "stop": ["\n"]}))
     assert answered(out, rows[0]["message"]) == "\n", "cut at the first"
     task.write_text(task.read_text().replace('  until: ["e", "a", "i"]\n', ""))
+    assert stop_texts(record) == ["e", "a", "i"]
+
+    def telling(*without: str) -> RunRecord:
+        facts = {k: v for k, v in record.steps["quality"]["facts"].items() if k not in without}
+        return replace(record, steps={**record.steps, "quality": {**record.steps["quality"], "facts": facts}})
+
+    older = telling("ends")
     with pytest.raises(UserError, match=r"/stopping: what this suite scores by changed since this run, and"):
-        stop_texts(record)
-    facts = {k: v for k, v in record.steps["quality"]["facts"].items() if k != "scoring_digest"}
-    untold = replace(record, steps={**record.steps, "quality": {**record.steps["quality"], "facts": facts}})
+        stop_texts(older)
+    untold = telling("ends", "scoring_digest")
     assert stop_texts(untold) == ["\n\n"], "lm-eval's own, where a task names none, of a version that kept no more"
     shutil.rmtree(suite)
     with pytest.raises(UserError, match="no folder"):
-        stop_texts(record)
+        stop_texts(older)

@@ -299,7 +299,7 @@ def test_the_folders_recipe_asks_as_the_harness_does(tmp_path: Path, method: str
     data = load_suite(cell("suite=support_tone").suite)
     recipe = Recipe("Be kind.", (("Hi?", "Hello."),), data.knowledge, method, top_k, "Email")
     recipe.save(tmp_path)
-    save(method, data.knowledge, tmp_path / "retrieval")
+    save(method, data.knowledge, tmp_path / "retrieval", tmp_path)
     shutil.copy(resource("reports") / "deployable/recipe.py", tmp_path)
     messages = ["", "?", "zebra quux", *(str(r["message"]) for r in data.evaluation)]
     code = "import json, recipe, sys; print(json.dumps([recipe.messages(m) for m in json.load(sys.stdin)]))"

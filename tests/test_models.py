@@ -400,14 +400,16 @@ def test_a_tokenizer_without_its_vocabulary_is_refused(
     (tmp_path / "out").mkdir()
     with pytest.raises(UserError, match="its tokenizer has no vocabulary"):
         model(tmp_path / "out", CONTEXT)
-    (checkpoint / name).write_text("words")
-    told = (
-        "its vocabulary is tokenizer.model alone, which takes the library sentencepiece to read; pip install "
-        "sentencepiece, or add its tokenizer.json"
-    )
-    assert model.mistakes() == ([f"model {model.id!r}: {told}"] if name == "tokenizer.model" else [])
-    monkeypatch.setattr("harness.models.hub.find_spec", lambda library: library == "sentencepiece")
-    assert model.mistakes() == []
+    for held, needed in (("\n\x0e\n\x05<unk>", "sentencepiece"), ("IQ== 0\nIg== 1\n", "tiktoken")):
+        (checkpoint / name).write_text(held)
+        told = (
+            f"its vocabulary is {name} alone, which takes the library {needed} to read; pip install {needed}, or add "
+            "its tokenizer.json"
+        )
+        for other in ("sentencepiece", "tiktoken"):
+            monkeypatch.setattr("harness.models.hub.find_spec", lambda library, had=other: library == had)
+            lacks = name.endswith(".model") and other != needed
+            assert model.mistakes() == ([f"model {model.id!r}: {told}"] if lacks else [])
 
 
 def test_an_adapter_beside_merged_weights_is_left_behind(sharded: Path, tmp_path: Path) -> None:
@@ -562,13 +564,22 @@ def test_a_vocabulary_smaller_than_the_tokenizers_is_told(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.ckpt"])
-def test_pickled_weights_are_refused_with_the_way_to_convert_them(tmp_path: Path, name: str) -> None:
+def test_pickled_weights_are_refused_with_the_way_to_convert_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Of the Hub each time that it is asked: a configuration fetched for that would pass for a model in the cache."""
+    cached: list[str] = []
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda _, file, **__: cached.append(str(tmp_path / file)))
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: cached[0] if cached else None)
     for file in ("config.json", "tokenizer.json", "tokenizer_config.json", name):
         (tmp_path / file).write_text("{}")
     for config, head in (("{}", "CausalLM"), (CLASSIFIER.replace("bert", "llama"), "SequenceClassification")):
         (tmp_path / "config.json").write_text(config)
-        (told,) = HubModel(str(tmp_path)).mistakes()
-        assert f"import AutoModelFor{head} as M" in told, "another class would leave its head behind"
+        files = SimpleNamespace(siblings=[SimpleNamespace(rfilename=name)], config=json.loads(config))
+        monkeypatch.setattr("huggingface_hub.model_info", lambda *_, files=files, **__: files)
+        for id in ("org/name", "org/name", str(tmp_path)):
+            (told,) = HubModel(id).mistakes()
+            assert f"import AutoModelFor{head} as M" in told, "another class would leave its head behind"
     assert f"its weights are pickled ({name})" in told
     assert f"from_pretrained('{tmp_path}').save_pretrained('converted')" in told
     (tmp_path / "model.safetensors").write_bytes(tensors())
@@ -606,6 +617,7 @@ CLASSIFIER = '{"model_type": "bert", "architectures": ["BertForSequenceClassific
         ("config.json", CLASSIFIER.encode(), "is no causal language model that transformers knows (its type is 'bert"),
         ("config.json", CLASSIFIER.replace("bert", "distilbert").encode(), "is no causal language model that"),
         ("config.json", CLASSIFIER.replace("bert", "openai-gpt").encode(), ""),
+        ("config.json", CLASSIFIER.replace("bert", "xlnet").encode(), "classifies by the last place of a row, which"),
         ("config.json", b'{"model_type": "mamba"}', "keeps no keys and values of what it has read"),
         ("config.json", b'{"model_type": "llama"', "/config.json: is no JSON (Expecting ',' delimiter: line 1"),
         ("tokenizer_config.json", b"[]", "/tokenizer_config.json: holds no keys; get that file again"),
@@ -619,6 +631,8 @@ CLASSIFIER = '{"model_type": "bert", "architectures": ["BertForSequenceClassific
          "transformers reads model.safetensors or what model.safetensors.index.json names, and not "
          "gptq_model-4bit-128g.safetensors alone in "),
         ("gptq_model-4bit-128g.safetensors", b"", "/checkpoint; rename it to model.safetensors"),
+        ("model-00001-of-00002.safetensors", b"",
+         "/checkpoint; get the files of that model in the form of transformers"),
     ],
 )  # fmt: skip
 def test_what_no_step_could_read_is_told_beforehand(checkpoint: Path, name: str, held: bytes, line: str) -> None:

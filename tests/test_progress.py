@@ -160,7 +160,7 @@ def test_the_time_left_is_that_of_the_models_of_this_grid(tmp_path: Path) -> Non
     one = cell("model=dummy_tiny", "adaptation=full_ft")
     found = whole._expected(store, plan([one], data_of([one]), MACHINE))
     timed = ("latency", "latency · lora")
-    assert {("base", "dummy_tiny"), ("adapt", "lora"), ("quantize", "fp16"), timed} == {*found}
+    assert {("base", "dummy_tiny"), ("adapt", "lora · dummy_tiny"), ("quantize", "fp16"), timed} == {*found}
     assert [*found.values()] == 4 * [[1.0]]
 
 

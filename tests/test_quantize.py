@@ -34,9 +34,9 @@ from harness.measure.fidelity import fidelity
 from harness.models.hub import link_tree
 from harness.quantize import int8_kernels
 from harness.quantize.awq import Awq
-from harness.quantize.awq_faster import TESTED, _Stashed, best_clip, pack
+from harness.quantize.awq_faster import _Stashed, best_clip, pack
 from harness.quantize.gptq import Gptq
-from harness.quantize.gptqmodel_runs import GROUPS, _give_each_its_own
+from harness.quantize.gptqmodel_runs import GROUPS, TESTED, _give_each_its_own, prepare
 from harness.quantize.int4_kernels import Compile, choose, padded
 from harness.quantize.int8_kernels import EXACT, int_mm, multiply_unprinted
 from harness.quantize.proof import CONV1D, replaced
@@ -94,9 +94,7 @@ def test_int_mm_is_exact_at_the_extreme() -> None:
 def processor() -> Any:
     """gptqmodel's AWQ processor, enough of it to search: its methods with a group size and nothing else."""
     processor_module = pytest.importorskip("gptqmodel.looper.awq_processor")
-    import importlib.metadata
-
-    assert importlib.metadata.version("gptqmodel") == TESTED
+    prepare()
     made = object.__new__(processor_module.AWQProcessor)
 
     class Config:
@@ -214,6 +212,15 @@ def test_each_layer_is_calibrated_with_the_positions_and_the_window_that_the_mod
     assert seen == right
     assert right[0] != right[2]
     assert [windowed for ((_, windowed),) in right.values()] == [True, True, False]
+
+
+@pytest.mark.parametrize("made", [Gptq(), Awq()])
+def test_another_gptqmodel_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: Gptq | Awq) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda name: f"{TESTED}+cu130torch2.13")
+    prepare()
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "7.6.1")
+    with pytest.raises(UserError, match=rf"^gptqmodel 7\.6\.1: .* for {TESTED}; pip install gptqmodel=={TESTED}$"):
+        made(tmp_path, (), tmp_path, CONTEXT)
 
 
 def test_layers_that_know_by_themselves_what_they_see_are_called_as_ever() -> None:

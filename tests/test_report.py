@@ -19,6 +19,7 @@ import pytest
 
 from harness import ledger, report
 from harness.decide import Decision
+from harness.decide.policy import COST
 from harness.decide.twins import Twins
 from harness.report import account, answers, cells, charts, comparisons, evidence
 from harness.report.__main__ import main
@@ -609,7 +610,7 @@ def test_what_speaks_against_a_run_stands_beside_its_decision(tmp_path: Path) ->
         beside = doubts(found, decision, known, comparisons.control(found))
         assert beside == said[4:5], "builds did not see them, or they are no leaks"
         assert known
-        apart = replace(known, twins=Twins(1.32, (cells[0].id, cells[1].id), 1.3))
+        apart = replace(known, twins={COST: Twins(1.32, (cells[0].id, cells[1].id), 1.3)})
         coarse = doubts(found, decision, apart, ())[-1]
         assert f"{found.names[cells[1].id]} do the same work and were timed 1.30 times apart. Differences b" in coarse
     others: list[tuple[dict[str, Any], int]] = [({"unit": "points"}, 0), ({"better": "lower"}, 2)]

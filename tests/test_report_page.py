@@ -20,6 +20,7 @@ from harness import escaping, ledger, report
 from harness.decide import Candidate, CostLine, Facts, Pair, Policy, choose
 from harness.decide.policy import COST, P95
 from harness.decide.rule import judge, volume_of
+from harness.decide.twins import Twins
 from harness.types import Interval, Measurement, Status, plain
 from harness.wording import number
 from tests import records
@@ -327,7 +328,8 @@ def facts_of(data: Any) -> Facts:
     """Facts from their JSON."""
     made = (Candidate(**{**c, "cost": CostLine(**c["cost"]) if c["cost"] else None}) for c in data["candidates"])
     pairs = {a: {b: Pair(**p) for b, p in found.items()} for a, found in data["pairs"].items()}
-    return Facts(tuple(made), pairs, data["volume_requests"], data["apart"])
+    seen = {o: Twins(**t) for o, t in data["twins"].items()}
+    return Facts(tuple(made), pairs, data["volume_requests"], data["apart"], seen)
 
 
 def some_facts(luck: random.Random) -> Facts:
@@ -365,7 +367,8 @@ def some_facts(luck: random.Random) -> Facts:
     pairs = {
         a: {b: pair(score[b] - score[a] - luck.choice(apart) / 32) for b in ids if b != a and maybe(1.0)} for a in ids
     }
-    return Facts(tuple(made), pairs, 1e3, luck.choice((0.5, 1.0, 2.0)))
+    seen = {o: Twins(2.8, ("a", "b"), 2.8) for o in (COST, P95) if luck.random() < 0.2}
+    return Facts(tuple(made), pairs, 1e3, luck.choice((0.5, 1.0, 2.0)), seen)
 
 
 def some_policy(luck: random.Random) -> tuple[Policy, float]:

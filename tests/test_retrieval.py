@@ -19,7 +19,7 @@ from harness.errors import UserError
 from harness.execute import CARRIED, _carry
 from harness.prompt import Prompter, Recipe, load_prompter
 from harness.resources import resource
-from harness.retrieval import METHODS, Retriever, bm25, mistakes, retriever
+from harness.retrieval import METHODS, Retriever, bm25, mistakes, retriever, save
 from harness.types import Article
 from tests.cells import suite_data
 
@@ -101,7 +101,11 @@ def test_articles_are_embedded_once_for_all_steps(tmp_path: Path, monkeypatch: p
     embedded.clear()
     for folder in tmp_path.iterdir():
         assert load_prompter(folder)("May I join the Trail Club?") == asked
+    (tmp_path / "encoder").mkdir()
+    monkeypatch.setattr("harness.retrieval.encoder", lambda: tmp_path / "encoder")
+    save(method, articles(), tmp_path / "exported", tmp_path / "quantized")
     assert embedded == ([] if method == "bm25" else [1, 1]), "messages"
+    assert (tmp_path / "exported/dense/vectors.npy").is_file() == (method != "bm25")
 
 
 WORDLESS = (Article("a1", "the", "of"), Article("a2", "A", "b c."))

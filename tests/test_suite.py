@@ -366,7 +366,13 @@ def test_the_name_of_the_task_is_in_how_it_is_scored(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("file", "code"),
-    [("train", 'open("train.jsonl")'), ("hard", 'open("hard.jsonl")'), ("hard", 'open(f"{it}.jsonl")')],
+    [
+        ("train", 'open("train.jsonl")'),
+        ("hard", 'open("hard.jsonl")'),
+        ("hard", 'open(f"{it}.jsonl")'),
+        ("de_words", 'open("%s_words.jsonl" % it)'),
+        ("hard", 'open("train.jsonl"), HERE.glob("*.json*")'),
+    ],
 )
 def test_training_rows_that_scorers_read_are_in_how_they_score(folder: Path, file: str, code: str) -> None:
     """Those beyond `train_rows` too: a label that stands in one of them is one that an answer may be. So are rows of

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from harness.suite import hashed, load
 from harness.suites.__main__ import main as command
 from harness.suites.check import config_of
-from harness.suites.new import in_order
+from harness.suites.new import _moved, in_order
 from harness.suites.shape import are_free
 from tests.grids import TINY, harness, run_folder
 from tests.own_tables import LABELS, NAMES, lines, main, rows_of, table
@@ -96,7 +96,18 @@ def test_few_different_replies_are_labels(capsys: pytest.CaptureFixture[str]) ->
         after = load(config_of("route"))
         assert after.training_digest != before.training_digest
         assert (after.scoring_digest != before.scoring_digest) == unnamed, "the labels alone are in how it is scored"
-    assert json.loads(Path("suites/route/labels.json").read_text()) == ["Billing", "Help", "Refund", "Sales"]
+    labels, known = Path("suites/route/labels.json"), ["Billing", "Help", "Refund", "Sales"]
+    assert json.loads(labels.read_text()) == known
+    long = {"message": "At last", "reply": "no label" * 9}
+    for hand, added, lost in (({"Help": 1}, [], False), ([*known, "Law"], [long], True), (["a", "b"], [long], False),
+                              ([*known, "Law"], [], True)):  # fmt: skip
+        labels.write_text(json.dumps(hand))
+        Path("rows.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines + more + added), encoding="utf-8")
+        assert main(["new", "route", "--from", "rows.jsonl", "--rows-only"]) == 0
+        told = "warning: suites/route/labels.json: no longer holds 'Law', which no training row has; add such rows to "
+        assert (told in capsys.readouterr().out) == lost
+        assert (json.loads(labels.read_text()) != hand) == lost, "what is of labels is written, and nothing else"
+    assert json.loads(labels.read_text()) == known
     held = Path("suites/route/eval.jsonl")
     first, _, rest = held.read_text().partition("\n")
     held.write_text(json.dumps({**json.loads(first), "reply": "Legal"}) + "\n" + rest)
@@ -282,7 +293,8 @@ def test_a_suite_is_never_written_over_but_for_its_rows(capsys: pytest.CaptureFi
     held.write_text(held.read_text() + json.dumps({**sides[1][0], "id": "hand", "message": "A hard one"}) + "\n")
     before = {path: path.read_bytes() for path in files}
     header, _, rest = table(180).read_text().partition("\n")
-    Path("rows.csv").write_text("\n".join([header, *(f"New {i},Do {i}.,CUSTOMER {i}" for i in range(40)), rest]))
+    loud = '"{message}",{reply},{group}'.format(**{**sides[1][0], "message": sides[1][0]["message"].upper()})
+    Path("rows.csv").write_text("\n".join([header, loud, *(f"New {i},Do {i}.,CUSTOMER {i}" for i in range(40)), rest]))
     assert main(make) == 2
     told = "suites/mine, conf/suite/mine.yaml, conf/sweep/mine.yaml: are there already; choose another name, delete "
     assert f"{told}them, or have --rows-only write the rows alone" in capsys.readouterr().err
@@ -293,7 +305,7 @@ def test_a_suite_is_never_written_over_but_for_its_rows(capsys: pytest.CaptureFi
     assert {path: path.read_bytes() for path in files} == before
     assert command([*make, "--rows-only"]) == 0
     told = capsys.readouterr().out
-    assert "from rows.csv, split by group.\nthe longest reply (row 'row-" in told
+    assert "from rows.csv, split by group. 1 that repeat a message were left out.\nthe longest reply (row 'row-" in told
     mended = "gone or changed of what stood there: 1 row (row 'hand'); what was mended by hand belongs into the table"
     told = told.partition(" tokens: see max_new_tokens in conf/suite/mine.yaml\n")[2]
     assert told.startswith(f"warning: suites/mine: {mended}\nnext:\n  python -m harness.suites check mine\n")
@@ -303,8 +315,21 @@ def test_a_suite_is_never_written_over_but_for_its_rows(capsys: pytest.CaptureFi
         assert [row for row in now if row in was] == in_order(was), (
             "though new rows stand first, and write the groups otherwise"
         )
+    Path("rows.csv").write_text(Path("rows.csv").read_text().replace(f"{loud}\n", ""))
     assert main(["new", "other", *make[2:]]) == 0
     assert ids.items() < {row["message"]: row["id"] for row in chain(*rows_of("other"))}.items()
+
+
+def test_groups_that_an_older_checkout_took_for_two_are_told() -> None:
+    train, held = [
+        [{"id": said, "message": said, "group": f"O{mark}Neil"}] for said, mark in (("Hi", "'"), ("Yes", "’"))
+    ]
+    (told,) = _moved(Path("mine"), (train, held), ([], train + held))
+    assert told.startswith(
+        "mine/train.jsonl, row 'Hi': would change sides (1 such); groups \"O'Neil\" and 'O’Neil' are "
+    )
+    (told,) = _moved(Path("mine"), (train, []), ([], train))
+    assert told.endswith(" as before, or delete the file")
 
 
 def test_rows_that_are_parted_already_stay_so(capsys: pytest.CaptureFixture[str]) -> None:

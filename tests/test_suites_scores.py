@@ -220,6 +220,12 @@ def test_choices_of_ones_own_rows_are_scored_by_lm_eval(tmp_path: Path, capsys: 
                 "task.yaml: of its filters the first alone is scored by, not loose; put the right one first",
             ],
         ),
+        (
+            "  until: []\n  max_gen_toks: '7'\nrepeats: 8\nfilter_list:\n  - name: vote\n    filter: "
+            "[{function: take_first_k, k: 8}, {function: majority_vote}, {function: take_first}]",
+            0,
+            [],
+        ),
     ],
 )
 def test_a_reply_is_ended_and_filtered_before_it_is_scored(
@@ -229,7 +235,7 @@ def test_a_reply_is_ended_and_filtered_before_it_is_scored(
     task, scorers = Path("suites/mine/task.yaml"), Path("suites/mine/scorers.py")
     task.write_text(re.sub("(?m)^  (until|do_sample|max_gen_toks): .*\n", "", task.read_text()).replace(
         "generation_kwargs:", f"generation_kwargs:\n{added}"))  # fmt: skip
-    if "filter" in added:
+    if "regex" in added:
         scorers.write_text(scorers.read_text().replace("words(said) == words(wanted)", "f'{said}:' in wanted.split()"))
     assert main(["check", "mine"]) == code
     err = capsys.readouterr().err

@@ -150,8 +150,9 @@ def _judged(a: argparse.Namespace, runs: Sequence[str], changes: Sequence[str]) 
 
 def _few(kept: subject.Side, limits: rules.Rules) -> list[str]:
     """A line for the scores and length of each cell of a baseline whose groups are too few to show of answers in other
-    words that they are as good, where that blocks; and for scores that cannot be judged at all. Groups of other sizes
-    are worth fewer: the square of all rows over the sum of the squares of sizes (Kish 1965, Survey Sampling)."""
+    words that they are as good, or worth too few for the error rates, where that blocks; and for scores that cannot be
+    judged at all. Groups of other sizes are worth fewer: the square of all rows over the sum of the squares of sizes
+    (Kish 1965, Survey Sampling)."""
     found: list[str] = []
     names_of = of_suites(kept.cells)
     for c in kept.cells:
@@ -174,13 +175,15 @@ def _few(kept: subject.Side, limits: rules.Rules) -> list[str]:
             worth = round(len(rows) ** 2 / sum(n**2 for n in sizes.values()))
             if worth < (least := rows_to_pass(margin, limits.alpha)):
                 few.setdefault((len(sizes), worth, least), []).append(name)
-        found += [
-            f"{c.id}: {', '.join(names)}: {plural(groups, 'group')} of rows"
-            f"{f' of other sizes, worth {worth},' if worth < groups else ','} and it takes {least} to show of a "
-            "candidate that answers in other words and scores the same that it is as good; give more rows, or judge by "
-            "a wider margin (--set)"
-            for (groups, worth, least), names in few.items()
-        ]
+        for (groups, worth, least), names in few.items():
+            why = (
+                f", and it takes {least} to show of a candidate that answers in other words and scores the same that "
+                "it is as good; give more rows, or judge by a wider margin (--set)"
+                if groups < least
+                else f" of other sizes are worth {worth}, fewer than the {least} that the error rates take; a "
+                f"candidate that is worse by the margin may pass more often than in {100 * limits.alpha:g}%"
+            )
+            found.append(f"{c.id}: {', '.join(names)}: {plural(groups, 'group')} of rows{why}")
     return found
 
 

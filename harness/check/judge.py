@@ -250,7 +250,8 @@ def _flipped(pair: Paired) -> str:
 
 def _sentence(t: Trial, verdict: Verdict, rules: Rules, comparisons: int, least: int) -> str:
     """Why this verdict, and what would settle an open one; `least`: as of `rows_to_pass`."""
-    parts = [t.note] if t.note else []
+    beside = verdict is Verdict.REGRESSED and t.by_rows and t.pair is None  # why a length could not have passed
+    parts = [t.note] if t.note and not beside else []
     if verdict is Verdict.INCONCLUSIVE and t.pair is not None:
         drop = detectable(t.pair, t.margin, rules.alpha, comparisons)
         parts.append(

@@ -76,12 +76,13 @@ def within(rule: Policy) -> str:
 def paced(known: Facts, rule: Policy) -> str:
     """From where on timings count as different by the pace alone, which takes more where cells are many."""
     count = plural(len(known.candidates), "cell")
-    return f"of {count} one counts as ahead of another from about {pace_of(known, rule) ** known.apart:.2f} times on"
+    times = pace_of(known, rule, rule.objective) ** known.apart
+    return f"of {count} one counts as ahead of another from about {times:.2f} times on"
 
 
-def pace_by(known: Facts) -> str:
+def pace_by(known: Facts, rule: Policy) -> str:
     """Where that pace is from."""
-    return "as cells that do the same work did" if known.twins else "policy.pace"
+    return "as cells that do the same work did" if rule.objective in known.twins else "policy.pace"
 
 
 def more(pair: Paired, rule: Policy) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import NormalDist, fmean
 from typing import Any
 
@@ -14,7 +14,7 @@ from harness.decide.findings import CostLine
 from harness.decide.policy import P95, Policy
 from harness.decide.recipes import Recipe, basis_of, lacking, recipes, scored, weights_of
 from harness.decide.tables import Scores, compared, score_tables
-from harness.decide.twins import Twins, twins
+from harness.decide.twins import Twins, twins_of
 from harness.statistics import CONFIDENCE, share_of_mean
 from harness.types import Pair, RunRecord, Status
 
@@ -45,14 +45,14 @@ class Candidate:
 class Facts:
     """The candidates, simplest first, and `pairs[best][other]` for each that can be the one of highest quality under
     some limits. `volume_requests` is the volume that the prices name. `apart` is how many half-widths of 95% intervals,
-    added as squares, tell one to be ahead of another by the objective. `twins` stand where they refute the policy's
-    pace, and theirs is taken."""
+    added as squares, tell one to be ahead of another by the objective. `twins` stand under an objective where they
+    refute the policy's pace, and theirs is taken."""
 
     candidates: tuple[Candidate, ...]
     pairs: Mapping[str, Mapping[str, Pair]]
     volume_requests: float
     apart: float
-    twins: Twins | None = None
+    twins: Mapping[str, Twins] = field(default_factory=dict)
 
 
 def gathered(
@@ -70,7 +70,7 @@ def gathered(
     pairs = _pairs(possible_bests(made), made, tables)
     volumes = [v for r in records if (v := (r.config.get("price") or {}).get("volume_requests"))]
     volume = float(volumes[0]) if volumes else VOLUME
-    seen = twins([r for k in left for r in k.cells], policy.pace)
+    seen = twins_of([r for k in left for r in k.cells], policy.pace)
     return Facts(made, pairs, volume, apart(len(made)), seen), tuple(left), tables
 
 

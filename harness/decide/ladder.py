@@ -120,9 +120,9 @@ def _trained(
     pairs = len(by[kind]) * len(by[below])  # each the best of as many: Bonferroni
     sure = pair.p * pairs < 0.05
     gains, loses = sure and pair.low > 0, sure and pair.high < 0
-    if not gains and not loses and (whole := parent_of(other, by[below])) and (alone := versus(mine, whole)):
-        other, pair = whole, alone  # no gain over the best of several, which luck helped, rules none out
-    may_gain = max(policy.margin, PRACTICAL) < pair.high
+    whole = parent_of(other, by[below])
+    alone = versus(mine, whole) if whole else None  # luck helped the best of several
+    may_gain = max(policy.margin, PRACTICAL) < (pair if gains or loses else alone or pair).high
     if gains or loses:
         added = f"It is shown to {'add' if gains else 'lose'} quality"
     else:

@@ -65,16 +65,19 @@ def called(records: Sequence[RunRecord], policy: Policy, names: Mapping[str, str
     for k in recipes(records, weights):
         seeds = {r.seed for s in weights for r in k.of(s) if r.status is Status.OK}
         if len(seeds) > 1 and (seed := id_parts(k.id)[4]):
-            found[k.id] = re.sub(rf"[ /]{seed}\b", "", names[k.id], count=1)
+            bare = re.sub(rf"[ /]{seed}\b", "", names[k.id], count=1)
+            found[k.id] = f"{bare} ({len(seeds)} seeds)" if bare in names.values() else bare
     return found
 
 
 def reference(records: Sequence[RunRecord], policy: Policy) -> RunRecord | None:
     """What the others are compared with: the simplest cell that ended ok on the first suite judged, so prompt_rag/fp16
     where that did."""
-    judged = next(iter(weights_of(records, policy)), None)
-    ok = [r for r in records if r.status is Status.OK and judged in (None, r.suite)]
-    return min(ok, key=lambda r: (*simplicity(r)[:2], r.adaptation != "prompt_rag", r.id), default=None)
+    out = beside(records)
+    ok = [r for r in records if r.status is Status.OK and r.id not in out]
+    judged = next((s for s in weights_of(records, policy) if any(r.suite == s for r in ok)), None)
+    some = [r for r in ok if r.suite == judged] or ok
+    return min(some, key=lambda r: (*simplicity(r)[:2], r.adaptation != "prompt_rag", r.id), default=None)
 
 
 def weights_of(records: Sequence[RunRecord], policy: Policy) -> dict[str, float]:

@@ -76,30 +76,34 @@ def score(c: Candidate, policy: Policy, volume: float, hourly: float = 1.0) -> f
     return -c.quality
 
 
-def pace_of(facts: Facts, policy: Policy) -> float:
+def pace_of(facts: Facts, policy: Policy, objective: str) -> float:
     """How many times as slow a whole timing may be with nothing changed: the policy's, or what twins show."""
-    return facts.twins.pace if facts.twins else policy.pace
+    return facts.twins[objective].pace if objective in facts.twins else policy.pace
 
 
-def own_pace(facts: Facts, policy: Policy) -> float:
+def own_pace(facts: Facts, policy: Policy, objective: str) -> float:
     """How far one timing lies from what it would be on average, in logs: two of them differ by the pace."""
-    return math.log(pace_of(facts, policy)) / math.sqrt(2)
+    return math.log(pace_of(facts, policy, objective)) / math.sqrt(2)
 
 
-def half(c: Candidate, facts: Facts, policy: Policy, hourly: float = 1.0) -> float:
-    """Half the width of that number's interval: what a cost's samples and a p95's seeds show, and the pace of a whole
-    timing."""
-    pace = own_pace(facts, policy)
+def timed(c: Candidate, policy: Policy, hourly: float = 1.0) -> float:
+    """What of the objective's number is in proportion to a timing."""
     if policy.objective == COST and c.cost:
-        return hourly * c.cost.serving_usd_per_1000 * math.hypot(math.log1p(c.cost.spread), pace)
-    if policy.objective == P95 and c.p95_ms is not None:
-        return c.p95_ms * math.hypot(c.p95_spread, pace)
-    return 0.0
+        return hourly * c.cost.serving_usd_per_1000
+    return c.p95_ms or 0.0 if policy.objective == P95 else 0.0
+
+
+def wide(c: Candidate, facts: Facts, policy: Policy) -> float:
+    """Half the width of its interval, in logs: what a cost's samples and a p95's seeds show, and the pace of a whole
+    timing."""
+    spread = math.log1p(c.cost.spread) if policy.objective == COST and c.cost else c.p95_spread
+    return math.hypot(spread, own_pace(facts, policy, policy.objective))
 
 
 def gap(a: Candidate, b: Candidate, facts: Facts, policy: Policy, hourly: float = 1.0) -> float:
-    """How far apart two candidates may be by the objective and not be told apart."""
-    return facts.apart * math.hypot(half(a, facts, policy, hourly), half(b, facts, policy, hourly))
+    """By how much `b` may lie above `a` in the objective and not be told apart from it."""
+    half_widths = math.hypot(wide(a, facts, policy), wide(b, facts, policy))
+    return timed(a, policy, hourly) * math.expm1(facts.apart * half_widths)
 
 
 def ahead(a: Candidate, b: Candidate, facts: Facts, policy: Policy, hourly: float = 1.0) -> bool:
@@ -112,13 +116,12 @@ def _bars(good: Sequence[Candidate], facts: Facts, policy: Policy, hourly: float
     """Of those good enough, each that no other is both as good as by the objective and known as well as: what any of
     them is ahead of, one of these is."""
     volume = volume_of(facts, policy)
-    found: list[Candidate] = []
-    least = math.inf
+    found: dict[str, tuple[float, float]] = {}
     for c in sorted(good, key=lambda c: score(c, policy, volume, hourly)):
-        if (wide := half(c, facts, policy, hourly)) < least:
-            found.append(c)
-            least = wide
-    return tuple(found)
+        own = timed(c, policy, hourly), wide(c, facts, policy)
+        if not any(t <= own[0] and w <= own[1] for t, w in found.values()):
+            found[c.id] = own
+    return tuple(c for c in sorted(good, key=lambda c: score(c, policy, volume, hourly)) if c.id in found)
 
 
 def dominates(a: Candidate, b: Candidate, volume: float, hourly: float = 1.0) -> bool:

@@ -148,8 +148,9 @@ def why(case: Case, pairs: Mapping[str, Paired | None]) -> str:
     else:
         first = f"has {words}"
         if chosen is not found.front:
-            pace = f" ({paced(case.facts, rule)}, {pace_by(case.facts)})" if pace_of(case.facts, rule) > 1 else ""
-            first = f"is the simplest that none is ahead of by {OBJECTIVES[rule.objective]}{pace},"
+            pace = pace_of(case.facts, rule, rule.objective)
+            from_where = f" ({paced(case.facts, rule)}, {pace_by(case.facts, rule)})" if pace > 1 else ""
+            first = f"is the simplest that none is ahead of by {OBJECTIVES[rule.objective]}{from_where},"
         text = f"It {first} of the {len(found.shown)} cells shown to be {within(rule)} the highest quality "
         text += f"{top}, that of {case.names[best.id]}: {gap}" if chosen is not best else f"{top}, its own"
     return text + _open(case, pairs) + "."

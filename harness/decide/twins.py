@@ -13,36 +13,37 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from harness.decide.costs import NORMAL_95
-from harness.decide.policy import P95
+from harness.decide.policy import COST, P95
 from harness.types import RunRecord, Status
 
-TIMED = (P95, "throughput_tokens_per_s")  # what is compared, of answers of one length
+TIMED = {P95: P95, COST: "throughput_tokens_per_s"}  # what decides each objective, of answers of one length
 WORK = ("decoded", "dtype", "linear_classes", "packed_layers", "products", "weights_bytes")  # facts of a timing
 LEVEL = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Twins:
-    """What cells that do the same work show of a run's timings: two of them differ by up to `pace` times, 19 times in
-    20. `cells` are the two furthest apart, by `ratio`."""
+    """What cells that do the same work show of one kind of timing: two of them differ by up to `pace` times, 19 times
+    in 20. `cells` are the two furthest apart, by `ratio`."""
 
     pace: float
     cells: tuple[str, str]
     ratio: float
 
 
-def twins(records: Sequence[RunRecord], pace: float) -> Twins | None:
-    """What such cells show, where they refute that two timings differ by no more than `pace` times in 95% of the cases:
-    a chi-square test of the variance of log times within sets of cells that do the same work, at 5% for both kinds of
-    time together (Bonferroni). None where they agree with it, or there are none."""
+def twins_of(records: Sequence[RunRecord], pace: float) -> dict[str, Twins]:
+    """What such cells show, by objective, where they refute that two timings differ by no more than `pace` times in 95%
+    of the cases: a chi-square test of the variance of log times within sets of cells that do the same work, at 5% for
+    both kinds of time together (Bonferroni). Nothing where they agree with it, there are none, or the pace is 1, by
+    which timings are taken as they are."""
     from scipy.stats import chi2
 
     sets: dict[str, dict[str, RunRecord]] = {}
     for r in records:
         if work := _work(r):
             sets.setdefault(work, {}).setdefault(r.steps["latency"]["key"], r)  # cells that share a timing have one
-    found: Twins | None = None
-    for metric in TIMED:
+    found, expected = {}, (math.log(pace) / math.sqrt(2) / NORMAL_95) ** 2
+    for objective, metric in TIMED.items():
         squares, df, furthest = 0.0, 0, (0.0, ("", ""))
         for cells in sets.values():
             logs = {r.id: math.log(m.value) for r in cells.values() if (m := r.value(metric)) and m.value > 0}
@@ -52,12 +53,9 @@ def twins(records: Sequence[RunRecord], pace: float) -> Twins | None:
             squares += math.fsum((x - middle) ** 2 for x in logs.values())
             df += len(logs) - 1
             furthest = max(furthest, *((abs(logs[a] - logs[b]), (a, b)) for a, b in combinations(sorted(logs), 2)))
-        expected = (math.log(pace) / math.sqrt(2) / NORMAL_95) ** 2
-        if not squares or (expected and chi2.sf(squares / expected, df) >= LEVEL / len(TIMED)):
-            continue
-        seen = math.exp(math.sqrt(2 * squares / df) * NORMAL_95)
-        if found is None or seen > found.pace:
-            found = Twins(seen, furthest[1], math.exp(furthest[0]))
+        if squares and expected and chi2.sf(squares / expected, df) < LEVEL / len(TIMED):
+            seen = math.exp(math.sqrt(2 * squares / df) * NORMAL_95)
+            found[objective] = Twins(seen, furthest[1], math.exp(furthest[0]))
     return found
 
 
@@ -70,6 +68,7 @@ def _work(r: RunRecord) -> str:
         return ""
     if r.params("quantization").get("threshold"):
         return ""
-    asked = {k: v for k, v in timing["preimage"].items() if k != "model"}
+    asked = {k: v for k, v in timing["preimage"].items() if k not in ("model", "knobs")}
+    asked |= {k: v for k, v in timing["preimage"].get("knobs", {}).items() if k != "adapters"}  # LoRA's, timed apart
     what = [r.config["model"], r.config["quantization"], asked, prompts.value, [facts.get(k) for k in WORK]]
     return json.dumps(what, sort_keys=True, default=str)

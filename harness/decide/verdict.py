@@ -172,10 +172,10 @@ def _cost_notes(
         )
         if prices.get("usd_per_labelled_row") is None:
             found.append("Labelling is not counted: no price of a labelled row is set (price.usd_per_labelled_row).")
-    if rule.objective != QUALITY and (pace := pace_of(known, rule)) > 1 and len(known.candidates) > 1:
+    if rule.objective != QUALITY and (pace := pace_of(known, rule, rule.objective)) > 1 and len(known.candidates) > 1:
         found.append(
             f"Cells near each other in {OBJECTIVES[rule.objective]} are not told apart by it: whole timings differ by "
-            f"up to {100 * (pace - 1):.3g}% with nothing changed ({pace_by(known)}), so {paced(known, rule)}."
+            f"up to {pace:.3g} times with nothing changed ({pace_by(known, rule)}), so {paced(known, rule)}."
         )
     if prices.get("hosted") and (asked is None or costs[asked].prompt_tokens is None):
         lack = "the tokens of the prompts were not counted in this run" if asked else "no prompted cell could be priced"

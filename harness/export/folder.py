@@ -38,14 +38,17 @@ NAMES_A_PATH = ("base_model_name_or_path", "_name_or_path")
 def stop_texts(record: RunRecord) -> list[str]:
     """The texts at which the suite's task ended answers when they were scored; none where nothing was generated.
 
-    Raises `UserError` where the suite is gone, or scores otherwise now, or lm-eval cannot read its task.
+    Of a record that does not say, raises `UserError` where the suite is gone, or scores otherwise now, or lm-eval
+    cannot read its task.
     """
     if StepKind.QUALITY not in record.steps:
         return []
+    facts = record.steps["quality"].get("facts") or {}
+    if "ends" in facts:
+        return list(facts["ends"])
     suite = Component(**record.config["suite"])
     data, name = load_suite(suite), suite.params["task"]
-    scored = record.steps["quality"].get("facts", {}).get("scoring_digest", data.scoring_digest)
-    if scored != data.scoring_digest:
+    if facts.get("scoring_digest", data.scoring_digest) != data.scoring_digest:
         raise UserError(
             f"{data.folder}: what this suite scores by changed since this run, and with it maybe where answers end; "
             "bring back what stood there, or run again"
@@ -79,7 +82,7 @@ def lay_out(
         _forget_paths(out / config, base)
     recipe = load_recipe(out)
     if recipe.method != "none" and recipe.articles:
-        save(recipe.method, recipe.articles, out / "retrieval")
+        save(recipe.method, recipe.articles, out / "retrieval", source)
     for name in PROGRAMS:
         shutil.copyfile(resource("reports") / "deployable" / name, out / name)
     write_json(out / "record.json", sealed_record(record))

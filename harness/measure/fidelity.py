@@ -62,7 +62,7 @@ def write_reference(model: Any, tokenizer: Any, folder: Path, data: SuiteData) -
         encode_class(tokenizer, chat, classes.index(reply)) if classes else encode(tokenizer, chat, reply)
         for chat, reply in asked
     ]
-    demand_context(model.config, tokenizer, first, [row["input_ids"] for row in rows])
+    demand_context(model.config, tokenizer, first, [row["input_ids"] for row in rows], bare="reference")
     loss, best = _answers(model, rows)
     write_json(folder / REFERENCE, {"rows": rows, "loss": loss, "best": best})
     return loss

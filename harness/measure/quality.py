@@ -175,9 +175,9 @@ def with_ends(data: SuiteData, suite: Component) -> SuiteData:
 def measure(
     session: Session, parent: Path, folder: Path, data: SuiteData, task: str, context: Context, out: Path,
     part: Sequence[float] | None = None,
-) -> list[Measurement]:  # fmt: skip
-    """Fidelity first, then the suite, or a `part` of its rows. Writes `rows.jsonl`, one object a row with prompt,
-    output, reference and scores.
+) -> tuple[list[Measurement], dict[str, Json]]:  # fmt: skip
+    """Fidelity first, then the suite, or a `part` of its rows, and the texts at which its task ended answers. Writes
+    `rows.jsonl`, one object a row with prompt, output, reference and scores.
 
     Raises `BrokenArtifact` for a model that is not its parent any more, `UserError` for a part that holds no rows and
     for scorers that raise.
@@ -216,7 +216,7 @@ def measure(
     n = len(rows)
     lengths = [r["tokens"] for r in rows]
     asked = [_length(session, r["prompt"]) for r in rows]
-    return [
+    measured = [
         *summarize(rows, rules.aggregation(), rules.higher_is_better()),
         *closeness,
         Measurement("prompt_tokens/mean", sum(asked) / n, "tokens", "lower", n),
@@ -224,6 +224,7 @@ def measure(
         Measurement("truncated_share", sum(not r["finished"] for r in rows) / n, "share", "lower", n),
         *([Measurement("cut_share", model.cut / n, "share", "lower", n)] if model.cut else []),
     ]
+    return measured, {"ends": list(stops_of(rules))}
 
 
 def _naming_rows(score: Callable[..., Any], folder: Path) -> Callable[..., Any]:

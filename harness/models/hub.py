@@ -181,13 +181,14 @@ class HubModel:
             spoiled = [f"model {self.id!r}: {path} {told}" for path in weights if (told := _spoiled(path))][:1]
             return spoiled or self._wordless(folder)
         if pickled := sorted(p.name for p in folder.iterdir() if p.suffix in PICKLED):
-            return [self._refused(pickled)]
+            return [self._refused(pickled, configs.get("config.json"))]
         if unread := sorted(p.name for p in folder.glob("*.safetensors")):
             told = f"transformers reads {WEIGHTS} or what {INDEX} names, and not {unread[0]} alone"
-            named = len(unread) == 1 and not fnmatch(unread[0], NOT_KEPT[1])  # as auto-gptq does
+            part = "-of-" in unread[0] or fnmatch(unread[0], NOT_KEPT[1])
+            named = len(unread) == 1 and not part  # as auto-gptq does
             mend = f"rename it to {WEIGHTS}" if named else "get the files of that model in the form of transformers"
             return [f"model {self.id!r}: {told} in {folder}; {mend}"]
-        return [f"model {self.id!r}: no safetensors in {folder}; {self._convert()}"]
+        return [f"model {self.id!r}: no safetensors in {folder}; {self._convert(configs.get('config.json'))}"]
 
     def _wordless(self, folder: Path) -> list[str]:
         """A line where no vocabulary is there, or none that can be read: transformers makes a tokenizer without, to
@@ -196,14 +197,16 @@ class HubModel:
         if not words:
             told = f"its tokenizer has no vocabulary in {folder} (such as {VOCABULARY[0]})"
             return [f"model {self.id!r}: {told}; get the files of that model again"]
-        if find_spec("sentencepiece") or any(path.suffix != ".model" for path in words):
+        library = "sentencepiece" if words[0].read_bytes()[:1] == b"\n" else "tiktoken"  # whose lines are of letters
+        if find_spec(library) or any(path.suffix != ".model" for path in words):
             return []
-        told = f"its vocabulary is {words[0].name} alone, which takes the library sentencepiece to read"
-        return [f"model {self.id!r}: {told}; pip install sentencepiece, or add its {VOCABULARY[0]}"]
+        told = f"its vocabulary is {words[0].name} alone, which takes the library {library} to read"
+        return [f"model {self.id!r}: {told}; pip install {library}, or add its {VOCABULARY[0]}"]
 
     def _foreign(self, config: Mapping[str, Json] | None) -> list[str]:
         """A line where a model of this configuration writes no text here: it is one by code of its own alone, or no
-        causal language model, or classifier made from one, whose attention keeps keys and values to decode by."""
+        causal language model, or classifier made from one, whose attention keeps keys and values to decode by, or it
+        classifies by what may be padding."""
         if not config or not config.keys() & {"auto_map", "model_type"}:
             return []
         from transformers import CONFIG_MAPPING
@@ -215,6 +218,8 @@ class HubModel:
             told = f"brings its own code (auto_map), which is not run, and transformers does not know its type {kind!r}"
         elif kind not in causal or (kind in masked and not config.get("is_decoder")):
             told = f"is no causal language model that transformers knows (its type is {kind!r})"
+        elif kind == "xlnet" and classifies(config):
+            told = f"classifies by the last place of a row, which beside longer ones is padding (its type is {kind!r})"
         elif kind in CACHELESS and not classifies(config):
             told = f"keeps no keys and values of what it has read, which decoding here needs (its type is {kind!r})"
         else:
@@ -226,14 +231,14 @@ class HubModel:
         mend = MERGE.format(id=self.id, words=f"'{self.id}'" if CONFIGS[1] in names else base)
         return f"model {self.id!r}: an adapter without its base model's weights; {mend}"
 
-    def _refused(self, pickled: Sequence[str]) -> str:
+    def _refused(self, pickled: Sequence[str], config: Mapping[str, Json] | None) -> str:
         return (
             f"model {self.id!r}: its weights are pickled ({pickled[0]}), which runs whatever code they hold when they "
-            f"are read, and are refused; {self._convert()}"
+            f"are read, and are refused; {self._convert(config)}"
         )
 
-    def _convert(self) -> str:
-        kind = "SequenceClassification" if classifies(self.config() or {}) else "CausalLM"
+    def _convert(self, config: Mapping[str, Json] | None) -> str:
+        kind = "SequenceClassification" if classifies(config or {}) else "CausalLM"
         return CONVERT.format(id=self.id, head=kind)
 
     def parameters(self) -> int | None:
@@ -312,12 +317,13 @@ class HubModel:
         if self._cached():
             return []
         try:
-            files = [s.rfilename for s in model_info(self.id, revision=self.revision, timeout=10).siblings or ()]
+            found = model_info(self.id, revision=self.revision, timeout=10)
+            files = [s.rfilename for s in found.siblings or ()]
             if _adapter_alone({*files}):
                 return [self._adapter(files)]
             pickled = [f for f in files if Path(f).suffix in PICKLED and "/" not in f]
             if pickled and not any(f.endswith(".safetensors") for f in files):
-                return [self._refused(pickled)]
+                return [self._refused(pickled, found.config)]  # one fetched would pass for a model in the cache
         except GatedRepoError:
             return [f"model {self.id!r}: gated; accept its licence on the Hub and log in with `hf auth login`"]
         except RevisionNotFoundError:

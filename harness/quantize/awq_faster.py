@@ -11,14 +11,15 @@ does the same sums with whole tensors.
 In float32 the scale search would stash the weights without copying them (`.to(float32).cpu().contiguous()` of a
 float32 CPU tensor is that tensor), so that restoring restores nothing; `_Stashed` hands it a copy.
 
-All replace methods of one exact version, which `pyproject.toml` pins.
+All replace methods of one exact version, which `gptqmodel_runs.prepare` demands.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-TESTED = "7.6.0"
+from harness.quantize.gptqmodel_runs import TESTED
+
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # in which eight columns of AWQ's GEMM format share a word
 
 

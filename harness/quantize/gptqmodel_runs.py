@@ -6,6 +6,7 @@ gptqmodel absorbed auto-gptq and autoawq, which are unmaintained and do not run 
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import os
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
@@ -15,10 +16,12 @@ from typing import Any
 
 from harness.anatomy import attention_kinds
 from harness.directory import came_quantized, mixes_experts, text_part, torch_dtype, weight_files
+from harness.errors import UserError
 from harness.quantize.classifier_head import as_language_model, put_back
 from harness.quantize.proof import CONV1D, OWN
 from harness.types import Context, Json
 
+TESTED = "7.6.0"
 WORTH_COMPILING = 2 * 2**30  # bytes of a model, from which on packing it by gptqmodel's extension saves what that took
 _BOTH = {
     **dict.fromkeys(
@@ -63,7 +66,10 @@ def check(method: str, group_size: int, calibration_rows: int) -> None:
 
 def prepare() -> None:
     """Environment that gptqmodel reads when it is imported: a machine of two cores has fewer CPU workers than
-    its pool asks for."""
+    its pool asks for. Raises `UserError` for another version than the one whose methods are replaced here."""
+    found = importlib.metadata.version("gptqmodel")
+    if found.partition("+")[0] != TESTED:  # behind it, what it was compiled for
+        raise UserError(f"gptqmodel {found}: GPTQ and AWQ are mended for {TESTED}; pip install gptqmodel=={TESTED}")
     os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
 
 

@@ -39,9 +39,9 @@ def about_ratios(pace: float) -> str:
     """What the intervals of times count."""
     return (
         "Intervals of times are of 95%, by the bootstrap of prompts, the same of both runs where both asked as many. "
-        f"They count that with nothing changed a whole run may be {100 * (pace - 1):.3g}% slower than another "
-        "(policy.pace), or as much as rounds of one run were apart; where a machine moves further between runs, they "
-        "are too narrow."
+        f"They count that with nothing changed a whole run may take {pace:.3g} times as long as another "
+        "(policy.pace, or as cells that do the same work did), or as much as rounds of one run were apart; where a "
+        "machine moves further between runs, they are too narrow."
     )
 
 

@@ -47,7 +47,7 @@ def examples(run: Run, decision: Decision | None) -> list[dict[str, Any]]:
     first = {case[i]: i for i in reversed(order)}
     chosen = ([i for i in order if first[case[i]] == i] + [i for i in order if first[case[i]] != i])[:EXAMPLES]
     by_cell = {r.id: picked(run.rows[r.id], chosen) for r in ok}
-    against = reference(ok, run.policy)
+    against = reference(list(run.records.values()), run.policy)
     wanted = [
         against.id if against else None,
         decision.chosen if decision else None,

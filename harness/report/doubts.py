@@ -29,13 +29,14 @@ def doubts(
 
 
 def _unsteady(run: Run, known: Facts | None) -> list[str]:
-    if known is None or (seen := known.twins) is None:
+    if known is None or not known.twins:
         return []
+    seen = max(known.twins.values(), key=lambda t: t.pace)
     a, b = (run.names[i] for i in seen.cells)
     return [
         f"Times and costs of this run are coarse: {a} and {b} do the same work and were timed {seen.ratio:.2f} times "
-        f"apart. Differences below {seen.pace:.2f} times mean nothing here; time the cells again on a quiet machine "
-        "(runner.time_again=true)."
+        f"apart. Differences below {seen.pace**known.apart:.2f} times mean nothing here; time the cells again on a "
+        "quiet machine (runner.time_again=true)."
     ]
 
 

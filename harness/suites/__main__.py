@@ -41,7 +41,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     ):  # fmt: skip
         make.add_argument(f"--{column}", default=column, metavar="COLUMN", help=f"the column that holds {what}")
     make.add_argument("--eval-from", type=Path, metavar="FILE", help="evaluation rows in a file of their own")
-    make.add_argument("--rows-only", action="store_true", help="write the rows alone of a suite that is there already")
+    make.add_argument("--rows-only", action="store_true", help="write rows and labels alone of a suite that is there")
     make.add_argument("--eval-share", type=float, default=EVALUATION_SHARE, help="of the groups (default 0.3)")
     make.add_argument("--system", help=f"the system message (default: that of all chats in FILE, or {SYSTEM!r})")
     look = commands.add_parser("check", help="say all that is wrong with a suite (this runs its scorers.py)")

@@ -118,7 +118,7 @@ def _passed_over(rules: Any, file: Path, suite: Component) -> list[str]:
     found = []
     if asked.get("do_sample", asked.get("temperature")):
         found.append("do_sample and temperature are passed over: a grid draws tokens as engine.temperature says")
-    if (asked.get("max_gen_toks") or limit) < limit:
+    if isinstance(most := asked.get("max_gen_toks"), int) and most < limit:
         found.append(f"max_gen_toks is passed over: answers end at suite.max_new_tokens={limit}")
     if others:
         found.append(f"of its filters the first alone is scored by, not {', '.join(others)}; put the right one first")

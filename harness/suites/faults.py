@@ -47,7 +47,8 @@ def scored(rules: Any, row: Mapping[str, Any], reply: Any) -> dict[str, Any]:
     first held the likeliest. Raises whatever lm-eval and the suite's own code raise."""
     if rules.OUTPUT_TYPE != "generate_until":
         return dict(plain(rules.process_results(row, _held(0, len(as_list(rules.construct_requests(row, "")))))))
-    left: Any = [[until(reply, stops_of(rules)) if isinstance(reply, str) else reply]]
+    ended = until(reply, stops_of(rules)) if isinstance(reply, str) else reply
+    left: Any = [[ended] * (rules.config.repeats or 1)]
     for step in rules._filters[0].filters:  # the first alone: `measure` keeps no other's scores
         left = step().apply(left, [row])
     return dict(plain(rules.process_results(dict(row), list(left))))

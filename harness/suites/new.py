@@ -7,6 +7,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from harness.suites.shape import (
     are_free,
     are_labels,
     few_groups,
+    folded,
     in_groups,
     misspelt,
     uneven,
@@ -91,15 +93,28 @@ def _text_of(path: Path) -> str:
     return path.read_text(encoding="utf-8-sig", errors="replace") if path.is_file() else ""
 
 
+def _had(folder: Path) -> list[str] | None:
+    """The labels that a suite lists already; None where it lists none, or its file holds something else."""
+    had: Any = None
+    with suppress(ValueError):
+        had = parse(_text_of(folder / "labels.json"))
+    return had if isinstance(had, list) and {*map(type, had)} <= {str} else None
+
+
 def _moved(folder: Path, before: Sequence[Rows], after: Sequence[Rows]) -> list[str]:
     """A line where messages of a suite's training rows would become evaluation rows, or the other way round."""
-    was, asked = ([{normalised(str(r.get("message"))): r.get("id") for r in side} for side in s]
+    was, asked = ([{normalised(str(r.get("message"))): r for r in side} for side in s]
                   for s in (before, after))  # fmt: skip
     found = []
     for side, one, other in (("train", 0, 1), ("eval", 1, 0)):
-        if moved := [name for said, name in was[one].items() if said in asked[other] and said not in was[other]]:
-            found.append(f"{folder / side}.jsonl, row {moved[0]!r}: would change sides ({len(moved)} such); give "
-                         "--group, --eval-share and --eval-from as before, or delete the file")  # fmt: skip
+        if moved := [row for said, row in was[one].items() if said in asked[other] and said not in was[other]]:
+            group, others = str(moved[0].get("group")), {str(row.get("group")) for row in before[other]}
+            twins = sorted(name for name in others - {group} if folded(name) == folded(group))
+            mend = (f"groups {group!r} and {twins[0]!r} are one but for how they are written; make the suite under "
+                    "another name" if twins else "give --group, --eval-share and --eval-from as before, or delete "
+                    "the file")  # fmt: skip
+            at = f"{folder / side}.jsonl, row {moved[0].get('id')!r}"
+            found.append(f"{at}: would change sides ({len(moved)} such); {mend}")
     return found
 
 
@@ -161,7 +176,8 @@ def new(
 ) -> list[str]:  # fmt: skip
     """Makes a suite below `root`; returns what to tell the user. Nothing is written when anything is wrong. `system` is
     what models are told (None: what all chats of the rows begin with, or `SYSTEM`). The evaluation rows are a share of
-    the groups, or those of a file of their own. `rows_only` writes the two row files of a suite that is there."""
+    the groups, or those of a file of their own. `rows_only` writes the two row files of a suite that is there, and its
+    `labels.json` where that lists labels."""
     folder, config, sweep = _places(name, root, rows_only)
     if held_source and share != EVALUATION_SHARE:
         raise UserError("--eval-share: the evaluation rows are those of --eval-from; leave one of the two out")
@@ -195,9 +211,13 @@ def new(
         *([f"columns left out: {unused}; write into the message what an answer needs"] if unused else []),
     ]
     files = {folder / "train.jsonl": _jsonl(train), folder / "eval.jsonl": _jsonl(held)}
-    if (folder / "labels.json").is_file() if rows_only else kind == "labels":
-        trained = sorted({row["reply"] for row in train})
-        files[folder / "labels.json"] = json.dumps(trained, ensure_ascii=False, indent=1) + "\n"
+    listed, trained, had = folder / "labels.json", sorted({row["reply"] for row in train}), _had(folder)
+    ours = kind == "labels" or {str(row.get("reply")) for row in before[0]} <= {*(had or ())}
+    if had is not None and ours if rows_only else kind == "labels":
+        files[listed] = json.dumps(trained, ensure_ascii=False, indent=1) + "\n"
+        if lost := sorted({*(had or ())} - {*trained}):
+            doubts.append(f"{listed}: no longer holds {', '.join(map(repr, lost))}, which no training row has; add "
+                          "such rows to the table, or write it there again")  # fmt: skip
     if not rows_only:
         systems = frozenset[str]().union(*(table.systems for table in tables))
         if system is None and len(systems) == 1 and any(systems):

@@ -31,18 +31,20 @@ REFERENCES = "references"  # the name of a column of replies that are lists of r
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The rows of a file, each with where it stands, the columns that nothing was asked of, and the system turns of its
-    chats."""
+    """The rows of a file, each with where it stands, the columns that nothing was asked of, the system turns of its
+    chats, and the messages that stand in the suite already."""
 
     rows: tuple[tuple[str, dict[str, Any]], ...]
     unused: tuple[str, ...]
     systems: frozenset[str]
+    standing: frozenset[str]
 
     @property
     def kept(self) -> list[dict[str, Any]]:
-        """The rows without those that repeat a message and its reply, whose other right answers are kept."""
+        """The rows without those that repeat a message and its reply, whose other right answers are kept: of such the
+        one that stands in the suite, or else the first."""
         pairs: dict[tuple[str, str], dict[str, Any]] = {}
-        for _, row in self.rows:
+        for _, row in sorted(self.rows, key=lambda pair: pair[1]["message"] not in self.standing):
             key = normalised(row["message"]), row["reply"]
             first = pairs.setdefault(key, row)
             if REFERENCES in row:
@@ -69,7 +71,8 @@ def read(
     table, systems = unchatted(read_table(source), names)
     rows = shaped(table, source, names, called, standing)
     unused = [c for c in columns_of(table) if c not in names.values()]
-    return Table(tuple(zip([where for where, _ in table], rows, strict=True)), tuple(unused), frozenset(systems))
+    placed = tuple(zip([where for where, _ in table], rows, strict=True))
+    return Table(placed, tuple(unused), frozenset(systems), frozenset(str(row.get("message")) for row in standing))
 
 
 def read_table(path: Path) -> list[tuple[str, dict[str, Any]]]:
