@@ -101,7 +101,7 @@ def _included(path: Path, text: str) -> list[Path]:
     """The files that lm-eval reads before a YAML file, as that names them."""
     if path.suffix != ".py" and re.search(r"\binclude\b", text):
         with suppress(yaml.YAMLError, TypeError, ValueError, RecursionError):  # which lm-eval tells
-            named = dict(yaml.load(text, yaml.BaseLoader)).get("include", [])
+            named = dict(yaml.BaseLoader(text).get_single_data()).get("include", [])
             return [path.resolve().parent / name for name in (named if isinstance(named, list) else [named])]
     return []
 
