@@ -7,7 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import ledger
-from harness.decide import Decision, Facts, Policy, argued, passes, policy_of, primary, quality, weights_of
+from harness.decide import (
+    Decision,
+    Facts,
+    Policy,
+    argued,
+    beside,
+    passes,
+    policy_of,
+    primary,
+    quality,
+    reference,
+    weights_of,
+)
 from harness.rows import KeptRows, refuse_others
 from harness.types import Json, Measurement, RunRecord, Status, id_parts, is_side
 from harness.wording import labels
@@ -39,6 +51,17 @@ class Run:
     def ok(self) -> list[RunRecord]:
         """Cells with numbers, in the grid's order."""
         return [r for r in self.records.values() if r.status is Status.OK]
+
+    @property
+    def counted(self) -> list[RunRecord]:
+        """Those of them whose seed no other way to build lost."""
+        out = beside(list(self.records.values()))
+        return [r for r in self.ok if r.id not in out]
+
+    @property
+    def reference(self) -> RunRecord | None:
+        """The cell that others are compared with."""
+        return reference(list(self.records.values()), self.policy)
 
     @property
     def leakage(self) -> Mapping[str, Json]:

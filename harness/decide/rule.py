@@ -116,12 +116,12 @@ def _bars(good: Sequence[Candidate], facts: Facts, policy: Policy, hourly: float
     """Of those good enough, each that no other is both as good as by the objective and known as well as: what any of
     them is ahead of, one of these is."""
     volume = volume_of(facts, policy)
-    found: dict[str, tuple[float, float]] = {}
+    found: list[tuple[Candidate, float, float]] = []
     for c in sorted(good, key=lambda c: score(c, policy, volume, hourly)):
-        own = timed(c, policy, hourly), wide(c, facts, policy)
-        if not any(t <= own[0] and w <= own[1] for t, w in found.values()):
-            found[c.id] = own
-    return tuple(c for c in sorted(good, key=lambda c: score(c, policy, volume, hourly)) if c.id in found)
+        time, error = timed(c, policy, hourly), wide(c, facts, policy)
+        if not any(t <= time and e <= error for _, t, e in found):
+            found.append((c, time, error))
+    return tuple(c for c, _, _ in found)
 
 
 def dominates(a: Candidate, b: Candidate, volume: float, hourly: float = 1.0) -> bool:

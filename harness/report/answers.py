@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from harness.decide import Decision, reference
+from harness.decide import Decision
 from harness.escaping import visible
 from harness.report.text import SHOWN_CHARACTERS, shorten
 from harness.rows import column, ids, picked, texts
@@ -47,7 +47,7 @@ def examples(run: Run, decision: Decision | None) -> list[dict[str, Any]]:
     first = {case[i]: i for i in reversed(order)}
     chosen = ([i for i in order if first[case[i]] == i] + [i for i in order if first[case[i]] != i])[:EXAMPLES]
     by_cell = {r.id: picked(run.rows[r.id], chosen) for r in ok}
-    against = reference(list(run.records.values()), run.policy)
+    against = run.reference
     wanted = [
         against.id if against else None,
         decision.chosen if decision else None,

@@ -17,13 +17,11 @@ from harness.decide import (
     interact,
     kin,
     parent_of,
-    reference,
     share_of,
     shared_scores,
     variant,
     weights_of,
 )
-from harness.decide.recipes import beside
 from harness.report import charts
 from harness.report.drawing import Drawing
 from harness.report.text import NONE, p_text, told, told_points
@@ -39,7 +37,7 @@ DIFFERS = "a difference: distrust this run"  # of an A/A control
 def differences(run: Run, shown: Collection[str]) -> dict[str, Any]:
     """Each of the cells shown against the reference on the same rows, corrected for all cells of the run: which are
     shown follows from their quality."""
-    against = reference(list(run.records.values()), run.policy)
+    against = run.reference
     others = [r for r in run.ok if against and r.id != against.id and r.suite == against.suite and run.quality(r)]
     some = [r for r in others if r.id in shown]
     pairs = {r.id: pair for r in some if against and (pair := compare(r, against, run.rows, run.score(against)))}
@@ -65,7 +63,7 @@ def against_best(run: Run, decision: Decision | None, known: Facts | None, shown
     """Each cell shown beside the reference, and its paired difference from the cell of highest quality, seeds together;
     None where no two cells answered the same rows, or less of what is judged is better. Of several suites judged the
     numbers are the decision's."""
-    base, margin = reference(list(run.records.values()), run.policy), run.policy.margin
+    base, margin = run.reference, run.policy.margin
     top = run.records.get((decision.best if decision else None) or "")
     what = "the highest quality of those that could be chosen" if top else "the highest quality measured"
     if len(weights_of(list(run.records.values()), run.policy)) > 1:
@@ -75,9 +73,8 @@ def against_best(run: Run, decision: Decision | None, known: Facts | None, shown
         top = max(scored, key=lambda pair: pair[0], default=(0.0, None))[1]
     if base is None or top is None or base.suite != top.suite:
         return None
-    out = beside(list(run.records.values()))
     name, lines = run.score(top), []
-    kinds = _kinds(r for r in run.ok if r.suite == base.suite and run.quality(r) and r.id not in out)
+    kinds = _kinds(r for r in run.counted if r.suite == base.suite and run.quality(r))
     some = [cells for cells in kinds.values() if any(c.id in shown for c in cells)]
     home, best = (kinds.get(_kind(r), [r]) for r in (base, top))
     for cells in some:
@@ -131,7 +128,7 @@ def quantized(run: Run, margin: float, shown: Collection[str]) -> dict[str, Any]
     margin (corrected for all of the run), what share of the outputs stayed the same, and how much of the adaptation's
     gain is gone. Nothing of cells judged by a score of which less is better, as no margin is of those."""
     ok = {(*kin(r), r.adaptation, *compression(r)): r for r in run.ok}
-    against = reference(list(run.records.values()), run.policy)
+    against = run.reference
     pairs: dict[str, Paired] = {}
     taken: dict[str, Paired] = {}
     lines = []
@@ -177,9 +174,8 @@ def quantized(run: Run, margin: float, shown: Collection[str]) -> dict[str, Any]
 def seeds(run: Run) -> dict[str, Any]:
     """Cells that differ in their training seed alone, together: mean and difference from the reference of the same
     suite and seed, with intervals for the luck of training and of rows at once."""
-    out = beside(list(run.records.values()))
-    kinds = _kinds([r for r in run.ok if r.id not in out])
-    against = reference(list(run.records.values()), run.policy)
+    kinds = _kinds(run.counted)
+    against = run.reference
     base = (against.adaptation, against.quantization, variant(against)) if against else ()
     models, suites = (len(set(names)) > 1 for names in ([r.model for r in run.ok], [r.suite for r in run.ok]))
     first = 0 if models else 1 if suites else 2  # of a kind, what tells it from the others
