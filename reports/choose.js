@@ -83,7 +83,10 @@ const decisionRule = (() => {
       for (const c of [...good].sort((a, b) => at(a) - at(b))) {
         if (!bars.some((b) => part(b) <= part(c) && own(b) <= own(c))) bars.push(c);
       }
-      const gap = (a, b) => part(a) * Math.expm1(facts.apart * Math.hypot(own(a), own(b)));
+      const gap = (a, b) => {
+        const far = facts.apart * Math.hypot(own(a), own(b));
+        return Math.max(part(a), part(b) * Math.exp(-far)) * Math.expm1(far);
+      };
       const behind = (c) => bars.some((b) => at(b) + gap(b, c) < at(c));
       tied = [...new Set([...good, ...same])].filter((c) => !behind(c));
     }

@@ -186,6 +186,18 @@ def test_a_hiccup_decides_nothing_and_a_slow_tail_does(
     assert (told in line) is (code > 0 and drift == 1)
 
 
+@pytest.mark.parametrize(("slow", "code"), [((0, 10, 1), 0), ((4, 4, 4), 1)])
+def test_rounds_are_each_compared_with_a_single_one(baseline: Path, slow: tuple[int, ...], code: int) -> None:
+    side, times = subject.read(baseline), tuple(range(1_000, 1_022))
+    timed = {**side.cells[0].timed, "requests": 22}
+    before = replace(side.cells[0], timed=timed, samples={"ttft_ms": times, "e2e_ms": times})
+    some = tuple(t * 9 if i < n else t for n in slow for i, t in enumerate(times))
+    now = replace(before, samples={"ttft_ms": times * 3, "e2e_ms": some})
+    found = judge(subject.Side("now", (now,)), subject.Side("before", (before,)), rules.load("default"))
+    assert found.exit_code == code
+    assert any("12 of 66 requests" in f.sentence for f in found.findings) is bool(code)
+
+
 def test_one_of_many_tests_must_be_clearer(baseline: Path) -> None:
     """9 rows lost and 2 gained have p = 3.3% by themselves, which one in five metrics shows by chance often enough."""
     side, limits = subject.read(baseline), rules.load("default")

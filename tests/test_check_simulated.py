@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from scipy.special import ndtri
 from scipy.stats import binom, multinomial
@@ -96,6 +97,21 @@ def test_a_length_that_grows_by_a_few_answers_at_the_limit_passes_no_more_often(
         if found.p_within <= RULES.alpha:
             passed += float(binom.pmf(long, rows, margin * 20 / room))
     assert passed <= 0.055
+
+
+@pytest.mark.parametrize(("rows", "share", "long"), [(100, 0.1, 150), (300, 0.05, 250), (300, 0.1, 150)])
+def test_a_length_that_loses_a_few_long_answers_passes_no_more_often(rows: int, share: float, long: int) -> None:
+    """At the lower bound: each of the few long answers becomes as short as the others or does not."""
+    rng, passed = np.random.default_rng(1), 0
+    mean = share * long + (1 - share) * 20
+    lost = (1 - RULES.length.low) * mean / (share * (long - 20))
+    for _ in range(4 * RUNS):
+        far, now = rng.random(rows) < share, rng.random(rows) < lost
+        before = [Row(f"r{i}", "e", None, "", float(long if x else 20), True, {}) for i, x in enumerate(far)]
+        after = [replace(r, answer="!", tokens=20.0 if x else r.tokens) for r, x in zip(before, now, strict=True)]
+        found = length_trial("c", list(zip(after, before, strict=True)), RULES.length, 256)
+        passed += found is not None and found.p_within <= RULES.alpha
+    assert passed / (4 * RUNS) <= 0.06
 
 
 @pytest.mark.usefixtures("as_fast")

@@ -416,14 +416,14 @@ def test_fewer_requests_flip_to_what_costs_less_to_build(once_usd: float, at: fl
 
 
 def test_volume_and_price_flip_where_the_simpler_cell_is_no_longer_told_apart() -> None:
-    """`b` costs $1 and, once, $0.50 of labelling, `a` $1.20: told apart where the dearer side of `b` is below that."""
+    """`b` costs $1 and, once, $0.50 of labelling, `a` $1.20: told apart where the cheaper side of `a` is above that."""
     known = two(cost=CostLine(1.2, 0.0, "batched"))
     a, b = known.candidates
     known = replace(known, candidates=(a, replace(b, cost=CostLine(1.0, 0.5, "batched", labelling_usd=0.5))))
     policy = Policy(COST, margin=0.15, pace=1.05)
     assert choose(known, policy) == "b"
     found = {f.knob: f for f in flips(known, policy, {"a": "A", "b": "B"}, 2.0) if f.to == "a"}
-    unsure = 0.05 * 1.0
+    unsure = 0.05 * 1.2 / 1.05
     assert found["volume_requests"].at == pytest.approx(500 / (0.2 - unsure))
     assert found["usd_per_hour"].at == pytest.approx(2.0 * 0.01 / (0.2 - unsure))
 

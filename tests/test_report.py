@@ -19,7 +19,7 @@ import pytest
 
 from harness import ledger, report
 from harness.decide import Decision
-from harness.decide.policy import COST
+from harness.decide.policy import COST, P95
 from harness.decide.twins import Twins
 from harness.report import account, answers, cells, charts, comparisons, evidence
 from harness.report.__main__ import main
@@ -610,9 +610,12 @@ def test_what_speaks_against_a_run_stands_beside_its_decision(tmp_path: Path) ->
         beside = doubts(found, decision, known, comparisons.control(found))
         assert beside == said[4:5], "builds did not see them, or they are no leaks"
         assert known
-        apart = replace(known, twins={COST: Twins(1.32, (cells[0].id, cells[1].id), 1.3)})
-        coarse = doubts(found, decision, apart, ())[-1]
-        assert f"{found.names[cells[1].id]} do the same work and were timed 1.30 times apart. Differences b" in coarse
+        pair = cells[0].id, cells[1].id
+        apart = replace(known, twins={P95: Twins(1.5, pair, 1.4), COST: Twins(1.32, pair, 1.3)})
+        *_, times, costs = doubts(found, decision, apart, ())
+        assert times.startswith("Response times of this run are coarse: ")
+        assert costs.startswith("Costs and batched rates of this run are coarse: ")
+        assert f"{found.names[cells[1].id]} do the same work and were 1.30 times apart. Differences in them be" in costs
     others: list[tuple[dict[str, Any], int]] = [({"unit": "points"}, 0), ({"better": "lower"}, 2)]
     for changed, listed in others:
         of = [[replace(m, **changed) if m.metric == "quality/good" else m for m in c.measurements] for c in cells]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from harness import report
-from harness.decide import CostLine
+from harness.decide import CostLine, memory
 from harness.report import charts, evidence
 from harness.report.page import view
 from harness.runs import read
@@ -64,6 +64,39 @@ def test_a_response_time_says_of_how_long_an_answer(tmp_path: Path) -> None:
     at = mixed["all_cells"]["columns"].index("Whole 32-token answer p95")
     assert [", one step" in line["values"][at]["text"] for line in mixed["all_cells"]["rows"][:2]] == [True, False]
     assert "and their own 68.0, which cost counts" in " ".join(evidence.caveats(run))
+
+
+def test_a_card_says_where_timings_do_not_tell_two_numbers_apart(tmp_path: Path) -> None:
+    cells, rows = records.grid()
+    for pace, told in ((1.0, True), (100.0, False)):
+        config = {"policy": records.POLICY | {"pace": pace}}
+        run = folder(
+            tmp_path / str(pace), [replace(r, config={**r.config, **config}) for r in cells], rows, records.ids()
+        )
+        cards = {card["title"].partition(" of a ")[0]: card for card in view(read(run))["headline"]}
+        for title, card in cards.items():
+            timing = title.startswith(("p95", "Cost"))
+            assert (", not told apart," in card["change"]) is (timing and not told and bool(card["change"])), title
+        assert any(card["change"] for card in cards.values())
+
+
+def test_what_loading_takes_beyond_answering_is_told(tmp_path: Path) -> None:
+    cells, rows = records.grid()
+    for factor in (0.9, 2.0):
+        some = [
+            replace(
+                r,
+                measurements=(
+                    *r.measurements,
+                    replace(m, metric="memory_bytes/peak_rss_loading", value=factor * m.value),
+                ),
+            )
+            for r in cells[:2]
+            if (m := memory(r))
+        ]
+        run = read(folder(tmp_path / str(factor), [*some, *cells[2:]], rows, records.ids()))
+        said = [c for c in evidence.caveats(run) if "Loading took more in 2 cells of 2, up to " in c]
+        assert bool(said) is (factor > 1)
 
 
 def test_one_cell_is_no_cells(tmp_path: Path) -> None:
@@ -288,7 +321,7 @@ def test_a_crossing_that_is_drawn_has_its_dot_however_few_requests_it_is_at() ->
 @pytest.mark.parametrize(
     ("floor", "usd", "said", "cut"),
     [(0.999, 1000.0, None, 0.04), (0.0, 1000.0, "the first request", 0.73), (0.0, 0.0001, "never", 0.04),
-     (0.0, 0.0, "never", 0.05)],
+     (0.0, 0.0, "never", 0.05), (0.0, 2.0, "10 requests", 0.04), (0.0, 1.0, "21 requests", 0.04)],
 )  # fmt: skip
 def test_never_cheaper_is_said_only_of_a_recommended_cell(
     tmp_path: Path, floor: float, usd: float, said: str, cut: float
@@ -303,7 +336,7 @@ def test_never_cheaper_is_said_only_of_a_recommended_cell(
     )
     rows = {one.id: records.rows("prompt_rag", "fp16")}
     text = page(folder(tmp_path / "run", [one], rows, [one.id]))
-    price = r'<th scope="row">X</th><td>(?:\$268\.00|\$0\.0000268|\$0)</td>'  # with the digits of all prices
+    price = r'<th scope="row">X</th><td>(?:\$268\.00|\$0\.0000268|\$0|\$0\.[25]\d+)</td>'  # with the digits of all prices
     found = re.findall(price + '<td class="text">([^<]*)<', text)
     assert found == [said or "2026-01-01"], "without one the column is left out"
     assert ("is cheaper from" in text) is (said is not None)

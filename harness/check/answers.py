@@ -193,8 +193,9 @@ def length_trial(cell: str, rows: Pairs, rules: Length, limit: Json = 0) -> Tria
     It passes where both bounds are ruled out (Schuirmann's two one-sided tests, 1987, J. Pharmacokinet. Biopharm.
     15:657), and has regressed where it is shown to lie beyond one. A bound is tested by what each row's answer has
     more than so many times the baseline's (Fieller 1954, J. R. Stat. Soc. B 16:175): the baseline's mean is no more
-    known than the candidate's. Answers that run to the limit of tokens are few and each weighs much: growth, as a share
-    of what there is room for, is held to the same test as the loss of a graded score (`Paired.p_not_worse`).
+    known than the candidate's. Answers that run to the limit of tokens, or long ones that become short, are few and
+    each weighs much: growth as a share of what there is room for, and shrinking as one of the longest answer, are held
+    to the same test as the loss of a graded score (`Paired.p_not_worse`).
     """
     before = sum(b.tokens for _, b in rows) / max(len(rows), 1)
     trial = Trial(cell, "output_tokens/mean", rules.blocks, "×", by_rows=True)
@@ -207,8 +208,11 @@ def length_trial(cell: str, rows: Pairs, rules: Length, limit: Json = 0) -> Tria
     groups = _groups(rows)
     most = min(limit, 1e9) if is_number(limit) else 0
     room = max(most, *(row.tokens for both in rows for row in both)) - before
-    margin = min(1.0, (rules.high - 1) * before / room) if room else 1.0
+    longest = max(b.tokens for _, b in rows)
     grown = mean_difference([(b.tokens - a.tokens) / max(room, 1) for a, b in rows], groups)
+    shrunk = mean_difference([(a.tokens - b.tokens) / longest for a, b in rows], groups)
+    up = min(1.0, (rules.high - 1) * before / room) if room else 1.0
+    down = (1 - rules.low) * before / longest if rules.low else 1.0
     low, high = (mean_difference([(a.tokens - r * b.tokens) / before for a, b in rows], groups)
         for r in (rules.low, rules.high))  # fmt: skip
     short, long = _not_above(low), _not_above(high)
@@ -216,8 +220,9 @@ def length_trial(cell: str, rows: Pairs, rules: Length, limit: Json = 0) -> Tria
     return replace(
         trial, before=before, after=after, change=after / before,
         low=max(0.0, rules.low + bound(low, -1)), high=rules.high + bound(high, 1),
-        p_worse=min(1.0, 2 * min(1 - short, long)), p_within=max(short, 1 - long, grown.p_not_worse(margin)),
-        same=same, margin=margin, note="the answers are the same" if same else "",
+        p_worse=min(1.0, 2 * min(1 - short, long)),
+        p_within=max(short, 1 - long, grown.p_not_worse(up), shrunk.p_not_worse(down)),
+        same=same, margin=min(up, down), note="the answers are the same" if same else "",
     )  # fmt: skip
 
 

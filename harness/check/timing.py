@@ -71,12 +71,12 @@ def _latency(candidate: Subject, baseline: Subject, trial: Trial, rules: Latency
     near = ratio >= rules.factor
     asked, whole = candidate.timed.get("requests"), candidate.samples.get("e2e_ms", after)
     rounds = max(1, len(whole) // asked) if isinstance(asked, int) and asked > 0 else 1
-    slow, fast, p_tail = tail(after, before, wider * rules.limit, len(after) // rounds or 1)
+    paired, slow, fast, p_tail = tail(after, before, wider * rules.limit, len(after) // rounds or 1)
     disturbed = bool(candidate.noise or baseline.noise)
     notes = [f"rounds of one run took up to {drift:.2f} times as long as others"] if wider > 1 else []
     if p_tail <= TAIL:
         far = f"{wider * rules.limit:.3g} times as"
-        notes.append(f"{slow} of {len(after)} requests took over {far} long as the others did, {fast} {far} short")
+        notes.append(f"{slow} of {paired} requests took over {far} long as the others did, {fast} {far} short")
     if [round(t, 3) for t in after] == [round(t, 3) for t in before]:  # as a baseline file keeps them
         notes.append("the candidate's times are the baseline's own measurement, taken from the store")
     for line in dict.fromkeys((*candidate.noise, *baseline.noise)):
@@ -92,17 +92,21 @@ def _latency(candidate: Subject, baseline: Subject, trial: Trial, rules: Latency
     )  # fmt: skip
 
 
-def tail(times: Sequence[float], others: Sequence[float], limit: float, asked: int) -> tuple[int, int, float]:
-    """How many requests, paired as they were asked, took more than `limit` times as long as others, beyond what
-    typical ones did, how many so much less, and the one-sided exact p of as many by chance. `asked` are those of a
-    round; where there is but one, each is taken to be slow by itself."""
+def tail(times: Sequence[float], others: Sequence[float], limit: float, asked: int) -> tuple[int, int, int, float]:
+    """How many requests there are, paired as they were asked, a round of the one run with each of the other where that
+    has but one; how many of them took more than `limit` times as long as others, beyond what typical ones did, how many
+    so much less, and the one-sided exact p of as many by chance. `asked` are those of a round of `times`; where there
+    is but one, each is taken to be slow by itself."""
     pace = typical(times) / typical(others)
+    if len(others) == asked < len(times):
+        others = [*others] * (len(times) // asked)
     both = list(zip(times, others, strict=False))  # by rounds, of which one run may have more
     slow = [a > limit * max(1.0, pace) * b for a, b in both]
     fast = [limit * a < pace * b for a, b in both]
     beyond = sorted(sum(slow[i : i + asked]) - sum(fast[i : i + asked]) for i in range(0, len(both), asked))
     counted = sum(slow) - (beyond[-1] - beyond[-2] if len(beyond) > 1 else 0)
-    return sum(slow), sum(fast), mcnemar(counted, sum(fast)) / 2 if counted > sum(fast) else 1.0
+    p = mcnemar(counted, sum(fast)) / 2 if counted > sum(fast) else 1.0
+    return len(both), sum(slow), sum(fast), p
 
 
 def _incomparable(candidate: Subject, baseline: Subject, name: str) -> str | None:

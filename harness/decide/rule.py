@@ -101,9 +101,10 @@ def wide(c: Candidate, facts: Facts, policy: Policy) -> float:
 
 
 def gap(a: Candidate, b: Candidate, facts: Facts, policy: Policy, hourly: float = 1.0) -> float:
-    """By how much `b` may lie above `a` in the objective and not be told apart from it."""
-    half_widths = math.hypot(wide(a, facts, policy), wide(b, facts, policy))
-    return timed(a, policy, hourly) * math.expm1(facts.apart * half_widths)
+    """By how much `b` may lie above `a` in the objective and not be told apart from it: as far as timings may be off
+    the one that weighs more, be it `b`'s, where most of what `a` costs is done once."""
+    far = facts.apart * math.hypot(wide(a, facts, policy), wide(b, facts, policy))
+    return max(timed(a, policy, hourly), timed(b, policy, hourly) * math.exp(-far)) * math.expm1(far)
 
 
 def ahead(a: Candidate, b: Candidate, facts: Facts, policy: Policy, hourly: float = 1.0) -> bool:

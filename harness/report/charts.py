@@ -377,9 +377,15 @@ def loss(record: RunRecord, name: str) -> tuple[str, dict[str, Any]] | None:
                                                 "color": "var(--accent)"}, "encoding": {"x": x, "y": y}},
         ],
     }  # fmt: skip
-    end = f" to {held[-1]['loss']:.2f} on validation rows" if held else ""
+    ends = [
+        f"{of[0]['loss']:.2f} to {of[-1]['loss']:.2f} on {kind} rows"
+        if len(of) > 1
+        else f"{of[0]['loss']:.2f} on {kind} rows"
+        for kind in kinds
+        if (of := [d for d in data if d["rows"] == kind])
+    ]
     return str(step.get("key")), {
-        "name": name, "svg": svg(spec, f"Loss of {name}", f"From {data[0]['loss']:.2f}{end} in {last:g} steps."),
+        "name": name, "svg": svg(spec, f"Loss of {name}", f"In {last:g} steps: {', '.join(ends)}."),
         "values": [(f"{d['step']:g}", f"{d['loss']:.3f}") for d in held], "facts": facts_text(facts, ("loss_curve",)),
         "seconds": duration(step.get("seconds") or 0), "shared": step.get("shared_by", 1),
     }  # fmt: skip

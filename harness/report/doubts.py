@@ -6,12 +6,15 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from statistics import fmean
 
-from harness.decide import Decision, Facts
+from harness.decide import COST, Decision, Facts
+from harness.decide.policy import P95
 from harness.report.comparisons import DIFFERS
 from harness.rows import column, ids
 from harness.runs import Run
 from harness.types import RunRecord
 from harness.wording import number, plural
+
+COARSE = {P95: "Response times", COST: "Costs and batched rates"}  # what twins show of an objective
 
 
 def doubts(
@@ -29,14 +32,13 @@ def doubts(
 
 
 def _unsteady(run: Run, known: Facts | None) -> list[str]:
-    if known is None or not known.twins:
+    if known is None:
         return []
-    seen = max(known.twins.values(), key=lambda t: t.pace)
-    a, b = (run.names[i] for i in seen.cells)
     return [
-        f"Times and costs of this run are coarse: {a} and {b} do the same work and were timed {seen.ratio:.2f} times "
-        f"apart. Differences below {seen.pace**known.apart:.2f} times mean nothing here; time the cells again on a "
-        "quiet machine (runner.time_again=true)."
+        f"{COARSE[objective]} of this run are coarse: {' and '.join(run.names[i] for i in seen.cells)} do the same "
+        f"work and were {seen.ratio:.2f} times apart. Differences in them below {seen.pace**known.apart:.2f} times "
+        "mean nothing here; time the cells again on a quiet machine (runner.time_again=true)."
+        for objective, seen in known.twins.items()
     ]
 
 

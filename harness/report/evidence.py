@@ -219,6 +219,13 @@ def caveats(run: Run) -> list[str]:
             )
         if r.value("memory_bytes/peak_rss"):
             found.append("Peak memory is that of the whole process: weights, Python and its libraries.")
+    loads = [(loading.value, r) for r in run.ok if (loading := r.value("memory_bytes/peak_rss_loading"))]
+    if more := [(most, r) for most, r in loads if (m := memory(r)) and most > m.value]:
+        most, r = max(more, key=lambda pair: pair[0])
+        found.append(
+            f"Peak memory is while answering. Loading took more in {plural(len(more), 'cell')} of {len(loads)}, up to "
+            f"{size(most)} ({run.names[r.id]}): that is of this loader, and no limit counts it."
+        )
     if held := sorted({m.n for r in run.ok if (m := memory(r))}):
         first = f"{', '.join(map(str, held[:-1]))} rows at once in some cells, of {held[-1]} in others"
         rows = first if len(held) > 1 else f"{plural(held[0], 'row')} at once"

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from harness import escaping, ledger
-from harness.decide import Decision, Facts, Policy, as_counted, not_shares, timed
+from harness.decide import Decision, Facts, Policy, as_counted, not_shares, policy, timed
 from harness.decide.recipes import called, recipes, weights_of
+from harness.decide.rule import ahead
 from harness.report import account, charts, machine
 from harness.report.answers import PACKED_BYTES, changed, deflated, examples, packed
 from harness.report.cells import all_cells, heatmaps, one_unit, scores
@@ -21,7 +22,7 @@ from harness.report.comparisons import against_best, control, differences, learn
 from harness.report.doubts import doubts
 from harness.report.evidence import caveats, configs, leakage, not_measured, proofs, steps, unbounded
 from harness.report.markdown import markdown
-from harness.report.numbers import P95, QUALITY, TITLES, as_judged, counted, numbers, seeds_of
+from harness.report.numbers import COST, P95, QUALITY, TITLES, as_judged, counted, numbers, seeds_of
 from harness.report.serving import adapters, rooms, under_load
 from harness.report.text import NONE, interval, told, visible_json
 from harness.resources import resource
@@ -77,12 +78,25 @@ def headline(run: Run, decision: Decision | None, known: Facts | None) -> list[d
         if b is not None and base is not mine:
             ratio = f"{100 * (a.value / b.value - 1):+.0f}%".replace("-", "−") if b.value else NONE
             change = f"{points(a.value - b.value)} points" if a.unit == "share" else ratio
+            if known and not _told_apart(mine.id, base.id, title, known, run.policy):
+                change += ", not told apart,"
         name = f"{title} by {judged}" if title == QUALITY else title
         name += f" of a {answer}" if title == P95 and answer else ""
         cards.append(
             {"title": name + added.get(title, ""), **told(a), "base": told(b)["text"] if b else "", "change": change}
         )
     return cards
+
+
+def _told_apart(a: str, b: str, title: str, known: Facts, rule: Policy) -> bool:
+    """Whether timings tell the numbers of two recipes under a title apart, as the decision would by that objective. Of
+    others, and of recipes that were not judged, there is nothing to say."""
+    objective = {P95: policy.P95, COST: policy.COST}.get(title)
+    judged = {c.id: c for c in known.candidates}
+    if objective is None or a not in judged or b not in judged:
+        return True
+    by_it, x, y = replace(rule, objective=objective), judged[a], judged[b]
+    return ahead(x, y, known, by_it) or ahead(y, x, known, by_it)
 
 
 def thinned(run: Run, decision: Decision | None) -> Run:
