@@ -129,6 +129,9 @@ def load(
         model, info = read(kernel)
     demand_fit(info)
     model.eval()
+    text = model.config.get_text_config(decoder=True)
+    if getattr(text, "output_router_logits", False):
+        text.output_router_logits = False  # a loss of training alone, which asks a mask of transformers' own
     classes = linear_classes(model)
     dequantized = bool(method) and not hasattr(model.config, "quantization_config")  # transformers takes it away then
     if method and method != "mxfp4" and set(classes) == {"Linear"} and not dequantized:  # MXFP4 is of experts alone

@@ -212,6 +212,7 @@ def test_other_layers_run_in_their_own_forward_pass(tmp_path: Path, name: str) -
     for prompts in (longer(), [f"abcde {p}" for p in longer()[::-2]]):
         told = [eager.generate([p], 24)[0] for p in prompts]
         assert session.generate(prompts, 24) == told
+        assert Eager(batch_size=3).over(eager.loaded, CONTEXT).generate(prompts, 24) == told
     assert session.slots(1, 1).decoder.cache[0][0].shape[2] >= 24 + max(map(len, longer()))
     assert kv_bytes(session.model, 100) == 100 * kv_bytes(session.model), "a slot holds what a window no longer sees"
 
@@ -223,6 +224,21 @@ def test_scores_are_capped_where_transformers_would_leave_the_cap_out(
     folder = saved(tmp_path, *WHOLE["scores capped"])
     assert load(folder, CONTEXT).model.config._attn_implementation == "eager"
     assert untrained(folder, (), torch.float32, 0).config._attn_implementation == "eager"
+
+
+def test_prompts_are_padded_up_to_the_context_alone(tmp_path: Path) -> None:
+    """As widths are where steps are captured: a model has no positions beyond those that it learnt."""
+    config, model, rest = WHOLE["positions learnt"]
+    folder = saved(tmp_path, config, model, {**rest, "max_position_embeddings": 100})
+    session = Graph(batch_size=2).start(folder, CONTEXT)
+    assert isinstance(session, GraphSession)
+    slots, (ids,) = session.slots(1, 98), session.eager.encode(["ab" * 49], 2)
+    first = slots.admit([ids], [0], [0])()
+    slots.capture = True
+    width = slots._width(len(ids))
+    slots.capture = False
+    assert width == slots.capacity == 100
+    assert slots._run(1, width, [ids + [0] * (width - len(ids))], [0], [len(ids) - 1], [0])() == first
 
 
 def test_beyond_what_longrope_turns_alike_nothing_is_decoded(tmp_path: Path) -> None:

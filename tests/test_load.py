@@ -126,6 +126,9 @@ def test_a_service_level_is_a_share_of_requests_within_both_limits() -> None:
     assert level.holds([good] * 9 + [late])
     assert level.holds([good] * 9 + [slow])
     assert not level.holds([good] * 8 + [late, slow])
+    assert Level(100, 100, 0.55).holds([good] * 55 + [late] * 45), "a share that binary fractions round up"
+    assert not Level(100, 100, 0.55).holds([good] * 54 + [late] * 46)
+    assert Level(100, 100, 0.55).reachable([good] * 54 + [late] * 46), "but one, likewise"
 
 
 @pytest.mark.parametrize(("lag", "kept"), [(0.0, True), (0.025, True), (0.04, False)])

@@ -112,6 +112,22 @@ def test_a_slot_that_falls_free_is_filled_while_others_go_on() -> None:
     assert len(long.tokens) == 20
 
 
+def test_a_client_asks_when_it_has_its_answer_though_another_is_read_then() -> None:
+    """The second's answer arrives while the third's prompt is read, which the fourth waits for."""
+    engine = FakeEngine(2)
+    first, second, third, fourth = engine.run(*(Request([n, 7], 9) for n in (1, 2, 5, 5)))
+    assert ms(first.times) == [20, 22]
+    assert ms(second.times) == [20, 22, 24]
+    assert ms([third.sent, fourth.sent]) == [22, 24]
+    assert (third.times[0], fourth.times[0]) == pytest.approx((0.034, 0.046))
+
+
+def test_who_had_an_answer_first_asks_first() -> None:
+    engine = FakeEngine(3)
+    *_, third, last = engine.run(*(Request([-1, 7], n) for n in (2, 3, 9, 4, 4)), wait_for=2)
+    assert ms([third.sent, last.sent]) == [32, 34]
+
+
 def test_an_open_loop_measures_from_the_scheduled_send() -> None:
     """The second arrives while the only slot is taken, and its wait counts; the third finds the engine idle."""
     engine = FakeEngine(1)

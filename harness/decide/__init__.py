@@ -33,7 +33,7 @@ from harness.decide.findings import CostLine, Decision
 from harness.decide.odds import pareto
 from harness.decide.policy import COST, P95, Policy, policy_of, read_policy
 from harness.decide.recipes import as_counted, basis_of, beside, reference, weights_of
-from harness.decide.rule import choose
+from harness.decide.rule import ahead, choose
 from harness.decide.sentences import batched, fullest, timed
 from harness.decide.twins import twins_of
 from harness.decide.verdict import argued, decide
@@ -41,9 +41,9 @@ from harness.types import Pair
 
 __all__ = [
     "COST", "GOODPUT", "P95", "UNQUANTIZED", "Candidate", "CostLine", "Decision", "Facts", "Pair", "Policy", "Rows",
-    "argued", "as_counted", "basis_of", "batched", "beside", "break_even", "choose", "compare", "compare_seeds",
-    "compression", "curve_of", "decide", "fullest", "goodput", "interact", "is_quantized", "kin", "memory",
-    "not_shares", "parent_of", "pareto", "passes", "policy_of", "primary", "quality", "quality_over_seeds",
+    "ahead", "argued", "as_counted", "basis_of", "batched", "beside", "break_even", "choose", "compare",
+    "compare_seeds", "compression", "curve_of", "decide", "fullest", "goodput", "interact", "is_quantized", "kin",
+    "memory", "not_shares", "parent_of", "pareto", "passes", "policy_of", "primary", "quality", "quality_over_seeds",
     "read_policy", "reference", "share_of", "shared_scores", "simple_first", "timed", "twins_of", "variant",
     "weights_of",
 ]  # fmt: skip

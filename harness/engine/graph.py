@@ -40,7 +40,7 @@ class Graph(Engine):
     min_prefix: int = 32
     capture: bool = True
 
-    VERSION: ClassVar[int] = 6
+    VERSION: ClassVar[int] = 7
 
     def decoding(self, loaded: Loaded, context: Context, output: str) -> Session:
         """See `Engine.decoding`."""

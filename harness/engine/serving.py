@@ -62,7 +62,7 @@ def serve(
     start = clock()
     found: dict[int, Served] = {}
     waiting = deque(sorted(range(len(requests)), key=lambda i: requests[i].due or 0.0))
-    free: list[int] = list(range(rows or slots.rows))[::-1]
+    free = deque((slot, 0.0) for slot in range(rows or slots.rows))  # and since when: of closed loops, who asks next
     live: list[_Row] = []
     launched: deque[tuple[Tokens, list[_Row]]] = deque()
     done = 0
@@ -88,7 +88,7 @@ def serve(
                 done += 1
                 progress(done)
                 live.remove(row)
-                free.append(row.slot)  # not before its client has the answer: in a closed loop that is who asks next
+                free.append((row.slot, now))  # when its client has the answer
 
     def read_but(some: int) -> None:
         while len(launched) > some:
@@ -100,9 +100,9 @@ def serve(
             taken = [waiting.popleft() for _ in range(ready)]
             news = []
             for i in taken:
-                at = requests[i].due
-                found[i] = Served(clock() - start if at is None else at)
-                news.append(_Row(free.pop(), requests[i], found[i], launched=1))
+                at, (slot, since) = requests[i].due, free.popleft()
+                found[i] = Served(since if at is None else at)
+                news.append(_Row(slot, requests[i], found[i], launched=1))
             asked = [r.request for r in news]
             first = slots.admit([r.prompt for r in asked], [r.slot for r in news], [r.key for r in asked])
             admitted()

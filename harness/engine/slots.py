@@ -16,6 +16,7 @@ from harness.engine.decoder import Decoder, Proved
 from harness.engine.fits import require
 from harness.engine.ops import GREEDY, Chooser
 from harness.engine.serving import Tokens
+from harness.loading import context_tokens
 
 PROMPT_TOKENS = 8192  # read at once, at most
 MIN_WIDTH = 32
@@ -32,8 +33,9 @@ def read_at_once(width: int) -> int:
 
 
 class DecoderSlots:
-    """`rows` slots of `capacity` tokens. With `capture`, steps are CUDA graphs; the tokens are the same either way.
-    With a `grammar` answers keep to it: a step's tokens must be known before the next is launched."""
+    """`rows` slots of `capacity` tokens, or of the model's context where that is less. With `capture`, steps are CUDA
+    graphs; the tokens are the same either way. With a `grammar` answers keep to it: a step's tokens must be known
+    before the next is launched."""
 
     def __init__(
         self, model: Any, rows: int, capacity: int, *, capture: bool, chooser: Chooser = GREEDY,
@@ -42,7 +44,8 @@ class DecoderSlots:
         import torch
 
         self.rows = rows
-        self.capacity = capacity = min(capacity, decoder.longest(model) or capacity)  # padding counts as length too
+        limits = decoder.longest(model), context_tokens(model.config)
+        self.capacity = capacity = min(capacity, *filter(None, limits))  # padding counts as length too
         self.device = model.device
         self.capture = capture
         self.ahead = capture and grammar is None

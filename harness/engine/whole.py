@@ -69,7 +69,6 @@ class Whole(Proved):
         for keys, values, window in keys_of(model):
             self.cache.append((room(keys), room(values)))
             self.windows.append(window)
-        self._without = {name: False for name in ("output_router_logits",) if takes(model, name)}  # which ask the mask
         # a mask of four dimensions is taken as it is; this one says nothing, and attention does not ask it
         self._unmasked = torch.zeros(1, 1, 1, 1, device=model.device)
         self._where: tuple[Any, Any] = (None, None)
@@ -82,9 +81,8 @@ class Whole(Proved):
         hook = self.model.get_output_embeddings().register_forward_pre_hook(ends)
         try:
             read = self.model(
-                ids, attention_mask=self._unmasked, position_ids=positions, past_key_values=self, use_cache=True,
-                **self._without,
-            )  # fmt: skip
+                ids, attention_mask=self._unmasked, position_ids=positions, past_key_values=self, use_cache=True
+            )
         finally:
             hook.remove()
         return read.logits[:, 0]

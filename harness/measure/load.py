@@ -41,11 +41,11 @@ class Level:
 
     def holds(self, served: Sequence[Served]) -> bool:
         """Whether some answers are within it."""
-        return sum(map(self._good, served)) >= self.share * len(served)
+        return sum(map(self._good, served)) >= self._least(served)
 
     def reachable(self, served: Sequence[Served]) -> bool:
         """Whether answers to requests that had nothing to wait for are within it, all but one at most."""
-        return sum(map(self._good, served)) + 1 >= self.share * len(served)
+        return sum(map(self._good, served)) + 1 >= self._least(served)
 
     def sustains(self, rate: float, served: Sequence[Served]) -> bool:
         """Whether answers to requests that came at `rate` a second are within it, and begun at that rate too: a short
@@ -54,6 +54,9 @@ class Level:
         least = min(s.times[0] - s.sent for s in served)
         seconds = max(s.times[0] for s in served) - min(s.sent for s in served) - least
         return self.holds(served) and len(served) >= KEPT_UP * rate * seconds
+
+    def _least(self, served: Sequence[Served]) -> float:
+        return self.share * len(served) - 1e-9  # 0.55 of 100 is 55.00000000000001
 
     def _good(self, one: Served) -> bool:
         between = (one.times[-1] - one.times[0]) / max(len(one.times) - 1, 1)

@@ -6,8 +6,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from statistics import fmean
 
-from harness.decide import COST, Decision, Facts
-from harness.decide.policy import P95
+from harness.decide import COST, P95, Decision, Facts
 from harness.report.comparisons import DIFFERS
 from harness.rows import column, ids
 from harness.runs import Run

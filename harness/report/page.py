@@ -11,10 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness import escaping, ledger
-from harness.decide import Decision, Facts, Policy, as_counted, not_shares, policy, timed
+from harness import decide, escaping, ledger
+from harness.decide import Decision, Facts, Policy, ahead, as_counted, not_shares, timed
 from harness.decide.recipes import called, recipes, weights_of
-from harness.decide.rule import ahead
 from harness.report import account, charts, machine
 from harness.report.answers import PACKED_BYTES, changed, deflated, examples, packed
 from harness.report.cells import all_cells, heatmaps, one_unit, scores
@@ -91,7 +90,7 @@ def headline(run: Run, decision: Decision | None, known: Facts | None) -> list[d
 def _told_apart(a: str, b: str, title: str, known: Facts, rule: Policy) -> bool:
     """Whether timings tell the numbers of two recipes under a title apart, as the decision would by that objective. Of
     others, and of recipes that were not judged, there is nothing to say."""
-    objective = {P95: policy.P95, COST: policy.COST}.get(title)
+    objective = {P95: decide.P95, COST: decide.COST}.get(title)
     judged = {c.id: c for c in known.candidates}
     if objective is None or a not in judged or b not in judged:
         return True

@@ -56,6 +56,8 @@ def test_captured_or_not_other_layers_give_the_tokens_of_the_eager_engine(tmp_pa
     eager = EagerSession(Eager(batch_size=1, min_prefix=0), load(folder, CUDA), CUDA)
     asked = [longer(), [f"abcde abcde {p}" for p in longer()]]
     told = [[eager.generate([p], 30)[0] for p in prompts] for prompts in asked]
+    batched = Eager(batch_size=4).over(eager.loaded, CUDA)
+    assert [batched.generate(prompts, 30) for prompts in asked] == told
     for capture in (True, False):
         session = Graph(batch_size=4, capture=capture).start(folder, CUDA)
         assert isinstance(session, GraphSession), session.loaded.proof["how"]
