@@ -42,8 +42,10 @@ def locked(folder: Path) -> int:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Writes through a temporary file beside it and a rename, each synced: a reader, a crash or a loss of power sees
-    the old bytes or the new. Raises `OSError` that names the file; what stood there then stands, and no part of the new
-    is left."""
+    the old bytes or the new. Raises `OSError` that names the file, where a folder, a device or a pipe stands there too;
+    what stood there then stands, and no part of the new is left."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EEXIST, "is no plain file", str(path))
     part = path.with_name(f".{path.name[:100]}.{uuid4().hex[:8]}")
     try:
         with part.open("wb") as file:

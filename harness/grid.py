@@ -17,6 +17,7 @@ from rich.console import Console
 from harness import ledger, records, report
 from harness.configured import Grid, check
 from harness.environment import Environment, detect
+from harness.errors import UserError
 from harness.escaping import terminal_text
 from harness.files import UNWRITABLE
 from harness.launch import Launcher
@@ -64,7 +65,7 @@ def carry_out(grid: Grid, console: Console, decide: bool = True) -> int:
     later round of one: its record then stands on fewer rounds than were asked for, and says so, and a script that
     looks at nothing but the code must not take it for the whole. Where there is nothing to `decide`, no report is
     drawn. The store is brought below its limit before (what
-    this grid needs stays) and after."""
+    this grid needs stays) and after. Raises `UserError` where records that it wrote are gone at its end."""
     environment = detect()
     made = plan(grid.cells, grid.data, environment)
     with grid.store.hold(made.steps):
@@ -125,6 +126,11 @@ def _carry_out(grid: Grid, made: Plan, environment: Environment, console: Consol
         launcher.run()
         settle()
     kept = ledger.read_records(grid.run)
+    if gone := board.records.keys() - {r.id for r in kept}:
+        raise UserError(
+            f"{grid.run}: records of {plural(len(gone), 'cell')} are gone, so it was moved or cleaned while the grid "
+            "ran; run again, what is done is kept"
+        )
     ledger.export(grid.run, kept)
     if decide:
         page, said = report.write(grid.run)

@@ -303,18 +303,20 @@ def _flag(argument: str) -> str:
 def as_grid(arguments: list[str], conf: Path) -> list[str]:
     """The arguments for Hydra to make a grid of. Before the cells it composes one configuration of all that is not
     swept: a knob there needs a choice that has it, so the first of those that cells take is named before them. And it
-    is told that it is a grid, for else it takes one that it cannot compose for a job without sweeps."""
+    is told that it is a grid, for else it takes one that it cannot compose for a job without sweeps; asked for anything
+    else, it refuses to be told so. Overrides stand together: argparse takes no two lots of them."""
+    pairs = list(pairwise(("", *arguments)))
     if _other_than_a_grid(arguments):
-        return arguments
+        first = [b for a, b in pairs if a not in CONFIG_DIR and (b[:1] == "~" or ("=" in b and b[:1] != "-"))]
+        return [*first, *(a for a in arguments if a not in (*first, *MULTIRUN))]
     given, defaults, groups = _parsed(arguments), _defaults(conf), groups_of(arguments, conf)
     knobs = {o.key_or_group.partition(".")[0] for o in given if "." in o.key_or_group and not o.is_sweep_override()}
     choices = {o.key_or_group: (o, names) for o in _in_cells(arguments, groups) if (names := _names(o, groups))}
     wanted = [(group, *found) for group, found in choices.items() if group in knobs & {*defaults}]
     before = [(f"{group}={names[0]}", o.input_line) for group, o, names in wanted]
-    pairs = list(pairwise(("", *arguments)))
     folders = [b for a, b in pairs if {a, _flag(b)} & {*CONFIG_DIR}]
     own = [b for a, b in pairs if b not in MULTIRUN and not {a, _flag(b)} & {*CONFIG_DIR}]
-    return [*chain.from_iterable(before), *own, *folders, "--multirun"]  # argparse takes no two lots of overrides
+    return [*chain.from_iterable(before), *own, *folders, "--multirun"]
 
 
 def causes(error: Exception, arguments: Sequence[str], conf: Path) -> list[str]:

@@ -18,6 +18,7 @@ from harness.statistics import group_of
 from harness.types import Json, RunRecord
 
 Row = Mapping[str, Any]
+REFERENCES = "references"  # the field of a row with several right answers
 
 
 def example_hash(row: Row) -> str:
@@ -136,6 +137,15 @@ def picked(rows: Collection[Row], wanted: Iterable[Json]) -> dict[Json, Row]:
         except (OSError, ValueError, TypeError, KeyError, IndexError):
             pass  # what is wrong with the file is told where it is read whole
     return {row["id"]: row for row in rows if row["id"] in asked}
+
+
+def rights(row: Row, field: str) -> list[str]:
+    """The right answers of a row: its `references`, where these are texts and what stands in the field is one of them
+    or nothing stands there, else that alone; none where a row has neither."""
+    reply, found = row.get(field), row.get(REFERENCES)
+    if isinstance(found, list) and found and {*map(type, found)} == {str} and reply in (None, *found):
+        return list(dict.fromkeys(found))
+    return [reply] if isinstance(reply, str) else []
 
 
 def texts(rows: Collection[Row], name: str) -> list[Json]:

@@ -4,6 +4,7 @@ of few characters, and what brings it to one is told in the same way by all."""
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import os
 import signal
@@ -83,9 +84,9 @@ def end_at_sigterm() -> None:
 
 
 def ended(work: Callable[[], int]) -> int:
-    """The exit code of a command: that of its work; 2 for mistakes of the user, a line each, and for a disk that is
-    full or may not be written; 130 where Ctrl-C stopped it; 70 with the traceback for a fault of the harness, for which
-    Python's own is 1, a code that means something."""
+    """The exit code of a command: that of its work; 2 for mistakes of the user, a line each, for a disk that is full or
+    may not be written, and for a name that is too long; 130 where Ctrl-C stopped it; 70 with the traceback for a fault
+    of the harness, for which Python's own is 1, a code that means something."""
     outlive_readers()
     try:
         return work()
@@ -100,9 +101,10 @@ def ended(work: Callable[[], int]) -> int:
         if _stopped(error):
             tell(["stopped"])
             return 130
-        if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        if isinstance(error, OSError) and error.errno in (*UNWRITABLE, errno.ENAMETOOLONG):
             where = f"{error.filename2 or error.filename or ''}: ".removeprefix(": ")
-            tell([f"{where}{error.strerror}; free space, or mend its rights, and run again"])
+            long, mend = error.errno == errno.ENAMETOOLONG, "free space, or mend its rights, and run again"
+            tell([f"{where}{error.strerror}; {'give a shorter one' if long else mend}"])
             return 2
         if not isinstance(error, Exception):
             raise

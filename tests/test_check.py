@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -590,6 +591,14 @@ def test_nothing_that_blocks_is_no_pass(tmp_path: Path, baseline: Path) -> None:
         ),
         (["RUN", "--baseline", "BASE", "--set", "quality.scores=[a"], "--set quality.scores=[a: cannot be read (while"),
         (["RUN", "--baseline", "BASE", "--set", "latency.limit=1.05"], "must lie above latency.noise"),
+        (
+            ["RUN", "--baseline", "BASE", "--set", "latency.noise=2"],
+            "latency.noise: must lie below latency.limit",
+        ),
+        (
+            ["RUN", "--baseline", "BASE", "--set", "quality.margin=???"],
+            "cannot be read (quality.margin: ??? is",
+        ),
         (["RUN", "--baseline", "BASE", "--set", "alpha"], "give KEY=VALUE"),
         (["RUN", "--baseline", "BASE", "--set", "size.metrics=[weight_bytes]"], "did you mean weights_bytes?"),
         (
@@ -598,15 +607,25 @@ def test_nothing_that_blocks_is_no_pass(tmp_path: Path, baseline: Path) -> None:
         ),
         (["RUN", "--baseline", "BASE", "--set", "latency.metrics=[e2e]"], "has no metric e2e; did you mean e2e_ms?"),
         (["nowhere", "--baseline", "BASE"], "no such run folder or baseline; give a run folder such as outputs/"),
+        (["BASE", "--baseline", "RUN"], "base.json: is a file; give a run folder (a baseline goes to --baseline)"),
+        (["RUN", "--save-baseline", "PIPE"], "/pipe: cannot be written (is no plain file); give another file"),
+        (["RUN", "--baseline", "LONG"], "name too long; give a shorter one"),
+        (["RUN", "--baseline", "BASE", "--rules", "LONG"], "name too long; give a shorter one"),
+        (["LONG", "--baseline", "BASE"], "name too long; give a shorter one"),
+        (["--model", "x", "--baseline", "BASE", "seed=0,1"], "seed=0,1: sweeps, and is for one cell; give one"),
+        (["--model", "x", "--baseline", "BASE", "hydra.sweep.dir=y"], "has no effect here; runs go into a folder of"),
     ],
 )
 def test_mistakes_are_told(
     tmp_path: Path, baseline: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     places = {"RUN": str(tmp_path / "first"), "BASE": str(baseline), "BASE/x": f"{baseline}/x", "DIR": str(tmp_path)}
+    places |= {"LONG": 300 * "x", "PIPE": str(tmp_path / "pipe")}
+    os.mkfifo(tmp_path / "pipe")
     given = [places.get(a, a) for a in arguments]
     assert main(given) == 2
     assert words in told(capsys)
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_rules_of_ones_own_need_only_what_differs(tmp_path: Path) -> None:
@@ -617,6 +636,9 @@ def test_rules_of_ones_own_need_only_what_differs(tmp_path: Path) -> None:
         usual, name="mine with alpha=0.1", alpha=0.1, quality=replace(usual.quality, margin=0.1),
         memory=replace(usual.memory, blocks=False),
     )  # fmt: skip
+    mine.write_text("quality:\n  margin: ???\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"quality\.margin: \?\?\? is no value"):
+        rules.load(str(mine))
     mine.write_text("memory: null\nalpah: 0.1\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"alpah: unknown key(.|\n)*memory is None; give its keys"):
         rules.load(str(mine))

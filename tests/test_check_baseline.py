@@ -318,6 +318,23 @@ def test_a_baseline_that_cannot_be_saved_is_told_before_a_verdict(
     assert not (tmp_path / "next.json").exists(), "no verdict is no pass"
 
 
+@pytest.mark.parametrize(("flag", "mend"), [("--baseline", "--out"), ("--save-baseline", "file")])
+def test_a_verdict_takes_the_place_of_no_baseline(
+    tmp_path: Path, baseline: Path, flag: str, mend: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, made = tmp_path / "out", gates.rows()
+    out.mkdir()
+    kept = baseline.rename(out / "check.json")
+    (tmp_path / "link").symlink_to(out)
+    before = kept.read_bytes()
+    named = str(tmp_path / "link/check.json")
+    more = ["--out", str(out), *([flag, named] if flag != "--baseline" else [])]
+    first = Path(named) if flag == "--baseline" else tmp_path / "first"
+    assert check(tmp_path, first, gates.cell(made), made, *more) == 2
+    assert told(capsys).endswith(f"{flag} {named}: the verdict is written there; give another {mend}\n")
+    assert kept.read_bytes() == before
+
+
 def test_a_baseline_moves_on_to_the_cells_that_were_judged(
     tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -57,7 +57,7 @@ def test_a_fresh_checkpoint_is_one_cell_for_each_of_the_baseline(
     monkeypatch.setattr(fresh, "grid", lambda arguments, run, cell: gates.run(run, *cells))
     monkeypatch.setattr(fresh, "_asked", lambda cells: cells)
     monkeypatch.chdir(tmp_path)
-    assert main(["--model", str(tmp_path), "--baseline", str(baseline), "quantization=int8,gptq"]) == 2
+    assert main(["--model", str(tmp_path), "--baseline", str(baseline), "+sweep=mine"]) == 2
     assert f"has {len(cells)} (" in told(capsys)
 
 

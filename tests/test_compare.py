@@ -510,3 +510,18 @@ def test_the_page_stands_in_the_last_run_or_where_it_is_wanted(
     told(folders, "--to", str(tmp_path / "own/page.html"), capsys=capsys)
     assert (tmp_path / "own/page.html").is_file()
     assert ledger.read_records(folders[1])
+    assert told(folders, "--to", str(tmp_path / "own/page.html"), capsys=capsys)[0] == 0, "its own is drawn again"
+
+
+@pytest.mark.parametrize("to", ["cmp.md", "notes", "own", "folder.html", "notes.html"])
+def test_a_page_takes_the_place_of_nothing_else(tmp_path: Path, to: str, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [run(tmp_path / "a"), run(tmp_path / "b")]
+    (tmp_path / "own").mkdir()
+    (tmp_path / "folder.html").mkdir()
+    (tmp_path / "notes.md").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    code, _, err = told(folders, "--to", str(tmp_path / to), capsys=capsys)
+    assert code == 2
+    assert ("notes.md: would be overwritten" if to == "notes.html" else "give a file whose name ends in .html") in err
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "notes.md").read_text() == "mine"

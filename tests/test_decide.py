@@ -12,6 +12,7 @@ import pytest
 from harness.decide import argued, decide, parent_of, read_policy
 from harness.decide.reasons import _telling
 from harness.errors import UserError
+from harness.rows import rights
 from harness.statistics import paired, wilson
 from harness.types import Interval, Measurement, RunRecord, Status
 from harness.wording import labels
@@ -416,6 +417,23 @@ def test_a_cell_must_be_better_than_one_that_always_gives_the_commonest_reply(pa
     assert (found.chosen, found.try_first) == (None, cells[0].id)
     assert found.sentences[0].endswith("is no better than one that gives the same answer to all 60 rows.")
     assert found.sentences[1] == "Its “good” is 40%; always answering “billing” would be right on 40%."
+
+
+def test_every_right_answer_of_a_row_counts_to_the_commonest_reply() -> None:
+    """Of 60 rows “billing” is the first right answer of 20, and one of those of all."""
+    cells, rows = run(*(cell(a, "fp16", [1] * 50 + [0] * 10, 1.0) for a in ("prompt_rag", "lora")))
+    of = (["delivery", "billing"], ["technical", "billing"], ["billing"])
+    wanted = [{"reference": of[n % 3][0], "references": of[n % 3], "output": f"said {n}"} for n in range(60)]
+    for several, told in ((True, "“billing” would be right on 100%"), (False, "“delivery” would be right on 33%")):
+        kept = [{k: v for k, v in w.items() if several or k != "references"} for w in wanted]
+        found = decide(cells, {i: [{**r, **w} for r, w in zip(k, kept, strict=True)] for i, k in rows.items()},
+                       records.POLICY)  # fmt: skip
+        assert f"Always answering {told} of the rows of support_tone." in found.notes
+        assert (found.chosen is None) == several
+    assert rights({"reply": "a", "references": [7, 8]}, "reply") == ["a"], "no texts"
+    assert rights({"reply": "a", "references": ["b"]}, "reply") == ["a"], "something else"
+    assert rights({"references": ["b", "c", "b"]}, "reply") == ["b", "c"]
+    assert rights({"reply": None}, "reply") == []
 
 
 def test_the_commonest_reply_says_nothing_of_a_score_that_is_not_the_suites_own_or_not_of_all_rows() -> None:

@@ -172,6 +172,15 @@ def test_where_no_folder_can_be_put_is_told_first(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path / "disk")
     with pytest.raises(UserError, match="no export"):
         place(Path(), False, never)
+    (tmp_path / "disk" / DEPLOYMENT).touch()
+    for target in (Path(), tmp_path / "link"):
+        with pytest.raises(UserError, match="this runs in it, and it would be replaced; run from another folder"):
+            place(target, True, never)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(UserError, match="this runs in it"):
+        place(Path(), False, never)
+    monkeypatch.chdir(tmp_path / "disk")
     monkeypatch.setattr(Path, "is_mount", lambda self: self.name in ("", "disk"))
     for target in (Path("/"), tmp_path / "link"):
         with pytest.raises(UserError, match="a file system of its own"):

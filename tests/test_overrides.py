@@ -234,6 +234,24 @@ def test_options_may_stand_between_overrides(tmp_path: Path, arguments: list[str
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--cfg", "job", "-m", "seed=7"], ["seed=7", "--cfg", "job", "~price", "--dry-run"],
+        ["--cfg=job", "--config-dir=conf", "+sweep=support_tone", "--multirun", "seed=7"],
+    ],
+)  # fmt: skip
+def test_what_is_printed_is_that_of_the_same_grid(tmp_path: Path, arguments: list[str]) -> None:
+    """Whatever stands between overrides, and where it is said to be a grid."""
+    (tmp_path / "conf").mkdir()
+    done = harness(tmp_path, *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    made = OmegaConf.create(done.stdout)
+    assert made.seed == 7
+    assert made.dry_run == ("--dry-run" in arguments)
+    assert ("price" in made) == ("~price" not in arguments)
+
+
+@pytest.mark.parametrize(
     ("argument", "mend"),
     [
         ("quantization=[fp16,bf16]", "quantization=fp16,bf16"), ("suite=['support_tone']", "suite=support_tone"),

@@ -17,6 +17,7 @@ from harness import grid, ledger, report
 from harness.configured import Grid
 from harness.decide.costs import cost_line
 from harness.environment import Environment
+from harness.errors import UserError
 from harness.execute import MEASUREMENTS
 from harness.launch import Launcher
 from harness.measure.load import quantiles
@@ -118,6 +119,24 @@ def test_a_measured_cell_keeps_its_record_when_a_build_that_another_wants_again_
     assert kept == {measured.id: (Status.OK, ""), other.id: (Status.FAILED, "adapt: crashed (SIGSEGV)")}
     failed = {lora.key: "adapt: crashed (SIGSEGV)"}
     assert assemble(measured, made, store, failed, MACHINE, CHOICES).status is Status.OK, "should it come to be late"
+
+
+def test_a_grid_whose_run_folder_was_moved_decides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The records that it wrote before are gone, and those that are left are not all there is to decide by."""
+    cells, store = [cell("adaptation=lora"), cell()], Store(tmp_path / "store")
+    made = plan(cells, data_of(cells), MACHINE)
+    build(store, made, cells[0])
+
+    def moved(self: Launcher) -> None:
+        (tmp_path / "run").rename(tmp_path / "moved")
+        build(store, made, cells[1])
+        self.done |= {*made.steps}
+
+    monkeypatch.setattr(Launcher, "run", moved)
+    whole = Grid(tuple(cells), CHOICES, data_of(cells), store, tmp_path / "run", 1, False)
+    with pytest.raises(UserError, match="/run: records of 1 cell are gone, so it was moved or cleaned while the grid"):
+        grid._carry_out(whole, made, MACHINE, Console(file=io.StringIO()))
+    assert [r.id for r in ledger.read_records(tmp_path / "run")] == [cells[1].id]
 
 
 @pytest.mark.parametrize("taken", [True, False])

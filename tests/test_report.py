@@ -569,6 +569,17 @@ def test_leaks_are_listed_with_scores_without_them(tmp_path: Path) -> None:
     )
     assert told in page(run)
     assert told in (run / "report.md").read_text(encoding="utf-8")
+    same = [{**one, "kind": "exact", "similarity": 1.0} for one in near[:6]]
+    ledger.write_leakage(run, {"support_tone": {"rows": counts, "overlaps": near[5:7] + same, "mode": "drop"}})
+    report.write(run)
+    told = (
+        "6 of 96 evaluation rows had the message or group of training rows, or the text of articles, which were all "
+        "left out of what builds saw (leakage=drop); 2 are near copies of what was left, which are told and stop "
+        "nothing."
+    )
+    assert told in page(run)
+    assert "were compared with all training rows and articles, of which builds saw 90 training rows (" in page(run)
+    assert told in (run / "report.md").read_text(encoding="utf-8").replace("\\", "")
 
 
 def test_what_speaks_against_a_run_stands_beside_its_decision(tmp_path: Path) -> None:

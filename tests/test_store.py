@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from errno import ENOSPC
 from pathlib import Path
 from shutil import rmtree
@@ -272,6 +272,20 @@ def test_a_full_disk_is_told_with_the_file_that_was_written(tmp_path: Path, monk
     with pytest.raises(OSError, match="full") as told:
         write_json(tmp_path / "x.json", {})
     assert (told.value.filename, list(tmp_path.iterdir())) == (str(tmp_path / "x.json"), [])
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_no_file_takes_the_place_of_what_is_none(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """A pipe, a device and a folder stay, by whatever link they are named."""
+    make(tmp_path / "there")
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    for name in ("there", "link"):
+        with pytest.raises(OSError, match="is no plain file") as told:
+            write_json(tmp_path / name, {})
+        assert told.value.filename == str(tmp_path / name)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "there"]
+    assert not (tmp_path / "there").is_file()
+    assert (tmp_path / "link").is_symlink()
 
 
 def test_folder_bytes_counts_below(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_a_csv_becomes_a_suite_that_the_grid_runs(tmp_path: Path, capsys: pytest
     assert main(["check", "mine"]) == 0
     assert "card.md" not in capsys.readouterr().err
     assert "likely show only differences of" in told.err
-    Path("suites/mine/answer.lark").write_text('start: "yes" | "no"')
+    Path("suites/mine/answer.lark").write_text('start: "Answer " /[0-9]+/ ": do that."')
     scorers = Path("suites/mine/scorers.py")
     scorers.rename("suites/mine/ours.py")
     scorers.write_text("from ours import evaluation, process_results\n")
@@ -63,7 +63,7 @@ def test_a_csv_becomes_a_suite_that_the_grid_runs(tmp_path: Path, capsys: pytest
     assert done.returncode == 0, done.stdout + done.stderr
     text = next((run_folder(done) / "rows").glob("*.jsonl")).read_text()
     assert "You answer for ${company}: kindly." in text
-    assert {json.loads(line)["output"] for line in text.splitlines()} <= {"yes", "no"}
+    assert all(re.match("Answer [0-9]", json.loads(line)["output"]) for line in text.splitlines())
     page = (run_folder(done) / "report.html").read_text(encoding="utf-8")
     assert "mine on dummy_tiny" in page
     assert "word_f1" in page
@@ -150,6 +150,10 @@ def test_a_reply_that_is_not_there_or_no_json_is_told(capsys: pytest.CaptureFixt
     assert main(["new", "mine", "--from", "rows.jsonl"]) == 2
     told = "harness: rows.jsonl, row 61: reply holds NaN, which is no JSON; write null or a number\n"
     assert capsys.readouterr().err == told
+    lines([*rows, {"message": "Another", "reply": '{"n": [{"a": 1, "b": 2, "a": 2}]}'}])
+    assert main(["new", "mine", "--from", "rows.jsonl"]) == 2
+    told = "harness: rows.jsonl, row 61: key 'a' stands twice in an object of reply; keep one\n"
+    assert capsys.readouterr().err == told
     assert main(["new", "mine", "--from", "rows.jsonl", "--message", "reply"]) == 2
     assert "--message and --reply both name the column 'reply'; give each its own" in capsys.readouterr().err
 
@@ -184,6 +188,7 @@ def test_a_cell_is_as_long_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
         (["new", "on", "--from", "rows.csv"], "'on': is True to configurations, not a text; choose another, as my_on"),
         (["new", "inf", "--from", "rows.csv"], "suite name 'inf': is inf to configurations, not a text;"),
         (["new", "Mine", "--from", "rows.csv"], "suite name 'Mine': use lower-case letters"),
+        (["new", "m" * 101, "--from", "rows.csv"], "digits and _, starting with a letter, 100 at most"),
         (["new", "mine", "--from", "gone.csv"], "gone.csv: cannot be read (No such file or directory); give a"),
         (["new", "mine", "--from", "."], ".: cannot be read (Is a directory); give a file that can be"),
         (["new", "mine", "--from", "rows.csv"], "no column 'message'; name the one that holds the message "

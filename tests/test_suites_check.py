@@ -337,6 +337,17 @@ def test_the_label_that_would_pass_most_rows_is_told(often: int, capsys: pytest.
     assert f"always answering 'billing' would be right for {right:.0%} of the evaluation" in capsys.readouterr().out
 
 
+def test_a_label_that_is_one_of_several_right_answers_passes_its_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    of = (["delivery", "billing"], ["technical", "billing"], ["billing"])
+    lines({"message": f"Ticket {i * 7919}", "references": of[i % 3]} for i in range(200))
+    assert main(["new", "mine", "--from", "rows.jsonl", "--reply", "references"]) == 0
+    assert main(["check", "mine"]) == 0
+    out, err = capsys.readouterr()
+    assert "always answering 'billing' would be right for 100% of the evaluation rows" in out
+    n = len(rows_of("mine")[1])
+    assert f"{n} of {n} evaluation rows have the reply 'billing', which passes them whatever is asked" in err
+
+
 def test_a_row_many_times_as_long_as_others_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     lines(
         {"message": f"Ticket {i * 7919} " + "very " * (500 if i == 7 else 1), "reply": f"{i}: so."} for i in range(60)
@@ -386,6 +397,22 @@ def test_first_rows_unlike_the_others_are_told(capsys: pytest.CaptureFixture[str
     assert main(["check", "mine"]) == 0
     (line,) = (line for line in capsys.readouterr().err.splitlines() if "=quick" in line)
     assert "eval.jsonl: its first 20 rows, which profile=quick takes, are" in line
+
+
+def test_a_label_that_the_first_rows_lack_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """Few enough to be chance; one that no training row has is told once."""
+    lines({"message": f"Ticket {i * 7919}", "reply": LABELS[i % 3], "group": f"g{i}"} for i in range(400))
+    assert main(["new", "mine", "--from", "rows.jsonl"]) == 0
+    labels, (train, held) = Path("suites/mine/labels.json"), rows_of("mine")
+    labels.write_text(json.dumps([*LABELS, "legal", "odd"]))
+    train[-1]["reply"] = held[0]["reply"] = "legal"
+    held[1]["reply"] = "odd"
+    for side, rows in (("train", train), ("eval", held)):
+        Path(f"suites/mine/{side}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["check", "mine"]) == 0
+    (told,) = (line for line in capsys.readouterr().err.splitlines() if "stands in no training row" in line)
+    assert told.startswith("warning: profile=quick: ")
+    assert f"eval.jsonl, row {held[0]['id']!r}: label 'legal' (1 row: " in told
 
 
 def test_first_rows_of_too_few_groups_are_told(capsys: pytest.CaptureFixture[str]) -> None:

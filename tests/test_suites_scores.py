@@ -19,7 +19,7 @@ from harness.measure import quality
 from harness.resources import resource
 from harness.suite import load
 from harness.suites.check import check, config_of
-from harness.suites.faults import faults_of_score, faults_of_task
+from harness.suites.faults import faults_of_score, faults_of_task, forbidden
 from harness.suites.shape import folded, misspelt
 from harness.types import Completion, Context, SuiteData
 from tests.grids import TINY, harness, run_folder
@@ -82,7 +82,7 @@ def test_a_task_that_cannot_be_asked_is_told_before_anything_is_trained(tmp_path
     timed = [json.dumps({**json.loads(x), "seen": n or "late"}) + "\n" for n, x in enumerate(held.splitlines())]
     for text, held_out, override, told in (
         (whole.replace("metric_list:", "metric_list: ["), held, "", "task.yaml: lm-eval cannot read it (ParserError: "),
-        (whole.replace("{{message}}", "{{question}}"), held, "", "(UndefinedError: 'question' is undefined); mend it"),
+        (whole.replace("_text: message", '_text: "{{question}}"'), held, "", "'question' is undefined); mend it"),
         (whole, held, "suite.task=nope", "task.yaml: has no task 'nope'; its first key is `task: nope`, or set suite."),
         (whole, "".join(timed), "", f" seen is 1, and of another type in row {first!r}; write it alike in all rows"),
     ):
@@ -199,6 +199,18 @@ def test_choices_of_ones_own_rows_are_scored_by_lm_eval(tmp_path: Path, capsys: 
         assert main(["check", "mine"]) == (2 if told else 0), told
         assert told in (err := capsys.readouterr().err)
         assert "has no process_results" not in err
+    held = Path("suites/mine/eval.jsonl")
+    first = json.loads(held.read_text().partition("\n")[0])
+    held.write_text(held.read_text().replace(json.dumps(first["message"]), '"0042"'))
+    told = (
+        f"task.yaml: lm-eval reads the message of row {first['id']!r} (1 such), of digits alone, as the place of a "
+        "choice; name the field alone, `doc_to_text: message`"
+    )
+    for text, code in ((whole, 2), (whole.replace('"{{message}}"', "message"), 0)):
+        task.write_text(text)
+        capsys.readouterr()
+        assert main(["check", "mine"]) == code
+        assert (told in capsys.readouterr().err) == (code == 2)
 
 
 @pytest.mark.parametrize(
@@ -327,6 +339,53 @@ def test_a_grammar_is_asked_for_where_answers_are_to_be_constrained(tmp_path: Pa
     done = harness(tmp_path, *arguments, "suite.output_file=answer.lark")
     assert done.returncode == 2
     assert "answer.lark: " in done.stderr
+    Path("suites/mine/answer.lark").write_text('start: "Answer 8: do that."')
+    done = harness(tmp_path, *arguments, "suite.output_file=answer.lark")
+    assert done.returncode == 2
+    assert "answer.lark: forbids the reply 'Answer " in done.stderr
+
+
+OBJECT = {
+    "type": "object", "properties": {"n": {"type": "integer", "maximum": 58}, "on": {"format": "date"}},
+    "required": ["n"], "additionalProperties": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("output", "replies", "row"),
+    [
+        ('start: /[0-9]+/ " days"', ["3 days", " 12 days\n"], None),
+        ('start: /[0-9]+/ " days"', ["3 days", "three days"], 1),
+        ('start: "3 days" <|im_end|>', ["three days"], None),  # what no tokenizer of bytes alone can follow
+        (json.dumps(OBJECT), ['{"n":7,"on":"2026-01-02"}', '{"on": "2026-01-02", "n": 7}'], None),
+        (json.dumps(OBJECT), ['{"n":7}', '{"n":59}'], 1),
+        (json.dumps(OBJECT), ['{"n":7}', '{"n":7,"m":0}'], 1),
+        (json.dumps(OBJECT), ['{"n":7}', '{"n":7,"on":"May"}'], 1),
+        (json.dumps(OBJECT), ["seven"], 0),
+        (json.dumps({**OBJECT, "x-guidance": {"whitespace_flexible": True}}), ['{ "n" : 7 }'], None),
+    ],
+)
+def test_a_reply_that_the_grammar_forbids_is_told(output: str, replies: list[str], row: int | None) -> None:
+    assert main(["new", "mine", "--from", str(table()), *NAMES]) == 0
+    data, suite = replace(load(config_of("mine")), output=output), config_of("mine")
+    suite = replace(suite, params={**suite.params, "output_file": "answer"})
+    made = [{**one, "id": f"r{n}", "reply": replies[n % len(replies)]} for n, one in enumerate(data.evaluation)]
+    told = forbidden(replace(data, train=(), validation=(), evaluation=tuple(made)), suite)
+    assert len(told) == int(row is not None)
+    if row is not None:
+        n = len(made[row :: len(replies)])
+        assert f"suites/mine/answer: forbids the reply {replies[row]!r} of row 'r{row}' ({n} such), so that" in told[0]
+        right = [{**one, "references": [one["reply"], replies[0]]} for one in made[1:]]
+        assert bool(forbidden(replace(data, train=(), validation=(), evaluation=tuple(right)), suite)) == (row == 0)
+        assert forbidden(replace(data, train=tuple(made), validation=(), evaluation=tuple(right)), suite)
+
+
+@pytest.mark.parametrize("name", ["tool_json", "ticket_routing"])
+def test_the_grammars_of_suites_allow_their_replies(name: str) -> None:
+    suite = config_of(name)
+    data = load(suite)
+    assert data.output
+    assert forbidden(data, suite) == []
 
 
 class Parrot:
@@ -372,6 +431,11 @@ def test_rows_keep_their_reference_and_a_scorer_that_raises_names_the_row(
     data = load(config_of("mine"))
     rows = scored(data, tmp_path, monkeypatch)
     assert [r["reference"] for r in rows] == [row["reply"] for row in data.evaluation]
+    assert not any("references" in row for row in rows)
+    first, *others = data.evaluation
+    several = {**first, "references": [first["reply"], "Do that."]}
+    row, *_ = scored(replace(data, evaluation=(several, *others)), tmp_path, monkeypatch)
+    assert (row["reference"], row["references"]) == (first["reply"], [first["reply"], "Do that."])
     path, last = Path("suites/mine/scorers.py"), data.evaluation[-1]["id"]
     path.write_text(path.read_text().replace("int(words(said)", f"1 / (doc['id'] != {last!r}) * int(words(said)"))
     told = f"raise ZeroDivisionError: division by zero on row {last!r}, answered 'Answer 7: do that.'; mend them"
@@ -557,12 +621,12 @@ def test_numbers_are_one_label_where_they_are_one_whole_number(one: str, other: 
 @pytest.mark.parametrize(
     ("was", "becomes", "n"),
     [
-        ('"{{message}}"', '"Ticket: {{message}}\\nWhich label?"', 30),
+        ("_text: message", '_text: "Ticket: {{message}}\\nWhich label?"', 30),
         ("test_split: test", "test_split: test\ndescription: 'Answer tersely.\n\n  '", 30),
         ("test_split: test", "test_split: test\nnum_fewshot: 2", 30),
         ("test_split: test", 'test_split: test\ngen_prefix: "Answer:"', 30),
-        ('"{{message}}"', "\"{{message | replace('  ', ' ')}}\"", 1),
-        ('"{{message}}"', "message", 0),
+        ("_text: message", "_text: \"{{message | replace('  ', ' ')}}\"", 1),
+        ("_text: message", '_text: "{{message}}"', 0),
     ],
 )
 def test_what_a_task_asks_is_what_is_trained_and_timed(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from errno import EACCES, EIO, ENOSPC
+from errno import EACCES, EIO, ENAMETOOLONG, ENOSPC
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,8 @@ def test_help_tells_what_each_exit_code_means(command: str, capsys: pytest.Captu
     [(RuntimeError("a fault"), 70, "RuntimeError: a fault\n"), (KeyboardInterrupt(), 130, "harness: stopped\n"),
      (UserError(["one", "two"]), 2, "harness: one\nharness: two\n"), (SystemExit(7), 7, ""),
      (OSError(ENOSPC, "full"), 2, f"harness: full; {MEND}\n"), (OSError(EIO, "broken"), 70, "broken\n"),
-     (OSError(EACCES, "no right", "from", None, "to"), 2, f"harness: to: no right; {MEND}\n")],
+     (OSError(EACCES, "no right", "from", None, "to"), 2, f"harness: to: no right; {MEND}\n"),
+     (OSError(ENAMETOOLONG, "too long", "x"), 2, "harness: x: too long; give a shorter one\n")],
 )  # fmt: skip
 def test_all_commands_end_in_one_way(
     command: str, error: BaseException, code: int, told: str,

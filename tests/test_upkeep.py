@@ -279,6 +279,7 @@ def test_the_command_line(store: Store, tmp_path: Path, capsys: pytest.CaptureFi
     code, text = told("gc", "--keep-days", "0.5")
     assert (code, names(store)) == (0, keys(1, 4)), "a manifest written just now was used just now"
     assert "3 builds taken away" in text
+    assert "argument --keep-days: 'x': give days, 0 or more\n" in told("gc", "--keep-days", "x")[1]
     for wrong in (["gc"], ["gc", "--keep-days", "-1"], ["gc", "--keep-days", "nan"], ["eat"], []):
         assert told(*wrong)[0] == 2
     assert main(["du", "--store", str(tmp_path)]) == 2

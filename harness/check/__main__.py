@@ -97,10 +97,23 @@ def _mistakes(a: argparse.Namespace, runs: Sequence[str], changes: Sequence[str]
         found.append(
             "--model takes its configuration from --baseline; to make a first baseline run the grid, then save it"
         )
+    files = [run for run in runs if os.path.isfile(run)]
+    found += [f"{file}: is a file; give a run folder (a baseline goes to --baseline)" for file in files]
+    if a.model is not None:
+        found += fresh.misplaced(changes)
     if (to := a.save_baseline) and (
-        why := "is a folder" if os.path.isdir(to) else cannot_write(Path(os.path.realpath(to)).parent)
+        why := "is a folder"
+        if os.path.isdir(to)
+        else "is no plain file"
+        if os.path.exists(to) and not os.path.isfile(to)
+        else cannot_write(Path(os.path.realpath(to)).parent)
     ):
         found.append(f"--save-baseline {to}: cannot be written ({why}); give another file")
+    out = a.out or (Path(runs[0]) / "check" if runs else None)
+    verdict = [os.path.realpath(out / name) for name in ledger.VERDICT] if out else []
+    for flag, file, mend in (("--baseline", a.baseline, "--out"), ("--save-baseline", a.save_baseline, "file")):
+        if file and os.path.realpath(file) in verdict:
+            found.append(f"{flag} {file}: the verdict is written there; give another {mend}")
     if a.out and (why := cannot_write(a.out)):
         found.append(f"--out {a.out}: cannot be written ({why}); give another folder")
     return found

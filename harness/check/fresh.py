@@ -54,6 +54,22 @@ def outputs(own: Sequence[str]) -> Path:
     return Path(folder)
 
 
+def misplaced(own: Sequence[str]) -> list[str]:
+    """A line for each override that a grid of one cell, in a folder that is named for it, does not take."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser, found = OverridesParser.create(), []
+    for line in own:
+        with suppress(HydraException):  # the grid tells it
+            given = parser.parse_override(line)
+            if given.is_sweep_override():
+                found.append(f"{line}: sweeps, and is for one cell; give one value (a text with commas in quotes)")
+            if given.key_or_group == "hydra.sweep.dir":
+                found.append(f"{line}: has no effect here; runs go into a folder of outputs=DIR")
+    return found
+
+
 def grid(arguments: Sequence[str], run: Path, cell: str) -> None:
     """Runs the grid of a cell into a folder, and stops it where this process is stopped. Raises `UserError` where it
     was told a mistake (exit 2), and ends with 70 where it ended by a fault: its records may then be some of all. A

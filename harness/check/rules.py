@@ -118,7 +118,7 @@ def load(name: str, changes: Sequence[str] = ()) -> Rules:
     keys, set_anew = _changed(changes)
     try:
         usual = yaml_keys(resource("conf") / "check" / "default.yaml")
-        own = {"name": path.stem, **yaml_keys(path)}
+        own = {"name": path.stem, **_whole(yaml_keys(path))}
         merged = OmegaConf.merge(usual, own, *set_anew)
         values = OmegaConf.to_container(merged, resolve=True)
     except (OmegaConfBaseException, ValueError, TypeError) as error:
@@ -126,6 +126,15 @@ def load(name: str, changes: Sequence[str] = ()) -> Rules:
     assert isinstance(values, dict)
     made = read(values, str(path), keys)
     return replace(made, name=f"{made.name}{' with ' if changes else ''}{', '.join(changes)}")
+
+
+def _whole(tree: Any) -> Any:
+    """Keys of OmegaConf's, each with a value. Raises `ValueError` for `???`, which would change nothing."""
+    from omegaconf import OmegaConf
+
+    if lacking := sorted(OmegaConf.missing_keys(tree)):
+        raise ValueError(f"{', '.join(lacking)}: ??? is no value")
+    return tree
 
 
 def _changed(changes: Sequence[str]) -> tuple[list[str], list[Any]]:
@@ -146,7 +155,7 @@ def _changed(changes: Sequence[str]) -> tuple[list[str], list[Any]]:
             mistakes.append(f"--set {key}: no such key{nearest(key, known)}")
         try:
             keys.append(key)
-            made.append(OmegaConf.from_dotlist([change]))
+            made.append(_whole(OmegaConf.from_dotlist([change])))
         except (OmegaConfBaseException, ValueError, TypeError, yaml.YAMLError) as error:
             mistakes.append(f"--set {change}: cannot be read ({' '.join(str(error).split())}); give a plain value")
     if mistakes:
@@ -177,7 +186,9 @@ def read(values: Mapping[Any, Any], path: str, changed: Collection[str] = ()) ->
         mistakes.append(f"{where('inconclusive')} is {top.get('inconclusive')!r}; give block or warn")
     latency = made.get("latency", {})
     if not mistakes and latency["limit"] <= latency["noise"]:
-        mistakes.append(f"{where('latency.limit')} must lie above latency.noise, or nothing could ever pass")
+        told = ("latency.limit", "above latency.noise"), ("latency.noise", "below latency.limit")
+        key, side = next((t for t in told if t[0] in changed), told[0])
+        mistakes.append(f"{where(key)} must lie {side}, or nothing could ever pass")
     if mistakes:
         raise UserError(mistakes)
     sections = {name: kind(**made[name]) for name, kind in SECTIONS.items()}

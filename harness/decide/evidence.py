@@ -20,7 +20,7 @@ from harness.decide.odds import Draws
 from harness.decide.policy import COST, OBJECTIVES, P95, QUALITY, Policy
 from harness.decide.recipes import NO_RATE, recipes, weights_of
 from harness.power import groups_needed, rows_needed
-from harness.rows import column, outside, texts
+from harness.rows import column, outside, rights, texts
 from harness.types import RunRecord, Status
 from harness.wording import apart, number, plural, share, told
 
@@ -190,15 +190,15 @@ def no_skill(case: Case, suites: Mapping[str, Sequence[RunRecord]], rows: Rows) 
 
 
 def commonest(record: RunRecord, rows: Rows, rule: Policy) -> tuple[float, str]:
-    """The share of a cell's rows whose reply should be the commonest one, and that reply; 0 where no two should have
-    the same, where that was not kept, or where what decides is not the suite's own score, and of all rows."""
+    """The share of a cell's rows to which the commonest of the right replies is right, and that reply; 0 where none is
+    right to two rows, where that was not kept, or where what decides is not the suite's own score, and of all rows."""
     kept, name = rows.get(record.id, ()), primary(record, rule)
     scores = column(kept, name)
     if name != primary(record, None) or (scores != scores).any():
         return 0.0, ""
-    wanted = [None if t is None else str(t) for t in texts(kept, "reference")]
-    reply, count = Counter(wanted).most_common(1)[0] if wanted else (None, 0)
-    if count < 2 or reply is None or None in wanted:
+    wanted = [rights(row, "reference") for row in kept]
+    reply, count = next(iter(Counter(right for row in wanted for right in row).most_common(1)), ("", 0))
+    if count < 2 or [] in wanted:
         return 0.0, ""
     return count / len(wanted), reply if len(reply) <= SHOWN_REPLY else f"{reply[:SHOWN_REPLY]} …"
 

@@ -225,8 +225,11 @@ def _taken(target: Path, force: bool) -> str:
     """Why a folder cannot be put in a place; empty where it can."""
     if target.is_mount():
         return f"--to {target}: a file system of its own, which no folder can take the place of; give a folder in it"
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return ""
-    if not (target / SUMS).is_file() or not (target / DEPLOYMENT).is_file():
+    empty = not target.exists() or (target.is_dir() and not any(target.iterdir()))
+    if not empty and (not (target / SUMS).is_file() or not (target / DEPLOYMENT).is_file()):
         return f"--to {target}: holds something that is no export; choose another folder, or remove it yourself"
-    return "" if force else f"--to {target}: holds an export already; choose another folder, or replace it with --force"
+    if Path.cwd().is_relative_to(target):
+        return f"--to {target}: this runs in it, and it would be replaced; run from another folder"
+    if force or empty:
+        return ""
+    return f"--to {target}: holds an export already; choose another folder, or replace it with --force"

@@ -18,7 +18,7 @@ from harness.errors import UserError
 from harness.measure.beside import beside
 from harness.measure.fidelity import fidelity
 from harness.prompt import load_prompter, render
-from harness.rows import example_hash
+from harness.rows import REFERENCES, example_hash, rights
 from harness.statistics import bootstrap, group_of, place, share_interval
 from harness.types import Completion, Component, Context, Interval, Json, Measurement, Session, SuiteData, plain
 
@@ -273,11 +273,13 @@ def summarize(
 def _row(
     sample: Mapping[str, Any], prompt: str, made: Completion, known: Mapping[str, Any], reply_field: str
 ) -> dict[str, Json]:
-    """What is kept of a row. Its `reference` is known of the suite's own rows alone."""
+    """What is kept of a row. Its `reference`, and `references` where other answers are right too, are known of the
+    suite's own rows alone."""
     doc = sample["doc"]
     message = sample["arguments"][0][0]
     scores = {m: sample[m] for m in sample["metrics"]}
     own = known.get(str(doc.get("id")), {})
+    right = rights(own, reply_field)
     return {
         **{k: doc.get(k) for k in KEPT_FIELDS},
         "example_hash": example_hash(own or doc),
@@ -287,6 +289,7 @@ def _row(
         "prompt": prompt,
         "output": made.text,
         **({"reference": own[reply_field]} if isinstance(own.get(reply_field), str) else {}),
+        **({REFERENCES: right} if right not in ([], [own.get(reply_field)]) else {}),
         "tokens": made.tokens,
         "finished": made.finished,
         "scores": plain(scores),

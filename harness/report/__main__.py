@@ -6,6 +6,7 @@ Exit codes: 0 drawn, 2 a mistake in the command or its files, 70 a fault of the 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,13 +35,15 @@ def _run(arguments: Sequence[str] | None) -> int:
         "--to",
         type=Path,
         metavar="FILE",
-        help="a comparison's page (default: compare.html in the last run's folder)",
+        help="a comparison's page, FILE.html, and beside it FILE.md (default: compare.html in the last run's folder)",
     )
     given = parser.parse_args(arguments)
     if bool(given.index) == bool(given.runs):
         parser.error("give a run folder, several to compare, or --index OUTPUTS")
     if len(given.runs) < 2 and (given.anyway or given.to):
         parser.error("--to and --anyway are for comparing runs; give two or more, or leave them out")
+    if given.to and (given.to.suffix != ".html" or os.path.isdir(given.to)):
+        parser.error(f"--to {given.to}: is no page; give a file whose name ends in .html")
     print("\n".join(_drawn(given)))
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from harness.compare import (
     pace_of,
 )
 from harness.decide import primary, timed
+from harness.errors import UserError
 from harness.escaping import markdown_table, markdown_text, visible
 from harness.report.evidence import noisy
 from harness.report.text import NONE, p_text, shorten
@@ -197,6 +199,10 @@ def lines(page: Mapping[str, Any]) -> list[str]:
 
 
 def write(page: Mapping[str, Any], target: Path) -> None:
-    """Draws the page, and beside it the short form."""
-    ledger.write_text(target.with_suffix(".md"), markdown(page))
+    """Draws the page, and beside it the short form. Raises `UserError` where a short form stands there without a page:
+    it is of somebody else's making."""
+    short = target.with_suffix(".md")
+    if os.path.exists(short) and not os.path.exists(target):
+        raise UserError(f"{short}: would be overwritten, and {target} is not there; give another --to, or move it away")
     ledger.write_text(target, escaping.page("compare.html.j2", page))
+    ledger.write_text(short, markdown(page))

@@ -54,6 +54,19 @@ def leakage(run: Run) -> list[dict[str, Any]]:
     for suite, found in run.leakage.items():
         flagged = {o["row"] for o in found["overlaps"]}
         same = {o["row"] for o in found["overlaps"] if o["kind"] != "near"}
+        alike = {o["row"] for o in found["overlaps"] if o["kind"] == "near"}
+        asked, stop_nothing = plural(found["rows"]["evaluation"], "evaluation row"), "which are told and stop nothing."
+        if found["mode"] == "drop":  # and near copies are looked for in what was left
+            what = (
+                f"{len(same)} of {asked} had the message or group of training rows, or the text of articles, which "
+                f"were all left out of what builds saw (leakage=drop); {len(alike)} are near copies of what was left, "
+                f"{stop_nothing}"
+            )
+        else:
+            what = (
+                f"{len(flagged)} of {asked} overlap with what builds saw (leakage={found['mode']}): {len(same)} by the "
+                f"same message or group, {len(alike - same)} only as near copies, {stop_nothing}"
+            )
         kinds = Counter((o["source"], o["kind"]) for o in found["overlaps"])
         sources = dict.fromkeys(("training", "knowledge base", *(source for source, _ in kinds)))
         cells = []
@@ -69,9 +82,7 @@ def leakage(run: Run) -> list[dict[str, Any]]:
             {
                 "suite": suite, "card": data_card(run, suite, found), "rows": found["rows"],
                 "mode": found["mode"], "cells": cells, "flagged": len(flagged),
-                "told": f"{len(flagged)} of {plural(found['rows']['evaluation'], 'evaluation row')} overlap with what "
-                f"builds saw (leakage={found['mode']}): {len(same)} by the same message or group, "
-                f"{len(flagged - same)} only as near copies, which are told and stop nothing.",
+                "told": what,
                 "counts": [
                     {"source": source, **{k: kinds[source, k] for k in ("exact", "group", "near")}}
                     for source in sources

@@ -99,10 +99,10 @@ def _gc(store: Store, console: Console, keep_days: float) -> int:
 
 
 def _days(text: str) -> float:
-    days = float(text)
-    if not 0 <= days < float("inf"):
-        raise ValueError
-    return days
+    with suppress(ValueError):
+        if 0 <= (days := float(text)) < float("inf"):
+            return days
+    raise argparse.ArgumentTypeError(f"{text!r}: give days, 0 or more")
 
 
 def _run(arguments: Sequence[str] | None) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,15 @@ from harness.measure.quality import stops_of
 from harness.overrides import unknown_keys
 from harness.power import detectable_difference, rows_needed
 from harness.resources import resource
+from harness.rows import rights
 from harness.statistics import group_of
 from harness.suite import VALIDATION_SHARE, leaks, load
 from harness.suites.faults import (
+    faults_of_grammar,
     faults_of_guide,
-    faults_of_output,
     faults_of_score,
     faults_of_task,
+    forbidden,
     own_task,
     scored,
     scores_replies,
@@ -150,11 +152,12 @@ def _labels(data: SuiteData, suite: Component) -> list[str]:
     return misspelt(said) if are_labels(Counter(label for _, label in said)) else []
 
 
-def _unlearnt(data: SuiteData, suite: Component) -> list[str]:
-    """A warning for each label of evaluation rows that no training row has."""
+def _unlearnt(data: SuiteData, suite: Component, among: Collection[str] | None = None) -> list[str]:
+    """A warning for each label of evaluation rows (of those `among`, where given) that no training row has."""
     (_, fit), (file, rows) = _sides(data, suite)
     trained = Counter(str(row[data.reply_field]) for row in fit)
     asked = [(f"{file}, row {row['id']!r}", str(row[data.reply_field])) for row in rows if row.get(data.reply_field)]
+    asked = [(at, label) for at, label in asked if among is None or label in among]
     return unlearnt(trained, asked) if are_labels(trained + Counter(label for _, label in asked)) else []
 
 
@@ -181,14 +184,16 @@ def _repeated(data: SuiteData, suite: Component) -> list[str]:
 
 
 def _heads(data: SuiteData, suite: Component) -> list[str]:
-    """Warnings of rows that profile=quick takes, which are the first of each file, and that are unlike the others."""
+    """Warnings of rows that profile=quick takes, which are the first of each file, and that are unlike the others, or
+    lack a label of the others that is asked."""
     profile = composed("profile", "quick")
     limits = {key: profile.get(key) for key in ("train_rows", "eval_rows")}
     try:
         quick = load(replace(suite, params={**suite.params, **limits}))
     except UserError as error:
         return [f"profile=quick: {line}" for line in error.mistakes]
-    found = []
+    trained = {str(row[data.reply_field]) for row in (*data.train, *data.validation)}
+    found = [f"profile=quick: {line}" for line in _unlearnt(quick, suite, trained)]
     for (file, rows), (_, head) in zip(_sides(data, suite), _sides(quick, suite), strict=True):
         ids = {row["id"] for row in head}
         rest = [row for row in rows if row["id"] not in ids]
@@ -206,7 +211,7 @@ def _lopsided(data: SuiteData) -> list[str]:
     n, fit = len(data.evaluation), len(data.train)
     if fit < n:
         warnings.append(f"{fit} rows to train on are fewer than the {n} to evaluate with; add training rows")
-    said = Counter(str(r.get(data.reply_field) or "") for r in data.evaluation)
+    said = Counter(right for row in data.evaluation for right in rights(row, data.reply_field))
     if said and (most := said.most_common(1)[0])[1] > ALL_BUT * n and most[0]:
         warnings.append(f"{most[1]} of {n} evaluation rows have the reply {most[0]!r}, which passes them whatever is "
                         "asked; add rows with others")  # fmt: skip
@@ -245,11 +250,13 @@ def _unmeetable(data: SuiteData, suite: Component) -> list[str]:
 
 def _majority(data: SuiteData) -> list[str]:
     """The label that most evaluation rows have, and how many it would pass: what a model has to beat."""
-    said = Counter(str(row.get(data.reply_field) or "") for row in (*data.train, *data.evaluation))
-    labels = Counter(str(row.get(data.reply_field) or "") for row in data.evaluation)
+    said, labels = (
+        Counter(right for row in rows for right in rights(row, data.reply_field))
+        for rows in ((*data.train, *data.evaluation), data.evaluation)
+    )
     if not labels or not are_labels(said):
         return []
-    (label, most), n = labels.most_common(1)[0], labels.total()
+    (label, most), n = labels.most_common(1)[0], len(data.evaluation)
     return [f"always answering {label!r} would be right for {most / n:.0%} of the evaluation rows"]
 
 
@@ -276,13 +283,14 @@ def check(name: str) -> tuple[list[str], list[list[str]], list[str]]:
         *faults_of_guide(data, suite),
         *_labels(data, suite),
         *_groups(data, suite),
-        *faults_of_output(data, suite),
+        *(no_grammar := faults_of_grammar(data, suite)),
         *faults_of_task(data, suite),
         *leaks(data.overlaps, where, suite.params),
         *unknown_keys([OmegaConf.create({"suite": composed("suite", name)})], resource("conf")),
     ]
     every, held = (*data.train, *data.validation), where / str(suite.params["eval_file"])
     warnings += [_lopsided(data), *_long(data, suite), _repeated(data, suite), _heads(data, suite)]
+    warnings.append([] if no_grammar else forbidden(data, suite))
     card = where / "card.md"
     if not card.is_file() or "TO FILL" in card.read_text(encoding="utf-8", errors="replace"):
         warnings.append([f"{card}: not filled in; say what is measured and how the rows were made"])

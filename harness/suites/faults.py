@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
+from harness.files import parse
 from harness.leakage import normalised
 from harness.measure.beside import beside
 from harness.measure.quality import FEWSHOT_SEED, as_list, stops_of, task_of, tasks_in, until
+from harness.rows import rights
 from harness.suites.shape import TO_FILL
 from harness.types import Component, Json, SuiteData, plain
 from harness.wording import plural
@@ -128,11 +130,62 @@ def wrong_replies(
 
 
 def faults_of_output(data: SuiteData, suite: Component) -> list[str]:
+    """Why answers cannot be kept within the suite's output grammar: it is none, or forbids right answers."""
+    return faults_of_grammar(data, suite) or forbidden(data, suite)
+
+
+def faults_of_grammar(data: SuiteData, suite: Component) -> list[str]:
     """What llguidance says of the suite's output grammar."""
     from harness.engine.constrained import mistakes
 
     found = mistakes(data.output) if data.output else []
     return [f"{data.folder / suite.params['output_file']}: {fault}" for fault in found]
+
+
+def forbidden(data: SuiteData, suite: Component) -> list[str]:
+    """A line where the suite's output grammar, which is one, allows no right answer of an evaluation row, or not the
+    reply that a training row is trained on."""
+    allows = _allows(data.output) if data.output else lambda _: True
+    asked = [(row, rights(row, data.reply_field)) for row in data.evaluation]
+    said = [*((row, [str(row[data.reply_field])]) for row in (*data.train, *data.validation)), *asked]
+    wrong = [(row["id"], right[0]) for row, right in said if right and not any(map(allows, right))]
+    return [
+        f"{data.folder / suite.params['output_file']}: forbids the {data.reply_field} {reply!r:.60} of row {name!r} "
+        f"({len(wrong)} such), so that no constrained answer could be it; widen it, or mend the rows"
+        for name, reply in wrong[:1]
+    ]
+
+
+def _allows(output: str) -> Callable[[str], bool]:
+    """Whether a text is within a grammar, but for spaces around it. JSON may be written in another way than answers
+    are: it is also within a JSON Schema of which it is valid, or that jsonschema cannot read."""
+    from jsonschema.validators import validator_for
+    from llguidance import LLMatcher, LLTokenizer
+
+    from harness.engine.constrained import compiled
+
+    first = LLMatcher(LLTokenizer("byte"), compiled(output), log_level=0)
+    schema: Any = parse(output) if output.lstrip().startswith("{") else None
+
+    def followed(text: str) -> bool:
+        matcher = first.deep_copy()
+        return bool(matcher.consume_tokens(list(text.encode())) and matcher.is_accepting())
+
+    def allows(text: str) -> bool:
+        if first.is_error() or followed(text) or followed(text.strip()):
+            return True
+        if schema is None:
+            return False
+        try:
+            value = parse(text)
+        except ValueError:
+            return False
+        with suppress(Exception):  # what jsonschema raises of a schema has no common root
+            kind = validator_for(schema)
+            return bool(kind(schema, format_checker=kind.FORMAT_CHECKER).is_valid(value))
+        return True
+
+    return allows
 
 
 def faults_of_guide(data: SuiteData, suite: Component) -> list[str]:
@@ -157,6 +210,18 @@ def _mixed(data: SuiteData, file: Path) -> list[str]:
                 found.setdefault(field, f"{file}, row {row['id']!r}: {field} is {value!r}, and of another type in row "
                                         f"{other!r}; write it alike in all rows")  # fmt: skip
     return list(found.values())
+
+
+def _as_number(asked: Mapping[str, Any], data: SuiteData, where: Path) -> list[str]:
+    """A line where lm-eval, by what its task file asks, reads a message of digits alone as the place of a choice, which
+    it then refuses to ask."""
+    if asked.get("doc_to_choice") is None or "{{" not in str(asked.get("doc_to_text")):
+        return []
+    numbers = [row["id"] for row in data.evaluation if str(row[data.message_field]).isdigit()]
+    return [
+        f"{where}: lm-eval reads the {data.message_field} of row {numbers[0]!r} ({len(numbers)} such), of digits "
+        f"alone, as the place of a choice; name the field alone, `doc_to_text: {data.message_field}`"
+    ] if numbers else []  # fmt: skip
 
 
 def _asked_otherwise(rules: Any, data: SuiteData, where: Path) -> list[str]:
@@ -219,6 +284,8 @@ def faults_of_task(data: SuiteData, suite: Component) -> list[str]:
             with beside(data.folder):
                 manager.load(str(where))  # which raises where the file is none of a task
             return [f"{where}: has no task {task!r}; its first key is `task: {task}`, or set suite.task"]
+        if numbers := _as_number(manager.task_index[task].cfg or {}, data, where):
+            return numbers
         rules, _ = task_of(data, task)
         otherwise = _asked_otherwise(rules, data, where)
         if rules.OUTPUT_TYPE == "multiple_choice":

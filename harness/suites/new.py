@@ -19,6 +19,7 @@ from harness.files import cannot_write, parse
 from harness.leakage import normalised, overlaps
 from harness.ledger import write_text
 from harness.resources import resource
+from harness.rows import REFERENCES, rights
 from harness.suite import VALIDATION_SHARE, hashed, json_lines, parted
 from harness.suites.shape import (
     TO_FILL,
@@ -32,11 +33,12 @@ from harness.suites.shape import (
     unfilled,
     unlearnt,
 )
-from harness.suites.table import REFERENCES, Table, read, rights, such
+from harness.suites.table import Table, read, such
 from harness.wording import plural
 
 EVALUATION_SHARE = 0.3
 TOKENS_AT_MOST, SPARE = 1024, 16
+NAME_AT_MOST = 100  # characters: it names files, folders and parts of cells
 SYSTEM = "You are a helpful assistant."
 TWINS = 5  # rows of a line
 GUIDE = (
@@ -71,8 +73,10 @@ def split(rows: Sequence[dict[str, Any]], share: float) -> tuple[list[dict[str, 
 def _places(name: str, root: Path, rows_only: bool) -> tuple[Path, Path, Path]:
     """The folder, configuration and sweep of a suite. Raises `UserError` for a name that cannot be one, and where they
     are there, or with `rows_only` are not, or cannot be written."""
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise UserError(f"suite name {name!r}: use lower-case letters, digits and _, starting with a letter")
+    if not re.fullmatch(rf"[a-z][a-z0-9_]{{0,{NAME_AT_MOST - 1}}}", name):
+        raise UserError(
+            f"suite name {name!r}: use lower-case letters, digits and _, starting with a letter, {NAME_AT_MOST} at most"
+        )
     if (read_as := yaml.safe_load(name)) != name or name in ("inf", "nan"):  # the latter are numbers to Hydra alone
         told = f"is {read_as} to configurations, not a text; choose another, as my_{name}"
         raise UserError(f"suite name {name!r}: {told}")
@@ -256,7 +260,7 @@ def new(
 def _longest(rows: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
     """How many tokens the longest right answer may need, and its row: a token may hold one byte, as of digits and of
     Korean."""
-    sizes = [(len(reply.encode()) + SPARE, str(row["id"])) for row in rows for reply in rights(row)]
+    sizes = [(len(reply.encode()) + SPARE, str(row["id"])) for row in rows for reply in rights(row, "reply")]
     return max(sizes, key=lambda pair: pair[0])
 
 
@@ -317,7 +321,7 @@ def _kind(said: Sequence[tuple[str, str]], are_few: bool) -> tuple[str, list[str
                 f"{said[0][0]}: reply is a list of texts, as all are, and taken as one answer, in JSON; alternatives "
                 f"belong into a column `{REFERENCES}` of a .jsonl (--reply {REFERENCES})"
             )
-        return "structured", _no_numbers(said), doubts
+        return "structured", _not_json(said), doubts
     if 2 * len(odd) <= len(said):
         others = {where for where, _ in said} - {where for where, _ in odd}
         as_most = f"no JSON, as those of {plural(len(others), 'other row')} are"
@@ -327,13 +331,17 @@ def _kind(said: Sequence[tuple[str, str]], are_few: bool) -> tuple[str, list[str
     return ("labels", misspelt(said), doubts) if are_few else ("text", [], doubts)
 
 
-def _no_numbers(said: Sequence[tuple[str, str]]) -> list[str]:
-    """A line for each row whose reply, of JSON, holds NaN or Infinity, which Python alone reads."""
+def _not_json(said: Sequence[tuple[str, str]]) -> list[str]:
+    """A line for each row whose reply, of JSON, holds NaN or Infinity, which Python alone reads, or a key twice in one
+    object, of which it reads the last."""
     told = []
     for where, reply in said:
         found: list[str] = []
-        json.loads(reply, parse_constant=found.append)
+        objects: list[list[tuple[str, Any]]] = []
+        json.loads(reply, parse_constant=found.append, object_pairs_hook=objects.append)
+        twice = [key for pairs in objects for key, n in Counter(key for key, _ in pairs).items() if n > 1]
         told += [f"{where}: reply holds {name}, which is no JSON; write null or a number" for name in found[:1]]
+        told += [f"{where}: key {key!r} stands twice in an object of reply; keep one" for key in twice[:1]]
     return told
 
 

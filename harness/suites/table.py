@@ -17,6 +17,7 @@ from typing import Any
 from harness.errors import UserError
 from harness.files import unread
 from harness.leakage import normalised
+from harness.rows import REFERENCES, rights
 from harness.suite import json_lines
 from harness.suites.shape import folded
 
@@ -26,7 +27,6 @@ ONE_TURN = (
     "what came before written into the message"
 )
 SHAREGPT = {"human": "user", "gpt": "assistant"}
-REFERENCES = "references"  # the name of a column of replies that are lists of right ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +48,14 @@ class Table:
             key = normalised(row["message"]), row["reply"]
             first = pairs.setdefault(key, row)
             if REFERENCES in row:
-                pairs[key] = {**first, REFERENCES: list(dict.fromkeys([*rights(first), *rights(row)]))}
+                every = rights(first, "reply") + rights(row, "reply")
+                pairs[key] = {**first, REFERENCES: list(dict.fromkeys(every))}
         return list(pairs.values())
 
     @property
     def said(self) -> list[tuple[str, str]]:
         """The right answers, each with where it stands."""
-        return [(where, reply) for where, row in self.rows for reply in rights(row)]
-
-
-def rights(row: Mapping[str, Any]) -> list[str]:
-    """The right answers of a row."""
-    found: list[str] = row.get(REFERENCES) or [row["reply"]]
-    return found
+        return [(where, reply) for where, row in self.rows for reply in rights(row, "reply")]
 
 
 def read(
