@@ -28,6 +28,7 @@ from harness.progress import Board, alike, clock
 from harness.standing import standing
 from harness.store import Store, read_manifest
 from harness.store.upkeep import shrink
+from harness.suites.faults import forbidden
 from harness.suites.shape import few_groups, in_groups
 from harness.terminal import speaker
 from harness.types import Json, Overlap, Status, StepKind, SuiteData, canonical, digest, is_side, plain
@@ -173,6 +174,9 @@ def _announce(made: Plan, done: Collection[str], environment: Environment, grid:
         cells = sum(cell.suite.name == name for cell in made.cells)
         for line in few_groups([row for data in several for row in data.evaluation], cells) if cells > 1 else ():
             console.print(f"[yellow]few groups[/] in {terminal_text(name)}: {line}")
+    within = {digest(plain(c.suite)): c.suite for c in grid.cells if c.engine.params.get("constrained")}
+    for line in (line for key, suite in within.items() for line in forbidden(grid.data[key], suite)):
+        console.print(f"[yellow]grammar[/] {terminal_text(line)}", soft_wrap=True)
 
 
 def _conclude(made: Plan, grid: Grid, page: Path, said: Sequence[str], console: Console, clock_since: float) -> None:

@@ -307,7 +307,10 @@ def as_grid(arguments: list[str], conf: Path) -> list[str]:
     else, it refuses to be told so. Overrides stand together: argparse takes no two lots of them."""
     pairs = list(pairwise(("", *arguments)))
     if _other_than_a_grid(arguments):
-        first = [b for a, b in pairs if a not in CONFIG_DIR and (b[:1] == "~" or ("=" in b and b[:1] != "-"))]
+        free = [
+            b for a, b in pairs if a not in CONFIG_DIR and b[:1] != "-" and (a[:1] != "-" or "=" in b or b[:1] == "~")
+        ]
+        first = [] if any("=" not in b and b[:1] != "~" for b in free) else free  # Hydra tells of what is no override
         return [*first, *(a for a in arguments if a not in (*first, *MULTIRUN))]
     given, defaults, groups = _parsed(arguments), _defaults(conf), groups_of(arguments, conf)
     knobs = {o.key_or_group.partition(".")[0] for o in given if "." in o.key_or_group and not o.is_sweep_override()}

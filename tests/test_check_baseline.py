@@ -295,7 +295,7 @@ def test_a_baseline_worth_fewer_groups_is_told(tmp_path: Path, what: str, capsys
     other = [{**r, "output": f"{r['output']}!"} for r in made]
     code = 0 if what == "one large group" else 3
     assert check(tmp_path, link, record, other) == code
-    shown = "a few answers that run on to the limit of tokens are seen in 870 groups of rows or more; shown to be"
+    shown = "or long ones that become short, are seen in 870 groups of rows or more; shown to be"
     assert (shown in capsys.readouterr().out) is bool(code)
 
 

@@ -114,6 +114,17 @@ def test_a_length_that_loses_a_few_long_answers_passes_no_more_often(rows: int, 
     assert passed / (4 * RUNS) <= 0.06
 
 
+@pytest.mark.parametrize(("asked", "rounds"), [(66, 1), (66, 6), (22, 6)])
+def test_hiccups_of_several_rounds_beside_one_decide_nothing(asked: int, rounds: int) -> None:
+    """One request in twenty takes half as long again, on either side."""
+    rng, blocked = np.random.default_rng(1), 0
+    for _ in range(4 * RUNS):
+        usual = 1_000 * np.exp(rng.normal(0, 0.3, asked))
+        then, now = (np.tile(usual, n) * np.where(rng.random(asked * n) < 0.05, 1.5, 1.0) for n in (1, rounds))
+        blocked += timing.tail(now.tolist(), then.tolist(), 1.2, asked)[3] <= timing.TAIL
+    assert blocked / (4 * RUNS) <= 0.03
+
+
 @pytest.mark.usefixtures("as_fast")
 @pytest.mark.parametrize(
     ("rows", "group", "budget"),

@@ -251,6 +251,13 @@ def test_what_is_printed_is_that_of_the_same_grid(tmp_path: Path, arguments: lis
     assert ("price" in made) == ("~price" not in arguments)
 
 
+def test_a_bare_word_is_told_when_a_configuration_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "conf").mkdir()
+    done = harness(tmp_path, "--cfg", "job", "smol", "seed=7")
+    assert done.returncode == 2
+    assert "smol: not NAME=VALUE" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("argument", "mend"),
     [

@@ -574,8 +574,7 @@ def test_leaks_are_listed_with_scores_without_them(tmp_path: Path) -> None:
     report.write(run)
     told = (
         "6 of 96 evaluation rows had the message or group of training rows, or the text of articles, which were all "
-        "left out of what builds saw (leakage=drop); 2 are near copies of what was left, which are told and stop "
-        "nothing."
+        "left out of what builds saw (leakage=drop). Near copies of what was left: 2, which are told and stop nothing."
     )
     assert told in page(run)
     assert "were compared with all training rows and articles, of which builds saw 90 training rows (" in page(run)

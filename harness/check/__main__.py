@@ -97,8 +97,8 @@ def _mistakes(a: argparse.Namespace, runs: Sequence[str], changes: Sequence[str]
         found.append(
             "--model takes its configuration from --baseline; to make a first baseline run the grid, then save it"
         )
-    files = [run for run in runs if os.path.isfile(run)]
-    found += [f"{file}: is a file; give a run folder (a baseline goes to --baseline)" for file in files]
+    files = [run for run in runs if os.path.isfile(run) and not a.out]  # a baseline is no folder to write into
+    found += [f"{file}: is a file; give a run folder (a baseline goes to --baseline), or --out" for file in files]
     if a.model is not None:
         found += fresh.misplaced(changes)
     if (to := a.save_baseline) and (

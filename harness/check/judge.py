@@ -176,7 +176,10 @@ def _answers(a: Subject, b: Subject, rows: Pairs, wanted: Wanted, rules: Rules, 
     found += told_trials(a, b, rules.quality, whole=len(looks.shares) == 1 and looks.share >= 1)
     length = length_trial(a.id, rows, rules.length, b.knobs.get("suite.max_new_tokens"))
     if length and len({b.group or b.id for _, b in rows}) < (least := rows_to_pass(length.margin, rules.alpha)):
-        few = f"a few answers that run on to the limit of tokens are seen in {least} groups of rows or more"
+        few = (
+            "a few answers that run on to the limit of tokens, or long ones that become short, are seen in "
+            f"{least} groups of rows or more"
+        )
         length = replace(length, note=length.note or few)
     return [*found, *([length] if length else [])]
 

@@ -132,8 +132,13 @@ def _whole(tree: Any) -> Any:
     """Keys of OmegaConf's, each with a value. Raises `ValueError` for `???`, which would change nothing."""
     from omegaconf import OmegaConf
 
-    if lacking := sorted(OmegaConf.missing_keys(tree)):
-        raise ValueError(f"{', '.join(lacking)}: ??? is no value")
+    def lacking(node: Any, at: str = "") -> list[str]:
+        if isinstance(node, Mapping):
+            return [name for key, below in node.items() for name in lacking(below, f"{at}.{key}".lstrip("."))]
+        return [at] if node == "???" else []
+
+    if names := lacking(OmegaConf.to_container(tree, resolve=False)):
+        raise ValueError(f"{', '.join(names)}: ??? is no value")
     return tree
 
 

@@ -18,7 +18,6 @@ from dataclasses import replace
 from harness.check.rules import Latency, Limit
 from harness.check.subject import Subject
 from harness.check.trial import Trial, Verdict
-from harness.statistics import mcnemar
 from harness.types import Json
 
 TRIM = 0.2
@@ -96,16 +95,19 @@ def tail(times: Sequence[float], others: Sequence[float], limit: float, asked: i
     """How many requests there are, paired as they were asked, a round of the one run with each of the other where that
     has but one; how many of them took more than `limit` times as long as others, beyond what typical ones did, how many
     so much less, and the one-sided exact p of as many by chance. `asked` are those of a round of `times`; where there
-    is but one, each is taken to be slow by itself."""
+    is but one, each is taken to be slow by itself. A round of others that stands for several is counted once: of so
+    many requests beside one, each is as likely to be the slow one."""
+    from scipy.special import bdtrc
+
     pace = typical(times) / typical(others)
-    if len(others) == asked < len(times):
-        others = [*others] * (len(times) // asked)
-    both = list(zip(times, others, strict=False))  # by rounds, of which one run may have more
+    rounds = len(times) // asked if len(others) == asked else 1
+    both = list(zip(times, [*others] * rounds, strict=False))  # by rounds, of which one run may have more
     slow = [a > limit * max(1.0, pace) * b for a, b in both]
     fast = [limit * a < pace * b for a, b in both]
     beyond = sorted(sum(slow[i : i + asked]) - sum(fast[i : i + asked]) for i in range(0, len(both), asked))
     counted = sum(slow) - (beyond[-1] - beyond[-2] if len(beyond) > 1 else 0)
-    p = mcnemar(counted, sum(fast)) / 2 if counted > sum(fast) else 1.0
+    few = -(-sum(fast) // rounds)
+    p = float(bdtrc(counted - 1, counted + few, rounds / (rounds + 1))) if counted > 0 else 1.0
     return len(both), sum(slow), sum(fast), p
 
 

@@ -45,7 +45,7 @@ class DecoderSlots:
 
         self.rows = rows
         limits = decoder.longest(model), context_tokens(model.config)
-        self.capacity = capacity = min(capacity, *filter(None, limits))  # padding counts as length too
+        self.capacity = capacity = min([capacity, *(n for n in limits if n and n > 0)])  # padding counts as length too
         self.device = model.device
         self.capture = capture
         self.ahead = capture and grammar is None

@@ -228,8 +228,9 @@ def _taken(target: Path, force: bool) -> str:
     empty = not target.exists() or (target.is_dir() and not any(target.iterdir()))
     if not empty and (not (target / SUMS).is_file() or not (target / DEPLOYMENT).is_file()):
         return f"--to {target}: holds something that is no export; choose another folder, or remove it yourself"
-    if Path.cwd().is_relative_to(target):
-        return f"--to {target}: this runs in it, and it would be replaced; run from another folder"
+    with suppress(FileNotFoundError):  # a working directory that was removed
+        if Path.cwd().is_relative_to(target):
+            return f"--to {target}: this runs in it, and it would be replaced; run from another folder"
     if force or empty:
         return ""
     return f"--to {target}: holds an export already; choose another folder, or replace it with --force"

@@ -59,7 +59,7 @@ def leakage(run: Run) -> list[dict[str, Any]]:
         if found["mode"] == "drop":  # and near copies are looked for in what was left
             what = (
                 f"{len(same)} of {asked} had the message or group of training rows, or the text of articles, which "
-                f"were all left out of what builds saw (leakage=drop); {len(alike)} are near copies of what was left, "
+                f"were all left out of what builds saw (leakage=drop). Near copies of what was left: {len(alike)}, "
                 f"{stop_nothing}"
             )
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import statistics
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ from harness.rows import rights
 from harness.statistics import group_of
 from harness.suite import VALIDATION_SHARE, leaks, load
 from harness.suites.faults import (
-    faults_of_grammar,
     faults_of_guide,
+    faults_of_output,
     faults_of_score,
     faults_of_task,
     forbidden,
@@ -152,12 +152,11 @@ def _labels(data: SuiteData, suite: Component) -> list[str]:
     return misspelt(said) if are_labels(Counter(label for _, label in said)) else []
 
 
-def _unlearnt(data: SuiteData, suite: Component, among: Collection[str] | None = None) -> list[str]:
-    """A warning for each label of evaluation rows (of those `among`, where given) that no training row has."""
+def _unlearnt(data: SuiteData, suite: Component) -> list[str]:
+    """A warning for each label of evaluation rows that no training row has."""
     (_, fit), (file, rows) = _sides(data, suite)
     trained = Counter(str(row[data.reply_field]) for row in fit)
     asked = [(f"{file}, row {row['id']!r}", str(row[data.reply_field])) for row in rows if row.get(data.reply_field)]
-    asked = [(at, label) for at, label in asked if among is None or label in among]
     return unlearnt(trained, asked) if are_labels(trained + Counter(label for _, label in asked)) else []
 
 
@@ -192,13 +191,21 @@ def _heads(data: SuiteData, suite: Component) -> list[str]:
         quick = load(replace(suite, params={**suite.params, **limits}))
     except UserError as error:
         return [f"profile=quick: {line}" for line in error.mistakes]
-    trained = {str(row[data.reply_field]) for row in (*data.train, *data.validation)}
-    found = [f"profile=quick: {line}" for line in _unlearnt(quick, suite, trained)]
+    found: list[str] = []
     for (file, rows), (_, head) in zip(_sides(data, suite), _sides(quick, suite), strict=True):
         ids = {row["id"] for row in head}
         rest = [row for row in rows if row["id"] not in ids]
         found += [f"{file}: its first {len(head)} rows, which profile=quick takes, {said}; shuffle the file"
                   for said in unlike(head, rest, data.reply_field)]  # fmt: skip
+    every, first = ({str(r[data.reply_field]) for r in (*d.train, *d.validation)} for d in (data, quick))
+    asked = {str(row.get(data.reply_field)) for row in quick.evaluation}
+    if (lacking := sorted(asked & every - first)) and not found and _unlearnt(quick, suite):
+        (file, head), *_ = _sides(quick, suite)
+        some = f"{plural(len(lacking), 'label')} that it asks, such as {lacking[0]!r:.60}"
+        found.append(
+            f"{file}: its first {len(head)} rows, which profile=quick takes, have none of {some}; shuffle the file, or "
+            "put some first"
+        )
     return found
 
 
@@ -283,7 +290,7 @@ def check(name: str) -> tuple[list[str], list[list[str]], list[str]]:
         *faults_of_guide(data, suite),
         *_labels(data, suite),
         *_groups(data, suite),
-        *(no_grammar := faults_of_grammar(data, suite)),
+        *(no_grammar := faults_of_output(data, suite)),
         *faults_of_task(data, suite),
         *leaks(data.overlaps, where, suite.params),
         *unknown_keys([OmegaConf.create({"suite": composed("suite", name)})], resource("conf")),

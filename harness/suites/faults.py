@@ -130,11 +130,6 @@ def wrong_replies(
 
 
 def faults_of_output(data: SuiteData, suite: Component) -> list[str]:
-    """Why answers cannot be kept within the suite's output grammar: it is none, or forbids right answers."""
-    return faults_of_grammar(data, suite) or forbidden(data, suite)
-
-
-def faults_of_grammar(data: SuiteData, suite: Component) -> list[str]:
     """What llguidance says of the suite's output grammar."""
     from harness.engine.constrained import mistakes
 
@@ -144,14 +139,15 @@ def faults_of_grammar(data: SuiteData, suite: Component) -> list[str]:
 
 def forbidden(data: SuiteData, suite: Component) -> list[str]:
     """A line where the suite's output grammar, which is one, allows no right answer of an evaluation row, or not the
-    reply that a training row is trained on."""
+    reply that a training row is trained on, as it stands: a scorer may take other writings, so it is for a person to
+    judge."""
     allows = _allows(data.output) if data.output else lambda _: True
     asked = [(row, rights(row, data.reply_field)) for row in data.evaluation]
     said = [*((row, [str(row[data.reply_field])]) for row in (*data.train, *data.validation)), *asked]
     wrong = [(row["id"], right[0]) for row, right in said if right and not any(map(allows, right))]
     return [
-        f"{data.folder / suite.params['output_file']}: forbids the {data.reply_field} {reply!r:.60} of row {name!r} "
-        f"({len(wrong)} such), so that no constrained answer could be it; widen it, or mend the rows"
+        f"{data.folder / suite.params['output_file']}: does not allow the {data.reply_field} {reply!r:.60} of row "
+        f"{name!r} ({len(wrong)} such); where answers are kept within it, widen it or mend the rows"
         for name, reply in wrong[:1]
     ]
 
