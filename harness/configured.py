@@ -125,12 +125,16 @@ def _curve(configs: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[str]
     return [], [f"curve={given}: give shares of the training rows above 0 and up to 1, such as +curve=[0.25,0.5,1.0]"]
 
 
+def constrained(cells: Sequence[Cell]) -> dict[str, Component]:
+    """The suites whose answers are to be kept within a grammar, by the keys of their rows."""
+    return {digest(plain(c.suite)): c.suite for c in cells if c.engine.params.get("constrained")}
+
+
 def _constraints(cells: Sequence[Cell], data: Mapping[str, SuiteData]) -> list[str]:
     """A line for each suite whose answers are to be constrained and that has no grammar, or a bad one, and for each of
     which a part is wanted where lm-eval alone knows the rows."""
-    asked = {digest(plain(c.suite)): c.suite for c in cells if c.engine.params.get("constrained")}
     found = []
-    for key, suite in asked.items():
+    for key, suite in constrained(cells).items():
         if key in data and not data[key].output:
             found.append(
                 f"engine.constrained: suite {suite.name} has no output_file; name its JSON Schema or grammar there"

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from harness import ledger, records, report
-from harness.configured import Grid, check
+from harness.configured import Grid, check, constrained
 from harness.environment import Environment, detect
 from harness.errors import UserError
 from harness.escaping import terminal_text
@@ -174,8 +174,8 @@ def _announce(made: Plan, done: Collection[str], environment: Environment, grid:
         cells = sum(cell.suite.name == name for cell in made.cells)
         for line in few_groups([row for data in several for row in data.evaluation], cells) if cells > 1 else ():
             console.print(f"[yellow]few groups[/] in {terminal_text(name)}: {line}")
-    within = {digest(plain(c.suite)): c.suite for c in grid.cells if c.engine.params.get("constrained")}
-    for line in (line for key, suite in within.items() for line in forbidden(grid.data[key], suite)):
+    within = constrained(grid.cells).items()
+    for line in (line for key, suite in within for line in forbidden(grid.data[key], suite)):
         console.print(f"[yellow]grammar[/] {terminal_text(line)}", soft_wrap=True)
 
 
