@@ -202,6 +202,15 @@ def detect() -> Environment:
     )
 
 
+def cache_folder() -> Path | None:
+    """Where this user's own things are kept that can be made again (XDG Base Directory Specification); None for a user
+    without a home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "harness"
+    except RuntimeError:
+        return None
+
+
 def settle(device: str) -> None:
     """Waits until a device has done all it was given; a CPU has by then."""
     import torch

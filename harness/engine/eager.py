@@ -17,6 +17,7 @@ from harness.engine.constrained import Grammar, forbid
 from harness.engine.ends import Ends
 from harness.engine.engine import Engine
 from harness.engine.fits import require, within_context
+from harness.engine.one_token import attends_by
 from harness.engine.ops import Chooser
 from harness.engine.shared_prefix import RowsCache, layers, switch_on
 from harness.environment import settle
@@ -34,7 +35,7 @@ class Eager(Engine):
 
     compact_below: float = 0.75
 
-    VERSION: ClassVar[int] = 6
+    VERSION: ClassVar[int] = 7
     SERVES: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -63,6 +64,8 @@ class EagerSession:
             )
         self.chooser = Chooser(knobs.temperature, knobs.top_p, context.seed)
         self.no_prefix = switch_on(self.model) if knobs.min_prefix else []  # empty: rows hold their prefixes themselves
+        if self.no_prefix:
+            loaded.proof["attention"] = attends_by(self.no_prefix[0][0], self.model.config)
         self.stops = stops(self.model.generation_config, self.tokenizer)
         self.grammar = Grammar(self.tokenizer, sorted(self.stops), output) if knobs.constrained and output else None
 
@@ -179,7 +182,7 @@ class EagerSession:
         require(self.model, self.device, rows, held + width + max_new_tokens)
         ids, own = self._padded(suffixes)
         positions = (own.cumsum(dim=1) - 1).clamp(min=0) + prefix_length
-        cache = self._row_cache(prefix, rows, width + max_new_tokens)
+        cache = self._row_cache(prefix, width - own.sum(dim=1), width + max_new_tokens)
         names = torch.tensor(keys, device=self.device)
         answers = self._answers(rows)
         stops = self.stops | (ends.stops if ends else set())
@@ -264,19 +267,19 @@ class EagerSession:
         cache.fill(width)
         return torch.cat(chosen)
 
-    def _row_cache(self, prefix: Any, rows: int, capacity: int) -> Any:
+    def _row_cache(self, prefix: Any, begins: Any, capacity: int) -> Any:
         """The cache of a batch that goes on from the prefix, if there is one: shared where attention knows how, which
-        also sets room aside for all tokens, else repeated."""
+        also sets room aside for all tokens, else repeated. Tokens of a row before `begins` [rows] are padding."""
         import copy
 
         from transformers import DynamicCache
 
         if self.no_prefix:
-            return RowsCache(layers(prefix) if prefix else self.no_prefix, rows, capacity)
+            return RowsCache(layers(prefix) if prefix else self.no_prefix, begins, capacity)
         if prefix is None:
             return DynamicCache(config=self.model.config)
         cache = copy.deepcopy(prefix)
-        cache.batch_repeat_interleave(rows)
+        cache.batch_repeat_interleave(len(begins))
         return cache
 
     def _mask(self, own: Any, tokens: int, prefix_length: int, cache: Any) -> Any:

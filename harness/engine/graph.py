@@ -18,6 +18,7 @@ from harness.engine.eager import Eager, EagerSession
 from harness.engine.ends import Ends
 from harness.engine.engine import Engine
 from harness.engine.fits import LOWER, holds
+from harness.engine.one_token import attends_by
 from harness.engine.products import computed_here
 from harness.engine.serving import serve
 from harness.engine.slots import DecoderSlots, power, uncapturable
@@ -40,7 +41,7 @@ class Graph(Engine):
     min_prefix: int = 32
     capture: bool = True
 
-    VERSION: ClassVar[int] = 7
+    VERSION: ClassVar[int] = 8
 
     def decoding(self, loaded: Loaded, context: Context, output: str) -> Session:
         """See `Engine.decoding`."""
@@ -108,6 +109,8 @@ class GraphSession:
             self._tell(f"its forward pass asks the host ({host})")
         if not why:
             self.loaded.proof["products"] = decoder.products
+            if self.eager.device == "cpu" and self.decoder is Decoder:
+                self.loaded.proof["attention"] = attends_by(decoder.cache[0][0], self.model.config)
             keep_windows(self.model)  # a slot holds all its tokens
         return why
 

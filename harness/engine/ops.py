@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from harness.engine.one_token import attend_one
+
 PIECE_ROWS = 256  # of int8 products on a CPU
 LIKELIEST_ROWS = 16  # of logits on a CPU
 
@@ -208,6 +210,11 @@ def attend(
     from torch.nn.functional import scaled_dot_product_attention
 
     rows, tokens, heads, size = query.shape
+    if tokens == 1 and not cap and sinks is None:
+        ends = positions[:, 0] + 1
+        begins = (ends - window).clamp(min=0) if window else torch.zeros_like(ends)
+        if made := attend_one(query[:, 0], *cache, begins, ends, scale, slots):
+            return made[0][:, None]
     most = int(positions.max()) + 1
     first, last = int(slots[0]), int(slots[-1]) + 1
     side_by_side = last - first == rows and bool((slots.diff() == 1).all())

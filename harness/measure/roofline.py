@@ -19,7 +19,7 @@ from harness.anatomy import dynamic, full_attention, has_experts, kv_bytes, llm_
 from harness.environment import free_bytes, settle
 from harness.types import Measurement
 
-REPEATS = 15
+REPEATS = 7
 COPY_BYTES = {"cpu": 2**28, "cuda": 2**30}
 PRODUCT_SIZE = {"cpu": 1024, "cuda": 8192}
 FAR = 3.0  # times the limit

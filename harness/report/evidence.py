@@ -127,8 +127,9 @@ def _classes(r: RunRecord) -> Mapping[str, int]:
 
 def _decoding(r: RunRecord) -> dict[str, str]:
     """How the steps of a timed cell were launched, where its engine says so."""
-    how = (r.steps.get("latency", {}).get("facts") or {}).get("how")
-    return {"decoded": how} if how else {}
+    facts = r.steps.get("latency", {}).get("facts") or {}
+    named = {"decoded": "how", "attention of one token": "attention"}
+    return {name: facts[key] for name, key in named.items() if facts.get(key)}
 
 
 def noisy(records: Iterable[RunRecord], names: Mapping[str, str]) -> list[str]:

@@ -30,6 +30,7 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
+from harness.environment import cache_folder
 from harness.errors import BrokenArtifact, UserError
 from harness.files import cannot_write, parse, sha256, sync, write_whole
 from harness.types import Json, Step, StepKind, digest
@@ -70,7 +71,8 @@ def content(files: Iterable[Path]) -> str:
 
 def _checksums(paths: Sequence[Path]) -> list[str]:
     """The SHA-256 of each file, from this user's cache where the file is as it was."""
-    memory = _memory()
+    home = cache_folder()
+    memory = home and home / "checksums.json"
     known = _remembered(memory)
     about = [(str(path.resolve()), path.stat()) for path in paths]
     marks = {at: [t.st_dev, t.st_ino, t.st_size, t.st_mtime_ns, t.st_ctime_ns] for at, t in about}
@@ -102,14 +104,6 @@ def _tell_long(unread: int, where: Path, often: str = "") -> None:
     if unread >= LONG:
         said = f"harness: reading {unread / 1e9:.0f} GB in {where} for their checksums{often}"
         print(said, file=sys.stderr, flush=True)
-
-
-def _memory() -> Path | None:
-    """Where this user's checksums are remembered; None for a user without a home."""
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "harness" / "checksums.json"
-    except RuntimeError:
-        return None
 
 
 def _remembered(memory: Path | None) -> dict[str, Any]:
