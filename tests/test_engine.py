@@ -136,6 +136,13 @@ def test_rounding_that_quantized_activations_amplify_keeps_no_prefix_from_being_
     assert start(tmp_path).no_prefix
 
 
+def test_a_row_without_a_token_of_its_own_sees_its_padding(folder: Path) -> None:
+    session = start(folder)
+    with torch.inference_mode():
+        made = session._decode([[5], []], [0, 1], 3, None, 0, timed=lambda: None)
+    assert [len(tokens) for tokens, _ in made] == [3, 3]
+
+
 @pytest.mark.parametrize("tokens", [1, 60, 130])
 def test_prompts_read_in_pieces_change_nothing(
     folder: Path, alone: list[str], monkeypatch: pytest.MonkeyPatch, tokens: int

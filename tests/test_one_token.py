@@ -30,7 +30,7 @@ def made(dtype: torch.dtype, heads: int, kv: int, size: int) -> tuple[torch.Tens
 
 
 def heads_of(heads: int) -> LlamaConfig:
-    return LlamaConfig(num_attention_heads=heads)
+    return LlamaConfig(num_attention_heads=heads, hidden_size=16 * heads)
 
 
 BEGINS, ENDS, SLOTS = [torch.tensor(t) for t in ([0, 3, 64, 130, 0], [1, 200, 128, 131, 65], [6, 0, 3, 2, 1])]
@@ -108,6 +108,26 @@ def test_keys_that_are_not_there_are_not_read(bounds: tuple[torch.Tensor, ...], 
         attend_one(query, keys, values, begins, ends, 0.3, slots)
 
 
+def test_what_the_function_would_read_otherwise_is_left_to_pytorch() -> None:
+    query, keys, values = made(torch.float32, 6, 2, 32)
+    bounds = BEGINS, ENDS, 0.3, SLOTS
+    assert attend_one(query, keys, values, *bounds)
+    assert attend_one(query, keys.bfloat16(), values, *bounds) is None
+    assert attend_one(query, keys, values.bfloat16(), *bounds) is None
+    assert attend_one(query, keys, values[:, :, :5], *bounds) is None
+    assert attend_one(query[..., :16], keys, values, *bounds) is None
+    assert attend_one(query, keys[..., :16], values[..., :16], *bounds) is None
+    assert attend_one(query[:, :5], keys, values, *bounds) is None
+    assert attend_one(query[:, :1], keys, values, *bounds) is None
+    assert attend_one(query, keys, values.clone(), *bounds) is None  # side by side, and keys are not
+    for learns in range(3):
+        query, keys, values = (t.detach().requires_grad_(n == learns) for n, t in enumerate((query, keys, values)))
+        assert attend_one(query, keys, values, *bounds) is None
+    assert attend_one(query.repeat(1, 3, 1), keys.detach(), values.detach(), *bounds) is None
+    assert "9 heads share their keys" in attends_by(keys, heads_of(18))
+    assert attends_by(keys, type("Config", (), {"get_text_config": lambda *_, **__: None})()) == "not known"
+
+
 def test_what_is_compiled_is_kept_for_the_next_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     keys = torch.zeros(1, 1, 8, 16)
@@ -117,6 +137,14 @@ def test_what_is_compiled_is_kept_for_the_next_process(monkeypatch: pytest.Monke
     one_token._compiled.cache_clear()
     assert attends_by(keys, heads_of(2)) == OURS
     assert kept.stat().st_mtime == 1
+    assert kept.parent.stat().st_mode & 0o777 == 0o700
+    half = tmp_path / "other" / "harness" / "compiled" / kept.name
+    half.parent.mkdir(parents=True)
+    half.write_bytes(b"half")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    one_token._compiled.cache_clear()
+    assert attends_by(keys, heads_of(2)) == OURS
+    assert len(half.read_bytes()) > 1000
     (tmp_path / "file").touch()  # nothing can be kept there
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     one_token._compiled.cache_clear()
@@ -136,6 +164,7 @@ def command(folder: Path, text: str) -> str:
     [
         ("", "No such file or directory"),
         ("echo '#define __clang__ 1'", "is clang, not gcc"),
+        ("echo '#define __FAST_MATH__ 1'", "asks for -ffast-math"),
         ("case $* in *-dM*) ;; *) echo cannot find -lgomp >&2; exit 1;; esac", "cannot find -lgomp"),
         ("case $* in *-dM*) ;; *) while [ $1 != -o ]; do shift; done; echo no library > $2;; esac", "file too short"),
     ],

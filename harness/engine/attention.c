@@ -52,7 +52,7 @@ int attend(const element *queries, element *made, float *lse, const element *key
   for (int64_t row = 0; row < rows; row++)
     if (slots[row] < 0 || slots[row] >= number || begins[row] < 0 || begins[row] >= ends[row] || ends[row] > tokens)
       return row + 1;
-#pragma omp parallel for schedule(dynamic, 4) num_threads(threads)
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
   for (int64_t n = 0; n < rows * heads; n++) {
     const int64_t row = n / heads, begin = slots[row] * slot + n % heads * of_head, end = ends[row];
     float query[GROUP][SIZE], sum[GROUP][SIZE], most[GROUP], total[GROUP];

@@ -182,7 +182,7 @@ class EagerSession:
         require(self.model, self.device, rows, held + width + max_new_tokens)
         ids, own = self._padded(suffixes)
         positions = (own.cumsum(dim=1) - 1).clamp(min=0) + prefix_length
-        cache = self._row_cache(prefix, width - own.sum(dim=1), width + max_new_tokens)
+        cache = self._row_cache(prefix, (width - own.sum(dim=1)).clamp(max=width - 1), width + max_new_tokens)
         names = torch.tensor(keys, device=self.device)
         answers = self._answers(rows)
         stops = self.stops | (ends.stops if ends else set())

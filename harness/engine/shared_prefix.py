@@ -133,7 +133,7 @@ def switch_on(model: Any) -> list[tuple[Any, Any]]:
         # where they differ by rounding they must still be far nearer than a model that has lost its prefix
         limit = 1e-2 if exact(model) else float((lost - whole).norm() / whole.norm()) / 4
         holds = float((parted - whole).norm() / whole.norm()) <= limit
-    except (AttributeError, TypeError, RuntimeError, NotImplementedError):
+    except (AttributeError, TypeError, ValueError, LookupError, RuntimeError):
         holds = False
     if holds:
         return [(keys[:, :, :0].clone(), values[:, :, :0].clone()) for keys, values in layers(first)]
