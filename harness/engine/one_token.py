@@ -60,9 +60,9 @@ def attend_one(
     query = query.contiguous()
     made, lse = torch.empty_like(query), torch.empty(rows, heads, dtype=torch.float32)
     own = [torch.arange(rows) if slots is None else slots.contiguous(), begins.contiguous(), ends.contiguous()]
-    addresses = (t.data_ptr() for t in (query, made, lse, keys, values, *own))
     if any(t.shape != (rows,) or t.dtype != torch.int64 for t in own):
         raise ValueError(f"slots and bounds are of another make than [{rows}] of int64")
+    addresses = (t.data_ptr() for t in (query, made, lse, keys, values, *own))
     sizes = rows, kv_heads, keys.shape[0], keys.shape[2], *keys.stride()[:2]
     if wrong := run(*addresses, *sizes, scale, torch.get_num_threads()):
         raise IndexError(f"row {wrong} of {rows} asks for keys that are not in {keys.shape[0]} x {keys.shape[2]}")
@@ -81,8 +81,7 @@ def attends_by(keys: Any, config: Any) -> str:
 
 @cache
 def _compiled(dtype: Any, size: int, group: int) -> tuple[Callable[..., int] | None, str]:
-    """`attend` of `attention.c` for heads of `size` elements, `group` of which share their keys; or why there is none.
-    Its file is named by all that made it: a home may be seen by several CPUs."""
+    """`attend` of `attention.c` for heads of `size` elements, `group` of which share keys; or why there is none."""
     import torch
 
     if dtype not in (torch.bfloat16, torch.float32):
@@ -98,24 +97,31 @@ def _compiled(dtype: Any, size: int, group: int) -> tuple[Callable[..., int] | N
         if "__FAST_MATH__" in defines:  # which would change rounding in all of this process
             return None, "CC asks for -ffast-math"
         command += [*OPTIONS, *([WIDEST] if "__AVX512F__" in defines else []), *shape]
-        named = hashlib.sha256("\n".join([*command, defines, SOURCE.read_text()]).encode()).hexdigest()
-        kept = (cache_folder() or Path(os.devnull)) / "compiled" / f"{named}.so"
-        run: Any = None
-        with suppress(OSError, AttributeError):  # there is none that can be read and is this user's
-            run = ctypes.CDLL(str(kept)).attend if kept.stat().st_uid == os.getuid() else None
-        if run is None:
-            with tempfile.TemporaryDirectory(prefix="harness-") as scratch:
-                made = Path(scratch) / kept.name
-                _run([*command, str(SOURCE), "-o", str(made), "-lm"])
-                run = ctypes.CDLL(str(made)).attend
-                with suppress(OSError):  # it is compiled again next time
-                    kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                    write_whole(kept, made.read_bytes())
+        run = _function(
+            command, hashlib.sha256("\n".join([*command, defines, SOURCE.read_text()]).encode()).hexdigest()
+        )
     except (OSError, ValueError, AttributeError, subprocess.SubprocessError) as error:
         return None, " ".join(str(getattr(error, "stderr", "") or error).split())[:TOLD]
     run.argtypes = [ctypes.c_void_p] * 8 + [ctypes.c_int64] * 6 + [ctypes.c_float, ctypes.c_int]
     far = _far(run, dtype, size, group)
     return (run, "") if far <= CLOSE[dtype == torch.float32] else (None, f"its results are {far:.1g} away")
+
+
+def _function(command: list[str], name: str) -> Any:
+    """What is kept for this user under a name, of all that makes it as a home may be seen by several CPUs; made anew
+    by `command` where there is none, or none that loads and is this user's."""
+    kept = (cache_folder() or Path(os.devnull)) / "compiled" / f"{name}.so"
+    with suppress(OSError, AttributeError):
+        if kept.stat().st_uid == os.getuid():
+            return ctypes.CDLL(str(kept)).attend
+    with tempfile.TemporaryDirectory(prefix="harness-") as scratch:
+        made = Path(scratch) / kept.name
+        _run([*command, str(SOURCE), "-o", str(made), "-lm"])
+        found = ctypes.CDLL(str(made)).attend
+        with suppress(OSError):  # it is compiled again next time
+            kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_whole(kept, made.read_bytes())
+    return found
 
 
 def _run(command: list[str]) -> str:

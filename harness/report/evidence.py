@@ -126,7 +126,7 @@ def _classes(r: RunRecord) -> Mapping[str, int]:
 
 
 def _decoding(r: RunRecord) -> dict[str, str]:
-    """How the steps of a timed cell were launched, where its engine says so."""
+    """How the steps of a timed cell were launched, and what attended in them, where its engine says so."""
     facts = r.steps.get("latency", {}).get("facts") or {}
     named = {"decoded": "how", "attention of one token": "attention"}
     return {name: facts[key] for name, key in named.items() if facts.get(key)}
