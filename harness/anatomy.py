@@ -80,6 +80,15 @@ def uncached(model: Any) -> str:
     return ""
 
 
+def blocks_of(model: Any) -> list[Any]:
+    """The layers of a model's decoder, in whatever list it keeps them; empty where there is none."""
+    from torch.nn import ModuleList
+
+    decoder = below_adapters(model).get_decoder()
+    number = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", None)
+    return next((list(m) for m in decoder.modules() if isinstance(m, ModuleList) and len(m) == number), [])
+
+
 def written_by(model: Any) -> tuple[Any, ...]:
     """The parts of a model that read and write text: the decoder and what makes logits. Another may see or hear."""
     whole = below_adapters(model)

@@ -101,22 +101,47 @@ def test_the_prefix_is_shared_where_attention_allows(folder: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_attention_that_loses_the_prefix_is_not_switched_on(
+def test_attention_that_loses_the_prefix_in_a_layer_is_not_switched_on(
     folder: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
 ) -> None:
-    """In 16 bits too: rounding must not hide it, nor keep a right one from being used."""
+    """In 16 bits too: rounding must not hide it, nor keep a right one from being used. The record says why."""
     context = Context("cpu", dtype, 0, CONTEXT.progress)
     assert EagerSession(Eager(), load(folder, context), context).no_prefix
     attend = shared_prefix_module.attend
 
     def lossy(module: Any, query: Any, key: Any, *rest: Any, **options: Any) -> Any:
-        if hasattr(key, "shared_prefix"):
+        if hasattr(key, "shared_prefix") and module.layer_idx == 1:
             empty = [torch.zeros_like(t[:, :, :1]) for t in key.shared_prefix]
             key.shared_prefix = (empty[0] - 1e4 * query.mean(dim=(0, 1, 2)), empty[1])
         return attend(module, query, key, *rest, **options)
 
     monkeypatch.setattr(shared_prefix_module, "attend", lossy)
-    assert not EagerSession(Eager(), load(folder, context), context).no_prefix
+    loaded = load(folder, context)
+    before = loaded.model.config._attn_implementation
+    assert not EagerSession(Eager(), loaded, context).no_prefix
+    assert loaded.proof["attention"].startswith("transformers' own, prefixes held by each row (layer 1 is ")
+    assert loaded.model.config._attn_implementation == before
+
+
+def test_rounding_that_a_deep_model_amplifies_keeps_no_prefix_from_being_shared(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The logits of two right ways of summing may be as far apart as those of two texts; each layer's results are
+    not."""
+    torch.manual_seed(0)
+    deep = shape(LlamaConfig, initializer_range=1.0)
+    deep.num_hidden_layers = 24
+    LlamaForCausalLM(deep).to(torch.bfloat16).save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    attend = shared_prefix_module.attend
+
+    def noisy(module: Any, query: Any, key: Any, *rest: Any, **options: Any) -> Any:
+        found, weights = attend(module, query, key, *rest, **options)
+        return found * (1 + torch.randn_like(found) / 20), weights
+
+    monkeypatch.setattr(shared_prefix_module, "attend", noisy)
+    context = Context("cpu", "bfloat16", 0, CONTEXT.progress)
+    assert EagerSession(Eager(), load(tmp_path, context), context).no_prefix
 
 
 def test_rounding_that_quantized_activations_amplify_keeps_no_prefix_from_being_shared(

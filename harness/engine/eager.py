@@ -35,7 +35,7 @@ class Eager(Engine):
 
     compact_below: float = 0.75
 
-    VERSION: ClassVar[int] = 7
+    VERSION: ClassVar[int] = 8
     SERVES: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -63,9 +63,11 @@ class EagerSession:
                 "decoding here needs; choose a model that does"
             )
         self.chooser = Chooser(knobs.temperature, knobs.top_p, context.seed)
-        self.no_prefix = switch_on(self.model) if knobs.min_prefix else []  # empty: rows hold their prefixes themselves
+        self.no_prefix, why = switch_on(self.model) if knobs.min_prefix else ([], "")  # none: each row holds its own
         if self.no_prefix:
             loaded.proof["attention"] = attends_by(self.no_prefix[0][0], self.model.config)
+        elif why:
+            loaded.proof["attention"] = f"transformers' own, prefixes held by each row ({why})"
         self.stops = stops(self.model.generation_config, self.tokenizer)
         self.grammar = Grammar(self.tokenizer, sorted(self.stops), output) if knobs.constrained and output else None
 

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 from harness.anatomy import keep_windows
-from harness.engine.decoder import PROOF_ROWS, PROOF_TOKENS, Decoder, Proved
+from harness.engine.decoder import Decoder
 from harness.engine.decoder import unfit as decoder_unfit
 from harness.engine.eager import Eager, EagerSession
 from harness.engine.ends import Ends
@@ -20,6 +20,7 @@ from harness.engine.engine import Engine
 from harness.engine.fits import LOWER, holds
 from harness.engine.one_token import attends_by
 from harness.engine.products import computed_here
+from harness.engine.proved import PROOF_ROWS, PROOF_TOKENS, Proved
 from harness.engine.serving import serve
 from harness.engine.slots import DecoderSlots, power, uncapturable
 from harness.engine.whole import Whole
@@ -41,7 +42,7 @@ class Graph(Engine):
     min_prefix: int = 32
     capture: bool = True
 
-    VERSION: ClassVar[int] = 8
+    VERSION: ClassVar[int] = 9
 
     def decoding(self, loaded: Loaded, context: Context, output: str) -> Session:
         """See `Engine.decoding`."""
@@ -109,6 +110,7 @@ class GraphSession:
             self._tell(f"its forward pass asks the host ({host})")
         if not why:
             self.loaded.proof["products"] = decoder.products
+            self.loaded.proof.pop("attention", None)  # of the other engine
             if self.eager.device == "cpu" and self.decoder is Decoder:
                 self.loaded.proof["attention"] = attends_by(decoder.cache[0][0], self.model.config)
             keep_windows(self.model)  # a slot holds all its tokens

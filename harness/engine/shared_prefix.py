@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.anatomy import exact, full_attention
+from harness.anatomy import blocks_of, exact, full_attention
 from harness.engine.one_token import attend_one
+from harness.engine.proved import ALIKE, SAME, share_of, watched
 
 NAME = "harness_shared_prefix"
+ROWS, SHARED, TOKENS = 4, 8, 12  # of the proof: so many tokens a row, of which all rows share the first
 
 
 class RowsCache:
@@ -98,47 +100,64 @@ def attend(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, *
     return merged.reshape(rows, heads, tokens, size).transpose(1, 2).contiguous(), None
 
 
-def switch_on(model: Any) -> list[tuple[Any, Any]]:
-    """Makes a model attend this way where it can: plain full attention through transformers' interface, on a CPU.
-    Proved on a short prompt against the model's own attention; returns the prefix of rows that share none, by layer,
-    or nothing where it does not hold."""
+def switch_on(model: Any) -> tuple[list[tuple[Any, Any]], str]:
+    """Makes a model attend this way where it can: plain full attention through transformers' interface, on a CPU, that
+    `_proves` it. Returns the prefix of rows that share none, by layer; or nothing, and why."""
     import torch
-    from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
+    from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
-    config = model.config
-    if model.device.type != "cpu" or not full_attention(model):
-        return []
+    if model.device.type != "cpu":
+        return [], ""
+    if not full_attention(model):
+        return [], "its layers do not all see every token, at the positions they are told"
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, sdpa_mask)
-    before = config._attn_implementation
-    model.set_attn_implementation(NAME)
-    if config._attn_implementation != NAME:
-        return []
-    ids = torch.arange(1, 13, device=model.device)[None]
+    before = model.config._attn_implementation
     try:
         with torch.inference_mode():
-            whole = model(ids, use_cache=False, logits_to_keep=1).logits
-            first = DynamicCache()
-            model(ids[:, :8], past_key_values=first, logits_to_keep=1)
-            cache = RowsCache(layers(first), torch.zeros(1, dtype=torch.long), 4)
-            for start, end in ((8, 11), (11, 12)):  # as prompts are read, and as a step goes
-                mask = torch.full((end - start, end - 8), float("-inf"), dtype=whole.dtype).triu(start - 7)[None, None]
-                place = torch.arange(start, end)[None]
-                parted = model(
-                    ids[:, start:end], attention_mask=mask, position_ids=place, past_key_values=cache, logits_to_keep=1
-                ).logits
-            place = torch.arange(8, 12)[None]
-            lost = model(ids[:, 8:], position_ids=place, use_cache=False, logits_to_keep=1).logits
-        # where they differ by rounding they must still be far nearer than a model that has lost its prefix
-        limit = 1e-2 if exact(model) else float((lost - whole).norm() / whole.norm()) / 4
-        holds = float((parted - whole).norm() / whole.norm()) <= limit
-    except (AttributeError, TypeError, ValueError, LookupError, RuntimeError):
-        holds = False
-    if holds:
-        return [(keys[:, :, :0].clone(), values[:, :, :0].clone()) for keys, values in layers(first)]
+            none, why = _proves(model)
+    except (AttributeError, TypeError, ValueError, LookupError, RuntimeError) as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+    if not why:
+        return none, ""
     model.set_attn_implementation(before)
-    return []
+    return [], why
+
+
+def _proves(model: Any) -> tuple[list[tuple[Any, Any]], str]:
+    """Switches the model over, and compares it to its own attention: rows of random tokens that begin alike are read in
+    three parts, each layer given what the model gave it (`harness.engine.proved`). Returns as `switch_on` does."""
+    import torch
+    from transformers import DynamicCache
+
+    limit, blocks = SAME if exact(model) else ALIKE, blocks_of(model)
+    made = torch.Generator().manual_seed(0)
+    ids = torch.randint(model.config.get_text_config(decoder=True).vocab_size, (ROWS, TOKENS), generator=made)
+    ids[:, :SHARED] = ids[0, :SHARED]
+    with watched(blocks) as (came, left):
+        model(ids, use_cache=False, logits_to_keep=1)
+    whole = [*came, *left[-1:]]
+    model.set_attn_implementation(NAME)
+    if not blocks or model.config._attn_implementation != NAME:
+        return [], "its layers stand in no list" if not blocks else "it takes no attention but its own"
+    first = DynamicCache()
+    with watched(blocks, [x[:1, :SHARED] for x in whole]):
+        model(ids[:1, :SHARED], past_key_values=first, logits_to_keep=1)
+    cache = RowsCache(layers(first), torch.zeros(ROWS, dtype=torch.long), TOKENS - SHARED)
+    for start, end in ((SHARED, TOKENS - 1), (TOKENS - 1, TOKENS)):  # as prompts are read, and as a step goes
+        mask = torch.full((end - start, end - SHARED), float("-inf"), dtype=model.dtype).triu(start - SHARED + 1)
+        given = [x[:, start:end] for x in whole]
+        with watched(blocks, given) as (_, left):
+            model(
+                ids[:, start:end], attention_mask=mask.expand(ROWS, 1, -1, -1), past_key_values=cache, logits_to_keep=1,
+                position_ids=torch.arange(start, end).expand(ROWS, -1),
+            )  # fmt: skip
+        for n, out in enumerate(left):
+            far = share_of(out - given[n + 1], given[n + 1] - given[n])
+            if not far <= limit:
+                return [], f"layer {n} is {far:.2g} away, limit {limit}"
+    return [(keys[:, :, :0].clone(), values[:, :, :0].clone()) for keys, values in layers(first)], ""
 
 
 def layers(cache: Any) -> list[tuple[Any, Any]]:

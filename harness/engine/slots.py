@@ -12,9 +12,10 @@ from typing import Any
 
 from harness.anatomy import dynamic, llm_int8
 from harness.engine.constrained import Grammar, forbid
-from harness.engine.decoder import Decoder, Proved
+from harness.engine.decoder import Decoder
 from harness.engine.fits import require
 from harness.engine.ops import GREEDY, Chooser
+from harness.engine.proved import Proved
 from harness.engine.serving import Tokens
 from harness.loading import context_tokens
 

@@ -13,9 +13,10 @@ from functools import partial
 from typing import Any
 
 from harness.anatomy import attention_kinds, keys_of, linear_class, takes, turns_alike_to, turns_by_length
-from harness.engine.decoder import PROOF_ROWS, Proved, of_each, share_of, watched
+from harness.engine.decoder import of_each
 from harness.engine.ops import LARGEST, attend, rms_norm, store
 from harness.engine.products import kind
+from harness.engine.proved import PROOF_ROWS, Proved, share_of, watched
 
 NAME = "harness_slots"
 TURN = "apply_rotary_pos_emb"  # what transformers' models call the function that turns queries and keys
