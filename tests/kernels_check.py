@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from harness.engine import kernels, ops
-from harness.engine.whole import Turn
+from harness.engine.at_once import Turn
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LIMIT = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
@@ -99,7 +99,7 @@ def check_turn(dtype: torch.dtype, heads: int, kv_heads: int, size: int) -> None
             heads_of = (torch.randn(rows, tokens, n, size, generator=made) for n in (heads, kv_heads))
             turns = (torch.randn(rows if tokens > 1 else 1, tokens, angles, generator=made) for _ in "cs")
             given = [t.to(dtype).to(DEVICE) for t in (*(h.transpose(1, 2) for h in heads_of), *turns)]
-            turn = Turn(own)
+            turn = Turn(own, kernels.turn)
             for found, told in zip(turn(*given), own(*given), strict=True):
                 assert torch.equal(found, told), f"turn {family} {dtype}"
             assert list(turn.elements.values()) == [elements], f"turn {family} {dtype}: {turn.elements}"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from harness.anatomy import full_attention, turns_alike_to, uncached
+from harness.engine.at_once import norms_at_once, turns_at_once
 from harness.engine.constrained import Grammar, forbid
 from harness.engine.ends import Ends
 from harness.engine.engine import Engine
@@ -66,7 +67,10 @@ class EagerSession:
         self.no_prefix, why = switch_on(self.model) if knobs.min_prefix else ([], "")  # none: each row holds its own
         if self.no_prefix:
             loaded.proof["attention"] = attends_by(self.no_prefix[0][0], self.model.config)
-        elif why:
+        if self.device == "cpu":
+            norms_at_once(self.model)
+            turns_at_once(self.model)
+        if why:
             loaded.proof["attention"] = f"transformers' own, prefixes held by each row ({why})"
         self.stops = stops(self.model.generation_config, self.tokenizer)
         self.grammar = Grammar(self.tokenizer, sorted(self.stops), output) if knobs.constrained and output else None

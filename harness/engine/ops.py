@@ -1,5 +1,5 @@
 """The few operations of a decode step beside its matrix products: on a GPU one kernel each (`harness.engine.kernels`),
-elsewhere plain PyTorch, which is what the kernels are tested against."""
+elsewhere plain PyTorch, which is what the kernels are tested against, and C where gcc is there to compile it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from harness.engine import rowwise
 from harness.engine.one_token import attend_one
 
 PIECE_ROWS = 256  # of int8 products on a CPU
@@ -128,6 +129,8 @@ def add_rms_norm(x: Any, residual: Any, weight: Any, epsilon: float) -> tuple[An
     if fast := _kernels(x):
         found: tuple[Any, Any] = fast.add_rms_norm(x, residual, weight, epsilon)
         return found
+    if done := rowwise.norm(x, weight, epsilon, residual=residual):
+        return done
     total = x + residual
     wide = total.float()
     scaled = wide * (wide.pow(2).mean(dim=-1, keepdim=True) + epsilon).rsqrt()
@@ -139,6 +142,8 @@ def rms_norm(x: Any, weight: Any, epsilon: float, centred: bool) -> Any:
     where weights are `centred` around 0 as Gemma's are, times 1 + `weight` in float32, and rounded then."""
     if fast := _kernels(x):
         return fast.rms_norm(x, weight, epsilon, centred)
+    if done := rowwise.norm(x, weight, epsilon, centred):
+        return done[0]
     wide = x.float()
     scaled = wide * (wide.pow(2).mean(dim=-1, keepdim=True) + epsilon).rsqrt()
     return (scaled * (1.0 + weight.float())).to(x.dtype) if centred else weight * scaled.to(x.dtype)
@@ -177,8 +182,11 @@ def rotate_and_store(
     query, key, value = heads
     if fast := _kernels(query):
         return fast.rotate_and_store(query, key, value, turns, cache, slots, positions)
-    cos, sin = (t[positions].unsqueeze(2).to(query.dtype) for t in turns)
-    turned = tuple(t * cos + _half_turned(t) * sin for t in (query, key))
+    cos, sin = (t[positions].to(query.dtype) for t in turns)
+    if done := rowwise.turn(query.transpose(1, 2), key.transpose(1, 2), cos, sin, query.shape[3]):
+        turned = [t.transpose(1, 2) for t in done]
+    else:
+        turned = [t * cos.unsqueeze(2) + _half_turned(t) * sin.unsqueeze(2) for t in (query, key)]
     places = slots[:, None].expand_as(positions)
     cache[0][places, :, positions] = turned[1]
     cache[1][places, :, positions] = value
@@ -213,8 +221,9 @@ def attend(
     if tokens == 1 and not cap and sinks is None:
         ends = positions[:, 0] + 1
         begins = (ends - window).clamp(min=0) if window else torch.zeros_like(ends)
-        if made := attend_one(query[:, 0], *cache, begins, ends, scale, slots):
-            return made[0][:, None]
+        made = attend_one(query[:, 0], *cache, begins, ends, scale, slots)
+        if made is not None:
+            return made[:, None]
     most = int(positions.max()) + 1
     first, last = int(slots[0]), int(slots[-1]) + 1
     side_by_side = last - first == rows and bool((slots.diff() == 1).all())

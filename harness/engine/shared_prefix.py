@@ -75,28 +75,31 @@ def attend(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, *
     if prefix is None:
         if query.shape[2] == 1 and attention_mask is None:  # it sees all there is
             ends = torch.full((len(query),), key.shape[2])
-            if made := attend_one(query[:, :, 0], key, value, torch.zeros_like(ends), ends, scale):
-                return made[0][:, None], None
+            made = attend_one(query[:, :, 0], key, value, torch.zeros_like(ends), ends, scale)
+            if made is not None:
+                return made[:, None], None
         result: tuple[Any, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         return result
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     rows, heads, tokens, size = query.shape
     kv_heads, group = key.shape[1], heads // key.shape[1]
-    packed = query.reshape(rows, kv_heads, group * tokens, size)
-    ends = torch.full_like(key.begins, key.shape[2])
-    if tokens == 1 and (made := attend_one(query[:, :, 0], key, value, key.begins, ends, scale)):
-        own, own_lse = made[0].view_as(packed), made[1].view(packed.shape[:3])
-    else:
-        mask = attention_mask.expand(rows, 1, tokens, key.shape[2]).repeat(1, 1, group, 1)
-        own, own_lse = flash(packed, key, value, attn_mask=mask, scale=scale)
-    if not prefix[0].shape[2]:
+    packed, shared = query.reshape(rows, kv_heads, group * tokens, size), None
+    if prefix[0].shape[2]:
+        across = packed.transpose(0, 1).reshape(1, kv_heads, rows * group * tokens, size)
+        shared = flash(across, *prefix, scale=scale)
+    if tokens == 1:
+        ends = torch.full_like(key.begins, key.shape[2])
+        made = attend_one(query[:, :, 0], key, value, key.begins, ends, scale, beside=shared)
+        if made is not None:
+            return made[:, None], None
+    mask = attention_mask.expand(rows, 1, tokens, key.shape[2]).repeat(1, 1, group, 1)
+    own, own_lse = flash(packed, key, value, attn_mask=mask, scale=scale)
+    if not shared:
         return own.reshape(rows, heads, tokens, size).transpose(1, 2).contiguous(), None
-    across = packed.transpose(0, 1).reshape(1, kv_heads, rows * group * tokens, size)
-    shared, shared_lse = flash(across, *prefix, scale=scale)
-    shared = shared.view(kv_heads, rows, group * tokens, size).transpose(0, 1)
-    shared_lse = shared_lse.view(kv_heads, rows, group * tokens).transpose(0, 1)
+    of_shared = shared[0].view(kv_heads, rows, group * tokens, size).transpose(0, 1)
+    shared_lse = shared[1].view(kv_heads, rows, group * tokens).transpose(0, 1)
     weight = torch.sigmoid(own_lse - shared_lse).unsqueeze(-1)  # float32, so that 16 bits round but once more
-    merged = torch.lerp(shared.float(), own.float(), weight).to(query.dtype)
+    merged = torch.lerp(of_shared.float(), own.float(), weight).to(query.dtype)
     return merged.reshape(rows, heads, tokens, size).transpose(1, 2).contiguous(), None
 
 

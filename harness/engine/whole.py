@@ -8,18 +8,18 @@ the model's own code, which launches more and smaller kernels than `harness.engi
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 from harness.anatomy import attention_kinds, keys_of, linear_class, takes, turns_alike_to, turns_by_length
+from harness.engine.at_once import norms_at_once, turns_at_once
 from harness.engine.decoder import of_each
-from harness.engine.ops import LARGEST, attend, rms_norm, store
+from harness.engine.ops import LARGEST, attend, store
 from harness.engine.products import kind
 from harness.engine.proved import PROOF_ROWS, Proved, share_of, watched
 
 NAME = "harness_slots"
-TURN = "apply_rotary_pos_emb"  # what transformers' models call the function that turns queries and keys
 KINDS = {"full_attention", "sliding_attention", "global", "local"}  # of layers
 
 
@@ -59,8 +59,8 @@ class Whole(Proved):
         self.model = model
         self.layers = list(model.get_decoder().layers)
         if model.device.type == "cuda":
-            _norms_at_once(model)
-            _turns_at_once(model)
+            norms_at_once(model)
+            turns_at_once(model)
         self.products = sorted({kind(m) for m in model.get_decoder().modules() if linear_class(m)})
 
         def room(new: Any) -> Any:
@@ -128,64 +128,6 @@ class Whole(Proved):
         for n, out in enumerate(left):
             yield f"layer {n}", share_of(out - handed[n + 1], handed[n + 1] - handed[n])
         yield "the head", share_of(made - logits, logits)
-
-
-def _norms_at_once(model: Any) -> None:
-    """Has layers that normalise by the root mean square do so in one kernel, where that gives what they give: as
-    written in transformers they are seven."""
-    import torch
-
-    for module in model.get_decoder().modules():
-        weight: Any = getattr(module, "weight", None)
-        epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
-        if "RMSNorm" not in type(module).__name__ or weight is None or not isinstance(epsilon, float):
-            continue
-        x = torch.randn(4, len(weight), generator=torch.Generator().manual_seed(0)).to(weight)
-        with torch.inference_mode():
-            told = module(x)
-            close = 1e-5 if weight.dtype == torch.float32 else 1e-2  # one rounding
-            fits = [c for c in (False, True) if torch.allclose(rms_norm(x, weight, epsilon, c), told, close, close)]
-        if fits:
-            module.forward = partial(rms_norm, weight=weight, epsilon=epsilon, centred=fits[0])
-
-
-def _turns_at_once(model: Any) -> None:
-    """Has queries and keys turned by their positions in one kernel, where that gives the very same: as written in
-    transformers' models, each of which has a function for it, they are ten."""
-    for name in {type(module).__module__ for module in model.get_decoder().modules()}:
-        own = getattr(sys.modules[name], TURN, None)
-        if own and not isinstance(own, Turn):
-            setattr(sys.modules[name], TURN, Turn(own))
-
-
-class Turn:
-    """A model's `own` function that turns queries and keys, by `kernel` where both give the same of random ones."""
-
-    def __init__(self, own: Callable[..., Any]) -> None:
-        from harness.engine import kernels
-
-        self.own: Callable[..., Any] = own
-        self.kernel: Callable[..., Any] = kernels.turn
-        self.elements: dict[Any, int] = {}  # of a head that are turned, by kind of heads and angles; 0: not in this way
-
-    def __call__(self, *given: Any, **options: Any) -> Any:
-        if options or [getattr(t, "ndim", 0) for t in given] != [4, 4, 3, 3] or given[0].requires_grad:
-            return self.own(*given, **options)
-        kind = tuple((t.shape[-1], t.dtype) for t in given)
-        if kind not in self.elements:
-            self.elements[kind] = self._turned(given)
-        return self.kernel(*given, self.elements[kind]) if self.elements[kind] else self.own(*given)
-
-    def _turned(self, given: tuple[Any, ...]) -> int:
-        import torch
-
-        size, angles = int(given[0].shape[-1]), int(given[2].shape[-1])
-        like = [torch.randn_like(t) for t in given]
-        told = self.own(*like)
-        for elements in (n for n in (angles, 2 * angles) if n <= size and len({t.dtype for t in given}) == 1):
-            if all(map(torch.equal, self.kernel(*like, elements), told)):
-                return elements
-        return 0
 
 
 def _attention(
