@@ -15,7 +15,7 @@ from harness.types import Context, Json, SuiteData
 class FullFt(training.Training):
     """The same data, prompt and early stopping as LoRA, with a learning rate of its own."""
 
-    VERSION: ClassVar[int] = 9
+    VERSION: ClassVar[int] = 10
     GUIDED: ClassVar[bool] = False
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "bm25s")
 

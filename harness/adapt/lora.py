@@ -68,7 +68,7 @@ class Lora(training.Training):
     classify: bool = False
 
     LEAST: ClassVar[Mapping[str, int]] = {"rank": 1, "alpha": 1, **training.Training.LEAST}
-    VERSION: ClassVar[int] = 11
+    VERSION: ClassVar[int] = 12
     GUIDED: ClassVar[bool] = False
     ADAPTER: ClassVar[bool] = True  # stays beside the merged weights
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "transformers", "peft", "bm25s")

@@ -186,13 +186,14 @@ def _arguments(knobs: Training, rows: int, checkpoints: Path, context: Context, 
     """How transformers' Trainer is to train on so many rows, in bfloat16 where `mixed`."""
     from transformers import TrainingArguments
 
-    micro = 1 if context.device == "cpu" else knobs.batch_size
+    pairs = 2 - knobs.batch_size % 2  # at once on a CPU: more rows hold more memory than they save time
+    micro = pairs if context.device == "cpu" else knobs.batch_size
     several = knobs.epochs > 1
     updates = knobs.epochs * math.ceil(rows / knobs.batch_size)
     arguments = TrainingArguments(
         output_dir=str(checkpoints), num_train_epochs=knobs.epochs, learning_rate=knobs.learning_rate,
         per_device_train_batch_size=micro, per_device_eval_batch_size=max(micro, 4),
-        gradient_accumulation_steps=max(1, knobs.batch_size // micro), lr_scheduler_type="cosine",
+        gradient_accumulation_steps=knobs.batch_size // micro, lr_scheduler_type="cosine",
         warmup_steps=0 if updates < FEW else WARM_UP, weight_decay=0.0, optim="adamw_torch_fused",
         seed=context.seed, use_cpu=context.device == "cpu", bf16=mixed,
         gradient_checkpointing=False, logging_steps=1, logging_nan_inf_filter=False, eval_strategy="epoch",
