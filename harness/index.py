@@ -228,18 +228,14 @@ def _line(run: Listed, root: Path) -> dict[str, Any]:
     own = run.numbers.get(run.chosen or "", {})
     shown = [number(m.value, m.unit) if (m := own.get(title)) else "–" for title in TITLES]
     page = run.folder / "report.html"
+    machines = {str(r.environment.get("hardware")).replace("(R)", "").replace("(TM)", "") for r in run.ok}
     return {
         "time": run.time, "models": ", ".join(run.models), "wrong": first(SHOWN_WRONG, run.wrong),
         "pending": run.pending, "counts": {str(k): v for k, v in counts.items()}, "told": run.told, "values": shown,
         "chosen": labels(run.records)[run.chosen] + run.counted if run.chosen else "",
         "link": quote(page.relative_to(root).as_posix()) if os.path.isfile(page) else "",
-        "hardware": ", ".join(sorted({_bare(str(r.environment.get("hardware"))) for r in run.ok})),
+        "hardware": ", ".join(sorted(machines)),
     }  # fmt: skip
-
-
-def _bare(hardware: str) -> str:
-    """A machine without marks of trade."""
-    return hardware.replace("(R)", "").replace("(TM)", "")
 
 
 def write(root: Path) -> Path:

@@ -215,7 +215,7 @@ def length_trial(cell: str, rows: Pairs, rules: Length, limit: Json = 0) -> Tria
     down = (1 - rules.low) * before / longest if rules.low else 1.0
     low, high = (mean_difference([(a.tokens - r * b.tokens) / before for a, b in rows], groups)
         for r in (rules.low, rules.high))  # fmt: skip
-    short, long = _not_above(low), _not_above(high)
+    short, long = low.p_not_worse(0.0), high.p_not_worse(0.0)  # of a mean that is at most 0
     same = all(a.answer == b.answer and a.tokens == b.tokens for a, b in rows)
     return replace(
         trial, before=before, after=after, change=after / before,
@@ -224,13 +224,6 @@ def length_trial(cell: str, rows: Pairs, rules: Length, limit: Json = 0) -> Tria
         p_within=max(short, 1 - long, grown.p_not_worse(up), shrunk.p_not_worse(down)),
         same=same, margin=min(up, down), note="the answers are the same" if same else "",
     )  # fmt: skip
-
-
-def _not_above(found: Paired) -> float:
-    """One-sided p of the hypothesis that a mean difference is at most 0."""
-    from scipy.special import stdtr
-
-    return float(stdtr(found.df, -found.middle / found.error)) if math.isfinite(found.error) else 1.0
 
 
 def flips(cell: str, rows: Pairs, scores: Sequence[str], lower: Sequence[str]) -> list[Flip]:

@@ -201,7 +201,7 @@ def _kind(finding: Finding, found: Judgement) -> str:
     """The element that a case holds; empty for one that passed."""
     if finding.verdict is Verdict.PASS:
         return ""
-    warned = finding.verdict is Verdict.INCONCLUSIVE and found.open_passes
+    warned = finding.verdict is Verdict.INCONCLUSIVE and found.rules.inconclusive == "warn"
     if not finding.trial.blocks or warned:
         return "skipped"
     return "failure" if finding.verdict is Verdict.REGRESSED else "error"
@@ -215,7 +215,8 @@ def _token(text: str) -> str:
 def markdown(found: Judgement) -> str:
     """A comment for a pull request: the verdict, the tables, and which rows flipped by id. Texts of rows stand in the
     page alone: Markdown of others' making could carry links and images."""
-    parts = [f"### {MARK[_verdict(found)]} {markdown_text(headline(found))}", "", markdown_text(subtitle(found)), ""]
+    verdict = {0: Verdict.PASS, 1: Verdict.REGRESSED}.get(found.exit_code, Verdict.INCONCLUSIVE)
+    parts = [f"### {MARK[verdict]} {markdown_text(headline(found))}", "", markdown_text(subtitle(found)), ""]
     for cell, group in ((c, list(g)) for c, g in groupby(lines(found), key=lambda line: line["cell"])):
         parts += [f"**{markdown_text(cell)}**", ""]
         parts += markdown_table(
@@ -233,10 +234,6 @@ def markdown(found: Judgement) -> str:
         ids = ", ".join(markdown_text(f"{f.row} ({', '.join(f.lost)})") for f in lost[:10])
         parts.append(f"{len(lost)} rows lost a score: {ids}{', …' if len(lost) > 10 else ''}")
     return "\n".join(parts).rstrip() + "\n"
-
-
-def _verdict(found: Judgement) -> Verdict:
-    return {0: Verdict.PASS, 1: Verdict.REGRESSED}.get(found.exit_code, Verdict.INCONCLUSIVE)
 
 
 def _shown(flip: Flip) -> Flip:

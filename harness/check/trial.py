@@ -90,11 +90,6 @@ class Judgement:
     against: str = ""
     baseline_digest: str = ""
 
-    @property
-    def open_passes(self) -> bool:
-        """Whether the rules let through, with a warning, what is inconclusive."""
-        return self.rules.inconclusive != "block"
-
     def having(self, verdict: Verdict, blocks: bool | None = None) -> Sequence[Finding]:
         """The findings of one verdict; of blocking or told metrics alone where asked."""
         return [f for f in self.findings if f.verdict is verdict and blocks in (None, f.trial.blocks)]

@@ -30,6 +30,18 @@ class Case:
     measured: Sequence[Candidate] = ()
 
     @property
+    def best(self) -> Candidate:
+        """The cell of highest quality, where some cell holds the limits."""
+        assert self.found.best is not None
+        return self.found.best
+
+    @property
+    def chosen(self) -> Candidate:
+        """The cell chosen, where some cell holds the limits."""
+        assert self.found.chosen is not None
+        return self.found.chosen
+
+    @property
     def several(self) -> bool:
         """Whether several suites are judged, so that no two cells can be compared row by row as a whole."""
         return len(self.tables) > 1
@@ -38,8 +50,7 @@ class Case:
         """A candidate against another (the best), in full where a single suite lets it be compared row by row."""
         import numpy as np
 
-        best = against or self.found.best
-        assert best is not None
+        best = against or self.best
         if self.several:
             return None
         (table,) = self.tables.values()
@@ -60,11 +71,10 @@ class Case:
 
 def near(case: Case) -> list[Candidate]:
     """The candidates whose comparison with the best the sentences tell: in a large grid, those of highest quality."""
-    best = case.found.best
     enough = {c.id for c in (*case.found.good, *case.found.alike)}
-    them = sorted((c for c in case.found.holding if c is not best), key=lambda c: (-c.quality, *simple(c)))
+    them = sorted((c for c in case.found.holding if c is not case.best), key=lambda c: (-c.quality, *simple(c)))
     beside = [c for c in them if c.id in enough]
-    chosen = [c for c in them if c is case.found.chosen]
+    chosen = [c for c in them if c is case.chosen]
     some = [*chosen, *beside[:COMPARED], *them[: max(0, COMPARED - len(beside))]]
     return list({c.id: c for c in some}.values())
 

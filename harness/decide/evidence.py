@@ -130,8 +130,7 @@ def _objective_best(records: Sequence[RunRecord], metric: str, names: Mapping[st
 def too_few_rows(case: Case) -> tuple[str, str, str] | None:
     """The sentences where on some suite not even a difference of 100 points could be shown. What counts is how many
     groups the rows are of: odds, which draw groups again, would come of too few as well."""
-    best = case.found.best
-    assert best is not None
+    best = case.best
     m = quality(case.cells[best.id], case.rule)
     at = [case.place(c) for c in case.found.holding[:COMPARED] if c is not best]
     for suite, table in case.tables.items():
@@ -160,9 +159,7 @@ def no_skill(case: Case, suites: Mapping[str, Sequence[RunRecord]], rows: Rows) 
     """The sentences where the chosen cell, whose records, one a seed, stand by the suite judged, answers all rows of a
     suite alike and is not always right with it, or is no better than one that always gives the commonest reply; None
     where it is, or where answers were not kept."""
-    chosen = case.found.chosen
-    assert chosen is not None
-    name = case.names[chosen.id]
+    name = case.names[case.chosen.id]
     for suite, seeds in suites.items():
         found = [m for r in seeds if (m := quality(r, case.rule))]
         value = fmean(m.value for m in found) if found else 1.0
@@ -208,8 +205,7 @@ def alone(case: Case) -> tuple[str, str, str] | None:
     enough."""
     if len(case.measured) > 1 or case.rule.min_quality is not None:
         return None
-    best = case.found.best
-    assert best is not None
+    best = case.best
     record = case.cells[best.id]
     m = quality(record, case.rule)
     reached = f"“{primary(record, case.rule)}” {share(best.quality)} on {plural(m.n, 'row')}" if m else ""
@@ -227,10 +223,8 @@ def alone(case: Case) -> tuple[str, str, str] | None:
 def not_carried(case: Case, draws: Draws) -> tuple[str, str, str] | None:
     """The sentences where the chosen cell is likelier wrong than right in a way that matters; None where it is
     not, or where no rows were kept that could tell."""
-    found, rule = case.found, case.rule
-    chosen = found.chosen
-    assert chosen is not None
-    if len(found.holding) < 2 or not all(t.groups for t in case.tables.values()):
+    rule, chosen = case.rule, case.chosen
+    if len(case.found.holding) < 2 or not all(t.groups for t in case.tables.values()):
         return None
     practical = max(rule.margin, PRACTICAL)
     enough = draws.within(case.place(chosen), practical)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import NormalDist, fmean
 from typing import Any
 
 from harness.decide.cells import Rows, memory, quality, simplicity
 from harness.decide.costs import BATCHED, NORMAL_95, combined, cost_line, over_seeds
 from harness.decide.findings import CostLine
-from harness.decide.policy import P95, Policy
-from harness.decide.recipes import Recipe, basis_of, lacking, recipes, scored, weights_of
+from harness.decide.policy import P95, QUALITY, Policy
+from harness.decide.recipes import Recipe, basis_of, lacking, recipes, weights_of
 from harness.decide.tables import Scores, compared, score_tables
 from harness.decide.twins import Twins, twins_of
 from harness.statistics import CONFIDENCE, share_of_mean
@@ -64,8 +64,9 @@ def gathered(
     kinds = recipes(records, weights)
     basis = basis_of(records, policy)
     left = [k for k in kinds if weights and not lacking(k, list(weights), policy, basis)]
-    ranks = _ranks(left)
-    made = tuple(candidate(k, ranks[k.id], weights, basis, policy) for k in left)
+    orders = [simplicity(k.cells[0])[:2] for k in left]
+    ranks = {order: n for n, order in enumerate(sorted(set(orders)))}
+    made = tuple(candidate(k, ranks[o], weights, basis, policy) for k, o in zip(left, orders, strict=True))
     tables = score_tables(left, rows, weights, policy)
     pairs = _pairs(possible_bests(made), made, tables)
     volumes = [v for r in records if (v := (r.config.get("price") or {}).get("volume_requests"))]
@@ -79,12 +80,6 @@ def apart(candidates: int) -> float:
     the best (Hsu 1984, Ann. Stat. 12:1136), one-sided at 5% for all of them together, by Bonferroni; and no less than
     the one that tells two timings apart."""
     return max(1.0, NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / max(candidates - 1, 1)) / NORMAL_95)
-
-
-def _ranks(left: Sequence[Recipe]) -> dict[str, int]:
-    orders = {k.id: simplicity(k.cells[0])[:2] for k in left}
-    places = {order: n for n, order in enumerate(sorted(set(orders.values())))}
-    return {i: places[order] for i, order in orders.items()}
 
 
 def candidate(recipe: Recipe, rank: int, weights: Mapping[str, float], basis: str, policy: Policy) -> Candidate:
@@ -113,8 +108,8 @@ def candidate(recipe: Recipe, rank: int, weights: Mapping[str, float], basis: st
 
 def measured(records: Sequence[RunRecord], policy: Policy) -> list[Candidate]:
     """Each recipe whose quality was measured on every suite judged, whatever else it lacks or breaks."""
-    weights = weights_of(records, policy)
-    kinds = scored(recipes(records, weights), list(weights), policy)
+    weights, alone = weights_of(records, policy), replace(policy, objective=QUALITY, service_level=None)
+    kinds = [k for k in recipes(records, weights) if weights and not lacking(k, list(weights), alone, BATCHED)]
     return [candidate(k, 0, weights, BATCHED, policy) for k in kinds]
 
 
@@ -136,23 +131,19 @@ def _valid(record: RunRecord, policy: Policy) -> float | None:
     return 1 - cut.value if cut else None
 
 
+def or_inf(value: float | None) -> float:
+    """A number of which less is better; infinite where it was not measured."""
+    return math.inf if value is None else value
+
+
 def possible_bests(candidates: Sequence[Candidate]) -> list[int]:
     """The places of candidates that are of highest quality under some limits: no other of higher quality holds every
     limit that they hold."""
     import numpy as np
 
     order = sorted(range(len(candidates)), key=lambda n: (-candidates[n].quality, candidates[n].rank, candidates[n].id))
-    limits = np.array(
-        [
-            (
-                math.inf if c.p95_ms is None else c.p95_ms,
-                math.inf if c.memory_bytes is None else c.memory_bytes,
-                -(c.valid or 0.0),
-                -c.lowest_quality,
-            )
-            for c in candidates
-        ]
-    ).reshape(-1, 4)
+    held = [(or_inf(c.p95_ms), or_inf(c.memory_bytes), -(c.valid or 0.0), -c.lowest_quality) for c in candidates]
+    limits = np.array(held).reshape(-1, 4)
     found: list[int] = []
     for n in order:
         if not found or not (limits[found] <= limits[n]).all(axis=1).any():

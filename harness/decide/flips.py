@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from harness.decide.facts import Candidate, Facts
+from harness.decide.facts import Candidate, Facts, or_inf
 from harness.decide.findings import Flip
 from harness.decide.policy import COST, P95, Policy
 from harness.decide.rule import Judgement, choose, gap, judge, volume_of
@@ -238,7 +238,6 @@ def _rivals(found: Judgement) -> list[Candidate]:
 
 def _no_worse(c: Candidate, key: Candidate) -> bool:
     return (
-        c.quality >= key.quality and c.rank <= key.rank
-        and (math.inf if c.p95_ms is None else c.p95_ms) <= (math.inf if key.p95_ms is None else key.p95_ms)
+        c.quality >= key.quality and c.rank <= key.rank and or_inf(c.p95_ms) <= or_inf(key.p95_ms)
         and (c.memory_bytes or math.inf) <= (key.memory_bytes or math.inf)
     )  # fmt: skip

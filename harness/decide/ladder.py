@@ -185,7 +185,8 @@ def _with_next(
         }[at]
         rungs[at] = Rung(rungs[at].name, NEXT, why)
         return rungs
-    last = curve_step(records, rows, policy, stand)
+    parts = curve_of(stand, records)
+    last = compare(stand, parts[-1], rows, primary(stand, policy)) if parts else None
     if enough:
         text = "Quality is enough, and something else that the policy asks for leaves no cell: a smaller model, a "
         text += "machine with more speed or memory, or a looser limit comes next."
@@ -209,9 +210,3 @@ def _with_next(
             Rung("More training rows", NEXT, "All usual steps were tried: more rows, or a larger model, come next.")
         )
     return rungs
-
-
-def curve_step(records: Sequence[RunRecord], rows: Rows, policy: Policy, stand: RunRecord) -> Paired | None:
-    """What the last part of the training rows added to a cell, where its learning curve was measured."""
-    parts = curve_of(stand, records)
-    return compare(stand, parts[-1], rows, primary(stand, policy)) if parts else None

@@ -18,7 +18,7 @@ from typing import Any
 
 from harness.decide.cells import quality as recorded
 from harness.decide.costs import NORMAL_95
-from harness.decide.facts import Candidate, Facts
+from harness.decide.facts import Candidate, Facts, or_inf
 from harness.decide.findings import Odds
 from harness.decide.policy import COST, P95, Policy
 from harness.decide.recipes import Recipe
@@ -55,14 +55,13 @@ class Draws:
 
 
 def odds(
-    facts: Facts, kinds: Sequence[Recipe], tables: Mapping[str, Scores], policy: Policy, draws: int = DRAWS,
-    seed: int = 0,
-) -> tuple[dict[str, Odds], Draws]:  # fmt: skip
-    """The odds of each candidate, and the draws that they were counted in. `kinds` and the
-    columns of `tables` stand in the order of the candidates."""
+    facts: Facts, kinds: Sequence[Recipe], tables: Mapping[str, Scores], policy: Policy, draws: int = DRAWS
+) -> tuple[dict[str, Odds], Draws]:
+    """The odds of each candidate, and the draws that they were counted in. `kinds` and the columns of `tables` stand in
+    the order of the candidates."""
     import numpy as np
 
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     them = facts.candidates
     families = [(k.cells[0].model, k.cells[0].adaptation) for k in kinds]
     by_suite = {}
@@ -75,7 +74,7 @@ def odds(
     lowest = np.min(list(by_suite.values()), axis=0)
     p95 = _p95_draws(rng, them, kinds, own_pace(facts, policy, P95), draws)
     cost = _cost_draws(rng, them, volume_of(facts, policy), own_pace(facts, policy, COST), draws)
-    ram = np.array([math.inf if c.memory_bytes is None else c.memory_bytes for c in them])
+    ram = np.array([or_inf(c.memory_bytes) for c in them])
     feasible = _feasible(them, lowest, p95, ram, policy)
     best = best_by_rule(quality, p95, cost, feasible, policy)
     some = min(draws, max(50, FRONT_WORK // max(len(them), 1)))

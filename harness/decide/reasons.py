@@ -30,40 +30,32 @@ def out(kinds: Sequence[Recipe], known: Facts, rule: Policy, suites: Sequence[st
 
 def _broken(c: Candidate, rule: Policy) -> str:
     """The limit that a candidate breaks; empty where it holds all."""
-    if rule.min_quality is not None and c.lowest_quality < rule.min_quality:
-        mine, floor = against(c.lowest_quality, rule.min_quality, "share")
-        return f"Its quality of {mine} is below the floor of {floor}."
-    for limit, found, unit, called in (
-        (rule.max_p95_e2e_ms, c.p95_ms, "ms", "p95 response time"),
-        (rule.max_memory_bytes, c.memory_bytes, "bytes", "peak memory"),
+    for limit, found, unit, called, side in (
+        (rule.min_quality, c.lowest_quality, "share", "quality", "below the floor"),
+        (rule.max_p95_e2e_ms, c.p95_ms, "ms", "p95 response time", "above the limit"),
+        (rule.max_memory_bytes, c.memory_bytes, "bytes", "peak memory", "above the limit"),
+        (rule.min_valid, c.valid, "share", "share of valid outputs", "below the limit"),
     ):
         if limit is None:
             continue
         if found is None:
             return f"Its {called} was not measured, and the policy limits it."
-        if found > limit:
-            mine, most = against(found, limit, unit)
-            return f"Its {called} of {mine} is above the limit of {most}."
-    if rule.min_valid is not None and c.valid is None:
-        return "Its share of valid outputs was not measured, and the policy limits it."
-    if rule.min_valid is not None and c.valid is not None and c.valid < rule.min_valid:
-        mine, least = against(c.valid, rule.min_valid, "share")
-        return f"Its share of valid outputs of {mine} is below the limit of {least}."
+        if found > limit if side.startswith("above") else found < limit:
+            mine, edge = against(found, limit, unit)
+            return f"Its {called} of {mine} is {side} of {edge}."
     return ""
 
 
 def reasons(case: Case, pairs: Mapping[str, Paired | None]) -> dict[str, str]:
     """A sentence for each candidate that holds the limits and is not the one chosen."""
-    found, rule, best = case.found, case.rule, case.found.best
-    assert best is not None
-    assert found.chosen is not None
+    found, rule, best = case.found, case.rule, case.best
     enough, same = {c.id for c in found.good}, {c.id for c in found.alike}
     top = case.names[best.id]
     said = {}
     for c in found.holding:
         pair = pairs.get(c.id)
         known = pair or case.facts.pairs[best.id].get(c.id)
-        if c is found.chosen:
+        if c is case.chosen:
             continue
         if c is best or c.id in enough:
             said[c.id] = _lost(c, case)
@@ -94,23 +86,18 @@ def _telling(pair: Paired | None, rule: Policy) -> str:
 def _no_worse(c: Candidate, case: Case) -> bool:
     """Whether a cell that is not told apart from the best lost to the chosen one by simplicity or the objective, and
     not for want of proof: one that looks better by the objective, and is more complex, has to be shown good enough."""
-    chosen = case.found.chosen
-    assert chosen is not None
     volume = volume_of(case.facts, case.rule)
-    return score(c, case.rule, volume) >= score(chosen, case.rule, volume)
+    return score(c, case.rule, volume) >= score(case.chosen, case.rule, volume)
 
 
 def _lost(c: Candidate, case: Case) -> str:
     """Why a cell that was good enough was not the one."""
-    found, rule, chosen = case.found, case.rule, case.found.chosen
-    assert chosen is not None
+    rule, chosen = case.rule, case.chosen
     name, volume = case.names[chosen.id], volume_of(case.facts, rule)
-    if c in found.passed:
+    if c in case.found.passed:
         return f"{name} is no worse in quality, p95, memory and cost, and as simple."
     if rule.objective == QUALITY:
-        best = found.best
-        assert best is not None
-        pair = case.facts.pairs[best.id].get(c.id)
+        pair = case.facts.pairs[case.best.id].get(c.id)
         if pair and pair.high < 0:
             return f"Its interval against the best lies below 0: {told(pair, 0.0)}."
         if c.quality < chosen.quality and c.rank == chosen.rank:
@@ -132,9 +119,7 @@ def _apart(mine: str, theirs: str) -> str:
 
 def _instead(c: Candidate, case: Case) -> str:
     """What speaks for the chosen cell against one that the objective does not tell apart from it."""
-    chosen = case.found.chosen
-    assert chosen is not None
-    name = case.names[chosen.id]
+    chosen, name = case.chosen, case.names[case.chosen.id]
     if c.rank > chosen.rank:
         return f"{name} is simpler"
     if dominates(chosen, c, volume_of(case.facts, case.rule)):

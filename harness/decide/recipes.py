@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from harness.decide.cells import primary, quality, simplicity
 from harness.decide.costs import BATCHED, GOODPUT, cost_line, goodput
-from harness.decide.policy import COST, OBJECTIVES, P95, QUALITY, Policy
+from harness.decide.policy import COST, OBJECTIVES, P95, Policy
 from harness.types import Measurement, RunRecord, Status, id_parts
 
 NO_RATE = "holds the service level at no rate tried"
@@ -116,12 +116,6 @@ def lacking(recipe: Recipe, suites: Sequence[str], policy: Policy, basis: str) -
             if policy.objective == COST and r.value(COST) is None and not rate:
                 return f"Its {OBJECTIVES[policy.objective]} was not measured{on}."
     return ""
-
-
-def scored(kinds: Sequence[Recipe], suites: Sequence[str], policy: Policy) -> list[Recipe]:
-    """Those whose quality was measured on each suite judged, whatever else they lack."""
-    quality_alone = replace(policy, objective=QUALITY, service_level=None)
-    return [k for k in kinds if suites and not lacking(k, suites, quality_alone, BATCHED)]
 
 
 def basis_of(records: Sequence[RunRecord], policy: Policy) -> str:

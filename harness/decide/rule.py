@@ -19,7 +19,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.decide.facts import Candidate, Facts
+from harness.decide.facts import Candidate, Facts, or_inf
 from harness.decide.policy import COST, P95, Policy
 from harness.types import Pair
 
@@ -72,7 +72,7 @@ def score(c: Candidate, policy: Policy, volume: float, hourly: float = 1.0) -> f
     if policy.objective == COST:
         return c.cost.usd_per_1000(volume, hourly) if c.cost else math.inf
     if policy.objective == P95:
-        return math.inf if c.p95_ms is None else c.p95_ms
+        return or_inf(c.p95_ms)
     return -c.quality
 
 
@@ -133,13 +133,8 @@ def dominates(a: Candidate, b: Candidate, volume: float, hourly: float = 1.0) ->
 
 
 def _all_that_counts(c: Candidate, volume: float, hourly: float) -> tuple[float, ...]:
-    return (
-        -c.quality,
-        math.inf if c.p95_ms is None else c.p95_ms,
-        math.inf if c.memory_bytes is None else c.memory_bytes,
-        c.cost.usd_per_1000(volume, hourly) if c.cost else math.inf,
-        c.rank,
-    )
+    usd = c.cost.usd_per_1000(volume, hourly) if c.cost else math.inf
+    return -c.quality, or_inf(c.p95_ms), or_inf(c.memory_bytes), usd, c.rank
 
 
 def alike(pair: Pair, margin: float) -> bool:

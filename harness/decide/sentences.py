@@ -58,8 +58,7 @@ def _own(seeds: Sequence[RunRecord]) -> str:
 
 def what(case: Case, suites: Mapping[str, Sequence[RunRecord]], rows: Rows) -> str:
     """What to ship: the chosen cell, whose records, one a seed, stand by the suite judged."""
-    c, rule, seeds = case.found.chosen, case.rule, next(iter(suites.values()))
-    assert c is not None
+    c, rule, seeds = case.chosen, case.rule, next(iter(suites.values()))
     if case.several:
         first = f"Ship {case.names[c.id]} and its likes: a weighted {share(c.quality)} over {len(suites)} suites"
     else:
@@ -115,10 +114,7 @@ def _is_share(metric: str, case: Case) -> bool:
 
 def why(case: Case, pairs: Mapping[str, Paired | None]) -> str:
     """Why that one, beside the cell of highest quality, and what stays open."""
-    found, rule = case.found, case.rule
-    chosen, best = found.chosen, found.best
-    assert chosen is not None
-    assert best is not None
+    found, rule, chosen, best = case.found, case.rule, case.chosen, case.best
     known = _known(chosen, case, pairs)
     gap = told(known, -rule.margin, 0.0) if known else ""
     better = _better(case)
@@ -158,8 +154,7 @@ def why(case: Case, pairs: Mapping[str, Paired | None]) -> str:
 
 def _highest(case: Case) -> str:
     """What the cell of highest quality is to others that measure the same."""
-    best = case.found.best
-    assert best is not None
+    best = case.best
     same = [c for c in case.found.holding if c.quality == best.quality]
     if len(same) == 1:
         return "It has the highest quality"
@@ -170,28 +165,25 @@ def _highest(case: Case) -> str:
 
 def _better(case: Case) -> str:
     """The cell of highest quality measured where it could not be chosen, as it breaks a limit or lacks a number."""
-    top, best = max(case.measured, key=lambda c: c.quality), case.found.best
-    assert best is not None
+    top, best = max(case.measured, key=lambda c: c.quality), case.best
     return f" ({case.names[top.id]}, which could not, has {share(top.quality)})" if top.quality > best.quality else ""
 
 
 def _known(c: Candidate, case: Case, pairs: Mapping[str, Paired | None]) -> Paired | Pair | None:
     """A candidate against the best: in full, or where that was not compared, as of several suites, its interval."""
-    best = case.found.best
-    assert best is not None
-    return pairs.get(c.id) or case.facts.pairs.get(best.id, {}).get(c.id)
+    return pairs.get(c.id) or case.facts.pairs.get(case.best.id, {}).get(c.id)
 
 
 def _unclear(case: Case, pairs: Mapping[str, Paired | None]) -> list[Candidate]:
     """Cells that beat the chosen one by the objective, by more than timing tells apart, and are neither shown to be
     good enough nor to be worse."""
     found, rule = case.found, case.rule
-    if rule.objective == QUALITY or found.chosen is None:
+    if rule.objective == QUALITY:
         return []
     enough = {c.id for c in found.good}
     return [
         c for c in found.holding
-        if c.id not in enough and c is not found.chosen and ahead(c, found.chosen, case.facts, rule)
+        if c.id not in enough and c is not case.chosen and ahead(c, case.chosen, case.facts, rule)
         and (p := _known(c, case, pairs)) and p.high >= -rule.margin
     ]  # fmt: skip
 
@@ -219,8 +211,7 @@ def _open(case: Case, pairs: Mapping[str, Paired | None]) -> str:
 
 def sure(chances: Mapping[str, Odds], case: Case, confidence: float) -> str:
     """How sure that is, as a sentence of its own."""
-    chosen, group = case.found.chosen, case.found.group
-    assert chosen is not None
+    chosen, group = case.chosen, case.found.group
     own = chances[chosen.id].best
     if len(case.facts.candidates) == 1:
         return ""
@@ -251,12 +242,12 @@ def runner_up(case: Case, reasons: Mapping[str, str], pairs: Mapping[str, Paired
     def place(c: Candidate) -> tuple[float, int, str]:
         return score(c, rule, volume), *simple(c)
 
-    rest = [c for c in (*found.good, *found.group) if c is not found.chosen]
+    rest = [c for c in (*found.good, *found.group) if c is not case.chosen]
     if rest:
         runner = min((c for c in rest if not any(ahead(r, c, case.facts, rule) for r in rest)), key=simple)
         return f"The runner-up is {case.names[runner.id]}: {_lower(reasons[runner.id])}{_bound(case, runner)}"
     if unclear := [c for c in found.holding if (p := _known(c, case, pairs)) and p.high >= -rule.margin]:
-        near = min((c for c in unclear if c is not found.chosen), key=place)
+        near = min((c for c in unclear if c is not case.chosen), key=place)
         lost = _lower(reasons[near.id])
         lost = f"it is {lost}" if lost.startswith("not shown") else lost
         return (
@@ -272,9 +263,7 @@ def runner_up(case: Case, reasons: Mapping[str, str], pairs: Mapping[str, Paired
 
 def _bound(case: Case, beside: Candidate) -> str:
     """What is to be said of a choice by speed, or by a cost that follows from it, where steps wait for the host."""
-    chosen = case.found.chosen
-    assert chosen is not None
-    waiting = [c for c in (chosen, beside) if (m := case.cells[c.id].value("host_bound")) and m.value]
+    waiting = [c for c in (case.chosen, beside) if (m := case.cells[c.id].value("host_bound")) and m.value]
     if case.rule.objective == QUALITY or not waiting:
         return ""
     who = "Both are" if len(waiting) > 1 else f"{case.names[waiting[0].id]} is"

@@ -73,14 +73,12 @@ def _decision(
         why = {k.id: reasons.get(k.id) or "Not judged: there is no decision." for k in kinds}
         rungs = ladder(records, rows, rule, None, names, able) if none and not refused else ()
         return replace(base, sentences=said, reasons=_for_all(why, kinds, names), odds=_zero(kinds), ladder=rungs)
-    assert found.chosen is not None
-    assert found.best is not None
+    chosen, best = case.chosen, case.best
     chances, draws = odds(known, judged, tables, rule)
     group = tuple(c.id for c in found.group)
     confidence = sum(chances[i].best for i in group)
     pairs = {c.id: case.pair(c) for c in near(case)}
     reasons |= reasons_of(case, pairs)
-    chosen = found.chosen
     kind = next(k for k in kinds if k.id == chosen.id)
     suites = {s: [r for r in kind.of(s) if r.status is Status.OK] for s in weights}
     skilled = True
@@ -93,7 +91,7 @@ def _decision(
     if said:
         reasons[chosen.id] = f"The first to try, but {why_not}."
         return replace(
-            base, sentences=said, reasons=_for_all(reasons, kinds, names), best=found.best.id, try_first=chosen.id,
+            base, sentences=said, reasons=_for_all(reasons, kinds, names), best=best.id, try_first=chosen.id,
             odds=_zero(kinds) | chances, group=group, confidence=confidence,
             ladder=ladder(records, rows, rule, cells[chosen.id] if skilled else None, names, able, TRY, skilled),
         )  # fmt: skip
@@ -106,8 +104,8 @@ def _decision(
             runner_up(case, reasons, pairs),
         ),
         reasons=_for_all({i: t for i, t in reasons.items() if i != chosen.id}, kinds, names, chosen.id),
-        best=found.best.id,
-        against_best=case.pair(chosen) if chosen is not found.best else None,
+        best=best.id,
+        against_best=case.pair(chosen) if chosen is not best else None,
         odds=_zero(kinds) | chances,
         group=group,
         confidence=confidence,

@@ -25,7 +25,7 @@ from harness.errors import UserError
 from harness.escaping import markdown_table, markdown_text, visible
 from harness.report.evidence import noisy
 from harness.report.text import NONE, p_text, shorten
-from harness.runs import Row, Run
+from harness.runs import Row, Run, state
 from harness.types import StepKind
 from harness.wording import first, in_points, labels, number, plural, points, significant
 
@@ -45,10 +45,6 @@ def about_ratios(pace: float) -> str:
         "(policy.pace, or as cells that do the same work did), or as much as rounds of one run were apart; where a "
         "machine moves further between runs, they are too narrow."
     )
-
-
-def _state(run: Run, cell: str) -> str:
-    return str(run.records[cell].status) if cell in run.records else "pending" if cell in run.pending else "absent"
 
 
 def _recommends(run: Run, names: Mapping[str, str]) -> str:
@@ -96,7 +92,8 @@ def view(runs: Sequence[Run], anyway: bool = False) -> dict[str, Any]:
     first = runs[0]
     scores = " and ".join(dict.fromkeys(f"“{primary(first.records[c.first], first.policy)}”" for c in made))
     paired = {i for c in made if c.cell != c.first for i in (c.cell, c.first)}
-    states = [{"name": names[i], "states": [_state(run, i) for run in runs]} for i in ids if i not in paired]
+    others = (i for i in ids if i not in paired)
+    states = [{"name": names[i], "states": [state(r, i) if i in r.ids else "absent" for r in runs]} for i in others]
     return {
         "runs": [{"name": r.name, "folder": str(r.folder), "told": _recommends(r, names)} for r in runs],
         "first": first.name, "scores": scores, "summary": summary(made, scores),

@@ -67,17 +67,16 @@ def examples(run: Run, decision: Decision | None) -> list[dict[str, Any]]:
         ]
         rest = [outcome(run.names[i], "", f[row_id], low) for i, f in by_cell.items() if i not in front and row_id in f]
         row = next(f[row_id] for f in by_cell.values() if row_id in f)
-        prompt = row.get("message") or row.get("prompt", "")
-        made.append(
-            {"id": row_id, "case": row.get("case") or "", "prompt": shorten(prompt, True), "expected": expected(row),
-             "front": shown, "rest": rest}
-        )  # fmt: skip
+        made.append({"id": row_id, **asked(row), "front": shown, "rest": rest})
     return made
 
 
-def expected(row: Row, most: int = SHOWN_CHARACTERS) -> str:
-    """The suite's own reply to a row; empty where none was kept."""
-    return shorten(row.get("reference") or "", most=most)
+def asked(row: Row, most: int = SHOWN_CHARACTERS) -> dict[str, Any]:
+    """The case of a row, what was asked, and the suite's own reply; empty where none was kept."""
+    prompt, reply = row.get("message") or row.get("prompt", ""), row.get("reference") or ""
+    return {
+        "case": row.get("case") or "", "prompt": shorten(prompt, True, most), "expected": shorten(reply, most=most),
+    }  # fmt: skip
 
 
 def _lower(run: Run) -> set[str]:
@@ -116,12 +115,7 @@ def changed(run: Run, decision: Decision | None) -> dict[str, Any] | None:
         for i in found[:CHANGED]:
             left, right = (outcome("", "", rows[i], low) for rows in (before, after))
             marks = differing(left["text"], right["text"])
-            row = after[i]
-            shown.append(
-                {"id": i, "case": row.get("case") or "", "kind": kind, "left": left, "right": right,
-                 "prompt": shorten(row.get("message") or row.get("prompt", ""), True), "expected": expected(row),
-                 "marks": marks}
-            )  # fmt: skip
+            shown.append({"id": i, **asked(after[i]), "kind": kind, "left": left, "right": right, "marks": marks})
     return {
         "before": run.names[decision.reference], "after": run.names[other], "gained": len(gained), "lost": len(lost),
         "rows": shown, "n": len(known), "score": score,
@@ -188,10 +182,5 @@ def _packed_row(rows: Sequence[Row | None], row_id: Json, names: Sequence[str], 
         own.append(texts.setdefault(text, len(texts)) if row else -1)
         missed.append([names.index(s) for s in found["missed"]] if found else [])
         cut.append(int(bool(found and found["cut"])))
-    some = next(row for row in rows if row)
-    prompt = some.get("message") or some.get("prompt", "")
-    return {
-        "id": visible(row_id), "case": visible(some.get("case") or ""), "texts": list(texts), "of": own,
-        "prompt": visible(shorten(prompt, True, KEPT_CHARACTERS)), "missed": missed, "cut": cut,
-        "expected": visible(expected(some, KEPT_CHARACTERS)),
-    }  # fmt: skip
+    told = {"id": row_id, **asked(next(row for row in rows if row), KEPT_CHARACTERS)}
+    return {k: visible(v) for k, v in told.items()} | {"texts": list(texts), "of": own, "missed": missed, "cut": cut}

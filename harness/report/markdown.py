@@ -131,11 +131,8 @@ def _evidence(page: Mapping[str, Any]) -> list[str]:
             ["Data", "Rows", "Source", "Licence", "Digest"],
             ([d["what"], d["rows"], d["source"], d["licence"], d["digest"]] for d in suite["card"]),
         )
-        out += (
-            markdown_table(["Evaluation rows against", "Same text", "Same group", "Alike"], counted)
-            if suite["flagged"]
-            else []
-        )
+        if suite["flagged"]:
+            out += markdown_table(["Evaluation rows against", "Same text", "Same group", "Alike"], counted)
         if suite["cells"]:
             out += markdown_table(
                 ["Cell", "All rows", "Without the flagged", "Rows", "Rows left"],

@@ -138,7 +138,7 @@ def view(run: Run) -> dict[str, Any]:
         "heatmaps": heatmaps(some, decision), "scatter": charts.scatter(as_judged(run, known), decision, len(judged)),
         "dumbbells": against_best(ways, decision, known, some.ids), "costs": account.cost_chart(ways, decision),
         "account": account.account(ways, decision), "all_cells": table, "unbounded": unbounded(run),
-        "first_cells": _shown_first(table, some),
+        "first_cells": [row for row in table["rows"] if row["id"] in some.ids],
         "load": under_load(some), "rooms": rooms(some), "adapters": adapters(some),
         "scores": scores(some), "differences": differences(run, some.ids), "proofs": proofs(some),
         "quantized": quantized(run, rule.margin, some.ids), "leakage": leakage(some), "seeds": seeds(run),
@@ -171,11 +171,6 @@ def _joined(names: Iterable[str]) -> str:
     """Names in a row of words, each once."""
     *others, last = dict.fromkeys(names)
     return f"{', '.join(others)} and {last}" if others else last
-
-
-def _shown_first(table: Mapping[str, Any], some: Run) -> list[dict[str, Any]]:
-    ids = set(some.ids)
-    return [row for row in table["rows"] if row["id"] in ids]
 
 
 def embedded(page: Mapping[str, Any]) -> dict[str, Json]:
