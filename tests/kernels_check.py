@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from harness.engine import kernels, ops
-from harness.engine.at_once import Turn
+from harness.engine import at_once, kernels, ops
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LIMIT = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
@@ -46,8 +45,8 @@ def check(dtype: torch.dtype, heads: int, kv_heads: int, size: int, capacity: in
     for a, b in zip(*both("add_rms_norm", normal(3, 5, 200), normal(3, 5, 200), normal(200), 1e-5), strict=True):
         near("add_rms_norm", a, b)
 
-    for centred in (False, True):
-        near("rms_norm", *both("rms_norm", normal(3, 5, 200).transpose(0, 1), normal(200), 1e-5, centred))
+    for style in ops.NORMS:
+        near("rms_norm", *both("rms_norm", normal(3, 5, 200).transpose(0, 1), normal(200), 1e-5, style))
 
     gate, up = normal(4, 2 * 1500).chunk(2, dim=-1)
     near("silu_mul", *both("silu_mul", gate, up))
@@ -94,12 +93,13 @@ def check_turn(dtype: torch.dtype, heads: int, kv_heads: int, size: int) -> None
     made = torch.Generator().manual_seed(heads * size)
     kinds = {"llama": (size, size), "phi3": (size // 2, size // 2), "gpt_oss": (size // 2, size), "cohere": (size, 0)}
     for family, (angles, elements) in kinds.items():
+        vars(at_once)["turn"] = kernels.turn  # on a CPU too
         own = importlib.import_module(f"transformers.models.{family}.modeling_{family}").apply_rotary_pos_emb
         for rows, tokens in ((3, 5), (3, 1), (1, 4)):
             heads_of = (torch.randn(rows, tokens, n, size, generator=made) for n in (heads, kv_heads))
             turns = (torch.randn(rows if tokens > 1 else 1, tokens, angles, generator=made) for _ in "cs")
             given = [t.to(dtype).to(DEVICE) for t in (*(h.transpose(1, 2) for h in heads_of), *turns)]
-            turn = Turn(own, kernels.turn)
+            turn = at_once.Turn(own)
             for found, told in zip(turn(*given), own(*given), strict=True):
                 assert torch.equal(found, told), f"turn {family} {dtype}"
             assert list(turn.elements.values()) == [elements], f"turn {family} {dtype}: {turn.elements}"

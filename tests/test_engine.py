@@ -9,13 +9,22 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from harness.components import instantiate
 from harness.configured import component
 from harness.engine import shared_prefix as shared_prefix_module
 from harness.engine.eager import Eager, EagerSession
 from harness.engine.graph import Graph
+from harness.engine.shared_prefix import switch_on
 from harness.errors import DoesNotFit
 from harness.loading import load
 from harness.prompt import shared_prefix
@@ -159,6 +168,31 @@ def test_rounding_that_quantized_activations_amplify_keeps_no_prefix_from_being_
     monkeypatch.setattr(shared_prefix_module, "attend", rounded)
     assert not start(folder).no_prefix
     assert start(tmp_path).no_prefix
+
+
+def test_a_token_that_goes_to_another_expert_keeps_no_prefix_from_being_shared() -> None:
+    """Rounding sends one or two of eight rows to another expert in some layer; what loses its prefix differs in all."""
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+    for seed in range(6):
+        torch.manual_seed(seed)
+        shaped = MixtralConfig(**sizes, num_hidden_layers=16, vocab_size=96, initializer_range=0.12)
+        assert switch_on(MixtralForCausalLM(shaped).to(torch.bfloat16).eval())[1] == "", f"seed {seed}"
+
+
+def test_a_layer_that_does_nothing_differs_from_nothing(folder: Path) -> None:
+    model = load(folder, CONTEXT).model
+    for part in (model.model.layers[1].self_attn.o_proj, model.model.layers[1].mlp.down_proj):
+        torch.nn.init.zeros_(part.weight)
+    assert switch_on(model)[1] == ""
+
+
+def test_a_list_of_layers_that_are_not_called_proves_nothing(folder: Path) -> None:
+    model = load(folder, CONTEXT).model
+    layers = model.model.layers
+    del model.model.layers
+    model.model.unused = torch.nn.ModuleList([torch.nn.Identity() for _ in layers])  # which comes before them now
+    model.model.layers = layers
+    assert "not called one after the other" in switch_on(model)[1]
 
 
 def test_a_row_without_a_token_of_its_own_sees_its_padding(folder: Path) -> None:

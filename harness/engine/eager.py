@@ -1,4 +1,4 @@
-"""The reference engine: plain PyTorch, batched by length, the prefix all prompts share computed once.
+"""The reference engine: a model's own forward pass, batched by length, the prefix all prompts share computed once.
 
 It asks nothing of a model but transformers' forward pass with a cache, so it runs any causal language model and
 any quantization on a CPU or a GPU. Greedy decoding, or noise that follows from seed, row and position, makes a result

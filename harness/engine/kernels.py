@@ -48,26 +48,26 @@ def add_rms_norm(x: Any, residual: Any, weight: Any, epsilon: float) -> tuple[An
 
 
 @triton.jit
-def _rms_norm(x, weight, out, size, epsilon, CENTRED: tl.constexpr, BLOCK: tl.constexpr):
+def _rms_norm(x, weight, out, size, epsilon, STYLE: tl.constexpr, BLOCK: tl.constexpr):
     row, at = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
     there = at < size
     wide = tl.load(x + row * size + at, there, 0.0).to(tl.float32)
     scaled = wide * tl.rsqrt(tl.sum(wide * wide, 0) / size + epsilon)
     w = tl.load(weight + at, there, 0.0)
-    if CENTRED:
-        made = (scaled * (1.0 + w.to(tl.float32))).to(out.dtype.element_ty)
-    else:
+    if STYLE == 0:
         made = w * scaled.to(out.dtype.element_ty)
+    else:
+        made = (scaled * (w.to(tl.float32) + (STYLE == 2))).to(out.dtype.element_ty)
     tl.store(out + row * size + at, made, there)
 
 
-def rms_norm(x: Any, weight: Any, epsilon: float, centred: bool) -> Any:
+def rms_norm(x: Any, weight: Any, epsilon: float, style: int) -> Any:
     """See `harness.engine.ops.rms_norm`."""
     x = x.contiguous()
     out, size = torch.empty_like(x), x.shape[-1]
     block = triton.next_power_of_2(size)
     _rms_norm[(x.numel() // size,)](
-        x, weight, out, size, epsilon, CENTRED=centred, BLOCK=block, num_warps=min(16, max(1, block // 512))
+        x, weight, out, size, epsilon, STYLE=style, BLOCK=block, num_warps=min(16, max(1, block // 512))
     )
     return out
 
@@ -197,9 +197,7 @@ def _turn(
 
 
 def turn(query: Any, key: Any, cos: Any, sin: Any, elements: int) -> tuple[Any, Any]:
-    """The first `elements` of queries and keys [rows, heads, tokens, size] turned by `cos` and `sin`
-    [rows or 1, tokens, angles], halves apart, as many angles as elements or half as many; rounded where
-    `apply_rotary_pos_emb` of transformers' models rounds."""
+    """See `harness.engine.ops.turn`."""
     rows, heads, tokens, size = query.shape
     kv_heads, angles = key.shape[1], cos.shape[-1]
     query, key = (t if t.stride(3) == 1 else t.contiguous() for t in (query, key))

@@ -111,6 +111,7 @@ class Chooser:
 
 
 GREEDY = Chooser()
+NORMS = LLAMA, ONCE, CENTRED = 0, 1, 2  # by when they round, and by their weights
 SIZES = (16, 32, 64, 128, 256)  # of heads that all kernels take
 LARGEST = 512  # that the kernel of `attend` takes, which needs no power of two
 
@@ -137,16 +138,19 @@ def add_rms_norm(x: Any, residual: Any, weight: Any, epsilon: float) -> tuple[An
     return weight * scaled.to(x.dtype), total
 
 
-def rms_norm(x: Any, weight: Any, epsilon: float, centred: bool) -> Any:
-    """`x` [..., size] normalised by its root mean square times `weight` [size], rounded before that as Llama does, or,
-    where weights are `centred` around 0 as Gemma's are, times 1 + `weight` in float32, and rounded then."""
+def rms_norm(x: Any, weight: Any, epsilon: float, style: int) -> Any:
+    """`x` [..., size] normalised by its root mean square times `weight` [size], in one of the `NORMS`: rounded before
+    that, as Llama does; times the weight in float32 and rounded then, as Olmo 2 does; or so times 1 + `weight`, where
+    weights are centred around 0 as Gemma's are."""
     if fast := _kernels(x):
-        return fast.rms_norm(x, weight, epsilon, centred)
-    if done := rowwise.norm(x, weight, epsilon, centred):
+        return fast.rms_norm(x, weight, epsilon, style)
+    if done := rowwise.norm(x, weight, epsilon, style):
         return done[0]
     wide = x.float()
     scaled = wide * (wide.pow(2).mean(dim=-1, keepdim=True) + epsilon).rsqrt()
-    return (scaled * (1.0 + weight.float())).to(x.dtype) if centred else weight * scaled.to(x.dtype)
+    if style == LLAMA:
+        return weight * scaled.to(x.dtype)
+    return (scaled * (weight.float() + (style == CENTRED))).to(x.dtype)
 
 
 def store(keys: Any, values: Any, cache: tuple[Any, Any], slots: Any, positions: Any) -> None:
@@ -183,7 +187,7 @@ def rotate_and_store(
     if fast := _kernels(query):
         return fast.rotate_and_store(query, key, value, turns, cache, slots, positions)
     cos, sin = (t[positions].to(query.dtype) for t in turns)
-    if done := rowwise.turn(query.transpose(1, 2), key.transpose(1, 2), cos, sin, query.shape[3]):
+    if done := turn(query.transpose(1, 2), key.transpose(1, 2), cos, sin, query.shape[3]):
         turned = [t.transpose(1, 2) for t in done]
     else:
         turned = [t * cos.unsqueeze(2) + _half_turned(t) * sin.unsqueeze(2) for t in (query, key)]
@@ -191,6 +195,16 @@ def rotate_and_store(
     cache[0][places, :, positions] = turned[1]
     cache[1][places, :, positions] = value
     return turned[0]
+
+
+def turn(query: Any, key: Any, cos: Any, sin: Any, elements: int) -> tuple[Any, Any] | None:
+    """The first `elements` of queries and keys [rows, heads, tokens, size] turned by `cos` and `sin`
+    [rows or 1, tokens, angles], halves apart, as many angles as elements or half as many; rounded where
+    `apply_rotary_pos_emb` of transformers' models rounds. None where there is no kernel for these."""
+    if fast := _kernels(query):
+        made: tuple[Any, Any] = fast.turn(query, key, cos, sin, elements)
+        return made
+    return rowwise.turn(query, key, cos, sin, elements)
 
 
 def _half_turned(x: Any) -> Any:

@@ -4,10 +4,10 @@
 
 #define FEW 16384  // elements that one thread does sooner than several
 
-// made [rows, size]: x [rows, size] by its root mean square, times weight [size]; of x + residual, kept in total, where
-// there is a residual.
+// made [rows, size]: x [rows, size] by its root mean square, times weight [size], in a style of ops.NORMS; of x +
+// residual, kept in total, where there is a residual.
 void norm(const element *x, const element *residual, element *total, const element *weight, element *made, int64_t rows,
-          int64_t size, float epsilon, int centred, int threads) {
+          int64_t size, float epsilon, int style, int threads) {
 #pragma omp parallel for num_threads(threads) if (rows * size > FEW)
   for (int64_t row = 0; row < rows; row++) {
     const element *from = x + row * size;
@@ -20,8 +20,9 @@ void norm(const element *x, const element *residual, element *total, const eleme
     }
     for (int64_t i = 0; i < size; i++) squares += wide(from[i]) * wide(from[i]);
     const float scale = 1.0f / sqrtf(squares / size + epsilon);
-    if (centred)
-      for (int64_t i = 0; i < size; i++) to[i] = narrow(wide(from[i]) * scale * (1.0f + wide(weight[i])));
+    const float more = style == 2 ? 1.0f : 0.0f;
+    if (style)
+      for (int64_t i = 0; i < size; i++) to[i] = narrow(wide(from[i]) * scale * (wide(weight[i]) + more));
     else
       for (int64_t i = 0; i < size; i++) to[i] = narrow(wide(weight[i]) * wide(narrow(wide(from[i]) * scale)));
   }

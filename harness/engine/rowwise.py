@@ -11,33 +11,33 @@ from typing import Any
 from harness.engine.compiled import library
 
 
-def norm(x: Any, weight: Any, epsilon: float, centred: bool = False, residual: Any = None) -> tuple[Any, Any] | None:
+def norm(x: Any, weight: Any, epsilon: float, style: int = 0, residual: Any = None) -> tuple[Any, Any] | None:
     """What `harness.engine.ops.rms_norm` makes of `x` [..., size], and `x`; or of `x + residual`, and that. None where
     nothing compiled takes these."""
     import torch
 
     found = _found(x, weight, *([] if residual is None else [residual]))
-    if found is None:
+    if found is None or weight.shape != x.shape[-1:] or (residual is not None and residual.shape != x.shape):
         return None
     x, weight = x.contiguous(), weight.contiguous()
     made, size = torch.empty_like(x), x.shape[-1]
     total = x if residual is None else torch.empty_like(x)
     added = (None, None) if residual is None else ((residual := residual.contiguous()).data_ptr(), total.data_ptr())
     found.norm(
-        x.data_ptr(), *added, weight.data_ptr(), made.data_ptr(), x.numel() // size, size, epsilon, centred,
+        x.data_ptr(), *added, weight.data_ptr(), made.data_ptr(), x.numel() // size, size, epsilon, style,
         torch.get_num_threads(),
     )  # fmt: skip
     return made, total
 
 
 def turn(query: Any, key: Any, cos: Any, sin: Any, elements: int) -> tuple[Any, Any] | None:
-    """The first `elements` of queries and keys [rows, heads, tokens, size] turned by `cos` and `sin`
-    [rows or 1, tokens, angles], halves apart, as many angles as elements or half as many; rounded where
-    `apply_rotary_pos_emb` of transformers' models rounds. None where nothing compiled takes these."""
+    """See `harness.engine.ops.turn`; None where nothing compiled takes these."""
     import torch
 
     found = _found(query, key, cos, sin)
-    if found is None:
+    rows, tokens = len(query), query.shape[2]
+    alike = (len(key), key.shape[2]) == (rows, tokens) and cos.shape == sin.shape
+    if found is None or not alike or cos.shape[1] != tokens or len(cos) not in (1, rows):
         return None
     cos, sin = cos.contiguous(), sin.contiguous()
     of_angles = cos.shape[1] * cos.shape[2] if len(cos) > 1 else 0

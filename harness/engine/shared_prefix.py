@@ -12,10 +12,10 @@ from typing import Any
 
 from harness.anatomy import blocks_of, exact, full_attention
 from harness.engine.one_token import attend_one
-from harness.engine.proved import ALIKE, SAME, share_of, watched
+from harness.engine.proved import ALIKE, SAME, part_alike, share_of, watched
 
 NAME = "harness_shared_prefix"
-ROWS, SHARED, TOKENS = 4, 8, 12  # of the proof: so many tokens a row, of which all rows share the first
+ROWS, SHARED, TOKENS = 8, 8, 12  # of the proof: so many tokens a row, of which all rows share the first
 
 
 class RowsCache:
@@ -134,16 +134,18 @@ def _proves(model: Any) -> tuple[list[tuple[Any, Any]], str]:
     import torch
     from transformers import DynamicCache
 
-    limit, blocks = SAME if exact(model) else ALIKE, blocks_of(model)
+    limit, part, blocks = SAME if exact(model) else ALIKE, part_alike(model), blocks_of(model)
     made = torch.Generator().manual_seed(0)
     ids = torch.randint(model.config.get_text_config(decoder=True).vocab_size, (ROWS, TOKENS), generator=made)
     ids[:, :SHARED] = ids[0, :SHARED]
     with watched(blocks) as (came, left):
         model(ids, use_cache=False, logits_to_keep=1)
     whole = [*came, *left[-1:]]
+    if not blocks or len(left) != len(blocks):
+        return [], "its layers stand in no list, or are not called one after the other"
     model.set_attn_implementation(NAME)
-    if not blocks or model.config._attn_implementation != NAME:
-        return [], "its layers stand in no list" if not blocks else "it takes no attention but its own"
+    if model.config._attn_implementation != NAME:
+        return [], "it takes no attention but its own"
     first = DynamicCache()
     with watched(blocks, [x[:1, :SHARED] for x in whole]):
         model(ids[:1, :SHARED], past_key_values=first, logits_to_keep=1)
@@ -157,7 +159,7 @@ def _proves(model: Any) -> tuple[list[tuple[Any, Any]], str]:
                 position_ids=torch.arange(start, end).expand(ROWS, -1),
             )  # fmt: skip
         for n, out in enumerate(left):
-            far = share_of(out - given[n + 1], given[n + 1] - given[n])
+            far = share_of(out - given[n + 1], given[n + 1] - given[n], part)
             if not far <= limit:
                 return [], f"layer {n} is {far:.2g} away, limit {limit}"
     return [(keys[:, :, :0].clone(), values[:, :, :0].clone()) for keys, values in layers(first)], ""

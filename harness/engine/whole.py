@@ -17,7 +17,7 @@ from harness.engine.at_once import norms_at_once, turns_at_once
 from harness.engine.decoder import of_each
 from harness.engine.ops import LARGEST, attend, store
 from harness.engine.products import kind
-from harness.engine.proved import PROOF_ROWS, Proved, share_of, watched
+from harness.engine.proved import PROOF_ROWS, Proved, part_alike, share_of, watched
 
 NAME = "harness_slots"
 KINDS = {"full_attention", "sliding_attention", "global", "local"}  # of layers
@@ -126,7 +126,7 @@ class Whole(Proved):
             made = self(ids, slots, places, torch.full_like(slots, ids.shape[1] - 1))
         yield "the embedding", share_of(came[0] - handed[0], handed[0])
         for n, out in enumerate(left):
-            yield f"layer {n}", share_of(out - handed[n + 1], handed[n + 1] - handed[n])
+            yield f"layer {n}", share_of(out - handed[n + 1], handed[n + 1] - handed[n], part_alike(self.model))
         yield "the head", share_of(made - logits, logits)
 
 
