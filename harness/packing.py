@@ -89,7 +89,7 @@ def _answer(model: Any) -> list[Any]:
 
 def packed(module: Any) -> bool:
     """Whether a linear layer computes from a packed weight."""
-    return isinstance(vars(module).get("forward"), partial)
+    return getattr(vars(module).get("forward"), "func", None) is product
 
 
 def product(weight: Any, bias: Any, x: Any) -> Any:
