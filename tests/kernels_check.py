@@ -92,8 +92,8 @@ def check_turn(dtype: torch.dtype, heads: int, kv_heads: int, size: int) -> None
     angles; interleaved ones are left to the model."""
     made = torch.Generator().manual_seed(heads * size)
     kinds = {"llama": (size, size), "phi3": (size // 2, size // 2), "gpt_oss": (size // 2, size), "cohere": (size, 0)}
+    vars(at_once)["turn"] = kernels.turn  # on a CPU too
     for family, (angles, elements) in kinds.items():
-        vars(at_once)["turn"] = kernels.turn  # on a CPU too
         own = importlib.import_module(f"transformers.models.{family}.modeling_{family}").apply_rotary_pos_emb
         for rows, tokens in ((3, 5), (3, 1), (1, 4)):
             heads_of = (torch.randn(rows, tokens, n, size, generator=made) for n in (heads, kv_heads))

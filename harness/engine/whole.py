@@ -121,12 +121,12 @@ class Whole(Proved):
     def _far(self, ids: Any, places: Any, handed: list[Any], logits: Any) -> Iterator[tuple[str, float]]:
         import torch
 
-        slots = torch.arange(PROOF_ROWS, device=ids.device)
+        slots, part = torch.arange(PROOF_ROWS, device=ids.device), part_alike(self.model)
         with watched(self.layers, handed) as (came, left):
             made = self(ids, slots, places, torch.full_like(slots, ids.shape[1] - 1))
         yield "the embedding", share_of(came[0] - handed[0], handed[0])
         for n, out in enumerate(left):
-            yield f"layer {n}", share_of(out - handed[n + 1], handed[n + 1] - handed[n], part_alike(self.model))
+            yield f"layer {n}", share_of(out - handed[n + 1], handed[n + 1] - handed[n], part)
         yield "the head", share_of(made - logits, logits)
 
 
